@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from see_lightning.config import Refusal
 
-class DataError(ValueError):
+
+class DataError(Refusal):
     """The data cannot be used as they are; the message names file, line and reason."""
 
 

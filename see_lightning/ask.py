@@ -1,0 +1,33 @@
+"""Ask a finished run: ``python -m see_lightning.ask RUN_DIR "query" ["query" ...]``."""
+
+import argparse
+import sys
+
+from see_lightning.config import ConfigError
+
+
+def main() -> None:
+    """Print each answer, who gave it, and what the experts said."""
+    parser = argparse.ArgumentParser(prog="python -m see_lightning.ask", description="Ask the experts of a run.")
+    parser.add_argument("run_dir", help="runs/<order>/<method>/<key>/seed=<n>")
+    parser.add_argument("query", nargs="+", help="the query with its instruction; '-' reads one from standard input")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer (default 128)")
+    parser.add_argument("--task", help="for a method that must be told the task, such as stl")
+    arguments = parser.parse_args()
+
+    from see_lightning.engine.ensemble import load_ensemble
+    from see_lightning.engine.ledger import LedgerError
+
+    try:
+        ensemble = load_ensemble(arguments.run_dir, max_new_tokens=arguments.max_new_tokens)
+        queries = [sys.stdin.read() if query == "-" else query for query in arguments.query]
+        replies = ensemble.answer(queries, task=arguments.task)
+    except (ConfigError, LedgerError) as error:
+        parser.exit(2, f"{error}\n")
+    for reply in replies:
+        asked = " -> ".join(reply.verdicts) or "no expert asked"
+        print(f"{reply.text}\n  by {reply.expert or 'the adapted model'} ({asked})")
+
+
+if __name__ == "__main__":
+    main()

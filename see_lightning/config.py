@@ -1,0 +1,287 @@
+"""What may be configured: types, ranges, the run key, and the one place where a config becomes an object.
+
+The groups of fixed shape are typed here; a group that names its class by ``_target_`` is typed by that class.
+Nothing here imports torch, so a wrong setting is refused within a second.
+"""
+
+import difflib
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import hydra.utils
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+
+class Refusal(ValueError):
+    """What the user gave cannot be used; the message says what was given, what is allowed and what to do."""
+
+
+class ConfigError(Refusal):
+    """A setting that cannot be used."""
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """A hint naming the closest allowed word, or nothing when none is close.
+
+    >>> nearest("superni10", ["superni_5", "superni_10"])
+    " Did you mean 'superni_10'?"
+    """
+    close = difflib.get_close_matches(word, list(allowed), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def one_of(key: str, value: str, allowed: Iterable[str]) -> None:
+    """Refuse a value that is not one of the allowed words."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise ConfigError(f"{key} must be one of {', '.join(allowed)}; got {value!r}.{nearest(value, allowed)}")
+
+
+def within(key: str, value: float | None, low: float, high: float = float("inf")) -> None:
+    """Refuse a number outside ``low..high``; None means unset and passes."""
+    if value is not None and not low <= value <= high:
+        limit = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+        raise ConfigError(f"{key} must be {limit}; got {value:g}.")
+
+
+def check_ratio(key: str, ratio: float) -> None:
+    """Refuse a share outside 0..1."""
+    if not isinstance(ratio, int | float) or not 0.0 <= ratio <= 1.0:
+        raise ConfigError(
+            f"{key} is the share of past examples that is rehearsed, between 0 and 1; got {ratio}. For 10 % write 0.1."
+        )
+
+
+@dataclass
+class ModelConfig:
+    """The base model and how a query is put to it."""
+
+    source: str = MISSING  # package (weights inside a pip package), tiny (random, for tests), hub
+    name: str = MISSING  # hub id, or the name the model goes by
+    revision: str | None = None  # hub only: commit, tag or branch
+    prompt: str = "chat"  # chat (the tokenizer's template), plain (the query alone), alpaca
+    system_prompt: str | None = None  # chat only; null leaves it to the template
+    dtype: str = "auto"  # auto (bf16 where the hardware is fast at it, else fp32), bf16, fp32
+    max_length: int = 1536  # tokens; the longest prompt with its answer
+    trust_remote_code: bool = False  # runs Python code that comes with the model
+
+    def __post_init__(self) -> None:
+        one_of("model.source", self.source, ("package", "tiny", "hub"))
+        one_of("model.prompt", self.prompt, ("chat", "plain", "alpaca"))
+        one_of("model.dtype", self.dtype, ("auto", "bf16", "fp32"))
+        within("model.max_length", self.max_length, 16)
+        if self.source != "hub" and (self.revision or self.trust_remote_code):
+            raise ConfigError(f"model.revision and model.trust_remote_code belong to model.source=hub, not {self.source}.")
+
+
+@dataclass
+class AdapterConfig:
+    """One expert's LoRA."""
+
+    rank: int = 8
+    alpha: float = 32.0  # the update is scaled by alpha / rank
+    dropout: float = 0.1  # share of the adapter's inputs
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])  # names of linear layers
+
+    def __post_init__(self) -> None:
+        within("adapter.rank", self.rank, 1)
+        within("adapter.dropout", self.dropout, 0, 0.99)
+        if not self.targets:
+            raise ConfigError("adapter.targets is empty; name at least one linear layer, such as [q_proj,v_proj].")
+
+
+@dataclass
+class OptimConfig:
+    """How one task is trained."""
+
+    lr: float = 2e-4  # peak learning rate of AdamW
+    weight_decay: float = 0.0
+    epochs: int = 3  # passes over a task's training examples
+    global_batch: int = 32  # examples per optimizer step, over all devices
+    schedule: str = "cosine"  # cosine (to zero), linear (to zero), constant
+    warmup: float = 0.0  # share of the steps
+    grad_clip: float = 1.0  # largest gradient norm; 0 turns it off
+    loss_mean: str = "tokens"  # tokens (mean over a batch's target tokens), examples (each example weighs the same)
+
+    def __post_init__(self) -> None:
+        within("optim.lr", self.lr, 0)
+        within("optim.weight_decay", self.weight_decay, 0)
+        within("optim.epochs", self.epochs, 1)
+        within("optim.global_batch", self.global_batch, 1)
+        within("optim.warmup", self.warmup, 0, 1)
+        within("optim.grad_clip", self.grad_clip, 0)
+        one_of("optim.schedule", self.schedule, ("cosine", "linear", "constant"))
+        one_of("optim.loss_mean", self.loss_mean, ("tokens", "examples"))
+
+
+@dataclass
+class OrderConfig:
+    """Which tasks, and in which order."""
+
+    name: str = MISSING
+    tasks: list[str] = MISSING
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ConfigError("order.tasks is empty; name at least one task, such as order.tasks=[qa,qg].")
+        twice = {task for task in self.tasks if self.tasks.count(task) > 1}
+        if twice:
+            raise ConfigError(f"order.tasks names {', '.join(sorted(twice))} more than once.")
+        for task in self.tasks:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", task) or task == "base":
+                raise ConfigError(
+                    f"task name {task!r} cannot name an expert; use letters, digits, '-' and '_', and not 'base'."
+                )
+
+
+@dataclass
+class DataConfig:
+    """How examples are checked and dealt."""
+
+    on_bad_row: str = "stop"  # stop, or skip (counted, reported, an error above 1 % of a task's rows)
+    eval_batch: int = 16  # queries decoded together
+    rehearsal: str = "fresh"  # fresh (past examples are drawn anew for every later task), fixed (drawn once)
+
+    def __post_init__(self) -> None:
+        one_of("data.rehearsal", self.rehearsal, ("fresh", "fixed"))
+        one_of("data.on_bad_row", self.on_bad_row, ("stop", "skip"))
+        within("data.eval_batch", self.eval_batch, 1)
+
+
+@dataclass
+class IndicatorConfig:
+    """What an expert writes before an answer, or instead of one."""
+
+    pos: str = "<<pos>>"
+    neg: str = "<<neg>>"
+
+    def __post_init__(self) -> None:
+        if not self.pos.strip() or not self.neg.strip():
+            raise ConfigError("indicators.pos and indicators.neg must not be blank.")
+        if self.pos.startswith(self.neg) or self.neg.startswith(self.pos):
+            raise ConfigError(f"one indicator begins with the other: {self.pos!r}, {self.neg!r}; choose two that differ.")
+
+
+@dataclass
+class PathsConfig:
+    """Where things lie. None of it changes a number."""
+
+    data: str = "data"  # data root; the environment variable SEE_DATA by default
+    runs: str = "runs"
+    cache: str = "~/.cache/see_lightning"  # the converted base model
+
+
+@dataclass
+class RunConfig:
+    """The root: what people type on the command line."""
+
+    ratio: float = 0.1  # share of each past task's examples that is rehearsed, 0..1
+    seed: int = 0
+    train_size: int | None = None  # training examples per task; null takes all
+    test_size: int | None = None  # test examples per task; null takes all
+    method: Any = MISSING
+    order: OrderConfig = MISSING
+    benchmark: Any = MISSING
+    model: ModelConfig = MISSING
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    indicators: IndicatorConfig = field(default_factory=IndicatorConfig)
+    trainer: Any = MISSING
+    logger: Any = None
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+    def __post_init__(self) -> None:
+        check_ratio("ratio", self.ratio)
+        if isinstance(self.method, dict) and "ratio" in self.method:
+            check_ratio("method.ratio", self.method["ratio"])
+        within("seed", self.seed, 0)
+        within("train_size", self.train_size, 1)
+        within("test_size", self.test_size, 1)
+
+
+def register() -> None:
+    """Make the typed root known to Hydra under the name that ``conf/run.yaml`` starts from."""
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+
+
+def validate(cfg: DictConfig) -> RunConfig:
+    """The typed form of a composed config, with every range checked.
+
+    Raises:
+        ConfigError: a value is out of range, or a mandatory one is missing.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError(f"{missing[0]} is not set; give {missing[0]}=... on the command line.")
+    typed = OmegaConf.to_object(cfg)
+    assert isinstance(typed, RunConfig)
+    return typed
+
+
+def bind(node: Any, *arguments: str) -> None:
+    """Refuse a config node that its ``_target_`` could not be called with.
+
+    Args:
+        node: a config node with ``_target_``.
+        arguments: names that the caller adds.
+
+    Raises:
+        ConfigError: an argument is unknown to the target, or one that it needs is missing.
+    """
+    target = hydra.utils.get_object(node["_target_"])
+    given = {str(key) for key in node if not str(key).startswith("_")} | set(arguments)
+    parameters = inspect.signature(target).parameters
+    unknown = sorted(given - set(parameters))
+    if unknown:
+        raise ConfigError(f"{node['_target_']} takes no {unknown[0]!r}.{nearest(unknown[0], parameters)}")
+    needed = {name for name, p in parameters.items() if p.default is p.empty}
+    if not node.get("_partial_") and needed - given:
+        raise ConfigError(f"{node['_target_']} needs {sorted(needed - given)[0]!r}, which the configuration does not give.")
+
+
+def instantiate(node: Any, **arguments: Any) -> Any:
+    """Build the object that a config node's ``_target_`` names, with the caller's own arguments added."""
+    bind(node, *arguments)
+    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    # "all": lists and dicts arrive as Python's own, so nothing below Hydra has to know OmegaConf.
+    build = hydra.utils.instantiate({**plain, "_partial_": True}, _convert_="all")
+    return build if plain.get("_partial_") else build(**arguments)
+
+
+# What a run may change without changing a number. A new trainer setting counts until it is listed here.
+NUISANCE = ("paths", "logger", "seed", "ratio")  # the seed has its own folder; the ratio enters through the method
+NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
+NUISANCE_BENCHMARK = ("licence", "citation", "package")
+
+
+def numbers_config(cfg: DictConfig) -> dict[str, Any]:
+    """The part of a resolved config that can change the numbers, as plain containers."""
+    placed = cfg.copy()
+    placed.paths.data = "<data>"  # the same data in another place are the same data
+    kept: dict[str, Any] = OmegaConf.to_container(placed, resolve=True)  # type: ignore[assignment]
+    for name in NUISANCE:
+        kept.pop(name, None)
+    kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in NUISANCE_TRAINER}
+    benchmark = kept["benchmark"]
+    benchmark["tasks"] = {task: benchmark["tasks"].get(task) for task in kept["order"]["tasks"]}
+    for part in (benchmark, *filter(None, benchmark["tasks"].values())):
+        for name in NUISANCE_BENCHMARK:
+            part.pop(name, None)
+    return kept
+
+
+def run_key(cfg: DictConfig) -> str:
+    """Eight hex digits that name an experiment, however its command was spelt."""
+    return hashlib.sha256(json.dumps(numbers_config(cfg), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def method_name(cfg: DictConfig) -> str:
+    """The method's name: that of the module its class lives in."""
+    return str(cfg.method["_target_"]).split(".")[-2]

@@ -1,0 +1,133 @@
+"""Row checks: a bad row stops the run or is counted and reported; no row is dropped in silence."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from see_lightning.data.example import DataError, Example
+from see_lightning.data.split import Split
+
+OnBadRow = Literal["stop", "skip"]
+MOST_SKIPPED = 1  # per cent of a task's rows
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that a reader could not turn into an example.
+
+    Args:
+        source: ``file:line`` it stands at.
+        reason: what is wrong with it.
+    """
+
+    source: str
+    reason: str
+
+
+@dataclass(slots=True)
+class _Tally:
+    seen: int = 0
+    skipped: list[BadRow] = field(default_factory=list)
+
+
+class RowChecks:
+    """What is asked of every row, whatever file it comes from, and what becomes of a row that fails.
+
+    Args:
+        on_bad_row: ``stop`` raises at the first bad row; ``skip`` leaves it out and counts it, up to 1 % of the rows of
+            a task.
+        indicators: strings that no prompt and no answer may hold, as an expert would take them for a verdict.
+
+    Raises:
+        ValueError: ``on_bad_row`` is neither.
+    """
+
+    def __init__(self, on_bad_row: OnBadRow = "stop", indicators: tuple[str, ...] = ("<<pos>>", "<<neg>>")) -> None:
+        if on_bad_row not in get_args(OnBadRow):
+            raise ValueError(f"on_bad_row is {on_bad_row!r}; allowed are: {', '.join(get_args(OnBadRow))}")
+        self.on_bad_row = on_bad_row
+        self.indicators = tuple(indicators)
+        self._tallies: dict[str, _Tally] = {}
+
+    def split(self, task: str, train: Iterable[Example | BadRow], test: Iterable[Example | BadRow]) -> Split:
+        """The rows that pass, in their order, with a notice when some did not.
+
+        Args:
+            task: name of the task; what was counted for it in an earlier reading is forgotten.
+            train: its training rows.
+            test: its test rows.
+
+        Raises:
+            DataError: a bad row under ``stop``; under ``skip`` more than 1 % of the rows; no row left in a half.
+        """
+        self._tallies[task] = _Tally()
+        ids: dict[str, str] = {}
+        train_examples = tuple(self._passing(task, train, ids=ids, taken={}))
+        prompts = {example.prompt.strip(): example.source for example in train_examples}
+        test_examples = tuple(self._passing(task, test, ids=ids, taken=prompts))
+        notices = self.notices(task)
+        for half, examples in (("training", train_examples), ("test", test_examples)):
+            if not examples:
+                raise DataError(f"{task}: no {half} rows; a task needs at least one")
+        return Split(train=train_examples, test=test_examples, notices=notices)
+
+    def bad(self, task: str, source: str, reason: str) -> None:
+        """Report one bad row, found here or later (a prompt too long for the model, say).
+
+        Args:
+            task: the task it belongs to.
+            source: ``file:line``, as in ``Example.source``.
+            reason: what is wrong with it.
+
+        Raises:
+            DataError: under ``stop``; under ``skip`` the row is counted, and the caller leaves it out.
+        """
+        if self.on_bad_row == "stop":
+            raise DataError(
+                f"{source}: {reason}. Mend the row, or set on_bad_row=skip to leave out up to {MOST_SKIPPED} % of "
+                f"the rows of a task"
+            )
+        self._tallies.setdefault(task, _Tally()).skipped.append(BadRow(source, reason))
+
+    def notices(self, task: str) -> tuple[str, ...]:
+        """One line on the rows of a task skipped so far; empty when there are none.
+
+        Raises:
+            DataError: more than 1 % of its rows were skipped.
+        """
+        tally = self._tallies.get(task, _Tally())
+        if not tally.skipped:
+            return ()
+        first = tally.skipped[0]
+        line = f"{task}: {len(tally.skipped)} of {tally.seen} rows skipped: first {first.source}: {first.reason}"
+        if 100 * len(tally.skipped) > MOST_SKIPPED * tally.seen:
+            raise DataError(f"{line}. That is more than {MOST_SKIPPED} % of the rows: mend the files")
+        return (line,)
+
+    def _passing(
+        self, task: str, rows: Iterable[Example | BadRow], *, ids: dict[str, str], taken: dict[str, str]
+    ) -> Iterator[Example]:
+        """The good rows, noting their ids in ``ids``; ``taken``: prompts that must not occur -> source."""
+        tally = self._tallies[task]
+        for row in rows:
+            tally.seen += 1
+            reason = row.reason if isinstance(row, BadRow) else self._fault(row, ids=ids, taken=taken)
+            if reason:
+                self.bad(task, row.source, reason)
+            elif isinstance(row, Example):
+                ids[row.id] = row.source
+                yield row
+
+    def _fault(self, row: Example, *, ids: dict[str, str], taken: dict[str, str]) -> str:
+        """What is wrong with a row, or an empty string."""
+        for part, text in (("prompt", row.prompt), ("answer", row.target)):
+            if not text.strip():
+                return f"empty {part}"
+            for indicator in self.indicators:
+                if indicator in text:
+                    return f"the indicator {indicator!r} stands in the {part}"
+        if row.id in ids:
+            return f"id {row.id!r} is used twice, first at {ids[row.id]}"
+        if row.prompt.strip() in taken:
+            return f"this test prompt stands in the training rows too, at {taken[row.prompt.strip()]}"
+        return ""

@@ -1,0 +1,55 @@
+"""Your own tasks: two files a task, one JSON object a line."""
+
+from pathlib import Path
+
+from see_lightning.data.checks import RowChecks
+from see_lightning.data.example import DataError
+from see_lightning.data.reader import json_lines, require_task
+from see_lightning.data.split import Split
+
+
+class JsonlReader:
+    """Reads ``<task>.train.jsonl`` and ``<task>.test.jsonl``.
+
+    Each line is an object with the strings ``prompt`` and ``answer``, taken as they stand, and if wanted an ``id`` that
+    is unique within its task; without it the id is ``<task>-train-<line>`` or ``<task>-test-<line>``.
+
+    Args:
+        folder: where the files lie.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def tasks(self) -> list[str]:
+        """Names of the tasks whose training file is there.
+
+        Raises:
+            DataError: no such folder, or no training file in it.
+        """
+        names = sorted(path.name.removesuffix(".train.jsonl") for path in self.folder.glob("*.train.jsonl"))
+        if not names:
+            raise DataError(
+                f"{self.folder} holds no <task>.train.jsonl. Write <task>.train.jsonl and <task>.test.jsonl, with "
+                f'lines like {{"prompt": "...", "answer": "..."}}, and set benchmark.reader.folder=DIR'
+            )
+        return names
+
+    def read(self, task: str, checks: RowChecks) -> Split:
+        """The examples of one task.
+
+        Raises:
+            DataError: no such folder, task or file, or a row that ``checks`` refuses.
+        """
+        require_task(task, self.tasks())
+        train, test = (
+            json_lines(
+                self.folder / f"{task}.{half}.jsonl",
+                task=task,
+                prompt_key="prompt",
+                answer_key="answer",
+                id_prefix=f"{task}-{half}-",
+            )
+            for half in ("train", "test")
+        )
+        return checks.split(task, train=train, test=test)

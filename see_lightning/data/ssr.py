@@ -1,0 +1,70 @@
+"""SSR's split of ten SuperNI tasks (Huang et al., ACL 2024), in the file names of its repository."""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from see_lightning.data.checks import BadRow, RowChecks
+from see_lightning.data.example import DataError, Example
+from see_lightning.data.reader import json_lines, require_task
+from see_lightning.data.split import Split
+
+PUBLISHED_AT = "https://github.com/DeepLearnXMU/SSR, folder data/ni-cus0.12/split"
+
+
+class SsrReader:
+    """Reads ``<task>.train.json`` and ``<task>.eval.json``, which hold one JSON object a line.
+
+    The prompt is ``full_prompt`` (definition, blank line, input) and the target ``output``. Both are taken as they
+    stand: the published rows have no blanks at either end. Rows come in file order, in which ``sa`` and ``pos``
+    are sorted by label.
+
+    Args:
+        folder: where the files lie.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def tasks(self) -> list[str]:
+        """Names of the tasks whose test file is there.
+
+        Raises:
+            DataError: no such folder, or no test file in it.
+        """
+        names = sorted(path.name.removesuffix(".eval.json") for path in self.folder.glob("*.eval.json"))
+        if not names:
+            raise DataError(
+                f"SSR's data were looked for in {self.folder}, where there is no <task>.eval.json. Put the files of "
+                f"{PUBLISHED_AT} into DIR/ssr_ni_split and set the environment variable SEE_DATA=DIR, or paths.data=DIR"
+            )
+        return names
+
+    def read(self, task: str, checks: RowChecks) -> Split:
+        """The examples of one task.
+
+        Where ``<task>.train.json`` is missing, SSR's two disjoint samples of it, 10 % and 1 %, stand in, with a notice.
+
+        Raises:
+            DataError: no such folder, task or file, or a row that ``checks`` refuses.
+        """
+        require_task(task, self.tasks())
+        whole = self.folder / f"{task}.train.json"
+        samples = [self.folder / f"{task}.train.{size}.json" for size in ("smp01", "smp001")]
+        in_samples = not whole.is_file() and all(path.is_file() for path in samples)
+        split = checks.split(
+            task,
+            train=chain.from_iterable(_rows(path, task) for path in (samples if in_samples else [whole])),
+            test=_rows(self.folder / f"{task}.eval.json", task),
+        )
+        if not in_samples:
+            return split
+        notice = (
+            f"{task}: {whole} is missing; the {len(split.train)} rows of {samples[0].name} and {samples[1].name} are "
+            f"the training rows. The whole file is at {PUBLISHED_AT}"
+        )
+        return Split(train=split.train, test=split.test, notices=(notice, *split.notices))
+
+
+def _rows(path: Path, task: str) -> Iterator[Example | BadRow]:
+    return json_lines(path, task=task, prompt_key="full_prompt", answer_key="output")

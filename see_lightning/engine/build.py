@@ -1,0 +1,58 @@
+"""From a checked configuration to tasks, prompt template and method."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from see_lightning.config import ConfigError, RunConfig, instantiate
+from see_lightning.data.checks import RowChecks
+from see_lightning.evaluation.scores import score_fn
+from see_lightning.experts.pool import ExpertPool
+from see_lightning.methods.method import Method
+from see_lightning.models.base import load_model, load_tokenizer, model_id
+from see_lightning.tasks.prompts import PromptTemplate, checked_lengths
+from see_lightning.tasks.task import Benchmark, Task
+
+
+def cache_folder(config: RunConfig) -> Path:
+    """Where converted models are kept."""
+    return Path(config.paths.cache).expanduser()
+
+
+def build_template(config: RunConfig) -> PromptTemplate:
+    """Tokenizer and prompt style; no weights are loaded."""
+    model = config.model
+    tokenizer = load_tokenizer(model, cache_folder(config))
+    return PromptTemplate(
+        tokenizer, style=model.prompt, system_prompt=model.system_prompt, max_length=model.max_length
+    )
+
+
+def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> list[Task]:
+    """Read and check every task of the order, before anything is trained.
+
+    Raises:
+        DataError: a row cannot be used, or too many were skipped.
+        ConfigError: a task, score or size that there is not.
+    """
+    benchmark: Benchmark = instantiate(cfg.benchmark)
+    words = (config.indicators.pos, config.indicators.neg)
+    checks = RowChecks("skip" if config.data.on_bad_row == "skip" else "stop", words)
+    room = max(len(template.target_ids(word)) for word in words)
+    tasks = []
+    for name in config.order.tasks:
+        task = benchmark.task(name, checks=checks, train_size=config.train_size, test_size=config.test_size)
+        score_fn(task.score)
+        tasks.append(checked_lengths(task, template, checks, room))
+    return tasks
+
+
+def build_method(cfg: DictConfig, config: RunConfig, template: PromptTemplate, dtype: str) -> Method:
+    """Load the base model and put the method around it."""
+    base = load_model(config.model, cache_folder(config), dtype)
+    limit = getattr(base.config, "max_position_embeddings", None)
+    if limit is not None and limit < config.model.max_length:
+        raise ConfigError(f"model.max_length={config.model.max_length}, but {config.model.name} reads at most {limit} tokens.")
+    pool = ExpertPool(base, config.adapter, model_id(config.model))
+    method: Method = instantiate(cfg.method, pool=pool, template=template, optim=config.optim, run_seed=config.seed)
+    return method

@@ -1,0 +1,97 @@
+"""What is seen of training while it runs, and what is counted of it. Removing a callback changes no number."""
+
+import time
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from see_lightning.tasks.batches import Batch
+
+
+class Throughput(L.Callback):
+    """Counts steps and tokens of one stage, and keeps its latest loss."""
+
+    def __init__(self) -> None:
+        self.steps = self.tokens = self.computed = 0
+        self.loss = float("nan")
+        self._started = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Time runs from the first batch on."""
+        self._started = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Padding is computed too, but is nobody's token."""
+        self.steps += 1
+        self.tokens += int(batch.attention_mask_BS.sum())
+        self.computed += batch.attention_mask_BS.numel()
+        self.loss = float(outputs["loss"])
+
+    def tokens_per_s(self) -> float:
+        """Real tokens a second since training began."""
+        return self.tokens / max(1e-9, time.monotonic() - self._started)
+
+
+class StageProgress(L.Callback):
+    """A progress line: which task of how many, step, loss, tokens a second, time left; quiet when not a terminal.
+
+    Args:
+        console: where to draw.
+        title: such as ``task 2/5 qg``.
+        throughput: the counter shown.
+    """
+
+    def __init__(self, console: Console, title: str, throughput: Throughput) -> None:
+        self.title, self.throughput = title, throughput
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[shown]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+
+    def _start(self, verb: str, total: float) -> None:
+        self.bar = self.progress.add_task(f"{self.title} · {verb}", total=total, shown="")
+        self.progress.start()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A step is a batch."""
+        self._start("training", float(trainer.estimated_stepping_batches))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """One step further."""
+        shown = f"loss {self.throughput.loss:.3f} · {self.throughput.tokens_per_s():,.0f} tokens/s"
+        self.progress.update(self.bar, advance=1, shown=shown)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The bar goes; the run prints what stays."""
+        self.progress.stop()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A batch of queries at a time."""
+        self._start("answering", float(sum(trainer.num_predict_batches)))
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """One batch further."""
+        self.progress.update(self.bar, advance=1)
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The bar goes."""
+        self.progress.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave the terminal as it was."""
+        self.progress.stop()

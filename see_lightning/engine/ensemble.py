@@ -1,0 +1,101 @@
+"""Using a finished run: its experts answer new queries."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from see_lightning.config import ConfigError, RunConfig, validate
+from see_lightning.engine.build import build_method, build_template
+from see_lightning.engine.ledger import Ledger, LedgerError
+from see_lightning.methods.method import Method
+from see_lightning.tasks.datamodule import query_batch
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer and where it came from.
+
+    Args:
+        text: the answer, without indicator.
+        expert: who answered: a task's name, ``base``, or None for a method without experts.
+        verdicts: of the experts asked, newest first: ``pos``, ``neg`` or ``neither``.
+    """
+
+    text: str
+    expert: str | None
+    verdicts: tuple[str, ...]
+
+
+class Ensemble:
+    """A trained method, ready to answer.
+
+    Args:
+        method: with everything it learned.
+        max_new_tokens: longest answer.
+        batch_size: queries decoded together.
+    """
+
+    def __init__(self, method: Method, *, max_new_tokens: int, batch_size: int) -> None:
+        self.method = method.eval()
+        self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
+
+    def answer(self, queries: Sequence[str], task: str | None = None) -> list[Reply]:
+        """Answer queries, in their order.
+
+        Args:
+            queries: as a user would type them, the instruction included.
+            task: for a method that must be told (``stl``); others refuse it.
+        """
+        if isinstance(queries, str):
+            raise TypeError("answer takes a list of queries; for one, write answer([query]).")
+        if self.method.needs_task_id != (task is not None):
+            raise ConfigError(
+                "this method must be told the task: answer(queries, task=...)."
+                if task is None
+                else "this method finds the task by itself; leave task out."
+            )
+        replies = []
+        with torch.inference_mode():
+            for start in range(0, len(queries), self.batch_size):
+                chunk = queries[start : start + self.batch_size]
+                batch = query_batch(
+                    [(str(start + i), query) for i, query in enumerate(chunk)],
+                    self.method.template,
+                    tasks=[task] * len(chunk) if task else [],
+                    max_new_tokens=self.max_new_tokens,
+                )
+                replies += [Reply(a.text, a.expert, a.verdicts) for a in self.method.answer(batch)]
+        return replies
+
+
+def load_ensemble(run_dir: str | Path, *, max_new_tokens: int = 128) -> Ensemble:
+    """The experts of a run, on the CPU, each checked against the hash it was saved with.
+
+    Args:
+        run_dir: a run's directory, ``runs/<order>/<method>/<key>/seed=<n>``; an unfinished one gives the experts it has.
+        max_new_tokens: longest answer.
+
+    Raises:
+        ConfigError: there is no run in that folder.
+        LedgerError: an expert's file is damaged, or the tokenizer or template is another than at training.
+    """
+    run_dir = Path(run_dir)
+    if not (run_dir / "config.yaml").exists() or not (run_dir / "ledger.json").exists():
+        raise ConfigError(f"{run_dir} holds no run; give the folder that has ledger.json in it.")
+    cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(run_dir / "config.yaml"))
+    assert OmegaConf.is_dict(cfg)
+    config = validate(cfg)  # type: ignore[arg-type]
+    ledger = Ledger(run_dir).read()
+    template = build_template(config)
+    method = build_method(cfg, config, template, ledger.content["about"]["dtype"])  # type: ignore[arg-type]
+    for name, stage in ledger.content["stages"].items():
+        if stage["trained"]:
+            folder = ledger.verified(name) / "expert"
+            record = OmegaConf.load(folder / "expert.json")
+            if record.template_sha256 != template.digest():
+                raise LedgerError(f"{folder} was trained with another tokenizer or prompt template than is there now.")
+            method.restore(record.task, folder)
+    return Ensemble(method, max_new_tokens=max_new_tokens, batch_size=config.data.eval_batch)

@@ -1,0 +1,74 @@
+"""Growing: a run whose task list only got longer takes over what a shorter one has finished."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from see_lightning.config import RunConfig, numbers_config
+from see_lightning.engine.ledger import Ledger, LedgerError
+from see_lightning.engine.stages import Stage
+
+
+def _without_tasks(config: dict[str, Any], tasks: int) -> dict[str, Any]:
+    """What two runs must share to be one sequence: all but the tasks behind the first ``tasks``."""
+    order, benchmark = config["order"], config["benchmark"]
+    first = order["tasks"][:tasks]
+    return {
+        **config,
+        "order": {**order, "tasks": first},
+        "benchmark": {**benchmark, "tasks": {task: benchmark["tasks"][task] for task in first}},
+    }
+
+
+def shorter_run(directory: Path, config: dict[str, Any]) -> Path | None:
+    """The longest run beside ``directory`` whose configuration is this one's with fewer tasks at the end.
+
+    Args:
+        directory: ``runs/<order>/<method>/<key>/seed=<n>`` of the run that starts.
+        config: its ``numbers_config``.
+    """
+    found: list[tuple[int, Path]] = []
+    for other in directory.parent.parent.glob(f"*/{directory.name}"):
+        if other == directory or not (other / "ledger.json").exists() or not (other / "config.yaml").exists():
+            continue
+        theirs = numbers_config(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(other / "config.yaml")))
+        length = len(theirs["order"]["tasks"])
+        if length < len(config["order"]["tasks"]) and theirs == _without_tasks(config, length):
+            found.append((length, other))
+    return max(found)[1] if found else None
+
+
+def adopt(ledger: Ledger, stages: list[Stage], other: Path) -> int:
+    """Copy what another run has finished of these stages, and make it final here in one act.
+
+    Only stages from the first on count, and the other run keeps its own files.
+
+    Args:
+        ledger: of the run that starts, still without stages.
+        stages: of the run that starts.
+        other: directory of the shorter run.
+
+    Returns:
+        How many trained stages were taken over.
+    """
+    with Ledger(other) as theirs:
+        if {task: sha for task, sha in ledger.content["about"]["data"].items() if task in theirs.content["about"]["data"]} != (
+            theirs.content["about"]["data"]
+        ):
+            raise LedgerError(f"{other} was made from other data than are there now; move it away, or restore its data.")
+        taken = []
+        for stage in stages:
+            if not theirs.stage(stage.name)["trained"]:
+                break
+            folder = ledger.folder(stage.name)
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(theirs.verified(stage.name), folder)
+            theirs.answers(stage.name)  # read once, which checks them
+            taken.append(stage.name)
+        ledger.content["about"]["dtype"] = theirs.content["about"]["dtype"]
+        ledger.content["about"]["grown_from"] = str(other)
+        ledger.content["stages"] = {name: theirs.stage(name) for name in taken}
+        ledger.commit()
+    return len(taken)

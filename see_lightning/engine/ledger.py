@@ -1,0 +1,190 @@
+"""The ledger of a run: what is finished, by one atomic act each, so a run may be killed at any moment.
+
+``ledger.json`` names every file that is final, with its sha256. What it does not name does not count and is made anew.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from see_lightning.config import Refusal
+
+
+class LedgerError(Refusal):
+    """A run directory that cannot be used as it is; the message names the file and what to do."""
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace a file as a whole: at any moment its old or its new text is there, never a part.
+
+    The new text is written beside the target, for a rename across file systems would be a copy.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself must reach the disk
+    finally:
+        os.close(folder)
+
+
+def dump(value: Any) -> str:
+    """JSON as the run's files hold it."""
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+class Ledger:
+    """One run directory, held by one process at a time.
+
+    Args:
+        directory: of the run; made if missing.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._lock = filelock.FileLock(directory / ".lock")
+        self.content: dict[str, Any] = {"about": {}, "stages": {}}
+
+    def __enter__(self) -> "Ledger":
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            holder = self.directory / ".lock-holder"
+            who = holder.read_text() if holder.exists() else "another process"
+            raise LedgerError(
+                f"{self.directory} is in use by {who}. Wait for it, or give this run another seed or paths.runs."
+            ) from None
+        (self.directory / ".lock-holder").write_text(f"process {os.getpid()} on {os.uname().nodename}")
+        return self.read()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def read(self) -> "Ledger":
+        """Take in what is final on disk; reading needs no hold on the directory.
+
+        Raises:
+            LedgerError: the ledger itself is damaged.
+        """
+        path = self.directory / "ledger.json"
+        if path.exists():
+            try:
+                self.content = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise LedgerError(f"{path} is damaged ({error}); move {self.directory} away to start anew.") from error
+        return self
+
+    def commit(self) -> None:
+        """Make all that was noted since the last commit final, in one act."""
+        write_atomic(self.directory / "ledger.json", dump(self.content))
+
+    def about(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """What the run was started with; noted at the first start, given back at every later one."""
+        if not self.content["about"]:
+            self.content["about"] = dict(facts)
+            self.commit()
+        about: dict[str, Any] = self.content["about"]
+        return about
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """What is noted of a stage: ``trained`` (files, counts, seconds) and ``answers`` by task."""
+        stage: dict[str, Any] = self.content["stages"].setdefault(name, {"trained": None, "answers": {}})
+        return stage
+
+    def folder(self, stage: str) -> Path:
+        """Where a stage keeps its files."""
+        return self.directory / "tasks" / stage
+
+    def begin(self, stage: str) -> Path:
+        """An empty folder for a stage that is about to be trained; what a killed run left there goes."""
+        folder = self.folder(stage)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def commit_trained(self, stage: str, files: Sequence[str], facts: Mapping[str, Any]) -> None:
+        """Make a stage's training final.
+
+        Args:
+            stage: its name.
+            files: paths within its folder, all written by now.
+            facts: counts and seconds for the report.
+        """
+        folder = self.folder(stage)
+        for file in files:
+            with (folder / file).open("rb") as written:
+                os.fsync(written.fileno())
+        hashes = {file: sha256(folder / file) for file in files}
+        self.stage(stage)["trained"] = {**facts, "files": hashes}
+        self.commit()
+
+    def verified(self, stage: str) -> Path:
+        """The folder of a trained stage, every file of it checked against its sha256.
+
+        Raises:
+            LedgerError: a file is missing or is not what was written.
+        """
+        folder = self.folder(stage)
+        for file, expected in self.stage(stage)["trained"]["files"].items():
+            path = folder / file
+            found = sha256(path) if path.exists() else "nothing"
+            if found != expected:
+                raise LedgerError(
+                    f"{path} is damaged: sha256 {expected} was written, {found} is there. Put the file back, or delete"
+                    f" {self.directory} to run anew."
+                )
+        return folder
+
+    def commit_answers(self, stage: str, task: str, records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
+        """Append a task's answers to the stage's ``answers.jsonl`` and make them final."""
+        done = self.stage(stage)["answers"]
+        start = max((block["end"] for block in done.values()), default=0)
+        block = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+        path = self.folder(stage) / "answers.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            file.truncate(start)  # a killed run may have left lines that were never made final
+            file.seek(start)
+            file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        done[task] = {
+            **facts, "start": start, "end": start + len(block), "sha256": hashlib.sha256(block).hexdigest()
+        }  # fmt: skip
+        self.commit()
+
+    def answers(self, stage: str) -> list[dict[str, Any]]:
+        """The final answers of a stage.
+
+        Raises:
+            LedgerError: the file is not what was written.
+        """
+        path = self.folder(stage) / "answers.jsonl"
+        records: list[dict[str, Any]] = []
+        content = path.read_bytes() if path.exists() else b""
+        for task, block in self.stage(stage)["answers"].items():
+            lines = content[block["start"] : block["end"]]
+            if hashlib.sha256(lines).hexdigest() != block["sha256"]:
+                raise LedgerError(
+                    f"{path} is damaged: the answers to {task!r} (bytes {block['start']} to {block['end']}) are not those"
+                    f" that were written. Put the file back, or delete {self.directory} to run anew."
+                )
+            records += [json.loads(line) for line in lines.splitlines()]
+        return records

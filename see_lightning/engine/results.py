@@ -1,0 +1,111 @@
+"""``results.json``: every number of a run, computed from its ledger and its answers."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+import see_lightning
+from see_lightning.config import RunConfig, method_name
+from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.stages import Stage
+from see_lightning.evaluation.continual import continual_metrics
+from see_lightning.evaluation.matrix import ResultsMatrix
+from see_lightning.evaluation.routing import routing_report
+from see_lightning.methods.method import Method
+from see_lightning.models.base import model_id
+from see_lightning.tasks.task import Task
+
+PACKAGES = ("torch", "lightning", "transformers", "peft", "hydra-core", "torchmetrics", "tokenizers")
+
+
+def commit() -> str | None:
+    """The commit of the code that runs, with ``-dirty`` if it was changed since; None outside a checkout."""
+    here = Path(see_lightning.__file__).parent
+    git = ["git", "-C", str(here)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if head.returncode != 0:
+        return None
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=False
+    )
+    return head.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
+
+
+def versions() -> dict[str, str]:
+    """What was installed."""
+    found = {package: version(package) for package in PACKAGES}
+    return {"see_lightning": see_lightning.__version__, "python": platform.python_version(), **found}
+
+
+def collect(
+    ledger: Ledger, stages: list[Stage], tasks: list[Task], cfg: DictConfig, config: RunConfig, method: type[Method]
+) -> dict[str, Any]:
+    """The content of ``results.json``; its form is part of the project's contract.
+
+    Args:
+        ledger: with every stage finished.
+        stages: of the run.
+        tasks: in their order.
+        cfg: the composed config.
+        config: its typed form.
+        method: the method's class, for what it declares.
+    """
+    names = [task.name for task in tasks]
+    matrix = ResultsMatrix(names)
+    for stage in stages:
+        for row in stage.rows:
+            for task, block in ledger.stage(stage.name)["answers"].items():
+                matrix.set(row + 1, task, block["score"])
+    about = ledger.content["about"]
+    trained = [ledger.stage(stage.name)["trained"] for stage in stages if stage.task]
+    blocks = [block for stage in stages for block in ledger.stage(stage.name)["answers"].values()]
+    answers = {stage.name: ledger.answers(stage.name) for stage in stages}
+    evaluate_s = [sum(b["seconds"] for b in ledger.stage(stage.name)["answers"].values()) for stage in stages]
+    results: dict[str, Any] = {
+        "command": about["command"],
+        "commit": about["commit"],
+        "versions": about["versions"],
+        "seed": config.seed,
+        "method": method_name(cfg),
+        "ratio": cfg.method.get("ratio"),
+        "model": model_id(config.model),
+        "dtype": about["dtype"],
+        "order": config.order.name,
+        "tasks": names,
+        "score": {task.name: task.score for task in tasks},
+        "matrix": matrix.to_list(),
+        "metrics": continual_metrics(matrix.values_TT),
+    }
+    if method.has_experts and not method.needs_task_id:
+        results["routing"] = routing_report(answers[stages[-1].name], names)
+    results["timing"] = {
+        "train_s": [stage["seconds"] for stage in trained],
+        "evaluate_s": [round(seconds, 3) for seconds in evaluate_s],
+        "train_tokens_per_s": _rate(sum(s["tokens"] for s in trained), sum(s["seconds"] for s in trained)),
+        "queries_per_s": _rate(sum(block["queries"] for block in blocks), sum(evaluate_s)),
+    }
+    counted = {
+        name: sum(block["counts"].get(name, 0) for block in blocks)
+        for name in ("generations", "prefills", "decisions", "new_tokens")
+    }
+    results["counts"] = {
+        "train_examples": [stage["examples"] for stage in trained],
+        "rehearsed": [stage["rehearsed"] for stage in trained],
+        "negatives": [stage["negatives"] for stage in trained],
+        "steps": [stage["steps"] for stage in trained],
+        **counted,
+        "truncated": sum(record["truncated"] for records in answers.values() for record in records),
+        "token_efficiency": _rate(sum(s["tokens"] for s in trained), sum(s["computed"] for s in trained)),
+    }
+    results["notices"] = [notice for task in tasks for notice in task.notices]
+    results["benchmark"] = {key: cfg.benchmark[key] for key in ("name", "version", "licence", "citation")}
+    results["config"] = OmegaConf.to_container(cfg, resolve=True)
+    return results
+
+
+def _rate(amount: float, per: float) -> float | None:
+    return round(amount / per, 4) if per else None

@@ -1,0 +1,47 @@
+"""A method's answers to a task's test queries, scored: the records that every number is computed from."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+
+from see_lightning.evaluation.scores import score_fn
+from see_lightning.methods.method import Answer, Method
+from see_lightning.tasks.datamodule import query_loader
+from see_lightning.tasks.task import Task
+
+
+def evaluate(trainer: L.Trainer, method: Method, task: Task, *, batch_size: int) -> list[dict[str, Any]]:
+    """Answer a task's test split and score each answer.
+
+    Args:
+        trainer: a fresh one; its ``predict`` repeats no query.
+        method: who answers.
+        task: whose test split is asked.
+        batch_size: queries decoded together.
+
+    Returns:
+        A record per query, in the order of the test split: ``id, task, prompt_sha, expert, verdicts, text, target,
+        score``, and whether the text was cut at the limit (``truncated``).
+    """
+    loader = query_loader(task, method.template, batch_size=batch_size, tell_task=method.needs_task_id)
+    batches: Sequence[list[Answer]] = trainer.predict(method, loader)  # type: ignore[assignment]
+    answers = {answer.id: answer for batch in batches for answer in batch}
+    asked = sorted(example.id for example in task.test)
+    assert sorted(a.id for batch in batches for a in batch) == asked, f"a query of {task.name} was lost or repeated"
+    score = score_fn(task.score)
+    return [
+        {
+            "id": example.id,
+            "task": task.name,
+            "prompt_sha": hashlib.sha256(example.prompt.encode()).hexdigest()[:16],
+            "expert": answers[example.id].expert,
+            "verdicts": list(answers[example.id].verdicts),
+            "text": answers[example.id].text,
+            "target": example.target,
+            "score": score(answers[example.id].text, example.target),
+            "truncated": answers[example.id].truncated,
+        }
+        for example in task.test
+    ]

@@ -1,0 +1,91 @@
+"""The results matrix: the score after each task on every task, NaN where it was not measured.
+
+Letters: T tasks, in the order in which they are learned.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+
+import torch
+
+
+class ResultsMatrix:
+    """Scores in 0..100; row t holds what was measured after the t-th task, column j belongs to task j.
+
+    Args:
+        tasks: names in the order in which they are learned; all different.
+
+    >>> matrix = ResultsMatrix(["qa", "qg"])
+    >>> matrix.set(1, "qa", 81.5)
+    >>> matrix.to_list()
+    [[81.5, None], [None, None]]
+    """
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        if not tasks or len(set(tasks)) != len(tasks):
+            raise ValueError(f"a results matrix needs at least one task and a different name for each; got {tasks!r}.")
+        self.tasks = tuple(tasks)
+        self.values_TT = torch.full((len(tasks), len(tasks)), torch.nan, dtype=torch.float64)
+
+    @classmethod
+    def from_list(cls, tasks: Sequence[str], rows: Sequence[Sequence[float | None]]) -> "ResultsMatrix":
+        """The matrix that `to_list` wrote.
+
+        Raises:
+            ValueError: `rows` are not T rows of T scores, or a score lies outside 0..100.
+        """
+        matrix = cls(tasks)
+        if [len(row) for row in rows] != [len(tasks)] * len(tasks):
+            raise ValueError(
+                f"{len(tasks)} tasks need {len(tasks)} rows of {len(tasks)} scores; "
+                f"got rows of length {[len(row) for row in rows]}."
+            )
+        for after, row in enumerate(rows, start=1):
+            for task, score in zip(tasks, row, strict=True):
+                if score is not None:
+                    matrix.set(after, task, score)
+        return matrix
+
+    def set(self, after: int, task: str, score: float) -> None:
+        """Write down a score.
+
+        Args:
+            after: how many tasks had been learned, 1..T.
+            task: name of the task that was tested.
+            score: in 0..100.
+        """
+        if task not in self.tasks:
+            raise ValueError(f"there is no task {task!r} in this matrix; its tasks are {', '.join(self.tasks)}.")
+        if not 0.0 <= score <= 100.0:
+            raise ValueError(f"a score lies in 0..100; got {score} on {task!r} after {after} tasks.")
+        self.values_TT[self._index(after), self.tasks.index(task)] = score
+
+    def row(self, after: int) -> dict[str, float]:
+        """What was measured after `after` tasks (1..T): the score of each tested task."""
+        scores = zip(self.tasks, self.values_TT[self._index(after)].tolist(), strict=True)
+        return {task: score for task, score in scores if not math.isnan(score)}
+
+    def to_list(self) -> list[list[float | None]]:
+        """Plain rows for JSON: None where nothing was measured."""
+        return [[None if math.isnan(score) else score for score in row] for row in self.values_TT.tolist()]
+
+    def to_csv(self) -> str:
+        """The matrix as a CSV text: a header ``after,<tasks>``, then one line per task; empty where unmeasured.
+
+        >>> print(ResultsMatrix.from_list(["qa", "qg"], [[80.0, None], [75.5, 60.0]]).to_csv(), end="")
+        after,qa,qg
+        qa,80.0,
+        qg,75.5,60.0
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["after", *self.tasks])
+        writer.writerows([task, *row] for task, row in zip(self.tasks, self.to_list(), strict=True))
+        return text.getvalue()
+
+    def _index(self, after: int) -> int:
+        if not 1 <= after <= len(self.tasks):
+            raise ValueError(f"`after` counts the tasks learned so far, 1..{len(self.tasks)}; got {after}.")
+        return after - 1

@@ -1,0 +1,93 @@
+"""How well queries found the expert of their task, counted from the answers on disk.
+
+An answer record is one line of ``answers.jsonl``; read here are ``id``, ``task``, ``expert`` (a task's name or
+``"base"``) and ``verdicts`` (``"pos"``, ``"neg"`` or ``"neither"``, newest expert first).
+
+Letters: T tasks; E who can answer, the experts in order of birth and then the base model, so E = T + 1.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BASE = "base"
+
+
+def confusion(records: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Tensor:
+    """Count who answered the queries of each task.
+
+    Args:
+        records: answers to queries of `tasks`; at least one.
+        tasks: those learned so far, in order; each has an expert of its name.
+
+    Returns:
+        Counts of shape [T, E], int64: a row per true task, a column per expert and the last for the base model.
+
+    Raises:
+        ValueError: there are no records, or one names a task or expert that is not among `tasks`.
+    """
+    if not records:
+        raise ValueError("routing needs at least one answer; got none. Was the test set empty?")
+    row = {task: t for t, task in enumerate(tasks)}
+    column = {**row, BASE: len(tasks)}
+    confusion_TE = torch.zeros(len(row), len(column), dtype=torch.long)
+    for record in records:
+        if record["task"] not in row:
+            raise ValueError(
+                f"answer {record['id']!r} belongs to task {record['task']!r}, which has no expert yet; tasks with one: "
+                f"{', '.join(tasks)}. Leave out the answers to later tasks."
+            )
+        if record["expert"] not in column:
+            raise ValueError(
+                f"answer {record['id']!r} was given by {record['expert']!r}; known: {', '.join(column)}. "
+                "Only answers of methods with experts can be routed."
+            )
+        confusion_TE[row[record["task"]], column[record["expert"]]] += 1
+    return confusion_TE
+
+
+def accuracy(confusion_TE: Tensor) -> float:
+    """Share of queries that their own task's expert answered, 0..1.
+
+    >>> accuracy(torch.tensor([[3, 0, 1], [1, 3, 0]]))
+    0.75
+    """
+    return int(confusion_TE.diagonal().sum()) / int(confusion_TE.sum())
+
+
+def base_share(confusion_TE: Tensor) -> float:
+    """Share of queries that the base model answered, 0..1.
+
+    >>> base_share(torch.tensor([[3, 0, 1], [1, 3, 0]]))
+    0.125
+    """
+    return int(confusion_TE[:, -1].sum()) / int(confusion_TE.sum())
+
+
+def no_indicator_share(records: Sequence[Mapping[str, Any]]) -> float:
+    """Share of queries for which an expert began with neither indicator, 0..1. At least one record.
+
+    >>> no_indicator_share([{"verdicts": ["neg", "pos"]}, {"verdicts": ["neither"]}])
+    0.5
+    """
+    return sum("neither" in record["verdicts"] for record in records) / len(records)
+
+
+def routing_report(records: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> dict[str, Any]:
+    """What ``results.json`` says about routing; arguments and errors as in `confusion`.
+
+    Returns:
+        ``accuracy``, ``confusion`` (rows of counts), ``tasks`` (its rows), ``columns``, ``base_share`` and
+        ``no_indicator_share``.
+    """
+    confusion_TE = confusion(records, tasks)
+    return {
+        "accuracy": accuracy(confusion_TE),
+        "confusion": confusion_TE.tolist(),
+        "tasks": list(tasks),
+        "columns": [*tasks, BASE],
+        "base_share": base_share(confusion_TE),
+        "no_indicator_share": no_indicator_share(records),
+    }

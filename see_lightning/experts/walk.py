@@ -1,0 +1,92 @@
+"""The walk: experts are asked one after another until one accepts.
+
+SEE's sequential routing (arXiv 2504.06664, figure 1): ``<<pos>>`` answers, ``<<neg>>`` passes the query on, neither
+sends it to the base model, and so does a walk in which nobody accepts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from see_lightning.tasks.reconstruct import Indicators
+
+
+class Verdict(StrEnum):
+    """What an expert says of a query."""
+
+    POS = "pos"
+    NEG = "neg"
+    NEITHER = "neither"
+
+
+def read_verdict(text: str, indicators: Indicators, *, ended: bool = False) -> Verdict | None:
+    """The verdict at the start of an answer, or None while it is still being written.
+
+    Exact and case-sensitive, after leading blanks.
+
+    Args:
+        text: what the expert has written so far.
+        indicators: the two words looked for.
+        ended: whether nothing more will be written.
+
+    >>> [read_verdict(text, Indicators()) for text in ("<<pos>> 4", " <<neg>>", "<<p", "Four")]
+    [<Verdict.POS: 'pos'>, <Verdict.NEG: 'neg'>, None, <Verdict.NEITHER: 'neither'>]
+    """
+    text = text.lstrip()
+    if text.startswith(indicators.pos):
+        return Verdict.POS
+    if text.startswith(indicators.neg):
+        return Verdict.NEG
+    unfinished = indicators.pos.startswith(text) or indicators.neg.startswith(text)
+    return None if unfinished and not ended else Verdict.NEITHER
+
+
+def strip_indicator(text: str, indicators: Indicators) -> str:
+    """An accepted answer without its indicator and the space behind it.
+
+    >>> strip_indicator("<<pos>> 4", Indicators())
+    '4'
+    """
+    return text.lstrip().removeprefix(indicators.pos).removeprefix(" ")
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """Where one query's walk ended.
+
+    Args:
+        expert: who accepted it; None stands for the base model.
+        verdicts: of the experts asked, newest first.
+    """
+
+    expert: str | None
+    verdicts: tuple[Verdict, ...]
+
+
+def walk(
+    experts: Sequence[str], queries: int, ask: Callable[[str, list[int]], Sequence[Verdict]]
+) -> list[Walked]:
+    """Send every query past the experts until one does not pass it on.
+
+    Args:
+        experts: names in the order in which they are asked, newest first.
+        queries: how many queries there are.
+        ask: given an expert and the numbers of the queries still open, gives that expert's verdicts on them. An expert
+            that no open query reaches is not asked.
+
+    >>> said = {"b": [Verdict.NEG, Verdict.POS, Verdict.NEITHER], "a": [Verdict.POS]}
+    >>> [w.expert for w in walk(["b", "a"], 3, lambda expert, rows: said[expert])]
+    ['a', 'b', None]
+    """
+    verdicts: list[list[Verdict]] = [[] for _ in range(queries)]
+    answerer: list[str | None] = [None] * queries
+    open_ = list(range(queries))
+    for expert in experts:
+        if not open_:
+            break
+        for query, verdict in zip(open_, ask(expert, open_), strict=True):
+            verdicts[query].append(verdict)
+            if verdict is Verdict.POS:
+                answerer[query] = expert
+        open_ = [query for query in open_ if verdicts[query][-1] is Verdict.NEG]
+    return [Walked(name, tuple(said)) for name, said in zip(answerer, verdicts, strict=True)]

@@ -1,0 +1,27 @@
+"""No training at all: what the base model answers by itself."""
+
+from pathlib import Path
+
+from see_lightning.methods.method import Answer, Method
+from see_lightning.tasks.batches import Batch
+
+
+class Base(Method):
+    """The floor; it never changes, so one evaluation holds for every stage."""
+
+    schedule = "frozen"
+
+    def begin_task(self, task: str) -> None:
+        """Nothing is trained."""
+
+    def answer(self, batch: Batch) -> list[Answer]:
+        """The base model's own words."""
+        with self.pool.base() as model:
+            decoded = self.generate(model, batch)
+        return [self.to_answer(id_, row, "base") for id_, row in zip(batch.ids, decoded, strict=True)]
+
+    def save(self, folder: Path) -> None:
+        """Nothing was learned."""
+
+    def restore(self, task: str, folder: Path) -> None:
+        """Nothing was saved."""

@@ -1,0 +1,66 @@
+"""The base model that all experts share: its tokenizer, its weights, and the precision the hardware is fast at."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from see_lightning.config import ConfigError, ModelConfig
+from see_lightning.models.smollm2 import smollm2_folder
+from see_lightning.models.tiny import tiny_model, tiny_tokenizer
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def fast_dtype(accelerator: str) -> str:
+    """``bf16`` where the hardware multiplies it in hardware, else ``fp32``.
+
+    Args:
+        accelerator: Lightning's name of the device kind; ``auto`` takes a GPU if there is one.
+    """
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if accelerator == "mps":
+        return "fp32"
+    able = torch.cpu.get_capabilities()
+    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
+
+
+def load_tokenizer(config: ModelConfig, cache: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer alone, which is all that reading and checking the data needs."""
+    if config.source == "tiny":
+        return tiny_tokenizer()
+    tokenizer = AutoTokenizer.from_pretrained(*_place(config, cache), **_hub(config))
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"the tokenizer of {config.name} has no end-of-sequence token, so answers could not end.")
+    return tokenizer
+
+
+def load_model(config: ModelConfig, cache: Path, dtype: str) -> PreTrainedModel:
+    """The frozen base model, in evaluation mode.
+
+    Args:
+        config: which model.
+        cache: where converted models are kept.
+        dtype: ``bf16`` or ``fp32``.
+    """
+    if config.source == "tiny":
+        model = tiny_model().to(DTYPES[dtype])
+    else:
+        model = AutoModelForCausalLM.from_pretrained(*_place(config, cache), dtype=DTYPES[dtype], **_hub(config))
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def model_id(config: ModelConfig) -> str:
+    """How experts and reports name the base model."""
+    return f"{config.name}@{config.revision}" if config.revision else config.name
+
+
+def _place(config: ModelConfig, cache: Path) -> tuple[str]:
+    return (str(smollm2_folder(cache)) if config.source == "package" else config.name,)
+
+
+def _hub(config: ModelConfig) -> dict[str, object]:
+    # Remote code only when asked for in so many words; a package's own folder never has any.
+    return {"revision": config.revision, "trust_remote_code": config.trust_remote_code} if config.source == "hub" else {}

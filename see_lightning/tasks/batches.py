@@ -1,0 +1,104 @@
+"""From examples to tensors: which examples a step sees, and how they are padded.
+
+Letters: B examples, S tokens.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from see_lightning.data.example import Example
+from see_lightning.tasks.prompts import PromptTemplate
+
+IGNORED = -100  # label of a token that carries no loss, as torch's cross entropy names it
+BUCKET = 16  # batches sorted together by length; more of them pad less but mix the lengths of a step less
+
+
+@dataclass(slots=True)
+class Batch:
+    """Left-padded prompts, with answers when training; each row ends at the right edge.
+
+    Args:
+        input_ids_BS: tokens.
+        attention_mask_BS: 1 on tokens, 0 on padding.
+        labels_BS: answer tokens, ``IGNORED`` elsewhere; None when predicting.
+        ids: the examples' ids.
+        tasks: the examples' tasks; empty where the method is not told.
+        max_new_tokens: longest answer to generate; 0 when training.
+    """
+
+    input_ids_BS: Tensor
+    attention_mask_BS: Tensor
+    labels_BS: Tensor | None
+    ids: list[str]
+    tasks: list[str]
+    max_new_tokens: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def left_pad(rows: Sequence[Sequence[int]], value: int, width: int | None = None) -> Tensor:
+    """Rows of ids as one tensor (B, S), padded on the left to ``width``, by default the longest row's.
+
+    >>> left_pad([[5], [6, 7]], 0)
+    tensor([[0, 5],
+            [6, 7]])
+    """
+    width = width or max(len(row) for row in rows)
+    return torch.tensor([[value] * (width - len(row)) + list(row) for row in rows])
+
+
+def collate(prompts: Sequence[list[int]], targets: Sequence[list[int]] | None, pad: int) -> tuple[Tensor, ...]:
+    """Padded ids, mask and labels of prompts followed by their targets; without targets, no labels."""
+    rows = prompts if targets is None else [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
+    ids_BS = left_pad(rows, pad)
+    mask_BS = left_pad([[1] * len(row) for row in rows], 0)
+    if targets is None:
+        return ids_BS, mask_BS
+    # The target stands at the right edge, so padding and prompt are ignored alike.
+    return ids_BS, mask_BS, left_pad(targets, IGNORED, ids_BS.shape[1])
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int, draw: int) -> list[list[int]]:
+    """The row numbers of every step of one epoch: each row once, rows of like length together.
+
+    Rows are shuffled, sorted by length within buckets of ``BUCKET`` batches, cut into batches, and the batches shuffled:
+    little padding, in an order that is a pure function of its arguments.
+
+    Args:
+        lengths: tokens of each row.
+        batch_size: rows per step; the last of an epoch may have fewer.
+        draw: seed of the epoch's order.
+
+    >>> plan_batches([3, 9, 4, 8], batch_size=2, draw=0)
+    [[1, 3], [0, 2]]
+    """
+    order = random.Random(draw)
+    rows = order.sample(range(len(lengths)), len(lengths))
+    bucket = BUCKET * batch_size
+    steps = []
+    for start in range(0, len(rows), bucket):
+        near = sorted(rows[start : start + bucket], key=lambda row: -lengths[row])
+        steps += [near[i : i + batch_size] for i in range(0, len(near), batch_size)]
+    return order.sample(steps, len(steps))
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An example as ids."""
+
+    example: Example
+    prompt: list[int]
+    target: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.target)
+
+
+def encode(examples: Sequence[Example], template: PromptTemplate) -> list[Encoded]:
+    """Prompts and targets as ids, in the order given."""
+    return [Encoded(e, template.prompt_ids(e.prompt), template.target_ids(e.target)) for e in examples]

@@ -1,0 +1,78 @@
+"""What Lightning loads: one task's training examples, or one task's test queries."""
+
+from collections.abc import Sequence
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from see_lightning.data.example import Example
+from see_lightning.seeds import seed
+from see_lightning.tasks.batches import Batch, Encoded, collate, encode, plan_batches
+from see_lightning.tasks.prompts import PromptTemplate
+from see_lightning.tasks.task import Task
+
+
+def pad_id(template: PromptTemplate) -> int:
+    """Any id serves for padding, since the mask hides it."""
+    pad = template.tokenizer.pad_token_id
+    return int(template.tokenizer.eos_token_id if pad is None else pad)
+
+
+class TaskDataModule(L.LightningDataModule):
+    """The training examples of one stage, in an order made from (run seed, task, epoch).
+
+    Args:
+        name: of the task, for the order's seed.
+        examples: what is trained on, with the targets as they are learned.
+        template: prompt style and tokenizer.
+        batch_size: examples per optimizer step.
+        run_seed: the run's seed.
+    """
+
+    def __init__(
+        self, name: str, examples: Sequence[Example], template: PromptTemplate, *, batch_size: int, run_seed: int
+    ) -> None:
+        super().__init__()
+        self.name, self.batch_size, self.run_seed = name, batch_size, run_seed
+        self.template = template
+        self.rows = encode(examples, template)
+        self.steps_per_epoch = -(-len(self.rows) // batch_size)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """One epoch; the Trainer asks again for each, so an epoch's order hangs on its number alone."""
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        draw = seed(self.run_seed, self.name, f"order of epoch {epoch}")
+        plan = plan_batches([len(row) for row in self.rows], self.batch_size, draw)
+        return DataLoader(self.rows, batch_sampler=plan, collate_fn=self._collate)  # type: ignore[arg-type]
+
+    def _collate(self, rows: list[Encoded]) -> Batch:
+        ids, mask, labels = collate([r.prompt for r in rows], [r.target for r in rows], pad_id(self.template))
+        return Batch(ids, mask, labels, [r.example.id for r in rows], [r.example.task for r in rows])
+
+
+def query_batch(
+    queries: Sequence[tuple[str, str]], template: PromptTemplate, *, tasks: Sequence[str], max_new_tokens: int
+) -> Batch:
+    """Queries, given as (id, prompt), ready to be answered; ``tasks`` is empty where the method is not told."""
+    ids, mask = collate([template.prompt_ids(prompt) for _, prompt in queries], None, pad_id(template))
+    return Batch(ids, mask, None, [id_ for id_, _ in queries], list(tasks), max_new_tokens)
+
+
+def query_loader(task: Task, template: PromptTemplate, *, batch_size: int, tell_task: bool) -> DataLoader[Batch]:
+    """A task's test queries, longest prompts first so that rows of a batch are alike in length.
+
+    Args:
+        task: whose test split is asked.
+        template: prompt style and tokenizer.
+        batch_size: queries decoded together.
+        tell_task: whether the batch says which task its queries belong to; only an oracle may know.
+    """
+    queries = sorted(task.test, key=lambda e: (-len(template.prompt_ids(e.prompt)), e.id))
+
+    def to_batch(rows: list[Example]) -> Batch:
+        tasks = [row.task for row in rows] if tell_task else []
+        return query_batch(
+            [(row.id, row.prompt) for row in rows], template, tasks=tasks, max_new_tokens=task.max_new_tokens
+        )
+
+    return DataLoader(queries, batch_size=batch_size, collate_fn=to_batch)  # type: ignore[arg-type]

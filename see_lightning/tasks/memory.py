@@ -1,0 +1,53 @@
+"""Rehearsal: which examples of past tasks a later task may see again."""
+
+import random
+
+from see_lightning.config import one_of
+from see_lightning.data.example import Example
+from see_lightning.seeds import seed
+from see_lightning.tasks.task import Task
+
+
+def share(ratio: float, size: int) -> int:
+    """How many of ``size`` examples a ratio keeps: rounded, but at least one unless the ratio is 0.
+
+    >>> [share(0.1, 2000), share(0.01, 20), share(0.0, 20)]
+    [200, 1, 0]
+    """
+    return max(1, round(ratio * size)) if ratio > 0 and size > 0 else 0
+
+
+class Memory:
+    """The past tasks of a run, and what is drawn from them.
+
+    Args:
+        run_seed: the run's seed.
+    """
+
+    def __init__(self, run_seed: int) -> None:
+        self.run_seed = run_seed
+        self.past: list[Task] = []
+
+    def add(self, task: Task) -> None:
+        """Count a task among the past ones."""
+        self.past.append(task)
+
+    def rehearse(self, task: Task, *, ratio: float, draw: str) -> list[Example]:
+        """The past examples that ``task`` sees: ``share(ratio, n)`` of each past task, oldest task first.
+
+        Args:
+            task: the task that is trained.
+            ratio: share of each past task's training examples, 0..1.
+            draw: ``fresh`` draws anew for every later task; ``fixed`` shows every later task the same share, as a buffer
+                that keeps nothing else would.
+        """
+        one_of("method.draw", draw, ("fresh", "fixed"))
+        return [
+            example
+            for past in self.past
+            for example in self._drawn(past, share(ratio, len(past.train)), "all" if draw == "fixed" else task.name)
+        ]
+
+    def _drawn(self, past: Task, size: int, reader: str) -> list[Example]:
+        draw = seed(self.run_seed, past.name, f"rehearsal for {reader}")
+        return random.Random(draw).sample(list(past.train), size)

@@ -1,0 +1,97 @@
+"""How a query is put to the model: the prompt style, and the check that prompt and answer fit."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
+
+from transformers import PreTrainedTokenizerBase
+
+from see_lightning.config import ConfigError, one_of
+from see_lightning.data.checks import RowChecks
+from see_lightning.data.example import Example
+from see_lightning.tasks.task import Task
+
+# The template of Stanford Alpaca without an input field, as SSR uses it.
+ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{query}\n\n### Response:\n"
+)
+
+
+class PromptTemplate:
+    """Queries and answers to token ids.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with an end-of-sequence token.
+        style: ``chat`` (the tokenizer's own template), ``plain`` (the query alone), ``alpaca``.
+        system_prompt: for ``chat``; None leaves it to the template.
+        max_length: most tokens of a prompt together with its answer.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, style: str, system_prompt: str | None = None, max_length: int
+    ) -> None:
+        one_of("model.prompt", style, ("chat", "plain", "alpaca"))
+        if style == "chat" and tokenizer.chat_template is None:
+            raise ConfigError("this tokenizer has no chat template; use model.prompt=plain or model.prompt=alpaca.")
+        if style != "chat" and system_prompt is not None:
+            raise ConfigError(f"model.system_prompt is for model.prompt=chat; the style is {style}.")
+        self.tokenizer, self.style, self.system_prompt, self.max_length = tokenizer, style, system_prompt, max_length
+
+    def prompt_ids(self, query: str) -> list[int]:
+        """The ids up to where the answer begins."""
+        if self.style == "chat":
+            system = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
+            text = self.tokenizer.apply_chat_template(
+                [*system, {"role": "user", "content": query}], add_generation_prompt=True, tokenize=False
+            )
+            # The template writes the special tokens itself.
+            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        text = query if self.style == "plain" else ALPACA.format(query=query)
+        bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        return bos + self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def target_ids(self, target: str) -> list[int]:
+        """The ids of an answer with the end-of-sequence token that closes it."""
+        return [*self.tokenizer(target, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
+
+    def text(self, ids: list[int]) -> str:
+        """The text of generated ids, without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def digest(self) -> str:
+        """sha256 of the ids of a fixed query: two templates with one digest put queries alike."""
+        ids = (*self.prompt_ids("A query."), *self.target_ids("An answer."))
+        return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()
+
+
+def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, indicator_tokens: int) -> Task:
+    """The task without rows that are too long, which ``checks`` refuses or counts.
+
+    A training row must hold its prompt and its answer, a test row its prompt and the longest answer generated.
+
+    Args:
+        task: as read.
+        template: tells how many tokens a row has.
+        checks: what to do with a bad row.
+        indicator_tokens: room that an indicator takes before the answer.
+    """
+
+    def fitting(rows: Iterable[Example], answer_tokens: int | None) -> tuple[Example, ...]:
+        kept = []
+        for row in rows:
+            prompt = len(template.prompt_ids(row.prompt))
+            answer = len(template.target_ids(row.target)) if answer_tokens is None else answer_tokens
+            if prompt + indicator_tokens + answer > template.max_length:
+                checks.bad(
+                    task.name,
+                    row.source or row.id,
+                    f"the prompt has {prompt} tokens and leaves no room for {indicator_tokens + answer} of its answer"
+                    f" within model.max_length={template.max_length}",
+                )
+            else:
+                kept.append(row)
+        return tuple(kept)
+
+    train, test = fitting(task.train, None), fitting(task.test, task.max_new_tokens)
+    return replace(task, train=train, test=test, notices=(*task.notices, *checks.notices(task.name)))

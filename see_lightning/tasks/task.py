@@ -1,0 +1,105 @@
+"""Tasks with their splits and score, and the benchmark they come from."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from see_lightning.config import ConfigError
+from see_lightning.data.checks import RowChecks
+from see_lightning.data.example import Example
+from see_lightning.data.reader import Reader
+from see_lightning.seeds import seed
+
+MERGED = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is learned and tested under one name.
+
+    Args:
+        name: also the name of its expert.
+        train: training examples, shuffled.
+        test: test examples, shuffled.
+        score: name of the score, see ``evaluation.scores``.
+        max_new_tokens: longest answer that is generated, in tokens.
+        notices: what the reader found worth telling about the data.
+    """
+
+    name: str
+    train: tuple[Example, ...]
+    test: tuple[Example, ...]
+    score: str
+    max_new_tokens: int
+    notices: tuple[str, ...] = ()
+
+    def digest(self) -> str:
+        """sha256 over every id, prompt and target, so that a run can tell whether its data changed."""
+        text = "\x1e".join("\x1f".join((e.id, e.prompt, e.target)) for e in (*self.train, *self.test))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def merge(tasks: Sequence[Task]) -> Task:
+    """All tasks as one, for a method that learns them together; it has no test split of its own."""
+    examples = tuple(example for task in tasks for example in task.train)
+    return Task(name=MERGED, train=examples, test=(), score="", max_new_tokens=0)
+
+
+class Benchmark:
+    """A family of tasks: where it is read from and how each task is scored.
+
+    Args:
+        name: for the report.
+        version: of the data and of these settings; a change of either makes other numbers.
+        licence: of the data.
+        citation: what to cite when using it.
+        reader: turns files into examples.
+        tasks: settings by task: ``score`` and ``max_new_tokens``, and for the report ``licence`` and ``citation``.
+        default: settings of the tasks that ``tasks`` leaves out.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        version: str,
+        licence: str,
+        citation: str,
+        reader: Reader,
+        tasks: dict[str, dict[str, object]],
+        default: dict[str, object] | None = None,
+    ) -> None:
+        self.name, self.version, self.licence, self.citation = name, version, licence, citation
+        self.reader, self.tasks, self.default = reader, tasks, default or {}
+
+    def task(self, name: str, *, checks: RowChecks, train_size: int | None, test_size: int | None) -> Task:
+        """Read a task and keep ``train_size`` and ``test_size`` of its rows, drawn by its name alone.
+
+        The draw does not hang on the run's seed, so runs with other seeds are tested on the same queries.
+
+        Raises:
+            DataError: the data are missing or malformed, or hold fewer rows than asked for.
+            ConfigError: the task's score or longest answer is not configured.
+        """
+        settings = {**self.default, **self.tasks.get(name, {})}
+        unset = {"score", "max_new_tokens"} - set(settings)
+        if unset:
+            raise ConfigError(f"benchmark {self.name} sets no {' and no '.join(sorted(unset))} for task {name!r}.")
+        split = self.reader.read(name, checks)
+        return Task(
+            name=name,
+            train=_draw(split.train, train_size, f"{name}-train", "train_size"),
+            test=_draw(split.test, test_size, f"{name}-test", "test_size"),
+            score=str(settings["score"]),
+            max_new_tokens=int(str(settings["max_new_tokens"])),
+            notices=split.notices,
+        )
+
+
+def _draw(rows: Sequence[Example], size: int | None, name: str, key: str) -> tuple[Example, ...]:
+    """Shuffle, for some files are sorted by label, and keep the first ``size``."""
+    if size is not None and size > len(rows):
+        raise ConfigError(f"{key}={size}, but {name} has {len(rows)} rows; give {key}={len(rows)} or less.")
+    shuffled = random.Random(seed(0, name, "subset")).sample(list(rows), len(rows))
+    return tuple(shuffled[:size])

@@ -1,0 +1,209 @@
+"""The report shows what is in the results, on any width, and nothing that a task's name could smuggle in."""
+
+import csv
+import io
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from see_lightning.evaluation.report import _readable_on, matrix_csv, matrix_svg, print_report, render_html
+
+TASKS = ["qa", "<b>bold</b>", "a_rather_long_name_of_a_task_$x$_[red]"]
+
+
+def results(**changes: Any) -> dict[str, Any]:
+    return {
+        "command": "python run.py method=see 'order.tasks=[qa]' && echo <script>alert(1)</script>",
+        "commit": "3f2a9c1d",
+        "versions": {"torch": "2.13.0"},
+        "seed": 7,
+        "method": "see",
+        "ratio": 0.1,
+        "model": "tiny",
+        "order": "superni_3",
+        "tasks": TASKS,
+        "score": dict.fromkeys(TASKS, "rouge_l"),
+        "matrix": [[81.26, 12.5, None], [80.0, 63.47, 5.0], [79.99, 61.0, 44.44]],
+        "metrics": {"AR": 61.81, "FWT": 8.75, "BWT": -1.87, "forgetting": 1.87},
+        "routing": {
+            "accuracy": 0.913,
+            "tasks": TASKS,
+            "columns": [*TASKS, "base"],
+            "confusion": [[487, 3, 0, 10], [0, 500, 0, 0], [0, 0, 0, 0]],
+            "base_share": 0.0123,
+            "no_indicator_share": 0.004,
+        },
+        "timing": {"train_s": [61.0, 30.5, 4000.0], "evaluate_s": [1.0, 2.0, 3.0], "train_tokens_per_s": 12345.6},
+        "counts": {"train_examples": [2000, 2000, 1999], "negatives": [0, 200, 400], "generations": 4321},
+        "benchmark": {"name": "superni", "version": "2.8", "licence": "Apache-2.0", "citation": "Wang & al., <2022>"},
+        "config": {"method": {"indicators": {"mine": "<<pos>>"}}, "seed": 7},
+    } | changes
+
+
+def mtl() -> dict[str, Any]:
+    none = [None, None, None]
+    without_routing = {key: value for key, value in results().items() if key != "routing"}
+    return without_routing | {
+        "method": "mtl",
+        "ratio": None,
+        "matrix": [none, none, [79.99, 61.0, 44.44]],
+        "metrics": {"AR": 61.81, "FWT": None, "BWT": None, "forgetting": None},
+        "counts": {"train_examples": [5999], "negatives": None},
+        "timing": {"train_s": [4000.0, None, None], "queries_per_s": None},
+    }
+
+
+def single() -> dict[str, Any]:
+    return mtl() | {"tasks": ["qa"], "score": {"qa": "accuracy"}, "matrix": [[50.0]]}
+
+
+class Page(HTMLParser):
+    """Elements that stay open, attributes, and the text outside of style."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in {"meta"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data + "\n"
+
+
+def printed(given: dict[str, Any], **console: Any) -> str:
+    stream = io.StringIO()
+    print_report(given, Console(file=stream, **console))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("given", [results(), mtl(), single()], ids=["see", "mtl", "single"])
+def test_the_page_is_well_formed_and_needs_nothing_but_itself(given):
+    page = Page(render_html(given))
+    assert page.open == []
+    assert not page.tags & {"script", "link", "iframe", "img", "object"}
+    loading = [value for name, value in page.attributes if name in {"src", "href", "xlink:href", "action"}]
+    assert all(value.startswith("#") for value in loading)
+    assert "url(http" not in render_html(given)
+    assert "@import" not in render_html(given)
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    referred = {value.removeprefix("#") for value in loading}
+    referred |= {value for name, value in page.attributes if name == "aria-labelledby"}
+    referred |= set(re.findall(r"url\(#([^)]*)\)", render_html(given)))
+    assert referred <= set(ids)
+
+
+def test_the_page_shows_every_number_and_where_it_comes_from():
+    text = Page(render_html(results())).text
+    scores = ["81.26", "12.50", "80.00", "63.47", "79.99", "44.44", "61.81", "8.75", "−1.87", "1.87"]
+    shares_and_costs = ["91.3 %", "1.2 %", "0.4 %", "487", "1 min 01 s", "1 h 06 min", "12,345.60", "4,321", "1,999"]
+    sources = ["3f2a9c1d", "2.13.0", "superni_3", "tiny", "Apache-2.0", "Wang & al., <2022>", "mine: <<pos>>", "2.8"]
+    for wanted in (*scores, *shares_and_costs, *sources, results()["command"]):
+        assert wanted in text, wanted
+
+
+def test_nothing_in_the_results_becomes_markup():
+    page = render_html(results())
+    assert "<b>bold" not in page
+    assert "<script" not in page
+    assert "&lt;b&gt;bold&lt;/b&gt;" in page
+    assert TASKS[1] in Page(page).text
+
+
+def test_what_was_not_measured_is_left_out_or_dashed():
+    text = Page(render_html(mtl())).text
+    assert "–" in text
+    assert "None" not in text
+    assert "nan" not in text
+    assert "Who answered" not in text
+    assert "Each task over time" not in text
+    assert "Who answered" in Page(render_html(results())).text
+
+
+def test_the_same_results_give_the_same_bytes():
+    assert render_html(results()) == render_html(results())
+    assert not re.search(r"dc:date|\b20\d\d-\d\d-\d\d", render_html(results()))
+
+
+def test_every_drawing_has_a_name_for_screen_readers():
+    page = render_html(results())
+    drawings = page.count("<svg ")
+    assert drawings == 2 + len(TASKS)
+    named = re.findall(r'<svg role="img" aria-labelledby="([^"]+)"[^>]*><title id="\1">[^<]+</title>', page)
+    assert len(named) == drawings
+    assert "81.3 after 1, 80.0 after 2, 80.0 after 3" in page
+
+
+def test_a_drawing_holds_the_scores_as_text():
+    svg = matrix_svg(TASKS, results()["matrix"])
+    texts = [text.strip() for text in re.findall(r">([^<>]+)</text>", svg)]
+    assert {"81.3", "12.5", "80.0", "63.5", "5.0", "61.0", "44.4", "·"} <= set(texts)
+
+
+def test_text_on_every_shade_has_the_contrast_that_wcag_asks_for():
+    from matplotlib import colormaps
+
+    def luminance(colour: tuple[float, float, float]) -> float:
+        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    for step in range(101):
+        colour = colormaps["cividis"](step / 100)[:3]
+        ink = {"black": 0.0, "white": 1.0}[_readable_on(colour)]
+        low, high = sorted([ink, luminance(colour)])
+        assert (high + 0.05) / (low + 0.05) >= 4.5
+
+
+def test_a_file_gets_every_number_and_aligned_columns():
+    text = printed(results(), force_terminal=False, width=40)
+    for wanted in ("81.3*", "63.5*", "44.4*", "12.5", "61.81", "−1.87", "91.3 %", "[red]", *TASKS):
+        assert wanted in text
+    assert "\x1b" not in text
+    assert "…" not in text
+    rows = [line for line in text.splitlines() if re.match(r" *\d after ", line)]
+    ends = {tuple(match.end() for match in re.finditer(r" \d+\.\d| ·", line)) for line in rows}
+    assert len(rows) == len(TASKS)
+    assert len(ends) == 1
+    assert len(ends.pop()) == len(TASKS)
+
+
+def test_a_narrow_terminal_shows_numbers_whole_and_heads_the_columns_by_number():
+    tasks = [f"a_long_name_of_task_{t}" for t in range(10)]
+    rows = [[float(10 * t + j) for j in range(10)] for t in range(10)]
+    text = printed(results(tasks=tasks, matrix=rows), force_terminal=True, color_system=None, width=90)
+    assert all(f"{score:.1f}" in text for row in rows for score in row)
+    assert "…" not in text
+    assert re.search(r"score +1 +2 +3 +4 +5 +6 +7 +8 +9 +10", text)
+
+
+@pytest.mark.parametrize("given", [mtl(), single()], ids=["mtl", "single"])
+def test_unmeasured_metrics_are_printed_as_dashes(given):
+    text = printed(given, force_terminal=False)
+    assert re.search(r"FWT +–", text)
+    assert "None" not in text
+    assert "routing" not in text
+
+
+def test_the_matrix_goes_to_a_spreadsheet_unrounded():
+    header, *lines = csv.reader(io.StringIO(matrix_csv(results())))
+    assert header == ["after", *TASKS]
+    assert lines[0] == ["qa", "81.26", "12.5", ""]

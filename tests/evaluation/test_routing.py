@@ -1,0 +1,65 @@
+"""Routing measures against counts by hand and in plain loops."""
+
+import random
+
+import pytest
+
+from see_lightning.evaluation.routing import routing_report
+
+
+def record(task: str, expert: str | None, *verdicts: str) -> dict[str, object]:
+    return {"id": f"{task}-0", "task": task, "expert": expert, "verdicts": list(verdicts)}
+
+
+def test_routing_of_a_few_queries_counted_by_hand():
+    records = [
+        record("qa", "qa", "neg", "pos"),
+        record("qa", "sa", "pos"),
+        record("sa", "sa", "pos"),
+        record("sa", "base", "neither"),
+        record("sa", "base", "neg", "neg"),
+    ]
+    assert routing_report(records, ["qa", "sa"]) == {
+        "accuracy": 2 / 5,
+        "confusion": [[1, 1, 0], [0, 1, 2]],
+        "tasks": ["qa", "sa"],
+        "columns": ["qa", "sa", "base"],
+        "base_share": 2 / 5,
+        "no_indicator_share": 1 / 5,
+    }
+
+
+def test_routing_of_random_queries_is_what_a_loop_counts():
+    draw = random.Random(0)
+    tasks = ["qa", "qg", "sa", "sum"]
+    columns = [*tasks, "base"]
+    for _ in range(50):
+        records = [
+            record(draw.choice(tasks), draw.choice(columns), *draw.choices(["pos", "neg", "neither"], k=2))
+            for _ in range(draw.randint(1, 40))
+        ]
+        report = routing_report(records, tasks)
+        assert report["confusion"] == [
+            [sum(r["task"] == task and r["expert"] == column for r in records) for column in columns] for task in tasks
+        ]
+        assert report["accuracy"] == sum(r["task"] == r["expert"] for r in records) / len(records)
+        assert report["base_share"] == sum(r["expert"] == "base" for r in records) / len(records)
+        assert report["no_indicator_share"] == sum("neither" in r["verdicts"] for r in records) / len(records)
+
+
+def test_a_task_without_queries_has_an_empty_row():
+    assert routing_report([record("qa", "base", "neg")], ["qa", "sa"])["confusion"] == [[0, 0, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([], "at least one answer"),
+        ([record("sum", "qa", "pos")], "task 'sum', which has no expert yet"),
+        ([record("qa", "sum", "pos")], "given by 'sum'; known: qa, sa, base"),
+        ([record("qa", None)], "given by None.*methods with experts"),
+    ],
+)
+def test_answers_that_cannot_be_counted_are_refused(records, message):
+    with pytest.raises(ValueError, match=message):
+        routing_report(records, ["qa", "sa"])
