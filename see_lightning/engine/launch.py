@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra.utils
+import transformers
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -54,7 +55,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
 
 
 def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str) -> None:
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     bind(cfg.method, "pool", "template", "optim", "run_seed")
     method: type[Method] = hydra.utils.get_class(cfg.method._target_)
     template = build_template(config)
@@ -119,11 +120,13 @@ def _logger(node: DictConfig | None, folder: str) -> Any:
 def _quiet() -> None:
     """Leave out what Lightning says about machines and workers; what matters is told by the run itself."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    transformers.logging.disable_progress_bar()
     for message in (
         ".*does not have many workers.*",
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*GPU available but not used.*",
         ".*srun.* command is available.*",
         ".*litlogger.*",
+        ".*is_gradient_checkpointing.*",
     ):
         warnings.filterwarnings("ignore", message=message)

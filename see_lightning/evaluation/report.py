@@ -120,24 +120,26 @@ def _costs(results: Results) -> dict[str, tuple[Any, bool]]:
     return costs
 
 
+def _readable(value: Any, is_span: bool) -> str:
+    if isinstance(value, list):
+        return ", ".join(_readable(item, is_span) for item in value)
+    return duration(value) if is_span else number(value)
+
+
 def _per_task(results: Results) -> dict[str, list[str]]:
     """Label -> a readable value for each task, for every cost that was counted task by task."""
-    size = len(results["tasks"])
     return {
-        label: [duration(item) if is_span else number(item) for item in value]
+        label: [_readable(item, is_span) for item in value]
         for label, (value, is_span) in _costs(results).items()
-        if isinstance(value, list) and len(value) == size
+        if isinstance(value, list) and len(value) == len(results["tasks"])
     }
 
 
 def _in_all(results: Results) -> dict[str, str]:
     """Label -> a readable value, for every cost of the run as a whole."""
     per_task = _per_task(results)
-    return {
-        label: duration(value) if is_span and not isinstance(value, list) else number(value)
-        for label, (value, is_span) in _costs(results).items()
-        if label not in per_task
-    }
+    costs = _costs(results).items()
+    return {label: _readable(value, is_span) for label, (value, is_span) in costs if label not in per_task}
 
 
 def _shares(results: Results) -> dict[str, str]:
@@ -159,7 +161,7 @@ def _shares(results: Results) -> dict[str, str]:
 
 
 def print_report(results: Results, console: Console) -> None:
-    """Print the matrix, the metrics and, where there are any, the routing shares.
+    """Print the matrix, the metrics and, where there are any, the routing shares and notices about the data.
 
     In a terminal the tables fit its width, if need be with the tasks' numbers at the head of the matrix; elsewhere
     they are as wide as they need to be, so that no file holds a shortened name.
@@ -174,6 +176,8 @@ def print_report(results: Results, console: Console) -> None:
     _print_table(_table(["metric", "value", "formula"], metrics), console)
     if shares := _shares(results):
         _print_table(_table(["routing", "value"], shares.items()), console)
+    for notice in results.get("notices", []):
+        console.print(Text(f"note: {notice}"), soft_wrap=True)
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -188,12 +192,13 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 def _matrix_table(results: Results, heads: Sequence[str]) -> Table:
     """A row per stage, a column per task; what was measured right after learning a task has a star."""
     # Padded here: rich drops the blank that stands below a star when it justifies to the right.
-    widths = [max(len(head), len("100.0")) for head in heads]
+    longest = max((len(f"{score:.1f}") for row in results["matrix"] for score in row if score is not None), default=1)
+    widths = [max(len(head), longest) for head in heads]
     columns = [
         Column(Text(f"{head:>{width}} "), no_wrap=True, min_width=width + 1)
         for head, width in zip(heads, widths, strict=True)
     ]
-    table = Table("score", *columns, box=box.SIMPLE_HEAD, padding=0)
+    table = Table(Column("score", overflow="fold"), *columns, box=box.SIMPLE_HEAD, padding=0)
     for t, (task, scores) in enumerate(zip(results["tasks"], results["matrix"], strict=True)):
         cells = [
             _cell(score, width, is_diagonal=t == j) for j, (score, width) in enumerate(zip(scores, widths, strict=True))
@@ -256,6 +261,7 @@ def render_html(results: Results) -> str:
         per_task=_per_task(results),
         in_all=_in_all(results),
         benchmark=results.get("benchmark"),
+        notices=results.get("notices", []),
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else "",
     )
     return page

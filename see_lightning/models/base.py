@@ -48,6 +48,8 @@ def load_model(config: ModelConfig, cache: Path, dtype: str) -> PreTrainedModel:
         model = tiny_model().to(DTYPES[dtype])
     else:
         model = AutoModelForCausalLM.from_pretrained(*_place(config, cache), dtype=DTYPES[dtype], **_hub(config))
+    # Given some positions only, the head gets a strided slice, for which torch would copy its weight once per row.
+    model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
     model.requires_grad_(False)
     return model.eval()
 

@@ -93,5 +93,7 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
                 kept.append(row)
         return tuple(kept)
 
+    outdated = checks.notices(task.name)  # what was skipped on reading is counted again in the new notice
     train, test = fitting(task.train, None), fitting(task.test, task.max_new_tokens)
-    return replace(task, train=train, test=test, notices=(*task.notices, *checks.notices(task.name)))
+    notices = [notice for notice in task.notices if notice not in outdated]
+    return replace(task, train=train, test=test, notices=(*notices, *checks.notices(task.name)))

