@@ -10,7 +10,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import hydra.utils
@@ -222,7 +222,18 @@ def validate(cfg: DictConfig) -> RunConfig:
         raise ConfigError(f"{missing[0]} is not set; give {missing[0]}=... on the command line.")
     typed = OmegaConf.to_object(cfg)
     assert isinstance(typed, RunConfig)
+    _refuse_additions(typed, "")
     return typed
+
+
+def _refuse_additions(typed: Any, prefix: str) -> None:
+    """Hydra's ``+key=value`` adds what the types do not know, and nothing would ever read it."""
+    known = {field.name for field in fields(typed)}
+    for key, value in vars(typed).items():
+        if key not in known:
+            raise ConfigError(f"there is no setting {prefix + key!r}.{nearest(key, known)}")
+        if is_dataclass(value):
+            _refuse_additions(value, f"{prefix}{key}.")
 
 
 def bind(node: Any, *arguments: str) -> None:
