@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import hydra.utils
@@ -77,7 +78,9 @@ class ModelConfig:
         one_of("model.dtype", self.dtype, ("auto", "bf16", "fp32"))
         within("model.max_length", self.max_length, 16)
         if self.source != "hub" and (self.revision or self.trust_remote_code):
-            raise ConfigError(f"model.revision and model.trust_remote_code belong to model.source=hub, not {self.source}.")
+            raise ConfigError(
+                f"model.revision and model.trust_remote_code belong to model.source=hub, not {self.source}."
+            )
 
 
 @dataclass
@@ -165,7 +168,9 @@ class IndicatorConfig:
         if not self.pos.strip() or not self.neg.strip():
             raise ConfigError("indicators.pos and indicators.neg must not be blank.")
         if self.pos.startswith(self.neg) or self.neg.startswith(self.pos):
-            raise ConfigError(f"one indicator begins with the other: {self.pos!r}, {self.neg!r}; choose two that differ.")
+            raise ConfigError(
+                f"one indicator begins with the other: {self.pos!r}, {self.neg!r}; choose two that differ."
+            )
 
 
 @dataclass
@@ -226,6 +231,13 @@ def validate(cfg: DictConfig) -> RunConfig:
     return typed
 
 
+def load_config(path: Path) -> DictConfig:
+    """The resolved configuration that a run left behind."""
+    cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
 def _refuse_additions(typed: Any, prefix: str) -> None:
     """Hydra's ``+key=value`` adds what the types do not know, and nothing would ever read it."""
     known = {field.name for field in fields(typed)}
@@ -254,13 +266,15 @@ def bind(node: Any, *arguments: str) -> None:
         raise ConfigError(f"{node['_target_']} takes no {unknown[0]!r}.{nearest(unknown[0], parameters)}")
     needed = {name for name, p in parameters.items() if p.default is p.empty}
     if not node.get("_partial_") and needed - given:
-        raise ConfigError(f"{node['_target_']} needs {sorted(needed - given)[0]!r}, which the configuration does not give.")
+        raise ConfigError(
+            f"{node['_target_']} needs {sorted(needed - given)[0]!r}, which the configuration does not give."
+        )
 
 
 def instantiate(node: Any, **arguments: Any) -> Any:
     """Build the object that a config node's ``_target_`` names, with the caller's own arguments added."""
     bind(node, *arguments)
-    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    plain: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
     # "all": lists and dicts arrive as Python's own, so nothing below Hydra has to know OmegaConf.
     build = hydra.utils.instantiate({**plain, "_partial_": True}, _convert_="all")
     return build if plain.get("_partial_") else build(**arguments)

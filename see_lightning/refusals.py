@@ -28,8 +28,8 @@ def explain(error: Exception) -> str:
     unknown = re.search(r"Could not override '([^']+)'", told)
     if unknown:
         return f"there is no setting {unknown[1]!r}.{nearest(unknown[1], known_keys())}"
-    cause = getattr(error.__cause__, "msg", None)
-    return f"{told}: {cause.strip().splitlines()[0]}" if cause else told
+    cause = str(getattr(error.__cause__, "msg", None) or "").strip()
+    return f"{told}: {cause.splitlines()[0]}" if cause else told
 
 
 def known_keys() -> list[str]:

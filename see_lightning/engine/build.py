@@ -23,9 +23,7 @@ def build_template(config: RunConfig) -> PromptTemplate:
     """Tokenizer and prompt style; no weights are loaded."""
     model = config.model
     tokenizer = load_tokenizer(model, cache_folder(config))
-    return PromptTemplate(
-        tokenizer, style=model.prompt, system_prompt=model.system_prompt, max_length=model.max_length
-    )
+    return PromptTemplate(tokenizer, style=model.prompt, system_prompt=model.system_prompt, max_length=model.max_length)
 
 
 def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> list[Task]:
@@ -52,7 +50,9 @@ def build_method(cfg: DictConfig, config: RunConfig, template: PromptTemplate, d
     base = load_model(config.model, cache_folder(config), dtype)
     limit = getattr(base.config, "max_position_embeddings", None)
     if limit is not None and limit < config.model.max_length:
-        raise ConfigError(f"model.max_length={config.model.max_length}, but {config.model.name} reads at most {limit} tokens.")
+        raise ConfigError(
+            f"model.max_length={config.model.max_length}, but {config.model.name} reads at most {limit} tokens."
+        )
     pool = ExpertPool(base, config.adapter, model_id(config.model))
     method: Method = instantiate(cfg.method, pool=pool, template=template, optim=config.optim, run_seed=config.seed)
     return method

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -34,6 +35,23 @@ class Throughput(L.Callback):
     def tokens_per_s(self) -> float:
         """Real tokens a second since training began."""
         return self.tokens / max(1e-9, time.monotonic() - self._started)
+
+
+class StopWhenTold(L.Callback):
+    """SIGTERM ends answering at the next batch; Lightning itself heeds it only while it trains."""
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """What is final stays so; the same command goes on from there."""
+        if trainer.received_sigterm:
+            raise SIGTERMException
 
 
 class StageProgress(L.Callback):
@@ -83,7 +101,13 @@ class StageProgress(L.Callback):
         self._start("answering", float(sum(trainer.num_predict_batches)))
 
     def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """One batch further."""
         self.progress.update(self.bar, advance=1)

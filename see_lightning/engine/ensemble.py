@@ -1,13 +1,13 @@
 """Using a finished run: its experts answer new queries."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 
-from see_lightning.config import ConfigError, RunConfig, validate
+from see_lightning.config import ConfigError, load_config, validate
 from see_lightning.engine.build import build_method, build_template
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.methods.method import Method
@@ -85,17 +85,16 @@ def load_ensemble(run_dir: str | Path, *, max_new_tokens: int = 128) -> Ensemble
     run_dir = Path(run_dir)
     if not (run_dir / "config.yaml").exists() or not (run_dir / "ledger.json").exists():
         raise ConfigError(f"{run_dir} holds no run; give the folder that has ledger.json in it.")
-    cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(run_dir / "config.yaml"))
-    assert OmegaConf.is_dict(cfg)
-    config = validate(cfg)  # type: ignore[arg-type]
+    cfg = load_config(run_dir / "config.yaml")
+    config = validate(cfg)
     ledger = Ledger(run_dir).read()
     template = build_template(config)
-    method = build_method(cfg, config, template, ledger.content["about"]["dtype"])  # type: ignore[arg-type]
+    method = build_method(cfg, config, template, ledger.content["about"]["dtype"])
     for name, stage in ledger.content["stages"].items():
         if stage["trained"]:
             folder = ledger.verified(name) / "expert"
-            record = OmegaConf.load(folder / "expert.json")
-            if record.template_sha256 != template.digest():
+            record = json.loads((folder / "expert.json").read_text(encoding="utf-8"))
+            if record["template_sha256"] != template.digest():
                 raise LedgerError(f"{folder} was trained with another tokenizer or prompt template than is there now.")
-            method.restore(record.task, folder)
+            method.restore(record["task"], folder)
     return Ensemble(method, max_new_tokens=max_new_tokens, batch_size=config.data.eval_batch)

@@ -4,9 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from see_lightning.config import RunConfig, numbers_config
+from see_lightning.config import load_config, numbers_config
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.engine.stages import Stage
 
@@ -33,7 +31,7 @@ def shorter_run(directory: Path, config: dict[str, Any]) -> Path | None:
     for other in directory.parent.parent.glob(f"*/{directory.name}"):
         if other == directory or not (other / "ledger.json").exists() or not (other / "config.yaml").exists():
             continue
-        theirs = numbers_config(OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(other / "config.yaml")))
+        theirs = numbers_config(load_config(other / "config.yaml"))
         length = len(theirs["order"]["tasks"])
         if length < len(config["order"]["tasks"]) and theirs == _without_tasks(config, length):
             found.append((length, other))
@@ -54,10 +52,12 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path) -> int:
         How many trained stages were taken over.
     """
     with Ledger(other) as theirs:
-        if {task: sha for task, sha in ledger.content["about"]["data"].items() if task in theirs.content["about"]["data"]} != (
-            theirs.content["about"]["data"]
-        ):
-            raise LedgerError(f"{other} was made from other data than are there now; move it away, or restore its data.")
+        their_data = theirs.content["about"]["data"]
+        changed = [task for task, digest in their_data.items() if ledger.content["about"]["data"].get(task) != digest]
+        if changed:
+            raise LedgerError(
+                f"{other} was made from other data: {', '.join(changed)} changed since. Restore them, or move it away."
+            )
         taken = []
         for stage in stages:
             if not theirs.stage(stage.name)["trained"]:

@@ -21,7 +21,7 @@ from see_lightning.engine.run import ContinualRun, RunSettings
 from see_lightning.engine.stages import plan_stages
 from see_lightning.evaluation.report import matrix_csv, print_report, render_html
 from see_lightning.methods.method import Method
-from see_lightning.models.base import fast_dtype, model_id
+from see_lightning.models.base import fast_dtype
 from see_lightning.tasks.prompts import PromptTemplate
 
 
@@ -64,7 +64,9 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str) -> No
         console.print(notice)
     stages = plan_stages(method.schedule, tasks)
     data = {task.name: task.digest() for task in tasks}
-    resolved = fast_dtype(cfg.trainer.get("accelerator", "auto")) if config.model.dtype == "auto" else config.model.dtype
+    resolved = (
+        fast_dtype(cfg.trainer.get("accelerator", "auto")) if config.model.dtype == "auto" else config.model.dtype
+    )
     about = ledger.about(
         {"command": command, "commit": commit(), "versions": versions(), "dtype": resolved, "data": data}
     )
@@ -79,7 +81,9 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str) -> No
         if other:
             console.print(f"growing: {adopt(ledger, stages, other)} finished stages taken over from {other}")
     if about["dtype"] != resolved:
-        console.print(f"going on in {about['dtype']}, in which this run was begun; this machine's own choice is {resolved}")
+        console.print(
+            f"going on in {about['dtype']}, in which this run was begun; this machine's own choice is {resolved}"
+        )
     ContinualRun(
         ledger=ledger,
         stages=stages,

@@ -152,7 +152,9 @@ class Ledger:
                 )
         return folder
 
-    def commit_answers(self, stage: str, task: str, records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
+    def commit_answers(
+        self, stage: str, task: str, records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+    ) -> None:
         """Append a task's answers to the stage's ``answers.jsonl`` and make them final."""
         done = self.stage(stage)["answers"]
         start = max((block["end"] for block in done.values()), default=0)

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from rich.console import Console
 
-from see_lightning.engine.callbacks import StageProgress, Throughput
+from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughput
 from see_lightning.engine.ledger import Ledger, dump, write_atomic
 from see_lightning.engine.stages import Stage
 from see_lightning.evaluation.evaluate import evaluate
@@ -106,7 +106,7 @@ class ContinualRun:
         return self.make_trainer(
             default_root_dir=self.ledger.folder(stage.name),
             max_epochs=epochs,
-            callbacks=callbacks,
+            callbacks=[*callbacks, StopWhenTold()],
             logger=logger,
             gradient_clip_val=self.settings.grad_clip or None,
             enable_checkpointing=False,  # the unit of resumption is a task, redone from its own seeds
@@ -190,13 +190,14 @@ class ContinualRun:
         records = evaluate(trainer, method, task, batch_size=self.settings.eval_batch)
         mean = MeanScore(task.score)
         mean.update([record["text"] for record in records], [record["target"] for record in records])
+        score = round(float(mean.compute()), 4)
         facts = {
-            "score": round(float(mean.compute()), 4),
+            "score": score,
             "queries": len(records),
             "seconds": round(time.monotonic() - started, 3),
             "counts": dict(sorted(method.counts.items())),
         }
         self.ledger.commit_answers(stage.name, task.name, records, facts)
         if stage.task and task.name == stage.task.name:
-            self._describe(stage, self.ledger.stage(stage.name)["trained"], score=facts["score"])
-        self.console.print(f"{title}: {task.name} {facts['score']:.2f} ({task.score}), {facts['seconds']:.0f} s")
+            self._describe(stage, self.ledger.stage(stage.name)["trained"], score=score)
+        self.console.print(f"{title}: {task.name} {score:.2f} ({task.score}), {facts['seconds']:.0f} s")

@@ -1,0 +1,1 @@
+"""Experts around the base model, and the walk that finds who answers."""

@@ -109,5 +109,7 @@ class ExpertPool(nn.Module):
             if key not in found or key not in wanted or found[key].shape != wanted[key].shape
         ]  # fmt: skip
         if differing:
-            raise ConfigError(f"{folder / WEIGHTS} does not hold an expert of this run: {sorted(differing)[0]} differs.")
+            raise ConfigError(
+                f"{folder / WEIGHTS} does not hold an expert of this run: {sorted(differing)[0]} differs."
+            )
         set_peft_model_state_dict(self.model, found, adapter_name=name)

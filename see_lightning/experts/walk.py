@@ -63,9 +63,7 @@ class Walked:
     verdicts: tuple[Verdict, ...]
 
 
-def walk(
-    experts: Sequence[str], queries: int, ask: Callable[[str, list[int]], Sequence[Verdict]]
-) -> list[Walked]:
+def walk(experts: Sequence[str], queries: int, ask: Callable[[str, list[int]], Sequence[Verdict]]) -> list[Walked]:
     """Send every query past the experts until one does not pass it on.
 
     Args:

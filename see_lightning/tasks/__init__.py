@@ -1,0 +1,1 @@
+"""Tasks: their splits, rehearsal, reconstruction, and how they become batches."""

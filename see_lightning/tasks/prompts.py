@@ -49,7 +49,7 @@ class PromptTemplate:
             return list(self.tokenizer(text, add_special_tokens=False).input_ids)
         text = query if self.style == "plain" else ALPACA.format(query=query)
         bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        return bos + self.tokenizer(text, add_special_tokens=False).input_ids
+        return [*bos, *self.tokenizer(text, add_special_tokens=False).input_ids]
 
     def target_ids(self, target: str) -> list[int]:
         """The ids of an answer with the end-of-sequence token that closes it."""

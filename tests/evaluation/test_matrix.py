@@ -58,7 +58,7 @@ def test_a_stage_that_does_not_exist_is_refused(after):
 
 
 def test_an_unknown_task_is_refused():
-    with pytest.raises(ValueError, match="no task 'sum'.*qa, qg"):
+    with pytest.raises(ValueError, match=r"no task 'sum'.*qa, qg"):
         ResultsMatrix(["qa", "qg"]).set(1, "sum", 50)
 
 

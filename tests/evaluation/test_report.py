@@ -39,6 +39,7 @@ def results(**changes: Any) -> dict[str, Any]:
         "timing": {"train_s": [61.0, 30.5, 4000.0], "evaluate_s": [1.0, 2.0, 3.0], "train_tokens_per_s": 12345.6},
         "counts": {"train_examples": [2000, 2000, 1999], "negatives": [0, 200, 400], "generations": 4321},
         "benchmark": {"name": "superni", "version": "2.8", "licence": "Apache-2.0", "citation": "Wang & al., <2022>"},
+        "notices": ["sum holds <200> rows"],
         "config": {"method": {"indicators": {"mine": "<<pos>>"}}, "seed": 7},
     } | changes
 
@@ -52,7 +53,7 @@ def mtl() -> dict[str, Any]:
         "matrix": [none, none, [79.99, 61.0, 44.44]],
         "metrics": {"AR": 61.81, "FWT": None, "BWT": None, "forgetting": None},
         "counts": {"train_examples": [5999], "negatives": None},
-        "timing": {"train_s": [4000.0, None, None], "queries_per_s": None},
+        "timing": {"train_s": [4000.0, None, None], "evaluate_s": [61.0], "queries_per_s": None},
     }
 
 
@@ -117,7 +118,7 @@ def test_the_page_shows_every_number_and_where_it_comes_from():
     scores = ["81.26", "12.50", "80.00", "63.47", "79.99", "44.44", "61.81", "8.75", "−1.87", "1.87"]
     shares_and_costs = ["91.3 %", "1.2 %", "0.4 %", "487", "1 min 01 s", "1 h 06 min", "12,345.60", "4,321", "1,999"]
     sources = ["3f2a9c1d", "2.13.0", "superni_3", "tiny", "Apache-2.0", "Wang & al., <2022>", "mine: <<pos>>", "2.8"]
-    for wanted in (*scores, *shares_and_costs, *sources, results()["command"]):
+    for wanted in (*scores, *shares_and_costs, *sources, results()["command"], *results()["notices"]):
         assert wanted in text, wanted
 
 
@@ -175,7 +176,18 @@ def test_text_on_every_shade_has_the_contrast_that_wcag_asks_for():
 
 def test_a_file_gets_every_number_and_aligned_columns():
     text = printed(results(), force_terminal=False, width=40)
-    for wanted in ("81.3*", "63.5*", "44.4*", "12.5", "61.81", "−1.87", "91.3 %", "[red]", *TASKS):
+    for wanted in (
+        "81.3*",
+        "63.5*",
+        "44.4*",
+        "12.5",
+        "61.81",
+        "−1.87",
+        "91.3 %",
+        "[red]",
+        "sum holds <200> rows",
+        *TASKS,
+    ):
         assert wanted in text
     assert "\x1b" not in text
     assert "…" not in text

@@ -11,12 +11,12 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from see_lightning.evaluation.scores import SCORES, MeanScore, lcs_length, rouge_l, rouge_l_google, score_fn
 
-PIECES = (
-    ["the", "cat", "sat", "on", "a", "mat", "Mat", "running", "ran", "don't", "C++", "3.14", "50%", "e-mail", "naïve"]
-    + [".", ",", "?", "!", "...", "......", "........more", "“", "”", "’", "……", ":", "<<pos>>", "$", "_", "-"]
-    + ["你好", "世界", "。", "！", "？”", "，", "我来到北京清华大学"]
-    + ["\n", "\n\n", "\r\n", "  ", "\t", " \n ", "\u3000", "\x0b"]
-)
+PIECES = [
+    *["the", "cat", "sat", "on", "a", "mat", "Mat", "running", "ran", "don't", "C++", "3.14", "50%", "e-mail", "naïve"],
+    *[".", ",", "?", "!", "...", "......", "........more", "“", "”", "’", "……", ":", "<<pos>>", "$", "_", "-"],
+    *["你好", "世界", "。", "！", "？”", "，", "我来到北京清华大学"],
+    *["\n", "\n\n", "\r\n", "  ", "\t", " \n ", "\u3000", "\x0b"],
+]
 HAND_MADE = [
     ("", "yes"),
     ("  \n", "yes"),

@@ -1,0 +1,96 @@
+"""The run key: one experiment, one key, however its command was spelt."""
+
+import re
+
+import pytest
+
+from see_lightning.config import method_name, numbers_config, run_key
+
+JSONL = ("order=jsonl", "order.tasks=[a]")
+
+
+def test_a_key_is_eight_hex_digits_and_the_same_every_time(composed):
+    assert re.fullmatch(r"[0-9a-f]{8}", run_key(composed()))
+    assert run_key(composed()) == run_key(composed())
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        ["method=see"],
+        ["method=see", "order=pocket_5", "model=smollm2_135m"],
+        ["ratio=0.1"],
+        ["method.ratio=0.1"],
+        ["optim.lr=0.001"],
+        ["optim.lr=1e-3", "optim.epochs=3"],
+        ["order.tasks=[news,sentiment,simplify,french,words]"],
+        ["+benchmark.default=null"],
+        ["seed=3"],
+        ["trainer=gpu"],
+        ["trainer.devices=2"],
+        ["logger=csv"],
+        ["paths.runs=/elsewhere", "paths.cache=/there", "paths.data=/mine"],
+        ["benchmark.licence=other", "benchmark.citation=other", "benchmark.tasks.news.citation=other"],
+        ["train_size=null"],
+    ],
+    ids=" ".join,
+)
+def test_the_same_experiment_spelt_differently_has_the_same_key(composed, spelling):
+    assert run_key(composed(*spelling)) == run_key(composed())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["ratio=0.2"], ["method.ratio=0.2"], ["method=replay"], ["method=seqft"], ["optim.lr=0.002"], ["optim=ssr"],
+        ["train_size=100"], ["test_size=100"], ["order.tasks=[sentiment,news,simplify,french,words]"],
+        ["order.tasks=[news,sentiment]"], ["model=tiny"], ["model.dtype=fp32"], ["model.max_length=512"],
+        ["adapter.rank=4"], ["adapter.targets=[q_proj]"], ["data.rehearsal=fixed"], ["indicators.pos=mine"],
+        ["benchmark.tasks.news.score=exact_match"], ["benchmark.tasks.words.max_new_tokens=25"], ["benchmark.version='2'"],
+        ["+trainer.max_steps=10"], ["+trainer.precision=16-mixed"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_whatever_can_change_a_number_changes_the_key(composed, change):
+    assert run_key(composed(*change)) != run_key(composed())
+
+
+def test_the_place_of_the_data_does_not_enter_the_key(composed, monkeypatch):
+    keys = set()
+    for place in ("/here", "/there"):
+        monkeypatch.setenv("SEE_DATA", place)
+        cfg = composed("order=superni_5")
+        assert cfg.benchmark.reader.folder == f"{place}/ssr_ni_split"
+        keys.add(run_key(cfg))
+        assert cfg.benchmark.reader.folder == f"{place}/ssr_ni_split", "making the key changed the configuration"
+    assert len(keys) == 1
+
+
+def test_the_folder_of_ones_own_tasks_is_their_only_name_and_so_enters_the_key(composed):
+    keys = {run_key(composed(*JSONL, f"benchmark.reader.folder={folder}")) for folder in ("/one", "/two")}
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("method", ["seqft", "mtl", "stl", "base"])
+def test_the_ratio_does_not_enter_the_key_of_a_method_that_rehearses_nothing(composed, method):
+    assert run_key(composed(f"method={method}", "ratio=0.5")) == run_key(composed(f"method={method}"))
+
+
+@pytest.mark.parametrize("method", ["seqft", "mtl", "stl", "base"])
+def test_how_is_rehearsed_does_not_enter_the_key_of_a_method_that_rehearses_nothing(composed, method):
+    assert run_key(composed(f"method={method}", "data.rehearsal=fixed")) == run_key(composed(f"method={method}"))
+
+
+def test_a_whole_number_is_the_same_ratio_with_and_without_its_point(composed):
+    keys = {run_key(composed(spelling)) for spelling in ("ratio=1", "ratio=1.0", "method.ratio=1", "method.ratio=1.0")}
+    assert len(keys) == 1
+
+
+def test_tasks_that_are_not_in_the_order_do_not_enter_the_key(composed):
+    two = ["order.tasks=[news,words]"]
+    assert run_key(composed(*two, "benchmark.tasks.french.max_new_tokens=7")) == run_key(composed(*two))
+    assert set(numbers_config(composed(*two))["benchmark"]["tasks"]) == {"news", "words"}
+
+
+def test_a_method_is_named_by_its_module(composed):
+    assert [method_name(composed(f"method={name}")) for name in ("see", "seqft", "base")] == ["see", "seqft", "base"]

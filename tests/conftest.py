@@ -1,0 +1,22 @@
+"""What all tests share: the environment, and what happens where public data are missing."""
+
+import os
+
+# Read when torch is imported, so set before anything of ours is.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pathlib import Path
+
+import pytest
+
+REQUIRED = set(filter(None, os.environ.get("SEE_REQUIRE", "").split(",")))
+
+
+def pytest_collection_modifyitems(items):
+    """A test on public data is skipped where there are none, unless SEE_REQUIRE=data forbids it."""
+    if "data" in REQUIRED or Path(os.environ.get("SEE_DATA", "")).joinpath("ssr_ni_split").is_dir():
+        return
+    for item in items:
+        if item.get_closest_marker("data"):
+            item.add_marker(pytest.mark.skip(reason="set SEE_DATA to the folder with ssr_ni_split"))

@@ -1,0 +1,294 @@
+"""Every method keeps every promise: those of ``conf/method``, and one written a moment ago."""
+
+import inspect
+import json
+import math
+from unittest.mock import patch
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+
+from see_lightning import load_ensemble
+from see_lightning.engine import build
+from see_lightning.engine.ledger import Ledger
+from see_lightning.evaluation.scores import score_fn
+from see_lightning.methods.method import Method
+from see_lightning.models.tiny import tiny_model
+from see_lightning.refusals import CONF
+from tests.runs import toy
+
+NAMES = list(toy.TASKS)
+
+
+@pytest.fixture
+def whole(base, method):
+    """An undisturbed run of the method."""
+    return toy.whole(base, *method)
+
+
+def trained_stages(directory):
+    """Name and expert's folder of every stage that trained something."""
+    stages = Ledger(directory).read().content["stages"]
+    return [(name, directory / "tasks" / name / "expert") for name, stage in stages.items() if stage["trained"]]
+
+
+def test_there_are_methods_to_be_tested():
+    assert {"see", "seqft", "replay", "mtl", "stl", "base"} <= {path.stem for path in (CONF / "method").glob("*.yaml")}
+
+
+def test_experts_do_not_move_once_they_are_trained(whole):
+    (method,) = whole.methods
+    ledger = Ledger(whole.directory).read()
+    stages = trained_stages(whole.directory)
+    assert len(stages) == {"sequential": 3, "joint": 1, "frozen": 0}[method.schedule]
+    if method.has_experts:
+        assert method.pool.names == [name.split("-", 1)[1] for name, _ in stages]
+    for name, folder in stages:
+        ledger.verified(name)  # on disk: still the bytes that the training left
+        if method.has_experts or (name, folder) == stages[-1]:
+            expert = name.split("-", 1)[1] if method.has_experts else method.pool.names[0]
+            saved = load_file(folder / "adapter_model.safetensors")
+            held = get_peft_model_state_dict(method.pool.model, adapter_name=expert, save_embedding_layers=False)
+            assert saved.keys() == held.keys()
+            assert all(torch.equal(saved[key], held[key]) for key in saved)
+    different = {folder.joinpath("adapter_model.safetensors").read_bytes() for _, folder in stages}
+    assert len(different) == len(stages), "a stage that changes no weight has not trained"
+
+
+def test_the_base_model_does_not_move(whole):
+    model = whole.methods[0].pool.model
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    weights = {
+        name.replace(".base_layer", ""): weight for name, weight in inner.state_dict().items() if "lora_" not in name
+    }
+    given = tiny_model().state_dict()
+    assert weights.keys() == given.keys()
+    assert all(torch.equal(weights[name], given[name]) for name in given)
+
+
+def test_the_same_seed_gives_the_same_run(whole, base, method, tmp_path):
+    again = toy.run(toy.compose(toy.data_in(base), tmp_path, *method))
+    assert again.steps == whole.steps
+    assert toy.kept(again.directory) == toy.kept(whole.directory)
+
+
+def test_another_seed_trains_in_another_order_and_is_asked_the_same(whole, base, method, tmp_path):
+    other = toy.run(toy.compose(toy.data_in(base), tmp_path, *method, "seed=2"))
+    assert other.directory.parent.name == whole.directory.parent.name, "the seed is no part of the run key"
+    if whole.methods[0].schedule != "frozen":
+        assert other.steps != whole.steps
+
+    def asked(seen):
+        return {
+            stage: [(a["id"], a["prompt_sha"], a["target"]) for a in answers]
+            for stage, answers in toy.read_answers(seen.directory).items()
+        }
+
+    assert asked(other) == asked(whole)
+
+
+def test_the_command_repeated_after_every_interruption_ends_with_the_same_run(whole, base, method, tmp_path):
+    """Each attempt makes one thing final and is then broken off, so that every stage is taken up from the disk."""
+    cfg = toy.compose(toy.data_in(base), tmp_path, *method)
+    commit = Ledger.commit
+
+    def commit_and_stop(ledger):
+        commit(ledger)
+        raise InterruptedError
+
+    interruptions = 0
+    with patch.object(Ledger, "commit", commit_and_stop):
+        while True:
+            try:
+                resumed = toy.run(cfg)
+                break
+            except InterruptedError:
+                interruptions += 1
+    stages = Ledger(whole.directory).read().content["stages"].values()
+    assert interruptions == 1 + sum(bool(s["trained"]) + len(s["answers"]) for s in stages)
+    assert toy.kept(resumed.directory) == toy.kept(whole.directory)
+
+
+def test_a_loaded_ensemble_answers_as_the_run_did(whole):
+    ensemble = load_ensemble(whole.directory, max_new_tokens=4)
+    *_, last = toy.read_answers(whole.directory).values()
+    data = whole.methods[0].template  # the order in which the run asked: longest prompt first
+    told = ensemble.method.needs_task_id
+    for task in NAMES:
+        expected = {answer["id"]: answer for answer in last if answer["task"] == task}
+        lines = (toy.data_in(whole.directory.parents[4]) / f"{task}.test.jsonl").read_text().splitlines()
+        prompts = {f"{task}-test-{number}": json.loads(line)["prompt"] for number, line in enumerate(lines, start=1)}
+        ids = sorted(prompts, key=lambda id_: (-len(data.prompt_ids(prompts[id_])), id_))
+        replies = ensemble.answer([prompts[id_] for id_ in ids], task=task if told else None)
+        assert len(replies) == toy.TESTED
+        for id_, reply in zip(ids, replies, strict=True):
+            record = expected[id_]
+            assert (reply.text, reply.expert, list(reply.verdicts)) == (
+                record["text"],
+                record["expert"],
+                record["verdicts"],
+            )
+
+
+def test_a_finished_run_is_reported_without_loading_a_model(whole, base, method, capsys):
+    before = toy.kept(whole.directory)
+    with (
+        patch.object(build, "load_model", side_effect=AssertionError("a model was loaded")),
+        patch.object(build, "load_tokenizer", side_effect=AssertionError("a tokenizer was loaded")),
+    ):
+        toy.run(toy.compose(toy.data_in(base), base / "whole", *method))
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == str(whole.directory / "results.json")
+    assert toy.kept(whole.directory) == before
+
+
+def test_the_matrix_is_measured_where_the_schedule_says(whole):
+    measured = [[score is not None for score in row] for row in toy.read_results(whole.directory)["matrix"]]
+    yes, no = True, False
+    assert (
+        measured
+        == {
+            "sequential": [[yes, yes, no], [yes, yes, yes], [yes, yes, yes]],
+            "joint": [[no, no, no], [no, no, no], [yes, yes, yes]],
+            "frozen": [[yes, yes, yes]] * 3,
+        }[whole.methods[0].schedule]
+    )
+
+
+def test_results_hold_the_fields_of_the_contract(whole):
+    results = toy.read_results(whole.directory)
+    method = whole.methods[0]
+    kinds = {
+        "command": str,
+        "commit": str | None,
+        "versions": dict,
+        "seed": int,
+        "method": str,
+        "ratio": float | None,
+        "model": str,
+        "dtype": str,
+        "order": str,
+        "tasks": list,
+        "score": dict,
+        "matrix": list,
+        "metrics": dict,
+        "timing": dict,
+        "counts": dict,
+        "notices": list,
+        "benchmark": dict,
+        "config": dict,
+    }
+    for field, kind in kinds.items():
+        assert isinstance(results[field], kind), field
+    assert results["tasks"] == NAMES
+    assert results["seed"] == 1
+    assert results["method"] == type(method).__module__.rsplit(".", 1)[-1]
+    assert results["score"] == dict.fromkeys(NAMES, "exact_match")
+    assert all(score is None or 0 <= score <= 100 for row in results["matrix"] for score in row)
+    assert list(results["metrics"]) == ["AR", "FWT", "BWT", "forgetting"]
+    assert set(results["timing"]) == {"train_s", "evaluate_s", "train_tokens_per_s", "queries_per_s"}
+    assert ("routing" in results) == (method.has_experts and not method.needs_task_id)
+    assert (results["ratio"] is None) == ("ratio" not in inspect.signature(type(method)).parameters)
+
+
+def test_counts_are_what_the_files_hold(whole):
+    counts = toy.read_results(whole.directory)["counts"]
+    method = whole.methods[0]
+    answers = toy.read_answers(whole.directory)
+    records = [record for stage in answers.values() for record in stage]
+    lines = {
+        name: [json.loads(line) for line in (folder.parent / "examples.jsonl").read_text().splitlines()]
+        for name, folder in trained_stages(whole.directory)
+    }
+    assert counts["train_examples"] == [len(stage) for stage in lines.values()]
+    past = [
+        sum(line["task"] != name.split("-", 1)[1] for line in stage) if method.schedule == "sequential" else 0
+        for name, stage in lines.items()
+    ]
+    assert counts["rehearsed"] == past
+    assert counts["negatives"] == (past if method.refuses else [0] * len(past))
+    # Ten passes, four examples a step.
+    assert counts["steps"] == [10 * math.ceil(len(stage) / 4) for stage in lines.values()]
+    assert sum(counts["steps"]) == len(whole.steps)
+    assert counts["truncated"] == sum(record["truncated"] for record in records)
+    assert counts["generations"] == len(records), "each query is answered once"
+    assert counts["decisions"] == sum(len(record["verdicts"]) for record in records)
+    if not method.refuses:
+        assert counts["prefills"] == len(records)
+    assert (counts["token_efficiency"] is None) == (method.schedule == "frozen")
+    assert counts["token_efficiency"] is None or 0 < counts["token_efficiency"] <= 1
+
+
+def test_every_number_can_be_recomputed_from_the_answers(whole):
+    results, answers = toy.read_results(whole.directory), toy.read_answers(whole.directory)
+    method = whole.methods[0]
+    exact = score_fn("exact_match")
+    for stage in answers.values():
+        for record in stage:
+            assert record["score"] == exact(record["text"], record["target"])
+
+    def mean(numbers):
+        numbers = list(numbers)
+        return sum(numbers) / len(numbers) if numbers and None not in numbers else None
+
+    def scored(stage, task):
+        return mean(record["score"] for record in stage if record["task"] == task)
+
+    rows = [[scored(stage, task) for task in NAMES] for stage in answers.values()]
+    if method.schedule == "frozen":
+        rows *= 3
+    if method.schedule == "joint":
+        rows = [[None] * 3, [None] * 3, *rows]
+    assert results["matrix"] == rows
+    last = rows[-1]
+    change, drop = [], []
+    for j in (0, 1):
+        since = [row[j] for row in rows[j:-1] if row[j] is not None]
+        change.append(last[j] - rows[j][j] if rows[j][j] is not None else None)
+        drop.append(max(since) - last[j] if since else None)
+    expected = {
+        "AR": mean(last),
+        "FWT": mean([rows[0][1], rows[1][2]]),
+        "BWT": mean(change),
+        "forgetting": mean(drop),
+    }
+    for name, value in expected.items():
+        assert results["metrics"][name] == (None if value is None else pytest.approx(value)), name
+    if "routing" in results:
+        *_, final = answers.values()
+        routing = results["routing"]
+        assert routing["accuracy"] == sum(r["expert"] == r["task"] for r in final) / len(final)
+        assert routing["base_share"] == sum(r["expert"] == "base" for r in final) / len(final)
+        assert routing["no_indicator_share"] == sum("neither" in r["verdicts"] for r in final) / len(final)
+        assert routing["confusion"] == [
+            [sum(r["task"] == task and r["expert"] == expert for r in final) for expert in (*NAMES, "base")]
+            for task in NAMES
+        ]
+
+
+def test_answers_say_who_gave_them(whole):
+    method: Method = whole.methods[0]
+    for number, stage in enumerate(toy.read_answers(whole.directory).values(), start=1):
+        born = NAMES[:number] if method.schedule == "sequential" else NAMES
+        for record in stage:
+            if method.refuses:
+                assert set(record["verdicts"]) <= {"pos", "neg", "neither"}
+                accepted = record["verdicts"][-1] == "pos"
+                # Newest first: whoever accepted is as far back as there are verdicts.
+                assert record["expert"] == (born[-len(record["verdicts"])] if accepted else "base")
+                assert set(record["verdicts"][:-1]) <= {"neg"}, "only a refusal passes a query on"
+            elif method.needs_task_id:
+                assert record["expert"] == (record["task"] if record["task"] in born else "base")
+            else:
+                assert record["expert"] == ("base" if method.schedule == "frozen" else None)
+                assert record["verdicts"] == []
+
+
+def test_what_nobody_accepts_is_answered_word_for_word_by_the_base_model(whole, base):
+    spoken = {r["id"]: r["text"] for r in toy.read_answers(toy.whole(base, "method=base").directory)["00-base"]}
+    for stage in toy.read_answers(whole.directory).values():
+        for record in stage:
+            if record["expert"] == "base":
+                assert record["text"] == spoken[record["id"]]
