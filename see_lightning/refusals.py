@@ -46,8 +46,8 @@ def known_keys() -> list[str]:
 
 
 def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in config:
-        yield f"{prefix}{key}"
+    for key in map(str, config):
+        yield prefix + key
         node = config._get_node(key)
         if isinstance(node, DictConfig) and not node._is_missing() and not node._is_none():
             yield from _dotted(node, f"{prefix}{key}.")

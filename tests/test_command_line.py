@@ -36,7 +36,6 @@ def run(folder: Path, *overrides: str) -> tuple[int, str, list[str], set[str]]:
         (["method.rato=1"], "there is no setting 'method.rato'. Did you mean 'method.ratio'?"),
         (["model.dtype=bf61"], "model.dtype must be one of auto, bf16, fp32; got 'bf61'. Did you mean 'bf16'?"),
         (["order=jsonl"], "benchmark.reader.folder is not set; give benchmark.reader.folder=... on the command line."),
-        (["method=replay,sea", "-m"], "there is no method=sea. Did you mean 'see'?"),
         (["+optim.foo=1"], "'optim.foo'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -58,12 +57,15 @@ def test_a_wrong_command_is_refused_in_one_line(tmp_path, overrides, told):
     [
         (["--help"], ["== Groups (group=option) ==", "method: base, mtl, replay, see, seqft, stl", "ratio: 0.1"]),
         (["--cfg", "job"], ["_target_: see_lightning.methods.see.See", "name: pocket_5", "epochs: 3"]),
-        (["order=superni_10", "--info", "defaults"], ["superni_10", "benchmark@_global_.benchmark"]),
+        (
+            ["order=superni_10", "--info", "defaults"],
+            ["benchmark/superni | benchmark | False | order/superni_10"],
+        ),
     ],
 )
 def test_help_and_configuration_are_shown_without_torch(tmp_path, overrides, shown):
     code, out, lines, imported = run(tmp_path, *overrides)
     assert (code, lines) == (0, [])
-    assert all(text in out for text in shown), out
+    assert all(text in " ".join(out.split()) for text in shown), out
     assert not imported & {"torch", "lightning", "transformers", "peft"}
     assert list(tmp_path.iterdir()) == []

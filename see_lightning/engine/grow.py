@@ -51,24 +51,24 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path) -> int:
     Returns:
         How many trained stages were taken over.
     """
-    with Ledger(other) as theirs:
-        their_data = theirs.content["about"]["data"]
-        changed = [task for task, digest in their_data.items() if ledger.content["about"]["data"].get(task) != digest]
-        if changed:
-            raise LedgerError(
-                f"{other} was made from other data: {', '.join(changed)} changed since. Restore them, or move it away."
-            )
-        taken = []
-        for stage in stages:
-            if not theirs.stage(stage.name)["trained"]:
-                break
-            folder = ledger.folder(stage.name)
-            shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(theirs.verified(stage.name), folder)
-            theirs.answers(stage.name)  # read once, which checks them
-            taken.append(stage.name)
-        ledger.content["about"]["dtype"] = theirs.content["about"]["dtype"]
-        ledger.content["about"]["grown_from"] = str(other)
-        ledger.content["stages"] = {name: theirs.stage(name) for name in taken}
-        ledger.commit()
+    theirs = Ledger(other).read()  # what is final there never changes, so a run in progress may be read too
+    their_data = theirs.content["about"]["data"]
+    changed = [task for task, digest in their_data.items() if ledger.content["about"]["data"].get(task) != digest]
+    if changed:
+        raise LedgerError(
+            f"{other} was made from other data: {', '.join(changed)} changed since. Restore them, or move it away."
+        )
+    taken = []
+    for stage in stages:
+        if not theirs.stage(stage.name)["trained"]:
+            break
+        folder = ledger.folder(stage.name)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(theirs.verified(stage.name), folder)
+        theirs.answers(stage.name)  # read once, which checks them
+        taken.append(stage.name)
+    ledger.content["about"]["dtype"] = theirs.content["about"]["dtype"]
+    ledger.content["about"]["grown_from"] = str(other)
+    ledger.content["stages"] = {name: theirs.stage(name) for name in taken}
+    ledger.commit()
     return len(taken)

@@ -67,9 +67,13 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str) -> No
     resolved = (
         fast_dtype(cfg.trainer.get("accelerator", "auto")) if config.model.dtype == "auto" else config.model.dtype
     )
+    here = commit()
     about = ledger.about(
-        {"command": command, "commit": commit(), "versions": versions(), "dtype": resolved, "data": data}
+        {"command": command, "commits": [here], "versions": versions(), "dtype": resolved, "data": data}
     )
+    if here not in about["commits"]:
+        console.print(f"going on at commit {here}; this run was begun at {about['commits'][-1]}")
+        about["commits"].append(here)  # made final with the next commit of the ledger
     if about["data"] != data:
         changed = ", ".join(task for task in data if about["data"].get(task) != data[task])
         raise LedgerError(

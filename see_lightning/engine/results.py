@@ -67,7 +67,8 @@ def collect(
     evaluate_s = [sum(b["seconds"] for b in ledger.stage(stage.name)["answers"].values()) for stage in stages]
     results: dict[str, Any] = {
         "command": about["command"],
-        "commit": about["commit"],
+        "commit": about["commits"][-1],
+        "commits": about["commits"],
         "versions": about["versions"],
         "seed": config.seed,
         "method": method_name(cfg),

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from see_lightning.config import (
@@ -18,6 +19,7 @@ from see_lightning.config import (
     nearest,
     validate,
 )
+from see_lightning.refusals import CONF
 
 NAN = float("nan")
 
@@ -114,7 +116,7 @@ def test_an_indicator_with_a_leading_blank_is_refused_as_no_answer_could_begin_w
 @pytest.mark.parametrize(
     "override",
     ["ratio=abc", "seed=1.5", "optim.lr=fast", "optim.epochs=2.5", "train_size=few", "order.tasks=qa",
-     "model.trust_remote_code=perhaps", "adapter.targets=q_proj", "optim=7", "paths.runs=[a]"],
+     "model.trust_remote_code=perhaps", "adapter.targets=q_proj", "paths.runs=[a]"],
 )  # fmt: skip
 def test_a_value_of_another_type_is_refused(composed, override):
     with pytest.raises((HydraException, OmegaConfBaseException)):
@@ -140,8 +142,8 @@ def test_what_is_missing_is_named_with_how_to_give_it(composed):
 def test_the_composed_defaults_are_what_the_typed_root_holds(composed):
     config = validate(composed("train_size=7"))
     assert (config.ratio, config.seed, config.train_size, config.test_size) == (0.1, 0, 7, None)
-    assert config.optim == OptimConfig(lr=1e-3, epochs=3, global_batch=4)
-    assert config.adapter == AdapterConfig(rank=8, alpha=32.0, dropout=0.1, targets=["q_proj", "v_proj"])
+    assert config.optim == OptimConfig(**OmegaConf.load(CONF / "optim" / "small.yaml"))
+    assert config.adapter == AdapterConfig(**OmegaConf.load(CONF / "adapter" / "lora.yaml"))
     assert config.indicators == IndicatorConfig("<<pos>>", "<<neg>>")
     assert config.method == {"_target_": "see_lightning.methods.see.See", "ratio": 0.1, "draw": "fresh",
                              "indicators": {"pos": "<<pos>>", "neg": "<<neg>>"}}  # fmt: skip

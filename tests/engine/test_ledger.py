@@ -1,0 +1,234 @@
+"""What is final on disk: one act each, one process at a time, and nothing damaged is taken for whole."""
+
+import os
+import random
+import signal
+import stat
+
+import pytest
+
+from see_lightning.config import Refusal
+from see_lightning.engine import ledger as module
+from see_lightning.engine.ledger import Ledger, LedgerError, dump, write_atomic
+from tests.runs import toy
+
+RECORDS = [{"id": f"a-{number}", "text": "viñedo " * number} for number in range(1, 5)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory with one trained stage and the answers to two tasks."""
+    with Ledger(tmp_path / "run") as ledger:
+        folder = ledger.begin("01-a")
+        (folder / "expert").mkdir()
+        (folder / "examples.jsonl").write_text('{"id": "a"}\n')
+        (folder / "expert" / "weights").write_bytes(random.Random(0).randbytes(5000))
+        ledger.commit_trained("01-a", ["examples.jsonl", "expert/weights"], {"steps": 3})
+        ledger.commit_answers("01-a", "a", RECORDS[:2], {"score": 50.0})
+        ledger.commit_answers("01-a", "b", RECORDS[2:], {"score": 25.0})
+    return tmp_path / "run"
+
+
+def hold(directory, ready):
+    """Hold a run directory until killed."""
+    with Ledger(directory):
+        os.write(ready, b"!")
+        signal.pause()
+
+
+def test_a_second_process_is_refused_and_told_who_holds_the_run(tmp_path):
+    heard, ready = os.pipe()
+    holder = toy.start(lambda: hold(tmp_path / "run", ready), tmp_path / "log")
+    try:
+        assert os.read(heard, 1) == b"!"
+        with (
+            pytest.raises(LedgerError, match=rf"is in use by process {holder} on {os.uname().nodename}\. Wait for it"),
+            Ledger(tmp_path / "run"),
+        ):
+            pass
+    finally:
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        os.close(heard)
+        os.close(ready)
+    with Ledger(tmp_path / "run"):  # free again, though its holder could not say so
+        pass
+
+
+def test_a_run_is_free_again_after_its_process_left_it(tmp_path):
+    for _ in range(2):
+        with Ledger(tmp_path / "run"):
+            pass
+    with pytest.raises(ZeroDivisionError), Ledger(tmp_path / "run"):
+        raise ZeroDivisionError
+    with Ledger(tmp_path / "run"):
+        pass
+
+
+def test_reading_needs_no_hold(run):
+    with Ledger(run):
+        assert Ledger(run).read().stage("01-a")["trained"]["steps"] == 3
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace", "fsync the folder"])
+def test_killed_while_a_file_is_replaced_its_old_or_its_new_text_is_there(tmp_path, step):
+    path = tmp_path / "file.json"
+    write_atomic(path, "old" * 1000)
+    calls = iter(("fsync", "fsync the folder"))
+
+    def killed() -> None:
+        replace, fsync = os.replace, os.fsync
+
+        def traced_fsync(descriptor: int) -> None:
+            call = next(calls)
+            if step == "write":
+                os.truncate(tmp_path / ".file.json.tmp", 1000)
+            if step in ("write", call):
+                toy.die()
+            fsync(descriptor)
+
+        def traced_replace(source, target) -> None:
+            if step == "replace":
+                toy.die()
+            replace(source, target)
+
+        os.fsync, os.replace = traced_fsync, traced_replace
+        write_atomic(path, "new" * 1000)
+
+    assert toy.forked(killed, tmp_path / "log") == -9
+    assert path.read_text() == ("new" if step == "fsync the folder" else "old") * 1000
+    write_atomic(path, "newer")
+    assert path.read_text() == "newer"
+    assert not (tmp_path / ".file.json.tmp").exists()
+
+
+def test_the_new_text_is_written_beside_the_old_one(tmp_path, monkeypatch):
+    """A rename from a folder for temporary files, on another disk, would be a copy, which a kill cuts."""
+    replaced = []
+    monkeypatch.setenv("TMPDIR", "/dev/shm")
+    replace = os.replace
+
+    def noted(source, target):
+        replaced.append((source, target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    write_atomic(tmp_path / "file", "text")
+    assert [(source.parent, target) for source, target in replaced] == [(tmp_path, tmp_path / "file")]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_are_readable_to_whom_the_umask_lets_read(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "file", "text")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
+
+
+def test_what_was_committed_is_read_back(run):
+    ledger = Ledger(run).read()
+    assert ledger.verified("01-a") == run / "tasks" / "01-a"
+    assert ledger.answers("01-a") == RECORDS
+    assert ledger.stage("01-a")["answers"]["b"]["score"] == 25.0
+    assert ledger.stage("02-b") == {"trained": None, "answers": {}}
+    assert ledger.answers("02-b") == []
+
+
+def test_what_a_run_was_started_with_is_noted_once(tmp_path):
+    with Ledger(tmp_path) as ledger:
+        assert ledger.about({"command": "first"}) == {"command": "first"}
+    with Ledger(tmp_path) as ledger:
+        assert ledger.about({"command": "second"}) == {"command": "first"}
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "a flipped bit":
+        draw = random.Random(1)
+        for position in draw.sample(range(len(content)), 10):
+            flipped = bytes([content[position] ^ 1 << draw.randrange(8)])
+            path.write_bytes(content[:position] + flipped + content[position + 1 :])
+            yield
+    elif how == "a page of zeros":
+        path.write_bytes(bytes(4096) + content[4096:])
+        yield
+    elif how == "cut":
+        path.write_bytes(content[:-1])
+        yield
+    elif how == "longer":
+        path.write_bytes(content + b"\n")
+        yield
+    else:
+        path.unlink()
+        yield
+
+
+HARM = ["a flipped bit", "a page of zeros", "cut", "longer", "missing"]
+
+
+@pytest.mark.parametrize("how", HARM)
+@pytest.mark.parametrize("file", ["examples.jsonl", "expert/weights"])
+def test_a_damaged_file_of_a_stage_is_named(run, file, how):
+    path = run / "tasks" / "01-a" / file
+    written = module.sha256(path)
+    for _ in damage(path, how):
+        found = module.sha256(path) if path.exists() else "nothing"
+        with pytest.raises(LedgerError) as error:
+            Ledger(run).read().verified("01-a")
+        assert str(error.value).startswith(f"{path} is damaged: sha256 {written} was written, {found} is there.")
+
+
+@pytest.mark.parametrize("how", ["a flipped bit", "cut", "missing"])
+def test_damaged_answers_are_named(run, how):
+    path = run / "tasks" / "01-a" / "answers.jsonl"
+    for _ in damage(path, how):
+        with pytest.raises(LedgerError, match=rf"^{path} is damaged: the answers to '[ab]' \(bytes \d+ to \d+\)"):
+            Ledger(run).read().answers("01-a")
+
+
+def test_answers_that_were_never_made_final_are_not_read_and_give_way(run):
+    path = run / "tasks" / "01-a" / "answers.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"id": "half a li')
+    assert Ledger(run).read().answers("01-a") == RECORDS
+    with Ledger(run) as ledger:
+        ledger.commit_answers("01-a", "c", RECORDS[:1], {})
+    assert path.read_bytes() == whole + whole.splitlines(keepends=True)[0]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"about": {}, "stag', b"\xff\xfe"])
+def test_a_damaged_ledger_is_refused(run, content):
+    (run / "ledger.json").write_bytes(content)
+    with pytest.raises(Refusal, match=f"^{run / 'ledger.json'} is damaged"):
+        Ledger(run).read()
+
+
+def test_a_damaged_ledger_leaves_its_run_free(run):
+    """The user mends it with the same process at hand: a notebook, say."""
+    good = (run / "ledger.json").read_bytes()
+    (run / "ledger.json").write_bytes(b"{")
+    caught = None
+    try:
+        with Ledger(run):
+            pass
+    except LedgerError as error:
+        caught = error  # kept, with all that its traceback holds
+    assert caught is not None
+    (run / "ledger.json").write_bytes(good)
+    with Ledger(run) as ledger:
+        assert ledger.answers("01-a") == RECORDS
+
+
+def test_a_stage_is_begun_in_an_empty_folder(run):
+    with Ledger(run) as ledger:
+        (ledger.folder("02-b") / "expert").mkdir(parents=True)
+        (ledger.folder("02-b") / "expert" / "half").write_text("made")
+        assert list(ledger.begin("02-b").iterdir()) == []
+        assert ledger.verified("01-a").exists()
+
+
+def test_not_a_number_is_no_result():
+    with pytest.raises(ValueError, match="Out of range float"):
+        dump({"loss": float("nan")})

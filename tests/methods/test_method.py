@@ -1,0 +1,148 @@
+"""What all methods share: the learning rate, the optimizer, and picking some of a batch's queries."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.optim import SGD
+from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+
+from see_lightning.config import OptimConfig
+from see_lightning.data.example import Example
+from see_lightning.methods.method import learning_rate_share, select
+from see_lightning.methods.mtl import Mtl
+from see_lightning.methods.replay import Replay
+from see_lightning.methods.see import See
+from see_lightning.methods.seqft import SeqFt
+from see_lightning.methods.stl import Stl
+from see_lightning.tasks.batches import Batch, collate
+from see_lightning.tasks.memory import Memory
+from see_lightning.tasks.task import Task
+
+
+@pytest.mark.parametrize(("schedule", "theirs"), [("cosine", get_cosine_schedule_with_warmup),
+                                                  ("linear", get_linear_schedule_with_warmup)])  # fmt: skip
+@pytest.mark.parametrize(("steps", "warmup"), [(10, 0), (10, 3), (1, 0), (40, 39), (40, 40), (7, 1)])
+def test_the_learning_rate_is_that_of_transformers(schedule, theirs, steps, warmup):
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = theirs(optimizer, warmup, steps)
+    for step in range(steps):
+        share = learning_rate_share(step, steps, schedule, warmup / steps)
+        assert share == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_a_constant_learning_rate_rises_and_then_stays():
+    assert [learning_rate_share(step, 8, "constant", 0.25) for step in range(9)] == [0.0, 0.5, *[1.0] * 7]
+
+
+def test_the_optimizer_holds_what_the_task_trains_and_nothing_else(make_pool, template):
+    optim = OptimConfig(lr=0.5, weight_decay=0.25, warmup=0.0, schedule="linear")
+    method = Stl(pool=make_pool("old"), template=template, optim=optim, run_seed=0)
+    method.begin_task("new")
+    method._trainer = SimpleNamespace(estimated_stepping_batches=4)
+    made = method.configure_optimizers()
+    (group,) = made["optimizer"].param_groups
+    assert {id(p) for p in group["params"]} == {id(p) for p in method.parameters() if p.requires_grad}
+    assert sum(p.numel() for p in group["params"]) * 2 == sum(p.numel() for n, p in method.named_parameters() if "lora" in n)
+    assert (group["initial_lr"], group["weight_decay"]) == (0.5, 0.25)
+    assert made["lr_scheduler"]["interval"] == "step"
+    rates = []
+    for _ in range(4):
+        rates.append(made["lr_scheduler"]["scheduler"].get_last_lr()[0])
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    assert rates == pytest.approx([0.5, 0.375, 0.25, 0.125])
+
+
+PROMPTS = [[5], [6, 7, 8, 9, 10], [11, 12, 13], [14, 15]]
+
+
+@pytest.mark.parametrize("rows", [[0], [1], [3, 0], [2, 3], [0, 1, 2, 3], [3, 2, 1]])
+def test_selected_queries_keep_their_tokens_and_lose_the_padding_they_share(rows):
+    ids, mask = collate(PROMPTS, None, pad=0)
+    batch = Batch(ids, mask, None, ["a", "b", "c", "d"], ["qa", "qg", "qa", "sa"], 9)
+    chosen = select(batch, rows)
+    expected = collate([PROMPTS[row] for row in rows], None, pad=0)
+    assert torch.equal(chosen.input_ids_BS, expected[0])
+    assert torch.equal(chosen.attention_mask_BS, expected[1])
+    assert chosen.ids == [batch.ids[row] for row in rows]
+    assert chosen.tasks == [batch.tasks[row] for row in rows]
+    assert (chosen.max_new_tokens, chosen.labels_BS) == (9, None)
+
+
+def test_selecting_from_a_batch_that_does_not_tell_its_tasks_tells_none():
+    ids, mask = collate(PROMPTS, None, pad=0)
+    assert select(Batch(ids, mask, None, ["a", "b", "c", "d"], [], 9), [1, 2]).tasks == []
+
+
+def task(name: str, size: int) -> Task:
+    rows = tuple(Example(f"{name}-{i}", f"{name} {i}?", f"answer {i}", name) for i in range(size))
+    return Task(name, rows, rows[:1], "rouge_l", 8)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "past"),
+    [
+        (SeqFt, {}, {}), (Stl, {}, {}), (Mtl, {}, {}),
+        (Replay, {"ratio": 0.25, "draw": "fresh"}, {"qa": 5, "qg": 2}),
+        (Replay, {"ratio": 0.0, "draw": "fresh"}, {}),
+        (See, {"ratio": 0.25, "draw": "fixed", "indicators": {"pos": "yes", "neg": "no"}}, {"qa": 5, "qg": 2}),
+        (See, {"ratio": 0.0, "draw": "fresh", "indicators": {"pos": "yes", "neg": "no"}}, {}),
+    ],
+)  # fmt: skip
+def test_what_a_method_trains_on(make_pool, template, method, settings, past):
+    made = method(pool=make_pool(), template=template, optim=OptimConfig(), run_seed=0, **settings)
+    memory = Memory(0)
+    for one in (task("qa", 20), task("qg", 8)):
+        memory.add(one)
+    new = task("sa", 4)
+    examples = made.training_examples(new, memory)
+    assert [(e.id, e.prompt) for e in examples[:4]] == [(e.id, e.prompt) for e in new.train]
+    assert {name: sum(e.task == name for e in examples[4:]) for name in past} == past
+    assert len(examples) == 4 + sum(past.values())
+    if method is See:
+        assert [e.target for e in examples[:4]] == [f"yes answer {i}" for i in range(4)]
+        assert {e.target for e in examples[4:]} <= {"no"}
+    else:
+        assert all(e.target == f"answer {e.id.split('-')[1]}" for e in examples)
+
+
+def test_the_end_of_an_answer_is_what_tokenizer_and_model_each_call_it(make_pool, template):
+    method = SeqFt(pool=make_pool("shared"), template=template, optim=OptimConfig(), run_seed=0)
+    settings = method.pool.model.generation_config
+    for configured, expected in ((None, {2}), (2, {2}), (7, {2, 7}), ([7, 8], {2, 7, 8})):
+        settings.eos_token_id = configured
+        assert set(method.eos_ids()) == expected
+
+
+def test_the_first_weights_of_an_expert_are_drawn_by_run_seed_and_task(make_pool, template):
+    def drawn(task: str, run_seed: int) -> torch.Tensor:
+        method = Stl(pool=make_pool(), template=template, optim=OptimConfig(), run_seed=run_seed)
+        method.begin_task(task)
+        return torch.cat([p.flatten() for p in method.parameters() if p.requires_grad])
+
+    assert torch.equal(drawn("qa", 0), drawn("qa", 0))
+    assert not torch.equal(drawn("qa", 0), drawn("qg", 0))
+    assert not torch.equal(drawn("qa", 0), drawn("qa", 1))
+
+
+@pytest.mark.parametrize("method", [SeqFt, Stl])
+def test_what_was_saved_after_each_task_is_taken_up_again(make_pool, template, ask, tmp_path, method):
+    def make(*names: str) -> SeqFt | Stl:
+        return method(pool=make_pool(*names), template=template, optim=OptimConfig(), run_seed=0).eval()
+
+    batch = ask(["one", "another one"], tasks=["qa", "qg"])
+    first = make(*(["qa", "qg"] if method is Stl else ["shared"]))
+    with torch.inference_mode():
+        expected = first.answer(batch)
+        for number, name in enumerate(first.pool.names):
+            first.pool.save(name, tmp_path / str(number))
+        again = make()
+        for number, name in enumerate(["qa", "qg"][: len(first.pool.names)]):
+            again.restore(name, tmp_path / str(number))
+        assert again.eval().answer(batch) == expected
+    again.save(tmp_path / "last")
+    last = (tmp_path / "last" / "adapter_model.safetensors").read_bytes()
+    assert last == (tmp_path / str(len(first.pool.names) - 1) / "adapter_model.safetensors").read_bytes()

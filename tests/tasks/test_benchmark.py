@@ -1,0 +1,121 @@
+"""A benchmark's tasks: which rows are kept, and with which settings."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from see_lightning.config import ConfigError
+from see_lightning.data.checks import RowChecks
+from see_lightning.data.example import Example
+from see_lightning.data.split import Split
+from see_lightning.tasks.task import MERGED, Benchmark, Task, merge
+
+
+class Rows:
+    """A reader of rows that were never in a file: sorted by label, as some published ones are."""
+
+    def __init__(self, train: int, test: int) -> None:
+        self.sizes = {"train": train, "test": test}
+
+    def tasks(self) -> list[str]:
+        return ["qa", "qg"]
+
+    def read(self, task: str, checks: RowChecks) -> Split:
+        train, test = (
+            tuple(Example(f"{task}-{half}-{i}", f"{half} {i}?", "ab"[2 * i // size], task) for i in range(size))
+            for half, size in self.sizes.items()
+        )
+        return Split(train=train, test=test, notices=(f"{task}: read",))
+
+
+def benchmark(train: int = 100, test: int = 50, **settings: object) -> Benchmark:
+    tasks = {"qa": {"score": "rouge_l", "max_new_tokens": 8}, "qg": {"score": "accuracy", "max_new_tokens": 4}}
+    plain = {"name": "mine", "version": "1", "licence": "none", "citation": "none", "tasks": tasks}
+    return Benchmark(**{**plain, "reader": Rows(train, test), **settings})
+
+
+def task(of: Benchmark, name: str = "qa", *, train: int | None = None, test: int | None = None) -> Task:
+    return of.task(name, checks=RowChecks(), train_size=train, test_size=test)
+
+
+def ids(rows: Sequence[Example]) -> list[str]:
+    return [row.id for row in rows]
+
+
+def test_without_a_size_every_row_is_there_once():
+    made = task(benchmark())
+    assert sorted(ids(made.train)) == sorted(f"qa-train-{i}" for i in range(100))
+    assert sorted(ids(made.test)) == sorted(f"qa-test-{i}" for i in range(50))
+    assert (made.name, made.score, made.max_new_tokens, made.notices) == ("qa", "rouge_l", 8, ("qa: read",))
+
+
+def test_the_rows_are_shuffled_so_that_a_few_of_a_sorted_file_have_both_labels():
+    made = task(benchmark(), train=10, test=10)
+    assert {row.target for row in made.train} == {row.target for row in made.test} == {"a", "b"}
+
+
+def test_the_draw_is_the_same_every_time_and_its_own_for_each_task_and_half():
+    first, again, other = task(benchmark()), task(benchmark()), task(benchmark(), "qg")
+    assert (first.train, first.test) == (again.train, again.test)
+    numbers = {name: [int(id_.rsplit("-")[-1]) for id_ in ids(rows)][:20]
+               for name, rows in (("train", first.train), ("test", first.test), ("other", other.train))}  # fmt: skip
+    assert numbers["train"] != numbers["other"] != numbers["test"]
+
+
+def test_the_draw_hangs_on_nothing_that_was_read_before():
+    of = benchmark()
+    task(of, "qg", train=7)
+    assert task(of, train=20).train == task(benchmark(), train=20).train
+
+
+def test_fewer_rows_are_the_first_of_the_same_draw():
+    of = benchmark()
+    assert task(of, train=10, test=5).train == task(of, train=20).train[:10]
+    assert task(of, test=5).test == task(of, train=3).test[:5]
+
+
+@pytest.mark.parametrize(("size", "told"), [({"train": 101}, "train_size=101, but qa-train has 100 rows; give train_size=100"),
+                                            ({"test": 51}, "test_size=51, but qa-test has 50 rows; give test_size=50")])  # fmt: skip
+def test_more_rows_than_there_are_is_refused_with_their_number(size, told):
+    with pytest.raises(ConfigError, match=told):
+        task(benchmark(), **size)
+    exact = {key: value - 1 for key, value in size.items()}
+    assert len(task(benchmark(), **exact).train) == 100
+
+
+def test_a_task_takes_from_the_default_what_it_does_not_set_itself():
+    default = {"score": "rouge_l", "max_new_tokens": 128}
+    of = benchmark(tasks={"qa": {"score": "accuracy"}}, default=default)
+    assert (task(of).score, task(of).max_new_tokens) == ("accuracy", 128)
+    assert (task(of, "qg").score, task(of, "qg").max_new_tokens) == ("rouge_l", 128)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "unset"), [({}, "no max_new_tokens and no score"), ({"qa": {"score": "accuracy"}}, "no max_new_tokens")]
+)
+def test_a_task_without_score_or_longest_answer_is_refused(tasks, unset):
+    with pytest.raises(ConfigError, match=f"benchmark mine sets {unset} for task 'qa'"):
+        task(benchmark(tasks=tasks))
+
+
+def test_the_digest_sees_every_change_of_the_data_and_no_other():
+    rows = (Example("1", "2+2?", "4", "qa", source="f:1"), Example("2", "3+3?", "6", "qa", source="f:2"))
+
+    def digest(*train: Example, **other: object) -> str:
+        plain = {"name": "qa", "train": train, "test": rows[:1], "score": "rouge_l", "max_new_tokens": 8}
+        return Task(**{**plain, **other}).digest()
+
+    here = digest(*rows)
+    assert digest(*rows, score="accuracy", notices=("a",)) == here
+    assert digest(Example("1", "2+2?", "4", "qa", source="g:7"), rows[1]) == here
+    others = [digest(*rows[::-1]), digest(rows[0]), digest(Example("1", "2+2?", "5", "qa"), rows[1]),
+              digest(Example("1", "2+2?4", "", "qa"), rows[1]), digest(Example("", "12+2?", "4", "qa"), rows[1]),
+              digest(*rows, test=rows[1:])]  # fmt: skip
+    assert len({here, *others}) == 1 + len(others)
+
+
+def test_merged_tasks_are_all_training_rows_in_order():
+    qa, qg = task(benchmark(), train=3), task(benchmark(), "qg", train=2)
+    merged = merge([qa, qg])
+    assert (merged.name, merged.test) == (MERGED, ())
+    assert merged.train == (*qa.train, *qg.train)

@@ -1,0 +1,98 @@
+"""What Lightning loads: an order made from (run seed, task, epoch), and queries in one order for all."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from see_lightning.data.example import Example
+from see_lightning.models.tiny import tiny_tokenizer
+from see_lightning.tasks.batches import IGNORED, Batch
+from see_lightning.tasks.datamodule import TaskDataModule, pad_id, query_batch, query_loader
+from see_lightning.tasks.prompts import PromptTemplate
+from see_lightning.tasks.task import Task
+
+TEMPLATE = PromptTemplate(tiny_tokenizer(), style="chat", max_length=512)
+ROWS = [Example(f"id-{i}", "why " * (i % 7 + 1), "because " * (i % 3 + 1), "qa" if i % 2 else "sa") for i in range(50)]
+
+
+def epoch(number: int, *, name: str = "qa", run_seed: int = 0, batch_size: int = 8) -> list[Batch]:
+    data = TaskDataModule(name, ROWS, TEMPLATE, batch_size=batch_size, run_seed=run_seed)
+    data.trainer = SimpleNamespace(current_epoch=number)
+    return list(data.train_dataloader())
+
+
+def order(batches: list[Batch]) -> list[str]:
+    return [id_ for batch in batches for id_ in batch.ids]
+
+
+def test_an_epoch_holds_each_example_once_with_its_own_tokens():
+    batches = epoch(0)
+    assert sorted(order(batches)) == sorted(row.id for row in ROWS)
+    by_id = {row.id: row for row in ROWS}
+    for batch in batches:
+        for i, id_ in enumerate(batch.ids):
+            ids, labels = batch.input_ids_BS[i], batch.labels_BS[i]
+            target = TEMPLATE.target_ids(by_id[id_].target)
+            assert ids[batch.attention_mask_BS[i].bool()].tolist() == TEMPLATE.prompt_ids(by_id[id_].prompt) + target
+            assert labels[labels != IGNORED].tolist() == target
+            assert batch.tasks[i] == by_id[id_].task
+
+
+def test_the_order_is_the_same_for_the_same_seed_task_and_epoch_whatever_was_drawn_before():
+    first = order(epoch(1))
+    torch.manual_seed(7)
+    assert order(epoch(1)) == first
+
+
+def test_the_order_changes_with_the_epoch_the_seed_and_the_task():
+    orders = [order(epoch(0)), order(epoch(1)), order(epoch(0, run_seed=1)), order(epoch(0, name="sa"))]
+    assert len({tuple(one) for one in orders}) == 4
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 25, 64])
+def test_the_number_of_steps_told_is_the_number_made(batch_size):
+    data = TaskDataModule("qa", ROWS, TEMPLATE, batch_size=batch_size, run_seed=0)
+    assert data.steps_per_epoch == len(epoch(0, batch_size=batch_size)) == -(-len(ROWS) // batch_size)
+
+
+def test_without_a_padding_token_the_end_token_serves():
+    tokenizer = tiny_tokenizer()
+    assert pad_id(PromptTemplate(tokenizer, style="chat", max_length=64)) == tokenizer.pad_token_id == 0
+    tokenizer.pad_token = None
+    assert pad_id(PromptTemplate(tokenizer, style="chat", max_length=64)) == tokenizer.eos_token_id == 2
+
+
+QUERIES = [Example(f"id-{i:02d}", "x" * (i * 7 % 10), f"answer {i}", "qa") for i in range(10)] + [
+    Example("id-10", "x" * 9, "another of nine", "qa")
+]
+TASK = Task("qa", (), tuple(QUERIES), "rouge_l", 12)
+
+
+@pytest.mark.parametrize("tell", [False, True])
+def test_queries_come_longest_first_each_once_and_without_their_answers(tell):
+    batches = list(query_loader(TASK, TEMPLATE, batch_size=4, tell_task=tell))
+    assert [len(batch) for batch in batches] == [4, 4, 3]
+    asked = [id_ for batch in batches for id_ in batch.ids]
+    assert asked == [e.id for e in sorted(QUERIES, key=lambda e: (-len(e.prompt), e.id))]
+    prompts = {e.id: TEMPLATE.prompt_ids(e.prompt) for e in QUERIES}
+    for batch in batches:
+        assert batch.labels_BS is None
+        assert batch.max_new_tokens == 12
+        assert batch.tasks == (["qa"] * len(batch) if tell else [])
+        for i, id_ in enumerate(batch.ids):
+            assert batch.input_ids_BS[i][batch.attention_mask_BS[i].bool()].tolist() == prompts[id_]
+
+
+def test_the_order_of_the_queries_does_not_hang_on_the_order_of_the_test_split():
+    turned = Task("qa", (), tuple(QUERIES[::-1]), "rouge_l", 12)
+    there, here = (
+        [batch.ids for batch in query_loader(task, TEMPLATE, batch_size=4, tell_task=False)] for task in (turned, TASK)
+    )
+    assert there == here
+
+
+def test_a_batch_of_queries_keeps_their_order():
+    batch = query_batch([("b", "longer"), ("a", "s")], TEMPLATE, tasks=["qa", "sa"], max_new_tokens=3)
+    assert (batch.ids, batch.tasks, batch.max_new_tokens, len(batch)) == (["b", "a"], ["qa", "sa"], 3, 2)
+    assert batch.attention_mask_BS.sum(dim=1).tolist() == [len(TEMPLATE.prompt_ids(q)) for q in ("longer", "s")]

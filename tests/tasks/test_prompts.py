@@ -1,0 +1,175 @@
+"""Prompt styles letter by letter, and the check that prompt and answer fit."""
+
+import re
+
+import pytest
+
+from see_lightning.config import ConfigError
+from see_lightning.data.checks import RowChecks
+from see_lightning.data.example import DataError, Example
+from see_lightning.data.split import Split
+from see_lightning.models.tiny import tiny_tokenizer
+from see_lightning.tasks.prompts import PromptTemplate, checked_lengths
+from see_lightning.tasks.task import Benchmark, Task
+
+QUERY = "Où? {query} ✓"
+
+
+def template(
+    style: str, *, system_prompt: str | None = None, max_length: int = 64, **tokenizer: object
+) -> PromptTemplate:
+    made = tiny_tokenizer()
+    for name, value in tokenizer.items():
+        setattr(made, name, value)
+    return PromptTemplate(made, style=style, system_prompt=system_prompt, max_length=max_length)
+
+
+def written(of: PromptTemplate, ids: list[int]) -> str:
+    return str(of.tokenizer.decode(ids, skip_special_tokens=False))
+
+
+@pytest.mark.parametrize(
+    ("style", "system_prompt", "expected"),
+    [
+        ("chat", None, "[user]Où? {query} ✓</s>[assistant]"),
+        ("chat", "Be brief.", "[system]Be brief.</s>[user]Où? {query} ✓</s>[assistant]"),
+        ("chat", "", "[system]</s>[user]Où? {query} ✓</s>[assistant]"),
+        ("plain", None, "<s>Où? {query} ✓"),
+        (
+            "alpaca",
+            None,
+            "<s>Below is an instruction that describes a task. Write a response that appropriately completes the request."
+            "\n\n### Instruction:\nOù? {query} ✓\n\n### Response:\n",
+        ),
+    ],
+)
+def test_a_query_is_put_letter_by_letter_so(style, system_prompt, expected):
+    made = template(style, system_prompt=system_prompt)
+    assert written(made, made.prompt_ids(QUERY)) == expected
+
+
+def test_a_tokenizer_without_a_beginning_token_gets_none():
+    made = template("plain", bos_token=None)
+    assert written(made, made.prompt_ids("Hi")) == "Hi"
+
+
+def test_an_answer_ends_with_the_end_token_and_its_text_comes_back():
+    made = template("chat")
+    for answer in ("Lima", " two  spaces ", "naïve — 日本語 🙂", ""):
+        ids = made.target_ids(answer)
+        assert ids[-1] == made.tokenizer.eos_token_id
+        assert ids.count(made.tokenizer.eos_token_id) == 1
+        assert made.text(ids) == made.text(ids[:-1]) == answer
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused_for_chat_alone():
+    with pytest.raises(ConfigError, match="has no chat template; use model.prompt=plain or model.prompt=alpaca"):
+        template("chat", chat_template=None)
+    assert template("plain", chat_template=None).prompt_ids("Hi")
+
+
+@pytest.mark.parametrize("style", ["plain", "alpaca"])
+def test_a_system_prompt_is_refused_where_it_would_be_dropped(style):
+    with pytest.raises(ConfigError, match=f"model.system_prompt is for model.prompt=chat; the style is {style}"):
+        template(style, system_prompt="Be brief.")
+
+
+def test_a_style_that_there_is_not_is_refused():
+    with pytest.raises(ConfigError, match=r"must be one of chat, plain, alpaca; got 'chatt'\. Did you mean 'chat'"):
+        template("chatt")
+
+
+def test_templates_have_one_digest_if_and_only_if_they_put_queries_alike():
+    made = [template("chat"), template("chat", system_prompt="Be brief."), template("plain"), template("alpaca"),
+            template("chat", chat_template="{{ messages[-1]['content'] }}"), template("chat", eos_token="<pad>")]  # fmt: skip
+    assert len({one.digest() for one in made}) == len(made)
+    assert template("chat", max_length=99).digest() == made[0].digest()
+
+
+# Plain prompts of the tiny tokenizer: one token to begin, one a letter; an answer has one a letter and one to end.
+def row(number: int, *, prompt: int, answer: int) -> Example:
+    return Example(f"id-{number}", "p" * (prompt - 1), "a" * (answer - 1), "qa", source=f"f:{number}")
+
+
+def of(train: list[Example], test: list[Example], *, max_new_tokens: int = 10, notices: tuple[str, ...] = ()) -> Task:
+    return Task("qa", tuple(train), tuple(test), "rouge_l", max_new_tokens, notices)
+
+
+def test_rows_that_exactly_fit_are_kept():
+    task = of([row(1, prompt=40, answer=20)], [row(2, prompt=50, answer=60)])
+    assert checked_lengths(task, template("plain"), RowChecks(), 4) == task
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "told"),
+    [
+        (
+            row(1, prompt=40, answer=21),
+            row(2, prompt=50, answer=2),
+            "f:1: the prompt has 40 tokens and leaves no room for 25",
+        ),
+        (
+            row(1, prompt=41, answer=20),
+            row(2, prompt=50, answer=2),
+            "f:1: the prompt has 41 tokens and leaves no room for 24",
+        ),
+        (
+            row(1, prompt=40, answer=20),
+            row(2, prompt=51, answer=2),
+            "f:2: the prompt has 51 tokens and leaves no room for 14",
+        ),
+    ],
+)
+def test_one_token_more_stops_with_the_place_and_the_numbers(train, test, told):
+    with pytest.raises(DataError, match=re.escape(told) + r" of its answer within model\.max_length=64\."):
+        checked_lengths(of([train], [test]), template("plain"), RowChecks(), 4)
+
+
+def test_a_skipped_row_is_left_out_and_told_once_together_with_those_skipped_on_reading():
+    checks = RowChecks("skip")
+    rows = [row(i, prompt=20, answer=10) for i in range(1, 400)]
+    blank = Example("blank", " ", "a", "qa", source="f:400")
+    long = [row(401, prompt=70, answer=2), row(402, prompt=20, answer=60)]
+    test = [Example("t", "q" * 19, "a", "qa", source="g:1")]
+    split = checks.split("qa", [*rows[:7], blank, long[0], *rows[7:], long[1]], test)
+    assert split.notices == ("qa: 1 of 403 rows skipped: first f:400: empty prompt",)
+    read = of(list(split.train), list(split.test), notices=("qa: something else", *split.notices))
+    task = checked_lengths(read, template("plain"), checks, 4)
+    assert task.train == tuple(rows)
+    assert task.test == tuple(test)
+    assert task.notices == ("qa: something else", "qa: 3 of 403 rows skipped: first f:400: empty prompt")
+
+
+def test_nothing_skipped_is_nothing_told():
+    checks = RowChecks("skip")
+    split = checks.split("qa", [row(1, prompt=20, answer=10)], [row(2, prompt=21, answer=10)])
+    task = of(list(split.train), list(split.test))
+    assert checked_lengths(task, template("plain"), checks, 4).notices == ()
+
+
+def test_more_than_one_in_a_hundred_skipped_for_length_is_an_error():
+    checks = RowChecks("skip")
+    rows = [row(i, prompt=20, answer=10) for i in range(150)] + [row(i, prompt=70, answer=2) for i in (150, 151)]
+    split = checks.split("qa", rows, [Example("t", "q", "a", "qa", source="g:1")])
+    with pytest.raises(DataError, match=r"qa: 2 of 153 rows skipped.*more than 1 % of the rows"):
+        checked_lengths(of(list(split.train), list(split.test)), template("plain"), checks, 4)
+
+
+class LongRows:
+    """A reader whose training rows are all too long for the template here."""
+
+    def tasks(self) -> list[str]:
+        return ["qa"]
+
+    def read(self, task: str, checks: RowChecks) -> Split:
+        train = [row(i, prompt=70, answer=2) for i in range(300)]
+        return checks.split(task, train, [Example("t", "q", "a", "qa", source="g:1")])
+
+
+def test_a_task_of_which_no_training_row_fits_is_refused_even_if_few_of_the_file_were_drawn():
+    checks = RowChecks("skip")
+    settings = {"qa": {"score": "rouge_l", "max_new_tokens": 10}}
+    of = Benchmark(name="b", version="1", licence="", citation="", reader=LongRows(), tasks=settings)
+    task = of.task("qa", checks=checks, train_size=2, test_size=1)
+    with pytest.raises(DataError):
+        checked_lengths(task, template("plain"), checks, 4)
