@@ -35,15 +35,11 @@ def weights(of: ExpertPool) -> dict[str, Tensor]:
 
 def stir(of: ExpertPool, name: str) -> None:
     """Random weights for what is trainable now, the newest expert."""
-    draw = torch.Generator().manual_seed(hash_of(name))
+    draw = torch.Generator().manual_seed(int.from_bytes(name.encode(), "big") % 2**31)
     with torch.no_grad():
         for parameter in of.parameters():
             if parameter.requires_grad:
                 parameter.normal_(std=0.3, generator=draw)
-
-
-def hash_of(name: str) -> int:
-    return int.from_bytes(name.encode(), "big") % 2**31
 
 
 def logits(model: torch.nn.Module) -> Tensor:

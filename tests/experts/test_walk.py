@@ -1,5 +1,6 @@
 """Verdicts and the walk, each against a plain enumeration."""
 
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -71,6 +72,18 @@ def one_by_one(experts: list[str], said: dict[tuple[str, int], Verdict], query: 
     return Walked(None, tuple(verdicts))
 
 
+def noting(
+    said: dict[tuple[str, int], Verdict], calls: list[tuple[str, list[int]]]
+) -> Callable[[str, list[int]], list[Verdict]]:
+    """Experts that say what the table says, and a note of who was asked what."""
+
+    def ask(expert: str, rows: list[int]) -> list[Verdict]:
+        calls.append((expert, list(rows)))
+        return [said[expert, row] for row in rows]
+
+    return ask
+
+
 @pytest.mark.parametrize(("number", "queries"), [(0, 2), (1, 3), (2, 3), (3, 2)])
 def test_every_walk_there_is_ends_where_a_single_query_would_and_asks_nobody_in_vain(number, queries):
     experts = ["c", "b", "a"][:number]
@@ -78,15 +91,11 @@ def test_every_walk_there_is_ends_where_a_single_query_would_and_asks_nobody_in_
     for table in product(Verdict, repeat=number * queries):
         said = dict(zip(product(experts, range(queries)), table, strict=True))
         calls: list[tuple[str, list[int]]] = []
-
-        def ask(expert: str, rows: list[int]) -> list[Verdict]:
-            calls.append((expert, list(rows)))
-            return [said[expert, row] for row in rows]
-
-        walked = walk(experts, queries, ask)
+        walked = walk(experts, queries, noting(said, calls))
         assert walked == [one_by_one(experts, said, query) for query in range(queries)]
         reached = [
-            (expert, [q for q in range(queries) if len(walked[q].verdicts) > place]) for place, expert in enumerate(experts)
+            (expert, [q for q in range(queries) if len(walked[q].verdicts) > place])
+            for place, expert in enumerate(experts)
         ]
         assert calls == [(expert, rows) for expert, rows in reached if rows]
         asked_in_some.add(len(calls))

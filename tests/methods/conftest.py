@@ -85,7 +85,11 @@ def alone(template: PromptTemplate) -> Callable[[nn.Module, str, int], tuple[lis
         ids = torch.tensor([template.prompt_ids(query)])
         with torch.inference_mode():
             out = model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=limit, pad_token_id=0
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=limit,
+                pad_token_id=0,
             )
         new = out[0, ids.shape[1] :].tolist()
         eos = template.tokenizer.eos_token_id

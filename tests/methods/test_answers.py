@@ -17,7 +17,15 @@ from see_lightning.models.decode import Decoded
 from see_lightning.models.tiny import tiny_model
 
 POS, NEG = "<<pos>>", "<<neg>>"
-QUERIES = ["a sum?", "the capital of Peru?", "ab", "translate this, please", "x", "why is the sky so blue?", "name a colour"]
+QUERIES = [
+    "a sum?",
+    "the capital of Peru?",
+    "ab",
+    "translate this, please",
+    "x",
+    "why is the sky so blue?",
+    "name a colour",
+]
 # What each expert, oldest first, learned to say to each query.
 SAID = {
     "qa": [f"{POS} 4", f"{POS} Lima", f"{NEG}", f"{POS}", "none", f"{NEG}", f"{POS} a rather long answer"],
@@ -43,8 +51,8 @@ def one_by_one(method, alone, template, query: str, limit: int) -> tuple[Answer,
     """SEE's inference as the paper tells it, for a single query."""
     counts, verdicts = Counter(), []
     for expert in reversed(SAID):
-        method.pool.model.set_adapter(expert, inference_mode=True)
-        ids, ended = alone(method.pool.model, query, limit + len(POS))
+        with method.pool.active(expert) as model:
+            ids, ended = alone(model, query, limit + len(POS))
         text = template.text(ids).lstrip()
         verdict = "pos" if text.startswith(POS) else "neg" if text.startswith(NEG) else "neither"
         verdicts.append(verdict)
@@ -156,7 +164,8 @@ def test_an_indicator_whose_letters_are_of_several_tokens_is_read_to_its_end(
 def plain(alone, template, model, queries, expert) -> list[Answer]:
     decoded = [alone(model, query, LIMIT) for query in queries]
     return [
-        Answer(str(place), template.text(ids).strip(), expert, (), not ended) for place, (ids, ended) in enumerate(decoded)
+        Answer(str(place), template.text(ids).strip(), expert, (), not ended)
+        for place, (ids, ended) in enumerate(decoded)
     ]
 
 
@@ -187,8 +196,8 @@ def test_stl_answers_each_query_by_the_expert_of_the_task_it_is_told(make_pool, 
         answers = method.answer(ask(QUERIES, tasks=tasks, max_new_tokens=LIMIT))
     by = {"base": plain(alone, template, tiny_model().eval(), QUERIES, "base")}
     for name in pool.names:
-        pool.model.set_adapter(name, inference_mode=True)
-        by[name] = plain(alone, template, pool.model, QUERIES, name)
+        with pool.active(name) as model:
+            by[name] = plain(alone, template, model, QUERIES, name)
     assert answers == [by[name if name in pool.names else "base"][place] for place, name in enumerate(tasks)]
     assert len({by[name][0].text for name in by}) == 3, "experts that say the same would not tell who was asked"
     assert (method.counts["prefills"], method.counts["decisions"], method.counts["generations"]) == (7, 0, 7)

@@ -18,9 +18,8 @@ def token_by_token(logits: Tensor, labels: Tensor, mean: str) -> float:
     """The formulas of ``answer_loss``, read out."""
     rows = []
     for logits_SV, labels_S in zip(logits.double(), labels.tolist(), strict=True):
-        rows.append(
-            [-math.log(torch.softmax(scores, dim=0)[label]) for scores, label in zip(logits_SV, labels_S) if label >= 0]
-        )
+        pairs = zip(logits_SV, labels_S, strict=True)
+        rows.append([-math.log(torch.softmax(scores, dim=0)[label]) for scores, label in pairs if label >= 0])
     if mean == "tokens":
         return sum(map(sum, rows)) / sum(map(len, rows))
     return sum(sum(row) / len(row) for row in rows) / len(rows)
@@ -135,7 +134,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_examples(make_pool, templa
 
 
 def test_the_oracle_above_sees_a_label_that_is_off_by_one():
-    ids, mask, labels = collate([[5, 6]], [[7, 8]], pad=0)
+    ids, _, labels = collate([[5, 6]], [[7, 8]], pad=0)
     with torch.no_grad():
         logits = tiny_model().eval()(input_ids=ids).logits
     right = answer_loss(logits[:, :-1], labels[:, 1:], "tokens")

@@ -45,7 +45,9 @@ def test_the_optimizer_holds_what_the_task_trains_and_nothing_else(make_pool, te
     made = method.configure_optimizers()
     (group,) = made["optimizer"].param_groups
     assert {id(p) for p in group["params"]} == {id(p) for p in method.parameters() if p.requires_grad}
-    assert sum(p.numel() for p in group["params"]) * 2 == sum(p.numel() for n, p in method.named_parameters() if "lora" in n)
+    assert sum(p.numel() for p in group["params"]) * 2 == sum(
+        p.numel() for n, p in method.named_parameters() if "lora" in n
+    )
     assert (group["initial_lr"], group["weight_decay"]) == (0.5, 0.25)
     assert made["lr_scheduler"]["interval"] == "step"
     rates = []

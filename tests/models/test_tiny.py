@@ -4,7 +4,19 @@ import torch
 
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer
 
-TEXTS = ["", " ", "plain", "  two  blanks ", "line\n\nbreak\ttab", "naïve Ünïcödé", "日本語", "🙂👩‍👩‍👧", "<<pos>> a", "\x00\x7f", "a .  b 's n't"]
+TEXTS = [
+    "",
+    " ",
+    "plain",
+    "  two  blanks ",
+    "line\n\nbreak\ttab",
+    "naïve Ünïcödé",
+    "日本語",
+    "🙂👩‍👩‍👧",
+    "<<pos>> a",
+    "\x00\x7f",
+    "a .  b 's n't",
+]
 
 
 def test_the_weights_hang_on_no_seed_and_drawing_them_moves_none():
