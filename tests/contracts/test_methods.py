@@ -45,7 +45,7 @@ def test_experts_do_not_move_once_they_are_trained(whole, tmp_path):
     assert len(stages) == {"sequential": 3, "joint": 1, "frozen": 0}[method.schedule]
     if method.has_experts:
         assert method.pool.names == [name.split("-", 1)[1] for name, _ in stages]
-    for name, folder in stages:
+    for name, _ in stages:
         ledger.verified(name)  # on disk: still the bytes that the training left
     in_memory = zip(method.pool.names[::-1], stages[::-1], strict=False)  # one adapter is that of the last stage
     for expert, (_, folder) in in_memory:
