@@ -5,6 +5,7 @@ import shlex
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from see_lightning.config import register
@@ -22,7 +23,8 @@ def main(cfg: DictConfig) -> None:
     validate(cfg)
     from see_lightning.engine.launch import launch
 
-    launch(cfg, "python run.py " + shlex.join(sys.argv[1:]))
+    # What Hydra took, so that a job of a multirun is recorded as the command that repeats it alone.
+    launch(cfg, shlex.join(["python", "run.py", *HydraConfig.get().overrides.task]))
 
 
 if __name__ == "__main__":
