@@ -167,6 +167,10 @@ class IndicatorConfig:
     def __post_init__(self) -> None:
         if not self.pos.strip() or not self.neg.strip():
             raise ConfigError("indicators.pos and indicators.neg must not be blank.")
+        if self.pos != self.pos.lstrip() or self.neg != self.neg.lstrip():
+            raise ConfigError(
+                "indicators.pos and indicators.neg must not begin with a blank: blanks before them are skipped."
+            )
         if self.pos.startswith(self.neg) or self.neg.startswith(self.pos):
             raise ConfigError(
                 f"one indicator begins with the other: {self.pos!r}, {self.neg!r}; choose two that differ."
@@ -291,6 +295,9 @@ def numbers_config(cfg: DictConfig) -> dict[str, Any]:
     placed = cfg.copy()
     placed.paths.data = "<data>"  # the same data in another place are the same data
     kept: dict[str, Any] = OmegaConf.to_container(placed, resolve=True)  # type: ignore[assignment]
+    del kept["data"]["rehearsal"]  # like the ratio, it enters through the methods that rehearse
+    if "ratio" in kept["method"]:
+        kept["method"]["ratio"] = float(kept["method"]["ratio"])  # 1 is 1.0
     for name in NUISANCE:
         kept.pop(name, None)
     kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in NUISANCE_TRAINER}

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from omegaconf import DictConfig
+from torch import nn
 
-from see_lightning.config import ConfigError, RunConfig, instantiate
+from see_lightning.config import ConfigError, RunConfig, instantiate, nearest
 from see_lightning.data.checks import RowChecks
 from see_lightning.evaluation.scores import score_fn
 from see_lightning.experts.pool import ExpertPool
@@ -37,12 +38,17 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
     words = (config.indicators.pos, config.indicators.neg)
     checks = RowChecks("skip" if config.data.on_bad_row == "skip" else "stop", words)
     room = max(len(template.target_ids(word)) for word in words)
-    tasks = []
     for name in config.order.tasks:
-        task = benchmark.task(name, checks=checks, train_size=config.train_size, test_size=config.test_size)
-        score_fn(task.score)
-        tasks.append(checked_lengths(task, template, checks, room))
-    return tasks
+        score_fn(benchmark.settings(name)[0])  # refused before the data are read
+    return [
+        checked_lengths(
+            benchmark.task(name, checks=checks, train_size=config.train_size, test_size=config.test_size),
+            template,
+            checks,
+            room,
+        )
+        for name in config.order.tasks
+    ]
 
 
 def build_method(cfg: DictConfig, config: RunConfig, template: PromptTemplate, dtype: str) -> Method:
@@ -53,6 +59,14 @@ def build_method(cfg: DictConfig, config: RunConfig, template: PromptTemplate, d
         raise ConfigError(
             f"model.max_length={config.model.max_length}, but {config.model.name} reads at most {limit} tokens."
         )
+    names = [name for name, _ in base.named_modules()]
+    for target in config.adapter.targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            linear = {name.rsplit(".", 1)[-1] for name, layer in base.named_modules() if isinstance(layer, nn.Linear)}
+            raise ConfigError(
+                f"adapter.targets names {target!r}, which is no layer of {config.model.name}."
+                f"{nearest(target, linear)} Linear layers are {', '.join(sorted(linear))}."
+            )
     pool = ExpertPool(base, config.adapter, model_id(config.model))
     method: Method = instantiate(cfg.method, pool=pool, template=template, optim=config.optim, run_seed=config.seed)
     return method

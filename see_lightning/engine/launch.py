@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import warnings
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import hydra.utils
 import transformers
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -88,7 +90,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str) -> No
         console.print(
             f"going on in {about['dtype']}, in which this run was begun; this machine's own choice is {resolved}"
         )
-    ContinualRun(
+    run = ContinualRun(
         ledger=ledger,
         stages=stages,
         settings=RunSettings(
@@ -103,7 +105,12 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str) -> No
         make_trainer=instantiate(cfg.trainer),
         make_logger=partial(_logger, cfg.logger),
         console=console,
-    ).run()
+    )
+    try:
+        run.run()
+    except SIGTERMException:
+        console.print("stopped by SIGTERM; the same command goes on from here")
+        raise SystemExit(128 + signal.SIGTERM) from None  # Lightning's own would look like success
     results = collect(ledger, stages, tasks, cfg, config, method)
     write_atomic(ledger.directory / "matrix.csv", matrix_csv(results))
     write_atomic(ledger.directory / "report.html", render_html(results))

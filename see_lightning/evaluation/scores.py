@@ -3,7 +3,6 @@
 A score is a pure function ``(text, target) -> float``; every one is found by name in `SCORES`.
 """
 
-import difflib
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -13,6 +12,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.text import rouge_score
+
+from see_lightning.config import ConfigError, nearest
 
 ScoreFn = Callable[[str, str], float]
 
@@ -126,12 +127,10 @@ def score_fn(name: str) -> ScoreFn:
     """The score called `name` in `SCORES`.
 
     Raises:
-        ValueError: there is none of that name; the message names the nearest and lists all.
+        ConfigError: there is none of that name; the message names the nearest and lists all.
     """
     if name not in SCORES:
-        near = difflib.get_close_matches(name, SCORES, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"there is no score {name!r}.{hint} Scores: {', '.join(SCORES)}.")
+        raise ConfigError(f"there is no score {name!r}.{nearest(name, SCORES)} Scores: {', '.join(SCORES)}.")
     return SCORES[name]
 
 

@@ -16,6 +16,15 @@ from see_lightning.config import AdapterConfig, ConfigError
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
 
 
+def _in_peft(name: str) -> str:
+    """An expert's name inside PEFT.
+
+    There it is part of parameters' names and of torch containers, so a task called ``0`` or ``layers`` would take other
+    experts' weights for its own, and one called ``train`` or ``keys`` would be refused. None of it reaches a file.
+    """
+    return f"expert_{name}"
+
+
 class ExpertPool(nn.Module):
     """The base model and its experts. At any moment one expert is active, or none.
 
@@ -50,16 +59,16 @@ class ExpertPool(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(weights_seed)
             if isinstance(self.model, PeftModel):
-                self.model.add_adapter(name, config)
+                self.model.add_adapter(_in_peft(name), config)
             else:
-                self.model = get_peft_model(self.model, config, adapter_name=name)
+                self.model = get_peft_model(self.model, config, adapter_name=_in_peft(name))
         self.names.append(name)
         self.train_only(name)
 
     def train_only(self, name: str) -> None:
         """Make an expert the active and the only trainable one, and switch dropout on."""
         assert isinstance(self.model, PeftModel)
-        self.model.set_adapter(name)
+        self.model.set_adapter(_in_peft(name))
         self.model.train()
 
     @contextmanager
@@ -68,7 +77,7 @@ class ExpertPool(nn.Module):
         if name not in self.names:
             raise KeyError(f"no expert named {name!r}; experts are {', '.join(self.names) or '(none)'}")
         assert isinstance(self.model, PeftModel)
-        self.model.set_adapter(name, inference_mode=True)
+        self.model.set_adapter(_in_peft(name), inference_mode=True)
         yield self.model
 
     @contextmanager
@@ -84,10 +93,10 @@ class ExpertPool(nn.Module):
         """Write an expert as a plain PEFT adapter folder, which ``PeftModel.from_pretrained`` loads."""
         assert isinstance(self.model, PeftModel)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
+        weights = get_peft_model_state_dict(self.model, adapter_name=_in_peft(name), save_embedding_layers=False)
         save_file({key: tensor.contiguous() for key, tensor in weights.items()}, folder / WEIGHTS, {"format": "pt"})
         (folder / WEIGHTS).chmod(0o644)  # safetensors writes 0600 whatever the umask
-        config = self.model.peft_config[name].to_dict()
+        config = self.model.peft_config[_in_peft(name)].to_dict()
         config |= {"inference_mode": True, "base_model_name_or_path": self.base_id}
         # PEFT keeps names in sets, whose order changes from process to process; sorted, the file does not.
         text = json.dumps(config, indent=2, sort_keys=True, default=sorted)
@@ -103,7 +112,7 @@ class ExpertPool(nn.Module):
             self.attach(name, weights_seed=0)
         assert isinstance(self.model, PeftModel)
         found = load_file(folder / WEIGHTS)
-        wanted = get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
+        wanted = get_peft_model_state_dict(self.model, adapter_name=_in_peft(name), save_embedding_layers=False)
         differing = [
             key for key in found.keys() | wanted.keys()
             if key not in found or key not in wanted or found[key].shape != wanted[key].shape
@@ -112,4 +121,4 @@ class ExpertPool(nn.Module):
             raise ConfigError(
                 f"{folder / WEIGHTS} does not hold an expert of this run: {sorted(differing)[0]} differs."
             )
-        set_peft_model_state_dict(self.model, found, adapter_name=name)
+        set_peft_model_state_dict(self.model, found, adapter_name=_in_peft(name))

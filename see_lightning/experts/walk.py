@@ -19,7 +19,7 @@ class Verdict(StrEnum):
     NEITHER = "neither"
 
 
-def read_verdict(text: str, indicators: Indicators, *, ended: bool = False) -> Verdict | None:
+def read_verdict(text: str, indicators: Indicators) -> Verdict | None:
     """The verdict at the start of an answer, or None while it is still being written.
 
     Exact and case-sensitive, after leading blanks.
@@ -27,7 +27,6 @@ def read_verdict(text: str, indicators: Indicators, *, ended: bool = False) -> V
     Args:
         text: what the expert has written so far.
         indicators: the two words looked for.
-        ended: whether nothing more will be written.
 
     >>> [read_verdict(text, Indicators()) for text in ("<<pos>> 4", " <<neg>>", "<<p", "Four")]
     [<Verdict.POS: 'pos'>, <Verdict.NEG: 'neg'>, None, <Verdict.NEITHER: 'neither'>]
@@ -38,7 +37,7 @@ def read_verdict(text: str, indicators: Indicators, *, ended: bool = False) -> V
     if text.startswith(indicators.neg):
         return Verdict.NEG
     unfinished = indicators.pos.startswith(text) or indicators.neg.startswith(text)
-    return None if unfinished and not ended else Verdict.NEITHER
+    return None if unfinished else Verdict.NEITHER
 
 
 def strip_indicator(text: str, indicators: Indicators) -> str:

@@ -76,7 +76,8 @@ class See(ExpertMethod):
 
         def settled(row: int, ids: list[int]) -> bool:
             if verdicts[row] is None:
-                verdicts[row] = read_verdict(self.template.text(ids), self.indicators)
+                # The replacement character stands for a letter of which only some bytes are there yet.
+                verdicts[row] = read_verdict(self.template.text(ids).rstrip("\ufffd"), self.indicators)
             return verdicts[row] in (Verdict.NEG, Verdict.NEITHER)
 
         with self.pool.active(expert) as model:

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from see_lightning.config import ConfigError, one_of
 from see_lightning.data.checks import RowChecks
-from see_lightning.data.example import Example
+from see_lightning.data.example import DataError, Example
 from see_lightning.tasks.task import Task
 
 # The template of Stanford Alpaca without an input field, as SSR uses it.
@@ -95,5 +95,10 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
 
     outdated = checks.notices(task.name)  # what was skipped on reading is counted again in the new notice
     train, test = fitting(task.train, None), fitting(task.test, task.max_new_tokens)
+    for half, rows in (("training", train), ("test", test)):
+        if not rows:
+            raise DataError(
+                f"{task.name}: none of its {half} rows fits into model.max_length={template.max_length}; raise it."
+            )
     notices = [notice for notice in task.notices if notice not in outdated]
     return replace(task, train=train, test=test, notices=(*notices, *checks.notices(task.name)))

@@ -73,6 +73,21 @@ class Benchmark:
         self.name, self.version, self.licence, self.citation = name, version, licence, citation
         self.reader, self.tasks, self.default = reader, tasks, default or {}
 
+    def settings(self, name: str) -> tuple[str, int]:
+        """A task's score and its longest answer in tokens.
+
+        Raises:
+            ConfigError: one of them is not configured, or is no such thing.
+        """
+        settings = {**self.default, **self.tasks.get(name, {})}
+        unset = {"score", "max_new_tokens"} - set(settings)
+        if unset:
+            raise ConfigError(f"benchmark {self.name} sets no {' and no '.join(sorted(unset))} for task {name!r}.")
+        longest = settings["max_new_tokens"]
+        if not isinstance(longest, int) or longest < 1:
+            raise ConfigError(f"max_new_tokens of task {name!r} must be a whole number, at least 1; got {longest!r}.")
+        return str(settings["score"]), longest
+
     def task(self, name: str, *, checks: RowChecks, train_size: int | None, test_size: int | None) -> Task:
         """Read a task and keep ``train_size`` and ``test_size`` of its rows, drawn by its name alone.
 
@@ -80,19 +95,16 @@ class Benchmark:
 
         Raises:
             DataError: the data are missing or malformed, or hold fewer rows than asked for.
-            ConfigError: the task's score or longest answer is not configured.
+            ConfigError: as in ``settings``.
         """
-        settings = {**self.default, **self.tasks.get(name, {})}
-        unset = {"score", "max_new_tokens"} - set(settings)
-        if unset:
-            raise ConfigError(f"benchmark {self.name} sets no {' and no '.join(sorted(unset))} for task {name!r}.")
+        score, max_new_tokens = self.settings(name)
         split = self.reader.read(name, checks)
         return Task(
             name=name,
             train=_draw(split.train, train_size, f"{name}-train", "train_size"),
             test=_draw(split.test, test_size, f"{name}-test", "test_size"),
-            score=str(settings["score"]),
-            max_new_tokens=int(str(settings["max_new_tokens"])),
+            score=score,
+            max_new_tokens=max_new_tokens,
             notices=split.notices,
         )
 

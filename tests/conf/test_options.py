@@ -39,7 +39,7 @@ def check(cfg: DictConfig) -> int:
     validate(cfg)
     nodes = list(targets(OmegaConf.to_container(cfg, resolve=True)))
     for group, node in nodes:
-        bind(node, *(AT_RUN_TIME.get(group, ()) if node is not node.get("reader") else ()))
+        bind(node, *AT_RUN_TIME.get(group, ()))
     return len(nodes)
 
 

@@ -32,11 +32,6 @@ def test_a_verdict_is_told_exactly_when_no_further_text_could_change_it():
     assert set(told.values()) == {POS, NEG, NEITHER, None}
 
 
-def test_a_text_that_is_finished_always_has_a_verdict():
-    for text in texts(5):
-        assert read_verdict(text, SPEC, ended=True) is whole(text)
-
-
 @pytest.mark.parametrize(
     ("text", "verdict"),
     [
