@@ -21,6 +21,7 @@ def answer_loss(logits_BSV: Tensor, labels_BS: Tensor, mean: str) -> Tensor:
         labels_BS: ``IGNORED`` where there is no loss; every row has at least one label.
         mean: ``tokens`` or ``examples``.
 
+    >>> import torch
     >>> logits = torch.zeros(2, 3, 4)
     >>> labels = torch.tensor([[IGNORED, IGNORED, 1], [1, 2, 3]])
     >>> answer_loss(logits, labels, "tokens") == answer_loss(logits, labels, "examples") == torch.tensor(4.0).log()

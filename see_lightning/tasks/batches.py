@@ -75,7 +75,7 @@ def plan_batches(lengths: Sequence[int], batch_size: int, draw: int) -> list[lis
         draw: seed of the epoch's order.
 
     >>> plan_batches([3, 9, 4, 8], batch_size=2, draw=0)
-    [[1, 3], [0, 2]]
+    [[2, 0], [1, 3]]
     """
     order = random.Random(draw)
     rows = order.sample(range(len(lengths)), len(lengths))
