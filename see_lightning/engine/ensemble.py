@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from see_lightning.config import ConfigError, load_config, validate
+from see_lightning.config import ConfigError, load_config, nearest, validate
 from see_lightning.engine.build import build_method, build_template
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.methods.method import Method
@@ -57,6 +57,8 @@ class Ensemble:
                 if task is None
                 else "this method finds the task by itself; leave task out."
             )
+        if task is not None and task not in (names := self.method.pool.names):
+            raise ConfigError(f"there is no expert {task!r}.{nearest(task, names)} There are: {', '.join(names)}.")
         replies = []
         with torch.inference_mode():
             for start in range(0, len(queries), self.batch_size):
@@ -97,4 +99,6 @@ def load_ensemble(run_dir: str | Path, *, max_new_tokens: int = 128) -> Ensemble
             if record["template_sha256"] != template.digest():
                 raise LedgerError(f"{folder} was trained with another tokenizer or prompt template than is there now.")
             method.restore(record["task"], folder)
+    if method.schedule != "frozen" and not method.pool.names:
+        raise ConfigError(f"{run_dir} has finished no task yet, so there is nothing to ask.")
     return Ensemble(method, max_new_tokens=max_new_tokens, batch_size=config.data.eval_batch)

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import load_config, numbers_config
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.engine.stages import Stage
 
@@ -29,9 +28,10 @@ def shorter_run(directory: Path, config: dict[str, Any]) -> Path | None:
     """
     found: list[tuple[int, Path]] = []
     for other in directory.parent.parent.glob(f"*/{directory.name}"):
-        if other == directory or not (other / "ledger.json").exists() or not (other / "config.yaml").exists():
+        # What the run noted itself: in its config.yaml the data root is resolved, and another one is no other data.
+        theirs = Ledger(other).read().content["about"].get("numbers")
+        if other == directory or theirs is None:
             continue
-        theirs = numbers_config(load_config(other / "config.yaml"))
         length = len(theirs["order"]["tasks"])
         if length < len(config["order"]["tasks"]) and theirs == _without_tasks(config, length):
             found.append((length, other))
@@ -67,8 +67,9 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path) -> int:
         shutil.copytree(theirs.verified(stage.name), folder)
         theirs.answers(stage.name)  # read once, which checks them
         taken.append(stage.name)
-    ledger.content["about"]["dtype"] = theirs.content["about"]["dtype"]
-    ledger.content["about"]["grown_from"] = str(other)
+    ours, about = ledger.content["about"], theirs.content["about"]
+    ours["dtype"], ours["grown_from"] = about["dtype"], str(other)
+    ours["commits"] = list(dict.fromkeys([*about["commits"], *ours["commits"]]))
     ledger.content["stages"] = {name: theirs.stage(name) for name in taken}
     ledger.commit()
     return len(taken)

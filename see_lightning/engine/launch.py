@@ -71,16 +71,24 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str) -> No
     )
     here = commit()
     about = ledger.about(
-        {"command": command, "commits": [here], "versions": versions(), "dtype": resolved, "data": data}
+        {
+            "command": command,
+            "commits": [here],
+            "versions": versions(),
+            "dtype": resolved,
+            "data": data,
+            "numbers": numbers_config(cfg),
+        }
     )
-    if here not in about["commits"]:
-        console.print(f"going on at commit {here}; this run was begun at {about['commits'][-1]}")
-        about["commits"].append(here)  # made final with the next commit of the ledger
     if about["data"] != data:
         changed = ", ".join(task for task in data if about["data"].get(task) != data[task])
         raise LedgerError(
-            f"{ledger.directory} was started on other data: {changed} changed since. Restore them, or move that folder away."
+            f"{ledger.directory} was started on other data: {changed} changed since."
+            f" Restore them, or move that folder away."
         )
+    if here not in about["commits"]:
+        console.print(f"going on at commit {here}; this run was begun at {about['commits'][-1]}")
+        about["commits"].append(here)  # made final with the next commit of the ledger
     write_atomic(ledger.directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     if not ledger.content["stages"] and method.schedule == "sequential":
         other = shorter_run(ledger.directory, numbers_config(cfg))

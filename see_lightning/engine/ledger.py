@@ -71,8 +71,12 @@ class Ledger:
             raise LedgerError(
                 f"{self.directory} is in use by {who}. Wait for it, or give this run another seed or paths.runs."
             ) from None
-        (self.directory / ".lock-holder").write_text(f"process {os.getpid()} on {os.uname().nodename}")
-        return self.read()
+        try:
+            (self.directory / ".lock-holder").write_text(f"process {os.getpid()} on {os.uname().nodename}")
+            return self.read()
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()

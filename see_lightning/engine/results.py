@@ -1,6 +1,7 @@
 """``results.json``: every number of a run, computed from its ledger and its answers."""
 
 import platform
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,8 @@ PACKAGES = ("torch", "lightning", "transformers", "peft", "hydra-core", "torchme
 
 def commit() -> str | None:
     """The commit of the code that runs, with ``-dirty`` if it was changed since; None outside a checkout."""
+    if shutil.which("git") is None:
+        return None
     here = Path(see_lightning.__file__).parent
     git = ["git", "-C", str(here)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
@@ -55,20 +58,22 @@ def collect(
         method: the method's class, for what it declares.
     """
     names = [task.name for task in tasks]
+    answers = {stage.name: ledger.answers(stage.name) for stage in stages}
     matrix = ResultsMatrix(names)
     for stage in stages:
-        for row in stage.rows:
-            for task, block in ledger.stage(stage.name)["answers"].items():
-                matrix.set(row + 1, task, block["score"])
+        for test in stage.tests:
+            scores = [record["score"] for record in answers[stage.name] if record["task"] == test.name]
+            for row in stage.rows:
+                matrix.set(row + 1, test.name, round(sum(scores) / len(scores), 4))
     about = ledger.content["about"]
     trained = [ledger.stage(stage.name)["trained"] for stage in stages if stage.task]
     blocks = [block for stage in stages for block in ledger.stage(stage.name)["answers"].values()]
-    answers = {stage.name: ledger.answers(stage.name) for stage in stages}
     evaluate_s = [sum(b["seconds"] for b in ledger.stage(stage.name)["answers"].values()) for stage in stages]
     results: dict[str, Any] = {
         "command": about["command"],
         "commit": about["commits"][-1],
         "commits": about["commits"],
+        "grown_from": about.get("grown_from"),
         "versions": about["versions"],
         "seed": config.seed,
         "method": method_name(cfg),

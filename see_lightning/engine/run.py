@@ -141,6 +141,9 @@ class ContinualRun:
         expected = data.steps_per_epoch * self.settings.epochs
         if throughput.steps != expected:
             raise RuntimeError(f"{stage.name} was trained for {throughput.steps} steps instead of {expected}.")
+        if not all(parameter.isfinite().all() for parameter in method.parameters() if parameter.requires_grad):
+            # The loss tells of every step but the last.
+            raise FloatingPointError(f"{stage.name} ended with weights that are no numbers; lower optim.lr.")
         past = sum(example.task != task.name for example in examples) if len(self.stages) > 1 else 0
         facts = {
             "examples": len(examples),
@@ -197,7 +200,8 @@ class ContinualRun:
             "seconds": round(time.monotonic() - started, 3),
             "counts": dict(sorted(method.counts.items())),
         }
-        self.ledger.commit_answers(stage.name, task.name, records, facts)
         if stage.task and task.name == stage.task.name:
+            # Before the answers are final: a run killed in between evaluates, and so describes, once more.
             self._describe(stage, self.ledger.stage(stage.name)["trained"], score=score)
+        self.ledger.commit_answers(stage.name, task.name, records, facts)
         self.console.print(f"{title}: {task.name} {score:.2f} ({task.score}), {facts['seconds']:.0f} s")
