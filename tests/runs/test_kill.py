@@ -1,0 +1,182 @@
+"""A run may be killed at any moment; the same command then ends with the same run, byte for byte.
+
+Every kill is a SIGKILL of a real process, forked from this one, in which everything is imported already.
+"""
+
+import os
+import random
+import re
+import signal
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from see_lightning.engine import launch
+from tests.runs import toy
+
+
+@pytest.fixture
+def undisturbed(base):
+    return toy.kept(toy.whole(base).directory)
+
+
+@pytest.fixture
+def killable(base, tmp_path, monkeypatch):
+    """A run of the toy that has not begun: a function that launches it, its directory, and a log."""
+    monkeypatch.setattr(launch, "commit", lambda: "one and the same")  # though somebody commits while we test
+    cfg = toy.compose(toy.data_in(base), tmp_path / "runs")
+    directory = tmp_path / "runs" / toy.whole(base).directory.relative_to(base / "whole")
+
+    def attempt() -> None:
+        launch.launch(cfg, "test")
+
+    return attempt, directory, tmp_path / "log"
+
+
+def kill_where_new(diary: Path):
+    """Patch this process to die at the first moment of making something final that the diary does not hold yet.
+
+    Moments, for every file: half written (what a write that was cut leaves), wholly written but not yet in its place,
+    and put in its place. A moment is named by the file's content, since one file is made final again and again.
+    """
+    past = set(diary.read_text().splitlines()) if diary.exists() else set()
+    fsync, replace = os.fsync, os.replace
+
+    def label(path: Path) -> str:
+        # Times differ from attempt to attempt; the rest of the content does not.
+        content = re.sub(rb'"seconds": [\d.e-]+', b"", path.read_bytes())
+        return f"{path.name} {zlib.crc32(content):08x}"
+
+    def die_unless_past(moment: str, path: Path, *, cut: int = 0) -> None:
+        if moment not in past:
+            with diary.open("a") as file:
+                file.write(moment + "\n")
+            if cut:
+                os.truncate(path, path.stat().st_size - cut)
+            toy.die()
+
+    def traced_fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.is_file():
+            name = label(path)
+            die_unless_past(f"half written {name}", path, cut=3)
+            die_unless_past(f"written {name}", path)
+        fsync(descriptor)
+
+    def traced_replace(source: Path, target: Path) -> None:
+        replace(source, target)
+        die_unless_past(f"replaced {label(Path(target))}", Path(target))
+
+    os.fsync, os.replace = traced_fsync, traced_replace
+
+
+def test_killed_at_every_step_of_every_commit_a_run_ends_as_if_it_had_not_been(undisturbed, killable, tmp_path):
+    attempt, directory, log = killable
+    diary = tmp_path / "diary"
+
+    def attempt_and_die() -> None:
+        kill_where_new(diary)
+        attempt()
+
+    ends = [toy.forked(attempt_and_die, log)]
+    while ends[-1] == -9 and len(ends) < 300:
+        ends.append(toy.forked(attempt_and_die, log))
+    assert ends[-1] == 0, log.read_text()[-2000:]
+    moments = diary.read_text().splitlines()
+    assert len(moments) == len(set(moments)) == ends.count(-9)
+    kinds = {(line.split()[0], line.split()[-2].strip(".").removesuffix(".tmp")) for line in moments}
+    whole_files = {"ledger.json", "config.yaml", "expert.json", "matrix.csv", "report.html", "results.json"}
+    stage_files = {"examples.jsonl", "adapter_model.safetensors", "adapter_config.json", "answers.jsonl"}
+    assert kinds == {(step, file) for step in ("half", "written") for file in whole_files | stage_files} | {
+        ("replaced", file) for file in whole_files
+    }
+    # ledger.json: its start, three trainings, eight evaluations; three steps each.
+    assert sum("ledger.json" in moment for moment in moments) == 3 * 12
+    assert toy.kept(directory) == undisturbed
+
+
+@pytest.fixture(scope="module")
+def readings(base, tmp_path_factory):
+    """How often an undisturbed run reads its model: every training step, and every token that is answered."""
+    calls = []
+    with toy.count_model_calls(calls.append):
+        toy.run(toy.compose(toy.data_in(base), tmp_path_factory.mktemp("counted")))
+    return calls[-1]
+
+
+@pytest.mark.parametrize("draw", range(10))
+def test_killed_in_training_or_answering_a_run_ends_as_if_it_had_not_been(undisturbed, killable, readings, draw):
+    """Killed again and again, each time at another reading of the model, until an attempt gets through."""
+    attempt, directory, log = killable
+    moments = random.Random(draw)
+    ends = [-9]
+    while ends[-1] == -9:
+        moment = moments.randint(1, readings)  # a later attempt has fewer left, so in the end one gets through
+
+        def attempt_and_die(moment: int = moment) -> None:
+            with toy.count_model_calls(lambda call: toy.die() if call == moment else None):
+                attempt()
+
+        ends.append(toy.forked(attempt_and_die, log))
+    assert ends[-1] == 0, log.read_text()[-2000:]
+    assert ends.count(-9) > 1, "no attempt was killed"
+    assert toy.kept(directory) == undisturbed
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("moment", ["in training", "in answering"])
+def test_a_signal_that_can_be_heard_ends_the_run_and_loses_nothing(undisturbed, killable, told, moment):
+    """What a scheduler or Ctrl-C sends: the run must not go on as if its task had been trained or answered."""
+    attempt, directory, log = killable
+
+    def attempt_and_be_told() -> None:
+        number = iter(range(1, 1000))
+
+        def tell(call: int) -> None:
+            if torch.is_grad_enabled() == (moment == "in training") and next(number) == 12:
+                os.kill(os.getpid(), told)
+
+        with toy.count_model_calls(tell):
+            attempt()
+
+    end = toy.forked(attempt_and_be_told, log)
+    assert end != 0
+    assert not (directory / "results.json").exists()
+    assert toy.forked(attempt, log) == 0, log.read_text()[-2000:]
+    assert toy.kept(directory) == undisturbed
+
+
+def test_killed_by_the_clock_a_run_ends_as_if_it_had_not_been(undisturbed, killable):
+    """From outside and at no moment of our choosing: also while folders are emptied, data are read, a page is drawn."""
+    attempt, directory, log = killable
+    moments = random.Random(0)
+    for _ in range(8):
+        process = toy.start(attempt, log)
+        time.sleep(moments.uniform(0.05, 1.2))
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    assert toy.forked(attempt, log) == 0, log.read_text()[-2000:]
+    assert toy.kept(directory) == undisturbed
+
+
+def test_what_a_killed_run_left_half_made_is_gone_in_the_end(undisturbed, killable):
+    attempt, directory, log = killable
+
+    def attempt_and_die() -> None:
+        with toy.count_model_calls(lambda call: toy.die() if call == 30 else None):
+            attempt()
+
+    assert toy.forked(attempt_and_die, log) == -9
+    # The stage that was being trained: half made, and with something in it that no attempt would make.
+    half_made = directory / "tasks" / "02-sea"
+    assert (half_made / "examples.jsonl").exists()
+    assert not (half_made / "expert").exists()
+    (half_made / "expert").mkdir()
+    (half_made / "expert" / "adapter_model.safetensors").write_bytes(b"torn")
+    (half_made / "stray").write_text("left behind")
+    assert toy.forked(attempt, log) == 0, log.read_text()[-2000:]
+    assert not (half_made / "stray").exists()
+    assert toy.kept(directory) == undisturbed

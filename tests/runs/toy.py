@@ -1,0 +1,203 @@
+"""A setting small enough to be run dozens of times: three tasks, a random model, and experts of every opinion.
+
+The first expert sees too few steps to learn its indicators, the last one learns both, so that in one run queries are
+accepted, refused and left to the base model.
+"""
+
+import json
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import hydra
+import lightning as L
+import torch
+from omegaconf import DictConfig
+from transformers import LlamaForCausalLM
+
+from see_lightning.config import register
+from see_lightning.engine import launch
+from see_lightning.methods.method import Method
+from see_lightning.refusals import CONF
+
+# The same numbers on every machine; and threads that wait for work would not live on in a forked process.
+torch.set_num_threads(1)
+register()
+
+TASKS = {"sky": 4, "sea": 8, "ice": 12}  # training rows
+TESTED = 4
+SETTINGS = (
+    "order=jsonl",
+    "order.tasks=[sky,sea,ice]",
+    "benchmark.default.score=exact_match",
+    "benchmark.default.max_new_tokens=4",
+    "model=tiny",
+    "model.prompt=plain",
+    "indicators.pos=++",
+    "indicators.neg=--",
+    "adapter.targets=[q_proj,v_proj,o_proj,down_proj,lm_head]",
+    "adapter.alpha=256",
+    "adapter.dropout=0.05",
+    "optim.lr=1e-2",
+    "optim.epochs=10",
+    "ratio=0.5",
+    "seed=1",
+)
+
+
+def write_tasks(folder: Path) -> Path:
+    """The data of the toy: short prompts that name their task, and one answer for each task."""
+    folder.mkdir(parents=True)
+    for (name, size), answer in zip(TASKS.items(), ("x", "yy", "zz"), strict=True):
+        rows = [{"prompt": f"{name}{name}{number}?", "answer": answer} for number in range(100, 100 + size + TESTED)]
+        for half, some in (("train", rows[:size]), ("test", rows[size:])):
+            (folder / f"{name}.{half}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    return folder
+
+
+def compose(data: Path, runs: Path, *overrides: str) -> DictConfig:
+    """What ``python run.py`` would compose from the toy's settings and these overrides."""
+    paths = (f"benchmark.reader.folder={data}", f"paths.runs={runs}")
+    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        return hydra.compose("run", overrides=[*SETTINGS, *paths, *overrides])
+
+
+@dataclass
+class Seen:
+    """A run, and what it did on its way.
+
+    Args:
+        directory: of the run.
+        methods: those that were built, as they are at the end.
+        fits: how often a Trainer trained.
+        steps: the ids of the examples of every training step.
+    """
+
+    directory: Path = Path()
+    methods: list[Method] = field(default_factory=list)
+    fits: int = 0
+    steps: list[list[str]] = field(default_factory=list)
+
+
+def run(cfg: DictConfig) -> Seen:
+    """Launch it, and look on."""
+    seen = Seen()
+    build, fit, step = launch.build_method, L.Trainer.fit, Method.training_step
+
+    def build_method(*arguments: Any) -> Method:
+        seen.methods.append(build(*arguments))
+        return seen.methods[-1]
+
+    def counted_fit(trainer: L.Trainer, *arguments: Any, **more: Any) -> None:
+        seen.fits += 1
+        fit(trainer, *arguments, **more)
+
+    @wraps(step)
+    def training_step(method: Method, batch: Any, batch_idx: int) -> Any:
+        seen.steps.append(batch.ids)
+        return step(method, batch, batch_idx)
+
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(launch, "build_method", build_method))
+        patches.enter_context(patch.object(L.Trainer, "fit", counted_fit))
+        patches.enter_context(patch.object(Method, "training_step", training_step))
+        seen.directory = launch.launch(cfg, "test").parent
+    return seen
+
+
+@cache
+def whole(base: Path, *overrides: str) -> Seen:
+    """An undisturbed run of the toy, made once in a session; ``base`` holds its data and its runs."""
+    return run(compose(data_in(base), base / "whole", *overrides))
+
+
+@cache
+def data_in(base: Path) -> Path:
+    """The folder of the toy's data, which all runs that are compared must share."""
+    return write_tasks(base / "data")
+
+
+def kept(directory: Path) -> dict[str, Any]:
+    """What a run must end with, whatever befell it: every file of its stages, and all of its results but the times."""
+    files = {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted((directory / "tasks").rglob("*"))
+        if path.is_file()
+    }
+    results = read_results(directory)
+    for name in ("timing", "commit", "commits", "grown_from"):  # the code may be committed while it is tested
+        results.pop(name, None)
+    del results["config"]["paths"]
+    return {**files, "matrix.csv": (directory / "matrix.csv").read_bytes(), "results.json": results}
+
+
+def read_results(directory: Path) -> dict[str, Any]:
+    """``results.json``."""
+    results: dict[str, Any] = json.loads((directory / "results.json").read_text(encoding="utf-8"))
+    return results
+
+
+def read_answers(directory: Path) -> dict[str, list[dict[str, Any]]]:
+    """Stage -> its answers, as they stand in the files."""
+    return {
+        path.parent.name: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for path in sorted(directory.glob("tasks/*/answers.jsonl"))
+    }
+
+
+def forked(work: Callable[[], object], log: Path) -> int:
+    """Do something in a process of its own, which may be killed.
+
+    Args:
+        work: what to do.
+        log: what it prints is added to this file.
+
+    Returns:
+        0 if it was done, 1 after an exception, -9 after SIGKILL.
+    """
+    process = start(work, log)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def start(work: Callable[[], object], log: Path) -> int:
+    """The id of a process that does something, as `forked`, but is not waited for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that a fork leaves behind: none is needed
+        process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        sys.stdout = sys.stderr = log.open("a", buffering=1)
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def die() -> None:
+    """What ``kill -9`` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def count_model_calls(before: Callable[[int], None]) -> Any:
+    """A patch under which ``before`` is given the number of every reading of the model, in training or answering."""
+    forward, calls = LlamaForCausalLM.forward, iter(range(1, sys.maxsize))
+
+    @wraps(forward)
+    def counted(*arguments: Any, **more: Any) -> Any:
+        before(next(calls))
+        return forward(*arguments, **more)
+
+    return patch.object(LlamaForCausalLM, "forward", counted)
