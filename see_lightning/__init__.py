@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-# Read once, when torch is imported: waiting threads then sleep, where spinning ones can slow a shared machine twentyfold.
+# Read once, when torch is imported: waiting threads then sleep, where spinning ones can slow a shared machine severalfold.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from see_lightning.config import ConfigError
+from see_lightning.config import Refusal
 
 
 def main() -> None:
@@ -16,13 +16,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from see_lightning.engine.ensemble import load_ensemble
-    from see_lightning.engine.ledger import LedgerError
 
     try:
         ensemble = load_ensemble(arguments.run_dir, max_new_tokens=arguments.max_new_tokens)
         queries = [sys.stdin.read() if query == "-" else query for query in arguments.query]
         replies = ensemble.answer(queries, task=arguments.task)
-    except (ConfigError, LedgerError) as error:
+    except Refusal as error:
         parser.exit(2, f"{error}\n")
     for reply in replies:
         asked = " -> ".join(reply.verdicts) or "no expert asked"

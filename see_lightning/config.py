@@ -94,6 +94,8 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         within("adapter.rank", self.rank, 1)
+        if self.alpha <= 0:
+            raise ConfigError(f"adapter.alpha scales the update and must be above 0; got {self.alpha:g}.")
         within("adapter.dropout", self.dropout, 0, 0.99)
         if not self.targets:
             raise ConfigError("adapter.targets is empty; name at least one linear layer, such as [q_proj,v_proj].")
@@ -220,6 +222,23 @@ def register() -> None:
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
 
 
+# What the loop over tasks gives each Trainer, or what would make ``optim.global_batch`` untrue.
+TRAINER_SET_BY_RUN = {
+    "accumulate_grad_batches",
+    "callbacks",
+    "default_root_dir",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "gradient_clip_val",
+    "log_every_n_steps",
+    "logger",
+    "max_epochs",
+    "num_sanity_val_steps",
+    "reload_dataloaders_every_n_epochs",
+}
+
+
 def validate(cfg: DictConfig) -> RunConfig:
     """The typed form of a composed config, with every range checked.
 
@@ -231,6 +250,11 @@ def validate(cfg: DictConfig) -> RunConfig:
         raise ConfigError(f"{missing[0]} is not set; give {missing[0]}=... on the command line.")
     typed = OmegaConf.to_object(cfg)
     assert isinstance(typed, RunConfig)
+    if typed.trainer.get("devices", 1) != 1 or typed.trainer.get("num_nodes", 1) != 1:
+        raise ConfigError("trainer.devices and trainer.num_nodes must be 1: a run is one process so far.")
+    taken = sorted(TRAINER_SET_BY_RUN & set(typed.trainer))
+    if taken:
+        raise ConfigError(f"trainer.{taken[0]} is set by the run itself; see optim, data and logger.")
     _refuse_additions(typed, "")
     return typed
 

@@ -45,21 +45,11 @@ class _Task:
 
 
 class PocketReader:
-    """Reads ``news``, ``sentiment``, ``simplify``, ``french`` and ``words``.
-
-    Args:
-        train: training rows of each task, 1 to 400.
-        test: test rows of each task, 1 to 100; they are the same however many are trained on.
+    """Reads ``news``, ``sentiment``, ``simplify``, ``french`` and ``words``: 400 training and 100 test rows each.
 
     A prompt is an instruction, a blank line and the input. Which rows are taken, and in which order, depends on nothing
     but the texts; labels alternate, so that every first part of the rows is balanced; no input occurs twice.
     """
-
-    def __init__(self, *, train: int = TRAIN_ROWS, test: int = TEST_ROWS) -> None:
-        for name, size, most in (("train", train, TRAIN_ROWS), ("test", test, TEST_ROWS)):
-            if not 1 <= size <= most:
-                raise DataError(f"benchmark.reader.{name} is {size}; the pocket tasks have 1 to {most} {name} rows.")
-        self.train, self.test = train, test
 
     def tasks(self) -> list[str]:
         """Names of the tasks."""
@@ -89,7 +79,7 @@ class PocketReader:
             )
             for row in rows[:needed]
         ]
-        split = checks.split(task, train=examples[: self.train], test=examples[TRAIN_ROWS : TRAIN_ROWS + self.test])
+        split = checks.split(task, train=examples[:TRAIN_ROWS], test=examples[TRAIN_ROWS:])
         return Split(train=split.train, test=split.test, notices=(*_other_versions(task, recipe), *split.notices))
 
 

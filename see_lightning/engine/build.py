@@ -10,7 +10,7 @@ from see_lightning.data.checks import RowChecks
 from see_lightning.evaluation.scores import score_fn
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.methods.method import Method
-from see_lightning.models.base import load_model, load_tokenizer, model_id
+from see_lightning.models.base import load_model, load_tokenizer
 from see_lightning.tasks.prompts import PromptTemplate, checked_lengths
 from see_lightning.tasks.task import Benchmark, Task
 
@@ -67,6 +67,6 @@ def build_method(cfg: DictConfig, config: RunConfig, template: PromptTemplate, d
                 f"adapter.targets names {target!r}, which is no layer of {config.model.name}."
                 f"{nearest(target, linear)} Linear layers are {', '.join(sorted(linear))}."
             )
-    pool = ExpertPool(base, config.adapter, model_id(config.model))
+    pool = ExpertPool(base, config.adapter, config.model.name, config.model.revision)
     method: Method = instantiate(cfg.method, pool=pool, template=template, optim=config.optim, run_seed=config.seed)
     return method

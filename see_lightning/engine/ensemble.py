@@ -59,6 +59,13 @@ class Ensemble:
             )
         if task is not None and task not in (names := self.method.pool.names):
             raise ConfigError(f"there is no expert {task!r}.{nearest(task, names)} There are: {', '.join(names)}.")
+        longest = self.method.template.max_length - self.max_new_tokens
+        for query in queries:
+            tokens = len(self.method.template.prompt_ids(query))
+            if tokens > longest:
+                raise ConfigError(
+                    f"a query has {tokens} tokens; at most {longest} leave room for an answer: {query[:60]!r}"
+                )
         replies = []
         with torch.inference_mode():
             for start in range(0, len(queries), self.batch_size):

@@ -69,7 +69,7 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path) -> int:
         taken.append(stage.name)
     ours, about = ledger.content["about"], theirs.content["about"]
     ours["dtype"], ours["grown_from"] = about["dtype"], str(other)
-    ours["commits"] = list(dict.fromkeys([*about["commits"], *ours["commits"]]))
+    ours["commits"] = [*about["commits"], *(commit for commit in ours["commits"] if commit != about["commits"][-1])]
     ledger.content["stages"] = {name: theirs.stage(name) for name in taken}
     ledger.commit()
     return len(taken)

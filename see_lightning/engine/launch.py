@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import hydra.utils
+import torch
 import transformers
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from see_lightning.config import RunConfig, bind, instantiate, method_name, numbers_config, run_key, validate
+from see_lightning.config import (
+    ConfigError,
+    RunConfig,
+    bind,
+    instantiate,
+    method_name,
+    numbers_config,
+    run_key,
+    validate,
+)
 from see_lightning.engine.build import build_method, build_tasks, build_template
 from see_lightning.engine.grow import adopt, shorter_run
 from see_lightning.engine.ledger import Ledger, LedgerError, dump, write_atomic
@@ -57,9 +67,11 @@ def launch(cfg: DictConfig, command: str) -> Path:
 
 
 def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     bind(cfg.method, "pool", "template", "optim", "run_seed")
     method: type[Method] = hydra.utils.get_class(cfg.method._target_)
+    if cfg.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ConfigError("trainer=gpu, but torch finds no GPU here; use trainer=cpu.")
     template = build_template(config)
     tasks = build_tasks(cfg, config, template)
     for notice in (notice for task in tasks for notice in task.notices):
@@ -86,7 +98,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str) -> No
             f"{ledger.directory} was started on other data: {changed} changed since."
             f" Restore them, or move that folder away."
         )
-    if here not in about["commits"]:
+    if here != about["commits"][-1]:
         console.print(f"going on at commit {here}; this run was begun at {about['commits'][-1]}")
         about["commits"].append(here)  # made final with the next commit of the ledger
     write_atomic(ledger.directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 import see_lightning
@@ -32,16 +33,21 @@ def commit() -> str | None:
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode != 0:
         return None
-    changed = subprocess.run(
-        [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=False
-    )
+    # Files that git does not know yet count: a new method is code too.
+    code = [f":/{part}" for part in ("see_lightning", "conf", "run.py", "pyproject.toml")]
+    changed = subprocess.run([*git, "status", "--porcelain", "--", *code], capture_output=True, text=True, check=False)
     return head.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
 
 
 def versions() -> dict[str, str]:
     """What was installed."""
     found = {package: version(package) for package in PACKAGES}
-    return {"see_lightning": see_lightning.__version__, "python": platform.python_version(), **found}
+    return {
+        "see_lightning": see_lightning.__version__,
+        "python": platform.python_version(),
+        **found,
+        "threads": str(torch.get_num_threads()),  # as much part of the numbers as a version
+    }
 
 
 def collect(
@@ -109,6 +115,11 @@ def collect(
     }
     results["notices"] = [notice for task in tasks for notice in task.notices]
     results["benchmark"] = {key: cfg.benchmark[key] for key in ("name", "version", "licence", "citation")}
+    origins = {name: cfg.benchmark.tasks.get(name) or {} for name in names}
+    results["benchmark"]["tasks"] = {
+        name: {key: origin[key] for key in ("package", "licence", "citation") if key in origin}
+        for name, origin in origins.items()
+    }
     results["config"] = OmegaConf.to_container(cfg, resolve=True)
     return results
 

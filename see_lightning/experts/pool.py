@@ -31,13 +31,16 @@ class ExpertPool(nn.Module):
     Args:
         base: a frozen causal language model.
         adapter: rank, scale, dropout and targets of every expert.
-        base_id: how the experts' files name the base model.
+        base_id: the base model's name in the experts' files.
+        revision: its revision there.
     """
 
-    def __init__(self, base: PreTrainedModel, adapter: AdapterConfig, base_id: str) -> None:
+    def __init__(
+        self, base: PreTrainedModel, adapter: AdapterConfig, base_id: str, revision: str | None = None
+    ) -> None:
         super().__init__()
         self.model: PreTrainedModel | PeftModel = base
-        self.adapter, self.base_id = adapter, base_id
+        self.adapter, self.base_id, self.revision = adapter, base_id, revision
         self.names: list[str] = []
 
     def attach(self, name: str, weights_seed: int) -> None:
@@ -97,7 +100,7 @@ class ExpertPool(nn.Module):
         save_file({key: tensor.contiguous() for key, tensor in weights.items()}, folder / WEIGHTS, {"format": "pt"})
         (folder / WEIGHTS).chmod(0o644)  # safetensors writes 0600 whatever the umask
         config = self.model.peft_config[_in_peft(name)].to_dict()
-        config |= {"inference_mode": True, "base_model_name_or_path": self.base_id}
+        config |= {"inference_mode": True, "base_model_name_or_path": self.base_id, "revision": self.revision}
         # PEFT keeps names in sets, whose order changes from process to process; sorted, the file does not.
         text = json.dumps(config, indent=2, sort_keys=True, default=sorted)
         (folder / CONFIG).write_text(text + "\n")

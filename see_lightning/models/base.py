@@ -30,7 +30,13 @@ def load_tokenizer(config: ModelConfig, cache: Path) -> PreTrainedTokenizerBase:
     """The tokenizer alone, which is all that reading and checking the data needs."""
     if config.source == "tiny":
         return tiny_tokenizer()
-    tokenizer = AutoTokenizer.from_pretrained(*_place(config, cache), **_hub(config))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(*_place(config, cache), **_hub(config))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot get model.name={config.name}: {str(error).splitlines()[0]} Check the name, the network, and for a"
+            f" gated model `hf auth login`."
+        ) from error
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"the tokenizer of {config.name} has no end-of-sequence token, so answers could not end.")
     return tokenizer

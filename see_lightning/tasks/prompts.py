@@ -7,7 +7,7 @@ from dataclasses import replace
 from transformers import PreTrainedTokenizerBase
 
 from see_lightning.config import ConfigError, one_of
-from see_lightning.data.checks import RowChecks
+from see_lightning.data.checks import MOST_SKIPPED, RowChecks
 from see_lightning.data.example import DataError, Example
 from see_lightning.tasks.task import Task
 
@@ -95,10 +95,11 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
 
     outdated = checks.notices(task.name)  # what was skipped on reading is counted again in the new notice
     train, test = fitting(task.train, None), fitting(task.test, task.max_new_tokens)
-    for half, rows in (("training", train), ("test", test)):
-        if not rows:
+    for half, drawn, kept in (("training", task.train, train), ("test", task.test, test)):
+        if 100 * (len(drawn) - len(kept)) > MOST_SKIPPED * len(drawn):
             raise DataError(
-                f"{task.name}: none of its {half} rows fits into model.max_length={template.max_length}; raise it."
+                f"{task.name}: {len(drawn) - len(kept)} of the {len(drawn)} {half} rows do not fit into"
+                f" model.max_length={template.max_length}. That is more than {MOST_SKIPPED} %: raise it, or mend the rows."
             )
     notices = [notice for notice in task.notices if notice not in outdated]
     return replace(task, train=train, test=test, notices=(*notices, *checks.notices(task.name)))
