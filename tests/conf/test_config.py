@@ -141,7 +141,7 @@ def test_what_is_missing_is_named_with_how_to_give_it(composed):
 
 def test_the_composed_defaults_are_what_the_typed_root_holds(composed):
     config = validate(composed("train_size=7"))
-    assert (config.ratio, config.seed, config.train_size, config.test_size) == (0.1, 0, 7, None)
+    assert (config.ratio, config.seed, config.train_size, config.test_size) == (0.1, 0, 7, 30)
     assert config.optim == OptimConfig(**OmegaConf.load(CONF / "optim" / "small.yaml"))
     assert config.adapter == AdapterConfig(**OmegaConf.load(CONF / "adapter" / "lora.yaml"))
     assert config.indicators == IndicatorConfig("<<pos>>", "<<neg>>")
