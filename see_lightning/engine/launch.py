@@ -162,6 +162,5 @@ def _quiet() -> None:
         ".*GPU available but not used.*",
         ".*srun.* command is available.*",
         ".*litlogger.*",
-        ".*is_gradient_checkpointing.*",
     ):
         warnings.filterwarnings("ignore", message=message)

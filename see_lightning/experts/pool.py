@@ -1,6 +1,7 @@
 """Experts: named LoRA adapters around one frozen base model, kept in order of birth."""
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +60,9 @@ class ExpertPool(nn.Module):
             target_modules=self.adapter.targets,
             task_type="CAUSAL_LM",
         )
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            # PEFT asks transformers by a name that the latter gives up.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
             torch.manual_seed(weights_seed)
             if isinstance(self.model, PeftModel):
                 self.model.add_adapter(_in_peft(name), config)

@@ -151,7 +151,7 @@ def test_more_than_one_in_a_hundred_skipped_for_length_is_an_error():
     checks = RowChecks("skip")
     rows = [row(i, prompt=20, answer=10) for i in range(150)] + [row(i, prompt=70, answer=2) for i in (150, 151)]
     split = checks.split("qa", rows, [Example("t", "q", "a", "qa", source="g:1")])
-    with pytest.raises(DataError, match=r"qa: 2 of 153 rows skipped.*more than 1 % of the rows"):
+    with pytest.raises(DataError, match=r"qa: 2 of the 152 training rows do not fit.*more than 1 %"):
         checked_lengths(of(list(split.train), list(split.test)), template("plain"), checks, 4)
 
 
