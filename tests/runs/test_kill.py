@@ -133,6 +133,8 @@ def test_a_signal_that_can_be_heard_ends_the_run_and_loses_nothing(undisturbed, 
     attempt, directory, log = killable
 
     def attempt_and_be_told() -> None:
+        # A process in the background of a script may be born deaf to Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         number = iter(range(1, 1000))
 
         def tell(call: int) -> None:
