@@ -11,7 +11,7 @@ from see_lightning.evaluation.scores import score_fn
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.methods.method import Method
 from see_lightning.models.base import load_model, load_tokenizer
-from see_lightning.tasks.prompts import PromptTemplate, checked_lengths
+from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths
 from see_lightning.tasks.task import Benchmark, Task
 
 
@@ -40,15 +40,22 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
     room = max(len(template.target_ids(word)) for word in words)
     for name in config.order.tasks:
         score_fn(benchmark.settings(name)[0])  # refused before the data are read
-    return [
+    tasks = [
         checked_lengths(
-            benchmark.task(name, checks=checks, train_size=config.train_size, test_size=config.test_size),
+            benchmark.task(
+                name,
+                checks=checks,
+                tokens=lambda answer: len(template.target_ids(answer)),
+                train_size=config.train_size,
+                test_size=config.test_size,
+            ),
             template,
             checks,
             room,
         )
         for name in config.order.tasks
     ]
+    return [checked_header(task, template) for task in tasks] if config.adapter.activated else tasks
 
 
 def build_method(cfg: DictConfig, config: RunConfig, template: PromptTemplate, dtype: str) -> Method:
@@ -67,6 +74,6 @@ def build_method(cfg: DictConfig, config: RunConfig, template: PromptTemplate, d
                 f"adapter.targets names {target!r}, which is no layer of {config.model.name}."
                 f"{nearest(target, linear)} Linear layers are {', '.join(sorted(linear))}."
             )
-    pool = ExpertPool(base, config.adapter, config.model.name, config.model.revision)
+    pool = ExpertPool(base, config.adapter, config.model.name, config.model.revision, template.header_ids())
     method: Method = instantiate(cfg.method, pool=pool, template=template, optim=config.optim, run_seed=config.seed)
     return method

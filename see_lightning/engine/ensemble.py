@@ -66,18 +66,15 @@ class Ensemble:
                 raise ConfigError(
                     f"a query has {tokens} tokens; at most {longest} leave room for an answer: {query[:60]!r}"
                 )
-        replies = []
+        batch = query_batch(
+            [(str(place), query) for place, query in enumerate(queries)],
+            self.method.template,
+            tasks=[task] * len(queries) if task else [],
+            max_new_tokens=self.max_new_tokens,
+            rows=self.batch_size,
+        )
         with torch.inference_mode():
-            for start in range(0, len(queries), self.batch_size):
-                chunk = queries[start : start + self.batch_size]
-                batch = query_batch(
-                    [(str(start + i), query) for i, query in enumerate(chunk)],
-                    self.method.template,
-                    tasks=[task] * len(chunk) if task else [],
-                    max_new_tokens=self.max_new_tokens,
-                )
-                replies += [Reply(a.text, a.expert, a.verdicts) for a in self.method.answer(batch)]
-        return replies
+            return [Reply(a.text, a.expert, a.verdicts) for a in self.method.answer(batch)] if queries else []
 
 
 def load_ensemble(run_dir: str | Path, *, max_new_tokens: int = 128) -> Ensemble:

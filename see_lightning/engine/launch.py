@@ -121,6 +121,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str) -> No
             eval_batch=config.data.eval_batch,
             facts=expert_facts(config, template, about["dtype"]),
         ),
+        decides=method.refuses,
         make_method=partial(build_method, cfg, config, template, about["dtype"]),
         make_trainer=instantiate(cfg.trainer),
         make_logger=partial(_logger, cfg.logger),

@@ -108,7 +108,7 @@ class Ledger:
         return about
 
     def stage(self, name: str) -> dict[str, Any]:
-        """What is noted of a stage: ``trained`` (files, counts, seconds) and ``answers`` by task."""
+        """What is noted of a stage: ``trained`` (files, counts, seconds), and by task ``answers`` and ``remembered``."""
         stage: dict[str, Any] = self.content["stages"].setdefault(name, {"trained": None, "answers": {}})
         return stage
 
@@ -157,13 +157,27 @@ class Ledger:
         return folder
 
     def commit_answers(
-        self, stage: str, task: str, records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+        self, stage: str, task: str, blocks: Mapping[str, Sequence[Mapping[str, Any]]], facts: Mapping[str, Any]
     ) -> None:
-        """Append a task's answers to the stage's ``answers.jsonl`` and make them final."""
-        done = self.stage(stage)["answers"]
-        start = max((block["end"] for block in done.values()), default=0)
+        """Append what one task's test split brought to the stage's files, and make it final in one act.
+
+        Args:
+            stage: its name.
+            task: whose queries were asked.
+            blocks: records by kind: ``answers``, ``remembered``; each kind has a file of its own.
+            facts: counts and seconds for the report; they go with the first kind.
+        """
+        for place, (kind, records) in enumerate(blocks.items()):
+            self.stage(stage).setdefault(kind, {})[task] = {
+                **(facts if place == 0 else {}), **self._append(stage, kind, records)
+            }  # fmt: skip
+        self.commit()
+
+    def _append(self, stage: str, kind: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Write records behind the final ones, and say where they stand."""
+        start = max((block["end"] for block in self.stage(stage).get(kind, {}).values()), default=0)
         block = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
-        path = self.folder(stage) / "answers.jsonl"
+        path = self.folder(stage) / f"{kind}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("r+b" if path.exists() else "w+b") as file:
             file.truncate(start)  # a killed run may have left lines that were never made final
@@ -171,10 +185,7 @@ class Ledger:
             file.write(block)
             file.flush()
             os.fsync(file.fileno())
-        done[task] = {
-            **facts, "start": start, "end": start + len(block), "sha256": hashlib.sha256(block).hexdigest()
-        }  # fmt: skip
-        self.commit()
+        return {"start": start, "end": start + len(block), "sha256": hashlib.sha256(block).hexdigest()}
 
     def answers(self, stage: str) -> list[dict[str, Any]]:
         """The final answers of a stage.
@@ -182,10 +193,21 @@ class Ledger:
         Raises:
             LedgerError: the file is not what was written.
         """
-        path = self.folder(stage) / "answers.jsonl"
+        return self._records(stage, "answers")
+
+    def remembered(self, stage: str) -> list[dict[str, Any]]:
+        """What frozen experts said for the first time at a stage; of two records of one key the later one counts.
+
+        Raises:
+            LedgerError: the file is not what was written.
+        """
+        return self._records(stage, "remembered")
+
+    def _records(self, stage: str, kind: str) -> list[dict[str, Any]]:
+        path = self.folder(stage) / f"{kind}.jsonl"
         records: list[dict[str, Any]] = []
         content = path.read_bytes() if path.exists() else b""
-        for task, block in self.stage(stage)["answers"].items():
+        for task, block in self.stage(stage).get(kind, {}).items():
             lines = content[block["start"] : block["end"]]
             if hashlib.sha256(lines).hexdigest() != block["sha256"]:
                 raise LedgerError(

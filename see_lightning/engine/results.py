@@ -73,8 +73,17 @@ def collect(
                 matrix.set(row + 1, test.name, round(sum(scores) / len(scores), 4))
     about = ledger.content["about"]
     trained = [ledger.stage(stage.name)["trained"] for stage in stages if stage.task]
-    blocks = [block for stage in stages for block in ledger.stage(stage.name)["answers"].values()]
-    evaluate_s = [sum(b["seconds"] for b in ledger.stage(stage.name)["answers"].values()) for stage in stages]
+    asked = {
+        stage.name: [
+            block
+            for kind in ("answers", "remembered")
+            for block in ledger.stage(stage.name).get(kind, {}).values()
+            if "counts" in block
+        ]
+        for stage in stages
+    }
+    blocks = [block for stage in asked.values() for block in stage]
+    evaluate_s = [sum(block["seconds"] for block in stage) for stage in asked.values()]
     results: dict[str, Any] = {
         "command": about["command"],
         "commit": about["commits"][-1],
@@ -98,11 +107,11 @@ def collect(
         "train_s": [stage["seconds"] for stage in trained],
         "evaluate_s": [round(seconds, 3) for seconds in evaluate_s],
         "train_tokens_per_s": _rate(sum(s["tokens"] for s in trained), sum(s["seconds"] for s in trained)),
-        "queries_per_s": _rate(sum(block["queries"] for block in blocks), sum(evaluate_s)),
+        "queries_per_s": _rate(sum(block.get("queries", 0) for block in blocks), sum(evaluate_s)),
     }
     counted = {
         name: sum(block["counts"].get(name, 0) for block in blocks)
-        for name in ("generations", "prefills", "decisions", "new_tokens")
+        for name in ("generations", "prefills", "decisions", "decided_again", "new_tokens")
     }
     results["counts"] = {
         "train_examples": [stage["examples"] for stage in trained],
@@ -111,6 +120,8 @@ def collect(
         "steps": [stage["steps"] for stage in trained],
         **counted,
         "truncated": sum(record["truncated"] for records in answers.values() for record in records),
+        # Frozen experts are asked once and remembered; where weights move, every answer is made anew.
+        "remembered": sum(map(len, answers.values())) - counted["generations"] if method.has_experts else None,
         "token_efficiency": _rate(sum(s["tokens"] for s in trained), sum(s["computed"] for s in trained)),
     }
     results["notices"] = [notice for task in tasks for notice in task.notices]

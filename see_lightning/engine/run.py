@@ -14,9 +14,10 @@ from rich.console import Console
 from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughput
 from see_lightning.engine.ledger import Ledger, dump, write_atomic
 from see_lightning.engine.stages import Stage
-from see_lightning.evaluation.evaluate import evaluate
+from see_lightning.evaluation.evaluate import decide, evaluate, put_back, remembered
 from see_lightning.evaluation.scores import MeanScore
-from see_lightning.methods.method import Method
+from see_lightning.experts.recall import Recall
+from see_lightning.methods.method import ExpertMethod, Method
 from see_lightning.seeds import seed
 from see_lightning.tasks.datamodule import TaskDataModule
 from see_lightning.tasks.memory import Memory
@@ -51,6 +52,7 @@ class ContinualRun:
         ledger: of the run directory, held by this process.
         stages: what is to be done.
         settings: see there.
+        decides: whether every expert shall decide on every query, tested after its stage or not.
         make_method: loads the base model and builds the method; called only if something is left to do.
         make_trainer: builds a fresh Trainer.
         make_logger: builds a logger for a stage's folder, or gives False.
@@ -63,12 +65,14 @@ class ContinualRun:
         ledger: Ledger,
         stages: list[Stage],
         settings: RunSettings,
+        decides: bool,
         make_method: Callable[[], Method],
         make_trainer: Callable[..., L.Trainer],
         make_logger: Callable[[str], Any],
         console: Console,
     ) -> None:
         self.ledger, self.stages, self.settings, self.console = ledger, stages, settings, console
+        self.decides = decides
         self.make_method, self.make_trainer, self.make_logger = make_method, make_trainer, make_logger
         self.memory = Memory(settings.seed)
         self._to_restore: list[Stage] = []
@@ -84,12 +88,20 @@ class ContinualRun:
             for task in stage.tests:
                 if task.name not in self.ledger.stage(stage.name)["answers"]:
                     self._evaluate(stage, task, title)
+            for task in self.stages[-1].tests if self.decides else ():
+                if task.name not in self.ledger.stage(stage.name).get("remembered", {}):
+                    self._decide(stage, task, title)
             if stage.task:
                 self.memory.add(stage.task)
 
     @cached_property
     def _fresh_method(self) -> Method:
-        return self.make_method()
+        method = self.make_method()
+        if isinstance(method, ExpertMethod):
+            method.recall = Recall(*(json.dumps(fact, sort_keys=True) for fact in self.settings.facts.values()))
+            for stage in self.stages:
+                put_back(method.recall, self.ledger.remembered(stage.name))
+        return method
 
     @property
     def method(self) -> Method:
@@ -186,22 +198,45 @@ class ContinualRun:
 
     def _evaluate(self, stage: Stage, task: Task, title: str) -> None:
         method = self.method
-        method.counts.clear()
-        progress = StageProgress(self.console, f"{title} · {task.name}", Throughput())
-        started = time.monotonic()
-        trainer = self._trainer(stage, [progress], logger=False, epochs=1)
+        started, trainer = self._begin_asking(stage, f"{title} · {task.name}")
         records = evaluate(trainer, method, task, batch_size=self.settings.eval_batch)
+        if self.decides:
+            # Experts that the walk did not reach.
+            decide(self._trainer(stage, [], logger=False, epochs=1), method, task, batch_size=self.settings.eval_batch)
         mean = MeanScore(task.score)
         mean.update([record["text"] for record in records], [record["target"] for record in records])
-        score = round(float(mean.compute()), 4)
         facts = {
-            "score": score,
+            "score": round(float(mean.compute()), 4),
             "queries": len(records),
             "seconds": round(time.monotonic() - started, 3),
             "counts": dict(sorted(method.counts.items())),
         }
         if stage.task and task.name == stage.task.name:
             # Before the answers are final: a run killed in between evaluates, and so describes, once more.
-            self._describe(stage, self.ledger.stage(stage.name)["trained"], score=score)
-        self.ledger.commit_answers(stage.name, task.name, records, facts)
-        self.console.print(f"{title}: {task.name} {score:.2f} ({task.score}), {facts['seconds']:.0f} s")
+            self._describe(stage, self.ledger.stage(stage.name)["trained"], score=facts["score"])
+        blocks = {"answers": records}
+        if isinstance(method, ExpertMethod):
+            blocks["remembered"] = self._newly_said(task)
+        self.ledger.commit_answers(stage.name, task.name, blocks, facts)
+        self.console.print(f"{title}: {task.name} {facts['score']:.2f} ({task.score}), {facts['seconds']:.0f} s")
+
+    def _decide(self, stage: Stage, task: Task, title: str) -> None:
+        method = self.method
+        started, trainer = self._begin_asking(stage, f"{title} · verdicts on {task.name}")
+        decide(trainer, method, task, batch_size=self.settings.eval_batch)
+        facts = {
+            "seconds": round(time.monotonic() - started, 3),
+            "counts": dict(sorted(method.counts.items())),
+        }
+        self.ledger.commit_answers(stage.name, task.name, {"remembered": self._newly_said(task)}, facts)
+
+    def _begin_asking(self, stage: Stage, title: str) -> tuple[float, L.Trainer]:
+        self.method.counts.clear()
+        progress = StageProgress(self.console, title, Throughput())
+        return time.monotonic(), self._trainer(stage, [progress], logger=False, epochs=1)
+
+    def _newly_said(self, task: Task) -> list[dict[str, Any]]:
+        assert isinstance(self._fresh_method, ExpertMethod) and self._fresh_method.recall is not None
+        recall = self._fresh_method.recall
+        entries, recall.new = recall.new, []
+        return remembered(entries, task)

@@ -1,15 +1,56 @@
-"""A method's answers to a task's test queries, scored: the records that every number is computed from."""
+"""A method's answers to a task's test queries, scored: the records that every number is computed from.
+
+Experts never change, and neither does the base model. So what one of them says to a query is computed once in a run and
+remembered; after each task only the new expert is asked. Methods whose weights move are asked everything again.
+"""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import lightning as L
 
 from see_lightning.evaluation.scores import score_fn
+from see_lightning.experts.recall import Entry, Recall, Said
 from see_lightning.methods.method import Answer, Method
 from see_lightning.tasks.datamodule import query_loader
 from see_lightning.tasks.task import Task
+
+
+def decide(trainer: L.Trainer, method: Method, task: Task, *, batch_size: int) -> None:
+    """Let every expert say whether it would accept a task's test queries; what is remembered is not asked again."""
+    trainer.predict(
+        method, query_loader(task, method.template, batch_size=batch_size, tell_task=False, only_decide=True)
+    )
+
+
+def remembered(entries: Sequence[Entry], task: Task) -> list[dict[str, Any]]:
+    """What was said for the first time, as it is kept: a record per voice and query.
+
+    Args:
+        entries: of this task's queries.
+        task: for the score of what was answered.
+    """
+    score = score_fn(task.score)
+    targets = {example.id: example.target for example in task.test}
+    return [
+        {
+            "id": entry.id,
+            "task": task.name,
+            "expert": entry.expert,
+            **asdict(entry.said),
+            "score": None if entry.said.text is None else score(entry.said.text, targets[entry.id]),
+            "key": entry.key,
+        }
+        for entry in entries
+    ]
+
+
+def put_back(recall: Recall, records: Sequence[Mapping[str, Any]]) -> None:
+    """Remember what ``remembered`` wrote down."""
+    for record in records:
+        recall.put_back(record["key"], Said(**{field.name: record[field.name] for field in fields(Said)}))
 
 
 def evaluate(trainer: L.Trainer, method: Method, task: Task, *, batch_size: int) -> list[dict[str, Any]]:

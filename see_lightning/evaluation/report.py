@@ -1,7 +1,6 @@
 """Everything a user sees at the end of a run, made from the content of ``results.json`` alone.
 
 `print_report` for the terminal, `matrix_csv` for spreadsheets, `render_html` for a page that needs nothing but itself.
-Drawings are SVG whose text and lines take their colours from the page, so that they follow its light and dark mode.
 
 Letters: T tasks, in the order in which they are learned.
 """
@@ -11,20 +10,19 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from see_lightning.evaluation.drawings import _readable_on as _readable_on
+from see_lightning.evaluation.drawings import confusion_svg, curve_svg, matrix_svg, study_svg
 from see_lightning.evaluation.matrix import ResultsMatrix
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 Results = Mapping[str, Any]
+Study = Mapping[str, Any]
 
 FORMULAS = {
     "AR": "mean over tasks j of a[T][j]; higher is better",
@@ -41,14 +39,6 @@ OOD = {
     "base_share": "out-of-distribution queries answered by the base model",
     "base_identical": "of those, answers identical to the plain base model's",
 }
-# Colours that no drawing uses for anything else; each becomes a colour of the page.
-PAGE_COLOURS = {
-    "#010203": "currentColor",
-    "#040506": "var(--muted)",
-    "#070809": "var(--accent)",
-    "#0a0b0c": "var(--line)",
-}
-INK, MUTED, ACCENT, LINE = PAGE_COLOURS
 
 
 def matrix_csv(results: Results) -> str:
@@ -228,11 +218,86 @@ def _plain(table: Table) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
+# ---------------------------------------------------------------------------------------------- study
+
+STUDY = {
+    "order": "in which the experts were asked",
+    "an expert accepts by": "its verdict, or log-odds of at least a threshold",
+    "AR": "a range if answers are unknown",
+    "BWT": "likewise",
+    "routing accuracy": ROUTING["accuracy"],
+    "base share": ROUTING["base_share"],
+    "asked": "experts asked per query",
+    "unknown": "answers that the matrix needs and that were never generated",
+}
+
+
+def print_study(study: Study, console: Console) -> None:
+    """Print a row for each order and rule, what random orders were, and where routing is best."""
+    words = [Column(name, no_wrap=True) for name in list(STUDY)[:2]]
+    table = Table(*words, *(Column(name, justify="right") for name in list(STUDY)[2:]), box=box.SIMPLE_HEAD)
+    for row in _study_rows(study):
+        table.add_row(*map(Text, row))
+    console.print(Text(_plain(table)), soft_wrap=True)
+    for name, meaning in list(STUDY.items())[4:]:
+        console.print(Text(f" {name}: {meaning}"), soft_wrap=True)
+    for name, experts in {row["order"]: row["experts"] for row in study["rows"]}.items():
+        console.print(Text(f" {name}: asks {', '.join(experts)}"), soft_wrap=True)
+    console.print(Text(_best(study)), soft_wrap=True)
+
+
+def _study_rows(study: Study) -> list[list[str]]:
+    """A readable cell for each column of `STUDY`; the name of an order stands in its first row alone."""
+    rows, above = [], None
+    for row in study["rows"]:
+        rule = "verdict" if row["threshold"] is None else f"log-odds ≥ {_threshold(row['threshold'])}"
+        rows.append(
+            [
+                "" if row["order"] == above else row["order"],
+                rule + (" (best)" if row["is_best"] else ""),
+                _range(row["AR"]),
+                _range(row["BWT"]),
+                percent(row["routing_accuracy"]),
+                percent(row["base_share"]),
+                number(row["asked"]),
+                number(row["unknown"]),
+            ]
+        )
+        above = row["order"]
+    return rows
+
+
+def _range(ends: Sequence[float] | None) -> str:
+    """Lowest and highest value, or one if they read the same."""
+    return "–" if ends is None else " to ".join(dict.fromkeys(map(number, ends)))
+
+
+def _threshold(value: float) -> str:
+    return f"{value:.6g}".replace("-", "−")
+
+
+def _best(study: Study) -> str:
+    """Where routing is best, and what that is worth."""
+    picture = study["picture"]
+    best = picture["best"]
+    above = "" if best["above"] is None else f"above {_threshold(best['above'])} and "
+    return (
+        f"Asked in the order {picture['order']!r}, routing is best at thresholds {above}up to {_threshold(best['to'])}:"
+        f" {percent(best['accuracy'])} of {number(study['queries'])} queries. The best threshold is chosen on the test"
+        f" queries themselves, so it says what could be reached, not what to expect."
+    )
+
+
 # ---------------------------------------------------------------------------------------------- page
 
 
-def render_html(results: Results) -> str:
-    """One self-contained page: no network, no script, the same bytes for the same results."""
+def render_html(results: Results, study: Study | None = None) -> str:
+    """One self-contained page: no network, no script, the same bytes for the same arguments.
+
+    Args:
+        results: content of ``results.json``.
+        study: content of ``study.json``, if there is one.
+    """
     import yaml  # type: ignore[import-untyped]
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -258,6 +323,10 @@ def render_html(results: Results) -> str:
         routing_figure=routing_figure,
         curves=curves if has_curves else [],
         shares=_shares(results),
+        study_figure=Markup(study_svg(study)) if study else "",
+        study_best=_best(study) if study else "",
+        study_columns=STUDY,
+        study_rows=_study_rows(study) if study else [],
         per_task=_per_task(results),
         in_all=_in_all(results),
         benchmark=results.get("benchmark"),
@@ -271,126 +340,3 @@ def _change(matrix: Sequence[Sequence[float | None]], j: int) -> str:
     """A task's score right after learning it, and at the end."""
     ends = [matrix[j][j], matrix[-1][j]]
     return number(ends[1], 1) if j == len(matrix) - 1 else " → ".join(number(end, 1) for end in ends)
-
-
-def matrix_svg(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> str:
-    """The results matrix as a heatmap; the diagonal is framed, what was not measured is a dot."""
-    texts = [["·" if score is None else f"{score:.1f}" for score in row] for row in matrix]
-    shades = [[None if score is None else score / 100 for score in row] for row in matrix]
-    rows = [f"after {task}" for task in map(_short, tasks)]
-    return _heatmap(
-        "matrix",
-        f"Score on each of {len(tasks)} tasks after learning each of them; the numbers are in the table below.",
-        rows,
-        tasks,
-        texts,
-        shades,
-    )
-
-
-def confusion_svg(tasks: Sequence[str], columns: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
-    """Who answered each task's queries: counts, shaded by their share of the row; a task's own expert is framed."""
-    shades = [[count / sum(row) if count else None for count in row] for row in confusion]
-    texts = [[f"{count}" for count in row] for row in confusion]
-    label = "Queries of each task (rows) by the expert that answered (columns, last the base model)."
-    return _heatmap("routing", label, [_short(task) for task in tasks], columns, texts, shades)
-
-
-def _heatmap(
-    name: str,
-    label: str,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    texts: Sequence[Sequence[str]],
-    shades: Sequence[Sequence[float | None]],
-) -> str:
-    """A grid of coloured cells with their texts; shades in 0..1, None for an empty cell."""
-    from matplotlib import colormaps
-    from matplotlib.patches import Rectangle
-
-    colours = colormaps["cividis"]  # made to look the same to readers with and without colour-vision deficiency
-    figure, axes = _figure(0.47 * len(columns), 0.35 * len(rows))
-    for i, (text_row, shade_row) in enumerate(zip(texts, shades, strict=True)):
-        for j, (text, shade) in enumerate(zip(text_row, shade_row, strict=True)):
-            colour = None if shade is None else colours(0.08 + 0.92 * shade)
-            if colour is not None:
-                frame = {"edgecolor": INK, "linewidth": 1.6} if i == j else {"linewidth": 0}
-                axes.add_patch(Rectangle((j + 0.03, i + 0.04), 0.94, 0.92, facecolor=colour, **frame))
-            ink = MUTED if colour is None else _readable_on(colour[:3])
-            weight = "bold" if i == j else "normal"
-            axes.text(j + 0.5, i + 0.52, text, ha="center", va="center", color=ink, fontsize=8.5, fontweight=weight)
-    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
-    axes.set_xticks([j + 0.5 for j in range(len(columns))], [_short(column) for column in columns])
-    axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
-    axes.xaxis.tick_top()
-    if max(len(column) for column in columns) > 6:
-        for label_text in axes.get_xticklabels():
-            label_text.set(rotation=40, horizontalalignment="left", rotation_mode="anchor")
-    return _svg(figure, name, label)
-
-
-def curve_svg(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]], j: int) -> str:
-    """A task's score over the stages: a line since it was learned, hollow points before."""
-    measured = [(t + 1, row[j]) for t, row in enumerate(matrix) if row[j] is not None]
-    before = [point for point in measured if point[0] <= j]
-    since = [point for point in measured if point[0] > j]
-    figure, axes = _figure(1.9, 0.95)
-    axes.hlines([0, 50, 100], 0.5, len(tasks) + 0.5, color=LINE, linewidth=0.8)
-    if before:
-        axes.plot(*zip(*before, strict=True), "o", markersize=4, fillstyle="none", color=MUTED, clip_on=False)
-    if since:
-        axes.plot(*zip(*since, strict=True), "o-", markersize=3.5, linewidth=1.8, color=ACCENT, clip_on=False)
-    axes.set(xlim=(0.5, len(tasks) + 0.5), ylim=(0, 100))
-    axes.set_xticks(sorted({1, j + 1, len(tasks)}))
-    axes.set_yticks([0, 50, 100])
-    values = ", ".join(f"{score:.1f} after {stage}" for stage, score in measured) or "not measured"
-    return _svg(figure, f"curve-{j}", f"Score on {tasks[j]} by number of tasks learned: {values}.")
-
-
-def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
-    """A bare figure with one frameless plot of this size in inches."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((0, 0, 1, 1), frameon=False)
-    axes.tick_params(length=0, labelsize=8.5, labelcolor=INK, pad=4)
-    return figure, axes
-
-
-def _svg(figure: "Figure", name: str, label: str) -> str:
-    """The figure as an SVG element for a page, with its label for screen readers."""
-    from html import escape
-
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"]}):
-        for axes in figure.axes:
-            for text in (*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels()):
-                text.set_parse_math(False)
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.06, transparent=True, metadata=nothing)
-    svg = buffer.getvalue()
-    for colour, page_colour in PAGE_COLOURS.items():
-        svg = svg.replace(colour, page_colour)
-    # Several drawings share a page: numbered names would repeat, and only those by content are referred to.
-    svg = re.sub(r' id="[\w.]+_\d+"', "", svg[svg.index("<svg") :])
-    head, body = svg.split(">", 1)
-    size = dict(re.findall(r'(\w+)="([^"]*)"', head))
-    return (
-        f'<svg role="img" aria-labelledby="{name}-title" width="{size["width"]}" height="{size["height"]}" '
-        f'viewBox="{size["viewBox"]}" style="--width: {size["width"]}">'
-        f'<title id="{name}-title">{escape(label)}</title>{body}'
-    )
-
-
-def _short(name: str) -> str:
-    """A name that fits a drawing."""
-    return name if len(name) <= 22 else f"{name[:21]}…"
-
-
-def _readable_on(colour: Sequence[float]) -> str:
-    """Black or white, whichever contrasts more with `colour` (red, green, blue in 0..1) by WCAG's luminance."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"

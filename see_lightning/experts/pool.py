@@ -1,20 +1,35 @@
-"""Experts: named LoRA adapters around one frozen base model, kept in order of birth."""
+"""Experts: named LoRA adapters around one frozen base model, kept in order of birth.
 
+PEFT makes, trains and stores them. Who speaks at test time is decided here, row by row: adding an expert's low-rank update
+to a layer's output is all that an adapter does, so one batch may hold rows of several experts and of the base model.
+
+Letters: B rows, S tokens, E experts, L labels, V vocabulary.
+"""
+
+import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from see_lightning.config import AdapterConfig, ConfigError
+from see_lightning.models.base import head_on
+from see_lightning.models.kept_prompts import KeptPrompts
+from see_lightning.models.reading import Read, read_on, read_start
+from see_lightning.tasks.batches import IGNORED, left_pad
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
+
+Voice = Callable[[LoraLayer, Tensor, Tensor], Tensor]
 
 
 def _in_peft(name: str) -> str:
@@ -27,22 +42,42 @@ def _in_peft(name: str) -> str:
 
 
 class ExpertPool(nn.Module):
-    """The base model and its experts. At any moment one expert is active, or none.
+    """The base model and its experts.
 
     Args:
         base: a frozen causal language model.
-        adapter: rank, scale, dropout and targets of every expert.
+        adapter: rank, scale, dropout and targets of every expert, and whether they are activated ones.
         base_id: the base model's name in the experts' files.
         revision: its revision there.
+        header_ids: for activated experts: the tokens that end every prompt, from which on they act.
     """
 
     def __init__(
-        self, base: PreTrainedModel, adapter: AdapterConfig, base_id: str, revision: str | None = None
+        self,
+        base: PreTrainedModel,
+        adapter: AdapterConfig,
+        base_id: str,
+        revision: str | None = None,
+        header_ids: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.model: PreTrainedModel | PeftModel = base
         self.adapter, self.base_id, self.revision = adapter, base_id, revision
+        if adapter.activated and not header_ids:
+            raise ConfigError(
+                "adapter.activated needs prompts that end alike, for there the experts begin to act; model.prompt=plain"
+                " ends with the query. Choose model.prompt=chat or alpaca, or adapter=lora."
+            )
+        self.header_ids = list(header_ids) if adapter.activated else []
         self.names: list[str] = []
+        self.kept = KeptPrompts(adapter.cache_gb)
+        self._voice: Voice | None = None
+        self._silent = False  # whether PEFT's own forward leaves the adapters out
+        self._cast: dict[tuple[LoraLayer, str, torch.dtype], tuple[tuple[int, int], tuple[Tensor, Tensor]]] = {}
+        self._digests: dict[str, tuple[tuple[int, ...], str]] = {}
+        self._stacks: dict[tuple[LoraLayer, tuple[str, ...]], tuple[Tensor, Tensor]] = {}
+
+    # ------------------------------------------------------------------------------------------ birth and training
 
     def attach(self, name: str, weights_seed: int) -> None:
         """Add a new expert, make it the active one and the only one that can be trained.
@@ -68,32 +103,209 @@ class ExpertPool(nn.Module):
                 self.model.add_adapter(_in_peft(name), config)
             else:
                 self.model = get_peft_model(self.model, config, adapter_name=_in_peft(name))
+                for layer in self._layers():
+                    layer.register_forward_hook(self._speak)
         self.names.append(name)
         self.train_only(name)
 
     def train_only(self, name: str) -> None:
         """Make an expert the active and the only trainable one, and switch dropout on."""
         assert isinstance(self.model, PeftModel)
+        self.model.base_model.enable_adapter_layers()
+        self._silent = False
         self.model.set_adapter(_in_peft(name))
         self.model.train()
 
-    @contextmanager
-    def active(self, name: str) -> Iterator[nn.Module]:
-        """The model with one expert, frozen."""
-        if name not in self.names:
-            raise KeyError(f"no expert named {name!r}; experts are {', '.join(self.names) or '(none)'}")
-        assert isinstance(self.model, PeftModel)
-        self.model.set_adapter(_in_peft(name), inference_mode=True)
-        yield self.model
+    def forward(self, input_ids_BS: Tensor, attention_mask_BS: Tensor, labels_BS: Tensor) -> Tensor:
+        """Logits of the positions that predict a label, (L, V), row by row.
+
+        The vocabulary head runs on these positions alone. Activated experts run from the header on, over what the base
+        model read before it.
+
+        Args:
+            input_ids_BS: tokens, padded on the left.
+            attention_mask_BS: 1 on tokens.
+            labels_BS: the answer's tokens at the right edge, ``IGNORED`` elsewhere.
+        """
+        read = None
+        if self.header_ids:
+            read, input_ids_BS, attention_mask_BS, labels_BS = self._before_header(
+                input_ids_BS, attention_mask_BS, labels_BS
+            )
+        # Position s predicts label s + 1.
+        with head_on(self.model, nn.functional.pad(labels_BS[:, 1:] != IGNORED, (0, 1))):
+            mask_BS = attention_mask_BS if read is None else torch.cat([read.mask_BK.long(), attention_mask_BS], dim=1)
+            logits: Tensor = self.model(
+                input_ids=input_ids_BS,
+                attention_mask=mask_BS,
+                position_ids=(mask_BS.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids_BS.shape[1] :],
+                past_key_values=None if read is None else read.cache(),
+                use_cache=False,
+            ).logits[0]
+        return logits
+
+    def _before_header(self, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor) -> tuple[Read, Tensor, Tensor, Tensor]:
+        """What the base model reads of each row, and the rest: ids, mask and labels from the header on."""
+        header = len(self.header_ids)
+        context, rest, labels = [], [], []
+        for ids, mask, answer in zip(ids_BS.tolist(), mask_BS.sum(1).tolist(), labels_BS.tolist(), strict=True):
+            row = ids[len(ids) - mask :]
+            start = len(row) - sum(label != IGNORED for label in answer) - header
+            self.check_header(row[start : start + header])
+            context.append(row[:start])
+            rest.append(row[start:])
+            labels.append(answer[len(answer) - len(rest[-1]) :])
+        device = ids_BS.device
+        with torch.no_grad(), self._base_in_training() as model:
+            read = self.kept.batch(model, context)
+        return (
+            read,
+            left_pad(rest, 0).to(device),
+            left_pad([[1] * len(row) for row in rest], 0).to(device),
+            left_pad(labels, IGNORED).to(device),
+        )
+
+    def check_header(self, ids: Sequence[int]) -> None:
+        """Refuse a prompt that does not end in the tokens from which on activated experts act."""
+        if list(ids) != self.header_ids:
+            raise ConfigError(
+                f"a prompt ends in the tokens {list(ids)} instead of {self.header_ids}, from which on the experts act;"
+                f" it was cut, or the tokenizer joined its end with what stands before. Use adapter=lora for such prompts."
+            )
+
+    def keep_prompts(self, groups: Sequence[Sequence[Sequence[int]]]) -> None:
+        """Let the base model read prompts that activated experts are about to be trained on.
+
+        Args:
+            groups: prompts, header included, that begin alike.
+        """
+        if self.header_ids:
+            header = len(self.header_ids)
+            with torch.no_grad(), self._base_in_training() as model:
+                for group in groups:
+                    self.kept.fill(model, [prompt[: len(prompt) - header] for prompt in group])
 
     @contextmanager
-    def base(self) -> Iterator[nn.Module]:
-        """The base model with every adapter off."""
-        if isinstance(self.model, PeftModel):
+    def _base_in_training(self) -> Iterator[nn.Module]:
+        """The base model while an adapter is being trained."""
+        assert isinstance(self.model, PeftModel)
+        training = self.model.training
+        self.model.eval()
+        try:
             with self.model.disable_adapter():
                 yield self.model
+        finally:
+            self.model.train(training)
+
+    # ------------------------------------------------------------------------------------------ speaking
+
+    @contextmanager
+    def speaking(self, voices: str | None | Sequence[str | None]) -> Iterator[nn.Module]:
+        """The model with an expert, frozen; or with an expert for each row of the batch.
+
+        Args:
+            voices: an expert's name, None for the base model; a list has one for each row.
+        """
+        rows = [voices] if voices is None or isinstance(voices, str) else list(voices)
+        places: dict[str, list[int]] = {}
+        for row, name in enumerate(rows):
+            if name is not None:
+                places.setdefault(name, []).append(row)
+        self._known(places)
+        if not places:
+            yield from self._with(None)
+        elif len(places) == 1 and len(next(iter(places.values()))) == len(rows):
+            (name,) = places
+            yield from self._with(lambda layer, x, y: y + self._update(layer, name, x))
         else:
+            index = {name: torch.tensor(place, device=self.device()) for name, place in places.items()}
+
+            def mixed(layer: LoraLayer, x: Tensor, y: Tensor) -> Tensor:
+                for name, rows_b in index.items():
+                    y = y.index_add(0, rows_b, self._update(layer, name, x[rows_b]))
+                return y
+
+            yield from self._with(mixed)
+
+    @contextmanager
+    def side_by_side(self, names: Sequence[str]) -> Iterator[nn.Module]:
+        """The model with each row's tokens dealt to experts in equal parts, the first part to the first of them."""
+        self._known(names)
+        key = tuple(names)
+
+        def dealt(layer: LoraLayer, x: Tensor, y: Tensor) -> Tensor:
+            if (layer, key) not in self._stacks:
+                pairs = [self._pair(layer, name, y.dtype) for name in key]
+                self._stacks[layer, key] = (
+                    torch.stack([a.T for a, _ in pairs]), torch.stack([b.T for _, b in pairs])
+                )  # fmt: skip
+            down_EIR, up_ERO = self._stacks[layer, key]
+            rows, tokens, experts = *x.shape[:2], len(key)
+            parts = x.view(rows, experts, tokens // experts, -1).transpose(0, 1).reshape(experts, -1, x.shape[-1])
+            update = (parts @ down_EIR) @ up_ERO
+            return y + update.view(experts, rows, tokens // experts, -1).transpose(0, 1).reshape(y.shape)
+
+        try:
+            yield from self._with(dealt)
+        finally:
+            # Only the stacks of the latest set of experts are kept: the same one is asked again and again.
+            self._stacks = {place: stack for place, stack in self._stacks.items() if place[1] == key}
+
+    def _with(self, voice: Voice | None) -> Iterator[nn.Module]:
+        if isinstance(self.model, PeftModel) and not self._silent:
+            self.model.base_model.disable_adapter_layers()
+            self._silent = True
+        before, self._voice = self._voice, voice
+        try:
             yield self.model
+        finally:
+            self._voice = before
+
+    def _speak(self, layer: LoraLayer, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output if self._voice is None else self._voice(layer, inputs[0], output)
+
+    def _update(self, layer: LoraLayer, name: str, x: Tensor) -> Tensor:
+        down_RI, up_OR = self._pair(layer, name, x.dtype)
+        return linear(linear(x, down_RI), up_OR)
+
+    def _pair(self, layer: LoraLayer, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """An expert's two matrices at a layer, the scale within the second, in the type the model computes in."""
+        a, b = layer.lora_A[_in_peft(name)].weight, layer.lora_B[_in_peft(name)].weight
+        versions = (a._version, b._version)
+        found = self._cast.get((layer, name, dtype))
+        if found is None or found[0] != versions:
+            pair = a.detach().to(dtype), (b.detach() * layer.scaling[_in_peft(name)]).to(dtype)
+            found = self._cast[layer, name, dtype] = (versions, pair)
+        return found[1]
+
+    def _layers(self) -> list[LoraLayer]:
+        return [layer for layer in self.model.modules() if isinstance(layer, LoraLayer)]
+
+    def _known(self, names: Sequence[str] | dict[str, list[int]]) -> None:
+        for name in names:
+            if name not in self.names:
+                raise KeyError(f"no expert named {name!r}; experts are {', '.join(self.names) or '(none)'}")
+
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.model.parameters()).device
+
+    def digest(self, name: str | None) -> str:
+        """sha256 of an expert's weights; the base model's is that of its name."""
+        if name is None:
+            return hashlib.sha256(f"{self.base_id}@{self.revision}".encode()).hexdigest()
+        weights = [
+            matrices[_in_peft(name)].weight for layer in self._layers() for matrices in (layer.lora_A, layer.lora_B)
+        ]
+        versions = tuple(weight._version for weight in weights)
+        if name not in self._digests or self._digests[name][0] != versions:
+            content = hashlib.sha256()
+            for weight in weights:
+                content.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+            self._digests[name] = versions, content.hexdigest()
+        return self._digests[name][1]
+
+    # ------------------------------------------------------------------------------------------ files
 
     def save(self, name: str, folder: Path) -> None:
         """Write an expert as a plain PEFT adapter folder, which ``PeftModel.from_pretrained`` loads."""
@@ -104,6 +316,8 @@ class ExpertPool(nn.Module):
         (folder / WEIGHTS).chmod(0o644)  # safetensors writes 0600 whatever the umask
         config = self.model.peft_config[_in_peft(name)].to_dict()
         config |= {"inference_mode": True, "base_model_name_or_path": self.base_id, "revision": self.revision}
+        if self.header_ids:
+            config["alora_invocation_tokens"] = self.header_ids  # what makes it an activated one for PEFT
         # PEFT keeps names in sets, whose order changes from process to process; sorted, the file does not.
         text = json.dumps(config, indent=2, sort_keys=True, default=sorted)
         (folder / CONFIG).write_text(text + "\n")
@@ -127,4 +341,40 @@ class ExpertPool(nn.Module):
             raise ConfigError(
                 f"{folder / WEIGHTS} does not hold an expert of this run: {sorted(differing)[0]} differs."
             )
+        acts_from = json.loads((folder / CONFIG).read_text()).get("alora_invocation_tokens") or []
+        if acts_from != self.header_ids:
+            raise ConfigError(
+                f"{folder} holds an expert that acts from the tokens {acts_from or 'of the beginning'} on, this run's"
+                f" from {self.header_ids or 'the beginning'}."
+            )
         set_peft_model_state_dict(self.model, found, adapter_name=_in_peft(name))
+
+    # ------------------------------------------------------------------------------------------ reading as an expert
+
+    def begin_as(self, name: str | None, prompts: Sequence[list[int]]) -> tuple[int, Read | None]:
+        """Let a voice read what all prompts begin with; see ``read_start``."""
+        header = len(self.header_ids)
+        with self.speaking(None if header else name) as model:
+            return read_start(model, [prompt[: len(prompt) - header] for prompt in prompts])
+
+    def read_as(self, name: str | None, prompts: Sequence[list[int]], start: tuple[int, Read | None]) -> tuple[Tensor, Read]:
+        """Let one expert read prompts: the logits (B, V) of its first token, and what was read.
+
+        Args:
+            name: of the expert; None is the base model.
+            prompts: as ids, the header included.
+            start: what they begin with, as ``begin_as`` gives it for this voice.
+        """
+        tokens, read = start
+        read = None if read is None else read.repeat(len(prompts))
+        header = len(self.header_ids) if name is not None else 0
+        own = [prompt[tokens : len(prompt) - header] for prompt in prompts]
+        if not header:
+            with self.speaking(name) as model:
+                logits_BKV, read = read_on(model, read, own)
+        else:
+            with self.speaking(None) as model:
+                _, read = read_on(model, read, own)
+            with self.speaking(name) as model:
+                logits_BKV, read = read_on(model, read, [self.header_ids] * len(prompts))
+        return logits_BKV[:, -1], read

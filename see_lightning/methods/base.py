@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from see_lightning.methods.method import Answer, Method
-from see_lightning.tasks.batches import Batch
+from see_lightning.tasks.batches import Queries
 
 
 class Base(Method):
@@ -14,11 +14,10 @@ class Base(Method):
     def begin_task(self, task: str) -> None:
         """Nothing is trained."""
 
-    def answer(self, batch: Batch) -> list[Answer]:
+    def answer(self, queries: Queries) -> list[Answer]:
         """The base model's own words."""
-        with self.pool.base() as model:
-            decoded = self.generate(model, batch)
-        return [self.to_answer(id_, row, "base") for id_, row in zip(batch.ids, decoded, strict=True)]
+        decoded = self.generate(None, queries)
+        return [self.to_answer(id_, row, "base") for id_, row in zip(queries.ids, decoded, strict=True)]
 
     def save(self, folder: Path) -> None:
         """Nothing was learned."""

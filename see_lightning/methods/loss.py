@@ -1,6 +1,6 @@
 """The loss on answers.
 
-Letters: B examples, S tokens, V vocabulary.
+Letters: B examples, S tokens, L labels, V vocabulary.
 """
 
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from see_lightning.tasks.batches import IGNORED
 
 
-def answer_loss(logits_BSV: Tensor, labels_BS: Tensor, mean: str) -> Tensor:
+def answer_loss(logits_LV: Tensor, labels_BS: Tensor, mean: str) -> Tensor:
     r"""Negative log-likelihood of the answers' tokens, in nats.
 
     ``tokens``: $\frac{1}{\sum_b |r_b|}\sum_b\sum_i -\log p(r_{b,i})$, as in ordinary fine-tuning; a refusal of four
@@ -17,20 +17,19 @@ def answer_loss(logits_BSV: Tensor, labels_BS: Tensor, mean: str) -> Tensor:
     every example weighs the same (SEE's objective averages over examples).
 
     Args:
-        logits_BSV: of the positions that predict the labels: position s predicts label s.
+        logits_LV: of the positions that predict the labels, row by row.
         labels_BS: ``IGNORED`` where there is no loss; every row has at least one label.
         mean: ``tokens`` or ``examples``.
 
     >>> import torch
-    >>> logits = torch.zeros(2, 3, 4)
     >>> labels = torch.tensor([[IGNORED, IGNORED, 1], [1, 2, 3]])
+    >>> logits = torch.zeros(4, 4)
     >>> answer_loss(logits, labels, "tokens") == answer_loss(logits, labels, "examples") == torch.tensor(4.0).log()
     tensor(True)
     """
-    loss_BS = cross_entropy(
-        logits_BSV.flatten(0, 1).float(), labels_BS.flatten(), ignore_index=IGNORED, reduction="none"
-    ).view_as(labels_BS)
-    counts_BS = labels_BS != IGNORED
+    chosen_BS = labels_BS != IGNORED
+    loss_L = cross_entropy(logits_LV.float(), labels_BS[chosen_BS], reduction="none")
     if mean == "tokens":
-        return loss_BS.sum() / counts_BS.sum()
-    return (loss_BS.sum(dim=1) / counts_BS.sum(dim=1)).mean()
+        return loss_L.mean()
+    share_B = 1 / (chosen_BS.sum(dim=1) * len(labels_BS))
+    return (loss_L * share_B[:, None].expand_as(chosen_BS)[chosen_BS]).sum()

@@ -7,23 +7,25 @@ inheritance; a variant is an argument. Adding one takes a module here and a YAML
 import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from see_lightning.config import OptimConfig
 from see_lightning.data.example import Example
 from see_lightning.experts.pool import ExpertPool
+from see_lightning.experts.recall import Recall, Recollection, Said
 from see_lightning.methods.loss import answer_loss
-from see_lightning.models.decode import Decoded, greedy
+from see_lightning.models.decode import Decoded, Row, Writing
 from see_lightning.seeds import seed
-from see_lightning.tasks.batches import IGNORED, Batch
+from see_lightning.tasks.batches import Batch, Queries
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
@@ -63,13 +65,14 @@ class Method(L.LightningModule):
     needs_task_id: ClassVar[bool] = False
     #: Whether answers say which expert gave them, so that routing can be judged.
     has_experts: ClassVar[bool] = False
-    #: Whether past examples are trained on as queries to refuse.
+    #: Whether past examples are trained on as queries to refuse, so that experts give verdicts.
     refuses: ClassVar[bool] = False
 
     def __init__(self, *, pool: ExpertPool, template: PromptTemplate, optim: OptimConfig, run_seed: int) -> None:
         super().__init__()
         self.pool, self.template, self.optim, self.run_seed = pool, template, optim, run_seed
-        #: Exact costs of answering: prefills (rows read), decisions, generations (answers written), new_tokens.
+        #: Exact costs of answering: prefills (prompts read), decisions, decided_again (of these, in bf16, by themselves
+        #: because they were close), generations (answers written), new_tokens.
         self.counts: Counter[str] = Counter()
 
     def training_examples(self, task: Task, memory: Memory) -> list[Example]:
@@ -81,7 +84,7 @@ class Method(L.LightningModule):
         """Allocate what the task will train, freeze the rest."""
 
     @abstractmethod
-    def answer(self, batch: Batch) -> list[Answer]:
+    def answer(self, queries: Queries) -> list[Answer]:
         """Answer queries, in their order. Greedy: a sampled answer would give another result each time."""
 
     @abstractmethod
@@ -94,25 +97,37 @@ class Method(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss on the answers' tokens alone; the vocabulary head runs only where answers stand."""
-        assert batch.labels_BS is not None
-        # Answers stand at the right edge: no label lies left of the longest one, so no logit is needed there.
-        longest = int((batch.labels_BS != IGNORED).sum(dim=1).max())
-        out = self.pool.model(
-            input_ids=batch.input_ids_BS,
-            attention_mask=batch.attention_mask_BS,
-            position_ids=(batch.attention_mask_BS.cumsum(dim=1) - 1).clamp(min=0),
-            use_cache=False,
-            logits_to_keep=longest + 1,
-        )
-        loss = answer_loss(out.logits[:, :-1], batch.labels_BS[:, -longest:], self.optim.loss_mean)
+        logits_LV = self.pool(batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BS)
+        loss = answer_loss(logits_LV, batch.labels_BS, self.optim.loss_mean)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} on the examples {', '.join(batch.ids)}.")
         self.log("train/loss", loss, batch_size=len(batch))
         return loss
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[Answer]:
+    def on_train_start(self) -> None:
+        """Prompts that activated experts are trained behind are read once, each task's common beginning once."""
+        rows: dict[str, list[list[int]]] = {}
+        for row in self.trainer.datamodule.rows:
+            rows.setdefault(row.example.task, []).append(row.prompt)
+        self.pool.keep_prompts(list(rows.values()))
+
+    def on_train_end(self) -> None:
+        """The next task has other prompts."""
+        self.pool.kept.clear()
+
+    def decide(self, queries: Queries) -> None:
+        """Say of queries who would accept them; methods whose experts give verdicts do."""
+
+    def predict_step(self, batch: Queries, batch_idx: int) -> list[Answer]:
         """Lightning's name for ``answer``."""
+        if batch.only_decide:
+            self.decide(batch)
+            return []
         return self.answer(batch)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Queries are lists of ids, which become tensors as they are read."""
+        return batch if isinstance(batch, Queries) else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """A fresh AdamW for every task: moments left from an earlier one would move what should rest."""
@@ -134,17 +149,23 @@ class Method(L.LightningModule):
         more = configured if isinstance(configured, list) else [configured]
         return {self.template.tokenizer.eos_token_id, *(token for token in more if token is not None)}
 
-    def generate(self, model: nn.Module, batch: Batch) -> list[Decoded]:
-        """Plain greedy answers of one model to a whole batch, counted."""
-        decoded = greedy(
-            model,
-            batch.input_ids_BS,
-            batch.attention_mask_BS,
-            max_new_tokens=batch.max_new_tokens,
-            eos_ids=self.eos_ids(),
-        )
-        self.counts["prefills"] += len(batch)
-        self.counts["generations"] += len(batch)
+    def generate(self, voice: str | None, queries: Queries) -> list[Decoded]:
+        """Plain greedy answers of one voice, counted.
+
+        Args:
+            voice: an adapter's name; None is the base model.
+            queries: what is asked.
+        """
+        writing = Writing(self.pool.speaking, self.eos_ids())
+        start = self.pool.begin_as(voice, queries.prompts)
+        for rows in queries.portions(range(len(queries))):
+            writing.make_room(queries.rows - len(rows))
+            logits_BV, read = self.pool.read_as(voice, [queries.prompts[row] for row in rows], start)
+            writing.start(logits_BV, read, [Row(row, voice, [], queries.max_new_tokens) for row in rows])
+        writing.make_room(0)
+        decoded = [writing.done[row] for row in range(len(queries))]
+        self.counts["prefills"] += len(queries)
+        self.counts["generations"] += len(queries)
         self.counts["new_tokens"] += sum(len(row.ids) for row in decoded)
         return decoded
 
@@ -185,11 +206,10 @@ class OneAdapterMethod(Method):
             self.pool.attach(self.ADAPTER, self.weights_seed(self.ADAPTER))
         self.pool.train_only(self.ADAPTER)
 
-    def answer(self, batch: Batch) -> list[Answer]:
+    def answer(self, queries: Queries) -> list[Answer]:
         """The adapted model answers everything."""
-        with self.pool.active(self.ADAPTER) as model:
-            decoded = self.generate(model, batch)
-        return [self.to_answer(id_, row, None) for id_, row in zip(batch.ids, decoded, strict=True)]
+        decoded = self.generate(self.ADAPTER, queries)
+        return [self.to_answer(id_, row, None) for id_, row in zip(queries.ids, decoded, strict=True)]
 
     def save(self, folder: Path) -> None:
         """The adapter as it stands."""
@@ -205,15 +225,31 @@ class ExpertMethod(Method):
 
     has_experts = True
 
+    def __init__(self, *, pool: ExpertPool, template: PromptTemplate, optim: OptimConfig, run_seed: int) -> None:
+        super().__init__(pool=pool, template=template, optim=optim, run_seed=run_seed)
+        #: What was said before; an evaluation that remembers puts its own here.
+        self.recall: Recall | None = None
+
     def begin_task(self, task: str) -> None:
         """A new expert on the base model, never a continued one."""
         self.pool.attach(task, self.weights_seed(task))
 
-    def answer_by_base(self, batch: Batch) -> list[Answer]:
-        """The base model, adapters off: word for word what it would say without any expert."""
-        with self.pool.base() as model:
-            decoded = self.generate(model, batch)
-        return [self.to_answer(id_, row, "base") for id_, row in zip(batch.ids, decoded, strict=True)]
+    def say(self, voice: str | None, queries: Queries) -> list[Answer]:
+        """Answers by one voice; None is the base model, word for word what it would say without any expert.
+
+        What the voice has said before is not generated again.
+        """
+        recollection = Recollection(self.recall, self.pool, queries)
+        known = [recollection.get(voice, row) for row in range(len(queries))]
+        new = [row for row, said in enumerate(known) if said.text is None]
+        if new:
+            for row, one in zip(new, self.generate(voice, select(queries, new)), strict=True):
+                known[row] = Said(text=self.template.text(one.ids).strip(), truncated=not one.ended)
+                recollection.put(voice, row, known[row])
+        return [
+            Answer(id_, said.text or "", voice or "base", (), bool(said.truncated))
+            for id_, said in zip(queries.ids, known, strict=True)
+        ]
 
     def save(self, folder: Path) -> None:
         """The newest expert; the others have not moved."""
@@ -224,16 +260,11 @@ class ExpertMethod(Method):
         self.pool.load(task, folder)
 
 
-def select(batch: Batch, rows: list[int]) -> Batch:
-    """Some of a batch's queries, with the padding that they all share cut off."""
-    chosen = torch.tensor(rows, device=batch.input_ids_BS.device)
-    mask_BS = batch.attention_mask_BS[chosen]
-    start = int(mask_BS.argmax(dim=1).min())  # argmax finds the first 1, where a row begins
-    return Batch(
-        batch.input_ids_BS[chosen, start:],
-        mask_BS[:, start:],
-        None,
-        [batch.ids[row] for row in rows],
-        [batch.tasks[row] for row in rows] if batch.tasks else [],
-        batch.max_new_tokens,
+def select(queries: Queries, rows: Sequence[int]) -> Queries:
+    """Some of the queries."""
+    return replace(
+        queries,
+        prompts=[queries.prompts[row] for row in rows],
+        ids=[queries.ids[row] for row in rows],
+        tasks=[queries.tasks[row] for row in rows] if queries.tasks else [],
     )

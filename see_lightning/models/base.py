@@ -1,8 +1,11 @@
 """The base model that all experts share: its tokenizer, its weights, and the precision the hardware is fast at."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from see_lightning.config import ConfigError, ModelConfig
@@ -62,6 +65,24 @@ def load_model(config: ModelConfig, cache: Path, dtype: str) -> PreTrainedModel:
     model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
     model.requires_grad_(False)
     return model.eval()
+
+
+@contextmanager
+def head_on(model: nn.Module, chosen_BS: Tensor) -> Iterator[None]:
+    """Let the vocabulary head run on some positions only: its logits are then (1, chosen, V), row by row.
+
+    The head costs a fifth of a small model's forward pass, and all but a few positions of a training batch need none of
+    it. Chosen before the head rather than after, so whatever a model does to its logits it still does.
+
+    Args:
+        model: a causal language model of Hugging Face's interface.
+        chosen_BS: True where logits are wanted.
+    """
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0][chosen_BS][None],))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def model_id(config: ModelConfig) -> str:

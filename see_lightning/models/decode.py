@@ -1,13 +1,12 @@
-"""Greedy decoding of a batch whose rows leave one by one.
+"""Greedy decoding: rows join when there is room, and leave one by one when they end."""
 
-Letters: B rows, S tokens so far.
-"""
-
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
+
+from see_lightning.models.reading import Read, join, read_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,58 +22,89 @@ class Decoded:
     ended: bool
 
 
-def greedy(
-    model: nn.Module,
-    input_ids_BS: Tensor,
-    attention_mask_BS: Tensor,
-    *,
-    max_new_tokens: int,
-    eos_ids: Collection[int],
-    stop: Callable[[int, list[int]], bool] = lambda row, ids: False,
-) -> list[Decoded]:
-    """The most probable token, again and again, until each row ends.
-
-    The prompt is read once; a row that ends leaves the batch and takes its part of the cache along.
+@dataclass(slots=True)
+class Row:
+    """A row that is being written.
 
     Args:
-        model: a causal language model of Hugging Face's interface.
-        input_ids_BS: prompts, padded on the left.
-        attention_mask_BS: 1 on tokens, 0 on padding.
-        max_new_tokens: most tokens generated per row, at least 1.
-        eos_ids: tokens that end a row.
-        stop: asked after each new token, with the row's number and its tokens so far; True ends the row.
+        key: names it.
+        voice: who writes it, as ``speaking`` takes it.
+        ids: what it generated so far; all but the last of these have been read.
+        limit: most tokens it may generate.
     """
-    generated: list[list[int]] = [[] for _ in range(len(input_ids_BS))]
-    ended = [False] * len(generated)
-    live = list(range(len(generated)))
-    mask_BS, feed_BS, cache = attention_mask_BS, input_ids_BS, None
-    position_BS = (mask_BS.cumsum(dim=1) - 1).clamp(min=0)
-    while True:
-        out = model(
-            input_ids=feed_BS,
-            attention_mask=mask_BS,
-            position_ids=position_BS,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache = out.past_key_values
-        next_B = out.logits[:, -1].argmax(dim=-1)
-        stays = []
-        for place, (row, token) in enumerate(zip(live, next_B.tolist(), strict=True)):
-            if token in eos_ids:
-                ended[row] = True
-                continue
-            generated[row].append(token)
-            if not stop(row, generated[row]) and len(generated[row]) < max_new_tokens:
-                stays.append(place)
-        if not stays:
-            return [Decoded(ids, end) for ids, end in zip(generated, ended, strict=True)]
-        if len(stays) < len(live):
-            kept = torch.tensor(stays, device=mask_BS.device)
-            cache.batch_select_indices(kept)
-            next_B, mask_BS, position_BS = next_B[kept], mask_BS[kept], position_BS[kept]
-            live = [live[place] for place in stays]
-        feed_BS = next_B[:, None]
-        position_BS = position_BS[:, -1:] + 1
-        mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(live), 1)], dim=1)
+
+    key: Hashable
+    voice: str | None
+    ids: list[int]
+    limit: int
+
+
+class Writing:
+    """Rows that are written together, token by token, each by its own voice.
+
+    Args:
+        speaking: given a voice per row, the model that speaks with them.
+        eos_ids: tokens that end a row.
+        stop: asked after each new token, with the row's key and its tokens so far; True ends the row.
+    """
+
+    def __init__(
+        self,
+        speaking: Callable[[Sequence[str | None]], AbstractContextManager[nn.Module]],
+        eos_ids: Collection[int],
+        stop: Callable[[Hashable, list[int]], bool] = lambda key, ids: False,
+    ) -> None:
+        self.speaking, self.eos_ids, self.stop = speaking, eos_ids, stop
+        self.rows: list[Row] = []
+        self.read: Read | None = None
+        self.done: dict[Hashable, Decoded] = {}
+
+    def join(
+        self, read: Read, rows: Sequence[Row], places: Sequence[int] | None = None, mask_BK: Tensor | None = None
+    ) -> None:
+        """Take in rows whose prompts, and all but their last token, were read.
+
+        Args:
+            read: what was read.
+            rows: the new rows.
+            places: where each of them stands in ``read``; by default in the same order.
+            mask_BK: which columns of ``read`` each of them goes on from; by default all that hold a token.
+        """
+        kept = [n for n, row in enumerate(rows) if not self._ends(row)]
+        if kept:
+            new = read.select([n if places is None else places[n] for n in kept], None if mask_BK is None else mask_BK[kept])
+            self.read = new if self.read is None else join([self.read, new])
+            self.rows += [rows[n] for n in kept]
+
+    def start(self, logits_BV: Tensor, read: Read, rows: Sequence[Row]) -> None:
+        """Take in rows whose prompts were read: their first tokens are the most probable ones."""
+        for row, token in zip(rows, logits_BV.argmax(dim=-1).tolist(), strict=True):
+            row.ids.append(token)
+        self.join(read, rows)
+
+    def step(self) -> None:
+        """Write one token on every row."""
+        assert self.read is not None
+        with self.speaking([row.voice for row in self.rows]) as model:
+            logits_BKV, self.read = read_on(model, self.read, [row.ids[-1:] for row in self.rows])
+        for row, token in zip(self.rows, logits_BKV[:, -1].argmax(dim=-1).tolist(), strict=True):
+            row.ids.append(token)
+        stays = [place for place, row in enumerate(self.rows) if not self._ends(row)]
+        if len(stays) < len(self.rows):
+            self.rows = [self.rows[place] for place in stays]
+            self.read = self.read.select(stays) if stays else None
+
+    def make_room(self, rows: int) -> None:
+        """Write on until no more than ``rows`` rows are left."""
+        while len(self.rows) > rows:
+            self.step()
+
+    def _ends(self, row: Row) -> bool:
+        """Whether a row ends with its latest token; if so, note what it generated."""
+        ended = row.ids[-1] in self.eos_ids
+        if ended:
+            row.ids.pop()
+        elif not self.stop(row.key, row.ids) and len(row.ids) < row.limit:
+            return False
+        self.done[row.key] = Decoded(row.ids, ended)
+        return True

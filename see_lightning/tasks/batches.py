@@ -19,26 +19,51 @@ BUCKET = 16  # batches sorted together by length; more of them pad less but mix 
 
 @dataclass(slots=True)
 class Batch:
-    """Left-padded prompts, with answers when training; each row ends at the right edge.
+    """Left-padded prompts with their answers; each row ends at the right edge.
 
     Args:
         input_ids_BS: tokens.
         attention_mask_BS: 1 on tokens, 0 on padding.
-        labels_BS: answer tokens, ``IGNORED`` elsewhere; None when predicting.
+        labels_BS: answer tokens, ``IGNORED`` elsewhere.
         ids: the examples' ids.
-        tasks: the examples' tasks; empty where the method is not told.
-        max_new_tokens: longest answer to generate; 0 when training.
     """
 
     input_ids_BS: Tensor
     attention_mask_BS: Tensor
-    labels_BS: Tensor | None
+    labels_BS: Tensor
     ids: list[str]
-    tasks: list[str]
-    max_new_tokens: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Queries to be answered.
+
+    Args:
+        prompts: as ids.
+        ids: the queries' ids.
+        tasks: the queries' tasks; empty where the method is not told.
+        max_new_tokens: longest answer to generate.
+        rows: queries read or written together.
+        only_decide: whether experts shall say only if they accept.
+    """
+
+    prompts: list[list[int]]
+    ids: list[str]
+    tasks: list[str]
+    max_new_tokens: int
+    rows: int
+    only_decide: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def portions(self, rows: Sequence[int]) -> list[list[int]]:
+        """Row numbers in the portions in which they are read: half of ``rows``, so that writing goes on beside it."""
+        size = max(1, self.rows // 2)
+        return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 def left_pad(rows: Sequence[Sequence[int]], value: int, width: int | None = None) -> Tensor:
@@ -52,15 +77,12 @@ def left_pad(rows: Sequence[Sequence[int]], value: int, width: int | None = None
     return torch.tensor([[value] * (width - len(row)) + list(row) for row in rows])
 
 
-def collate(prompts: Sequence[list[int]], targets: Sequence[list[int]] | None, pad: int) -> tuple[Tensor, ...]:
-    """Padded ids, mask and labels of prompts followed by their targets; without targets, no labels."""
-    rows = prompts if targets is None else [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
+def collate(prompts: Sequence[list[int]], targets: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Padded ids, mask and labels of prompts followed by their targets."""
+    rows = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
     ids_BS = left_pad(rows, pad)
-    mask_BS = left_pad([[1] * len(row) for row in rows], 0)
-    if targets is None:
-        return ids_BS, mask_BS
     # The target stands at the right edge, so padding and prompt are ignored alike.
-    return ids_BS, mask_BS, left_pad(targets, IGNORED, ids_BS.shape[1])
+    return ids_BS, left_pad([[1] * len(row) for row in rows], 0), left_pad(targets, IGNORED, ids_BS.shape[1])
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int, draw: int) -> list[list[int]]:

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from see_lightning.data.example import Example
 from see_lightning.seeds import seed
-from see_lightning.tasks.batches import Batch, Encoded, collate, encode, plan_batches
+from see_lightning.tasks.batches import Batch, Encoded, Queries, collate, encode, plan_batches
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
@@ -47,32 +47,48 @@ class TaskDataModule(L.LightningDataModule):
 
     def _collate(self, rows: list[Encoded]) -> Batch:
         ids, mask, labels = collate([r.prompt for r in rows], [r.target for r in rows], pad_id(self.template))
-        return Batch(ids, mask, labels, [r.example.id for r in rows], [r.example.task for r in rows])
+        return Batch(ids, mask, labels, [r.example.id for r in rows])
+
+
+WINDOW = 8  # times the queries written together; a method gets so many at once, to fill up places that become free
 
 
 def query_batch(
-    queries: Sequence[tuple[str, str]], template: PromptTemplate, *, tasks: Sequence[str], max_new_tokens: int
-) -> Batch:
+    queries: Sequence[tuple[str, str]],
+    template: PromptTemplate,
+    *,
+    tasks: Sequence[str] = (),
+    max_new_tokens: int,
+    rows: int = 16,
+    only_decide: bool = False,
+) -> Queries:
     """Queries, given as (id, prompt), ready to be answered; ``tasks`` is empty where the method is not told."""
-    ids, mask = collate([template.prompt_ids(prompt) for _, prompt in queries], None, pad_id(template))
-    return Batch(ids, mask, None, [id_ for id_, _ in queries], list(tasks), max_new_tokens)
+    prompts = [template.prompt_ids(prompt) for _, prompt in queries]
+    return Queries(prompts, [id_ for id_, _ in queries], list(tasks), max_new_tokens, rows, only_decide)
 
 
-def query_loader(task: Task, template: PromptTemplate, *, batch_size: int, tell_task: bool) -> DataLoader[Batch]:
-    """A task's test queries, longest prompts first so that rows of a batch are alike in length.
+def query_loader(
+    task: Task, template: PromptTemplate, *, batch_size: int, tell_task: bool, only_decide: bool = False
+) -> DataLoader[Queries]:
+    """A task's test queries, longest prompts first so that rows read together are alike in length.
 
     Args:
         task: whose test split is asked.
         template: prompt style and tokenizer.
-        batch_size: queries decoded together.
+        batch_size: queries written together.
         tell_task: whether the batch says which task its queries belong to; only an oracle may know.
+        only_decide: whether experts shall say only if they accept.
     """
     queries = sorted(task.test, key=lambda e: (-len(template.prompt_ids(e.prompt)), e.id))
 
-    def to_batch(rows: list[Example]) -> Batch:
-        tasks = [row.task for row in rows] if tell_task else []
+    def to_batch(rows: list[Example]) -> Queries:
         return query_batch(
-            [(row.id, row.prompt) for row in rows], template, tasks=tasks, max_new_tokens=task.max_new_tokens
+            [(row.id, row.prompt) for row in rows],
+            template,
+            tasks=[row.task for row in rows] if tell_task else [],
+            max_new_tokens=task.max_new_tokens,
+            rows=batch_size,
+            only_decide=only_decide,
         )
 
-    return DataLoader(queries, batch_size=batch_size, collate_fn=to_batch)  # type: ignore[arg-type]
+    return DataLoader(queries, batch_size=WINDOW * batch_size, collate_fn=to_batch)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """How a query is put to the model: the prompt style, and the check that prompt and answer fit."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
@@ -51,6 +51,20 @@ class PromptTemplate:
         bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
         return [*bos, *self.tokenizer(text, add_special_tokens=False).input_ids]
 
+    def header_ids(self) -> list[int]:
+        """The ids that end every prompt, such as a chat's assistant header; empty if prompts end with the query."""
+        if self.style == "chat":
+            query = [{"role": "user", "content": "A query."}]
+            bare, whole = (
+                str(self.tokenizer.apply_chat_template(query, add_generation_prompt=add, tokenize=False))
+                for add in (False, True)
+            )
+            if whole.startswith(bare) and whole != bare:
+                return list(self.tokenizer(whole.removeprefix(bare), add_special_tokens=False).input_ids)
+        first, second = (self.prompt_ids(query)[::-1] for query in ("A query.", "Another one?"))
+        alike = next(n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+        return first[:alike][::-1]
+
     def target_ids(self, target: str) -> list[int]:
         """The ids of an answer with the end-of-sequence token that closes it."""
         return [*self.tokenizer(target, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
@@ -63,6 +77,32 @@ class PromptTemplate:
         """sha256 of the ids of a fixed query: two templates with one digest put queries alike."""
         ids = (*self.prompt_ids("A query."), *self.target_ids("An answer."))
         return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()
+
+
+def checked_header(task: Task, template: PromptTemplate) -> Task:
+    """The task, each of whose prompts ends in the header from which on activated experts act.
+
+    Raises:
+        DataError: the tokenizer joined a prompt's end with what stands before, or an answer repeats the header, which
+            PEFT would take for the prompt's.
+    """
+    header = template.header_ids()
+    for row in (*task.train, *task.test):
+        if template.prompt_ids(row.prompt)[-len(header) :] != header:
+            raise DataError(
+                f"{row.source or row.id}: the prompt's last tokens are not {header}, from which on activated experts act:"
+                f" the tokenizer joined them with the query's end. Mend the row, or use adapter=lora."
+            )
+        if _holds(template.target_ids(row.target), header):
+            raise DataError(
+                f"{row.source or row.id}: the answer repeats the prompt's last tokens {header}, from which on activated"
+                f" experts act. Mend the row, or use adapter=lora."
+            )
+    return task
+
+
+def _holds(ids: Sequence[int], part: Sequence[int]) -> bool:
+    return any(ids[start : start + len(part)] == part for start in range(len(ids) - len(part) + 1))
 
 
 def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, indicator_tokens: int) -> Task:

@@ -1,8 +1,9 @@
 """Tasks with their splits and score, and the benchmark they come from."""
 
 import hashlib
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from see_lightning.config import ConfigError
@@ -55,7 +56,8 @@ class Benchmark:
         licence: of the data.
         citation: what to cite when using it.
         reader: turns files into examples.
-        tasks: settings by task: ``score`` and ``max_new_tokens``, and for the report ``licence`` and ``citation``.
+        tasks: settings by task: ``score``, if need be ``max_new_tokens`` (by default as long as its training answers
+            are, see ``longest_answer``), and for the report ``licence`` and ``citation``.
         default: settings of the tasks that ``tasks`` leaves out.
     """
 
@@ -73,25 +75,40 @@ class Benchmark:
         self.name, self.version, self.licence, self.citation = name, version, licence, citation
         self.reader, self.tasks, self.default = reader, tasks, default or {}
 
-    def settings(self, name: str) -> tuple[str, int]:
-        """A task's score and its longest answer in tokens.
+    def settings(self, name: str) -> tuple[str, int | None]:
+        """A task's score and its longest answer in tokens, None where its training answers tell.
 
         Raises:
             ConfigError: one of them is not configured, or is no such thing.
         """
         settings = {**self.default, **self.tasks.get(name, {})}
-        unset = {"score", "max_new_tokens"} - set(settings)
-        if unset:
-            raise ConfigError(f"benchmark {self.name} sets no {' and no '.join(sorted(unset))} for task {name!r}.")
-        longest = settings["max_new_tokens"]
-        if not isinstance(longest, int) or longest < 1:
+        if "score" not in settings:
+            raise ConfigError(f"benchmark {self.name} sets no score for task {name!r}.")
+        longest = settings.get("max_new_tokens")
+        if longest is not None and (not isinstance(longest, int) or longest < 1):
             raise ConfigError(f"max_new_tokens of task {name!r} must be a whole number, at least 1; got {longest!r}.")
         return str(settings["score"]), longest
 
-    def task(self, name: str, *, checks: RowChecks, train_size: int | None, test_size: int | None) -> Task:
+    def task(
+        self,
+        name: str,
+        *,
+        checks: RowChecks,
+        tokens: Callable[[str], int],
+        train_size: int | None,
+        test_size: int | None,
+    ) -> Task:
         """Read a task and keep ``train_size`` and ``test_size`` of its rows, drawn by its name alone.
 
-        The draw does not hang on the run's seed, so runs with other seeds are tested on the same queries.
+        The draw does not hang on the run's seed, so runs with other seeds are tested on the same queries; neither does the
+        longest answer hang on ``train_size``.
+
+        Args:
+            name: of the task.
+            checks: of its rows.
+            tokens: counts an answer's tokens.
+            train_size: training rows to keep; None keeps all.
+            test_size: test rows to keep; None keeps all.
 
         Raises:
             DataError: the data are missing or malformed, or hold fewer rows than asked for.
@@ -104,9 +121,21 @@ class Benchmark:
             train=_draw(split.train, train_size, f"{name}-train", "train_size"),
             test=_draw(split.test, test_size, f"{name}-test", "test_size"),
             score=score,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max_new_tokens or longest_answer([tokens(example.target) for example in split.train]),
             notices=split.notices,
         )
+
+
+def longest_answer(lengths: Sequence[int]) -> int:
+    """Room for an answer in tokens: the 99th percentile of the training answers' lengths, a quarter of it, and four more.
+
+    A model that finds no end is cut there, and counted as truncated.
+
+    >>> longest_answer([2] * 99 + [50])
+    7
+    """
+    percentile = sorted(lengths)[max(0, math.ceil(0.99 * len(lengths)) - 1)]
+    return math.ceil(1.25 * percentile) + 4
 
 
 def _draw(rows: Sequence[Example], size: int | None, name: str, key: str) -> tuple[Example, ...]:

@@ -1,0 +1,179 @@
+"""The report's drawings: SVG whose text and lines take their colours from the page, and so follow its light and dark mode.
+
+Letters: T tasks, in the order in which they are learned.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Colours that no drawing uses for anything else; each becomes a colour of the page.
+PAGE_COLOURS = {
+    "#010203": "currentColor",
+    "#040506": "var(--muted)",
+    "#070809": "var(--accent)",
+    "#0a0b0c": "var(--line)",
+}
+INK, MUTED, ACCENT, LINE = PAGE_COLOURS
+
+
+def matrix_svg(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> str:
+    """The results matrix as a heatmap; the diagonal is framed, what was not measured is a dot."""
+    texts = [["·" if score is None else f"{score:.1f}" for score in row] for row in matrix]
+    shades = [[None if score is None else score / 100 for score in row] for row in matrix]
+    rows = [f"after {task}" for task in map(_short, tasks)]
+    return _heatmap(
+        "matrix",
+        f"Score on each of {len(tasks)} tasks after learning each of them; the numbers are in the table below.",
+        rows,
+        tasks,
+        texts,
+        shades,
+    )
+
+
+def confusion_svg(tasks: Sequence[str], columns: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
+    """Who answered each task's queries: counts, shaded by their share of the row; a task's own expert is framed."""
+    shades = [[count / sum(row) if count else None for count in row] for row in confusion]
+    texts = [[f"{count}" for count in row] for row in confusion]
+    label = "Queries of each task (rows) by the expert that answered (columns, last the base model)."
+    return _heatmap("routing", label, [_short(task) for task in tasks], columns, texts, shades)
+
+
+def _heatmap(
+    name: str,
+    label: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    texts: Sequence[Sequence[str]],
+    shades: Sequence[Sequence[float | None]],
+) -> str:
+    """A grid of coloured cells with their texts; shades in 0..1, None for an empty cell."""
+    from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
+
+    colours = colormaps["cividis"]  # made to look the same to readers with and without colour-vision deficiency
+    figure, axes = _figure(0.47 * len(columns), 0.35 * len(rows))
+    for i, (text_row, shade_row) in enumerate(zip(texts, shades, strict=True)):
+        for j, (text, shade) in enumerate(zip(text_row, shade_row, strict=True)):
+            colour = None if shade is None else colours(0.08 + 0.92 * shade)
+            if colour is not None:
+                frame = {"edgecolor": INK, "linewidth": 1.6} if i == j else {"linewidth": 0}
+                axes.add_patch(Rectangle((j + 0.03, i + 0.04), 0.94, 0.92, facecolor=colour, **frame))
+            ink = MUTED if colour is None else _readable_on(colour[:3])
+            weight = "bold" if i == j else "normal"
+            axes.text(j + 0.5, i + 0.52, text, ha="center", va="center", color=ink, fontsize=8.5, fontweight=weight)
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
+    axes.set_xticks([j + 0.5 for j in range(len(columns))], [_short(column) for column in columns])
+    axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
+    axes.xaxis.tick_top()
+    if max(len(column) for column in columns) > 6:
+        for label_text in axes.get_xticklabels():
+            label_text.set(rotation=40, horizontalalignment="left", rotation_mode="anchor")
+    return _svg(figure, name, label)
+
+
+def curve_svg(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]], j: int) -> str:
+    """A task's score over the stages: a line since it was learned, hollow points before."""
+    measured = [(t + 1, row[j]) for t, row in enumerate(matrix) if row[j] is not None]
+    before = [point for point in measured if point[0] <= j]
+    since = [point for point in measured if point[0] > j]
+    figure, axes = _figure(1.9, 0.95)
+    axes.hlines([0, 50, 100], 0.5, len(tasks) + 0.5, color=LINE, linewidth=0.8)
+    if before:
+        axes.plot(*zip(*before, strict=True), "o", markersize=4, fillstyle="none", color=MUTED, clip_on=False)
+    if since:
+        axes.plot(*zip(*since, strict=True), "o-", markersize=3.5, linewidth=1.8, color=ACCENT, clip_on=False)
+    axes.set(xlim=(0.5, len(tasks) + 0.5), ylim=(0, 100))
+    axes.set_xticks(sorted({1, j + 1, len(tasks)}))
+    axes.set_yticks([0, 50, 100])
+    values = ", ".join(f"{score:.1f} after {stage}" for stage, score in measured) or "not measured"
+    return _svg(figure, f"curve-{j}", f"Score on {tasks[j]} by number of tasks learned: {values}.")
+
+
+def study_svg(study: Mapping[str, Any]) -> str:
+    """Log-odds of own and foreign queries for each expert, and below, on the same axis, routing over all thresholds."""
+    picture, verdicts = study["picture"], study["rows"][0]
+    edges, experts, best = picture["edges"], picture["experts"], picture["best"]
+    low, high = edges[0], edges[-1]
+    top = 1.2 + 0.4 * len(experts)
+    figure, axes = _figure(6.6, 1.15 * top)
+    axes.hlines([0, 0.5, 1], low, high, color=LINE, linewidth=0.8)
+    axes.vlines(best["threshold"], 0, top, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+    heights = [top - 0.4 * number for number in range(1, len(experts) + 1)]
+    for height, groups in zip(heights, experts.values(), strict=True):
+        axes.hlines(height, low, high, color=LINE, linewidth=0.8)
+        for group, colour in (("foreign", MUTED), ("own", ACCENT)):
+            peak = max(groups[group]) or 1
+            shape = [height + 0.34 * count / peak for count in groups[group]]
+            axes.stairs(shape, edges, baseline=height, fill=True, color=colour, alpha=0.65, clip_on=False)
+    curves = (("base_share", MUTED, "base model"), ("accuracy", ACCENT, "own expert"))
+    for name, colour, words in curves:
+        axes.plot(edges, picture[name], linewidth=1.8, color=colour, clip_on=False)
+        axes.text(high, picture[name][-1], f"  {words}", va="center", color=colour, fontsize=8.5)
+    middle = (low + high) / 2
+    axes.text(middle, -0.3, "threshold, log-odds of accepting", ha="center", va="top", color=INK, fontsize=8.5)
+    axes.set(xlim=(low, high), ylim=(0, top))
+    axes.set_yticks([0, 0.5, 1, *heights], ["0 %", "50 %", "100 %", *map(_short, experts)])
+    return _svg(
+        figure,
+        "study",
+        f"Above, the distribution of {len(experts)} experts' log-odds of accepting a query, from {low:.1f} to {high:.1f}. "
+        f"Below, the share of queries answered by their own expert over the threshold: "
+        f"{100 * picture['accuracy'][0]:.1f} % at the lowest, at best {100 * best['accuracy']:.1f} % at "
+        f"{best['threshold']:g}, and {100 * verdicts['routing_accuracy']:.1f} % by the experts' verdicts.",
+    )
+
+
+def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
+    """A bare figure with one frameless plot of this size in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1), frameon=False)
+    axes.tick_params(length=0, labelsize=8.5, labelcolor=INK, pad=4)
+    return figure, axes
+
+
+def _svg(figure: "Figure", name: str, label: str) -> str:
+    """The figure as an SVG element for a page, with its label for screen readers."""
+    from html import escape
+
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"]}):
+        for axes in figure.axes:
+            for text in (*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels()):
+                text.set_parse_math(False)
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.06, transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    for colour, page_colour in PAGE_COLOURS.items():
+        svg = svg.replace(colour, page_colour)
+    # Several drawings share a page: numbered names would repeat, and only those by content are referred to.
+    svg = re.sub(r' id="[\w.]+_\d+"', "", svg[svg.index("<svg") :])
+    head, body = svg.split(">", 1)
+    size = dict(re.findall(r'(\w+)="([^"]*)"', head))
+    return (
+        f'<svg role="img" aria-labelledby="{name}-title" width="{size["width"]}" height="{size["height"]}" '
+        f'viewBox="{size["viewBox"]}" style="--width: {size["width"]}">'
+        f'<title id="{name}-title">{escape(label)}</title>{body}'
+    )
+
+
+def _short(name: str) -> str:
+    """A name that fits a drawing."""
+    return name if len(name) <= 22 else f"{name[:21]}…"
+
+
+def _readable_on(colour: Sequence[float]) -> str:
+    """Black or white, whichever contrasts more with `colour` (red, green, blue in 0..1) by WCAG's luminance."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"

@@ -1,0 +1,212 @@
+"""Putting queries to experts: each prompt read once by whoever must read it, the verdict read off the same pass.
+
+Letters: B rows, C checked positions, K columns of a cache, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from see_lightning.experts.opening import IndicatorTree, Opening
+from see_lightning.experts.pool import ExpertPool
+from see_lightning.models.reading import Read, Tree, read_on
+
+# In bf16 a logit of 16 to 32 has steps of 1/8, so which of two tokens leads by less than two steps can hang on the other
+# rows of the batch. Such queries are decided again by themselves.
+SURE = 0.25
+# Activated experts that decide in one pass. More of them read words for queries that a newer expert takes anyway.
+TOGETHER = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An expert's opening to one query, and where to go on from it.
+
+    Args:
+        opening: its first tokens.
+        read: what was read.
+        row: the query's row in it.
+        mask_K: the row's columns that lead to the opening's last token, which itself is not read yet.
+    """
+
+    opening: Opening
+    read: Read
+    row: int
+    mask_K: Tensor
+
+
+class Asking(ABC):
+    """Queries that experts of one pool are asked, and the base model after them.
+
+    Args:
+        pool: the experts.
+        words: what they may begin with.
+        prompts: the queries as ids.
+        counts: where prefills and decisions made again are counted.
+    """
+
+    def __init__(
+        self, pool: ExpertPool, words: IndicatorTree, prompts: Sequence[list[int]], counts: Counter[str]
+    ) -> None:
+        self.pool, self.words, self.prompts, self.counts = pool, words, prompts, counts
+        self.exact = next(pool.model.parameters()).dtype == torch.float32
+
+    @abstractmethod
+    def ask(self, expert: str, rows: Sequence[int]) -> list[Asked]:
+        """An expert's openings to some of the queries."""
+
+    @abstractmethod
+    def base(self, rows: Sequence[int]) -> tuple[Tensor, Read]:
+        """Logits (B, V) of the base model's first tokens for some of the queries, and what it read."""
+
+    @abstractmethod
+    def _alone(self, expert: str, row: int) -> Asked:
+        """An expert's opening to one query in a batch of its own."""
+
+    def _sure(self, expert: str, rows: Sequence[int], asked: list[Asked]) -> list[Asked]:
+        """Close decisions made again where other rows cannot sway them."""
+        if self.exact:
+            return asked
+        close = [place for place, a in enumerate(asked) if a.opening.margin < SURE]
+        self.counts["decided_again"] += len(close)
+        for place in close:
+            asked[place] = self._alone(expert, rows[place])
+        return asked
+
+
+class OwnReading(Asking):
+    """Ordinary experts: each reads the prompt for itself, in one pass with the words it may begin with."""
+
+    def __init__(
+        self, pool: ExpertPool, words: IndicatorTree, prompts: Sequence[list[int]], counts: Counter[str]
+    ) -> None:
+        super().__init__(pool, words, prompts, counts)
+        self._starts: dict[str | None, tuple[int, Read | None]] = {}
+
+    def _start(self, voice: str | None) -> tuple[int, Read | None]:
+        if voice not in self._starts:
+            # One voice is asked after the other: what an earlier one read of the common start is not needed again.
+            self._starts = {voice: self.pool.begin_as(voice, self.prompts)}
+        return self._starts[voice]
+
+    def ask(self, expert: str, rows: Sequence[int]) -> list[Asked]:
+        """One prefill a query."""
+        self.counts["prefills"] += len(rows)
+        return self._sure(expert, rows, self._read(expert, rows, self._start(expert)))
+
+    def base(self, rows: Sequence[int]) -> tuple[Tensor, Read]:
+        """One prefill a query."""
+        self.counts["prefills"] += len(rows)
+        return self.pool.read_as(None, [self.prompts[row] for row in rows], self._start(None))
+
+    def _alone(self, expert: str, row: int) -> Asked:
+        self.counts["prefills"] += 1
+        return self._read(expert, [row], (0, None))[0]
+
+    def _read(self, expert: str, rows: Sequence[int], start: tuple[int, Read | None]) -> list[Asked]:
+        tokens, begun = start
+        tree = self.words.tree
+        with self.pool.speaking(expert) as model:
+            logits_BCV, read = read_on(
+                model,
+                begun and begun.repeat(len(rows)),
+                [self.prompts[row][tokens:] for row in rows],
+                tree=tree,
+                keep=range(-1 - len(tree), 0),
+            )
+        end = read.mask_BK.shape[1] - len(tree)
+        return [
+            Asked(opening, read, place, read.mask_BK[place].index_fill(0, self._columns(end, opening.path), True))
+            for place, opening in enumerate(self.words.openings(logits_BCV))
+        ]
+
+    def _columns(self, end: int, path: Sequence[int]) -> Tensor:
+        return torch.tensor([end + place for place in path], dtype=torch.long, device=self.pool.device())
+
+
+class SharedReading(Asking):
+    """Activated experts: the base model reads each prompt once, and all experts decide over what it read."""
+
+    def __init__(
+        self,
+        pool: ExpertPool,
+        words: IndicatorTree,
+        prompts: Sequence[list[int]],
+        counts: Counter[str],
+        *,
+        order: Sequence[str],
+        start: tuple[int, Read | None],
+    ) -> None:
+        """Read the prompts.
+
+        Args:
+            pool: the experts.
+            words: what they may begin with.
+            prompts: the queries as ids.
+            counts: see ``Asking``.
+            order: the experts in the order in which they will be asked.
+            start: what the prompts begin with, read by the base model.
+        """
+        super().__init__(pool, words, prompts, counts)
+        self.order = list(order)
+        header = len(pool.header_ids)
+        for prompt in prompts:
+            pool.check_header(prompt[-header:])
+        self._read = self._read_contexts(prompts, start)
+        words_parents = tuple(header - 1 if parent < 0 else header + parent for parent in words.tree.parents)
+        #: What one expert reads: the header, token by token, and then the words.
+        self._branch = Tree((*pool.header_ids, *words.tree.ids), (*range(-1, header - 1), *words_parents))
+        self._asked: dict[tuple[str, int], Asked] = {}
+
+    def _read_contexts(self, prompts: Sequence[list[int]], start: tuple[int, Read | None]) -> Read:
+        self.counts["prefills"] += len(prompts)
+        tokens, begun = start
+        with self.pool.speaking(None) as model:
+            own = [prompt[tokens : len(prompt) - len(self.pool.header_ids)] for prompt in prompts]
+            return read_on(model, begun and begun.repeat(len(prompts)), own)[1]
+
+    def ask(self, expert: str, rows: Sequence[int]) -> list[Asked]:
+        """The expert decides, and with it those that would be asked next."""
+        new = [row for row in rows if (expert, row) not in self._asked]
+        if new:
+            names = self.order[self.order.index(expert) :][:TOGETHER]
+            for name, asked in self._decide(names, self._read.select(new)).items():
+                self._asked |= {(name, row): one for row, one in zip(new, asked, strict=True)}
+        return self._sure(expert, rows, [self._asked[expert, row] for row in rows])
+
+    def base(self, rows: Sequence[int]) -> tuple[Tensor, Read]:
+        """The header, over what is read already."""
+        with self.pool.speaking(None) as model:
+            logits_BKV, read = read_on(model, self._read.select(rows), [self.pool.header_ids] * len(rows))
+        return logits_BKV[:, -1], read
+
+    def _alone(self, expert: str, row: int) -> Asked:
+        return self._decide([expert], self._read_contexts([self.prompts[row]], (0, None)))[expert][0]
+
+    def _decide(self, names: Sequence[str], contexts: Read) -> dict[str, list[Asked]]:
+        size, header = len(self._branch), len(self.pool.header_ids)
+        checked = range(header - 1, size)
+        keep = [size * (place - len(names)) + column for place in range(len(names)) for column in checked]
+        with self.pool.side_by_side(names) as model:
+            logits_BCV, read = read_on(
+                model, contexts, [[]] * len(contexts), tree=self._branch.times(len(names)), keep=keep
+            )
+        end = contexts.mask_BK.shape[1]
+        found: dict[str, list[Asked]] = {}
+        for place, name in enumerate(names):
+            openings = self.words.openings(logits_BCV[:, place * len(checked) : (place + 1) * len(checked)])
+            branch = end + place * size
+            found[name] = [
+                Asked(opening, read, row, read.mask_BK[row].index_fill(0, self._columns(branch, opening.path), True))
+                for row, opening in enumerate(openings)
+            ]
+        return found
+
+    def _columns(self, branch: int, path: Sequence[int]) -> Tensor:
+        header = len(self.pool.header_ids)
+        columns = [*range(branch, branch + header), *(branch + header + place for place in path)]
+        return torch.tensor(columns, device=self.pool.device())

@@ -1,0 +1,167 @@
+"""Queries before the experts: who accepts them, and what is answered, nothing asked twice."""
+
+from collections import Counter
+from collections.abc import Collection, Hashable, Sequence
+from functools import cache
+
+import torch
+
+from see_lightning.experts.asking import Asked, Asking, OwnReading, SharedReading
+from see_lightning.experts.opening import IndicatorTree, Opening
+from see_lightning.experts.pool import ExpertPool
+from see_lightning.experts.recall import Recall, Recollection, Said
+from see_lightning.experts.walk import Verdict, Walked, strip_indicator, walk
+from see_lightning.models.decode import Row, Writing
+from see_lightning.tasks.batches import Queries
+
+Pair = tuple[str | None, int]  # a voice, None for the base model, and a query's row
+
+
+class Hearing:
+    """One batch of queries and what the experts of a pool say to them.
+
+    A query that is accepted is answered from where the verdict was read, in one batch with whatever else is being written.
+
+    Args:
+        pool: the experts.
+        words: what they begin with.
+        queries: what is asked.
+        eos_ids: tokens that end an answer.
+        counts: where costs are counted: prefills (prompts read), decisions, generations, new_tokens.
+        recall: what was said before; None asks everything anew.
+    """
+
+    def __init__(
+        self,
+        pool: ExpertPool,
+        words: IndicatorTree,
+        queries: Queries,
+        eos_ids: Collection[int],
+        counts: Counter[str],
+        recall: Recall | None,
+    ) -> None:
+        self.pool, self.words, self.queries, self.counts = pool, words, queries, counts
+        self.newest_first = pool.names[::-1]
+        self.recollection = Recollection(recall, pool, queries)
+        self.writing = Writing(pool.speaking, eos_ids, self._is_over)
+        self._openings: dict[Pair, Opening] = {}
+        self._verdicts: dict[Pair, Verdict | None] = {}
+        self._said: dict[Pair, Said] = {}
+        whole = list(range(len(queries)))
+        # Activated experts share what the base model read, which is held for as many queries as are read together.
+        self._sittings = queries.portions(whole) if pool.header_ids else [whole]
+        self._start = cache(lambda: pool.begin_as(None, queries.prompts))
+
+    def walk(self) -> list[Walked]:
+        """Send every query past the experts, newest first, and let the base model answer what nobody accepts."""
+        walks: list[Walked] = []
+        for rows in self._sittings:
+            asking = cache(lambda rows=tuple(rows): self._asking(rows))
+
+            def ask(expert: str, places: list[int], rows: list[int] = rows) -> list[Verdict]:
+                self._ask(asking, rows, expert, places)
+                return [self._verdict(expert, rows[place]) for place in places]
+
+            walked = walk(self.newest_first, len(rows), ask)
+            self._ask_base(asking, rows, [place for place, one in enumerate(walked) if one.expert is None])
+            walks += walked
+        self._finish()
+        return walks
+
+    def answers(self, walks: Sequence[Walked]) -> list[Said]:
+        """What those said with whom the walks ended."""
+        return [self._said[one.expert, row] for row, one in enumerate(walks)]
+
+    def ask_everyone(self) -> None:
+        """Let every expert decide on every query, whoever else accepted it."""
+        for rows in self._sittings:
+            asking = cache(lambda rows=tuple(rows): self._asking(rows))
+            for expert in self.newest_first:
+                self._ask(asking, rows, expert, list(range(len(rows))))
+        self._finish()
+
+    def _asking(self, rows: Sequence[int]) -> Asking:
+        prompts = [self.queries.prompts[row] for row in rows]
+        if not self.pool.header_ids:
+            return OwnReading(self.pool, self.words, prompts, self.counts)
+        order = [expert for expert in self.newest_first if any(self._is_new((expert, row)) for row in rows)]
+        return SharedReading(self.pool, self.words, prompts, self.counts, order=order, start=self._start())
+
+    def _is_new(self, pair: Pair) -> bool:
+        """Whether something is to be heard that was not heard before."""
+        if pair not in self._said:
+            self._said[pair] = self.recollection.get(*pair)
+        said = self._said[pair]
+        refused = said.verdict in (Verdict.NEG, Verdict.NEITHER)
+        decided = said.verdict is not None and (refused or self.queries.only_decide)
+        return not decided and said.text is None
+
+    def _verdict(self, expert: str, row: int) -> Verdict:
+        return Verdict(self._said[expert, row].verdict or self._verdicts[expert, row])
+
+    def _ask(self, asking: "cache[Asking]", rows: Sequence[int], expert: str, places: Sequence[int]) -> None:
+        new = [place for place in places if self._is_new((expert, rows[place]))]
+        for portion in self.queries.portions(new):
+            self.writing.make_room(self.queries.rows - len(portion))
+            asked = dict(zip([(expert, rows[place]) for place in portion], asking().ask(expert, portion), strict=True))
+            self.counts["decisions"] += sum(self._said[pair].verdict is None for pair in asked)
+            self._openings |= {pair: one.opening for pair, one in asked.items()}
+            self._verdicts |= {pair: one.opening.verdict for pair, one in asked.items()}
+            self._go_on(asked)
+        # A verdict that takes more tokens than its words have, such as one after blanks, is written out first.
+        while any(self._verdicts.get((row.voice, row.key[1])) is None for row in self.writing.rows if row.voice == expert):
+            self.writing.step()
+        for place in new:
+            pair = (expert, rows[place])
+            self._verdicts[pair] = self._verdicts[pair] or Verdict.NEITHER  # it ended before its word was whole
+
+    def _go_on(self, asked: dict[Pair, Asked]) -> None:
+        """Write on from the openings, in one batch for all that were read together."""
+        together: dict[int, list[Pair]] = {}
+        for pair, one in asked.items():
+            together.setdefault(id(one.read), []).append(pair)
+        limit = self.queries.max_new_tokens + self.words.longest
+        for pairs in together.values():
+            self.writing.join(
+                asked[pairs[0]].read,
+                [Row(pair, pair[0], list(asked[pair].opening.ids), limit) for pair in pairs],
+                [asked[pair].row for pair in pairs],
+                torch.stack([asked[pair].mask_K for pair in pairs]),
+            )
+
+    def _ask_base(self, asking: "cache[Asking]", rows: Sequence[int], places: Sequence[int]) -> None:
+        new = [place for place in places if self._is_new((None, rows[place]))]
+        for portion in self.queries.portions(new):
+            self.writing.make_room(self.queries.rows - len(portion))
+            logits_BV, read = asking().base(portion)
+            pairs = [(None, rows[place]) for place in portion]
+            self.writing.start(logits_BV, read, [Row(pair, None, [], self.queries.max_new_tokens) for pair in pairs])
+
+    def _is_over(self, key: Hashable, ids: list[int]) -> bool:
+        """Whether an expert need not go on: it refuses, or only its verdict is wanted."""
+        if key[0] is None:
+            return False
+        if self._verdicts[key] is None:
+            self._verdicts[key] = self.words.verdict(ids)
+        verdict = self._verdicts[key]
+        return verdict is not None and (verdict is not Verdict.POS or self.queries.only_decide)
+
+    def _finish(self) -> None:
+        """Write everything out and remember it."""
+        self.writing.make_room(0)
+        for pair, decoded in self.writing.done.items():
+            voice, row = pair
+            text, verdict = self.words.text(decoded.ids), self._verdicts.get(pair)
+            answered = voice is None or (verdict is Verdict.POS and not self.queries.only_decide)
+            opening = self._openings.get(pair)
+            said = Said(
+                verdict=verdict,
+                log_odds=opening and round(opening.log_odds, 4),
+                margin=opening and round(opening.margin, 4),
+                text=(text if voice is None else strip_indicator(text, self.words.indicators)).strip() if answered else None,
+                truncated=not decoded.ended if answered else None,
+            )
+            self._said[pair] = said
+            self.recollection.put(voice, row, said)
+            self.counts["generations"] += answered
+            self.counts["new_tokens"] += len(decoded.ids)

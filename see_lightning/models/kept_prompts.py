@@ -1,0 +1,88 @@
+"""Prompts that the frozen base model has read, kept while experts are trained on what follows them.
+
+Letters: L layers, B rows, H heads, K columns, D size of a head.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from see_lightning.models.reading import Read, join, read_on, read_start
+
+ROWS = 8  # prompts read together
+
+
+class KeptPrompts:
+    """Keys and values of prompts, as many as fit into a budget of memory; the others are read again each time.
+
+    Args:
+        gigabytes: the budget.
+    """
+
+    def __init__(self, gigabytes: float) -> None:
+        self.budget = int(gigabytes * 1e9)
+        self.held = 0  # bytes
+        #: Tokens that the base model has read, common beginnings counted once.
+        self.tokens_read = 0
+        self._kept: dict[tuple[int, ...], Tensor] = {}  # (L, 2, H, K, D), without padding
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._kept.clear()
+        self.held = 0
+
+    def fill(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
+        """Read prompts, what they begin with only once, and keep them while there is room.
+
+        Args:
+            model: the base model.
+            prompts: as ids; those of one task, for they begin alike.
+        """
+        new = sorted({tuple(prompt) for prompt in prompts} - self._kept.keys(), key=lambda ids: (-len(ids), ids))
+        if not new or self.held >= self.budget:
+            return
+        tokens, start = read_start(model, new)
+        self.tokens_read += tokens
+        for at in range(0, len(new), ROWS):
+            rows = new[at : at + ROWS]
+            own = [row[tokens:] for row in rows]
+            read = read_on(model, start and start.repeat(len(rows)), own)[1]
+            self.tokens_read += sum(map(len, own))
+            if not self._keep(rows, read):
+                return
+
+    def batch(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> Read:
+        """A batch of prompts as read, those that are not kept read now."""
+        missing = [place for place, prompt in enumerate(prompts) if tuple(prompt) not in self._kept]
+        if len(missing) == len(prompts):
+            self.tokens_read += sum(map(len, prompts))
+            return read_on(model, None, prompts)[1]
+        here = [place for place in range(len(prompts)) if place not in set(missing)]
+        read = self._assemble([tuple(prompts[place]) for place in here])
+        if not missing:
+            return read
+        rest = [prompts[place] for place in missing]
+        self.tokens_read += sum(map(len, rest))
+        order = [*here, *missing]
+        return join([read, read_on(model, None, rest)[1]]).select([order.index(n) for n in range(len(prompts))])
+
+    def _keep(self, prompts: Sequence[tuple[int, ...]], read: Read) -> bool:
+        whole_LBHKD = [torch.stack([pair[side] for pair in read.layers]) for side in (0, 1)]
+        for row, prompt in enumerate(prompts):
+            kept = torch.stack([side[:, row][:, :, read.mask_BK[row]] for side in whole_LBHKD], dim=1)
+            if self.held + kept.nbytes > self.budget:
+                return False
+            self._kept[prompt] = kept
+            self.held += kept.nbytes
+        return True
+
+    def _assemble(self, prompts: Sequence[tuple[int, ...]]) -> Read:
+        rows = [self._kept[prompt] for prompt in prompts]
+        width, first = max(row.shape[3] for row in rows), rows[0]
+        whole = first.new_zeros(*first.shape[:2], len(rows), first.shape[2], width, first.shape[4])
+        mask_BK = torch.zeros(len(rows), width, dtype=torch.bool, device=first.device)
+        for place, row in enumerate(rows):
+            whole[:, :, place, :, width - row.shape[3] :] = row
+            mask_BK[place, width - row.shape[3] :] = True
+        return Read([(layer[0], layer[1]) for layer in whole], mask_BK)
