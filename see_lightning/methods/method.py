@@ -125,10 +125,6 @@ class Method(L.LightningModule):
             return []
         return self.answer(batch)
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Queries are lists of ids, which become tensors as they are read."""
-        return batch if isinstance(batch, Queries) else super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     def configure_optimizers(self) -> dict[str, Any]:
         """A fresh AdamW for every task: moments left from an earlier one would move what should rest."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]

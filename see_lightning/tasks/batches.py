@@ -60,6 +60,10 @@ class Queries:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def to(self, device: torch.device) -> "Queries":
+        """Lists of ids, which become tensors as they are read; Lightning asks."""
+        return self
+
     def portions(self, rows: Sequence[int]) -> list[list[int]]:
         """Row numbers in the portions in which they are read: half of ``rows``, so that writing goes on beside it."""
         size = max(1, self.rows // 2)
