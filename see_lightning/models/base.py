@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from see_lightning.config import ConfigError, ModelConfig
+from see_lightning.models.attention import NAME, PLAIN
 from see_lightning.models.smollm2 import smollm2_folder
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer
 
@@ -61,6 +62,8 @@ def load_model(config: ModelConfig, cache: Path, dtype: str) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(
             *_place(config, cache), dtype=DTYPES[dtype], attn_implementation=attention, **_hub(config)
         )
+    if model.config._attn_implementation == "eager" and model.config.model_type in PLAIN:
+        model.set_attn_implementation(NAME)
     # Given some positions only, the head gets a strided slice, for which torch would copy its weight once per row.
     model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
     model.requires_grad_(False)
