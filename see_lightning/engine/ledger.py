@@ -168,9 +168,10 @@ class Ledger:
             facts: counts and seconds for the report; they go with the first kind.
         """
         for place, (kind, records) in enumerate(blocks.items()):
-            self.stage(stage).setdefault(kind, {})[task] = {
-                **(facts if place == 0 else {}), **self._append(stage, kind, records)
-            }  # fmt: skip
+            final, name = self.stage(stage).setdefault(kind, {}), task
+            while name in final:  # asked once more, with something new: what was final stays so
+                name += "+"
+            final[name] = {**(facts if place == 0 else {}), **self._append(stage, kind, records)}
         self.commit()
 
     def _append(self, stage: str, kind: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -115,7 +115,10 @@ def study_svg(study: Mapping[str, Any]) -> str:
     curves = (("base_share", MUTED, "base model"), ("accuracy", ACCENT, "own expert"))
     for name, colour, words in curves:
         axes.plot(edges, picture[name], linewidth=1.8, color=colour, clip_on=False)
-        axes.text(high, picture[name][-1], f"  {words}", va="center", color=colour, fontsize=8.5)
+        axes.text(high + 0.012 * (high - low), picture[name][-1], words, va="center", color=colour, fontsize=8.5)
+    axes.plot(best["threshold"], best["accuracy"], "o", markersize=4.5, color=ACCENT, clip_on=False)
+    told = f"best {best['threshold']:g}: {100 * best['accuracy']:.1f} %".replace("-", "−")
+    axes.text(best["threshold"], top + 0.05, told, ha="center", va="bottom", color=INK, fontsize=8.5)
     middle = (low + high) / 2
     axes.text(middle, -0.3, "threshold, log-odds of accepting", ha="center", va="top", color=INK, fontsize=8.5)
     axes.set(xlim=(low, high), ylim=(0, top))

@@ -241,8 +241,8 @@ def print_study(study: Study, console: Console) -> None:
     console.print(Text(_plain(table)), soft_wrap=True)
     for name, meaning in list(STUDY.items())[4:]:
         console.print(Text(f" {name}: {meaning}"), soft_wrap=True)
-    for name, experts in {row["order"]: row["experts"] for row in study["rows"]}.items():
-        console.print(Text(f" {name}: asks {', '.join(experts)}"), soft_wrap=True)
+    for name, experts in _orders(study).items():
+        console.print(Text(f" {name}: asks {experts}"), soft_wrap=True)
     console.print(Text(_best(study)), soft_wrap=True)
 
 
@@ -265,6 +265,11 @@ def _study_rows(study: Study) -> list[list[str]]:
         )
         above = row["order"]
     return rows
+
+
+def _orders(study: Study) -> dict[str, str]:
+    """Name of each order -> the experts as they are asked."""
+    return {row["order"]: ", ".join(row["experts"]) for row in study["rows"]}
 
 
 def _range(ends: Sequence[float] | None) -> str:
@@ -327,6 +332,7 @@ def render_html(results: Results, study: Study | None = None) -> str:
         study_best=_best(study) if study else "",
         study_columns=STUDY,
         study_rows=_study_rows(study) if study else [],
+        study_orders=_orders(study) if study else {},
         per_task=_per_task(results),
         in_all=_in_all(results),
         benchmark=results.get("benchmark"),

@@ -1,0 +1,131 @@
+"""Study a finished run without its model: ``python -m see_lightning.study RUN_DIR``."""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from see_lightning.config import Refusal
+from see_lightning.engine.ledger import Ledger, dump, write_atomic
+
+DESCRIPTION = """\
+What a finished run of SEE would have given, had its experts been asked in another order or been believed at another
+threshold. It is counted from what the experts said (tasks/*/remembered.jsonl), so no model is read. Prints a table, keeps
+it as study.json in the run's directory, and draws it into report.html."""
+EPILOG = """\
+An expert accepts a query by its verdict, as in the run itself, or if its log-odds of accepting reach a threshold. Where
+another expert would answer than in the run, the text was never generated and its score is unknown: AR and BWT are then
+ranges, from 0 to 100 for each such answer. Routing is always exact."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the study of a run and add it to the report.
+
+    Args:
+        arguments: as typed; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(prog="python -m see_lightning.study", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>")
+    parser.add_argument(
+        "--thresholds",
+        type=_numbers,
+        metavar="X,X,...",
+        help="log-odds, such as -2,0,2.5; by default 0, one that 1 %% of foreign queries reach, and one that 1 %% of own"
+        " queries miss. The one with the best routing is always added",
+    )
+    parser.add_argument(
+        "--orders",
+        action="append",
+        metavar="ORDER,...",
+        help="newest (the run's own), oldest, random:N, or all tasks, the first to be asked first; may be given several"
+        " times; the picture shows the first (default newest,oldest,random:3)",
+    )
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--thresholds" in words[:-1]:  # argparse would take -2,0 for an option
+        at = words.index("--thresholds")
+        words[at : at + 2] = [f"--thresholds={words[at + 1]}"]
+    given = parser.parse_args(words)
+    try:
+        path = run_study(given.run_dir, given.thresholds, given.orders or ["newest,oldest,random:3"])
+    except Refusal as error:
+        parser.exit(2, f"{error}\n")
+    print(path)
+
+
+def run_study(run_dir: Path, thresholds: Sequence[float] | None, orders: Sequence[str]) -> Path:
+    """Print the study of a run, keep it beside its results, and draw it into the report.
+
+    Args:
+        run_dir: of a finished run.
+        thresholds: log-odds from which on a query is accepted; None chooses them by what was observed.
+        orders: as `name_orders` takes them.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        Refusal: the run or what it remembers cannot be studied.
+    """
+    results = _finished(run_dir)
+    # Late, because these import torch, which takes longer than a refusal should.
+    from rich.console import Console
+
+    from see_lightning.evaluation.report import print_study, render_html
+    from see_lightning.evaluation.study import default_thresholds, disagreement, gather, name_orders, replay, study
+
+    tasks = results["tasks"]
+    named = name_orders(orders, tasks, results["seed"])
+    with Ledger(run_dir) as ledger:
+        stages = list(ledger.content["stages"])
+        records = [record for stage in stages for record in ledger.remembered(stage)]
+        if not records:
+            raise Refusal(f"{run_dir} remembers nothing of what its experts said; run the experiment anew.")
+        said = gather(records, results, ledger.answers(stages[-1]))
+        wrong = disagreement(replay(said, tasks[::-1]), results)
+        if wrong:
+            raise Refusal(
+                f"what {run_dir} remembers does not belong to its results: {wrong}. Put its files back, or run the"
+                f" experiment anew."
+            )
+        text = dump(study(said, named, default_thresholds(said) if thresholds is None else thresholds))
+        studied = json.loads(text)
+        report = run_dir / "report.html"
+        write_atomic(run_dir / "study.json", text)
+        write_atomic(report, render_html(results, studied))
+    print_study(studied, Console())
+    return report
+
+
+def _finished(run_dir: Path) -> dict[str, Any]:
+    """The results of a run whose experts gave verdicts."""
+    if not (run_dir / "ledger.json").exists():
+        raise Refusal(f"{run_dir} holds no run; give the folder that has ledger.json in it.")
+    path = run_dir / "results.json"
+    if not path.exists():
+        command = Ledger(run_dir).read().content["about"].get("command")
+        raise Refusal(f"{run_dir} is not finished, and a study needs every answer; go on with: {command}")
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "routing" not in results:
+        raise Refusal(
+            f"{run_dir} is a run of {results['method']}, which routes no queries by verdicts, so there is nothing to replay;"
+            f" study one of see."
+        )
+    return results
+
+
+def _numbers(text: str) -> list[float]:
+    """Finite numbers between commas."""
+    try:
+        numbers = [float(word) for word in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"finite numbers between commas are wanted, such as -2,0,2.5; got {text!r}")
+    return numbers
+
+
+if __name__ == "__main__":
+    main()
