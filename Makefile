@@ -29,7 +29,7 @@ setup: .venv/ready
 	touch $@
 
 demo: setup
-	$(PY) run.py
+	$(PY) run.py experiment=demo
 
 test: setup
 	$(PY) -m ruff check .
