@@ -91,7 +91,9 @@ class AdapterConfig:
     alpha: float = 32.0  # the update is scaled by alpha / rank
     dropout: float = 0.1  # share of the adapter's inputs
     targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])  # names of linear layers
-    activated: bool = False  # acts from the assistant header on, so every expert shares the base model's reading of a query
+    activated: bool = (
+        False  # acts from the assistant header on, so every expert shares the base model's reading of a query
+    )
     cache_gb: float = 4.0  # activated only: memory for prompts read once per stage; what does not fit is read each step
 
     def __post_init__(self) -> None:

@@ -124,7 +124,17 @@ def collect(
         "remembered": sum(map(len, answers.values())) - counted["generations"] if method.has_experts else None,
         "token_efficiency": _rate(sum(s["tokens"] for s in trained), sum(s["computed"] for s in trained)),
     }
+    if "routing" in results:
+        results["routing"]["decided_again_share"] = _rate(counted["decided_again"], counted["decisions"])
     results["notices"] = [notice for task in tasks for notice in task.notices]
+    if method.schedule == "sequential":
+        records = sum(map(len, answers.values()))
+        results["notices"].append(
+            f"{results['counts']['remembered']} of {records} answers were remembered: frozen experts and the base model"
+            " answer a query once."
+            if method.has_experts
+            else f"all {records} answers were made anew: the weights move with every task, so none can be remembered."
+        )
     results["benchmark"] = {key: cfg.benchmark[key] for key in ("name", "version", "licence", "citation")}
     origins = {name: cfg.benchmark.tasks.get(name) or {} for name in names}
     results["benchmark"]["tasks"] = {

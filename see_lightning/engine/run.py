@@ -205,20 +205,21 @@ class ContinualRun:
             decide(self._trainer(stage, [], logger=False, epochs=1), method, task, batch_size=self.settings.eval_batch)
         mean = MeanScore(task.score)
         mean.update([record["text"] for record in records], [record["target"] for record in records])
+        score = round(float(mean.compute()), 4)
         facts = {
-            "score": round(float(mean.compute()), 4),
+            "score": score,
             "queries": len(records),
             "seconds": round(time.monotonic() - started, 3),
             "counts": dict(sorted(method.counts.items())),
         }
         if stage.task and task.name == stage.task.name:
             # Before the answers are final: a run killed in between evaluates, and so describes, once more.
-            self._describe(stage, self.ledger.stage(stage.name)["trained"], score=facts["score"])
+            self._describe(stage, self.ledger.stage(stage.name)["trained"], score=score)
         blocks = {"answers": records}
         if isinstance(method, ExpertMethod):
             blocks["remembered"] = self._newly_said(task)
         self.ledger.commit_answers(stage.name, task.name, blocks, facts)
-        self.console.print(f"{title}: {task.name} {facts['score']:.2f} ({task.score}), {facts['seconds']:.0f} s")
+        self.console.print(f"{title}: {task.name} {score:.2f} ({task.score}), {facts['seconds']:.0f} s")
 
     def _decide(self, stage: Stage, task: Task, title: str) -> None:
         method = self.method
@@ -236,7 +237,8 @@ class ContinualRun:
         return time.monotonic(), self._trainer(stage, [progress], logger=False, epochs=1)
 
     def _newly_said(self, task: Task) -> list[dict[str, Any]]:
-        assert isinstance(self._fresh_method, ExpertMethod) and self._fresh_method.recall is not None
+        assert isinstance(self._fresh_method, ExpertMethod)
+        assert self._fresh_method.recall is not None
         recall = self._fresh_method.recall
         entries, recall.new = recall.new, []
         return remembered(entries, task)

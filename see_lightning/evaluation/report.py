@@ -34,6 +34,7 @@ ROUTING = {
     "accuracy": "queries answered by their own task's expert",
     "base_share": "queries answered by the base model",
     "no_indicator_share": "queries for which an expert gave neither indicator",
+    "decided_again_share": "decisions so close that they were made again, each query by itself",
 }
 OOD = {
     "base_share": "out-of-distribution queries answered by the base model",

@@ -1,8 +1,8 @@
 """Queries before the experts: who accepts them, and what is answered, nothing asked twice."""
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Sequence
-from functools import cache
+from collections.abc import Callable, Collection, Sequence
+from functools import cache, partial
 
 import torch
 
@@ -15,6 +15,7 @@ from see_lightning.models.decode import Row, Writing
 from see_lightning.tasks.batches import Queries
 
 Pair = tuple[str | None, int]  # a voice, None for the base model, and a query's row
+Reader = Callable[[], Asking]  # reads when it is first needed
 
 
 class Hearing:
@@ -43,7 +44,7 @@ class Hearing:
         self.pool, self.words, self.queries, self.counts = pool, words, queries, counts
         self.newest_first = pool.names[::-1]
         self.recollection = Recollection(recall, pool, queries)
-        self.writing = Writing(pool.speaking, eos_ids, self._is_over)
+        self.writing: Writing[Pair] = Writing(pool.speaking, eos_ids, self._is_over)
         self._openings: dict[Pair, Opening] = {}
         self._verdicts: dict[Pair, Verdict | None] = {}
         self._said: dict[Pair, Said] = {}
@@ -56,13 +57,9 @@ class Hearing:
         """Send every query past the experts, newest first, and let the base model answer what nobody accepts."""
         walks: list[Walked] = []
         for rows in self._sittings:
-            asking = cache(lambda rows=tuple(rows): self._asking(rows))
+            asking = self._reader(rows)
 
-            def ask(expert: str, places: list[int], rows: list[int] = rows) -> list[Verdict]:
-                self._ask(asking, rows, expert, places)
-                return [self._verdict(expert, rows[place]) for place in places]
-
-            walked = walk(self.newest_first, len(rows), ask)
+            walked = walk(self.newest_first, len(rows), partial(self._verdicts_of, asking, rows))
             self._ask_base(asking, rows, [place for place, one in enumerate(walked) if one.expert is None])
             walks += walked
         self._finish()
@@ -75,10 +72,13 @@ class Hearing:
     def ask_everyone(self) -> None:
         """Let every expert decide on every query, whoever else accepted it."""
         for rows in self._sittings:
-            asking = cache(lambda rows=tuple(rows): self._asking(rows))
+            asking = self._reader(rows)
             for expert in self.newest_first:
                 self._ask(asking, rows, expert, list(range(len(rows))))
         self._finish()
+
+    def _reader(self, rows: Sequence[int]) -> Reader:
+        return cache(lambda: self._asking(rows))
 
     def _asking(self, rows: Sequence[int]) -> Asking:
         prompts = [self.queries.prompts[row] for row in rows]
@@ -96,23 +96,28 @@ class Hearing:
         decided = said.verdict is not None and (refused or self.queries.only_decide)
         return not decided and said.text is None
 
-    def _verdict(self, expert: str, row: int) -> Verdict:
-        return Verdict(self._said[expert, row].verdict or self._verdicts[expert, row])
+    def _verdicts_of(self, asking: Reader, rows: Sequence[int], expert: str, places: Sequence[int]) -> list[Verdict]:
+        self._ask(asking, rows, expert, places)
+        pairs = [(expert, rows[place]) for place in places]
+        return [Verdict(str(self._said[pair].verdict or self._verdicts[pair])) for pair in pairs]
 
-    def _ask(self, asking: "cache[Asking]", rows: Sequence[int], expert: str, places: Sequence[int]) -> None:
+    def _ask(self, asking: Reader, rows: Sequence[int], expert: str, places: Sequence[int]) -> None:
         new = [place for place in places if self._is_new((expert, rows[place]))]
         for portion in self.queries.portions(new):
             self.writing.make_room(self.queries.rows - len(portion))
-            asked = dict(zip([(expert, rows[place]) for place in portion], asking().ask(expert, portion), strict=True))
+            pairs: list[Pair] = [(expert, rows[place]) for place in portion]
+            asked = dict(zip(pairs, asking().ask(expert, portion), strict=True))
             self.counts["decisions"] += sum(self._said[pair].verdict is None for pair in asked)
             self._openings |= {pair: one.opening for pair, one in asked.items()}
             self._verdicts |= {pair: one.opening.verdict for pair, one in asked.items()}
             self._go_on(asked)
         # A verdict that takes more tokens than its words have, such as one after blanks, is written out first.
-        while any(self._verdicts.get((row.voice, row.key[1])) is None for row in self.writing.rows if row.voice == expert):
+        while any(
+            self._verdicts.get((row.voice, row.key[1])) is None for row in self.writing.rows if row.voice == expert
+        ):
             self.writing.step()
         for place in new:
-            pair = (expert, rows[place])
+            pair: Pair = (expert, rows[place])
             self._verdicts[pair] = self._verdicts[pair] or Verdict.NEITHER  # it ended before its word was whole
 
     def _go_on(self, asked: dict[Pair, Asked]) -> None:
@@ -129,15 +134,15 @@ class Hearing:
                 torch.stack([asked[pair].mask_K for pair in pairs]),
             )
 
-    def _ask_base(self, asking: "cache[Asking]", rows: Sequence[int], places: Sequence[int]) -> None:
+    def _ask_base(self, asking: Reader, rows: Sequence[int], places: Sequence[int]) -> None:
         new = [place for place in places if self._is_new((None, rows[place]))]
         for portion in self.queries.portions(new):
             self.writing.make_room(self.queries.rows - len(portion))
             logits_BV, read = asking().base(portion)
-            pairs = [(None, rows[place]) for place in portion]
+            pairs: list[Pair] = [(None, rows[place]) for place in portion]
             self.writing.start(logits_BV, read, [Row(pair, None, [], self.queries.max_new_tokens) for pair in pairs])
 
-    def _is_over(self, key: Hashable, ids: list[int]) -> bool:
+    def _is_over(self, key: Pair, ids: list[int]) -> bool:
         """Whether an expert need not go on: it refuses, or only its verdict is wanted."""
         if key[0] is None:
             return False
@@ -156,9 +161,11 @@ class Hearing:
             opening = self._openings.get(pair)
             said = Said(
                 verdict=verdict,
-                log_odds=opening and round(opening.log_odds, 4),
-                margin=opening and round(opening.margin, 4),
-                text=(text if voice is None else strip_indicator(text, self.words.indicators)).strip() if answered else None,
+                log_odds=round(opening.log_odds, 4) if opening else None,
+                margin=round(opening.margin, 4) if opening else None,
+                text=(text if voice is None else strip_indicator(text, self.words.indicators)).strip()
+                if answered
+                else None,
                 truncated=not decoded.ended if answered else None,
             )
             self._said[pair] = said

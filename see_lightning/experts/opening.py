@@ -82,11 +82,15 @@ class IndicatorTree:
         """
         top = logits_BCV.float().topk(2, dim=-1)
         tokens, lead = top.indices[..., 0].tolist(), (top.values[..., 0] - top.values[..., 1]).tolist()
-        odds = (logits_BCV[:, self.fork + 1, self.choice[0]].float() - logits_BCV[:, self.fork + 1, self.choice[1]]).tolist()
+        odds = (
+            logits_BCV[:, self.fork + 1, self.choice[0]].float() - logits_BCV[:, self.fork + 1, self.choice[1]]
+        ).tolist()
         return [self._follow(tokens[row], lead[row], odds[row]) for row in range(len(tokens))]
 
     def _follow(self, tokens: list[int], lead: list[float], log_odds: float) -> Opening:
-        place, ids, path, margin = -1, [], [], float("inf")
+        ids: list[int] = []
+        path: list[int] = []
+        place, margin = -1, float("inf")
         while True:
             token = tokens[place + 1]
             ids.append(token)

@@ -111,6 +111,7 @@ class ExpertPool(nn.Module):
     def train_only(self, name: str) -> None:
         """Make an expert the active and the only trainable one, and switch dropout on."""
         assert isinstance(self.model, PeftModel)
+        self._stacks.clear()  # an expert is about to change
         self.model.base_model.enable_adapter_layers()
         self._silent = False
         self.model.set_adapter(_in_peft(name))
@@ -200,7 +201,7 @@ class ExpertPool(nn.Module):
     # ------------------------------------------------------------------------------------------ speaking
 
     @contextmanager
-    def speaking(self, voices: str | None | Sequence[str | None]) -> Iterator[nn.Module]:
+    def speaking(self, voices: str | Sequence[str | None] | None) -> Iterator[nn.Module]:
         """The model with an expert, frozen; or with an expert for each row of the batch.
 
         Args:
@@ -239,17 +240,13 @@ class ExpertPool(nn.Module):
                 self._stacks[layer, key] = (
                     torch.stack([a.T for a, _ in pairs]), torch.stack([b.T for _, b in pairs])
                 )  # fmt: skip
-            down_EIR, up_ERO = self._stacks[layer, key]
+            down_EIR, up_ERO = self._stacks[layer, key]  # I, O: sizes of the layer's input and output, R: rank
             rows, tokens, experts = *x.shape[:2], len(key)
             parts = x.view(rows, experts, tokens // experts, -1).transpose(0, 1).reshape(experts, -1, x.shape[-1])
             update = (parts @ down_EIR) @ up_ERO
             return y + update.view(experts, rows, tokens // experts, -1).transpose(0, 1).reshape(y.shape)
 
-        try:
-            yield from self._with(dealt)
-        finally:
-            # Only the stacks of the latest set of experts are kept: the same one is asked again and again.
-            self._stacks = {place: stack for place, stack in self._stacks.items() if place[1] == key}
+        yield from self._with(dealt)
 
     def _with(self, voice: Voice | None) -> Iterator[nn.Module]:
         if isinstance(self.model, PeftModel) and not self._silent:
@@ -288,7 +285,8 @@ class ExpertPool(nn.Module):
 
     def device(self) -> torch.device:
         """Where the model computes."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     def digest(self, name: str | None) -> str:
         """sha256 of an expert's weights; the base model's is that of its name."""
@@ -348,6 +346,7 @@ class ExpertPool(nn.Module):
                 f" from {self.header_ids or 'the beginning'}."
             )
         set_peft_model_state_dict(self.model, found, adapter_name=_in_peft(name))
+        self._stacks.clear()
 
     # ------------------------------------------------------------------------------------------ reading as an expert
 
@@ -357,7 +356,9 @@ class ExpertPool(nn.Module):
         with self.speaking(None if header else name) as model:
             return read_start(model, [prompt[: len(prompt) - header] for prompt in prompts])
 
-    def read_as(self, name: str | None, prompts: Sequence[list[int]], start: tuple[int, Read | None]) -> tuple[Tensor, Read]:
+    def read_as(
+        self, name: str | None, prompts: Sequence[list[int]], start: tuple[int, Read | None]
+    ) -> tuple[Tensor, Read]:
         """Let one expert read prompts: the logits (B, V) of its first token, and what was read.
 
         Args:

@@ -152,7 +152,7 @@ class Method(L.LightningModule):
             voice: an adapter's name; None is the base model.
             queries: what is asked.
         """
-        writing = Writing(self.pool.speaking, self.eos_ids())
+        writing: Writing[int] = Writing(self.pool.speaking, self.eos_ids())
         start = self.pool.begin_as(voice, queries.prompts)
         for rows in queries.portions(range(len(queries))):
             writing.make_room(queries.rows - len(rows))

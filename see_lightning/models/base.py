@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from see_lightning.config import ConfigError, ModelConfig
@@ -71,7 +71,7 @@ def load_model(config: ModelConfig, cache: Path, dtype: str) -> PreTrainedModel:
 
 
 @contextmanager
-def head_on(model: nn.Module, chosen_BS: Tensor) -> Iterator[None]:
+def head_on(model: PreTrainedModel, chosen_BS: Tensor) -> Iterator[None]:
     """Let the vocabulary head run on some positions only: its logits are then (1, chosen, V), row by row.
 
     The head costs a fifth of a small model's forward pass, and all but a few positions of a training batch need none of

@@ -1,12 +1,15 @@
 """Greedy decoding: rows join when there is room, and leave one by one when they end."""
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
 from see_lightning.models.reading import Read, join, read_on
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class Decoded:
 
 
 @dataclass(slots=True)
-class Row:
+class Row(Generic[K]):
     """A row that is being written.
 
     Args:
@@ -33,13 +36,13 @@ class Row:
         limit: most tokens it may generate.
     """
 
-    key: Hashable
+    key: K
     voice: str | None
     ids: list[int]
     limit: int
 
 
-class Writing:
+class Writing(Generic[K]):
     """Rows that are written together, token by token, each by its own voice.
 
     Args:
@@ -52,15 +55,15 @@ class Writing:
         self,
         speaking: Callable[[Sequence[str | None]], AbstractContextManager[nn.Module]],
         eos_ids: Collection[int],
-        stop: Callable[[Hashable, list[int]], bool] = lambda key, ids: False,
+        stop: Callable[[K, list[int]], bool] = lambda key, ids: False,
     ) -> None:
         self.speaking, self.eos_ids, self.stop = speaking, eos_ids, stop
-        self.rows: list[Row] = []
+        self.rows: list[Row[K]] = []
         self.read: Read | None = None
-        self.done: dict[Hashable, Decoded] = {}
+        self.done: dict[K, Decoded] = {}
 
     def join(
-        self, read: Read, rows: Sequence[Row], places: Sequence[int] | None = None, mask_BK: Tensor | None = None
+        self, read: Read, rows: Sequence[Row[K]], places: Sequence[int] | None = None, mask_BK: Tensor | None = None
     ) -> None:
         """Take in rows whose prompts, and all but their last token, were read.
 
@@ -72,11 +75,13 @@ class Writing:
         """
         kept = [n for n, row in enumerate(rows) if not self._ends(row)]
         if kept:
-            new = read.select([n if places is None else places[n] for n in kept], None if mask_BK is None else mask_BK[kept])
+            new = read.select(
+                [n if places is None else places[n] for n in kept], None if mask_BK is None else mask_BK[kept]
+            )
             self.read = new if self.read is None else join([self.read, new])
             self.rows += [rows[n] for n in kept]
 
-    def start(self, logits_BV: Tensor, read: Read, rows: Sequence[Row]) -> None:
+    def start(self, logits_BV: Tensor, read: Read, rows: Sequence[Row[K]]) -> None:
         """Take in rows whose prompts were read: their first tokens are the most probable ones."""
         for row, token in zip(rows, logits_BV.argmax(dim=-1).tolist(), strict=True):
             row.ids.append(token)
@@ -99,7 +104,7 @@ class Writing:
         while len(self.rows) > rows:
             self.step()
 
-    def _ends(self, row: Row) -> bool:
+    def _ends(self, row: Row[K]) -> bool:
         """Whether a row ends with its latest token; if so, note what it generated."""
         ended = row.ids[-1] in self.eos_ids
         if ended:

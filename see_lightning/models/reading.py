@@ -202,7 +202,10 @@ def common_start(prompts: Sequence[Sequence[int]]) -> int:
     >>> common_start([[1, 2, 3, 4], [1, 2, 5], [1, 2, 3]])
     2
     """
-    first, last = min(prompts), max(prompts)  # in alphabetical order, all others share what these two share
+    first, last = (
+        min(map(tuple, prompts)),
+        max(map(tuple, prompts)),
+    )  # in alphabetical order, all others share what these two share
     longest = min(map(len, prompts)) - 1
     return next((n for n in range(longest) if first[n] != last[n]), max(0, longest))
 
