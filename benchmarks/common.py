@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Threads that wait for work then sleep; read when torch is imported, which the package's own modules do.
+# As the package sets them for itself; read when torch is imported, which the package's own modules do.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import hydra
 import lightning as L

@@ -3,10 +3,40 @@
 Letters: B examples, S tokens, L labels, V vocabulary.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from see_lightning.tasks.batches import IGNORED
+
+ROWS = 32  # labels whose logits are held in full precision at once
+
+
+class _TokenLoss(torch.autograd.Function):
+    """Cross entropy of each label, a few rows at a time.
+
+    The whole vocabulary in full precision for all labels would be the largest tensors of a step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_LV: Tensor, labels_L: Tensor) -> Tensor:
+        loss_L = torch.empty(len(labels_L), device=logits_LV.device)
+        slope_LV = torch.empty_like(logits_LV)
+        for start in range(0, len(labels_L), ROWS):
+            rows = slice(start, start + ROWS)
+            part = logits_LV[rows].float()
+            label = labels_L[rows, None]
+            part -= part.logsumexp(dim=-1, keepdim=True)
+            loss_L[rows] = -part.gather(1, label)[:, 0]
+            slope_LV[rows] = part.exp_().scatter_add_(1, label, part.new_full(label.shape, -1.0))
+        ctx.save_for_backward(slope_LV)
+        return loss_L
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (slope_LV,) = ctx.saved_tensors
+        return slope_LV * grads[0][:, None].to(slope_LV.dtype), None
 
 
 def answer_loss(logits_LV: Tensor, labels_BS: Tensor, mean: str) -> Tensor:
@@ -28,7 +58,7 @@ def answer_loss(logits_LV: Tensor, labels_BS: Tensor, mean: str) -> Tensor:
     tensor(True)
     """
     chosen_BS = labels_BS != IGNORED
-    loss_L = cross_entropy(logits_LV.float(), labels_BS[chosen_BS], reduction="none")
+    loss_L: Tensor = _TokenLoss.apply(logits_LV, labels_BS[chosen_BS])  # type: ignore[no-untyped-call]
     if mean == "tokens":
         return loss_L.mean()
     share_B = 1 / (chosen_BS.sum(dim=1) * len(labels_BS))

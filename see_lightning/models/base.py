@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 from see_lightning.config import ConfigError, ModelConfig
 from see_lightning.models.attention import NAME, PLAIN
@@ -64,6 +65,12 @@ def load_model(config: ModelConfig, cache: Path, dtype: str) -> PreTrainedModel:
         )
     if model.config._attn_implementation == "eager" and model.config.model_type in PLAIN:
         model.set_attn_implementation(NAME)
+    kinds = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers} - {DynamicLayer.__name__}
+    if kinds:
+        raise ConfigError(
+            f"{config.name} keeps what it has read in {', '.join(sorted(kinds))}, of which no part can be read on by itself;"
+            f" models with full attention in every layer can be used."
+        )
     # Given some positions only, the head gets a strided slice, for which torch would copy its weight once per row.
     model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
     model.requires_grad_(False)
