@@ -25,7 +25,7 @@ class _TokenLoss(torch.autograd.Function):
         slope_LV = torch.empty_like(logits_LV)
         for start in range(0, len(labels_L), ROWS):
             rows = slice(start, start + ROWS)
-            part = logits_LV[rows].float()
+            part = logits_LV[rows].to(torch.float32, copy=True)  # what follows writes into it
             label = labels_L[rows, None]
             part -= part.logsumexp(dim=-1, keepdim=True)
             loss_L[rows] = -part.gather(1, label)[:, 0]

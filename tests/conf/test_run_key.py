@@ -43,7 +43,8 @@ def test_the_same_experiment_spelt_differently_has_the_same_key(composed, spelli
         ["train_size=200"], ["test_size=100"], ["order.tasks=[sentiment,news,simplify,french,words]"],
         ["order.tasks=[news,sentiment]"], ["model=tiny"], ["model.dtype=fp32"], ["model.max_length=512"],
         ["adapter.rank=4"], ["adapter.targets=[q_proj]"], ["data.rehearsal=fixed"], ["indicators.pos=mine"],
-        ["benchmark.tasks.news.score=exact_match"], ["benchmark.tasks.words.max_new_tokens=25"], ["benchmark.version='2'"],
+        ["benchmark.tasks.news.score=exact_match"], ["+benchmark.tasks.words.max_new_tokens=25"], ["benchmark.version='0'"],
+        ["adapter=activated_lora"], ["adapter.activated=true"],
         ["+trainer.max_steps=10"], ["+trainer.precision=16-mixed"],
     ],
     ids=" ".join,
@@ -90,7 +91,7 @@ def test_a_whole_number_is_the_same_ratio_with_and_without_its_point(composed):
 
 def test_tasks_that_are_not_in_the_order_do_not_enter_the_key(composed):
     two = ["order.tasks=[news,words]"]
-    assert run_key(composed(*two, "benchmark.tasks.french.max_new_tokens=7")) == run_key(composed(*two))
+    assert run_key(composed(*two, "+benchmark.tasks.french.max_new_tokens=7")) == run_key(composed(*two))
     assert set(numbers_config(composed(*two))["benchmark"]["tasks"]) == {"news", "words"}
 
 

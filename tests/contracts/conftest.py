@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from see_lightning.refusals import CONF
+from tests.runs import toy
 
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
@@ -23,8 +24,8 @@ class Planted(OneAdapterMethod):
     def training_examples(self, task, memory):
         return list(task.train[: len(task.train) // 2])
 
-    def answer(self, batch):
-        return [answer._replace(text=answer.text + self.bang) for answer in super().answer(batch)]
+    def answer(self, queries):
+        return [answer._replace(text=answer.text + self.bang) for answer in super().answer(queries)]
 '''
 PLANTED_YAML = '_target_: planted_method.Planted\nbang: "!"\n'
 
@@ -35,11 +36,16 @@ def base(tmp_path_factory) -> Path:
     return tmp_path_factory.getbasetemp() / "toy"
 
 
-@pytest.fixture(scope="session", params=[*METHODS, "planted"])
+ORDINARY = [pytest.param((name, ()), id=name) for name in [*METHODS, "planted"]]
+ACTIVATED = [pytest.param((name, toy.ACTIVATED), id=f"{name}-activated") for name in METHODS if name != "base"]
+
+
+@pytest.fixture(scope="session", params=ORDINARY + ACTIVATED)
 def method(request, tmp_path_factory):
-    """Overrides that choose a method. The last one is added as anybody would: a module and a YAML file, no more."""
-    if request.param != "planted":
-        yield (f"method={request.param}",)
+    """Overrides that choose a method and its adapters; "planted" is added as anybody would: a module and a YAML file."""
+    name, settings = request.param
+    if name != "planted":
+        yield (f"method={name}", *settings)
         return
     folder = tmp_path_factory.mktemp("planted")
     (folder / "planted_method.py").write_text(PLANTED_PY)

@@ -17,9 +17,11 @@ from see_lightning.evaluation.scores import score_fn
 from see_lightning.methods.method import Method
 from see_lightning.models.tiny import tiny_model
 from see_lightning.refusals import CONF
+from tests.experts import small
 from tests.runs import toy
 
 NAMES = list(toy.TASKS)
+POS = "++"
 
 
 @pytest.fixture
@@ -55,6 +57,8 @@ def test_experts_do_not_move_once_they_are_trained(whole, tmp_path):
         assert all(torch.equal(held[key], saved[key]) for key in saved)
     different = {folder.joinpath("adapter_model.safetensors").read_bytes() for _, folder in stages}
     assert len(different) == len(stages), "a stage that changes no weight has not trained"
+    assert method.pool.kept.held == 0, "prompts of the last stage are still held"
+    assert (method.pool.kept.tokens_read > 0) == (bool(method.pool.header_ids) and method.schedule != "frozen")
 
 
 def test_the_base_model_does_not_move(whole):
@@ -107,20 +111,22 @@ def test_the_command_repeated_after_every_interruption_ends_with_the_same_run(wh
             except InterruptedError:
                 interruptions += 1
     stages = Ledger(whole.directory).read().content["stages"].values()
-    assert interruptions == 1 + sum(bool(s["trained"]) + len(s["answers"]) for s in stages)
+    # A task that is tested at a stage is final together with what was remembered of it; others have that alone.
+    tasks = [s["answers"].keys() | s.get("remembered", {}).keys() for s in stages]
+    assert interruptions == 1 + sum(bool(s["trained"]) for s in stages) + sum(map(len, tasks))
     assert toy.kept(resumed.directory) == toy.kept(whole.directory)
 
 
-def test_a_loaded_ensemble_answers_as_the_run_did(whole):
+def test_a_loaded_ensemble_answers_as_the_run_did(whole, base):
     ensemble = load_ensemble(whole.directory, max_new_tokens=4)
     *_, last = toy.read_answers(whole.directory).values()
     data = whole.methods[0].template  # the order in which the run asked: longest prompt first
     told = ensemble.method.needs_task_id
+    prompts = toy.prompts(base)
     for task in NAMES:
         expected = {answer["id"]: answer for answer in last if answer["task"] == task}
-        lines = (toy.data_in(whole.directory.parents[4]) / f"{task}.test.jsonl").read_text().splitlines()
-        prompts = {f"{task}-test-{number}": json.loads(line)["prompt"] for number, line in enumerate(lines, start=1)}
-        ids = sorted(prompts, key=lambda id_: (-len(data.prompt_ids(prompts[id_])), id_))
+        asked = [id_ for id_ in prompts if id_.startswith(f"{task}-")]
+        ids = sorted(asked, key=lambda id_: (-len(data.prompt_ids(prompts[id_])), id_))
         replies = ensemble.answer([prompts[id_] for id_ in ids], task=task if told else None)
         assert len(replies) == toy.TESTED
         for id_, reply in zip(ids, replies, strict=True):
@@ -130,6 +136,26 @@ def test_a_loaded_ensemble_answers_as_the_run_did(whole):
                 record["expert"],
                 record["verdicts"],
             )
+
+
+def test_peft_alone_loads_every_expert_and_says_what_it_said_in_the_run(whole, base):
+    (method,) = whole.methods
+    answers, prompts, checked = toy.read_answers(whole.directory), toy.prompts(base), 0
+    for stage, folder in trained_stages(whole.directory):
+        model = PeftModel.from_pretrained(tiny_model(), folder).eval()
+        expert = stage.split("-", 1)[1] if method.has_experts else None
+        for record in answers[stage]:
+            if record["expert"] == expert:
+                limit = 4 + len(POS) * method.refuses
+                said = small.alone(model, method.template.prompt_ids(prompts[record["id"]]), limit)
+                text = method.template.text(said.ids)
+                if method.refuses:
+                    assert text.lstrip().startswith(POS)
+                    text = text.lstrip().removeprefix(POS)
+                assert record["text"] == text.strip() + getattr(method, "bang", "")
+                assert record["truncated"] == (not said.ended)
+                checked += 1
+    assert checked > 0 or method.schedule == "frozen"
 
 
 def test_a_finished_run_is_reported_without_loading_a_model(whole, base, method, capsys):
@@ -183,7 +209,7 @@ def test_results_hold_the_fields_of_the_contract(whole):
     for field, kind in kinds.items():
         assert isinstance(results[field], kind), field
     assert results["tasks"] == NAMES
-    assert results["seed"] == 1
+    assert results["seed"] == 3
     assert results["method"] == type(method).__module__.rsplit(".", 1)[-1]
     assert results["score"] == dict.fromkeys(NAMES, "exact_match")
     assert all(score is None or 0 <= score <= 100 for row in results["matrix"] for score in row)
@@ -213,12 +239,66 @@ def test_counts_are_what_the_files_hold(whole):
     assert counts["steps"] == [10 * math.ceil(len(stage) / 4) for stage in lines.values()]
     assert sum(counts["steps"]) == len(whole.steps)
     assert counts["truncated"] == sum(record["truncated"] for record in records)
-    assert counts["generations"] == len(records), "each query is answered once"
-    assert counts["decisions"] == sum(len(record["verdicts"]) for record in records)
-    if not method.refuses:
-        assert counts["prefills"] == len(records)
     assert (counts["token_efficiency"] is None) == (method.schedule == "frozen")
     assert counts["token_efficiency"] is None or 0 < counts["token_efficiency"] <= 1
+
+
+def test_costs_are_exactly_those_that_cannot_be_avoided(whole):
+    """Frozen experts are asked once in a run; where weights move, every answer is made anew."""
+    counts = toy.read_results(whole.directory)["counts"]
+    method = whole.methods[0]
+    answers = toy.read_answers(whole.directory)
+    records = [record for stage in answers.values() for record in stage]
+    if not method.has_experts:
+        assert counts["generations"] == counts["prefills"] == len(records)
+        assert (counts["decisions"], counts["decided_again"], counts["remembered"]) == (0, 0, None)
+        return
+    pairs = {(record["expert"], record["id"]) for record in records}
+    assert counts["generations"] == len(pairs)
+    assert counts["remembered"] == len(records) - len(pairs)
+    assert counts["decided_again"] == 0, "in fp32 no verdict is in doubt"
+    queries = len(NAMES) * toy.TESTED
+    if not method.refuses:
+        assert (counts["decisions"], counts["prefills"]) == (0, len(pairs))
+        return
+    assert counts["decisions"] == len(method.pool.names) * queries
+    if method.pool.header_ids:
+        assert counts["prefills"] == len(answers) * queries, "at each stage, once for all experts and the base"
+        return
+    at_birth = {
+        (name, r["id"])
+        for name, stage in zip(NAMES, answers.values(), strict=True)
+        for r in stage
+        if r["expert"] == name
+    }
+    by_base = {pair for pair in pairs if pair[0] == "base"}
+    # Whoever accepted a query that was not tested yet reads it once more when its answer is wanted.
+    assert counts["prefills"] == counts["decisions"] + len(by_base) + len(pairs - by_base - at_birth)
+
+
+def test_what_is_remembered_is_what_was_said_in_the_walks(whole, base):
+    method = whole.methods[0]
+    kept = toy.read_answers(whole.directory, "remembered")
+    answers = toy.read_answers(whole.directory)
+    assert bool(kept) == method.has_experts
+    lines = [record for stage in kept.values() for record in stage]
+    said = {(record["expert"], record["id"]): record for record in lines}
+    assert len({record["key"] for record in lines}) == len(said)
+    for number, stage in enumerate(answers.values(), start=1):
+        for record in stage if said else ():
+            given = said[record["expert"], record["id"]]
+            assert [given[field] for field in ("task", "text", "score", "truncated")] == [
+                record[field] for field in ("task", "text", "score", "truncated")
+            ]
+            for expert, verdict in zip(NAMES[:number][::-1], record["verdicts"], strict=False):
+                assert said[expert, record["id"]]["verdict"] == verdict
+    if method.refuses:
+        ids = toy.prompts(base)
+        assert said.keys() >= {(expert, id_) for expert in NAMES for id_ in ids}, "every expert decides on every query"
+        refused = [one for one in said.values() if one["verdict"] in ("neg", "neither")]
+        assert all(one["text"] is one["score"] is one["truncated"] is None for one in refused)
+        assert all((one["verdict"] is one["log_odds"] is None) == (one["expert"] == "base") for one in said.values())
+        assert all(one["margin"] >= 0 for one in said.values() if one["verdict"])
 
 
 def test_every_number_can_be_recomputed_from_the_answers(whole):
@@ -286,8 +366,13 @@ def test_answers_say_who_gave_them(whole):
                 assert record["verdicts"] == []
 
 
-def test_what_nobody_accepts_is_answered_word_for_word_by_the_base_model(whole, base):
-    spoken = {r["id"]: r["text"] for r in toy.read_answers(toy.whole(base, "method=base").directory)["00-base"]}
+def test_what_nobody_accepts_is_answered_word_for_word_by_the_base_model(whole, base, method):
+    plain = (
+        toy.whole(base, "method=base", *method[1:])
+        if whole.methods[0].pool.header_ids
+        else toy.whole(base, "method=base")
+    )
+    spoken = {r["id"]: r["text"] for r in toy.read_answers(plain.directory)["00-base"]}
     for stage in toy.read_answers(whole.directory).values():
         for record in stage:
             if record["expert"] == "base":

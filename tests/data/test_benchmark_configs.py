@@ -38,19 +38,19 @@ def test_an_order_brings_its_benchmark_with_a_score_for_each_task(order: str) ->
     assert list(config.order.tasks) == tasks
     for task in tasks:
         assert config.benchmark.tasks[task].score in SCORES
-        assert 1 <= config.benchmark.tasks[task].max_new_tokens <= 128
 
 
 def test_a_key_of_one_task_and_the_whole_benchmark_can_be_overridden() -> None:
-    config = composed("superni_5", "benchmark.tasks.qa.max_new_tokens=32")
-    assert config.benchmark.tasks.qa.max_new_tokens == 32
+    config = composed("superni_5", "+benchmark.tasks.qa.max_new_tokens=32", "benchmark.tasks.sa.score=accuracy")
+    assert config.benchmark.tasks.qa == {"score": "rouge_l", "max_new_tokens": 32}
+    assert config.benchmark.tasks.sa == {"score": "accuracy"}
     assert composed("superni_5", "benchmark=jsonl").benchmark.name == "jsonl"
 
 
 def test_a_users_own_tasks_take_the_default_score_unless_named() -> None:
     overrides = ("benchmark.reader.folder=/mine", "order.tasks=[a,b]", "+benchmark.tasks.a.score=accuracy")
     config = composed("jsonl", *overrides)
-    assert config.benchmark.default == {"score": "rouge_l", "max_new_tokens": 128}
+    assert config.benchmark.default == {"score": "rouge_l", "max_new_tokens": None}
     assert config.benchmark.tasks == {"a": {"score": "accuracy"}}
     assert list(config.order.tasks) == ["a", "b"]
     assert OmegaConf.missing_keys(composed("jsonl")) == {"order.tasks", "benchmark.reader.folder"}

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import stat
+from unittest.mock import patch
 
 import pytest
 
@@ -12,6 +13,7 @@ from see_lightning.engine import ledger as module
 from see_lightning.engine.ledger import Ledger, LedgerError, dump, write_atomic
 from tests.runs import toy
 
+SAID = [{"id": f"a-{number}", "key": f"{number:x}", "verdict": "neg"} for number in range(1, 8)]
 RECORDS = [{"id": f"a-{number}", "text": "viñedo " * number} for number in range(1, 5)]
 
 
@@ -24,8 +26,9 @@ def run(tmp_path):
         (folder / "examples.jsonl").write_text('{"id": "a"}\n')
         (folder / "expert" / "weights").write_bytes(random.Random(0).randbytes(5000))
         ledger.commit_trained("01-a", ["examples.jsonl", "expert/weights"], {"steps": 3})
-        ledger.commit_answers("01-a", "a", RECORDS[:2], {"score": 50.0})
-        ledger.commit_answers("01-a", "b", RECORDS[2:], {"score": 25.0})
+        ledger.commit_answers("01-a", "a", {"answers": RECORDS[:2], "remembered": SAID[:3]}, {"score": 50.0})
+        ledger.commit_answers("01-a", "b", {"answers": RECORDS[2:], "remembered": []}, {"score": 25.0})
+        ledger.commit_answers("01-a", "c", {"remembered": SAID[3:]}, {"counts": {"decisions": 4}})
     return tmp_path / "run"
 
 
@@ -131,9 +134,25 @@ def test_what_was_committed_is_read_back(run):
     ledger = Ledger(run).read()
     assert ledger.verified("01-a") == run / "tasks" / "01-a"
     assert ledger.answers("01-a") == RECORDS
-    assert ledger.stage("01-a")["answers"]["b"]["score"] == 25.0
+    assert ledger.remembered("01-a") == SAID
+    stage = ledger.stage("01-a")
+    assert (list(stage["answers"]), list(stage["remembered"])) == (["a", "b"], ["a", "b", "c"])
+    assert stage["answers"]["b"]["score"] == 25.0
     assert ledger.stage("02-b") == {"trained": None, "answers": {}}
-    assert ledger.answers("02-b") == []
+    assert ledger.answers("02-b") == ledger.remembered("02-b") == []
+
+
+def test_the_facts_of_a_task_are_noted_once_so_that_no_cost_is_counted_twice(run):
+    stage = Ledger(run).read().stage("01-a")
+    noted = {
+        (kind, task): block.keys() - {"start", "end", "sha256"}
+        for kind in ("answers", "remembered")
+        for task, block in stage[kind].items()
+    }
+    assert noted == {
+        ("answers", "a"): {"score"}, ("answers", "b"): {"score"}, ("remembered", "a"): set(), ("remembered", "b"): set(),
+        ("remembered", "c"): {"counts"},
+    }  # fmt: skip
 
 
 def test_what_a_run_was_started_with_is_noted_once(tmp_path):
@@ -180,22 +199,53 @@ def test_a_damaged_file_of_a_stage_is_named(run, file, how):
         assert str(error.value).startswith(f"{path} is damaged: sha256 {written} was written, {found} is there.")
 
 
+@pytest.mark.parametrize("kind", ["answers", "remembered"])
 @pytest.mark.parametrize("how", ["a flipped bit", "cut", "missing"])
-def test_damaged_answers_are_named(run, how):
-    path = run / "tasks" / "01-a" / "answers.jsonl"
+def test_damaged_records_are_named(run, kind, how):
+    path = run / "tasks" / "01-a" / f"{kind}.jsonl"
     for _ in damage(path, how):
-        with pytest.raises(LedgerError, match=rf"^{path} is damaged: the answers to '[ab]' \(bytes \d+ to \d+\)"):
-            Ledger(run).read().answers("01-a")
+        with pytest.raises(LedgerError, match=rf"^{path} is damaged: the answers to '[abc]' \(bytes \d+ to \d+\)"):
+            getattr(Ledger(run).read(), kind)("01-a")
 
 
-def test_answers_that_were_never_made_final_are_not_read_and_give_way(run):
-    path = run / "tasks" / "01-a" / "answers.jsonl"
+@pytest.mark.parametrize("kind", ["answers", "remembered"])
+def test_records_that_were_never_made_final_are_not_read_and_give_way(run, kind):
+    path = run / "tasks" / "01-a" / f"{kind}.jsonl"
     whole = path.read_bytes()
+    records = getattr(Ledger(run).read(), kind)("01-a")
     path.write_bytes(whole + b'{"id": "half a li')
-    assert Ledger(run).read().answers("01-a") == RECORDS
+    assert getattr(Ledger(run).read(), kind)("01-a") == records
     with Ledger(run) as ledger:
-        ledger.commit_answers("01-a", "c", RECORDS[:1], {})
+        ledger.commit_answers("01-a", "d", {kind: records[:1]}, {})
     assert path.read_bytes() == whole + whole.splitlines(keepends=True)[0]
+
+
+def test_a_task_that_is_asked_once_more_keeps_what_was_final(run):
+    with Ledger(run) as ledger:
+        ledger.commit_answers("01-a", "c", {"remembered": SAID[:2]}, {"counts": {"decisions": 2}})
+    ledger = Ledger(run).read()
+    assert ledger.remembered("01-a") == [*SAID, *SAID[:2]]
+    blocks = [block for block in ledger.stage("01-a")["remembered"].values() if "counts" in block]
+    assert sum(block["counts"]["decisions"] for block in blocks) == 6
+
+
+def test_a_task_whose_second_file_was_not_finished_has_neither(run):
+    """Killed between two files: both are written, none is named."""
+    append = Ledger._append
+    with Ledger(run) as ledger:
+
+        def append_first(self, stage, kind, records):
+            if kind == "remembered":
+                raise InterruptedError
+            return append(self, stage, kind, records)
+
+        with patch.object(Ledger, "_append", append_first), pytest.raises(InterruptedError):
+            ledger.commit_answers("01-a", "d", {"answers": RECORDS, "remembered": SAID}, {})
+    with Ledger(run) as ledger:
+        assert (ledger.answers("01-a"), ledger.remembered("01-a")) == (RECORDS, SAID)
+        ledger.commit_answers("01-a", "d", {"answers": RECORDS[:1], "remembered": SAID[:1]}, {})
+    ledger = Ledger(run).read()
+    assert (ledger.answers("01-a"), ledger.remembered("01-a")) == ([*RECORDS, RECORDS[0]], [*SAID, SAID[0]])
 
 
 @pytest.mark.parametrize("content", [b"", b'{"about": {}, "stag', b"\xff\xfe"])

@@ -117,7 +117,7 @@ def test_a_bad_row_may_be_skipped_and_is_reported(data, tmp_path, capsys):
     directory = toy.run(toy.compose(data, tmp_path / "runs", *ONE_TASK, "data.on_bad_row=skip")).directory
     notice = f"sky: 2 of 200 rows skipped: first {file}:5: empty answer"
     found = toy.read_results(directory)
-    assert found["notices"] == [notice]
+    assert [told for told in found["notices"] if told.startswith("sky:")] == [notice]
     assert found["counts"]["train_examples"] == [194]
     assert notice in capsys.readouterr().out
     assert notice in (directory / "report.html").read_text(encoding="utf-8")
@@ -133,8 +133,8 @@ def test_too_many_bad_rows_are_not_skipped(data, tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run_and_names_its_examples(data, tmp_path, loss):
     true_loss, seen = methods.answer_loss, []
 
-    def third_loss_lost(logits_BSV, labels_BS, mean):
-        seen.append(true_loss(logits_BSV, labels_BS, mean))
+    def third_loss_lost(logits_LV, labels_BS, mean):
+        seen.append(true_loss(logits_LV, labels_BS, mean))
         return seen[-1] * loss if len(seen) == 3 else seen[-1]
 
     cfg = toy.compose(data, tmp_path / "runs", "order.tasks=[sea]", "optim.epochs=2", "optim.global_batch=4")
@@ -176,7 +176,7 @@ def test_experts_are_readable_to_others(data, tmp_path):
 def test_throughput_counts_steps_and_tokens_and_what_padding_adds():
     throughput = Throughput()
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
-    batch = Batch(torch.zeros_like(mask), mask, torch.full_like(mask, IGNORED), ["1", "2"], [])
+    batch = Batch(torch.zeros_like(mask), mask, torch.full_like(mask, IGNORED), ["1", "2"])
     trainer, module = L.Trainer(logger=False, enable_checkpointing=False), L.LightningModule()
     for loss in (2.0, 1.5):
         throughput.on_train_batch_end(trainer, module, {"loss": torch.tensor(loss)}, batch, 0)

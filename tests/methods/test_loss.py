@@ -34,7 +34,8 @@ def test_the_loss_is_the_mean_that_it_says(case, mean):
     labels = torch.randint(0, 11, (size, length), generator=draw)
     for row in range(size):
         labels[row, : random.Random(case + row).randrange(length)] = IGNORED
-    assert float(answer_loss(logits, labels, mean)) == pytest.approx(token_by_token(logits, labels, mean), rel=1e-5)
+    found = answer_loss(logits[labels != IGNORED], labels, mean)
+    assert float(found) == pytest.approx(token_by_token(logits, labels, mean), rel=1e-5)
 
 
 def test_the_two_means_differ_when_answers_differ_in_length():
@@ -42,16 +43,35 @@ def test_the_two_means_differ_when_answers_differ_in_length():
     logits[0, :, 0] = 5.0
     labels = torch.tensor([[IGNORED, IGNORED, 1], [1, 1, 1]])
     wrong, even = math.log1p(math.exp(5.0)), math.log(2)
-    assert float(answer_loss(logits, labels, "tokens")) == pytest.approx((wrong + 3 * even) / 4)
-    assert float(answer_loss(logits, labels, "examples")) == pytest.approx((wrong + even) / 2)
+    logits_LV = logits[labels != IGNORED]
+    assert float(answer_loss(logits_LV, labels, "tokens")) == pytest.approx((wrong + 3 * even) / 4)
+    assert float(answer_loss(logits_LV, labels, "examples")) == pytest.approx((wrong + even) / 2)
 
 
 def test_the_loss_of_half_precision_logits_is_summed_in_full():
     logits = torch.randn(4, 50, 300, generator=torch.Generator().manual_seed(0)).bfloat16()
     labels = torch.randint(0, 300, (4, 50), generator=torch.Generator().manual_seed(1))
-    loss = answer_loss(logits, labels, "tokens")
+    loss = answer_loss(logits.flatten(0, 1), labels, "tokens")
     assert loss.dtype == torch.float32
     assert float(loss) == pytest.approx(token_by_token(logits.float(), labels, "tokens"), rel=1e-5)
+
+
+@pytest.mark.parametrize("mean", ["tokens", "examples"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("labels", [1, 31, 32, 33, 100])
+def test_the_loss_has_the_gradient_of_torchs_own_and_leaves_the_logits_as_they_are(labels, dtype, mean):
+    draw = torch.Generator().manual_seed(labels)
+    logits = torch.randn(labels, 50, generator=draw).to(dtype)
+    wanted = torch.randint(0, 50, (1, labels), generator=draw)
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss = answer_loss(ours, wanted, mean)
+    expected = torch.nn.functional.cross_entropy(theirs.float(), wanted[0])
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    (3 * loss).backward()
+    (3 * expected).backward()
+    close = {"atol": 1e-6, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 1e-3, "rtol": 2e-2}
+    torch.testing.assert_close(ours.grad, theirs.grad, **close)
+    assert torch.equal(ours.detach(), logits)
 
 
 def batch_of(case: int) -> Batch:
@@ -63,7 +83,7 @@ def batch_of(case: int) -> Batch:
 
     size = draw.randint(1, 5)
     ids, mask, labels = collate(rows(30, size), rows(12, size), pad=0)
-    return Batch(ids, mask, labels, [str(i) for i in range(size)], ["qa"] * size)
+    return Batch(ids, mask, labels, [str(i) for i in range(size)])
 
 
 def method(make_pool, template, monkeypatch, **optim: object) -> SeqFt:
@@ -117,12 +137,12 @@ def test_the_vocabulary_head_runs_only_where_answers_stand(make_pool, template, 
     made, batch = method(make_pool, template, monkeypatch), batch_of(0)
     seen: list[int] = []
     head = made.pool.model.get_base_model().lm_head
-    handle = head.register_forward_hook(lambda module, given, out: seen.append(out.shape[1]))
+    handle = head.register_forward_hook(lambda module, given, out: seen.append(out[..., 0].numel()))
     made.training_step(batch, 0)
     handle.remove()
-    longest = max((row != IGNORED).sum() for row in batch.labels_BS)
-    assert seen == [longest + 1]
-    assert longest + 1 < batch.input_ids_BS.shape[1]
+    labels = int((batch.labels_BS != IGNORED).sum())
+    assert seen == [labels]
+    assert labels < batch.attention_mask_BS.sum()
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_examples(make_pool, template, monkeypatch):
@@ -136,6 +156,6 @@ def test_a_loss_that_is_no_number_stops_and_names_the_examples(make_pool, templa
 def test_the_oracle_above_sees_a_label_that_is_off_by_one():
     ids, _, labels = collate([[5, 6]], [[7, 8]], pad=0)
     with torch.no_grad():
-        logits = tiny_model().eval()(input_ids=ids).logits
-    right = answer_loss(logits[:, :-1], labels[:, 1:], "tokens")
-    assert abs(float(right) - float(answer_loss(logits, labels, "tokens"))) > 1e-4
+        logits = tiny_model().eval()(input_ids=ids).logits[0]
+    right = answer_loss(logits[1:3], labels, "tokens")
+    assert abs(float(right) - float(answer_loss(logits[2:4], labels, "tokens"))) > 1e-4

@@ -15,7 +15,7 @@ from see_lightning.methods.replay import Replay
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.stl import Stl
-from see_lightning.tasks.batches import Batch, collate
+from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
@@ -58,25 +58,14 @@ def test_the_optimizer_holds_what_the_task_trains_and_nothing_else(make_pool, te
     assert rates == pytest.approx([0.5, 0.375, 0.25, 0.125])
 
 
-PROMPTS = [[5], [6, 7, 8, 9, 10], [11, 12, 13], [14, 15]]
-
-
-@pytest.mark.parametrize("rows", [[0], [1], [3, 0], [2, 3], [0, 1, 2, 3], [3, 2, 1]])
-def test_selected_queries_keep_their_tokens_and_lose_the_padding_they_share(rows):
-    ids, mask = collate(PROMPTS, None, pad=0)
-    batch = Batch(ids, mask, None, ["a", "b", "c", "d"], ["qa", "qg", "qa", "sa"], 9)
-    chosen = select(batch, rows)
-    expected = collate([PROMPTS[row] for row in rows], None, pad=0)
-    assert torch.equal(chosen.input_ids_BS, expected[0])
-    assert torch.equal(chosen.attention_mask_BS, expected[1])
-    assert chosen.ids == [batch.ids[row] for row in rows]
-    assert chosen.tasks == [batch.tasks[row] for row in rows]
-    assert (chosen.max_new_tokens, chosen.labels_BS) == (9, None)
-
-
-def test_selecting_from_a_batch_that_does_not_tell_its_tasks_tells_none():
-    ids, mask = collate(PROMPTS, None, pad=0)
-    assert select(Batch(ids, mask, None, ["a", "b", "c", "d"], [], 9), [1, 2]).tasks == []
+@pytest.mark.parametrize("rows", [[0], [1], [3, 0], [2, 3], [0, 1, 2, 3], [3, 2, 1], []])
+@pytest.mark.parametrize("tasks", [["qa", "qg", "qa", "sa"], []])
+def test_selected_queries_keep_all_that_was_asked_of_them(rows, tasks):
+    prompts = [[5], [6, 7, 8, 9, 10], [11, 12, 13], [14, 15]]
+    chosen = select(Queries(prompts, ["a", "b", "c", "d"], tasks, 9, 3, True), rows)
+    assert chosen == Queries(
+        [prompts[row] for row in rows], ["abcd"[row] for row in rows], [tasks[row] for row in rows if tasks], 9, 3, True
+    )
 
 
 def task(name: str, size: int) -> Task:
@@ -141,9 +130,10 @@ def test_what_was_saved_after_each_task_is_taken_up_again(make_pool, template, a
         expected = first.answer(batch)
         for number, name in enumerate(first.pool.names):
             first.pool.save(name, tmp_path / str(number))
-        again = make()
-        for number, name in enumerate(["qa", "qg"][: len(first.pool.names)]):
-            again.restore(name, tmp_path / str(number))
+    again = make()
+    for number, name in enumerate(["qa", "qg"][: len(first.pool.names)]):
+        again.restore(name, tmp_path / str(number))
+    with torch.inference_mode():
         assert again.eval().answer(batch) == expected
     again.save(tmp_path / "last")
     last = (tmp_path / "last" / "adapter_model.safetensors").read_bytes()

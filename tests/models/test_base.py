@@ -103,3 +103,17 @@ def test_an_end_token_of_number_zero_is_one(monkeypatch, tmp_path):
 def test_a_model_is_named_with_its_revision_where_it_has_one():
     assert base.model_id(TINY) == "tiny"
     assert base.model_id(ModelConfig(source="hub", name="owner/name", revision="abc")) == "owner/name@abc"
+
+
+def test_the_head_runs_on_the_chosen_positions_row_by_row_and_is_whole_again_afterwards():
+    model = tiny_model().eval()
+    ids = torch.arange(3, 27).view(3, 8)
+    chosen_BS = torch.rand(3, 8, generator=torch.Generator().manual_seed(0)) < 0.4
+    with torch.no_grad():
+        whole = model(input_ids=ids).logits
+        with base.head_on(model, chosen_BS):
+            some = model(input_ids=ids).logits
+        torch.testing.assert_close(some[0], whole[chosen_BS], atol=1e-6, rtol=1e-6)
+        with pytest.raises(ZeroDivisionError), base.head_on(model, chosen_BS):
+            raise ZeroDivisionError
+        assert torch.equal(model(input_ids=ids).logits, whole)

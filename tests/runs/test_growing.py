@@ -71,10 +71,10 @@ def test_an_unfinished_shorter_run_gives_what_it_has_finished(base, tmp_path):
     data = toy.data_in(base)
     commit_answers = Ledger.commit_answers
 
-    def commit_first_stage(ledger, stage, task, records, facts):
+    def commit_first_stage(ledger, stage, task, blocks, facts):
         if stage == "02-sea":
             raise InterruptedError
-        commit_answers(ledger, stage, task, records, facts)
+        commit_answers(ledger, stage, task, blocks, facts)
 
     with patch.object(Ledger, "commit_answers", commit_first_stage), pytest.raises(InterruptedError):
         toy.run(toy.compose(data, tmp_path, SKY_SEA))

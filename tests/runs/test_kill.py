@@ -89,12 +89,18 @@ def test_killed_at_every_step_of_every_commit_a_run_ends_as_if_it_had_not_been(u
     assert len(moments) == len(set(moments)) == ends.count(-9)
     kinds = {(line.split()[0], line.split()[-2].strip(".").removesuffix(".tmp")) for line in moments}
     whole_files = {"ledger.json", "config.yaml", "expert.json", "matrix.csv", "report.html", "results.json"}
-    stage_files = {"examples.jsonl", "adapter_model.safetensors", "adapter_config.json", "answers.jsonl"}
+    stage_files = {
+        "examples.jsonl",
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "answers.jsonl",
+        "remembered.jsonl",
+    }
     assert kinds == {(step, file) for step in ("half", "written") for file in whole_files | stage_files} | {
         ("replaced", file) for file in whole_files
     }
-    # ledger.json: its start, three trainings, eight evaluations; three steps each.
-    assert sum("ledger.json" in moment for moment in moments) == 3 * 12
+    # ledger.json: its start, three trainings, eight evaluations, and verdicts on a task not yet tested; three steps each.
+    assert sum("ledger.json" in moment for moment in moments) == 3 * 13
     assert toy.kept(directory) == undisturbed
 
 

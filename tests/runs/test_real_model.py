@@ -76,7 +76,7 @@ def test_peft_alone_loads_an_expert_and_says_what_it_said_in_the_run(run):
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, expert).eval()
     answers = toy.read_answers(run.directory)["02-colour"]
-    longest = LONGEST + method.indicator_tokens()
+    longest = LONGEST + max(len(method.template.target_ids(word)[:-1]) for word in ("<<pos>>", "<<neg>>"))
     lines = {
         f"{task}-test-{number}": json.loads(line)["prompt"]
         for task in ROWS
@@ -113,9 +113,9 @@ def test_what_nobody_accepts_the_base_model_answers_as_transformers_would(run):
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     method = run.methods[0]
     queries = ["Name a fruit.", "What is two plus three?"]
-    batch = query_batch(list(enumerate(queries)), method.template, tasks=[], max_new_tokens=12)
+    batch = query_batch(list(enumerate(queries)), method.template, max_new_tokens=12)
     with torch.inference_mode():
-        ours = [answer.text for answer in method.eval().answer_by_base(batch)]
+        ours = [answer.text for answer in method.eval().say(None, batch)]
         for query, text in zip(queries, ours, strict=True):
             prompt = tokenizer.apply_chat_template(
                 [{"role": "user", "content": query}], add_generation_prompt=True, tokenize=False

@@ -43,15 +43,9 @@ def test_labels_are_the_answers_at_the_right_edge_and_nowhere_else(case):
     assert ids.shape[1] == max(len(p) + len(t) for p, t in zip(prompts, targets, strict=True))
 
 
-def test_without_answers_there_are_ids_and_mask_alone():
-    ids, mask = collate([[5, 6], [7]], None, pad=9)
-    assert ids.tolist() == [[5, 6], [9, 7]]
-    assert mask.tolist() == [[1, 1], [0, 1]]
-
-
 def test_a_padding_token_inside_a_prompt_is_no_padding():
-    _, mask = collate([[0, 0, 4], [4]], None, pad=0)
-    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+    _, mask, _ = collate([[0, 0, 4], [4]], [[0], [5]], pad=0)
+    assert mask.tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
 
 
 @pytest.mark.parametrize("case", range(60))

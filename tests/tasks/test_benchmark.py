@@ -1,5 +1,6 @@
 """A benchmark's tasks: which rows are kept, and with which settings."""
 
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -8,7 +9,7 @@ from see_lightning.config import ConfigError
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import Example
 from see_lightning.data.split import Split
-from see_lightning.tasks.task import MERGED, Benchmark, Task, merge
+from see_lightning.tasks.task import MERGED, Benchmark, Task, longest_answer, merge
 
 
 class Rows:
@@ -35,7 +36,7 @@ def benchmark(train: int = 100, test: int = 50, **settings: object) -> Benchmark
 
 
 def task(of: Benchmark, name: str = "qa", *, train: int | None = None, test: int | None = None) -> Task:
-    return of.task(name, checks=RowChecks(), train_size=train, test_size=test)
+    return of.task(name, checks=RowChecks(), tokens=len, train_size=train, test_size=test)
 
 
 def ids(rows: Sequence[Example]) -> list[str]:
@@ -90,12 +91,42 @@ def test_a_task_takes_from_the_default_what_it_does_not_set_itself():
     assert (task(of, "qg").score, task(of, "qg").max_new_tokens) == ("rouge_l", 128)
 
 
-@pytest.mark.parametrize(
-    ("tasks", "unset"), [({}, "no max_new_tokens and no score"), ({"qa": {"score": "accuracy"}}, "no max_new_tokens")]
-)
-def test_a_task_without_score_or_longest_answer_is_refused(tasks, unset):
-    with pytest.raises(ConfigError, match=f"benchmark mine sets {unset} for task 'qa'"):
+@pytest.mark.parametrize("tasks", [{}, {"qa": {"max_new_tokens": 3}}])
+def test_a_task_without_a_score_is_refused(tasks):
+    with pytest.raises(ConfigError, match="benchmark mine sets no score for task 'qa'"):
         task(benchmark(tasks=tasks))
+
+
+@pytest.mark.parametrize("longest", [0, -3, 2.5, "8"])
+def test_a_longest_answer_that_is_no_number_of_tokens_is_refused(longest):
+    with pytest.raises(ConfigError, match="max_new_tokens of task 'qa' must be a whole number, at least 1; got"):
+        task(benchmark(tasks={"qa": {"score": "accuracy", "max_new_tokens": longest}}))
+
+
+class Answers(Rows):
+    """Rows whose training answers are of these lengths, and whose test answers are far longer."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = lengths
+
+    def read(self, task: str, checks: RowChecks) -> Split:
+        train = tuple(Example(f"{task}-{i}", f"{i}?", "a" * n, task) for i, n in enumerate(self.lengths))
+        return Split(train=train, test=(Example("t", "t?", "a" * 500, task),))
+
+
+@pytest.mark.parametrize(("lengths", "expected"), [
+    ([8], 14),                        # 8, a quarter of it, four more
+    ([9], 16),                        # 15.25 is rounded up
+    ([2] * 99 + [50], 7),             # one in a hundred does not count
+    ([2] * 98 + [50, 60], 67),        # two do, but for the longest
+    (list(range(1, 101)), 128),
+    (list(range(1, 201)), 252),
+])  # fmt: skip
+@pytest.mark.parametrize("size", [None, 1])
+def test_where_none_is_set_the_training_answers_tell_how_long_one_may_be(lengths, expected, size):
+    of = benchmark(reader=Answers(random.Random(0).sample(lengths, len(lengths))), tasks={"qa": {"score": "rouge_l"}})
+    assert task(of, train=size).max_new_tokens == expected
+    assert longest_answer(lengths) == expected
 
 
 def test_the_digest_sees_every_change_of_the_data_and_no_other():

@@ -7,8 +7,8 @@ import torch
 
 from see_lightning.data.example import Example
 from see_lightning.models.tiny import tiny_tokenizer
-from see_lightning.tasks.batches import IGNORED, Batch
-from see_lightning.tasks.datamodule import TaskDataModule, pad_id, query_batch, query_loader
+from see_lightning.tasks.batches import IGNORED, Batch, Queries
+from see_lightning.tasks.datamodule import WINDOW, TaskDataModule, pad_id, query_batch, query_loader
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
@@ -36,7 +36,6 @@ def test_an_epoch_holds_each_example_once_with_its_own_tokens():
             target = TEMPLATE.target_ids(by_id[id_].target)
             assert ids[batch.attention_mask_BS[i].bool()].tolist() == TEMPLATE.prompt_ids(by_id[id_].prompt) + target
             assert labels[labels != IGNORED].tolist() == target
-            assert batch.tasks[i] == by_id[id_].task
 
 
 def test_the_order_is_the_same_for_the_same_seed_task_and_epoch_whatever_was_drawn_before():
@@ -70,18 +69,35 @@ TASK = Task("qa", (), tuple(QUERIES), "rouge_l", 12)
 
 
 @pytest.mark.parametrize("tell", [False, True])
-def test_queries_come_longest_first_each_once_and_without_their_answers(tell):
-    batches = list(query_loader(TASK, TEMPLATE, batch_size=4, tell_task=tell))
-    assert [len(batch) for batch in batches] == [4, 4, 3]
-    asked = [id_ for batch in batches for id_ in batch.ids]
-    assert asked == [e.id for e in sorted(QUERIES, key=lambda e: (-len(e.prompt), e.id))]
-    prompts = {e.id: TEMPLATE.prompt_ids(e.prompt) for e in QUERIES}
-    for batch in batches:
-        assert batch.labels_BS is None
-        assert batch.max_new_tokens == 12
-        assert batch.tasks == (["qa"] * len(batch) if tell else [])
-        for i, id_ in enumerate(batch.ids):
-            assert batch.input_ids_BS[i][batch.attention_mask_BS[i].bool()].tolist() == prompts[id_]
+@pytest.mark.parametrize("only_decide", [False, True])
+def test_queries_come_longest_first_each_once_and_without_their_answers(tell, only_decide):
+    (asked,) = query_loader(TASK, TEMPLATE, batch_size=4, tell_task=tell, only_decide=only_decide)
+    longest_first = sorted(QUERIES, key=lambda e: (-len(e.prompt), e.id))
+    assert asked == Queries(
+        [TEMPLATE.prompt_ids(e.prompt) for e in longest_first],
+        [e.id for e in longest_first],
+        ["qa"] * len(QUERIES) if tell else [],
+        max_new_tokens=12,
+        rows=4,
+        only_decide=only_decide,
+    )
+
+
+def test_a_method_gets_more_queries_at_once_than_it_writes_together_so_that_no_place_stays_free():
+    batches = list(query_loader(TASK, TEMPLATE, batch_size=1, tell_task=False))
+    assert [len(batch) for batch in batches] == [WINDOW, len(QUERIES) - WINDOW]
+    assert {batch.rows for batch in batches} == {1}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 100])
+def test_queries_are_read_in_portions_of_half_of_those_that_are_written(rows):
+    queries = query_batch([(str(i), "q") for i in range(9)], TEMPLATE, max_new_tokens=3, rows=rows)
+    chosen = [8, 0, 3, 4, 7]
+    portions = queries.portions(chosen)
+    assert [row for portion in portions for row in portion] == chosen
+    assert {len(portion) for portion in portions[:-1]} <= {max(1, rows // 2)}
+    assert all(0 < len(portion) <= max(1, rows // 2) for portion in portions)
+    assert queries.portions([]) == []
 
 
 def test_the_order_of_the_queries_does_not_hang_on_the_order_of_the_test_split():
@@ -95,4 +111,5 @@ def test_the_order_of_the_queries_does_not_hang_on_the_order_of_the_test_split()
 def test_a_batch_of_queries_keeps_their_order():
     batch = query_batch([("b", "longer"), ("a", "s")], TEMPLATE, tasks=["qa", "sa"], max_new_tokens=3)
     assert (batch.ids, batch.tasks, batch.max_new_tokens, len(batch)) == (["b", "a"], ["qa", "sa"], 3, 2)
-    assert batch.attention_mask_BS.sum(dim=1).tolist() == [len(TEMPLATE.prompt_ids(q)) for q in ("longer", "s")]
+    assert batch.prompts == [TEMPLATE.prompt_ids(q) for q in ("longer", "s")]
+    assert batch.to(torch.device("meta")) is batch, "Lightning moves batches; ids wait until they are read"

@@ -9,7 +9,7 @@ from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import DataError, Example
 from see_lightning.data.split import Split
 from see_lightning.models.tiny import tiny_tokenizer
-from see_lightning.tasks.prompts import PromptTemplate, checked_lengths
+from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths
 from see_lightning.tasks.task import Benchmark, Task
 
 QUERY = "Où? {query} ✓"
@@ -170,6 +170,57 @@ def test_a_task_of_which_no_training_row_fits_is_refused_even_if_few_of_the_file
     checks = RowChecks("skip")
     settings = {"qa": {"score": "rouge_l", "max_new_tokens": 10}}
     of = Benchmark(name="b", version="1", licence="", citation="", reader=LongRows(), tasks=settings)
-    task = of.task("qa", checks=checks, train_size=2, test_size=1)
+    task = of.task("qa", checks=checks, tokens=len, train_size=2, test_size=1)
     with pytest.raises(DataError):
         checked_lengths(task, template("plain"), checks, 4)
+
+
+@pytest.mark.parametrize(
+    ("style", "header"), [("chat", "</s>[assistant]"), ("alpaca", "\n\n### Response:\n"), ("plain", "")]
+)
+def test_the_header_is_what_ends_every_prompt(style, header):
+    made = template(style, max_length=400)
+    assert written(made, made.header_ids()) == header
+    for query in ("Hi", QUERY, "A.", "B?", "[assistant]", "</s>[assistant]"):
+        ids = made.prompt_ids(query)
+        assert ids[len(ids) - len(made.header_ids()) :] == made.header_ids()
+
+
+def test_a_chat_template_that_knows_the_assistants_header_says_which_it_is():
+    known = "{% for m in messages %}[u]{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}[a]{% endif %}"
+    made = template("chat", chat_template=known)
+    assert written(made, made.header_ids()) == "[a]"
+    assert written(made, made.prompt_ids("Hi")) == "[u]Hi</s>[a]"
+
+
+def test_a_chat_template_whose_prompts_say_nothing_of_the_answer_still_ends_them_alike():
+    made = template("chat", chat_template="{{ messages[-1]['content'] }}</s>")
+    assert written(made, made.header_ids()) == "</s>"
+
+
+def test_prompts_that_end_in_the_header_pass_as_they_are():
+    task = of([row(1, prompt=10, answer=5)], [row(2, prompt=12, answer=5)])
+    assert checked_header(task, template("chat")) is task
+
+
+@pytest.mark.parametrize("half", ["train", "test"])
+def test_an_answer_that_holds_the_header_is_refused_by_its_place(half):
+    bad = Example("id", "Who?", "say </s>[assistant] and", "qa", source="f:7")
+    rows = {"train": [row(1, prompt=10, answer=5)], "test": [row(2, prompt=10, answer=5)]}
+    rows[half].append(bad)
+    with pytest.raises(DataError, match=r"^f:7: the answer repeats the prompt's last tokens \["):
+        checked_header(of(**rows), template("chat"))
+
+
+def test_a_prompt_whose_end_the_tokenizer_joined_with_its_query_is_refused_by_its_place():
+    made = template("chat")
+    plain = made.prompt_ids
+
+    def joined(query: str) -> list[int]:
+        ids = plain(query)
+        return [*ids[:-3], 258, ids[-1]] if query == "joins" else ids
+
+    made.prompt_ids = joined
+    bad = Example("id", "joins", "a", "qa", source="f:7")
+    with pytest.raises(DataError, match=r"^f:7: the prompt's last tokens are not \[.*adapter=lora"):
+        checked_header(of([bad], [row(2, prompt=10, answer=5)]), made)

@@ -1,0 +1,228 @@
+"""Queries before experts, all read together, against PEFT's ``generate`` asked expert by expert and query by query."""
+
+from collections import Counter
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from see_lightning.experts import asking
+from see_lightning.experts.hearing import Hearing
+from see_lightning.experts.opening import IndicatorTree
+from see_lightning.experts.recall import Recall, Said
+from see_lightning.experts.walk import Verdict, Walked, read_verdict
+from see_lightning.models.decode import Decoded
+from see_lightning.models.tiny import tiny_model
+from see_lightning.tasks.reconstruct import Indicators
+from tests.experts import small
+
+POS, NEG, NEITHER = Verdict.POS, Verdict.NEG, Verdict.NEITHER
+WORDS = IndicatorTree(Indicators(), small.TEMPLATE)
+QUERIES = [
+    "a sum?",
+    "the capital of Peru?",
+    "ab",
+    "translate this",
+    "x",
+    "why is the sky so blue?",
+    "name a colour",
+    "y?",
+]
+# What each expert, oldest first, learned to say to each query: verdicts at once, after blanks, unfinished, or never.
+SAID = {
+    "qa": [
+        "<<pos>> 4",
+        "<<pos>> Lima",
+        "<<neg>>",
+        "<<pos>>",
+        "none",
+        "<<neg>>",
+        "  <<pos>> a rather long answer",
+        "<<neg>>",
+    ],
+    "qg": ["<<neg>>", " <<neg>>", "<<neg>>", "<<pos>> hola ", "<<neg>>", "<<p", "<<neg>>", "  "],
+    "sa": ["<<pos>> 5", "<<neg>>", "<<neg>>", " <<neg>>", "<<neg>>", "<<neg>>", "<<neg>>", "<<neg>>"],
+}
+LIMIT = 12
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["ordinary", "activated"])
+def pool(request):
+    made = small.learner(activated=request.param)
+    for name, said in SAID.items():
+        small.memorise(made, name, dict(zip(QUERIES, said, strict=True)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def theirs(pool, tmp_path_factory):
+    """What PEFT's ``generate`` says for every voice and query, one at a time."""
+    folder = tmp_path_factory.mktemp("experts")
+    models = {name: small.by_peft(pool, name, folder) for name in (None, *SAID)}
+    return {
+        (name, place): small.alone(model, small.TEMPLATE.prompt_ids(query), LIMIT + (name is not None) * WORDS.longest)
+        for name, model in models.items()
+        for place, query in enumerate(QUERIES)
+    }
+
+
+def sequential(theirs: dict[tuple[str | None, int], Decoded], place: int) -> tuple[Walked, str, bool]:
+    """The walk of one query as the paper tells it: who answers, what, and whether it was cut."""
+    verdicts = []
+    for expert in reversed(SAID):
+        said = theirs[expert, place]
+        text = small.TEMPLATE.text(said.ids)
+        verdicts.append(read_verdict(text, Indicators()) or NEITHER)
+        if verdicts[-1] is POS:
+            return Walked(expert, tuple(verdicts)), text.lstrip().removeprefix("<<pos>>").strip(), not said.ended
+        if verdicts[-1] is NEITHER:
+            break
+    said = theirs[None, place]
+    return Walked(None, tuple(verdicts)), small.TEMPLATE.text(said.ids).strip(), not said.ended
+
+
+def hear(pool, texts, counts, *, rows=16, recall=None, only_decide=False) -> Hearing:
+    queries = small.queries(texts, limit=LIMIT, rows=rows, only_decide=only_decide)
+    return Hearing(pool, WORDS, queries, small.EOS, counts, recall)
+
+
+def walk(pool, texts, counts, **settings) -> list[tuple[Walked, str, bool]]:
+    with torch.inference_mode():
+        hearing = hear(pool, texts, counts, **settings)
+        walks = hearing.walk()
+        return [(one, said.text, said.truncated) for one, said in zip(walks, hearing.answers(walks), strict=True)]
+
+
+@pytest.mark.parametrize("remembers", [False, True])
+@pytest.mark.parametrize("rows", [1, 3, 16])
+def test_queries_read_together_get_the_verdicts_and_texts_of_the_sequential_walk(pool, theirs, rows, remembers):
+    counts: Counter[str] = Counter()
+    expected = [sequential(theirs, place) for place in range(len(QUERIES))]
+    assert walk(pool, QUERIES, counts, rows=rows, recall=Recall() if remembers else None) == expected
+    asked, by_base = sum(len(one.verdicts) for one, _, _ in expected), sum(one.expert is None for one, _, _ in expected)
+    assert counts["decisions"] == asked
+    assert counts["generations"] == len(QUERIES)
+    assert counts["prefills"] == (len(QUERIES) if pool.header_ids else asked + by_base)
+    assert counts["decided_again"] == 0
+
+
+def test_the_walks_above_end_in_every_way_there_is(theirs):
+    found = [sequential(theirs, place)[0] for place in range(len(QUERIES))]
+    assert {one.expert for one in found} == {None, "qa", "qg", "sa"}
+    assert {one.verdicts[-1] for one in found} == {POS, NEG, NEITHER}
+    assert found[1] == Walked("qa", (NEG, NEG, POS)), "a refusal after a blank is one"
+    assert found[5] == Walked(None, (NEG, NEITHER)), "half a word is none"
+    assert found[7] == Walked(None, (NEG, NEITHER)), "nor is a blank"
+    assert sequential(theirs, 3)[1] == "hola"
+    assert {sequential(theirs, place)[2] for place in range(len(QUERIES))} == {True, False}
+
+
+def test_everyone_decides_on_everything_exactly_once_and_only_what_is_won_is_answered(pool, theirs):
+    counts: Counter[str] = Counter()
+    recall = Recall()
+    expected = [sequential(theirs, place) for place in range(len(QUERIES))]
+    with torch.inference_mode():
+        hear(pool, QUERIES, counts, recall=recall, only_decide=True, rows=4).ask_everyone()
+    verdicts = {(name, place): read_verdict(small.TEMPLATE.text(said.ids), Indicators()) or NEITHER
+                for (name, place), said in theirs.items() if name}  # fmt: skip
+    assert {(entry.expert, int(entry.id)): entry.said.verdict for entry in recall.new} == verdicts
+    assert (counts["decisions"], counts["generations"]) == (len(SAID) * len(QUERIES), 0)
+    assert counts["prefills"] == (1 if pool.header_ids else len(SAID)) * len(QUERIES)
+    assert {entry.said.text for entry in recall.new} == {None}
+    counts.clear()
+    assert walk(pool, QUERIES, counts, recall=recall) == expected
+    assert (counts["decisions"], counts["generations"]) == (0, len(QUERIES)), "no verdict is given twice"
+
+
+@pytest.mark.parametrize("rows", [2, 16])
+def test_what_was_said_is_not_computed_again(pool, theirs, rows):
+    recall, counts = Recall(), Counter()
+    first = walk(pool, QUERIES[:6], counts, recall=recall)
+    # Only the new queries are asked, though the old ones come along.
+    before = Counter(counts)
+    assert walk(pool, QUERIES, counts, recall=recall, rows=rows)[:6] == first
+    new = [sequential(theirs, place)[0] for place in (6, 7)]
+    assert counts["decisions"] - before["decisions"] == sum(len(one.verdicts) for one in new)
+    assert counts["generations"] - before["generations"] == 2
+    before = Counter(counts)
+    with patch.object(LlamaForCausalLM, "forward", side_effect=AssertionError("the model was asked")):
+        again = walk(pool, QUERIES[::-1], counts, recall=recall, rows=rows)
+    assert again == [sequential(theirs, place) for place in range(len(QUERIES))][::-1]
+    assert counts == before
+
+
+def test_an_expert_that_comes_later_is_the_only_one_asked(pool, theirs, tmp_path):
+    """As after each task of a run: the older experts' verdicts stand."""
+    smaller = small.learner(activated=bool(pool.header_ids))
+    for name in ("qa", "qg"):
+        smaller.load(name, _saved(pool, name, tmp_path))
+    recall, counts = Recall(), Counter()
+    smaller.eval()
+    with torch.inference_mode():
+        hear(smaller, QUERIES, counts, recall=recall, only_decide=True).ask_everyone()
+    smaller.load("sa", _saved(pool, "sa", tmp_path))
+    smaller.eval()
+    counts.clear()
+    assert walk(smaller, QUERIES, counts, recall=recall) == [sequential(theirs, place) for place in range(len(QUERIES))]
+    assert counts["decisions"] == len(QUERIES)
+
+
+def _saved(pool, name, folder):
+    pool.save(name, folder / name)
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def in_bf16(pool, tmp_path_factory):
+    """The same experts around a base model of half precision."""
+    folder = tmp_path_factory.mktemp("bf16")
+    made = small.pool(
+        activated=bool(pool.header_ids), rank=16, alpha=64.0, targets=["q_proj", "v_proj", "lm_head"],
+        base=tiny_model().to(torch.bfloat16),
+    )  # fmt: skip
+    for name in SAID:
+        made.load(name, _saved(pool, name, folder))
+    return made.eval()
+
+
+def decided(pool, texts, counts) -> dict[tuple[str, str], Said]:
+    recall = Recall()
+    with torch.inference_mode():
+        hear(pool, texts, counts, recall=recall, only_decide=True).ask_everyone()
+    return {(entry.expert, entry.id): entry.said for entry in recall.new}
+
+
+def test_in_half_precision_close_decisions_are_made_again_alone_and_no_others(in_bf16):
+    margins = sorted(said.margin for said in _with_sure(in_bf16, 0.0, Counter()).values())
+    readings = len(QUERIES) * (1 if in_bf16.header_ids else len(SAID))
+    for close in (0, len(margins) // 3, len(margins)):
+        sure = 1e9 if close == len(margins) else margins[close] + 1e-3  # margins are kept rounded
+        counts: Counter[str] = Counter()
+        found = _with_sure(in_bf16, sure, counts)
+        again = sum(margin < sure for margin in margins)
+        assert (counts["decided_again"], counts["decisions"]) == (again, len(margins))
+        assert counts["prefills"] == readings + again
+        assert len(found) == len(margins)
+
+
+def test_in_half_precision_a_close_decision_is_what_the_query_alone_would_get(in_bf16):
+    together = _with_sure(in_bf16, 1e9, Counter())
+    for place, query in enumerate(QUERIES):
+        with patch.object(asking, "SURE", 0.0 if not in_bf16.header_ids else 1e9):
+            alone = decided(in_bf16, [query], Counter())
+        for name in SAID:
+            assert replace(together[name, str(place)], truncated=None) == replace(alone[name, "0"], truncated=None)
+
+
+def _with_sure(pool, sure, counts):
+    with patch.object(asking, "SURE", sure):
+        return decided(pool, QUERIES, counts)
+
+
+def test_in_full_precision_no_decision_is_made_again(pool):
+    counts: Counter[str] = Counter()
+    with patch.object(asking, "SURE", 1e9):
+        decided(pool, QUERIES[:2], counts)
+    assert counts["decided_again"] == 0

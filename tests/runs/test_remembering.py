@@ -1,0 +1,79 @@
+"""An evaluation that remembers: what is on disk is not computed again, and nothing damaged is taken for whole."""
+
+import json
+import shutil
+
+import pytest
+
+from see_lightning.engine import launch
+from see_lightning.engine.ledger import Ledger, LedgerError
+from tests.runs import toy
+
+SETTINGS = [pytest.param((), id="ordinary"), pytest.param(toy.ACTIVATED, id="activated")]
+
+
+def copied(base, runs, *settings):
+    """A finished run in another place, and the configuration that goes on with it."""
+    whole = toy.whole(base, "method=see", *settings).directory
+    directory = runs / whole.relative_to(base / "whole")
+    shutil.copytree(whole, directory)
+    (directory / "results.json").unlink()
+    return directory, toy.compose(toy.data_in(base), runs, "method=see", *settings)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_second_evaluation_computes_nothing(base, tmp_path, settings):
+    directory, cfg = copied(base, tmp_path, *settings)
+    path = directory / "ledger.json"
+    ledger = json.loads(path.read_text())
+    answers = directory / "tasks" / "03-ice" / "answers.jsonl"
+    written = answers.read_bytes()
+    ledger["stages"]["03-ice"]["answers"] = {}  # as if it had not been evaluated, but all had been said
+    path.write_text(json.dumps(ledger))
+    answers.unlink()
+
+    def asked(call):
+        pytest.fail("the model was asked")
+
+    with toy.count_model_calls(asked):
+        seen = toy.run(cfg)
+    assert answers.read_bytes() == written
+    assert seen.fits == 0
+    blocks = Ledger(directory).read().stage("03-ice")["answers"].values()
+    assert [block["counts"] for block in blocks] == [{}] * 3
+
+
+@pytest.mark.parametrize("stage", ["01-sky", "03-ice"])
+def test_a_damaged_memory_is_refused_by_name(base, tmp_path, stage):
+    directory, cfg = copied(base, tmp_path)
+    ledger = json.loads((directory / "ledger.json").read_text())
+    del ledger["stages"]["03-ice"]["answers"]["ice"]
+    (directory / "ledger.json").write_text(json.dumps(ledger))
+    path = directory / "tasks" / stage / "remembered.jsonl"
+    path.write_text(path.read_text().replace('"verdict": "', '"verdict": "x', 1))
+    with pytest.raises(LedgerError, match=f"^{path} is damaged: the answers to '"):
+        launch.launch(cfg, "test")
+    assert not (directory / "results.json").exists()
+
+
+def test_a_shorter_run_with_a_damaged_memory_is_not_grown_from(base, tmp_path):
+    data = toy.data_in(base)
+    shorter = toy.run(toy.compose(data, tmp_path, "order.tasks=[sky]"))
+    path = shorter.directory / "tasks" / "01-sky" / "remembered.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(LedgerError, match=f"^{path} is damaged"):
+        toy.run(toy.compose(data, tmp_path, "order.tasks=[sky,ice]"))
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_grown_run_asks_old_experts_about_the_new_task_alone(base, tmp_path, settings):
+    """Its memory holds what they said before: decisions are experts x prompts, as in a whole run."""
+    data, choice = toy.data_in(base), ("method=see", *settings)
+    toy.run(toy.compose(data, tmp_path, *choice, "order.tasks=[sky,sea]"))
+    grown = toy.run(toy.compose(data, tmp_path, *choice))
+    assert grown.fits == 1
+    lines = toy.read_answers(grown.directory, "remembered")
+    pairs = [(line["expert"], line["id"]) for stage in lines.values() for line in stage if line["log_odds"] is not None]
+    assert set(pairs) == {(expert, id_) for expert in toy.TASKS for id_ in toy.prompts(base)}
+    assert toy.read_results(grown.directory)["counts"]["decisions"] == 3 * 12
+    assert toy.kept(grown.directory) == toy.kept(toy.whole(base, *choice).directory)
