@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from see_lightning.evaluation.drawings import _readable_on as _readable_on
 from see_lightning.evaluation.drawings import confusion_svg, curve_svg, matrix_svg, study_svg
 from see_lightning.evaluation.matrix import ResultsMatrix
 

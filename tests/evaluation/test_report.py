@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from see_lightning.evaluation.report import _readable_on, matrix_csv, matrix_svg, print_report, render_html
+from see_lightning.evaluation.drawings import _readable_on
+from see_lightning.evaluation.report import matrix_csv, matrix_svg, print_report, render_html
 
 TASKS = ["qa", "<b>bold</b>", "a_rather_long_name_of_a_task_$x$_[red]"]
 
