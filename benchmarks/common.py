@@ -24,6 +24,7 @@ from benchmarks.timing import ENOUGH, Clock
 from see_lightning.config import ConfigError, RunConfig, instantiate, register, validate
 from see_lightning.engine.build import build_method, build_tasks, build_template
 from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughput
+from see_lightning.engine.pages import kept_pages
 from see_lightning.methods.method import Method
 from see_lightning.models.base import fast_dtype
 from see_lightning.refusals import CONF, REFUSED, explain
@@ -243,7 +244,7 @@ def fit(setup: Setup, method: Method, name: str, data: TaskDataModule, clock: Cl
         )
         method.begin_task(name)
         torch.manual_seed(seed(setup.config.seed, name, "dropout"))
-        with clock:
+        with clock, kept_pages():
             trainer.fit(method, datamodule=data)
     return Fitted(throughput.steps, throughput.tokens, throughput.computed, loss.mean())
 

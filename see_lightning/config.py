@@ -94,7 +94,7 @@ class AdapterConfig:
     activated: bool = (
         False  # acts from the assistant header on, so every expert shares the base model's reading of a query
     )
-    cache_gb: float = 4.0  # activated only: memory for prompts read once per stage; what does not fit is read each step
+    cache_gb: float = 4.0  # activated only: memory for what the base model has read (half training, half test queries)
 
     def __post_init__(self) -> None:
         within("adapter.rank", self.rank, 1)

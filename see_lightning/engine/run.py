@@ -13,6 +13,7 @@ from rich.console import Console
 
 from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughput
 from see_lightning.engine.ledger import Ledger, dump, write_atomic
+from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.stages import Stage
 from see_lightning.evaluation.evaluate import decide, evaluate, put_back, remembered
 from see_lightning.evaluation.scores import MeanScore
@@ -148,7 +149,8 @@ class ContinualRun:
         # Dropout: drawn by the task's name, not by what came before it.
         torch.manual_seed(seed(self.settings.seed, task.name, "dropout"))
         started = time.monotonic()
-        trainer.fit(method, datamodule=data)
+        with kept_pages():
+            trainer.fit(method, datamodule=data)
         seconds = time.monotonic() - started
         expected = data.steps_per_epoch * self.settings.epochs
         if throughput.steps != expected:

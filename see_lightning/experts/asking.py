@@ -5,7 +5,7 @@ Letters: B rows, C checked positions, K columns of a cache, V vocabulary.
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -139,7 +139,8 @@ class SharedReading(Asking):
         counts: Counter[str],
         *,
         order: Sequence[str],
-        start: tuple[int, Read | None],
+        start: Callable[[], tuple[int, Read | None]],
+        keep: bool,
     ) -> None:
         """Read the prompts.
 
@@ -149,14 +150,19 @@ class SharedReading(Asking):
             prompts: the queries as ids.
             counts: see ``Asking``.
             order: the experts in the order in which they will be asked.
-            start: what the prompts begin with, read by the base model.
+            start: lets the base model read what the prompts begin with.
+            keep: whether the reading is kept, for these queries will be asked again.
         """
         super().__init__(pool, words, prompts, counts)
         self.order = list(order)
         header = len(pool.header_ids)
         for prompt in prompts:
             pool.check_header(prompt[-header:])
-        self._read = self._read_contexts(prompts, start)
+
+        def read() -> Read:
+            return self._read_contexts(prompts, start())
+
+        self._read = pool.heard.get(prompts, read) if keep else read()
         words_parents = tuple(header - 1 if parent < 0 else header + parent for parent in words.tree.parents)
         #: What one expert reads: the header, token by token, and then the words.
         self._branch = Tree((*pool.header_ids, *words.tree.ids), (*range(-1, header - 1), *words_parents))

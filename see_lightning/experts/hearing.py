@@ -85,7 +85,15 @@ class Hearing:
         if not self.pool.header_ids:
             return OwnReading(self.pool, self.words, prompts, self.counts)
         order = [expert for expert in self.newest_first if any(self._is_new((expert, row)) for row in rows)]
-        return SharedReading(self.pool, self.words, prompts, self.counts, order=order, start=self._start())
+        return SharedReading(
+            self.pool,
+            self.words,
+            prompts,
+            self.counts,
+            order=order,
+            start=self._start,
+            keep=self.recollection.recall is not None,
+        )
 
     def _is_new(self, pair: Pair) -> bool:
         """Whether something is to be heard that was not heard before."""

@@ -1,7 +1,7 @@
 """Experts: named LoRA adapters around one frozen base model, kept in order of birth.
 
-PEFT makes, trains and stores them. Who speaks at test time is decided here, row by row: adding an expert's low-rank update
-to a layer's output is all that an adapter does, so one batch may hold rows of several experts and of the base model.
+PEFT makes and stores them. Who speaks is decided here, row by row: adding an expert's low-rank update to a layer's output
+is all that an adapter does, so one batch may hold rows of several experts and of the base model.
 
 Letters: B rows, S tokens, E experts, L labels, V vocabulary.
 """
@@ -10,7 +10,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -22,8 +22,9 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from see_lightning.config import AdapterConfig, ConfigError
+from see_lightning.experts.learning import update
 from see_lightning.models.base import head_on
-from see_lightning.models.kept_prompts import KeptPrompts
+from see_lightning.models.kept_prompts import KeptPrompts, KeptReadings
 from see_lightning.models.reading import Read, read_on, read_start
 from see_lightning.tasks.batches import IGNORED, left_pad
 
@@ -70,9 +71,10 @@ class ExpertPool(nn.Module):
             )
         self.header_ids = list(header_ids) if adapter.activated else []
         self.names: list[str] = []
-        self.kept = KeptPrompts(adapter.cache_gb)
+        #: What the base model has read for activated experts: half the memory for training, half for test queries.
+        self.kept, self.heard = KeptPrompts(adapter.cache_gb / 2), KeptReadings(adapter.cache_gb / 2)
         self._voice: Voice | None = None
-        self._silent = False  # whether PEFT's own forward leaves the adapters out
+        self._learner = ""
         self._cast: dict[tuple[LoraLayer, str, torch.dtype], tuple[tuple[int, int], tuple[Tensor, Tensor]]] = {}
         self._digests: dict[str, tuple[tuple[int, ...], str]] = {}
         self._stacks: dict[tuple[LoraLayer, tuple[str, ...]], tuple[Tensor, Tensor]] = {}
@@ -105,15 +107,15 @@ class ExpertPool(nn.Module):
                 self.model = get_peft_model(self.model, config, adapter_name=_in_peft(name))
                 for layer in self._layers():
                     layer.register_forward_hook(self._speak)
+            self.model.base_model.disable_adapter_layers()  # PEFT's layers leave speaking to the hook
         self.names.append(name)
         self.train_only(name)
 
     def train_only(self, name: str) -> None:
-        """Make an expert the active and the only trainable one, and switch dropout on."""
+        """Make an expert the one that speaks in ``forward``, the only trainable one, and switch dropout on."""
         assert isinstance(self.model, PeftModel)
         self._stacks.clear()  # an expert is about to change
-        self.model.base_model.enable_adapter_layers()
-        self._silent = False
+        self._learner = name
         self.model.set_adapter(_in_peft(name))
         self.model.train()
 
@@ -134,9 +136,10 @@ class ExpertPool(nn.Module):
                 input_ids_BS, attention_mask_BS, labels_BS
             )
         # Position s predicts label s + 1.
-        with head_on(self.model, nn.functional.pad(labels_BS[:, 1:] != IGNORED, (0, 1))):
+        wanted_BS = nn.functional.pad(labels_BS[:, 1:] != IGNORED, (0, 1))
+        with self._with(self._learn) as model, head_on(self.model, wanted_BS):
             mask_BS = attention_mask_BS if read is None else torch.cat([read.mask_BK.long(), attention_mask_BS], dim=1)
-            logits: Tensor = self.model(
+            logits: Tensor = model(
                 input_ids=input_ids_BS,
                 attention_mask=mask_BS,
                 position_ids=(mask_BS.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids_BS.shape[1] :],
@@ -189,19 +192,17 @@ class ExpertPool(nn.Module):
     @contextmanager
     def _base_in_training(self) -> Iterator[nn.Module]:
         """The base model while an adapter is being trained."""
-        assert isinstance(self.model, PeftModel)
         training = self.model.training
         self.model.eval()
         try:
-            with self.model.disable_adapter():
-                yield self.model
+            with self.speaking(None) as model:
+                yield model
         finally:
             self.model.train(training)
 
     # ------------------------------------------------------------------------------------------ speaking
 
-    @contextmanager
-    def speaking(self, voices: str | Sequence[str | None] | None) -> Iterator[nn.Module]:
+    def speaking(self, voices: str | Sequence[str | None] | None) -> AbstractContextManager[nn.Module]:
         """The model with an expert, frozen; or with an expert for each row of the batch.
 
         Args:
@@ -214,22 +215,20 @@ class ExpertPool(nn.Module):
                 places.setdefault(name, []).append(row)
         self._known(places)
         if not places:
-            yield from self._with(None)
-        elif len(places) == 1 and len(next(iter(places.values()))) == len(rows):
-            (name,) = places
-            yield from self._with(lambda layer, x, y: y + self._update(layer, name, x))
-        else:
-            index = {name: torch.tensor(place, device=self.device()) for name, place in places.items()}
+            return self._with(None)
+        if len(places) == 1 and len(next(iter(places.values()))) == len(rows):
+            (one,) = places
+            return self._with(lambda layer, x, y: y + self._update(layer, one, x))
+        index = {name: torch.tensor(place, device=self.device()) for name, place in places.items()}
 
-            def mixed(layer: LoraLayer, x: Tensor, y: Tensor) -> Tensor:
-                for name, rows_b in index.items():
-                    y = y.index_add(0, rows_b, self._update(layer, name, x[rows_b]))
-                return y
+        def mixed(layer: LoraLayer, x: Tensor, y: Tensor) -> Tensor:
+            for name, rows_b in index.items():
+                y = y.index_add(0, rows_b, self._update(layer, name, x[rows_b]))
+            return y
 
-            yield from self._with(mixed)
+        return self._with(mixed)
 
-    @contextmanager
-    def side_by_side(self, names: Sequence[str]) -> Iterator[nn.Module]:
+    def side_by_side(self, names: Sequence[str]) -> AbstractContextManager[nn.Module]:
         """The model with each row's tokens dealt to experts in equal parts, the first part to the first of them."""
         self._known(names)
         key = tuple(names)
@@ -243,15 +242,13 @@ class ExpertPool(nn.Module):
             down_EIR, up_ERO = self._stacks[layer, key]  # I, O: sizes of the layer's input and output, R: rank
             rows, tokens, experts = *x.shape[:2], len(key)
             parts = x.view(rows, experts, tokens // experts, -1).transpose(0, 1).reshape(experts, -1, x.shape[-1])
-            update = (parts @ down_EIR) @ up_ERO
-            return y + update.view(experts, rows, tokens // experts, -1).transpose(0, 1).reshape(y.shape)
+            added = (parts @ down_EIR) @ up_ERO
+            return y + added.view(experts, rows, tokens // experts, -1).transpose(0, 1).reshape(y.shape)
 
-        yield from self._with(dealt)
+        return self._with(dealt)
 
+    @contextmanager
     def _with(self, voice: Voice | None) -> Iterator[nn.Module]:
-        if isinstance(self.model, PeftModel) and not self._silent:
-            self.model.base_model.disable_adapter_layers()
-            self._silent = True
         before, self._voice = self._voice, voice
         try:
             yield self.model
@@ -260,6 +257,17 @@ class ExpertPool(nn.Module):
 
     def _speak(self, layer: LoraLayer, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output if self._voice is None else self._voice(layer, inputs[0], output)
+
+    def _learn(self, layer: LoraLayer, x: Tensor, y: Tensor) -> Tensor:
+        name = _in_peft(self._learner)
+        return update(
+            y,
+            x,
+            layer.lora_A[name].weight,
+            layer.lora_B[name].weight,
+            scale=layer.scaling[name],
+            drop=self.adapter.dropout if self.training else 0.0,
+        )
 
     def _update(self, layer: LoraLayer, name: str, x: Tensor) -> Tensor:
         down_RI, up_OR = self._pair(layer, name, x.dtype)

@@ -1,9 +1,11 @@
-"""Prompts that the frozen base model has read, kept while experts are trained on what follows them.
+"""What the frozen base model has read, kept for those who go on from there.
+
+Prompts, while an expert is trained on what follows them; queries, while more experts are born that decide on them.
 
 Letters: L layers, B rows, H heads, K columns, D size of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -86,3 +88,35 @@ class KeptPrompts:
             whole[:, :, place, :, width - row.shape[3] :] = row
             mask_BK[place, width - row.shape[3] :] = True
         return Read([(layer[0], layer[1]) for layer in whole], mask_BK)
+
+
+class KeptReadings:
+    """Batches of queries as they were read, as many as fit into a budget of memory.
+
+    Whole batches: in bf16 a query's reading hangs on the rows beside it, and must not hang on what there was room for.
+
+    Args:
+        gigabytes: the budget.
+    """
+
+    def __init__(self, gigabytes: float) -> None:
+        self.budget = int(gigabytes * 1e9)
+        self.held = 0  # bytes
+        self._kept: dict[tuple[tuple[int, ...], ...], Read] = {}
+
+    def get(self, prompts: Sequence[Sequence[int]], read: Callable[[], Read]) -> Read:
+        """A batch as it was read before, or else now.
+
+        Args:
+            prompts: the batch, as ids.
+            read: reads it.
+        """
+        key = tuple(map(tuple, prompts))
+        if key in self._kept:
+            return self._kept[key]
+        made = read()
+        size = sum(keys.nbytes + values.nbytes for keys, values in made.layers)
+        if self.held + size <= self.budget:
+            self._kept[key] = made
+            self.held += size
+        return made

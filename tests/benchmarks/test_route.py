@@ -52,7 +52,7 @@ def test_ours_and_the_peers_find_the_same_experts_and_first_tokens(tmp_path, cap
         monkeypatch.setattr(route, name, number)
     files = ["--csv", str(tmp_path / "route.csv"), "--plot", str(tmp_path / "route.svg")]
     small = ["--experts", "2", "--lengths", "50", "--queries", "2", "--repeats", "1", "--force"]
-    route.main([*files, *small, *tiny.settings(tmp_path / "data"), "optim.epochs=20"])
+    route.main([*files, *small, *tiny.settings(tmp_path / "data"), "optim.epochs=30"])
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     for adapter in ("lora", "activated_lora"):
         assert told["agreement"][adapter] == {"queries": 4, "as_planned": 4, "same_expert": 4, "same_token": 4}

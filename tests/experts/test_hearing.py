@@ -14,6 +14,7 @@ from see_lightning.experts.opening import IndicatorTree
 from see_lightning.experts.recall import Recall, Said
 from see_lightning.experts.walk import Verdict, Walked, read_verdict
 from see_lightning.models.decode import Decoded
+from see_lightning.models.kept_prompts import KeptReadings
 from see_lightning.models.tiny import tiny_model
 from see_lightning.tasks.reconstruct import Indicators
 from tests.experts import small
@@ -54,6 +55,11 @@ def pool(request):
     for name, said in SAID.items():
         small.memorise(made, name, dict(zip(QUERIES, said, strict=True)))
     return made
+
+
+@pytest.fixture(autouse=True)
+def nothing_heard(pool):
+    pool.heard = KeptReadings(1.0)
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +223,7 @@ def test_in_half_precision_a_close_decision_is_what_the_query_alone_would_get(in
 
 
 def _with_sure(pool, sure, counts):
+    pool.heard = KeptReadings(1.0)
     with patch.object(asking, "SURE", sure):
         return decided(pool, QUERIES, counts)
 

@@ -93,7 +93,9 @@ BYTES = 2 * 2 * 2 * 8 * 4  # of a token: two layers, keys and values, two heads 
 
 @pytest.mark.parametrize("tokens_kept", [0, 40, 10_000])
 def test_a_budget_of_memory_changes_no_logit_and_no_gradient(tokens_kept):
-    free, tight = (small.pool("qa", activated=True, cache_gb=gb) for gb in (4.0, tokens_kept * BYTES / 1e9))
+    free, tight = (
+        small.pool("qa", activated=True, cache_gb=gb) for gb in (4.0, 2 * tokens_kept * BYTES / 1e9)
+    )  # half is for training
     prompts, targets = rows(1)
     free.train_only("qa"), tight.train_only("qa")
     expected = outcome(free, prompts, targets)

@@ -2,6 +2,8 @@
 
 import math
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -92,6 +94,18 @@ def method(make_pool, template, monkeypatch, **optim: object) -> SeqFt:
     return made
 
 
+@contextmanager
+def pefts_own_forward(of: SeqFt) -> Iterator[torch.nn.Module]:
+    """The model with the adapter as PEFT applies it."""
+    tuner = of.pool.model.base_model
+    tuner.enable_adapter_layers()
+    try:
+        yield of.pool.model
+    finally:
+        tuner.disable_adapter_layers()
+        of.pool.train_only("shared")
+
+
 def gradients(of: SeqFt, loss: Tensor) -> dict[str, Tensor]:
     of.zero_grad()
     loss.backward()
@@ -106,7 +120,8 @@ def test_a_training_step_has_the_loss_and_the_gradients_of_the_whole_unpadded_co
     made, batch = method(make_pool, template, monkeypatch, loss_mean=mean), batch_of(case)
     losses, tokens = [], []
     for ids, mask, labels in zip(batch.input_ids_BS, batch.attention_mask_BS.bool(), batch.labels_BS, strict=True):
-        logits = made.pool.model(input_ids=ids[mask][None]).logits[0, :-1]
+        with pefts_own_forward(made) as model:
+            logits = model(input_ids=ids[mask][None]).logits[0, :-1]
         wanted = labels[mask][1:]
         losses.append(torch.nn.functional.cross_entropy(logits, wanted, ignore_index=IGNORED))
         tokens.append(int((wanted != IGNORED).sum()))
@@ -126,10 +141,11 @@ def test_the_mean_over_tokens_is_hugging_faces_own_loss(make_pool, template, mon
     made, batch = method(make_pool, template, monkeypatch, loss_mean="tokens"), batch_of(case)
     positions = (batch.attention_mask_BS.cumsum(dim=1) - 1).clamp(min=0)
     with torch.no_grad():
-        theirs = made.pool.model(
-            input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, position_ids=positions,
-            labels=batch.labels_BS,
-        ).loss  # fmt: skip
+        with pefts_own_forward(made) as model:
+            theirs = model(
+                input_ids=batch.input_ids_BS, attention_mask=batch.attention_mask_BS, position_ids=positions,
+                labels=batch.labels_BS,
+            ).loss  # fmt: skip
         assert float(made.training_step(batch, 0)) == pytest.approx(float(theirs), abs=1e-6, rel=1e-6)
 
 

@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from see_lightning.models.kept_prompts import KeptPrompts
-from see_lightning.models.reading import read_on
+from see_lightning.models.kept_prompts import KeptPrompts, KeptReadings
+from see_lightning.models.reading import Read, read_on
 from see_lightning.models.tiny import tiny_model
 
 START = [30 + n % 200 for n in range(150)]  # what prompts of one task begin with
@@ -58,3 +58,20 @@ def test_the_budget_is_never_exceeded_and_what_does_not_fit_is_read_again_each_t
             alone = model(input_ids=torch.tensor([[*prompt, 7]])).logits[0, -1]
             torch.testing.assert_close(logits_KV[0], alone, atol=1e-5, rtol=1e-5)
     assert kept.held <= kept.budget
+
+
+def test_batches_of_queries_are_read_once_while_there_is_room_and_the_others_each_time():
+    model = tiny_model().eval()
+    batches = [[[5, 6, 7], [8]], [[9, 9]], [[5, 6, 7]]]  # as wide as 6, 2 and 3 tokens
+    kept, made = KeptReadings(8 * BYTES / 1e9), []
+
+    def read(prompts: list[list[int]]) -> Read:
+        made.append(prompts)
+        with torch.no_grad():
+            return read_on(model, None, prompts)[1]
+
+    first = [kept.get(batch, lambda batch=batch: read(batch)) for batch in batches]
+    again = [kept.get(batch, lambda batch=batch: read(batch)) for batch in batches]
+    assert made == [*batches, batches[2]]
+    assert kept.held == kept.budget == 8 * BYTES
+    assert [here is there for here, there in zip(first, again, strict=True)] == [True, True, False]

@@ -47,7 +47,7 @@ SETTINGS = (
     "adapter.targets=[q_proj,v_proj,o_proj,down_proj,lm_head]",
     "adapter.alpha=256",
     "adapter.dropout=0.05",
-    "optim.lr=1e-2",
+    "optim.lr=1.2e-2",
     "optim.epochs=10",
     "ratio=0.5",
     "seed=3",
@@ -139,6 +139,10 @@ def kept(directory: Path) -> dict[str, Any]:
     for name in ("timing", "commit", "commits", "grown_from"):  # the code may be committed while it is tested
         results.pop(name, None)
     del results["config"]["paths"]
+    if results["config"]["adapter"]["activated"]:
+        del results["counts"][
+            "prefills"
+        ]  # what the base model has read is kept in memory, so a new process reads it again
     return {**files, "matrix.csv": (directory / "matrix.csv").read_bytes(), "results.json": results}
 
 
