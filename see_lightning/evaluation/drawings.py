@@ -22,14 +22,33 @@ PAGE_COLOURS = {
 INK, MUTED, ACCENT, LINE = PAGE_COLOURS
 
 
-def matrix_svg(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> str:
-    """The results matrix as a heatmap; the diagonal is framed, what was not measured is a dot."""
+def matrix_svg(
+    tasks: Sequence[str],
+    matrix: Sequence[Sequence[float | None]],
+    deviations: Sequence[Sequence[float | None]] | None = None,
+    name: str = "matrix",
+) -> str:
+    """The results matrix as a heatmap; the diagonal is framed, what was not measured is a dot.
+
+    Args:
+        tasks: names in the order in which they are learned.
+        matrix: scores in 0..100, or their means over seeds.
+        deviations: of these means, written below them.
+        name: of the drawing, another one for each on a page.
+    """
     texts = [["·" if score is None else f"{score:.1f}" for score in row] for row in matrix]
+    told = f"Score on each of {len(tasks)} tasks after learning each of them"
+    if deviations:
+        told += ", the mean over seeds with its standard deviation"
+        texts = [
+            [text if deviation is None else f"{text}\n±{deviation:.1f}" for text, deviation in zip(*row, strict=True)]
+            for row in zip(texts, deviations, strict=True)
+        ]
     shades = [[None if score is None else score / 100 for score in row] for row in matrix]
     rows = [f"after {task}" for task in map(_short, tasks)]
     return _heatmap(
-        "matrix",
-        f"Score on each of {len(tasks)} tasks after learning each of them; the numbers are in the table below.",
+        name,
+        f"{told}; the numbers are in the table below.",
         rows,
         tasks,
         texts,
@@ -58,7 +77,8 @@ def _heatmap(
     from matplotlib.patches import Rectangle
 
     colours = colormaps["cividis"]  # made to look the same to readers with and without colour-vision deficiency
-    figure, axes = _figure(0.47 * len(columns), 0.35 * len(rows))
+    lines = max(text.count("\n") for row in texts for text in row)
+    figure, axes = _figure(0.47 * len(columns), (0.35 + 0.13 * lines) * len(rows))
     for i, (text_row, shade_row) in enumerate(zip(texts, shades, strict=True)):
         for j, (text, shade) in enumerate(zip(text_row, shade_row, strict=True)):
             colour = None if shade is None else colours(0.08 + 0.92 * shade)

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -18,7 +18,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from see_lightning.evaluation.drawings import confusion_svg, curve_svg, matrix_svg, study_svg
-from see_lightning.evaluation.matrix import ResultsMatrix
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 Results = Mapping[str, Any]
 Study = Mapping[str, Any]
@@ -43,6 +45,8 @@ OOD = {
 
 def matrix_csv(results: Results) -> str:
     """The results matrix as CSV, as `ResultsMatrix.to_csv` writes it."""
+    from see_lightning.evaluation.matrix import ResultsMatrix  # imports torch, which no page needs
+
     return ResultsMatrix.from_list(results["tasks"], results["matrix"]).to_csv()
 
 
@@ -160,12 +164,12 @@ def print_report(results: Results, console: Console) -> None:
     matrix = _matrix_table(results, results["tasks"])
     if console.is_terminal and max(map(len, _plain(matrix).splitlines())) > console.width:
         matrix = _matrix_table(results, [str(t + 1) for t in range(len(results["tasks"]))])
-    _print_table(matrix, console)
+    print_table(matrix, console)
     console.print(Text(" * right after learning the task   · not measured"))
     metrics = [(name, number(value), FORMULAS.get(name, "")) for name, value in results["metrics"].items()]
-    _print_table(_table(["metric", "value", "formula"], metrics), console)
+    print_table(_table(["metric", "value", "formula"], metrics), console)
     if shares := _shares(results):
-        _print_table(_table(["routing", "value"], shares.items()), console)
+        print_table(_table(["routing", "value"], shares.items()), console)
     for notice in results.get("notices", []):
         console.print(Text(f"note: {notice}"), soft_wrap=True)
 
@@ -203,7 +207,8 @@ def _cell(score: float | None, width: int, is_diagonal: bool) -> Text:
     return Text(f"{score:{width}.1f}*", style="bold") if is_diagonal else Text(f"{score:{width}.1f} ")
 
 
-def _print_table(table: Table, console: Console) -> None:
+def print_table(table: Table, console: Console) -> None:
+    """Print a table that fits a terminal, or one that is as wide as it needs to be into anything else."""
     if console.is_terminal:
         console.print(table)
     else:
@@ -304,7 +309,6 @@ def render_html(results: Results, study: Study | None = None) -> str:
         study: content of ``study.json``, if there is one.
     """
     import yaml  # type: ignore[import-untyped]
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     tasks, matrix, routing, config = results["tasks"], results["matrix"], results.get("routing"), results.get("config")
@@ -314,9 +318,7 @@ def render_html(results: Results, study: Study | None = None) -> str:
     if routing:
         rows, columns = routing.get("tasks", tasks), routing.get("columns", [*tasks, "base"])
         routing_figure = Markup(confusion_svg(rows, columns, routing["confusion"]))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = number
-    page: str = environment.from_string(Path(__file__).with_name("report.html.j2").read_text("utf-8")).render(
+    return page_template("report.html.j2").render(
         results=results,
         title=title(results),
         # The word joiner keeps a[t][j] on one line.
@@ -339,7 +341,21 @@ def render_html(results: Results, study: Study | None = None) -> str:
         notices=results.get("notices", []),
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else "",
     )
-    return page
+
+
+def page_template(name: str) -> "Template":
+    """The template of a page, from a file beside this one; a name that it is not given is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    return environment.get_template(name)
 
 
 def _change(matrix: Sequence[Sequence[float | None]], j: int) -> str:
