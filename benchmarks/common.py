@@ -25,6 +25,8 @@ from see_lightning.config import ConfigError, RunConfig, instantiate, register, 
 from see_lightning.engine.build import build_method, build_tasks, build_template
 from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughput
 from see_lightning.engine.pages import kept_pages
+from see_lightning.engine.preemption import Told
+from see_lightning.engine.ranks import Ranks
 from see_lightning.methods.method import Method
 from see_lightning.models.base import fast_dtype
 from see_lightning.refusals import CONF, REFUSED, explain
@@ -232,7 +234,7 @@ def fit(setup: Setup, method: Method, name: str, data: TaskDataModule, clock: Cl
         trainer: L.Trainer = instantiate(setup.cfg.trainer)(
             default_root_dir=folder,
             max_epochs=setup.config.optim.epochs,
-            callbacks=[throughput, progress, loss, StopWhenTold()],
+            callbacks=[throughput, progress, loss, StopWhenTold(Told(), Ranks())],
             logger=False,
             gradient_clip_val=setup.config.optim.grad_clip or None,
             enable_checkpointing=False,

@@ -7,6 +7,7 @@ which both of its sides were quiet; with fewer there is no conclusion, and its v
 import gc
 import json
 import os
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Usage:
     Args:
         machine: by everybody, the hypervisor's other guests included; None where it cannot be read.
         capacity: what all cores together could have given.
-        own: by this process, all its threads.
+        own: by this process with all its threads, and by those it started and waited for.
     """
 
     machine: float | None
@@ -49,8 +50,9 @@ def parse_stat(text: str, ticks: int) -> tuple[float, float]:
 
 
 def read_usage(stat: Path = Path("/proc/stat")) -> Usage:
-    """The machine's and this process's CPU seconds; without ``/proc`` only the latter."""
-    own = time.process_time()
+    """The machine's CPU seconds and our own; without ``/proc`` only the latter."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    own = time.process_time() + children.ru_utime + children.ru_stime
     try:
         machine, capacity = parse_stat(stat.read_text(), os.sysconf("SC_CLK_TCK"))
     except OSError:

@@ -241,6 +241,7 @@ TRAINER_SET_BY_RUN = {
     "max_epochs",
     "num_sanity_val_steps",
     "reload_dataloaders_every_n_epochs",
+    "use_distributed_sampler",
 }
 
 
@@ -255,8 +256,10 @@ def validate(cfg: DictConfig) -> RunConfig:
         raise ConfigError(f"{missing[0]} is not set; give {missing[0]}=... on the command line.")
     typed = OmegaConf.to_object(cfg)
     assert isinstance(typed, RunConfig)
-    if typed.trainer.get("devices", 1) != 1 or typed.trainer.get("num_nodes", 1) != 1:
-        raise ConfigError("trainer.devices and trainer.num_nodes must be 1: a run is one process so far.")
+    for name in ("devices", "num_nodes"):
+        number = typed.trainer.get(name, 1)
+        if (name, number) != ("devices", "auto") and not (isinstance(number, int) and number > 0):
+            raise ConfigError(f"trainer.{name} must be a whole number, at least 1; got {number!r}.")
     taken = sorted(TRAINER_SET_BY_RUN & set(typed.trainer))
     if taken:
         raise ConfigError(f"trainer.{taken[0]} is set by the run itself; see optim, data and logger.")
@@ -315,7 +318,7 @@ def instantiate(node: Any, **arguments: Any) -> Any:
 
 # What a run may change without changing a number. A new trainer setting counts until it is listed here.
 NUISANCE = ("paths", "logger", "seed", "ratio")  # the seed has its own folder; the ratio enters through the method
-NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar")
+NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")
 NUISANCE_BENCHMARK = ("licence", "citation", "package")
 
 

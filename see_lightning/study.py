@@ -13,12 +13,12 @@ from see_lightning.engine.ledger import Ledger, dump, write_atomic
 
 DESCRIPTION = """\
 What a finished run of SEE would have given, had its experts been asked in another order or been believed at another
-threshold. It is counted from what the experts said (tasks/*/remembered.jsonl), so no model is read. Prints a table, keeps
-it as study.json in the run's directory, and draws it into report.html."""
+threshold. It is counted from what the experts said (tasks/*/remembered.jsonl), so no model is read unless --answer asks for
+it. Prints a table, keeps it as study.json in the run's directory, and draws it into report.html."""
 EPILOG = """\
 An expert accepts a query by its verdict, as in the run itself, or if its log-odds of accepting reach a threshold. Where
 another expert would answer than in the run, the text was never generated and its score is unknown: AR and BWT are then
-ranges, from 0 to 100 for each such answer. Routing is always exact."""
+ranges, from 0 to 100 for each such answer, unless --answer has it generated. Routing is always exact."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,25 +43,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="newest (the run's own), oldest, random:N, or all tasks, the first to be asked first; may be given several"
         " times; the picture shows the first (default newest,oldest,random:3)",
     )
+    parser.add_argument(
+        "--answer",
+        action="store_true",
+        help="first let the experts answer every test query that they accept, and the base model all: then every order by"
+        " their verdicts is exact. Reads the model and the data; what is answered stays with the run",
+    )
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--thresholds" in words[:-1]:  # argparse would take -2,0 for an option
         at = words.index("--thresholds")
         words[at : at + 2] = [f"--thresholds={words[at + 1]}"]
     given = parser.parse_args(words)
     try:
-        path = run_study(given.run_dir, given.thresholds, given.orders or ["newest,oldest,random:3"])
+        orders = given.orders or ["newest,oldest,random:3"]
+        path = run_study(given.run_dir, given.thresholds, orders, answer=given.answer)
     except Refusal as error:
         parser.exit(2, f"{error}\n")
     print(path)
 
 
-def run_study(run_dir: Path, thresholds: Sequence[float] | None, orders: Sequence[str]) -> Path:
+def run_study(
+    run_dir: Path, thresholds: Sequence[float] | None, orders: Sequence[str], *, answer: bool = False
+) -> Path:
     """Print the study of a run, keep it beside its results, and draw it into the report.
 
     Args:
         run_dir: of a finished run.
         thresholds: log-odds from which on a query is accepted; None chooses them by what was observed.
         orders: as `name_orders` takes them.
+        answer: whether to load the experts first and let them answer all that they accept.
 
     Returns:
         The path of the report.
@@ -79,6 +89,10 @@ def run_study(run_dir: Path, thresholds: Sequence[float] | None, orders: Sequenc
     tasks = results["tasks"]
     named = name_orders(orders, tasks, results["seed"])
     with Ledger(run_dir) as ledger:
+        if answer:
+            from see_lightning.engine.ensemble import answer_everything
+
+            print(f"{answer_everything(ledger)} answers were written that the run had no need of", file=sys.stderr)
         stages = list(ledger.content["stages"])
         records = [record for stage in stages for record in ledger.remembered(stage)]
         if not records:

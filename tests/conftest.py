@@ -1,6 +1,7 @@
 """What all tests share: the environment, and what happens where public data are missing."""
 
 import os
+import shutil
 
 # Read when torch is imported, so set before anything of ours is.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -14,7 +15,11 @@ REQUIRED = set(filter(None, os.environ.get("SEE_REQUIRE", "").split(",")))
 
 
 def pytest_collection_modifyitems(items):
-    """A test on public data is skipped where there are none, unless SEE_REQUIRE=data forbids it."""
+    """A test on public data or on Slurm is skipped where there is none, unless SEE_REQUIRE=data,slurm forbids it."""
+    if "slurm" not in REQUIRED and shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
+        for item in items:
+            if item.get_closest_marker("slurm"):
+                item.add_marker(pytest.mark.skip(reason="install slurm-wlm and munge"))
     if "data" in REQUIRED or Path(os.environ.get("SEE_DATA", "")).joinpath("ssr_ni_split").is_dir():
         return
     for item in items:

@@ -1,6 +1,8 @@
 """From a checked configuration to tasks, prompt template and method."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from torch import nn
@@ -9,6 +11,7 @@ from see_lightning.config import ConfigError, RunConfig, instantiate, nearest
 from see_lightning.data.checks import RowChecks
 from see_lightning.evaluation.scores import score_fn
 from see_lightning.experts.pool import ExpertPool
+from see_lightning.experts.recall import Recall
 from see_lightning.methods.method import Method
 from see_lightning.models.base import load_model, load_tokenizer
 from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths
@@ -77,3 +80,19 @@ def build_method(cfg: DictConfig, config: RunConfig, template: PromptTemplate, d
     pool = ExpertPool(base, config.adapter, config.model.name, config.model.revision, template.header_ids())
     method: Method = instantiate(cfg.method, pool=pool, template=template, optim=config.optim, run_seed=config.seed)
     return method
+
+
+def expert_facts(config: RunConfig, template: PromptTemplate, dtype: str) -> dict[str, Any]:
+    """What every expert's file says of its origin."""
+    return {
+        "base_model": config.model.name,
+        "base_revision": config.model.revision,
+        "dtype": dtype,
+        "indicators": {"pos": config.indicators.pos, "neg": config.indicators.neg},
+        "template_sha256": template.digest(),
+    }
+
+
+def recall_of(facts: dict[str, Any]) -> Recall:
+    """A memory of what is said by experts of this origin, still empty."""
+    return Recall(*(json.dumps(fact, sort_keys=True) for fact in facts.values()))

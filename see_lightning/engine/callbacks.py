@@ -4,10 +4,11 @@ import time
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from see_lightning.engine.preemption import Stopped, Told
+from see_lightning.engine.ranks import Ranks
 from see_lightning.tasks.batches import Batch
 
 
@@ -31,6 +32,8 @@ class Throughput(L.Callback):
         self.tokens += int(batch.attention_mask_BS.sum())
         self.computed += batch.attention_mask_BS.numel()
         self.loss = float(outputs["loss"])
+        if trainer.logger:
+            pl_module.log("train/tokens_per_s", self.tokens_per_s())
 
     def tokens_per_s(self) -> float:
         """Real tokens a second since training began."""
@@ -38,7 +41,33 @@ class Throughput(L.Callback):
 
 
 class StopWhenTold(L.Callback):
-    """SIGTERM ends answering at the next batch; Lightning itself heeds it only while it trains."""
+    """Ends training after a step that all ranks agree on, and answering after a batch.
+
+    Args:
+        told: this process's flag.
+        ranks: of the run.
+
+    Raises:
+        Stopped: what is final stays so, and the same command goes on from there.
+    """
+
+    def __init__(self, told: Told, ranks: Ranks) -> None:
+        self.told, self.ranks = told, ranks
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lightning has put a handler in front by now, which would speak to other ranks in the midst of anything."""
+        self.told.listen()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """As above."""
+        self.told.listen()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """A step is wholly done on every rank."""
+        if self.ranks.agree(self.told.signal is not None):
+            raise Stopped
 
     def on_predict_batch_end(
         self,
@@ -49,9 +78,11 @@ class StopWhenTold(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """What is final stays so; the same command goes on from there."""
-        if trainer.received_sigterm:
-            raise SIGTERMException
+        """No word between ranks: one that was told leaves a note, and the others see it after their next batch."""
+        if self.told.signal is not None:
+            self.ranks.tell_to_stop()
+        if self.told.signal is not None or self.ranks.told_to_stop():
+            raise Stopped
 
 
 class StageProgress(L.Callback):

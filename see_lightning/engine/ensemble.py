@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig
 
 from see_lightning.config import ConfigError, load_config, nearest, validate
-from see_lightning.engine.build import build_method, build_template
+from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts, recall_of
 from see_lightning.engine.ledger import Ledger, LedgerError
-from see_lightning.methods.method import Method
-from see_lightning.tasks.datamodule import query_batch
+from see_lightning.evaluation.evaluate import put_back, remembered
+from see_lightning.methods.method import ExpertMethod, Method
+from see_lightning.tasks.datamodule import query_batch, query_loader
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,23 @@ def load_ensemble(run_dir: str | Path, *, max_new_tokens: int = 128) -> Ensemble
     if not (run_dir / "config.yaml").exists() or not (run_dir / "ledger.json").exists():
         raise ConfigError(f"{run_dir} holds no run; give the folder that has ledger.json in it.")
     cfg = load_config(run_dir / "config.yaml")
+    method = load_method(cfg, Ledger(run_dir).read())
+    if method.schedule != "frozen" and not method.pool.names:
+        raise ConfigError(f"{run_dir} has finished no task yet, so there is nothing to ask.")
+    return Ensemble(method, max_new_tokens=max_new_tokens, batch_size=cfg.data.eval_batch)
+
+
+def load_method(cfg: DictConfig, ledger: Ledger) -> Method:
+    """A run's method with all that it has learned, on the CPU.
+
+    Args:
+        cfg: of the run.
+        ledger: of the run.
+
+    Raises:
+        LedgerError: an expert's file is damaged, or the tokenizer or template is another than at training.
+    """
     config = validate(cfg)
-    ledger = Ledger(run_dir).read()
     template = build_template(config)
     method = build_method(cfg, config, template, ledger.content["about"]["dtype"])
     for name, stage in ledger.content["stages"].items():
@@ -103,6 +120,44 @@ def load_ensemble(run_dir: str | Path, *, max_new_tokens: int = 128) -> Ensemble
             if record["template_sha256"] != template.digest():
                 raise LedgerError(f"{folder} was trained with another tokenizer or prompt template than is there now.")
             method.restore(record["task"], folder)
-    if method.schedule != "frozen" and not method.pool.names:
-        raise ConfigError(f"{run_dir} has finished no task yet, so there is nothing to ask.")
-    return Ensemble(method, max_new_tokens=max_new_tokens, batch_size=config.data.eval_batch)
+    return method
+
+
+def answer_everything(ledger: Ledger) -> int:
+    """Let each expert of a finished run answer every test query it accepts, and the base model every one.
+
+    What is remembered is not computed again, and what is new is remembered with the run's last stage.
+
+    Args:
+        ledger: of the run, held.
+
+    Returns:
+        How many answers were written.
+
+    Raises:
+        LedgerError: the data are not those of the run, or as in ``load_method``.
+        DataError: the data cannot be read.
+    """
+    cfg = load_config(ledger.directory / "config.yaml")
+    method = load_method(cfg, ledger).eval()
+    assert isinstance(method, ExpertMethod)
+    config = validate(cfg)
+    tasks = build_tasks(cfg, config, method.template)
+    changed = [task.name for task in tasks if task.digest() != ledger.content["about"]["data"][task.name]]
+    if changed:
+        raise LedgerError(
+            f"{ledger.directory} was run on other data: {', '.join(changed)} changed since. Restore them."
+        )
+    *_, last = stages = list(ledger.content["stages"])
+    method.recall = recall_of(expert_facts(config, method.template, ledger.content["about"]["dtype"]))
+    for stage in stages:
+        put_back(method.recall, ledger.remembered(stage))
+    for task in tasks:
+        loader = query_loader(task, method.template, batch_size=config.data.eval_batch, tell_task=False)
+        with torch.inference_mode():
+            for queries in loader:
+                method.decide(queries)
+        entries, method.recall.new = method.recall.new, []
+        if entries:
+            ledger.commit_answers(last, task.name, {"remembered": remembered(entries, task)}, {})
+    return method.counts["generations"]

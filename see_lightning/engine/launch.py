@@ -2,8 +2,10 @@
 
 import json
 import logging
-import signal
+import sys
+import tempfile
 import warnings
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,12 @@ from typing import Any
 import hydra.utils
 import torch
 import transformers
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from see_lightning.config import (
     ConfigError,
+    Refusal,
     RunConfig,
     bind,
     instantiate,
@@ -25,16 +27,19 @@ from see_lightning.config import (
     run_key,
     validate,
 )
-from see_lightning.engine.build import build_method, build_tasks, build_template
+from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts
 from see_lightning.engine.grow import adopt, shorter_run
 from see_lightning.engine.ledger import Ledger, LedgerError, dump, write_atomic
+from see_lightning.engine.preemption import Stopped, Told, exit_code, leave_quietly
+from see_lightning.engine.ranks import Place, Ranks, check_size, join, place, supervise
 from see_lightning.engine.results import collect, commit, versions
 from see_lightning.engine.run import ContinualRun, RunSettings
-from see_lightning.engine.stages import plan_stages
+from see_lightning.engine.stages import Stage, plan_stages
+from see_lightning.engine.tracking import make_tracker
 from see_lightning.evaluation.report import matrix_csv, print_report, render_html
 from see_lightning.methods.method import Method
 from see_lightning.models.base import fast_dtype
-from see_lightning.tasks.prompts import PromptTemplate
+from see_lightning.tasks.task import Task
 
 
 def run_directory(cfg: DictConfig, config: RunConfig) -> Path:
@@ -44,6 +49,9 @@ def run_directory(cfg: DictConfig, config: RunConfig) -> Path:
 
 def launch(cfg: DictConfig, command: str) -> Path:
     """Run, resume or report one experiment, and print the path of its ``results.json`` as the last line.
+
+    With several processes, whoever started this one may have started the others too (``torchrun``, ``srun``); if not, they
+    are started here, from the composed config, so that each job of a multirun has its own.
 
     Args:
         cfg: the composed config.
@@ -57,26 +65,131 @@ def launch(cfg: DictConfig, command: str) -> Path:
     config = validate(cfg)
     directory = run_directory(cfg, config)
     path = directory / "results.json"
+    here, wanted = place(), processes(cfg)
+    if here:
+        check_size(here, wanted)
+    elif wanted == 1:
+        here = Place(0, 1, 0)
     if not path.exists():
+        if here is None:
+            _start_ranks(cfg, command, wanted)
+            return path
         _quiet()
-        with Ledger(directory) as ledger:
-            _run(cfg, config, ledger, command)
-    print_report(json.loads(path.read_text(encoding="utf-8")), Console())
-    print(f"{directory / 'report.html'}\n{path}", flush=True)
+        ranks = join(here, gpu=_on_gpu(cfg)) if wanted > 1 else Ranks()
+        try:
+            _run(cfg, config, Ledger(directory, writes=ranks.first), command, ranks)
+        except (Refusal, SystemExit):
+            if ranks.first:
+                raise
+            raise leave_quietly() from None
+    if here is None or here.rank == 0:
+        print_report(json.loads(path.read_text(encoding="utf-8")), Console())
+        print(f"{directory / 'report.html'}\n{path}", flush=True)
     return path
 
 
-def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+def _start_ranks(cfg: DictConfig, command: str, wanted: int) -> None:
+    """Run every rank in a process of its own on this machine; they report by themselves."""
+    if cfg.trainer.get("num_nodes", 1) > 1:
+        raise ConfigError(
+            f"trainer.num_nodes={cfg.trainer.num_nodes}: processes on other nodes are started by srun or torchrun;"
+            f" see sweeps/run.sbatch."
+        )
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+        file.write(OmegaConf.to_yaml(cfg, resolve=True))
+        file.flush()
+        code = supervise([sys.executable, "-m", "see_lightning.engine.rank", file.name, command], wanted)
+    if code:
+        raise SystemExit(code)
+
+
+def _on_gpu(cfg: DictConfig) -> bool:
+    return bool(torch.cuda.is_available()) and cfg.trainer.get("accelerator", "auto") != "cpu"
+
+
+def processes(cfg: DictConfig) -> int:
+    """How many processes do this run together; ``trainer.devices=auto`` takes all GPUs of a machine, or one CPU process."""
+    devices = cfg.trainer.get("devices", 1)
+    if devices == "auto":
+        devices = torch.cuda.device_count() if _on_gpu(cfg) else 1
+    return int(devices) * int(cfg.trainer.get("num_nodes", 1))
+
+
+def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks: Ranks) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, quiet=not ranks.first)
     bind(cfg.method, "pool", "template", "optim", "run_seed")
     method: type[Method] = hydra.utils.get_class(cfg.method._target_)
     if cfg.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ConfigError("trainer=gpu, but torch finds no GPU here; use trainer=cpu.")
-    template = build_template(config)
-    tasks = build_tasks(cfg, config, template)
-    for notice in (notice for task in tasks for notice in task.notices):
-        console.print(notice)
-    stages = plan_stages(method.schedule, tasks)
+    with ExitStack() as held:
+        told = held.enter_context(Told())
+        ranks.lead(lambda: held.enter_context(ledger))
+        tracker = held.enter_context(make_tracker(cfg.logger))
+        template = build_template(config)
+        tasks = build_tasks(cfg, config, template)
+        for notice in (notice for task in tasks for notice in task.notices):
+            console.print(notice)
+        stages = plan_stages(method.schedule, tasks)
+        growing = stages if method.schedule == "sequential" else []
+        ranks.lead(lambda: _take_up(cfg, config, ledger, command, tasks, growing, console))
+        dtype = ledger.read().content["about"]["dtype"]
+        run = ContinualRun(
+            ledger=ledger,
+            stages=stages,
+            settings=RunSettings(
+                seed=config.seed,
+                epochs=config.optim.epochs,
+                global_batch=config.optim.global_batch,
+                grad_clip=config.optim.grad_clip,
+                loss_mean=config.optim.loss_mean,
+                eval_batch=config.data.eval_batch,
+                facts=expert_facts(config, template, dtype),
+            ),
+            decides=method.refuses,
+            make_method=partial(build_method, cfg, config, template, dtype),
+            make_trainer=instantiate(cfg.trainer),
+            tracker=tracker,
+            console=console,
+            ranks=ranks,
+            told=told,
+        )
+        settings: Any = OmegaConf.to_container(cfg, resolve=True)
+        ranks.lead(lambda: tracker.open(ledger.directory, settings))
+        try:
+            run.run()
+        except Stopped:
+            code = exit_code(ranks.gather(told.signal))
+            console.print("stopped when told to; the same command goes on from here")
+            raise SystemExit(code) from None
+        if ranks.first:
+            results = collect(ledger, stages, tasks, cfg, config, method)
+            write_atomic(ledger.directory / "matrix.csv", matrix_csv(results))
+            write_atomic(ledger.directory / "report.html", render_html(results))
+            tracker.finish(results, ledger.directory / "report.html")
+            write_atomic(ledger.directory / "results.json", dump(results))  # last: that it is there means all is there
+    ranks.leave()
+
+
+def _take_up(
+    cfg: DictConfig,
+    config: RunConfig,
+    ledger: Ledger,
+    command: str,
+    tasks: list[Task],
+    growing: list[Stage],
+    console: Console,
+) -> None:
+    """Note what the run is started with, or check that it is what it was started with.
+
+    Args:
+        cfg: composed.
+        config: its typed form.
+        ledger: held.
+        command: as it was typed.
+        tasks: as read now.
+        growing: stages that a shorter run of the same experiment may have finished.
+        console: where it is told.
+    """
     data = {task.name: task.digest() for task in tasks}
     resolved = (
         fast_dtype(cfg.trainer.get("accelerator", "auto")) if config.model.dtype == "auto" else config.model.dtype
@@ -100,57 +213,17 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str) -> No
         )
     if here != about["commits"][-1]:
         console.print(f"going on at commit {here}; this run was begun at {about['commits'][-1]}")
-        about["commits"].append(here)  # made final with the next commit of the ledger
+        about["commits"].append(here)
+        ledger.commit()
     write_atomic(ledger.directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    if not ledger.content["stages"] and method.schedule == "sequential":
+    if growing and not ledger.content["stages"]:
         other = shorter_run(ledger.directory, numbers_config(cfg))
         if other:
-            console.print(f"growing: {adopt(ledger, stages, other)} finished stages taken over from {other}")
+            console.print(f"growing: {adopt(ledger, growing, other)} finished stages taken over from {other}")
     if about["dtype"] != resolved:
         console.print(
             f"going on in {about['dtype']}, in which this run was begun; this machine's own choice is {resolved}"
         )
-    run = ContinualRun(
-        ledger=ledger,
-        stages=stages,
-        settings=RunSettings(
-            seed=config.seed,
-            epochs=config.optim.epochs,
-            global_batch=config.optim.global_batch,
-            grad_clip=config.optim.grad_clip,
-            eval_batch=config.data.eval_batch,
-            facts=expert_facts(config, template, about["dtype"]),
-        ),
-        decides=method.refuses,
-        make_method=partial(build_method, cfg, config, template, about["dtype"]),
-        make_trainer=instantiate(cfg.trainer),
-        make_logger=partial(_logger, cfg.logger),
-        console=console,
-    )
-    try:
-        run.run()
-    except SIGTERMException:
-        console.print("stopped by SIGTERM; the same command goes on from here")
-        raise SystemExit(128 + signal.SIGTERM) from None  # Lightning's own would look like success
-    results = collect(ledger, stages, tasks, cfg, config, method)
-    write_atomic(ledger.directory / "matrix.csv", matrix_csv(results))
-    write_atomic(ledger.directory / "report.html", render_html(results))
-    write_atomic(ledger.directory / "results.json", dump(results))  # last: that it is there means all is there
-
-
-def expert_facts(config: RunConfig, template: PromptTemplate, dtype: str) -> dict[str, Any]:
-    """What every expert's file says of its origin."""
-    return {
-        "base_model": config.model.name,
-        "base_revision": config.model.revision,
-        "dtype": dtype,
-        "indicators": {"pos": config.indicators.pos, "neg": config.indicators.neg},
-        "template_sha256": template.digest(),
-    }
-
-
-def _logger(node: DictConfig | None, folder: str) -> Any:
-    return instantiate(node)(save_dir=folder) if node else False
 
 
 def _quiet() -> None:

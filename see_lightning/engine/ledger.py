@@ -54,14 +54,17 @@ class Ledger:
 
     Args:
         directory: of the run; made if missing.
+        writes: False for a rank that only follows: it notes what becomes final, and leaves files and hold to the first.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, *, writes: bool = True) -> None:
+        self.directory, self.writes = directory, writes
         self._lock = filelock.FileLock(directory / ".lock")
         self.content: dict[str, Any] = {"about": {}, "stages": {}}
 
     def __enter__(self) -> "Ledger":
+        if not self.writes:
+            return self
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
@@ -97,7 +100,8 @@ class Ledger:
 
     def commit(self) -> None:
         """Make all that was noted since the last commit final, in one act."""
-        write_atomic(self.directory / "ledger.json", dump(self.content))
+        if self.writes:
+            write_atomic(self.directory / "ledger.json", dump(self.content))
 
     def about(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """What the run was started with; noted at the first start, given back at every later one."""
@@ -119,6 +123,8 @@ class Ledger:
     def begin(self, stage: str) -> Path:
         """An empty folder for a stage that is about to be trained; what a killed run left there goes."""
         folder = self.folder(stage)
+        if not self.writes:
+            return folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
@@ -132,10 +138,11 @@ class Ledger:
             facts: counts and seconds for the report.
         """
         folder = self.folder(stage)
-        for file in files:
+        hashes = {}
+        for file in files if self.writes else ():
             with (folder / file).open("rb") as written:
                 os.fsync(written.fileno())
-        hashes = {file: sha256(folder / file) for file in files}
+            hashes[file] = sha256(folder / file)
         self.stage(stage)["trained"] = {**facts, "files": hashes}
         self.commit()
 
@@ -171,7 +178,8 @@ class Ledger:
             final, name = self.stage(stage).setdefault(kind, {}), task
             while name in final:  # asked once more, with something new: what was final stays so
                 name += "+"
-            final[name] = {**(facts if place == 0 else {}), **self._append(stage, kind, records)}
+            written = self._append(stage, kind, records) if self.writes else {}
+            final[name] = {**(facts if place == 0 else {}), **written}
         self.commit()
 
     def _append(self, stage: str, kind: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -25,10 +25,16 @@ PACKAGES = ("torch", "lightning", "transformers", "peft", "hydra-core", "torchme
 
 
 def commit() -> str | None:
-    """The commit of the code that runs, with ``-dirty`` if it was changed since; None outside a checkout."""
+    """The commit of the code that runs, with ``-dirty`` if it was changed since; None outside a checkout.
+
+    A copy that a cluster job was submitted with says in its file ``COMMIT`` what it is a copy of.
+    """
+    here = Path(see_lightning.__file__).parent
+    copied = here.parent / "COMMIT"
+    if copied.exists():
+        return copied.read_text(encoding="utf-8").strip()
     if shutil.which("git") is None:
         return None
-    here = Path(see_lightning.__file__).parent
     git = ["git", "-C", str(here)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode != 0:

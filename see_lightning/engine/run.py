@@ -2,27 +2,36 @@
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
 from rich.console import Console
 
+from see_lightning.data.example import Example
+from see_lightning.engine.build import recall_of
 from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughput
-from see_lightning.engine.ledger import Ledger, dump, write_atomic
+from see_lightning.engine.ledger import Ledger, dump, sha256, write_atomic
 from see_lightning.engine.pages import kept_pages
+from see_lightning.engine.preemption import Stopped, Told
+from see_lightning.engine.ranks import Ranks
 from see_lightning.engine.stages import Stage
-from see_lightning.evaluation.evaluate import decide, evaluate, put_back, remembered
+from see_lightning.engine.tracking import Tracker
+from see_lightning.evaluation.dealing import share_of
+from see_lightning.evaluation.evaluate import decide, evaluate, merge, put_back, remembered
 from see_lightning.evaluation.scores import MeanScore
-from see_lightning.experts.recall import Recall
 from see_lightning.methods.method import ExpertMethod, Method
 from see_lightning.seeds import seed
 from see_lightning.tasks.datamodule import TaskDataModule
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,7 @@ class RunSettings:
         epochs: passes over each task's training examples.
         global_batch: examples per optimizer step.
         grad_clip: largest gradient norm; 0 for none.
+        loss_mean: what the loss is a mean over.
         eval_batch: queries decoded together.
         facts: what every expert's file says of its origin: base model, template, indicators.
     """
@@ -42,8 +52,26 @@ class RunSettings:
     epochs: int
     global_batch: int
     grad_clip: float
+    loss_mean: str
     eval_batch: int
     facts: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Asked:
+    """What came of asking a task's test queries, or one rank's share of them.
+
+    Args:
+        answers: records of ``evaluate``; None where only verdicts were asked for.
+        remembered: records of what was said for the first time.
+        counts: costs.
+        seconds: from the first query to the last.
+    """
+
+    answers: list[dict[str, Any]] | None = None
+    remembered: list[dict[str, Any]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 class ContinualRun:
@@ -56,8 +84,10 @@ class ContinualRun:
         decides: whether every expert shall decide on every query, tested after its stage or not.
         make_method: loads the base model and builds the method; called only if something is left to do.
         make_trainer: builds a fresh Trainer.
-        make_logger: builds a logger for a stage's folder, or gives False.
+        tracker: told of training and scores.
         console: where progress is told.
+        ranks: the processes that do this run together; each of them calls ``run``.
+        told: whether to stop.
     """
 
     def __init__(
@@ -69,12 +99,14 @@ class ContinualRun:
         decides: bool,
         make_method: Callable[[], Method],
         make_trainer: Callable[..., L.Trainer],
-        make_logger: Callable[[str], Any],
+        tracker: Tracker,
         console: Console,
+        ranks: Ranks,
+        told: Told,
     ) -> None:
         self.ledger, self.stages, self.settings, self.console = ledger, stages, settings, console
-        self.decides = decides
-        self.make_method, self.make_trainer, self.make_logger = make_method, make_trainer, make_logger
+        self.decides, self.ranks, self.told = decides, ranks, told
+        self.make_method, self.make_trainer, self.tracker = make_method, make_trainer, tracker
         self.memory = Memory(settings.seed)
         self._to_restore: list[Stage] = []
 
@@ -86,12 +118,15 @@ class ContinualRun:
                 self._train(stage, stage.task, title)
             else:
                 self._to_restore.append(stage)
-            for task in stage.tests:
-                if task.name not in self.ledger.stage(stage.name)["answers"]:
-                    self._evaluate(stage, task, title)
-            for task in self.stages[-1].tests if self.decides else ():
-                if task.name not in self.ledger.stage(stage.name).get("remembered", {}):
-                    self._decide(stage, task, title)
+            noted = self.ledger.stage(stage.name)
+            self._ask(stage, [task for task in stage.tests if task.name not in noted["answers"]], title)
+            everything = self.stages[-1].tests if self.decides else ()
+            self._ask(
+                stage,
+                [task for task in everything if task.name not in noted.get("remembered", {})],
+                title,
+                only_decide=True,
+            )
             if stage.task:
                 self.memory.add(stage.task)
 
@@ -99,7 +134,7 @@ class ContinualRun:
     def _fresh_method(self) -> Method:
         method = self.make_method()
         if isinstance(method, ExpertMethod):
-            method.recall = Recall(*(json.dumps(fact, sort_keys=True) for fact in self.settings.facts.values()))
+            method.recall = recall_of(self.settings.facts)
             for stage in self.stages:
                 put_back(method.recall, self.ledger.remembered(stage.name))
         return method
@@ -114,12 +149,14 @@ class ContinualRun:
         self._to_restore.clear()
         return method
 
-    def _trainer(self, stage: Stage, callbacks: list[L.Callback], *, logger: Any, epochs: int) -> L.Trainer:
+    def _trainer(
+        self, stage: Stage, callbacks: list[L.Callback], *, logger: Any = False, epochs: int = 1, alone: bool = False
+    ) -> L.Trainer:
         # A fresh one each time: a Trainer that has been used trains the next task for 0 steps.
         return self.make_trainer(
             default_root_dir=self.ledger.folder(stage.name),
             max_epochs=epochs,
-            callbacks=[*callbacks, StopWhenTold()],
+            callbacks=[*callbacks, StopWhenTold(self.told, self.ranks)],
             logger=logger,
             gradient_clip_val=self.settings.grad_clip or None,
             enable_checkpointing=False,  # the unit of resumption is a task, redone from its own seeds
@@ -128,26 +165,34 @@ class ContinualRun:
             num_sanity_val_steps=0,
             log_every_n_steps=1,
             reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,  # the data module deals
+            **(self.ranks.apart() if alone else self.ranks.side_by_side()),
         )
 
     def _train(self, stage: Stage, task: Task, title: str) -> None:
         method = self.method
         folder = self.ledger.begin(stage.name)
         examples = method.training_examples(task, self.memory)
-        lines = [{"id": e.id, "task": e.task, "prompt": e.prompt, "target": e.target} for e in examples]
-        (folder / "examples.jsonl").write_text(
-            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
-        )
+        if self.ranks.first:
+            write_examples(folder / "examples.jsonl", examples)
         data = TaskDataModule(
-            task.name, examples, method.template, batch_size=self.settings.global_batch, run_seed=self.settings.seed
+            task.name,
+            examples,
+            method.template,
+            batch_size=self.settings.global_batch,
+            run_seed=self.settings.seed,
+            loss_mean=self.settings.loss_mean,
+            rank=self.ranks.rank,
+            ranks=self.ranks.size,
         )
         throughput = Throughput()
         progress = StageProgress(self.console, title, throughput)
-        logger = self.make_logger(str(folder))
+        logger = self.tracker.stage(task.name, folder)
         trainer = self._trainer(stage, [throughput, progress], logger=logger, epochs=self.settings.epochs)
         method.begin_task(task.name)
-        # Dropout: drawn by the task's name, not by what came before it.
-        torch.manual_seed(seed(self.settings.seed, task.name, "dropout"))
+        # Dropout: drawn by the task's name, not by what came before it; ranks compute different rows.
+        purpose = "dropout" if self.ranks.first else f"dropout of rank {self.ranks.rank}"
+        torch.manual_seed(seed(self.settings.seed, task.name, purpose))
         started = time.monotonic()
         with kept_pages():
             trainer.fit(method, datamodule=data)
@@ -158,33 +203,37 @@ class ContinualRun:
         if not all(parameter.isfinite().all() for parameter in method.parameters() if parameter.requires_grad):
             # The loss tells of every step but the last.
             raise FloatingPointError(f"{stage.name} ended with weights that are no numbers; lower optim.lr.")
+        shares = self.ranks.gather((throughput.tokens, throughput.computed, throughput.loss))
+        tokens, computed, loss = (sum(column) for column in zip(*shares, strict=True))
         past = sum(example.task != task.name for example in examples) if len(self.stages) > 1 else 0
         facts = {
             "examples": len(examples),
             "rehearsed": past,
             "negatives": past if method.refuses else 0,
             "steps": throughput.steps,
-            "tokens": throughput.tokens,
-            "computed": throughput.computed,
-            "loss": round(throughput.loss, 6),
+            "tokens": tokens,
+            "computed": computed,
+            "loss": round(loss / self.ranks.size, 6),
             "seconds": round(seconds, 3),
         }
-        method.save(folder / "expert")
-        self._describe(stage, facts, score=None)
+        if self.ranks.first:
+            method.save(folder / "expert")
+            self._describe(stage, facts, score=None)
         files = ["examples.jsonl", "expert/adapter_model.safetensors", "expert/adapter_config.json"]
         self.ledger.commit_trained(stage.name, files, facts)
         self.console.print(
             f"{title}: {throughput.steps} steps on {len(examples)} examples ({past} of past tasks), loss"
-            f" {throughput.loss:.3f}, {throughput.tokens / seconds:,.0f} tokens/s, {seconds:.0f} s"
+            f" {loss / self.ranks.size:.3f}, {tokens / seconds:,.0f} tokens/s, {seconds:.0f} s"
         )
 
-    def _describe(self, stage: Stage, facts: dict[str, Any], *, score: float | None) -> None:
+    def _describe(self, stage: Stage, facts: dict[str, Any], *, score: float | None) -> Path:
         """``expert.json``: where an expert comes from. Written again once its score on its own task is known."""
         assert stage.task is not None
         number = self.stages.index(stage)
         continued = not self._fresh_method.has_experts and number > 0
+        path = self.ledger.folder(stage.name) / "expert" / "expert.json"
         write_atomic(
-            self.ledger.folder(stage.name) / "expert" / "expert.json",
+            path,
             dump(
                 {
                     **self.settings.facts,
@@ -197,50 +246,84 @@ class ContinualRun:
                 }
             ),
         )
+        return path
 
-    def _evaluate(self, stage: Stage, task: Task, title: str) -> None:
-        method = self.method
-        started, trainer = self._begin_asking(stage, f"{title} · {task.name}")
-        records = evaluate(trainer, method, task, batch_size=self.settings.eval_batch)
-        if self.decides:
-            # Experts that the walk did not reach.
-            decide(self._trainer(stage, [], logger=False, epochs=1), method, task, batch_size=self.settings.eval_batch)
-        mean = MeanScore(task.score)
-        mean.update([record["text"] for record in records], [record["target"] for record in records])
-        score = round(float(mean.compute()), 4)
-        facts = {
-            "score": score,
-            "queries": len(records),
-            "seconds": round(time.monotonic() - started, 3),
-            "counts": dict(sorted(method.counts.items())),
-        }
-        if stage.task and task.name == stage.task.name:
-            # Before the answers are final: a run killed in between evaluates, and so describes, once more.
-            self._describe(stage, self.ledger.stage(stage.name)["trained"], score=score)
-        blocks = {"answers": records}
+    def _ask(self, stage: Stage, tasks: Sequence[Task], title: str, *, only_decide: bool = False) -> None:
+        """Put test queries to the method, each rank its share, and make final what came of it.
+
+        One process makes a task final before it begins the next. Several meet only when all tasks are asked, for at each
+        meeting everyone waits for the slowest.
+        """
+        for portion in [[task] for task in tasks] if self.ranks.size == 1 else filter(None, [tasks]):
+            shares = self._meet(partial(self._ask_shares, stage, portion, title, only_decide))
+            for task, asked in zip(portion, zip(*shares, strict=True), strict=True):
+                self._commit_asked(stage, task, title, asked)
+
+    def _meet(self, work: Callable[[], T]) -> list[T]:
+        """What each rank's work gives; a rank that was told to stop meets the others first."""
+        result, stopped = None, False
+        try:
+            result = work()
+        except Stopped:
+            stopped = True
+        if self.ranks.agree(stopped):
+            raise Stopped
+        return self.ranks.gather(result)  # type: ignore[arg-type]
+
+    def _ask_shares(self, stage: Stage, tasks: Sequence[Task], title: str, only_decide: bool) -> list[Asked]:
+        return [self._ask_share(stage, task, title, only_decide) for task in tasks]
+
+    def _ask_share(self, stage: Stage, task: Task, title: str, only_decide: bool) -> Asked:
+        method, share = self.method, self._shares[task.name]
+        started, batch = time.monotonic(), self.settings.eval_batch
+        method.counts.clear()
+        asked = Asked()
+        if not only_decide:
+            progress = StageProgress(self.console, f"{title} · {task.name}", Throughput())
+            asked.answers = evaluate(self._trainer(stage, [progress], alone=True), method, share, batch_size=batch)
+        if self.decides:  # experts that no walk reached
+            progress = StageProgress(self.console, f"{title} · verdicts on {task.name}", Throughput())
+            decide(self._trainer(stage, [progress], alone=True), method, share, batch_size=batch)
         if isinstance(method, ExpertMethod):
-            blocks["remembered"] = self._newly_said(task)
-        self.ledger.commit_answers(stage.name, task.name, blocks, facts)
-        self.console.print(f"{title}: {task.name} {score:.2f} ({task.score}), {facts['seconds']:.0f} s")
+            assert method.recall is not None
+            entries, method.recall.new = method.recall.new, []
+            asked.remembered = remembered(entries, task)
+        asked.counts = dict(method.counts)
+        asked.seconds = time.monotonic() - started
+        return asked
 
-    def _decide(self, stage: Stage, task: Task, title: str) -> None:
-        method = self.method
-        started, trainer = self._begin_asking(stage, f"{title} · verdicts on {task.name}")
-        decide(trainer, method, task, batch_size=self.settings.eval_batch)
-        facts = {
-            "seconds": round(time.monotonic() - started, 3),
-            "counts": dict(sorted(method.counts.items())),
+    def _commit_asked(self, stage: Stage, task: Task, title: str, shares: Sequence[Asked]) -> None:
+        counts = sum((Counter(share.counts) for share in shares), Counter())
+        facts: dict[str, Any] = {
+            "seconds": round(max(share.seconds for share in shares), 3),
+            "counts": dict(sorted(counts.items())),
         }
-        self.ledger.commit_answers(stage.name, task.name, {"remembered": self._newly_said(task)}, facts)
+        blocks: dict[str, list[dict[str, Any]]] = {}
+        if all(share.answers is not None for share in shares):
+            records = blocks["answers"] = merge([share.answers or [] for share in shares], task)
+            mean = MeanScore(task.score)
+            mean.update([record["text"] for record in records], [record["target"] for record in records])
+            score = round(float(mean.compute()), 4)
+            facts = {"score": score, "queries": len(records), **facts}
+            if stage.task and task.name == stage.task.name and self.ranks.first:
+                # Before the answers are final: a run killed in between evaluates, and so describes, once more.
+                trained = self.ledger.stage(stage.name)["trained"]
+                trained["files"]["expert/expert.json"] = sha256(self._describe(stage, trained, score=score))
+        if isinstance(self._fresh_method, ExpertMethod):
+            blocks["remembered"] = [record for share in shares for record in share.remembered]
+        self.ledger.commit_answers(stage.name, task.name, blocks, facts)
+        if "answers" in blocks:
+            for row in stage.rows:
+                self.tracker.score(after=row + 1, task=task.name, score=facts["score"])
+            self.console.print(f"{title}: {task.name} {facts['score']:.2f} ({task.score}), {facts['seconds']:.0f} s")
 
-    def _begin_asking(self, stage: Stage, title: str) -> tuple[float, L.Trainer]:
-        self.method.counts.clear()
-        progress = StageProgress(self.console, title, Throughput())
-        return time.monotonic(), self._trainer(stage, [progress], logger=False, epochs=1)
+    @cached_property
+    def _shares(self) -> dict[str, Task]:
+        """Each task with the test queries that this rank answers, after every stage the same ones."""
+        return share_of(self.stages[-1].tests, self.method.template, rank=self.ranks.rank, ranks=self.ranks.size)
 
-    def _newly_said(self, task: Task) -> list[dict[str, Any]]:
-        assert isinstance(self._fresh_method, ExpertMethod)
-        assert self._fresh_method.recall is not None
-        recall = self._fresh_method.recall
-        entries, recall.new = recall.new, []
-        return remembered(entries, task)
+
+def write_examples(path: Path, examples: Sequence[Example]) -> None:
+    """What a stage trained on, a line for each example."""
+    lines = [{"id": e.id, "task": e.task, "prompt": e.prompt, "target": e.target} for e in examples]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")

@@ -20,9 +20,24 @@ from see_lightning.tasks.task import Task
 
 def decide(trainer: L.Trainer, method: Method, task: Task, *, batch_size: int) -> None:
     """Let every expert say whether it would accept a task's test queries; what is remembered is not asked again."""
+    if not task.test:
+        return
     trainer.predict(
         method, query_loader(task, method.template, batch_size=batch_size, tell_task=False, only_decide=True)
     )
+
+
+def merge(shares: Sequence[Sequence[dict[str, Any]]], task: Task) -> list[dict[str, Any]]:
+    """The records of all ranks, in the order of the test split, every query exactly once.
+
+    Args:
+        shares: of each rank, from ``evaluate``.
+        task: with its whole test split.
+    """
+    records = {record["id"]: record for share in shares for record in share}
+    found = sorted(record["id"] for share in shares for record in share)
+    assert found == sorted(example.id for example in task.test), f"a query of {task.name} was lost or answered twice"
+    return [records[example.id] for example in task.test]
 
 
 def remembered(entries: Sequence[Entry], task: Task) -> list[dict[str, Any]]:
@@ -66,6 +81,8 @@ def evaluate(trainer: L.Trainer, method: Method, task: Task, *, batch_size: int)
         A record per query, in the order of the test split: ``id, task, prompt_sha, expert, verdicts, text, target,
         score``, and whether the text was cut at the limit (``truncated``).
     """
+    if not task.test:
+        return []  # a rank may have no share
     loader = query_loader(task, method.template, batch_size=batch_size, tell_task=method.needs_task_id)
     batches: Sequence[list[Answer]] = trainer.predict(method, loader)  # type: ignore[assignment]
     answers = {answer.id: answer for batch in batches for answer in batch}

@@ -70,11 +70,16 @@ class Hearing:
         return [self._said[one.expert, row] for row, one in enumerate(walks)]
 
     def ask_everyone(self) -> None:
-        """Let every expert decide on every query, whoever else accepted it."""
+        """Let every expert decide on every query, whoever else accepted it.
+
+        Unless verdicts alone are wanted, each also answers what it accepts, and the base model answers everything.
+        """
         for rows in self._sittings:
-            asking = self._reader(rows)
+            asking, every = self._reader(rows), list(range(len(rows)))
             for expert in self.newest_first:
-                self._ask(asking, rows, expert, list(range(len(rows))))
+                self._ask(asking, rows, expert, every)
+            if not self.queries.only_decide:
+                self._ask_base(asking, rows, every)
         self._finish()
 
     def _reader(self, rows: Sequence[int]) -> Reader:

@@ -101,8 +101,8 @@ class Method(L.LightningModule):
         loss = answer_loss(logits_LV, batch.labels_BS, self.optim.loss_mean)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} on the examples {', '.join(batch.ids)}.")
-        self.log("train/loss", loss, batch_size=len(batch))
-        return loss
+        self.log("train/loss", loss, batch_size=max(1, len(batch)))
+        return batch.weight * loss
 
     def on_train_start(self) -> None:
         """Prompts that activated experts are trained behind are read once, each task's common beginning once."""

@@ -60,7 +60,10 @@ class See(ExpertMethod):
         ]
 
     def decide(self, queries: Queries) -> None:
-        """Let every expert decide on every query, for studies of other walks; only what is new is asked."""
+        """Let every expert decide on every query, for studies of other walks; only what is new is asked.
+
+        Unless ``queries.only_decide``, experts also answer what they accept, and the base model everything.
+        """
         self._hear(queries).ask_everyone()
 
     def _hear(self, queries: Queries) -> Hearing:

@@ -26,12 +26,14 @@ class Batch:
         attention_mask_BS: 1 on tokens, 0 on padding.
         labels_BS: answer tokens, ``IGNORED`` elsewhere.
         ids: the examples' ids.
+        weight: of its mean loss where several ranks share a step, such that the mean over ranks is that of the whole step.
     """
 
     input_ids_BS: Tensor
     attention_mask_BS: Tensor
     labels_BS: Tensor
     ids: list[str]
+    weight: float = 1.0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -111,6 +113,26 @@ def plan_batches(lengths: Sequence[int], batch_size: int, draw: int) -> list[lis
         near = sorted(rows[start : start + bucket], key=lambda row: -lengths[row])
         steps += [near[i : i + batch_size] for i in range(0, len(near), batch_size)]
     return order.sample(steps, len(steps))
+
+
+def rank_share(step: Sequence[int], lengths: Sequence[int], rank: int, ranks: int) -> list[int]:
+    """The rows of a step that one rank computes, such that no rank has much more to compute than another.
+
+    Longest first, each to the rank with the fewest rows, of these to the one with the fewest tokens.
+
+    Args:
+        step: row numbers, of ``plan_batches``.
+        lengths: tokens of each row.
+        rank: from 0.
+        ranks: how many there are.
+
+    >>> [rank_share([0, 1, 2, 3, 4], [9, 8, 3, 1, 5], rank, 2) for rank in (0, 1)]
+    [[0, 2, 3], [1, 4]]
+    """
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    for row in sorted(step, key=lambda row: (-lengths[row], row)):
+        min(shares, key=lambda share: (len(share), sum(lengths[r] for r in share))).append(row)
+    return [row for row in step if row in shares[rank]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from see_lightning.data.example import Example
 from see_lightning.seeds import seed
-from see_lightning.tasks.batches import Batch, Encoded, Queries, collate, encode, plan_batches
+from see_lightning.tasks.batches import Batch, Queries, collate, encode, plan_batches, rank_share
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
@@ -21,19 +21,34 @@ def pad_id(template: PromptTemplate) -> int:
 class TaskDataModule(L.LightningDataModule):
     """The training examples of one stage, in an order made from (run seed, task, epoch).
 
+    Which examples make a step does not hang on the number of ranks; each rank gets its share of them.
+
     Args:
         name: of the task, for the order's seed.
         examples: what is trained on, with the targets as they are learned.
         template: prompt style and tokenizer.
-        batch_size: examples per optimizer step.
+        batch_size: examples per optimizer step, of all ranks together.
         run_seed: the run's seed.
+        loss_mean: what the loss is a mean over, see ``answer_loss``.
+        rank: whose share is loaded, from 0.
+        ranks: how many there are.
     """
 
     def __init__(
-        self, name: str, examples: Sequence[Example], template: PromptTemplate, *, batch_size: int, run_seed: int
+        self,
+        name: str,
+        examples: Sequence[Example],
+        template: PromptTemplate,
+        *,
+        batch_size: int,
+        run_seed: int,
+        loss_mean: str = "tokens",
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         super().__init__()
         self.name, self.batch_size, self.run_seed = name, batch_size, run_seed
+        self.loss_mean, self.rank, self.ranks = loss_mean, rank, ranks
         self.template = template
         self.rows = encode(examples, template)
         self.steps_per_epoch = -(-len(self.rows) // batch_size)
@@ -43,11 +58,19 @@ class TaskDataModule(L.LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer else 0
         draw = seed(self.run_seed, self.name, f"order of epoch {epoch}")
         plan = plan_batches([len(row) for row in self.rows], self.batch_size, draw)
-        return DataLoader(self.rows, batch_sampler=plan, collate_fn=self._collate)  # type: ignore[arg-type]
+        return DataLoader(plan, batch_size=None, collate_fn=self._collate)  # type: ignore[arg-type]
 
-    def _collate(self, rows: list[Encoded]) -> Batch:
+    def _collate(self, step: list[int]) -> Batch:
+        share = rank_share(step, [len(row) for row in self.rows], self.rank, self.ranks)
+        weight = self.ranks * self._mass(share) / self._mass(step)
+        # A rank that the step has no row for computes one for nothing, since all ranks must take the step together.
+        rows = [self.rows[row] for row in share or step[:1]]
         ids, mask, labels = collate([r.prompt for r in rows], [r.target for r in rows], pad_id(self.template))
-        return Batch(ids, mask, labels, [r.example.id for r in rows])
+        return Batch(ids, mask, labels, [self.rows[row].example.id for row in share], weight)
+
+    def _mass(self, rows: Sequence[int]) -> int:
+        """What the loss is a mean over: tokens of targets, or examples."""
+        return sum(len(self.rows[row].target) if self.loss_mean == "tokens" else 1 for row in rows)
 
 
 WINDOW = 8  # times the queries written together; a method gets so many at once, to fill up places that become free

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from see_lightning import load_ensemble, study
 from see_lightning.engine import launch
 from see_lightning.engine.ledger import Ledger, LedgerError
 from tests.runs import toy
@@ -77,3 +78,46 @@ def test_a_grown_run_asks_old_experts_about_the_new_task_alone(base, tmp_path, s
     assert set(pairs) == {(expert, id_) for expert in toy.TASKS for id_ in toy.prompts(base)}
     assert toy.read_results(grown.directory)["counts"]["decisions"] == 3 * 12
     assert toy.kept(grown.directory) == toy.kept(toy.whole(base, *choice).directory)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_study_may_have_every_answer_written_after_which_every_order_is_exact(base, tmp_path, settings, capsys):
+    directory = shutil.copytree(toy.whole(base, "method=see", *settings).directory, tmp_path / "run")
+    before = toy.kept(directory)
+
+    def unknown(*arguments: str) -> dict[str, int]:
+        study.main([str(directory), "--orders", "newest,oldest,random:3", *arguments])
+        rows = json.loads((directory / "study.json").read_text())["rows"]
+        return {row["order"]: row["unknown"] for row in rows if row["threshold"] is None}
+
+    open_before = unknown()
+    assert any(open_before.values()), "the run wrote every answer that there is"
+    assert set(unknown("--answer").values()) == {0}
+    assert not capsys.readouterr().err.startswith("0 answers were written")
+    after = toy.kept(directory)
+    remembered = "tasks/03-ice/remembered.jsonl"
+    assert after[remembered].startswith(before[remembered])
+    assert {name: content for name, content in after.items() if name != remembered} == {
+        name: content for name, content in before.items() if name != remembered
+    }
+    assert set(unknown("--answer").values()) == {0}
+    assert capsys.readouterr().err.startswith("0 answers were written")
+    assert toy.kept(directory) == after
+
+
+def test_answers_written_for_a_study_are_those_that_each_voice_gives_alone(base, tmp_path):
+    directory = shutil.copytree(toy.whole(base, "method=see").directory, tmp_path / "run")
+    study.main([str(directory), "--answer"])
+    ensemble = load_ensemble(directory, max_new_tokens=4)
+    lines = [line for stage in toy.read_answers(directory, "remembered").values() for line in stage]
+    written = {(line["expert"], line["id"]): line["text"] for line in lines if line["text"] is not None}
+    prompts = toy.prompts(base)
+    accepted = {(line["expert"], line["id"]) for line in lines if line["verdict"] == "pos"}
+    assert written.keys() == accepted | {("base", id_) for id_ in prompts}
+    pool = ensemble.method.pool
+    for (expert, id_), text in written.items():
+        everyone = list(pool.names)
+        pool.names[:] = [name for name in everyone if name == expert]  # nobody else is there to be asked
+        (reply,) = ensemble.answer([prompts[id_]])
+        pool.names[:] = everyone
+        assert (reply.text, reply.expert) == (text, expert)

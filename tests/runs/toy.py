@@ -7,6 +7,7 @@ accepted, refused and left to the base model.
 import json
 import os
 import signal
+import socket
 import sys
 import traceback
 import warnings
@@ -21,6 +22,7 @@ from unittest.mock import patch
 import hydra
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from transformers import LlamaForCausalLM
 
@@ -195,10 +197,36 @@ def start(work: Callable[[], object], log: Path) -> int:
         sys.stdout = sys.stderr = log.open("a", buffering=1)
         work()
         code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+        print(end.code)
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def start_ranks(size: int, work: Callable[[], object], log: Path) -> list[int]:
+    """The ids of processes that do something together, each told its rank as torchrun would."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        told = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": probe.getsockname()[1], "NODE_RANK": 0}
+    processes = []
+    for rank in range(size):
+        mine = {name: str(value) for name, value in {**told, "RANK": rank, "LOCAL_RANK": rank}.items()}
+
+        def work_as_rank(mine: dict[str, str] = mine) -> None:
+            os.environ.update(mine)
+            rank_zero_only.rank = int(mine["RANK"])  # read from the environment when Lightning was imported
+            work()
+
+        processes.append(start(work_as_rank, log))
+    return processes
+
+
+def ended(processes: list[int]) -> list[int]:
+    """How processes ended, as `forked` tells it."""
+    return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
 
 
 def die() -> None:

@@ -1,6 +1,7 @@
 """What Lightning loads: an order made from (run seed, task, epoch), and queries in one order for all."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,8 @@ TEMPLATE = PromptTemplate(tiny_tokenizer(), style="chat", max_length=512)
 ROWS = [Example(f"id-{i}", "why " * (i % 7 + 1), "because " * (i % 3 + 1), "qa" if i % 2 else "sa") for i in range(50)]
 
 
-def epoch(number: int, *, name: str = "qa", run_seed: int = 0, batch_size: int = 8) -> list[Batch]:
-    data = TaskDataModule(name, ROWS, TEMPLATE, batch_size=batch_size, run_seed=run_seed)
+def epoch(number: int, *, name: str = "qa", run_seed: int = 0, batch_size: int = 8, **share: Any) -> list[Batch]:
+    data = TaskDataModule(name, ROWS, TEMPLATE, batch_size=batch_size, run_seed=run_seed, **share)
     data.trainer = SimpleNamespace(current_epoch=number)
     return list(data.train_dataloader())
 
@@ -47,6 +48,30 @@ def test_the_order_is_the_same_for_the_same_seed_task_and_epoch_whatever_was_dra
 def test_the_order_changes_with_the_epoch_the_seed_and_the_task():
     orders = [order(epoch(0)), order(epoch(1)), order(epoch(0, run_seed=1)), order(epoch(0, name="sa"))]
     assert len({tuple(one) for one in orders}) == 4
+
+
+@pytest.mark.parametrize("loss_mean", ["tokens", "examples"])
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 64])
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_ranks_share_the_steps_of_one_and_their_weighted_losses_have_the_mean_of_the_whole_step(
+    ranks, batch_size, loss_mean
+):
+    whole = epoch(1, batch_size=batch_size)
+    shares = [epoch(1, batch_size=batch_size, rank=rank, ranks=ranks, loss_mean=loss_mean) for rank in range(ranks)]
+    answers = {row.id: len(TEMPLATE.target_ids(row.target)) for row in ROWS}
+    worth = {id_: 1 + number / 7 for number, id_ in enumerate(answers)}  # a loss of its own for every example
+
+    def mean_loss(ids: list[str]) -> float:
+        mass = {id_: answers[id_] if loss_mean == "tokens" else 1 for id_ in ids}
+        return sum(worth[id_] * mass[id_] for id_ in ids) / sum(mass.values())
+
+    assert {batch.weight for batch in whole} == {1.0}
+    for step, parts in zip(whole, zip(*shares, strict=True), strict=True):
+        assert sorted(id_ for part in parts for id_ in part.ids) == sorted(step.ids)
+        assert max(len(part.ids) for part in parts) - min(len(part.ids) for part in parts) <= 1
+        assert all(len(part.input_ids_BS) == max(1, len(part.ids)) for part in parts), "no rank may miss the step"
+        losses = [part.weight * mean_loss(part.ids) if part.ids else part.weight for part in parts]
+        assert sum(losses) / ranks == pytest.approx(mean_loss(step.ids))
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 25, 64])

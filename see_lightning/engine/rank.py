@@ -1,0 +1,34 @@
+"""One of several processes of a run, started by the first command: ``python -m see_lightning.engine.rank CONFIG COMMAND``."""
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+from see_lightning.config import load_config, register
+from see_lightning.refusals import REFUSED, explain
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Run from a composed configuration, and end with whoever started this process."""
+    parent = os.getppid()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(1)
+    config, command = sys.argv[1:]
+    register()
+    from see_lightning.engine.launch import launch
+
+    try:
+        launch(load_config(Path(config)), command)
+    except REFUSED as error:
+        sys.exit(f"error: {explain(error)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""The processes that do one run together: who each of them is, how they are started, the little they tell each other.
+
+Whoever starts them (``torchrun``, ``srun``, or ``supervise`` below), each is told its rank by environment variables.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+import see_lightning
+from see_lightning.config import ConfigError, Refusal
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(hours=2)  # how long a rank waits for the slowest one
+GRACE = 30.0  # seconds that the others get to end by themselves once a rank has died
+_STOP = "stop"
+
+
+class Ranks:
+    """The processes of a run as one of them sees them; alone, a run is its own first rank.
+
+    What they tell each other goes through the CPU, never inside answering, and every rank must take part.
+
+    Args:
+        rank: of this process, from 0.
+        size: how many there are.
+        local: its number on its machine, from 0.
+        store: which all of them can write to; None if there is only one.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, local: int = 0, store: Any = None) -> None:
+        self.rank, self.size, self.local, self.store = rank, size, local, store
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the files and speaks to the user."""
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """What each rank has, in the order of ranks."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def agree(self, said: bool) -> bool:
+        """Whether any rank says so."""
+        if self.size == 1:
+            return said
+        votes = torch.tensor(int(said))
+        dist.all_reduce(votes, dist.ReduceOp.MAX)
+        return bool(votes)
+
+    def lead(self, work: Callable[[], T]) -> T | None:
+        """Let the first rank do something while the others wait; only it gets what that returns.
+
+        Raises:
+            Refusal: on every rank, if the first one cannot do it.
+        """
+        result, problem = None, None
+        if self.first:
+            try:
+                result = work()
+            except Refusal as error:
+                problem = error
+        problems = [problem] if self.size == 1 else [str(problem) if problem else None]
+        if self.size > 1:
+            dist.broadcast_object_list(problems)
+        if problem:
+            raise problem
+        if problems[0]:
+            raise Refusal(str(problems[0]))
+        return result
+
+    def side_by_side(self) -> dict[str, Any]:
+        """Settings of a Trainer by which it knows this rank; under ``srun`` it finds out by itself."""
+        return {"plugins": [LightningEnvironment()]} if self.size > 1 and "RANK" in os.environ else {}
+
+    def apart(self) -> dict[str, Any]:
+        """Settings of a Trainer that works on one rank's share by itself, with no word to the others."""
+        if self.size == 1:
+            return {}
+        device = [self.local] if torch.cuda.is_available() else 1
+        return {"devices": device, "num_nodes": 1, "strategy": "auto", "plugins": [LightningEnvironment()]}
+
+    def tell_to_stop(self) -> None:
+        """Let all ranks know that one was told to stop; they look when they like."""
+        if self.store is not None:
+            self.store.set(_STOP, "1")
+
+    def told_to_stop(self) -> bool:
+        """Whether some rank was told to stop."""
+        return self.store is not None and bool(self.store.check([_STOP]))
+
+    def leave(self) -> None:
+        """Part from the others."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A process's place among those that were started together."""
+
+    rank: int
+    size: int
+    local: int
+
+
+def place() -> Place | None:
+    """This process's place, as ``torchrun`` or ``srun`` says; None if it was started by itself."""
+    told = os.environ
+    if {"RANK", "WORLD_SIZE"} <= told.keys():
+        found = Place(int(told["RANK"]), int(told["WORLD_SIZE"]), int(told.get("LOCAL_RANK", "0")))
+    elif "SLURM_STEP_NUM_TASKS" in told:  # which a batch script does not have, but what its srun starts has
+        found = Place(int(told["SLURM_PROCID"]), int(told["SLURM_STEP_NUM_TASKS"]), int(told["SLURM_LOCALID"]))
+    else:
+        return None
+    return found if found.size > 1 else None
+
+
+def join(here: Place, *, gpu: bool) -> Ranks:
+    """Meet the other ranks.
+
+    Args:
+        here: this process's place.
+        gpu: whether training runs on GPUs; each rank takes the one of its number.
+    """
+    if not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        slurm = SLURMEnvironment(auto_requeue=False)
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = slurm.main_address, str(slurm.main_port)
+    if gpu:
+        torch.cuda.set_device(here.local)
+    store, rank, size = next(rendezvous("env://", here.rank, here.size))
+    backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
+    # Lightning finds it made and uses it, for every Trainer of the run.
+    dist.init_process_group(backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=PATIENCE)
+    return Ranks(rank, size, here.local, PrefixStore("run", store))
+
+
+def supervise(command: Sequence[str], size: int) -> int:
+    """Start a process for each rank on this machine, and wait for them.
+
+    Signals to stop are passed on. Once a rank has failed the others have `GRACE` seconds to end; a rank whose supervisor
+    is killed ends with it.
+
+    Args:
+        command: what each rank runs.
+        size: how many there are.
+
+    Returns:
+        0 if all ended well, else the exit code of the first that did not; 128 + n if signal n ended it.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // size)),
+        **os.environ,
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "NODE_RANK": "0",
+        # Ranks run this very code, wherever it lies.
+        "PYTHONPATH": os.pathsep.join([str(Path(see_lightning.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
+    ranks: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for one in ranks:
+            if one.poll() is None:
+                one.send_signal(number)
+
+    passed = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.signal(number, pass_on) for number in passed}
+    try:
+        for rank in range(size):
+            env = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            # In a session of their own, so that Ctrl-C reaches them once, through us.
+            ranks.append(subprocess.Popen(command, env=env, start_new_session=True))
+        failed = _wait(ranks)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for one in ranks:
+            if one.poll() is None:
+                one.kill()
+                one.wait()
+    return 128 - failed if failed < 0 else failed
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+    """The first exit code that is not 0; returns when all have ended, or too late after one has failed."""
+    failed, since = 0, 0.0
+    while True:
+        codes = [one.poll() for one in ranks]
+        if not failed:
+            failed, since = next(filter(None, codes), 0), time.monotonic()
+        if None not in codes:
+            return failed
+        if failed and time.monotonic() - since > GRACE:
+            print(f"a rank ended with {failed}; the others did not follow and are ended.", file=sys.stderr)
+            return failed
+        time.sleep(0.05)
+
+
+def check_size(here: Place, wanted: int) -> None:
+    """Refuse a number of processes that is not the configured one.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    if here.size != wanted:
+        raise ConfigError(
+            f"{here.size} processes were started, but trainer.devices x trainer.num_nodes is {wanted}. Under srun choose"
+            f" trainer=slurm; under torchrun, trainer=ddp trainer.devices=(processes on a machine)."
+        )
