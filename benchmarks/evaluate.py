@@ -65,12 +65,17 @@ class FinishedRun:
         self.stages: list[Stage] = plan_stages("sequential", self.setup.tasks)
 
     def forget(self, *kinds: str) -> None:
-        """Take out of the copy what was said, kind by kind: ``answers``, ``remembered``; and the results made from it."""
+        """Take out of the copy what was said, kind by kind: ``answers``, ``remembered``; and the results made from it.
+
+        What stays keeps no costs, so that the next results count what is computed from here on.
+        """
         ledger = Ledger(self.copy).read()
         for name, stage in ledger.content["stages"].items():
             for kind in kinds:
                 stage[kind] = {}
                 (ledger.folder(name) / f"{kind}.jsonl").unlink(missing_ok=True)
+            for block in stage.get("remembered", {}).values():
+                block.pop("counts", None)
         write_atomic(self.copy / "ledger.json", dump(ledger.content))
         (self.copy / "results.json").unlink(missing_ok=True)
 

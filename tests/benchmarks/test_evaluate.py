@@ -28,13 +28,14 @@ def test_answers_are_the_same_only_from_the_same_expert_at_the_same_stage():
 @pytest.mark.parametrize("adapter", ["lora", "activated_lora"])
 def test_a_run_decides_and_answers_once_and_a_second_evaluation_computes_nothing(adapter, tmp_path, capsys, one_round):
     options = ["--repeats", "1", "--force", "--adapter", adapter]
-    evaluate.main([*options, *tiny.settings(tmp_path / "data"), f"paths.cache={tmp_path}"])
+    settings = [*tiny.settings(tmp_path / "data"), "order.tasks=[sky,sea,ice]"]
+    evaluate.main([*options, *settings, f"paths.cache={tmp_path}"])
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["decisions"] == told["expected_decisions"] == 2 * 4  # two experts, two tasks of two queries
+    assert told["decisions"] == told["expected_decisions"] == 3 * 6  # three experts, three tasks of two queries
     assert told["answers"] == told["expected_answers"]
     assert told["second_run_answers"] == told["second_run_decisions"] == 0
-    assert told["naive_answers"] == 2 * 4  # after each of two tasks, both tasks' queries
-    assert told["same_answers"] == [8, 8]
+    assert told["naive_answers"] == 2 * (2 + 3 + 3)  # after each task, the tasks seen and the next one
+    assert told["same_answers"] == [16, 16]
     assert told["over_naive"] > 0
     assert told["busy"] is True  # one sample concludes nothing
 
