@@ -2,13 +2,12 @@
 
     SEE_DATA=DIR python benchmarks/ranks.py RUN_DIR
 
-The experts of a finished run answer the first test queries of each of its tasks, nothing remembered. A sample is the time
-from when all ranks are ready to when the last one has its share.
+The experts of a finished run answer the first test queries of each of its tasks, more of them than the run tested if so
+asked, nothing remembered. A sample is the time from when all ranks are ready to when the last one has its share.
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from see_lightning.config import load_config, validate
 from see_lightning.engine.build import build_tasks
 from see_lightning.engine.ensemble import load_method
 from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.ranks import Ranks, join, place, supervise
 from see_lightning.evaluation.dealing import share_of
 from see_lightning.tasks.datamodule import query_loader
@@ -38,14 +38,15 @@ def work(run_dir: Path, queries: int, out: Path) -> None:
     here = place()
     ranks = join(here, gpu=False) if here else Ranks()
     cfg = load_config(run_dir / "config.yaml")
-    config = validate(cfg)
     method = load_method(cfg, Ledger(run_dir).read()).eval()
-    tasks = [replace(task, test=task.test[:queries]) for task in build_tasks(cfg, config, method.template)]
+    cfg.test_size = queries
+    config = validate(cfg)
+    tasks = build_tasks(cfg, config, method.template)
     shares = share_of(tasks, method.template, rank=ranks.rank, ranks=ranks.size)
     answered = 0
     ranks.gather(None)  # until all are ready
     started = time.perf_counter()
-    with torch.inference_mode():
+    with torch.inference_mode(), kept_pages():
         for task in shares.values():
             for batch in query_loader(
                 task, method.template, batch_size=config.data.eval_batch, tell_task=method.needs_task_id

@@ -1,4 +1,4 @@
-"""Memory that stays with the process while an expert is trained."""
+"""Memory that stays with the process while it computes."""
 
 import ctypes
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ def kept_pages() -> Iterator[None]:
     """Let glibc keep what is freed inside, and give it back at the end.
 
     It would return large blocks to the system at once, only to have every page of them faulted in again: a tenth to a
-    fifth of a training step on a CPU. Where there is another C library, nothing happens.
+    fifth of a training step on a CPU, a twentieth of answering. Where there is another C library, nothing happens.
     """
     libc = ctypes.CDLL(None)
     if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):

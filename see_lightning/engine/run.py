@@ -271,7 +271,8 @@ class ContinualRun:
         return self.ranks.gather(result)  # type: ignore[arg-type]
 
     def _ask_shares(self, stage: Stage, tasks: Sequence[Task], title: str, only_decide: bool) -> list[Asked]:
-        return [self._ask_share(stage, task, title, only_decide) for task in tasks]
+        with kept_pages():
+            return [self._ask_share(stage, task, title, only_decide) for task in tasks]
 
     def _ask_share(self, stage: Stage, task: Task, title: str, only_decide: bool) -> Asked:
         method, share = self.method, self._shares[task.name]
