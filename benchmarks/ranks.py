@@ -47,9 +47,10 @@ def work(run_dir: Path, queries: int, out: Path) -> None:
     ranks.gather(None)  # until all are ready
     started = time.perf_counter()
     with torch.inference_mode(), kept_pages():
-        for task in shares.values():
+        # In one stream on several ranks, one process task by task, as a run does.
+        for portion in [[task] for task in shares.values()] if ranks.size == 1 else [list(shares.values())]:
             for batch in query_loader(
-                task, method.template, batch_size=config.data.eval_batch, tell_task=method.needs_task_id
+                portion, method.template, batch_size=config.data.eval_batch, tell_task=method.needs_task_id
             ):
                 answered += len(method.answer(batch))
     seconds = time.perf_counter() - started

@@ -177,10 +177,10 @@ class Ours(Contender):
             # Who is asked changes here from query to query, as in no run; what that costs is no part of the time.
             self.method.pool.names = names[::-1]
             counted = self.method.counts.copy()
-            self.method.answer(query_batch([("0", "Hello.")], self.setup.template, max_new_tokens=1))
+            self.method.answer(query_batch(["Hello."], self.setup.template, max_new_tokens=1))
             self.method.counts = counted
         with clock:
-            [answer] = self.method.answer(query_batch([("0", query.text)], self.setup.template, max_new_tokens=1))
+            [answer] = self.method.answer(query_batch([query.text], self.setup.template, max_new_tokens=1))
         by_base = answer.expert == "base"
         self.pairs += len(answer.verdicts) + by_base
         return Told(self.experts if by_base else names.index(str(answer.expert)), answer.text)

@@ -69,7 +69,7 @@ class Ensemble:
                     f"a query has {tokens} tokens; at most {longest} leave room for an answer: {query[:60]!r}"
                 )
         batch = query_batch(
-            [(str(place), query) for place, query in enumerate(queries)],
+            queries,
             self.method.template,
             tasks=[task] * len(queries) if task else [],
             max_new_tokens=self.max_new_tokens,
@@ -153,11 +153,12 @@ def answer_everything(ledger: Ledger) -> int:
     for stage in stages:
         put_back(method.recall, ledger.remembered(stage))
     for task in tasks:
-        loader = query_loader(task, method.template, batch_size=config.data.eval_batch, tell_task=False)
+        loader = query_loader([task], method.template, batch_size=config.data.eval_batch, tell_task=False)
         with torch.inference_mode():
             for queries in loader:
                 method.decide(queries)
         entries, method.recall.new = method.recall.new, []
         if entries:
-            ledger.commit_answers(last, task.name, {"remembered": remembered(entries, task)}, {})
+            ledger.note_answers(last, task.name, {"remembered": remembered(entries, [task])[task.name]}, {})
+            ledger.commit()
     return method.counts["generations"]

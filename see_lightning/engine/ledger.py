@@ -163,10 +163,10 @@ class Ledger:
                 )
         return folder
 
-    def commit_answers(
+    def note_answers(
         self, stage: str, task: str, blocks: Mapping[str, Sequence[Mapping[str, Any]]], facts: Mapping[str, Any]
     ) -> None:
-        """Append what one task's test split brought to the stage's files, and make it final in one act.
+        """Append what one task's test split brought to the stage's files; final with the next commit.
 
         Args:
             stage: its name.
@@ -180,7 +180,6 @@ class Ledger:
                 name += "+"
             written = self._append(stage, kind, records) if self.writes else {}
             final[name] = {**(facts if place == 0 else {}), **written}
-        self.commit()
 
     def _append(self, stage: str, kind: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Write records behind the final ones, and say where they stand."""

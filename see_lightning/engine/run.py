@@ -59,17 +59,17 @@ class RunSettings:
 
 @dataclass(slots=True)
 class Asked:
-    """What came of asking a task's test queries, or one rank's share of them.
+    """What came of asking tasks' test queries, or one rank's share of them.
 
     Args:
-        answers: records of ``evaluate``; None where only verdicts were asked for.
-        remembered: records of what was said for the first time.
+        answers: records of ``evaluate``, by task; None where only verdicts were asked for.
+        remembered: records of what was said for the first time, by task.
         counts: costs.
         seconds: from the first query to the last.
     """
 
-    answers: list[dict[str, Any]] | None = None
-    remembered: list[dict[str, Any]] = field(default_factory=list)
+    answers: dict[str, list[dict[str, Any]]] | None = None
+    remembered: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -251,13 +251,12 @@ class ContinualRun:
     def _ask(self, stage: Stage, tasks: Sequence[Task], title: str, *, only_decide: bool = False) -> None:
         """Put test queries to the method, each rank its share, and make final what came of it.
 
-        One process makes a task final before it begins the next. Several meet only when all tasks are asked, for at each
-        meeting everyone waits for the slowest.
+        One process makes a task final before it begins the next. Several are asked all tasks in one stream, and meet when
+        it ends: at each meeting everyone waits for the slowest, and few queries at a time are slow to answer.
         """
         for portion in [[task] for task in tasks] if self.ranks.size == 1 else filter(None, [tasks]):
-            shares = self._meet(partial(self._ask_shares, stage, portion, title, only_decide))
-            for task, asked in zip(portion, zip(*shares, strict=True), strict=True):
-                self._commit_asked(stage, task, title, asked)
+            shares = self._meet(partial(self._ask_share, portion, stage, title, only_decide))
+            self._commit_asked(stage, portion, title, shares)
 
     def _meet(self, work: Callable[[], T]) -> list[T]:
         """What each rank's work gives; a rank that was told to stop meets the others first."""
@@ -270,53 +269,59 @@ class ContinualRun:
             raise Stopped
         return self.ranks.gather(result)  # type: ignore[arg-type]
 
-    def _ask_shares(self, stage: Stage, tasks: Sequence[Task], title: str, only_decide: bool) -> list[Asked]:
-        with kept_pages():
-            return [self._ask_share(stage, task, title, only_decide) for task in tasks]
-
-    def _ask_share(self, stage: Stage, task: Task, title: str, only_decide: bool) -> Asked:
-        method, share = self.method, self._shares[task.name]
+    def _ask_share(self, tasks: Sequence[Task], stage: Stage, title: str, only_decide: bool) -> Asked:
+        method, shares = self.method, [self._shares[task.name] for task in tasks]
+        title = f"{title} · {', '.join(task.name for task in tasks)}"
         started, batch = time.monotonic(), self.settings.eval_batch
         method.counts.clear()
         asked = Asked()
-        if not only_decide:
-            progress = StageProgress(self.console, f"{title} · {task.name}", Throughput())
-            asked.answers = evaluate(self._trainer(stage, [progress], alone=True), method, share, batch_size=batch)
-        if self.decides:  # experts that no walk reached
-            progress = StageProgress(self.console, f"{title} · verdicts on {task.name}", Throughput())
-            decide(self._trainer(stage, [progress], alone=True), method, share, batch_size=batch)
+        with kept_pages():
+            if not only_decide:
+                progress = StageProgress(self.console, title, Throughput())
+                asked.answers = evaluate(self._trainer(stage, [progress], alone=True), method, shares, batch_size=batch)
+            if self.decides:  # experts that no walk reached
+                progress = StageProgress(self.console, f"{title} · verdicts", Throughput())
+                decide(self._trainer(stage, [progress], alone=True), method, shares, batch_size=batch)
         if isinstance(method, ExpertMethod):
             assert method.recall is not None
             entries, method.recall.new = method.recall.new, []
-            asked.remembered = remembered(entries, task)
+            asked.remembered = remembered(entries, shares)
         asked.counts = dict(method.counts)
         asked.seconds = time.monotonic() - started
         return asked
 
-    def _commit_asked(self, stage: Stage, task: Task, title: str, shares: Sequence[Asked]) -> None:
+    def _commit_asked(self, stage: Stage, tasks: Sequence[Task], title: str, shares: Sequence[Asked]) -> None:
         counts = sum((Counter(share.counts) for share in shares), Counter())
-        facts: dict[str, Any] = {
+        costs: dict[str, Any] = {
             "seconds": round(max(share.seconds for share in shares), 3),
             "counts": dict(sorted(counts.items())),
         }
-        blocks: dict[str, list[dict[str, Any]]] = {}
-        if all(share.answers is not None for share in shares):
-            records = blocks["answers"] = merge([share.answers or [] for share in shares], task)
-            mean = MeanScore(task.score)
-            mean.update([record["text"] for record in records], [record["target"] for record in records])
-            score = round(float(mean.compute()), 4)
-            facts = {"score": score, "queries": len(records), **facts}
-            if stage.task and task.name == stage.task.name and self.ranks.first:
-                # Before the answers are final: a run killed in between evaluates, and so describes, once more.
-                trained = self.ledger.stage(stage.name)["trained"]
-                trained["files"]["expert/expert.json"] = sha256(self._describe(stage, trained, score=score))
-        if isinstance(self._fresh_method, ExpertMethod):
-            blocks["remembered"] = [record for share in shares for record in share.remembered]
-        self.ledger.commit_answers(stage.name, task.name, blocks, facts)
-        if "answers" in blocks:
+        scores: dict[str, float] = {}
+        for task in tasks:
+            blocks: dict[str, list[dict[str, Any]]] = {}
+            facts: dict[str, Any] = {}
+            if all(share.answers is not None for share in shares):
+                records = blocks["answers"] = merge([(share.answers or {})[task.name] for share in shares], task)
+                mean = MeanScore(task.score)
+                mean.update([record["text"] for record in records], [record["target"] for record in records])
+                facts = {"score": round(float(mean.compute()), 4), "queries": len(records)}
+                scores[task.name] = facts["score"]
+                if stage.task and task.name == stage.task.name and self.ranks.first:
+                    # Before the answers are final: a run killed in between evaluates, and so describes, once more.
+                    trained = self.ledger.stage(stage.name)["trained"]
+                    described = self._describe(stage, trained, score=facts["score"])
+                    trained["files"]["expert/expert.json"] = sha256(described)
+            if isinstance(self._fresh_method, ExpertMethod):
+                blocks["remembered"] = [record for share in shares for record in share.remembered[task.name]]
+            self.ledger.note_answers(stage.name, task.name, blocks, facts | costs)
+            costs = {}  # those of all tasks are noted with the first
+        self.ledger.commit()
+        for name, score in scores.items():
             for row in stage.rows:
-                self.tracker.score(after=row + 1, task=task.name, score=facts["score"])
-            self.console.print(f"{title}: {task.name} {facts['score']:.2f} ({task.score}), {facts['seconds']:.0f} s")
+                self.tracker.score(after=row + 1, task=name, score=score)
+        if scores:
+            told = ", ".join(f"{task.name} {scores[task.name]:.2f} ({task.score})" for task in tasks)
+            self.console.print(f"{title}: {told}, {max(share.seconds for share in shares):.0f} s")
 
     @cached_property
     def _shares(self) -> dict[str, Task]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 
+from see_lightning.data.example import Example
 from see_lightning.evaluation.scores import score_fn
 from see_lightning.experts.recall import Entry, Recall, Said
 from see_lightning.methods.method import Answer, Method
@@ -18,13 +19,12 @@ from see_lightning.tasks.datamodule import query_loader
 from see_lightning.tasks.task import Task
 
 
-def decide(trainer: L.Trainer, method: Method, task: Task, *, batch_size: int) -> None:
-    """Let every expert say whether it would accept a task's test queries; what is remembered is not asked again."""
-    if not task.test:
-        return
-    trainer.predict(
-        method, query_loader(task, method.template, batch_size=batch_size, tell_task=False, only_decide=True)
-    )
+def decide(trainer: L.Trainer, method: Method, tasks: Sequence[Task], *, batch_size: int) -> None:
+    """Let every expert say whether it would accept the tasks' test queries; what is remembered is not asked again."""
+    if any(task.test for task in tasks):  # a rank may have no share
+        trainer.predict(
+            method, query_loader(tasks, method.template, batch_size=batch_size, tell_task=False, only_decide=True)
+        )
 
 
 def merge(shares: Sequence[Sequence[dict[str, Any]]], task: Task) -> list[dict[str, Any]]:
@@ -40,26 +40,34 @@ def merge(shares: Sequence[Sequence[dict[str, Any]]], task: Task) -> list[dict[s
     return [records[example.id] for example in task.test]
 
 
-def remembered(entries: Sequence[Entry], task: Task) -> list[dict[str, Any]]:
-    """What was said for the first time, as it is kept: a record per voice and query.
+def remembered(entries: Sequence[Entry], tasks: Sequence[Task]) -> dict[str, list[dict[str, Any]]]:
+    """What was said for the first time, as it is kept: for each task, a record per voice and query.
 
     Args:
-        entries: of this task's queries.
-        task: for the score of what was answered.
+        entries: of these tasks' queries.
+        tasks: as they were asked, for the score of what was answered.
     """
-    score = score_fn(task.score)
-    targets = {example.id: example.target for example in task.test}
-    return [
-        {
-            "id": entry.id,
-            "task": task.name,
-            "expert": entry.expert,
-            **asdict(entry.said),
-            "score": None if entry.said.text is None else score(entry.said.text, targets[entry.id]),
-            "key": entry.key,
-        }
-        for entry in entries
-    ]
+    asked = _asked(tasks)
+    found: dict[str, list[dict[str, Any]]] = {task.name: [] for task in tasks}
+    for entry in entries:
+        task, example = asked[int(entry.id)]
+        score = None if entry.said.text is None else score_fn(task.score)(entry.said.text, example.target)
+        found[task.name].append(
+            {
+                "id": example.id,
+                "task": task.name,
+                "expert": entry.expert,
+                **asdict(entry.said),
+                "score": score,
+                "key": entry.key,
+            }
+        )
+    return found
+
+
+def _asked(tasks: Sequence[Task]) -> list[tuple[Task, Example]]:
+    """Test queries by the numbers that ``query_loader`` names them by."""
+    return [(task, example) for task in tasks for example in task.test]
 
 
 def put_back(recall: Recall, records: Sequence[Mapping[str, Any]]) -> None:
@@ -68,38 +76,44 @@ def put_back(recall: Recall, records: Sequence[Mapping[str, Any]]) -> None:
         recall.put_back(record["key"], Said(**{field.name: record[field.name] for field in fields(Said)}))
 
 
-def evaluate(trainer: L.Trainer, method: Method, task: Task, *, batch_size: int) -> list[dict[str, Any]]:
-    """Answer a task's test split and score each answer.
+def evaluate(
+    trainer: L.Trainer, method: Method, tasks: Sequence[Task], *, batch_size: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Answer tasks' test splits and score each answer.
 
     Args:
         trainer: a fresh one; its ``predict`` repeats no query.
         method: who answers.
-        task: whose test split is asked.
+        tasks: whose test splits are asked.
         batch_size: queries decoded together.
 
     Returns:
-        A record per query, in the order of the test split: ``id, task, prompt_sha, expert, verdicts, text, target,
-        score``, and whether the text was cut at the limit (``truncated``).
+        For each task, a record per query, in the order of the test split: ``id, task, prompt_sha, expert, verdicts, text,
+        target, score``, and whether the text was cut at the limit (``truncated``).
     """
-    if not task.test:
-        return []  # a rank may have no share
-    loader = query_loader(task, method.template, batch_size=batch_size, tell_task=method.needs_task_id)
-    batches: Sequence[list[Answer]] = trainer.predict(method, loader)  # type: ignore[assignment]
-    answers = {answer.id: answer for batch in batches for answer in batch}
-    asked = sorted(example.id for example in task.test)
-    assert sorted(a.id for batch in batches for a in batch) == asked, f"a query of {task.name} was lost or repeated"
-    score = score_fn(task.score)
-    return [
-        {
-            "id": example.id,
-            "task": task.name,
-            "prompt_sha": hashlib.sha256(example.prompt.encode()).hexdigest()[:16],
-            "expert": answers[example.id].expert,
-            "verdicts": list(answers[example.id].verdicts),
-            "text": answers[example.id].text,
-            "target": example.target,
-            "score": score(answers[example.id].text, example.target),
-            "truncated": answers[example.id].truncated,
-        }
-        for example in task.test
-    ]
+    asked = _asked(tasks)
+    answers: dict[int, Answer] = {}
+    if asked:  # a rank may have no share
+        loader = query_loader(tasks, method.template, batch_size=batch_size, tell_task=method.needs_task_id)
+        batches: Sequence[list[Answer]] = trainer.predict(method, loader)  # type: ignore[assignment]
+        given = [answer for batch in batches for answer in batch]
+        answers = {int(answer.id): answer for answer in given}
+        found = sorted(int(answer.id) for answer in given)
+        assert found == list(range(len(asked))), "a query was lost or repeated"
+    records: dict[str, list[dict[str, Any]]] = {task.name: [] for task in tasks}
+    for number, (task, example) in enumerate(asked):
+        answer = answers[number]
+        records[task.name].append(
+            {
+                "id": example.id,
+                "task": task.name,
+                "prompt_sha": hashlib.sha256(example.prompt.encode()).hexdigest()[:16],
+                "expert": answer.expert,
+                "verdicts": list(answer.verdicts),
+                "text": answer.text,
+                "target": example.target,
+                "score": score_fn(task.score)(answer.text, example.target),
+                "truncated": answer.truncated,
+            }
+        )
+    return records

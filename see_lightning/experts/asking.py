@@ -14,6 +14,7 @@ from torch import Tensor
 from see_lightning.experts.opening import IndicatorTree, Opening
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.models.reading import Read, Tree, read_on
+from see_lightning.tasks.batches import Queries
 
 # In bf16 a logit of 16 to 32 has steps of 1/8, so which of two tokens leads by less than two steps can hang on the other
 # rows of the batch. Such queries are decided again by themselves.
@@ -45,23 +46,22 @@ class Asking(ABC):
     Args:
         pool: the experts.
         words: what they may begin with.
-        prompts: the queries as ids.
+        queries: what is asked.
         counts: where prefills and decisions made again are counted.
     """
 
-    def __init__(
-        self, pool: ExpertPool, words: IndicatorTree, prompts: Sequence[list[int]], counts: Counter[str]
-    ) -> None:
-        self.pool, self.words, self.prompts, self.counts = pool, words, prompts, counts
+    def __init__(self, pool: ExpertPool, words: IndicatorTree, queries: Queries, counts: Counter[str]) -> None:
+        self.pool, self.words, self.queries, self.counts = pool, words, queries, counts
+        self.prompts = queries.prompts
         self.exact = next(pool.model.parameters()).dtype == torch.float32
 
     @abstractmethod
     def ask(self, expert: str, rows: Sequence[int]) -> list[Asked]:
-        """An expert's openings to some of the queries."""
+        """An expert's openings to some of the queries, all of one group."""
 
     @abstractmethod
     def base(self, rows: Sequence[int]) -> tuple[Tensor, Read]:
-        """Logits (B, V) of the base model's first tokens for some of the queries, and what it read."""
+        """Logits (B, V) of the base model's first tokens for some of the queries of a group, and what it read."""
 
     @abstractmethod
     def _alone(self, expert: str, row: int) -> Asked:
@@ -81,27 +81,26 @@ class Asking(ABC):
 class OwnReading(Asking):
     """Ordinary experts: each reads the prompt for itself, in one pass with the words it may begin with."""
 
-    def __init__(
-        self, pool: ExpertPool, words: IndicatorTree, prompts: Sequence[list[int]], counts: Counter[str]
-    ) -> None:
-        super().__init__(pool, words, prompts, counts)
-        self._starts: dict[str | None, tuple[int, Read | None]] = {}
+    def __init__(self, pool: ExpertPool, words: IndicatorTree, queries: Queries, counts: Counter[str]) -> None:
+        super().__init__(pool, words, queries, counts)
+        self._starts: dict[tuple[str | None, int], tuple[int, Read | None]] = {}
 
-    def _start(self, voice: str | None) -> tuple[int, Read | None]:
-        if voice not in self._starts:
-            # One voice is asked after the other: what an earlier one read of the common start is not needed again.
-            self._starts = {voice: self.pool.begin_as(voice, self.prompts)}
-        return self._starts[voice]
+    def _start(self, voice: str | None, row: int) -> tuple[int, Read | None]:
+        key = voice, self.queries.groups[row]
+        if key not in self._starts:
+            # One voice is asked after the other, group by group: what was read of an earlier start is not needed again.
+            self._starts = {key: self.pool.begin_as(voice, self.queries.alike(row))}
+        return self._starts[key]
 
     def ask(self, expert: str, rows: Sequence[int]) -> list[Asked]:
         """One prefill a query."""
         self.counts["prefills"] += len(rows)
-        return self._sure(expert, rows, self._read(expert, rows, self._start(expert)))
+        return self._sure(expert, rows, self._read(expert, rows, self._start(expert, rows[0])))
 
     def base(self, rows: Sequence[int]) -> tuple[Tensor, Read]:
         """One prefill a query."""
         self.counts["prefills"] += len(rows)
-        return self.pool.read_as(None, [self.prompts[row] for row in rows], self._start(None))
+        return self.pool.read_as(None, [self.prompts[row] for row in rows], self._start(None, rows[0]))
 
     def _alone(self, expert: str, row: int) -> Asked:
         self.counts["prefills"] += 1
@@ -135,7 +134,7 @@ class SharedReading(Asking):
         self,
         pool: ExpertPool,
         words: IndicatorTree,
-        prompts: Sequence[list[int]],
+        queries: Queries,
         counts: Counter[str],
         *,
         order: Sequence[str],
@@ -147,22 +146,22 @@ class SharedReading(Asking):
         Args:
             pool: the experts.
             words: what they may begin with.
-            prompts: the queries as ids.
+            queries: what is asked, all of one group.
             counts: see ``Asking``.
             order: the experts in the order in which they will be asked.
             start: lets the base model read what the prompts begin with.
             keep: whether the reading is kept, for these queries will be asked again.
         """
-        super().__init__(pool, words, prompts, counts)
+        super().__init__(pool, words, queries, counts)
         self.order = list(order)
         header = len(pool.header_ids)
-        for prompt in prompts:
+        for prompt in self.prompts:
             pool.check_header(prompt[-header:])
 
         def read() -> Read:
-            return self._read_contexts(prompts, start())
+            return self._read_contexts(self.prompts, start())
 
-        self._read = pool.heard.get(prompts, read) if keep else read()
+        self._read = pool.heard.get(self.prompts, read) if keep else read()
         words_parents = tuple(header - 1 if parent < 0 else header + parent for parent in words.tree.parents)
         #: What one expert reads: the header, token by token, and then the words.
         self._branch = Tree((*pool.header_ids, *words.tree.ids), (*range(-1, header - 1), *words_parents))

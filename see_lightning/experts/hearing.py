@@ -12,6 +12,7 @@ from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.recall import Recall, Recollection, Said
 from see_lightning.experts.walk import Verdict, Walked, strip_indicator, walk
 from see_lightning.models.decode import Row, Writing
+from see_lightning.models.reading import Read
 from see_lightning.tasks.batches import Queries
 
 Pair = tuple[str | None, int]  # a voice, None for the base model, and a query's row
@@ -51,7 +52,7 @@ class Hearing:
         whole = list(range(len(queries)))
         # Activated experts share what the base model read, which is held for as many queries as are read together.
         self._sittings = queries.portions(whole) if pool.header_ids else [whole]
-        self._start = cache(lambda: pool.begin_as(None, queries.prompts))
+        self._start = cache(self._begin)
 
     def walk(self) -> list[Walked]:
         """Send every query past the experts, newest first, and let the base model answer what nobody accepts."""
@@ -86,19 +87,24 @@ class Hearing:
         return cache(lambda: self._asking(rows))
 
     def _asking(self, rows: Sequence[int]) -> Asking:
-        prompts = [self.queries.prompts[row] for row in rows]
+        queries = self.queries.select(rows)
         if not self.pool.header_ids:
-            return OwnReading(self.pool, self.words, prompts, self.counts)
+            return OwnReading(self.pool, self.words, queries, self.counts)
         order = [expert for expert in self.newest_first if any(self._is_new((expert, row)) for row in rows)]
         return SharedReading(
             self.pool,
             self.words,
-            prompts,
+            queries,
             self.counts,
             order=order,
-            start=self._start,
+            start=partial(self._start, self.queries.groups[rows[0]]),
             keep=self.recollection.recall is not None,
         )
+
+    def _begin(self, group: int) -> tuple[int, Read | None]:
+        """Let the base model read what the prompts of a group begin with."""
+        row = self.queries.groups.index(group)
+        return self.pool.begin_as(None, self.queries.alike(row))
 
     def _is_new(self, pair: Pair) -> bool:
         """Whether something is to be heard that was not heard before."""
@@ -116,7 +122,7 @@ class Hearing:
 
     def _ask(self, asking: Reader, rows: Sequence[int], expert: str, places: Sequence[int]) -> None:
         new = [place for place in places if self._is_new((expert, rows[place]))]
-        for portion in self.queries.portions(new):
+        for portion in asking().queries.portions(new) if new else ():
             self.writing.make_room(self.queries.rows - len(portion))
             pairs: list[Pair] = [(expert, rows[place]) for place in portion]
             asked = dict(zip(pairs, asking().ask(expert, portion), strict=True))
@@ -138,22 +144,24 @@ class Hearing:
         together: dict[int, list[Pair]] = {}
         for pair, one in asked.items():
             together.setdefault(id(one.read), []).append(pair)
-        limit = self.queries.max_new_tokens + self.words.longest
         for pairs in together.values():
             self.writing.join(
                 asked[pairs[0]].read,
-                [Row(pair, pair[0], list(asked[pair].opening.ids), limit) for pair in pairs],
+                [
+                    Row(pair, pair[0], list(asked[pair].opening.ids), self.queries.limits[pair[1]] + self.words.longest)
+                    for pair in pairs
+                ],
                 [asked[pair].row for pair in pairs],
                 torch.stack([asked[pair].mask_K for pair in pairs]),
             )
 
     def _ask_base(self, asking: Reader, rows: Sequence[int], places: Sequence[int]) -> None:
         new = [place for place in places if self._is_new((None, rows[place]))]
-        for portion in self.queries.portions(new):
+        for portion in asking().queries.portions(new) if new else ():
             self.writing.make_room(self.queries.rows - len(portion))
             logits_BV, read = asking().base(portion)
             pairs: list[Pair] = [(None, rows[place]) for place in portion]
-            self.writing.start(logits_BV, read, [Row(pair, None, [], self.queries.max_new_tokens) for pair in pairs])
+            self.writing.start(logits_BV, read, [Row(pair, None, [], self.queries.limits[pair[1]]) for pair in pairs])
 
     def _is_over(self, key: Pair, ids: list[int]) -> bool:
         """Whether an expert need not go on: it refuses, or only its verdict is wanted."""

@@ -99,4 +99,4 @@ class Recollection:
 
     def _key(self, voice: str | None, row: int) -> str:
         assert self.recall is not None
-        return self.recall.key(self._digest[voice], self.queries.prompts[row], self.queries.max_new_tokens)
+        return self.recall.key(self._digest[voice], self.queries.prompts[row], self.queries.limits[row])

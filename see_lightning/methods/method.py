@@ -7,8 +7,7 @@ inheritance; a variant is an argument. Adding one takes a module here and a YAML
 import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -24,6 +23,7 @@ from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.recall import Recall, Recollection, Said
 from see_lightning.methods.loss import answer_loss
 from see_lightning.models.decode import Decoded, Row, Writing
+from see_lightning.models.reading import Read
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Batch, Queries
 from see_lightning.tasks.memory import Memory
@@ -153,11 +153,14 @@ class Method(L.LightningModule):
             queries: what is asked.
         """
         writing: Writing[int] = Writing(self.pool.speaking, self.eos_ids())
-        start = self.pool.begin_as(voice, queries.prompts)
+        start: tuple[int, Read | None] = (0, None)
+        group = None
         for rows in queries.portions(range(len(queries))):
             writing.make_room(queries.rows - len(rows))
+            if queries.groups[rows[0]] != group:
+                start, group = self.pool.begin_as(voice, queries.alike(rows[0])), queries.groups[rows[0]]
             logits_BV, read = self.pool.read_as(voice, [queries.prompts[row] for row in rows], start)
-            writing.start(logits_BV, read, [Row(row, voice, [], queries.max_new_tokens) for row in rows])
+            writing.start(logits_BV, read, [Row(row, voice, [], queries.limits[row]) for row in rows])
         writing.make_room(0)
         decoded = [writing.done[row] for row in range(len(queries))]
         self.counts["prefills"] += len(queries)
@@ -239,7 +242,7 @@ class ExpertMethod(Method):
         known = [recollection.get(voice, row) for row in range(len(queries))]
         new = [row for row, said in enumerate(known) if said.text is None]
         if new:
-            for row, one in zip(new, self.generate(voice, select(queries, new)), strict=True):
+            for row, one in zip(new, self.generate(voice, queries.select(new)), strict=True):
                 known[row] = Said(text=self.template.text(one.ids).strip(), truncated=not one.ended)
                 recollection.put(voice, row, known[row])
         return [
@@ -254,13 +257,3 @@ class ExpertMethod(Method):
     def restore(self, task: str, folder: Path) -> None:
         """An expert comes back under its task's name."""
         self.pool.load(task, folder)
-
-
-def select(queries: Queries, rows: Sequence[int]) -> Queries:
-    """Some of the queries."""
-    return replace(
-        queries,
-        prompts=[queries.prompts[row] for row in rows],
-        ids=[queries.ids[row] for row in rows],
-        tasks=[queries.tasks[row] for row in rows] if queries.tasks else [],
-    )

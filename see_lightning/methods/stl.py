@@ -3,7 +3,7 @@
 The oracle of routing: what an ensemble of the same experts would score if it never erred.
 """
 
-from see_lightning.methods.method import Answer, ExpertMethod, select
+from see_lightning.methods.method import Answer, ExpertMethod
 from see_lightning.tasks.batches import Queries
 
 
@@ -18,5 +18,5 @@ class Stl(ExpertMethod):
         for task in dict.fromkeys(queries.tasks):
             rows = [row for row, name in enumerate(queries.tasks) if name == task]
             voice = task if task in self.pool.names else None
-            answers.update(zip(rows, self.say(voice, select(queries, rows)), strict=True))
+            answers.update(zip(rows, self.say(voice, queries.select(rows)), strict=True))
         return [answers[row] for row in range(len(queries))]

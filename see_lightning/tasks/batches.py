@@ -5,13 +5,17 @@ Letters: B examples, S tokens.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from see_lightning.data.example import Example
 from see_lightning.tasks.prompts import PromptTemplate
+
+T = TypeVar("T")
 
 IGNORED = -100  # label of a token that carries no loss, as torch's cross entropy names it
 BUCKET = 16  # batches sorted together by length; more of them pad less but mix the lengths of a step less
@@ -46,17 +50,19 @@ class Queries:
     Args:
         prompts: as ids.
         ids: the queries' ids.
-        tasks: the queries' tasks; empty where the method is not told.
-        max_new_tokens: longest answer to generate.
+        groups: numbers; queries of one group stand together, begin alike and are read together.
+        limits: longest answer to generate to each.
         rows: queries read or written together.
+        tasks: the queries' tasks; empty where the method is not told.
         only_decide: whether experts shall say only if they accept.
     """
 
     prompts: list[list[int]]
     ids: list[str]
-    tasks: list[str]
-    max_new_tokens: int
+    groups: list[int]
+    limits: list[int]
     rows: int
+    tasks: list[str] = field(default_factory=list)
     only_decide: bool = False
 
     def __len__(self) -> int:
@@ -67,9 +73,39 @@ class Queries:
         return self
 
     def portions(self, rows: Sequence[int]) -> list[list[int]]:
-        """Row numbers in the portions in which they are read: half of ``rows``, so that writing goes on beside it."""
-        size = max(1, self.rows // 2)
-        return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+        """Row numbers in the portions in which they are read: of one group each, and no more than half of ``rows``.
+
+        So writing goes on beside reading.
+        """
+        return [
+            portion
+            for _, group in groupby(rows, key=lambda row: self.groups[row])
+            for portion in cut(list(group), max(1, self.rows // 2))
+        ]
+
+    def alike(self, row: int) -> list[list[int]]:
+        """The prompts that begin like a query's."""
+        return [prompt for prompt, group in zip(self.prompts, self.groups, strict=True) if group == self.groups[row]]
+
+    def select(self, rows: Sequence[int]) -> "Queries":
+        """Some of the queries."""
+        return replace(
+            self,
+            prompts=[self.prompts[row] for row in rows],
+            ids=[self.ids[row] for row in rows],
+            groups=[self.groups[row] for row in rows],
+            limits=[self.limits[row] for row in rows],
+            tasks=[self.tasks[row] for row in rows] if self.tasks else [],
+        )
+
+
+def cut(whole: Sequence[T], size: int) -> list[list[T]]:
+    """Parts of one size, the last one perhaps smaller.
+
+    >>> cut("abcde", 2)
+    [['a', 'b'], ['c', 'd'], ['e']]
+    """
+    return [list(whole[start : start + size]) for start in range(0, len(whole), size)]
 
 
 def left_pad(rows: Sequence[Sequence[int]], value: int, width: int | None = None) -> Tensor:

@@ -1,13 +1,14 @@
 """What Lightning loads: one task's training examples, or one task's test queries."""
 
 from collections.abc import Sequence
+from itertools import count
 
 import lightning as L
 from torch.utils.data import DataLoader
 
 from see_lightning.data.example import Example
 from see_lightning.seeds import seed
-from see_lightning.tasks.batches import Batch, Queries, collate, encode, plan_batches, rank_share
+from see_lightning.tasks.batches import Batch, Queries, collate, cut, encode, plan_batches, rank_share
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
@@ -77,41 +78,55 @@ WINDOW = 8  # times the queries written together; a method gets so many at once,
 
 
 def query_batch(
-    queries: Sequence[tuple[str, str]],
-    template: PromptTemplate,
-    *,
-    tasks: Sequence[str] = (),
-    max_new_tokens: int,
-    rows: int = 16,
-    only_decide: bool = False,
+    queries: Sequence[str], template: PromptTemplate, *, max_new_tokens: int, tasks: Sequence[str] = (), rows: int = 16
 ) -> Queries:
-    """Queries, given as (id, prompt), ready to be answered; ``tasks`` is empty where the method is not told."""
-    prompts = [template.prompt_ids(prompt) for _, prompt in queries]
-    return Queries(prompts, [id_ for id_, _ in queries], list(tasks), max_new_tokens, rows, only_decide)
+    """A user's queries, named by their numbers, ready to be answered; ``tasks`` is empty where the method is not told."""
+    return Queries(
+        prompts=[template.prompt_ids(query) for query in queries],
+        ids=[str(number) for number in range(len(queries))],
+        groups=[0] * len(queries),
+        limits=[max_new_tokens] * len(queries),
+        rows=rows,
+        tasks=list(tasks),
+    )
 
 
 def query_loader(
-    task: Task, template: PromptTemplate, *, batch_size: int, tell_task: bool, only_decide: bool = False
+    tasks: Sequence[Task], template: PromptTemplate, *, batch_size: int, tell_task: bool, only_decide: bool = False
 ) -> DataLoader[Queries]:
-    """A task's test queries, longest prompts first so that rows read together are alike in length.
+    """The test queries of tasks in one stream, so that the last answers to one task are written beside those to the next.
+
+    They are named by their numbers in the order of tasks and test splits. A task's longest prompts come first, so that rows
+    read together are alike in length; which ones these are hangs on their task alone.
 
     Args:
-        task: whose test split is asked.
+        tasks: whose test splits are asked.
         template: prompt style and tokenizer.
         batch_size: queries written together.
         tell_task: whether the batch says which task its queries belong to; only an oracle may know.
         only_decide: whether experts shall say only if they accept.
     """
-    queries = sorted(task.test, key=lambda e: (-len(template.prompt_ids(e.prompt)), e.id))
+    numbers = count()
+    portions: list[list[tuple[int, Example, int]]] = []  # query by query: its number, itself, and its task's
+    for place, task in enumerate(tasks):
+        queries = [(next(numbers), example, place) for example in task.test]
+        queries.sort(key=lambda query: (-len(template.prompt_ids(query[1].prompt)), query[1].id))
+        portions += cut(queries, max(1, batch_size // 2))
+    windows: list[list[tuple[int, Example, int]]] = [[]]
+    for portion in portions:
+        if len(windows[-1]) + len(portion) > max(len(portion), WINDOW * batch_size):
+            windows.append([])
+        windows[-1] += portion
 
-    def to_batch(rows: list[Example]) -> Queries:
-        return query_batch(
-            [(row.id, row.prompt) for row in rows],
-            template,
-            tasks=[row.task for row in rows] if tell_task else [],
-            max_new_tokens=task.max_new_tokens,
+    def to_batch(window: list[tuple[int, Example, int]]) -> Queries:
+        return Queries(
+            prompts=[template.prompt_ids(example.prompt) for _, example, _ in window],
+            ids=[str(number) for number, _, _ in window],
+            groups=[place for _, _, place in window],
+            limits=[tasks[place].max_new_tokens for _, _, place in window],
             rows=batch_size,
+            tasks=[tasks[place].name for _, _, place in window] if tell_task else [],
             only_decide=only_decide,
         )
 
-    return DataLoader(queries, batch_size=WINDOW * batch_size, collate_fn=to_batch)  # type: ignore[arg-type]
+    return DataLoader([w for w in windows if w], batch_size=None, collate_fn=to_batch)  # type: ignore[arg-type]

@@ -26,9 +26,12 @@ def run(tmp_path):
         (folder / "examples.jsonl").write_text('{"id": "a"}\n')
         (folder / "expert" / "weights").write_bytes(random.Random(0).randbytes(5000))
         ledger.commit_trained("01-a", ["examples.jsonl", "expert/weights"], {"steps": 3})
-        ledger.commit_answers("01-a", "a", {"answers": RECORDS[:2], "remembered": SAID[:3]}, {"score": 50.0})
-        ledger.commit_answers("01-a", "b", {"answers": RECORDS[2:], "remembered": []}, {"score": 25.0})
-        ledger.commit_answers("01-a", "c", {"remembered": SAID[3:]}, {"counts": {"decisions": 4}})
+        ledger.note_answers("01-a", "a", {"answers": RECORDS[:2], "remembered": SAID[:3]}, {"score": 50.0})
+        ledger.commit()
+        ledger.note_answers("01-a", "b", {"answers": RECORDS[2:], "remembered": []}, {"score": 25.0})
+        ledger.commit()
+        ledger.note_answers("01-a", "c", {"remembered": SAID[3:]}, {"counts": {"decisions": 4}})
+        ledger.commit()
     return tmp_path / "run"
 
 
@@ -216,13 +219,15 @@ def test_records_that_were_never_made_final_are_not_read_and_give_way(run, kind)
     path.write_bytes(whole + b'{"id": "half a li')
     assert getattr(Ledger(run).read(), kind)("01-a") == records
     with Ledger(run) as ledger:
-        ledger.commit_answers("01-a", "d", {kind: records[:1]}, {})
+        ledger.note_answers("01-a", "d", {kind: records[:1]}, {})
+        ledger.commit()
     assert path.read_bytes() == whole + whole.splitlines(keepends=True)[0]
 
 
 def test_a_task_that_is_asked_once_more_keeps_what_was_final(run):
     with Ledger(run) as ledger:
-        ledger.commit_answers("01-a", "c", {"remembered": SAID[:2]}, {"counts": {"decisions": 2}})
+        ledger.note_answers("01-a", "c", {"remembered": SAID[:2]}, {"counts": {"decisions": 2}})
+        ledger.commit()
     ledger = Ledger(run).read()
     assert ledger.remembered("01-a") == [*SAID, *SAID[:2]]
     blocks = [block for block in ledger.stage("01-a")["remembered"].values() if "counts" in block]
@@ -240,10 +245,11 @@ def test_a_task_whose_second_file_was_not_finished_has_neither(run):
             return append(self, stage, kind, records)
 
         with patch.object(Ledger, "_append", append_first), pytest.raises(InterruptedError):
-            ledger.commit_answers("01-a", "d", {"answers": RECORDS, "remembered": SAID}, {})
+            ledger.note_answers("01-a", "d", {"answers": RECORDS, "remembered": SAID}, {})
     with Ledger(run) as ledger:
         assert (ledger.answers("01-a"), ledger.remembered("01-a")) == (RECORDS, SAID)
-        ledger.commit_answers("01-a", "d", {"answers": RECORDS[:1], "remembered": SAID[:1]}, {})
+        ledger.note_answers("01-a", "d", {"answers": RECORDS[:1], "remembered": SAID[:1]}, {})
+        ledger.commit()
     ledger = Ledger(run).read()
     assert (ledger.answers("01-a"), ledger.remembered("01-a")) == ([*RECORDS, RECORDS[0]], [*SAID, SAID[0]])
 

@@ -409,7 +409,8 @@ def run_dir(world, tmp_path):
                 new = [r for r in world.records() if r["expert"] in voices and r["task"] == task]
                 answers = [answer for answer in world.answers() if answer["task"] == task]
                 blocks = {"answers": answers} if task in world.tasks[: t + 2] else {}
-                ledger.commit_answers(f"0{t + 1}-stage", task, blocks | {"remembered": new}, {})
+                ledger.note_answers(f"0{t + 1}-stage", task, blocks | {"remembered": new}, {})
+                ledger.commit()
     (directory / "results.json").write_text(dump(world.results()))
     return directory
 

@@ -1,5 +1,6 @@
 """Pools small enough to be made dozens of times, and PEFT and Hugging Face as oracles of what their experts say."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from see_lightning.experts.pool import ExpertPool
 from see_lightning.models.decode import Decoded
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer
 from see_lightning.tasks.batches import IGNORED, Queries, collate
+from see_lightning.tasks.datamodule import query_batch
 from see_lightning.tasks.prompts import PromptTemplate
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -93,5 +95,4 @@ def alone(model: nn.Module, prompt: list[int], limit: int) -> Decoded:
 
 def queries(texts: list[str], *, limit: int = 12, rows: int = 16, only_decide: bool = False) -> Queries:
     """Queries whose ids are their places."""
-    prompts = [TEMPLATE.prompt_ids(text) for text in texts]
-    return Queries(prompts, [str(n) for n in range(len(texts))], [], limit, rows, only_decide)
+    return replace(query_batch(texts, TEMPLATE, max_new_tokens=limit, rows=rows), only_decide=only_decide)

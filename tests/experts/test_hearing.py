@@ -13,9 +13,10 @@ from see_lightning.experts.hearing import Hearing
 from see_lightning.experts.opening import IndicatorTree
 from see_lightning.experts.recall import Recall, Said
 from see_lightning.experts.walk import Verdict, Walked, read_verdict
-from see_lightning.models.decode import Decoded
+from see_lightning.models.decode import Decoded, Writing
 from see_lightning.models.kept_prompts import KeptReadings
 from see_lightning.models.tiny import tiny_model
+from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.reconstruct import Indicators
 from tests.experts import small
 
@@ -112,6 +113,39 @@ def test_queries_read_together_get_the_verdicts_and_texts_of_the_sequential_walk
     assert counts["generations"] == len(QUERIES)
     assert counts["prefills"] == (len(QUERIES) if pool.header_ids else asked + by_base)
     assert counts["decided_again"] == 0
+
+
+def test_queries_of_two_tasks_in_one_stream_get_what_each_gets_by_itself_in_fewer_steps(pool):
+    """A task's last answers are written beside the next one's; each keeps its own limit and its own beginning."""
+    begins = [f"{word} " * 40 for word in ("alpha", "beta")]  # long enough to be read once for all
+    tasks = [[begin + query for query in QUERIES] for begin in begins]
+    alone = [
+        (small.queries(texts, limit=limit, rows=4), group)
+        for group, (texts, limit) in enumerate(zip(tasks, (6, 14), strict=True))
+    ]
+    stream = replace(
+        small.queries([*tasks[0], *tasks[1]], rows=4),
+        limits=[limit for queries, _ in alone for limit in queries.limits],
+        groups=[group for queries, group in alone for _ in queries.groups],
+    )
+
+    def told(queries: Queries, counts: Counter[str]) -> tuple[list[tuple[Walked, str | None, bool | None]], int]:
+        counted = patch.object(Writing, "step", autospec=True, side_effect=Writing.step)
+        with torch.inference_mode(), counted as step:
+            hearing = Hearing(pool, WORDS, queries, small.EOS, counts, None)
+            walks = hearing.walk()
+            said = [
+                (one, answer.text, answer.truncated) for one, answer in zip(walks, hearing.answers(walks), strict=True)
+            ]
+        return said, step.call_count
+
+    apart, together = Counter(), Counter()
+    (first, steps), (second, more) = (told(queries, apart) for queries, _ in alone)
+    whole, fewer = told(stream, together)
+    assert whole == first + second
+    assert together == apart
+    assert all(any(truncated for _, _, truncated in some) for some in (first, second)), "limits matter"
+    assert fewer < steps + more
 
 
 def test_the_walks_above_end_in_every_way_there_is(theirs):

@@ -28,7 +28,6 @@ def ask(template: PromptTemplate) -> Callable[..., Queries]:
     """A batch of queries; a query's id is its place."""
 
     def make(queries: Sequence[str], *, tasks: Sequence[str] = (), max_new_tokens: int = 12, rows: int = 16) -> Queries:
-        numbered = [(str(place), query) for place, query in enumerate(queries)]
-        return query_batch(numbered, template, tasks=tasks, max_new_tokens=max_new_tokens, rows=rows)
+        return query_batch(queries, template, tasks=tasks, max_new_tokens=max_new_tokens, rows=rows)
 
     return make

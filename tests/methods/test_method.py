@@ -9,7 +9,7 @@ from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_wi
 
 from see_lightning.config import OptimConfig
 from see_lightning.data.example import Example
-from see_lightning.methods.method import learning_rate_share, select
+from see_lightning.methods.method import learning_rate_share
 from see_lightning.methods.mtl import Mtl
 from see_lightning.methods.replay import Replay
 from see_lightning.methods.see import See
@@ -62,9 +62,15 @@ def test_the_optimizer_holds_what_the_task_trains_and_nothing_else(make_pool, te
 @pytest.mark.parametrize("tasks", [["qa", "qg", "qa", "sa"], []])
 def test_selected_queries_keep_all_that_was_asked_of_them(rows, tasks):
     prompts = [[5], [6, 7, 8, 9, 10], [11, 12, 13], [14, 15]]
-    chosen = select(Queries(prompts, ["a", "b", "c", "d"], tasks, 9, 3, True), rows)
+    chosen = Queries(prompts, ["a", "b", "c", "d"], [0, 0, 1, 2], [9, 9, 8, 7], 3, tasks, True).select(rows)
     assert chosen == Queries(
-        [prompts[row] for row in rows], ["abcd"[row] for row in rows], [tasks[row] for row in rows if tasks], 9, 3, True
+        [prompts[row] for row in rows],
+        ["abcd"[row] for row in rows],
+        [[0, 0, 1, 2][row] for row in rows],
+        [[9, 9, 8, 7][row] for row in rows],
+        3,
+        [tasks[row] for row in rows if tasks],
+        True,
     )
 
 

@@ -69,14 +69,14 @@ def test_the_longest_of_several_shorter_runs_is_taken_over(base, tmp_path):
 
 def test_an_unfinished_shorter_run_gives_what_it_has_finished(base, tmp_path):
     data = toy.data_in(base)
-    commit_answers = Ledger.commit_answers
+    note_answers = Ledger.note_answers
 
-    def commit_first_stage(ledger, stage, task, blocks, facts):
+    def note_first_stage(ledger, stage, task, blocks, facts):
         if stage == "02-sea":
             raise InterruptedError
-        commit_answers(ledger, stage, task, blocks, facts)
+        note_answers(ledger, stage, task, blocks, facts)
 
-    with patch.object(Ledger, "commit_answers", commit_first_stage), pytest.raises(InterruptedError):
+    with patch.object(Ledger, "note_answers", note_first_stage), pytest.raises(InterruptedError):
         toy.run(toy.compose(data, tmp_path, SKY_SEA))
     grown = toy.run(toy.compose(data, tmp_path))
     # sky is finished; sea is trained but unanswered, which is no less than trained.

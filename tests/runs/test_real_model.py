@@ -113,7 +113,7 @@ def test_what_nobody_accepts_the_base_model_answers_as_transformers_would(run):
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     method = run.methods[0]
     queries = ["Name a fruit.", "What is two plus three?"]
-    batch = query_batch(list(enumerate(queries)), method.template, max_new_tokens=12)
+    batch = query_batch(queries, method.template, max_new_tokens=12)
     with torch.inference_mode():
         ours = [answer.text for answer in method.eval().say(None, batch)]
         for query, text in zip(queries, ours, strict=True):

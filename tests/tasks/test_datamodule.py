@@ -1,5 +1,6 @@
 """What Lightning loads: an order made from (run seed, task, epoch), and queries in one order for all."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,30 +94,64 @@ QUERIES = [Example(f"id-{i:02d}", "x" * (i * 7 % 10), f"answer {i}", "qa") for i
 TASK = Task("qa", (), tuple(QUERIES), "rouge_l", 12)
 
 
+OTHER = Task("qg", (), tuple(Example(f"id-{i:02d}", "y" * i, "?", "qg") for i in range(3)), "rouge_l", 5)
+
+
 @pytest.mark.parametrize("tell", [False, True])
 @pytest.mark.parametrize("only_decide", [False, True])
-def test_queries_come_longest_first_each_once_and_without_their_answers(tell, only_decide):
-    (asked,) = query_loader(TASK, TEMPLATE, batch_size=4, tell_task=tell, only_decide=only_decide)
-    longest_first = sorted(QUERIES, key=lambda e: (-len(e.prompt), e.id))
+def test_queries_come_task_by_task_longest_first_each_once_and_without_their_answers(tell, only_decide):
+    (asked,) = query_loader([TASK, OTHER], TEMPLATE, batch_size=4, tell_task=tell, only_decide=only_decide)
+    longest_first = sorted(QUERIES, key=lambda e: (-len(e.prompt), e.id)) + list(OTHER.test[::-1])
     assert asked == Queries(
         [TEMPLATE.prompt_ids(e.prompt) for e in longest_first],
-        [e.id for e in longest_first],
-        ["qa"] * len(QUERIES) if tell else [],
-        max_new_tokens=12,
+        [str([*QUERIES, *OTHER.test].index(e)) for e in longest_first],
+        groups=[0] * len(QUERIES) + [1] * 3,
+        limits=[12] * len(QUERIES) + [5] * 3,
         rows=4,
+        tasks=["qa"] * len(QUERIES) + ["qg"] * 3 if tell else [],
         only_decide=only_decide,
     )
 
 
 def test_a_method_gets_more_queries_at_once_than_it_writes_together_so_that_no_place_stays_free():
-    batches = list(query_loader(TASK, TEMPLATE, batch_size=1, tell_task=False))
+    batches = list(query_loader([TASK], TEMPLATE, batch_size=1, tell_task=False))
     assert [len(batch) for batch in batches] == [WINDOW, len(QUERIES) - WINDOW]
     assert {batch.rows for batch in batches} == {1}
 
 
+@pytest.mark.parametrize("before", range(12))
+@pytest.mark.parametrize("rows", [1, 2, 4, 6])
+def test_which_queries_are_read_together_hangs_on_their_task_alone(rows, before):
+    """In bf16 a query's reading hangs on those beside it, so it must not hang on which other tasks are asked."""
+
+    def portions(tasks: list[Task]) -> list[list[list[int]]]:
+        return [
+            [batch.prompts[row] for row in portion]
+            for batch in query_loader(tasks, TEMPLATE, batch_size=rows, tell_task=False)
+            for portion in batch.portions(range(len(batch)))
+            if batch.limits[portion[0]] == TASK.max_new_tokens
+        ]
+
+    first = Task("sa", (), tuple(Example(f"{i}", "z", "?", "sa") for i in range(before)), "rouge_l", 7)
+    assert portions([first, TASK, OTHER]) == portions([TASK])
+
+
+def test_a_task_without_queries_brings_no_batch():
+    empty = Task("sa", (), (), "rouge_l", 7)
+    assert [len(batch) for batch in query_loader([empty, OTHER, empty], TEMPLATE, batch_size=4, tell_task=False)] == [3]
+    assert list(query_loader([empty], TEMPLATE, batch_size=4, tell_task=False)) == []
+
+
+def test_queries_of_two_groups_are_never_read_together():
+    queries = replace(query_batch(["q"] * 6, TEMPLATE, max_new_tokens=3, rows=8), groups=[0, 0, 0, 1, 1, 2])
+    assert queries.portions(range(6)) == [[0, 1, 2], [3, 4], [5]]
+    assert queries.portions([1, 4, 5]) == [[1], [4], [5]]
+    assert len(queries.alike(4)) == 2
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 100])
 def test_queries_are_read_in_portions_of_half_of_those_that_are_written(rows):
-    queries = query_batch([(str(i), "q") for i in range(9)], TEMPLATE, max_new_tokens=3, rows=rows)
+    queries = query_batch(["q"] * 9, TEMPLATE, max_new_tokens=3, rows=rows)
     chosen = [8, 0, 3, 4, 7]
     portions = queries.portions(chosen)
     assert [row for portion in portions for row in portion] == chosen
@@ -128,13 +163,18 @@ def test_queries_are_read_in_portions_of_half_of_those_that_are_written(rows):
 def test_the_order_of_the_queries_does_not_hang_on_the_order_of_the_test_split():
     turned = Task("qa", (), tuple(QUERIES[::-1]), "rouge_l", 12)
     there, here = (
-        [batch.ids for batch in query_loader(task, TEMPLATE, batch_size=4, tell_task=False)] for task in (turned, TASK)
+        [
+            task.test[int(id_)].id
+            for batch in query_loader([task], TEMPLATE, batch_size=4, tell_task=False)
+            for id_ in batch.ids
+        ]
+        for task in (turned, TASK)
     )
     assert there == here
 
 
 def test_a_batch_of_queries_keeps_their_order():
-    batch = query_batch([("b", "longer"), ("a", "s")], TEMPLATE, tasks=["qa", "sa"], max_new_tokens=3)
-    assert (batch.ids, batch.tasks, batch.max_new_tokens, len(batch)) == (["b", "a"], ["qa", "sa"], 3, 2)
+    batch = query_batch(["longer", "s"], TEMPLATE, tasks=["qa", "sa"], max_new_tokens=3)
+    assert (batch.ids, batch.tasks, batch.limits, len(batch)) == (["0", "1"], ["qa", "sa"], [3, 3], 2)
     assert batch.prompts == [TEMPLATE.prompt_ids(q) for q in ("longer", "s")]
     assert batch.to(torch.device("meta")) is batch, "Lightning moves batches; ids wait until they are read"
