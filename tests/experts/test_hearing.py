@@ -120,11 +120,11 @@ def test_queries_of_two_tasks_in_one_stream_get_what_each_gets_by_itself_in_fewe
     begins = [f"{word} " * 40 for word in ("alpha", "beta")]  # long enough to be read once for all
     tasks = [[begin + query for query in QUERIES] for begin in begins]
     alone = [
-        (small.queries(texts, limit=limit, rows=4), group)
+        (small.queries(texts, limit=limit, rows=32), group)
         for group, (texts, limit) in enumerate(zip(tasks, (6, 14), strict=True))
     ]
     stream = replace(
-        small.queries([*tasks[0], *tasks[1]], rows=4),
+        small.queries([*tasks[0], *tasks[1]], rows=32),
         limits=[limit for queries, _ in alone for limit in queries.limits],
         groups=[group for queries, group in alone for _ in queries.groups],
     )
