@@ -1,0 +1,120 @@
+"""How well an ensemble knows what it was not taught: queries of tasks that no expert was trained on.
+
+Such a query belongs to the base model. Whether it gets there is counted from the answers; how well experts could tell it
+from their own, whatever the threshold, from their log-odds.
+
+Letters: O out-of-distribution queries, I in-task queries.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from see_lightning.evaluation.routing import BASE, no_indicator_share
+
+Record = Mapping[str, Any]
+
+
+def auroc(own_I: Tensor, foreign_O: Tensor) -> float:
+    """How likely a foreign query leans less to being accepted than one of the tasks; ties count half. 1 is perfect.
+
+    Computed by torchmetrics.
+
+    Args:
+        own_I: for each query of a learned task, how much it leans to being accepted.
+        foreign_O: the same for foreign queries.
+
+    >>> auroc(torch.tensor([3.0, 5.0]), torch.tensor([-1.0, 4.0]))
+    0.75
+    """
+    # Ranks instead of values: torchmetrics squeezes log-odds through a sigmoid, in which large ones become equal.
+    every = torch.cat([own_I, foreign_O])
+    rank = torch.searchsorted(every.sort().values, every).double()
+    label = torch.cat([torch.ones(len(own_I)), torch.zeros(len(foreign_O))]).long()
+    return float(binary_auroc(rank / (rank.max() + 1), label))
+
+
+def accepted_at(own_I: Tensor, foreign_O: Tensor, share: float) -> float:
+    """Share of foreign queries accepted by the threshold that just accepts a share of the tasks' own: FPR at that TPR.
+
+    Args:
+        own_I: as in ``auroc``.
+        foreign_O: the same.
+        share: of own queries that are accepted at least, in (0, 1].
+
+    >>> accepted_at(torch.arange(100.0), torch.tensor([3.0, 4.0, 5.0, 6.0]), 0.95)
+    0.5
+    """
+    threshold = keeping(own_I, share)
+    return float((foreign_O >= threshold).double().mean())
+
+
+def keeping(own_I: Tensor, share: float) -> float:
+    """The highest threshold that at least a share of values reach.
+
+    >>> keeping(torch.tensor([4.0, 1.0, 3.0, 2.0]), 0.75)
+    2.0
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be above 0 and at most 1; got {share!r}.")
+    needed = math.ceil(round(share * len(own_I), 6))
+    return float(own_I.sort(descending=True).values[needed - 1])
+
+
+def leanings(records: Sequence[Record], experts: Sequence[str]) -> Tensor:
+    """For each query, how much the expert leans to accept it that leans to it most, in nats.
+
+    Args:
+        records: what experts said, with ``task, id, expert, log_odds``; records without log-odds are passed over.
+        experts: that count.
+    """
+    most: dict[tuple[str, str], float] = {}
+    for record in records:
+        if record["expert"] in experts and record["log_odds"] is not None:
+            query = record["task"], record["id"]
+            most[query] = max(most.get(query, -torch.inf), record["log_odds"])
+    return torch.tensor(list(most.values()), dtype=torch.double)
+
+
+def ood_report(
+    answers: Sequence[Record], foreign: Sequence[Record], own: Sequence[Record], experts: Sequence[str]
+) -> dict[str, Any]:
+    """What ``results.json`` says about foreign queries.
+
+    Args:
+        answers: to foreign queries: ``task, expert, verdicts, text``, and ``plain``, what the base model without any
+            expert says where it was the base model's to answer.
+        foreign: what experts said of foreign queries, see ``leanings``; empty for experts that give no log-odds.
+        own: what they said of the test queries of learned tasks.
+        experts: in order of birth.
+
+    Returns:
+        ``queries``; ``base_share`` of them that reached the base model, ``per_task`` and ``experts``, the share that each
+        task's queries reached the base and that each expert took; ``no_indicator_share``; ``auroc`` and ``fpr95``, None
+        without log-odds; ``base_identical``, the share of the base model's answers that are word for word those of the
+        base model alone, None if it answered none.
+    """
+    by_task: dict[str, list[bool]] = {}
+    for answer in answers:
+        by_task.setdefault(answer["task"], []).append(answer["expert"] == BASE)
+    same = [answer["text"] == answer["plain"] for answer in answers if answer["expert"] == BASE]
+    foreign_O, own_I = leanings(foreign, experts), leanings(own, experts)
+    told = bool(len(foreign_O)) and bool(len(own_I))
+    return {
+        "queries": len(answers),
+        "base_share": _share([answer["expert"] == BASE for answer in answers]),
+        "per_task": {task: _share(reached) for task, reached in by_task.items()},
+        "experts": {expert: _share([answer["expert"] == expert for answer in answers]) for expert in experts},
+        "no_indicator_share": no_indicator_share(answers),
+        "auroc": round(auroc(own_I, foreign_O), 4) if told else None,
+        "fpr95": round(accepted_at(own_I, foreign_O, 0.95), 4) if told else None,
+        "base_identical": _share(same) if same else None,
+    }
+
+
+def _share(flags: Sequence[bool]) -> float:
+    return round(sum(flags) / len(flags), 4)
