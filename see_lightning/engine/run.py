@@ -205,11 +205,13 @@ class ContinualRun:
             raise FloatingPointError(f"{stage.name} ended with weights that are no numbers; lower optim.lr.")
         shares = self.ranks.gather((throughput.tokens, throughput.computed, throughput.loss))
         tokens, computed, loss = (sum(column) for column in zip(*shares, strict=True))
-        past = sum(example.task != task.name for example in examples) if len(self.stages) > 1 else 0
+        learned = {one.name for one in self.memory.past}
+        past = sum(example.task in learned for example in examples)
+        foreign = sum(example.task not in learned | {task.name} for example in examples) if method.refuses else 0
         facts = {
             "examples": len(examples),
             "rehearsed": past,
-            "negatives": past if method.refuses else 0,
+            "negatives": past + foreign if method.refuses else 0,
             "steps": throughput.steps,
             "tokens": tokens,
             "computed": computed,

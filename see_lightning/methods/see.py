@@ -3,14 +3,16 @@
 Each task gets an expert of its own, trained on its reconstructed task; queries walk the experts, newest first.
 """
 
-from see_lightning.config import OptimConfig
+from see_lightning.config import OptimConfig, within
 from see_lightning.data.example import Example
 from see_lightning.experts.hearing import Hearing
 from see_lightning.experts.opening import IndicatorTree
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.methods.method import Answer, ExpertMethod
+from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
+from see_lightning.tasks.negatives import BUILT_IN, general_negatives, under_other_instructions
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.reconstruct import Indicators, reconstruct
 from see_lightning.tasks.task import Task
@@ -27,6 +29,10 @@ class See(ExpertMethod):
         ratio: share of each past task's examples that a new expert learns to refuse, 0..1.
         draw: ``fresh`` draws them anew for every expert, ``fixed`` once.
         indicators: the words for mine and not mine.
+        general_negatives: instructions of no task that every expert learns to refuse too, so that even the first one has
+            something to refuse. The paper has none.
+        general_source: where they come from, see ``tasks.negatives``.
+        other_instructions: of an expert's own inputs, how many it also learns to refuse under another instruction.
     """
 
     refuses = True
@@ -41,13 +47,23 @@ class See(ExpertMethod):
         ratio: float,
         draw: str,
         indicators: dict[str, str],
+        general_negatives: int = 0,
+        general_source: str = BUILT_IN,
+        other_instructions: int = 0,
     ) -> None:
         super().__init__(pool=pool, template=template, optim=optim, run_seed=run_seed)
+        within("method.general_negatives", general_negatives, 0)
+        within("method.other_instructions", other_instructions, 0)
         self.ratio, self.draw, self.indicators = ratio, draw, Indicators(**indicators)
+        self.general_negatives, self.general_source = general_negatives, general_source
+        self.other_instructions = other_instructions
 
     def training_examples(self, task: Task, memory: Memory) -> list[Example]:
         """The reconstructed task."""
         past = memory.rehearse(task, ratio=self.ratio, draw=self.draw)
+        draw = seed(self.run_seed, task.name, "general negatives")
+        past += general_negatives(self.general_negatives, self.general_source, draw)
+        past += under_other_instructions(task.train, self.other_instructions, draw)
         return reconstruct(task.train, past, self.indicators)
 
     def answer(self, queries: Queries) -> list[Answer]:

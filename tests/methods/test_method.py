@@ -87,6 +87,11 @@ def task(name: str, size: int) -> Task:
         (Replay, {"ratio": 0.0, "draw": "fresh"}, {}),
         (See, {"ratio": 0.25, "draw": "fixed", "indicators": {"pos": "yes", "neg": "no"}}, {"qa": 5, "qg": 2}),
         (See, {"ratio": 0.0, "draw": "fresh", "indicators": {"pos": "yes", "neg": "no"}}, {}),
+        (
+            See,
+            {"ratio": 0.25, "draw": "fresh", "indicators": {"pos": "yes", "neg": "no"}, "general_negatives": 3, "other_instructions": 2},
+            {"qa": 5, "qg": 2, "general": 5},
+        ),
     ],
 )  # fmt: skip
 def test_what_a_method_trains_on(make_pool, template, method, settings, past):
