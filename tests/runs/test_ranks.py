@@ -22,12 +22,11 @@ CALM = ("adapter.dropout=0", "model.dtype=fp32", "optim.lr=4e-3")
 SETTINGS = [("method=see",), ("method=see", *toy.ACTIVATED), ("method=seqft",), ("method=mtl",), ("method=base",)]
 
 
-def together(base: Path, runs: Path, size: int, *settings: str) -> tuple[Any, Path]:
+def together(base: Path, runs: Path, size: int, *settings: str, trainer: str = "ddp") -> tuple[Any, Path]:
     """What each rank shall do, and the run directory it will have."""
     alone = toy.whole(base, *CALM, *settings).directory
-    cfg = toy.compose(
-        toy.data_in(base), runs, *CALM, *settings, "trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={size}"
-    )
+    ranks = (f"trainer={trainer}", "trainer.accelerator=cpu", f"trainer.devices={size}")
+    cfg = toy.compose(toy.data_in(base), runs, *CALM, *settings, *ranks)
     return lambda: launch.launch(cfg, "test"), runs / alone.relative_to(base / "whole")
 
 
@@ -39,10 +38,11 @@ def outcome(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return answers, {"matrix": results["matrix"], "metrics": results["metrics"], **counts}
 
 
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: " ".join(s[:2]))
-def test_several_ranks_give_the_answers_and_metrics_of_one(base, tmp_path, settings, size):
-    work, directory = together(base, tmp_path / "runs", size, *settings)
+def test_several_ranks_give_the_answers_and_metrics_of_one(base, tmp_path, settings, size, trainer):
+    work, directory = together(base, tmp_path / "runs", size, *settings, trainer=trainer)
     log = tmp_path / "log"
     assert toy.ended(toy.start_ranks(size, work, log)) == [0] * size, log.read_text()[-3000:]
     alone = toy.whole(base, *CALM, *settings).directory
