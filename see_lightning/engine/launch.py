@@ -16,6 +16,7 @@ import transformers
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+import see_lightning.engine.strategy  # noqa: F401  makes fsdp_base known to Lightning
 from see_lightning.config import (
     FSDP_BASE,
     ConfigError,
@@ -28,7 +29,6 @@ from see_lightning.config import (
     run_key,
     validate,
 )
-import see_lightning.engine.strategy  # noqa: F401  makes fsdp_base known to Lightning
 from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts
 from see_lightning.engine.grow import adopt, shorter_run
 from see_lightning.engine.ledger import Ledger, LedgerError, dump, write_atomic
@@ -93,7 +93,8 @@ def launch(cfg: DictConfig, command: str) -> Path:
 
 def _check_shardable(cfg: DictConfig) -> None:
     """Refuse a base model in parts to a method that needs it whole."""
-    if cfg.trainer.get("strategy") == FSDP_BASE and not hydra.utils.get_class(cfg.method._target_).shardable:
+    method: type[Method] = hydra.utils.get_class(cfg.method._target_)
+    if cfg.trainer.get("strategy") == FSDP_BASE and not method.shardable:
         raise ConfigError(
             f"method={method_name(cfg)} reads or moves the base model's own weights, of which trainer.strategy={FSDP_BASE}"
             f" leaves each rank only a part; choose trainer=ddp, in which each rank holds the whole model."

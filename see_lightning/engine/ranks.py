@@ -110,7 +110,7 @@ class Ranks:
         """
         if self.size == machines:
             return None
-        group, _ = dist.new_subgroups(self.size // machines, timeout=PATIENCE)
+        group, _ = dist.new_subgroups(self.size // machines, timeout=PATIENCE)  # type: ignore[no-untyped-call]
         return DeviceMesh.from_group(group, "cuda" if gpu else "cpu")
 
     def tell_to_stop(self) -> None:

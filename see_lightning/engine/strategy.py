@@ -13,8 +13,9 @@ class FSDPBaseStrategy(DDPStrategy):
 
     def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
         parts = [name for name, parameter in model.named_parameters() if isinstance(parameter, DTensor)]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, parts)
-        return super()._setup_model(model)
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, parts)  # type: ignore[no-untyped-call]
+        wrapped: DistributedDataParallel = super()._setup_model(model)
+        return wrapped
 
 
 # By name, since every task gets a fresh Trainer with a fresh strategy.
