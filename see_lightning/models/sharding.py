@@ -39,6 +39,7 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
     # its layers do: what is gathered in a pass must not hang on which passes a rank has behind it.
     for part in (*layers, decoder):
         fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
+    model.to(mesh.device_type)  # the layers are there already, one by one
 
 
 @contextmanager
