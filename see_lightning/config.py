@@ -245,6 +245,10 @@ TRAINER_SET_BY_RUN = {
 }
 
 
+FSDP_BASE = "fsdp_base"  # each rank trains all of the experts and holds a part of the base model
+STRATEGIES = ("auto", "ddp", FSDP_BASE)
+
+
 def validate(cfg: DictConfig) -> RunConfig:
     """The typed form of a composed config, with every range checked.
 
@@ -260,6 +264,13 @@ def validate(cfg: DictConfig) -> RunConfig:
         number = typed.trainer.get(name, 1)
         if (name, number) != ("devices", "auto") and not (isinstance(number, int) and number > 0):
             raise ConfigError(f"trainer.{name} must be a whole number, at least 1; got {number!r}.")
+    strategy = typed.trainer.get("strategy", "auto")
+    if strategy not in STRATEGIES:
+        raise ConfigError(
+            f"trainer.strategy must be one of {', '.join(STRATEGIES)}; got {strategy!r}."
+            f"{nearest(str(strategy), STRATEGIES)} The run starts its ranks and deals examples and queries to them itself,"
+            f" and saves experts that every rank holds whole; other strategies do otherwise."
+        )
     taken = sorted(TRAINER_SET_BY_RUN & set(typed.trainer))
     if taken:
         raise ConfigError(f"trainer.{taken[0]} is set by the run itself; see optim, data and logger.")

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from see_lightning.config import ConfigError, RunConfig, instantiate, nearest
 from see_lightning.data.checks import RowChecks
@@ -14,6 +15,7 @@ from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.recall import Recall
 from see_lightning.methods.method import Method
 from see_lightning.models.base import load_model, load_tokenizer
+from see_lightning.models.sharding import shard
 from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths
 from see_lightning.tasks.task import Benchmark, Task
 
@@ -61,8 +63,18 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
     return [checked_header(task, template) for task in tasks] if config.adapter.activated else tasks
 
 
-def build_method(cfg: DictConfig, config: RunConfig, template: PromptTemplate, dtype: str) -> Method:
-    """Load the base model and put the method around it."""
+def build_method(
+    cfg: DictConfig, config: RunConfig, template: PromptTemplate, dtype: str, mesh: DeviceMesh | None = None
+) -> Method:
+    """Load the base model and put the method around it.
+
+    Args:
+        cfg: composed.
+        config: its typed form.
+        template: prompt style and tokenizer.
+        dtype: ``bf16`` or ``fp32``.
+        mesh: ranks that share the base model, each holding a part; None leaves it whole.
+    """
     base = load_model(config.model, cache_folder(config), dtype)
     limit = getattr(base.config, "max_position_embeddings", None)
     if limit is not None and limit < config.model.max_length:
@@ -77,6 +89,8 @@ def build_method(cfg: DictConfig, config: RunConfig, template: PromptTemplate, d
                 f"adapter.targets names {target!r}, which is no layer of {config.model.name}."
                 f"{nearest(target, linear)} Linear layers are {', '.join(sorted(linear))}."
             )
+    if mesh:
+        shard(base, mesh)
     pool = ExpertPool(base, config.adapter, config.model.name, config.model.revision, template.header_ids())
     method: Method = instantiate(cfg.method, pool=pool, template=template, optim=config.optim, run_seed=config.seed)
     return method

@@ -16,7 +16,9 @@ import transformers
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+import see_lightning.engine.strategy  # noqa: F401  makes fsdp_base known to Lightning
 from see_lightning.config import (
+    FSDP_BASE,
     ConfigError,
     Refusal,
     RunConfig,
@@ -71,6 +73,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
     elif wanted == 1:
         here = Place(0, 1, 0)
     if not path.exists():
+        _check_shardable(cfg)
         if here is None:
             _start_ranks(cfg, command, wanted)
             return path
@@ -86,6 +89,16 @@ def launch(cfg: DictConfig, command: str) -> Path:
         print_report(json.loads(path.read_text(encoding="utf-8")), Console())
         print(f"{directory / 'report.html'}\n{path}", flush=True)
     return path
+
+
+def _check_shardable(cfg: DictConfig) -> None:
+    """Refuse a base model in parts to a method that needs it whole."""
+    method: type[Method] = hydra.utils.get_class(cfg.method._target_)
+    if cfg.trainer.get("strategy") == FSDP_BASE and not method.shardable:
+        raise ConfigError(
+            f"method={method_name(cfg)} reads or moves the base model's own weights, of which trainer.strategy={FSDP_BASE}"
+            f" leaves each rank only a part; choose trainer=ddp, in which each rank holds the whole model."
+        )
 
 
 def _start_ranks(cfg: DictConfig, command: str, wanted: int) -> None:
@@ -133,6 +146,11 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
         growing = stages if method.schedule == "sequential" else []
         ranks.lead(lambda: _take_up(cfg, config, ledger, command, tasks, growing, console))
         dtype = ledger.read().content["about"]["dtype"]
+        make_trainer, mesh = instantiate(cfg.trainer), None
+        if cfg.trainer.get("strategy") == FSDP_BASE:
+            mesh = ranks.of_this_machine(int(cfg.trainer.get("num_nodes", 1)), gpu=_on_gpu(cfg))
+            # A layer's memory is reused from pass to pass; made in inference mode, it could not take part in training.
+            make_trainer = partial(make_trainer, inference_mode=False)
         run = ContinualRun(
             ledger=ledger,
             stages=stages,
@@ -146,8 +164,8 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
                 facts=expert_facts(config, template, dtype),
             ),
             decides=method.refuses,
-            make_method=partial(build_method, cfg, config, template, dtype),
-            make_trainer=instantiate(cfg.trainer),
+            make_method=partial(build_method, cfg, config, template, dtype, mesh),
+            make_trainer=make_trainer,
             tracker=tracker,
             console=console,
             ranks=ranks,

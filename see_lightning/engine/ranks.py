@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
@@ -99,6 +100,18 @@ class Ranks:
             return {}
         device = [self.local] if torch.cuda.is_available() else 1
         return {"devices": device, "num_nodes": 1, "strategy": "auto", "plugins": [LightningEnvironment()]}
+
+    def of_this_machine(self, machines: int, *, gpu: bool) -> DeviceMesh | None:
+        """The ranks of this one's machine, between which parts of a model travel fast; None if it is alone there.
+
+        Args:
+            machines: how many there are, each with as many ranks, numbered one machine after the other.
+            gpu: whether the parts lie on GPUs.
+        """
+        if self.size == machines:
+            return None
+        group, _ = dist.new_subgroups(self.size // machines, timeout=PATIENCE)  # type: ignore[no-untyped-call]
+        return DeviceMesh.from_group(group, "cuda" if gpu else "cpu")
 
     def tell_to_stop(self) -> None:
         """Let all ranks know that one was told to stop; they look when they like."""

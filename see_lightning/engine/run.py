@@ -26,6 +26,7 @@ from see_lightning.evaluation.dealing import share_of
 from see_lightning.evaluation.evaluate import decide, evaluate, merge, put_back, remembered
 from see_lightning.evaluation.scores import MeanScore
 from see_lightning.methods.method import ExpertMethod, Method
+from see_lightning.models.sharding import in_step
 from see_lightning.seeds import seed
 from see_lightning.tasks.datamodule import TaskDataModule
 from see_lightning.tasks.memory import Memory
@@ -263,10 +264,11 @@ class ContinualRun:
     def _meet(self, work: Callable[[], T]) -> list[T]:
         """What each rank's work gives; a rank that was told to stop meets the others first."""
         result, stopped = None, False
-        try:
-            result = work()
-        except Stopped:
-            stopped = True
+        with in_step(self.method):
+            try:
+                result = work()
+            except Stopped:
+                stopped = True
         if self.ranks.agree(stopped):
             raise Stopped
         return self.ranks.gather(result)  # type: ignore[arg-type]

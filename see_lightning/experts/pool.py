@@ -26,6 +26,7 @@ from see_lightning.experts.learning import update
 from see_lightning.models.base import head_on
 from see_lightning.models.kept_prompts import KeptPrompts, KeptReadings
 from see_lightning.models.reading import Read, read_on, read_start
+from see_lightning.models.sharding import in_step
 from see_lightning.tasks.batches import IGNORED, left_pad
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
@@ -160,7 +161,8 @@ class ExpertPool(nn.Module):
             rest.append(row[start:])
             labels.append(answer[len(answer) - len(rest[-1]) :])
         device = ids_BS.device
-        with torch.no_grad(), self._base_in_training() as model:
+        # Which prompts are not kept, and so are read now, differs from rank to rank.
+        with torch.no_grad(), self._base_in_training() as model, in_step(model):
             read = self.kept.batch(model, context)
         return (
             read,

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import lightning as L
 import torch
@@ -67,6 +67,8 @@ class Method(L.LightningModule):
     has_experts: ClassVar[bool] = False
     #: Whether past examples are trained on as queries to refuse, so that experts give verdicts.
     refuses: ClassVar[bool] = False
+    #: Whether it works while each rank holds only parts of the base model; not if it reads or moves the base's own weights.
+    shardable: ClassVar[bool] = True
 
     def __init__(self, *, pool: ExpertPool, template: PromptTemplate, optim: OptimConfig, run_seed: int) -> None:
         super().__init__()
@@ -114,6 +116,10 @@ class Method(L.LightningModule):
     def on_train_end(self) -> None:
         """The next task has other prompts."""
         self.pool.kept.clear()
+
+    def cpu(self) -> Self:
+        """Stay: Lightning sends the model away whenever a Trainer has ended, and the next one has it brought back."""
+        return self
 
     def decide(self, queries: Queries) -> None:
         """Say of queries who would accept them; methods whose experts give verdicts do."""

@@ -132,6 +132,17 @@ def test_a_key_that_nobody_reads_is_refused_even_with_a_plus(composed, override)
         validate(composed(override))
 
 
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed", "ddp_spawn", "null"])
+def test_a_strategy_that_would_deal_data_or_save_weights_otherwise_is_refused(composed, strategy):
+    with pytest.raises(ConfigError, match=r"^trainer\.strategy must be one of auto, ddp, fsdp_base; got"):
+        validate(composed("trainer=ddp", f"trainer.strategy={strategy}"))
+
+
+@pytest.mark.parametrize("trainer", ["cpu", "gpu", "ddp", "fsdp", "slurm"])
+def test_every_trainer_of_ours_is_allowed(composed, trainer):
+    validate(composed(f"trainer={trainer}"))
+
+
 def test_what_is_missing_is_named_with_how_to_give_it(composed):
     with pytest.raises(ConfigError, match=r"^model\.name is not set; give model\.name=\.\.\. on the command line\.$"):
         validate(composed("model=hub"))

@@ -33,6 +33,13 @@ def test_the_learning_rate_is_that_of_transformers(schedule, theirs, steps, warm
         scheduler.step()
 
 
+def test_the_model_stays_where_it_computes_when_a_trainer_has_ended(make_pool, template):
+    """Lightning's strategies call ``cpu`` then; what a large model would cost there and back, no result is worth."""
+    method = SeqFt(pool=make_pool(), template=template, optim=OptimConfig(), run_seed=0).to("meta")
+    assert method.cpu() is method
+    assert {parameter.device.type for parameter in method.parameters()} == {"meta"}
+
+
 def test_a_constant_learning_rate_rises_and_then_stays():
     assert [learning_rate_share(step, 8, "constant", 0.25) for step in range(9)] == [0.0, 0.5, *[1.0] * 7]
 

@@ -7,13 +7,20 @@ import signal
 import time
 from functools import wraps
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from lightning.pytorch.loops import utilities
+from safetensors.torch import load_file
 
+from see_lightning.config import ConfigError
 from see_lightning.engine import launch
 from see_lightning.engine.preemption import AGAIN
 from see_lightning.methods.method import Method
+from see_lightning.methods.see import See
+from see_lightning.models.kept_prompts import KeptPrompts
 from tests.runs import toy
 
 # Ranks compute different rows, and so draw different dropout; without it the same numbers are to come out, as long as steps
@@ -22,12 +29,11 @@ CALM = ("adapter.dropout=0", "model.dtype=fp32", "optim.lr=4e-3")
 SETTINGS = [("method=see",), ("method=see", *toy.ACTIVATED), ("method=seqft",), ("method=mtl",), ("method=base",)]
 
 
-def together(base: Path, runs: Path, size: int, *settings: str) -> tuple[Any, Path]:
+def together(base: Path, runs: Path, size: int, *settings: str, trainer: str = "ddp") -> tuple[Any, Path]:
     """What each rank shall do, and the run directory it will have."""
     alone = toy.whole(base, *CALM, *settings).directory
-    cfg = toy.compose(
-        toy.data_in(base), runs, *CALM, *settings, "trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={size}"
-    )
+    ranks = (f"trainer={trainer}", "trainer.accelerator=cpu", f"trainer.devices={size}")
+    cfg = toy.compose(toy.data_in(base), runs, *CALM, *settings, *ranks)
     return lambda: launch.launch(cfg, "test"), runs / alone.relative_to(base / "whole")
 
 
@@ -39,10 +45,11 @@ def outcome(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return answers, {"matrix": results["matrix"], "metrics": results["metrics"], **counts}
 
 
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: " ".join(s[:2]))
-def test_several_ranks_give_the_answers_and_metrics_of_one(base, tmp_path, settings, size):
-    work, directory = together(base, tmp_path / "runs", size, *settings)
+def test_several_ranks_give_the_answers_and_metrics_of_one(base, tmp_path, settings, size, trainer):
+    work, directory = together(base, tmp_path / "runs", size, *settings, trainer=trainer)
     log = tmp_path / "log"
     assert toy.ended(toy.start_ranks(size, work, log)) == [0] * size, log.read_text()[-3000:]
     alone = toy.whole(base, *CALM, *settings).directory
@@ -51,9 +58,9 @@ def test_several_ranks_give_the_answers_and_metrics_of_one(base, tmp_path, setti
 
 
 def test_the_examples_of_each_step_and_its_loss_do_not_hang_on_the_number_of_ranks(base, tmp_path, monkeypatch):
-    seen = {}
-    for size in (1, 2, 4):
-        diary = tmp_path / f"{size}"
+    seen, experts = {}, {}
+    for size, trainer in ((1, "ddp"), (2, "ddp"), (4, "ddp"), (2, "fsdp")):
+        diary = tmp_path / f"{trainer} {size}"
         diary.mkdir()
         step = Method.training_step
 
@@ -64,28 +71,83 @@ def test_the_examples_of_each_step_and_its_loss_do_not_hang_on_the_number_of_ran
                 file.write(json.dumps([batch.ids, loss.item()]) + "\n")
             return loss
 
-        work, _ = together(base, tmp_path / f"runs {size}", size, "method=see", "optim.lr=1e-3", "adapter.alpha=8")
+        gently = ("method=see", "optim.lr=1e-3", "adapter.alpha=8")
+        work, directory = together(base, tmp_path / f"runs {trainer} {size}", size, *gently, trainer=trainer)
         with monkeypatch.context() as patch:
             patch.setattr(Method, "training_step", noted)
             log = tmp_path / f"log {size}"
             assert toy.ended(toy.start_ranks(size, work, log)) == [0] * size, log.read_text()[-3000:]
         ranks = [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(diary.iterdir())]
         assert len(ranks) == size
-        seen[size] = [
+        experts[trainer, size] = [path.read_bytes() for path in sorted(directory.glob("tasks/*/expert/adapter_*"))]
+        seen[trainer, size] = [
             (sorted(id_ for ids, _ in shares for id_ in ids), sum(loss for _, loss in shares) / size)
             for shares in zip(*ranks, strict=True)
         ]
-    alone = seen[1]
-    for size in (2, 4):
-        assert [ids for ids, _ in seen[size]] == [ids for ids, _ in alone]
-        assert [loss for _, loss in seen[size]] == pytest.approx([loss for _, loss in alone], abs=1e-5)
+    alone = seen["ddp", 1]
+    for several in seen.values():
+        assert [ids for ids, _ in several] == [ids for ids, _ in alone]
+        assert [loss for _, loss in several] == pytest.approx([loss for _, loss in alone], abs=1e-5)
     assert len({len(ids) for ids, _ in alone}) > 1, "the last step of an epoch has fewer examples"
+    assert len(experts["ddp", 2]) == 6
+    assert experts["fsdp", 2] == experts["ddp", 2], "a base model in parts trains other experts, or writes other files"
 
 
-@pytest.mark.parametrize("draw", range(6))
-def test_a_rank_killed_at_any_moment_ends_all_and_the_same_command_goes_on(base, tmp_path, draw):
+@pytest.mark.parametrize("gigabytes", [0, 1.5e-4])
+def test_ranks_that_share_a_base_model_may_read_prompts_again_that_others_have_kept(
+    base, tmp_path, monkeypatch, gigabytes
+):
+    """Reading takes part of every rank, whether or not it has something to read."""
+    diary, read_batch = tmp_path / "diary", KeptPrompts.batch
+    diary.mkdir()
+
+    def noted(kept: KeptPrompts, *arguments: Any) -> Any:
+        before = kept.tokens_read
+        read = read_batch(kept, *arguments)
+        with (diary / os.environ.get("RANK", "alone")).open("a") as file:
+            file.write("?" if kept.tokens_read > before else ".")
+        return read
+
+    gently = ("optim.lr=1e-3", "adapter.alpha=8", "optim.epochs=3")
+    settings = ("method=see", *toy.ACTIVATED, *gently, f"adapter.cache_gb={gigabytes}")
+    work, directory = together(base, tmp_path / "runs", 2, *settings, trainer="fsdp")
+    log = tmp_path / "log"
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptPrompts, "batch", noted)
+        assert toy.ended(toy.start_ranks(2, work, log)) == [0, 0], log.read_text()[-3000:]
+    one, other = ((diary / rank).read_text() for rank in "01")
+    assert len(one) == len(other)
+    assert "?" in one + other
+    assert (one == other) == (gigabytes == 0), "without memory all read at each step, with some memory now this one"
+    alone = toy.whole(base, *CALM, *settings).directory
+    assert outcome(directory) == outcome(alone)
+    experts = sorted(path.relative_to(alone) for path in alone.glob("tasks/*/expert/adapter_model.safetensors"))
+    assert len(experts) == 3
+    for path in experts:
+        torch.testing.assert_close(load_file(directory / path), load_file(alone / path), atol=1e-5, rtol=0)
+
+
+def test_one_rank_alone_holds_the_whole_base_model(base, tmp_path):
+    work, directory = together(base, tmp_path / "runs", 1, "method=see", trainer="fsdp")
+    log = tmp_path / "log"
+    assert toy.forked(work, log) == 0, log.read_text()[-3000:]
+    assert outcome(directory) == outcome(toy.whole(base, *CALM, "method=see").directory)
+
+
+def test_a_method_that_needs_the_base_model_whole_is_refused_before_anything_is_made(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(See, "shardable", False)
+    work, directory = together(base, tmp_path / "runs", 2, "method=see", trainer="fsdp")
+    with pytest.raises(
+        ConfigError, match=r"method=see reads or moves the base model's own weights.*choose trainer=ddp"
+    ):
+        work()
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize(("trainer", "draw"), [*(("ddp", draw) for draw in range(6)), ("fsdp", 6)])
+def test_a_rank_killed_at_any_moment_ends_all_and_the_same_command_goes_on(base, tmp_path, trainer, draw):
     """SIGKILL at a reading of the model by one rank; the other notices and ends too, and nothing is lost."""
-    work, directory = together(base, tmp_path / "runs", 2, "method=see")
+    work, directory = together(base, tmp_path / "runs", 2, "method=see", trainer=trainer)
     log, moments = tmp_path / "log", random.Random(draw)
     victim, ends = moments.randrange(2), [[-9, 1]]
     while ends[-1] != [0, 0]:
@@ -109,12 +171,20 @@ def test_a_rank_killed_at_any_moment_ends_all_and_the_same_command_goes_on(base,
     assert outcome(directory) == outcome(toy.whole(base, *CALM, "method=see").directory)
 
 
-@pytest.mark.parametrize(("told", "code"), [(signal.SIGUSR1, AGAIN), (signal.SIGUSR2, AGAIN), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("told", "code", "trainer"),
+    [
+        (signal.SIGUSR1, AGAIN, "ddp"),
+        (signal.SIGUSR2, AGAIN, "ddp"),
+        (signal.SIGTERM, 143, "ddp"),
+        (signal.SIGUSR1, AGAIN, "fsdp"),
+    ],
+)
 @pytest.mark.parametrize("phase", ["in training", "in answering"])
-def test_a_signal_to_one_rank_stops_all_in_good_order(base, tmp_path, told, code, phase):
-    import torch
-
-    work, directory = together(base, tmp_path / "runs", 2, "method=see")
+def test_a_signal_to_one_rank_stops_all_in_good_order(base, tmp_path, monkeypatch, told, code, trainer, phase):
+    # As it is on GPUs: for gloo alone Lightning gives up inference mode by itself.
+    monkeypatch.setattr(utilities, "dist", SimpleNamespace(get_backend=lambda: "cpu:gloo,cuda:nccl"))
+    work, directory = together(base, tmp_path / "runs", 2, "method=see", trainer=trainer)
     log = tmp_path / "log"
 
     def told_once() -> None:

@@ -216,6 +216,7 @@ def start_ranks(size: int, work: Callable[[], object], log: Path) -> list[int]:
         mine = {name: str(value) for name, value in {**told, "RANK": rank, "LOCAL_RANK": rank}.items()}
 
         def work_as_rank(mine: dict[str, str] = mine) -> None:
+            signal.alarm(240)  # rather than wait for the others for ever
             os.environ.update(mine)
             rank_zero_only.rank = int(mine["RANK"])  # read from the environment when Lightning was imported
             work()
