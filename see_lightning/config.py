@@ -194,6 +194,20 @@ class PathsConfig:
 
 
 @dataclass
+class OodConfig:
+    """Foreign queries: of tasks that nothing is trained on."""
+
+    sources: dict[str, Any] = MISSING  # benchmarks by any name; their tasks need names of their own
+    dir: str | None = None  # where a source finds its files, if it says ${ood.dir}
+    tasks: list[str] | None = None  # null takes all that the sources have
+    size: int | None = 50  # queries of each task; null takes all
+    every: bool = False  # asked after every task instead of after the last alone
+
+    def __post_init__(self) -> None:
+        within("ood.size", self.size, 1)
+
+
+@dataclass
 class RunConfig:
     """The root: what people type on the command line."""
 
@@ -211,6 +225,7 @@ class RunConfig:
     indicators: IndicatorConfig = field(default_factory=IndicatorConfig)
     trainer: Any = MISSING
     logger: Any = None
+    ood: OodConfig | None = None
     paths: PathsConfig = field(default_factory=PathsConfig)
 
     def __post_init__(self) -> None:
@@ -328,7 +343,13 @@ def instantiate(node: Any, **arguments: Any) -> Any:
 
 
 # What a run may change without changing a number. A new trainer setting counts until it is listed here.
-NUISANCE = ("paths", "logger", "seed", "ratio")  # the seed has its own folder; the ratio enters through the method
+NUISANCE = (
+    "paths",
+    "logger",
+    "seed",
+    "ratio",
+    "ood",
+)  # the seed has its own folder; the ratio enters through the method
 NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")
 NUISANCE_BENCHMARK = ("licence", "citation", "package")
 

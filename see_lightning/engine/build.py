@@ -1,6 +1,8 @@
 """From a checked configuration to tasks, prompt template and method."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from see_lightning.config import ConfigError, RunConfig, instantiate, nearest
 from see_lightning.data.checks import RowChecks
+from see_lightning.data.example import DataError
 from see_lightning.evaluation.scores import score_fn
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.recall import Recall
@@ -39,11 +42,56 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
         DataError: a row cannot be used, or too many were skipped.
         ConfigError: a task, score or size that there is not.
     """
-    benchmark: Benchmark = instantiate(cfg.benchmark)
+    return _read_tasks(cfg.benchmark, config.order.tasks, config, template, config.train_size, config.test_size)
+
+
+def build_strangers(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> list[Task]:
+    """The tasks of ``ood``, with test queries alone.
+
+    Raises:
+        DataError: as in ``build_tasks``.
+        ConfigError: a task that there is not, that two sources have, or that the run trains on.
+    """
+    if config.ood is None:
+        return []
+    readers = {name: instantiate(source).reader for name, source in cfg.ood.sources.items()}
+    found = [(task, name) for name, reader in readers.items() for task in reader.tasks()]
+    names = [task for task, _ in found]
+    for task in config.ood.tasks or ():
+        if task not in names:
+            raise ConfigError(f"ood.tasks names {task!r}.{nearest(task, names)} There are: {', '.join(names)}.")
+    taken = set(config.order.tasks)
+    strangers = []
+    for name, source in cfg.ood.sources.items():
+        wanted = [task for task, of in found if of == name and (not config.ood.tasks or task in config.ood.tasks)]
+        for task in wanted:
+            if task in taken:
+                raise ConfigError(
+                    f"ood has a task {task!r}, as the order or another source has; leave one out of ood.tasks."
+                )
+            taken.add(task)
+        try:
+            read = _read_tasks(source, wanted, config, template, None, None)
+        except DataError as error:
+            raise DataError(f"ood, {name}: {error}") from error
+        strangers += [replace(task, train=(), test=task.test[: config.ood.size]) for task in read]
+    return strangers
+
+
+def _read_tasks(
+    node: DictConfig,
+    names: Sequence[str],
+    config: RunConfig,
+    template: PromptTemplate,
+    train_size: int | None,
+    test_size: int | None,
+) -> list[Task]:
+    """Tasks of one benchmark, read and checked."""
+    benchmark: Benchmark = instantiate(node)
     words = (config.indicators.pos, config.indicators.neg)
     checks = RowChecks("skip" if config.data.on_bad_row == "skip" else "stop", words)
     room = max(len(template.target_ids(word)) for word in words)
-    for name in config.order.tasks:
+    for name in names:
         score_fn(benchmark.settings(name)[0])  # refused before the data are read
     tasks = [
         checked_lengths(
@@ -51,14 +99,14 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
                 name,
                 checks=checks,
                 tokens=lambda answer: len(template.target_ids(answer)),
-                train_size=config.train_size,
-                test_size=config.test_size,
+                train_size=train_size,
+                test_size=test_size,
             ),
             template,
             checks,
             room,
         )
-        for name in config.order.tasks
+        for name in names
     ]
     return [checked_header(task, template) for task in tasks] if config.adapter.activated else tasks
 

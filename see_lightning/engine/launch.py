@@ -29,7 +29,7 @@ from see_lightning.config import (
     run_key,
     validate,
 )
-from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts
+from see_lightning.engine.build import build_method, build_strangers, build_tasks, build_template, expert_facts
 from see_lightning.engine.grow import adopt, shorter_run
 from see_lightning.engine.ledger import Ledger, LedgerError, dump, write_atomic
 from see_lightning.engine.preemption import Stopped, Told, exit_code, leave_quietly
@@ -72,7 +72,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
         check_size(here, wanted)
     elif wanted == 1:
         here = Place(0, 1, 0)
-    if not path.exists():
+    if not _is_answered(cfg, path):
         _check_shardable(cfg)
         if here is None:
             _start_ranks(cfg, command, wanted)
@@ -89,6 +89,14 @@ def launch(cfg: DictConfig, command: str) -> Path:
         print_report(json.loads(path.read_text(encoding="utf-8")), Console())
         print(f"{directory / 'report.html'}\n{path}", flush=True)
     return path
+
+
+def _is_answered(cfg: DictConfig, path: Path) -> bool:
+    """Whether a run is finished, and was asked the foreign queries that it shall be asked."""
+    if not path.exists():
+        return False
+    ood = OmegaConf.to_container(cfg.ood, resolve=True) if cfg.get("ood") else None
+    return ood is None or json.loads(path.read_text(encoding="utf-8")).get("ood", {}).get("asked") == ood
 
 
 def _check_shardable(cfg: DictConfig) -> None:
@@ -140,6 +148,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
         tracker = held.enter_context(make_tracker(cfg.logger))
         template = build_template(config)
         tasks = build_tasks(cfg, config, template)
+        strangers = build_strangers(cfg, config, template)
         for notice in (notice for task in tasks for notice in task.notices):
             console.print(notice)
         stages = plan_stages(method.schedule, tasks)
@@ -154,6 +163,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
         run = ContinualRun(
             ledger=ledger,
             stages=stages,
+            strangers=strangers,
             settings=RunSettings(
                 seed=config.seed,
                 epochs=config.optim.epochs,
@@ -161,6 +171,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
                 grad_clip=config.optim.grad_clip,
                 loss_mean=config.optim.loss_mean,
                 eval_batch=config.data.eval_batch,
+                strangers_every=bool(config.ood and config.ood.every),
                 facts=expert_facts(config, template, dtype),
             ),
             decides=method.refuses,
@@ -180,7 +191,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
             console.print("stopped when told to; the same command goes on from here")
             raise SystemExit(code) from None
         if ranks.first:
-            results = collect(ledger, stages, tasks, cfg, config, method)
+            results = collect(ledger, stages, tasks, strangers, cfg, config, method)
             write_atomic(ledger.directory / "matrix.csv", matrix_csv(results))
             write_atomic(ledger.directory / "report.html", render_html(results))
             tracker.finish(results, ledger.directory / "report.html")

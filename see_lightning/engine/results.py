@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.stages import Stage
 from see_lightning.evaluation.continual import continual_metrics
 from see_lightning.evaluation.matrix import ResultsMatrix
-from see_lightning.evaluation.routing import routing_report
+from see_lightning.evaluation.ood import ood_report
+from see_lightning.evaluation.routing import BASE, routing_report
 from see_lightning.methods.method import Method
 from see_lightning.models.base import model_id
 from see_lightning.tasks.task import Task
@@ -57,7 +59,13 @@ def versions() -> dict[str, str]:
 
 
 def collect(
-    ledger: Ledger, stages: list[Stage], tasks: list[Task], cfg: DictConfig, config: RunConfig, method: type[Method]
+    ledger: Ledger,
+    stages: list[Stage],
+    tasks: list[Task],
+    strangers: list[Task],
+    cfg: DictConfig,
+    config: RunConfig,
+    method: type[Method],
 ) -> dict[str, Any]:
     """The content of ``results.json``; its form is part of the project's contract.
 
@@ -65,6 +73,7 @@ def collect(
         ledger: with every stage finished.
         stages: of the run.
         tasks: in their order.
+        strangers: foreign tasks that were asked.
         cfg: the composed config.
         config: its typed form.
         method: the method's class, for what it declares.
@@ -109,6 +118,28 @@ def collect(
     }
     if method.has_experts and not method.needs_task_id:
         results["routing"] = routing_report(answers[stages[-1].name], names)
+    if strangers:
+        digests = {task.name: task.digest() for task in strangers}
+        foreign, _ = ledger.foreign(stages[-1].name, digests)
+        results["ood"] = {
+            "asked": OmegaConf.to_container(cfg.ood, resolve=True),
+            "scores": {
+                task.name: round(mean(record["score"] for record in foreign if record["task"] == task.name), 4)
+                for task in strangers
+            },
+        }
+        if "routing" in results:
+            asked = {(record["task"], record["id"]) for record in foreign}
+            heard = [record for stage in stages for record in ledger.foreign(stage.name)[1]]
+            said = [record for record in heard if (record["task"], record["id"]) in asked]
+            own = [record for stage in stages for record in ledger.remembered(stage.name)]
+            results["ood"] |= ood_report(foreign, said, own, names)
+            after = {stage.name: ledger.foreign(stage.name, digests)[0] for stage in stages}
+            results["ood"]["after"] = {
+                stage: round(mean(record["expert"] == BASE for record in records), 4)
+                for stage, records in after.items()
+                if records
+            }
     results["timing"] = {
         "train_s": [stage["seconds"] for stage in trained],
         "evaluate_s": [round(seconds, 3) for seconds in evaluate_s],

@@ -23,10 +23,11 @@ from see_lightning.engine.ranks import Ranks
 from see_lightning.engine.stages import Stage
 from see_lightning.engine.tracking import Tracker
 from see_lightning.evaluation.dealing import share_of
-from see_lightning.evaluation.evaluate import decide, evaluate, merge, put_back, remembered
+from see_lightning.evaluation.evaluate import add_plain, decide, evaluate, merge, put_back, remembered
+from see_lightning.evaluation.routing import BASE
 from see_lightning.evaluation.scores import MeanScore
 from see_lightning.methods.method import ExpertMethod, Method
-from see_lightning.models.sharding import in_step
+from see_lightning.models.sharding import in_step, is_sharded
 from see_lightning.seeds import seed
 from see_lightning.tasks.datamodule import TaskDataModule
 from see_lightning.tasks.memory import Memory
@@ -46,6 +47,7 @@ class RunSettings:
         grad_clip: largest gradient norm; 0 for none.
         loss_mean: what the loss is a mean over.
         eval_batch: queries decoded together.
+        strangers_every: whether foreign tasks are asked after every stage instead of after the last alone.
         facts: what every expert's file says of its origin: base model, template, indicators.
     """
 
@@ -55,6 +57,7 @@ class RunSettings:
     grad_clip: float
     loss_mean: str
     eval_batch: int
+    strangers_every: bool
     facts: dict[str, Any]
 
 
@@ -81,6 +84,7 @@ class ContinualRun:
     Args:
         ledger: of the run directory, held by this process.
         stages: what is to be done.
+        strangers: foreign tasks, asked after the last stage.
         settings: see there.
         decides: whether every expert shall decide on every query, tested after its stage or not.
         make_method: loads the base model and builds the method; called only if something is left to do.
@@ -96,6 +100,7 @@ class ContinualRun:
         *,
         ledger: Ledger,
         stages: list[Stage],
+        strangers: Sequence[Task],
         settings: RunSettings,
         decides: bool,
         make_method: Callable[[], Method],
@@ -106,6 +111,7 @@ class ContinualRun:
         told: Told,
     ) -> None:
         self.ledger, self.stages, self.settings, self.console = ledger, stages, settings, console
+        self.strangers = strangers
         self.decides, self.ranks, self.told = decides, ranks, told
         self.make_method, self.make_trainer, self.tracker = make_method, make_trainer, tracker
         self.memory = Memory(settings.seed)
@@ -128,6 +134,9 @@ class ContinualRun:
                 title,
                 only_decide=True,
             )
+            if stage is self.stages[-1] or self.settings.strangers_every:
+                new = [task for task in self.strangers if not self.ledger.knows(stage.name, task.name, task.digest())]
+                self._ask(stage, new, f"{title} · foreign", foreign=True)
             if stage.task:
                 self.memory.add(stage.task)
 
@@ -138,6 +147,7 @@ class ContinualRun:
             method.recall = recall_of(self.settings.facts)
             for stage in self.stages:
                 put_back(method.recall, self.ledger.remembered(stage.name))
+                put_back(method.recall, self.ledger.foreign(stage.name)[1])
         return method
 
     @property
@@ -251,15 +261,17 @@ class ContinualRun:
         )
         return path
 
-    def _ask(self, stage: Stage, tasks: Sequence[Task], title: str, *, only_decide: bool = False) -> None:
+    def _ask(
+        self, stage: Stage, tasks: Sequence[Task], title: str, *, only_decide: bool = False, foreign: bool = False
+    ) -> None:
         """Put test queries to the method, each rank its share, and make final what came of it.
 
         One process makes a task final before it begins the next. Several are asked all tasks in one stream, and meet when
         it ends: at each meeting everyone waits for the slowest, and few queries at a time are slow to answer.
         """
         for portion in [[task] for task in tasks] if self.ranks.size == 1 else filter(None, [tasks]):
-            shares = self._meet(partial(self._ask_share, portion, stage, title, only_decide))
-            self._commit_asked(stage, portion, title, shares)
+            shares = self._meet(partial(self._ask_share, portion, stage, title, only_decide, foreign))
+            self._commit_asked(stage, portion, title, shares, foreign)
 
     def _meet(self, work: Callable[[], T]) -> list[T]:
         """What each rank's work gives; a rank that was told to stop meets the others first."""
@@ -273,7 +285,7 @@ class ContinualRun:
             raise Stopped
         return self.ranks.gather(result)  # type: ignore[arg-type]
 
-    def _ask_share(self, tasks: Sequence[Task], stage: Stage, title: str, only_decide: bool) -> Asked:
+    def _ask_share(self, tasks: Sequence[Task], stage: Stage, title: str, only_decide: bool, foreign: bool) -> Asked:
         method, shares = self.method, [self._shares[task.name] for task in tasks]
         title = f"{title} · {', '.join(task.name for task in tasks)}"
         started, batch = time.monotonic(), self.settings.eval_batch
@@ -283,6 +295,9 @@ class ContinualRun:
             if not only_decide:
                 progress = StageProgress(self.console, title, Throughput())
                 asked.answers = evaluate(self._trainer(stage, [progress], alone=True), method, shares, batch_size=batch)
+                if foreign and method.has_experts:
+                    with torch.inference_mode(not is_sharded(method)):
+                        add_plain(method, shares, asked.answers)
             if self.decides:  # experts that no walk reached
                 progress = StageProgress(self.console, f"{title} · verdicts", Throughput())
                 decide(self._trainer(stage, [progress], alone=True), method, shares, batch_size=batch)
@@ -294,7 +309,9 @@ class ContinualRun:
         asked.seconds = time.monotonic() - started
         return asked
 
-    def _commit_asked(self, stage: Stage, tasks: Sequence[Task], title: str, shares: Sequence[Asked]) -> None:
+    def _commit_asked(
+        self, stage: Stage, tasks: Sequence[Task], title: str, shares: Sequence[Asked], foreign: bool
+    ) -> None:
         counts = sum((Counter(share.counts) for share in shares), Counter())
         costs: dict[str, Any] = {
             "seconds": round(max(share.seconds for share in shares), 3),
@@ -310,27 +327,40 @@ class ContinualRun:
                 mean.update([record["text"] for record in records], [record["target"] for record in records])
                 facts = {"score": round(float(mean.compute()), 4), "queries": len(records)}
                 scores[task.name] = facts["score"]
-                if stage.task and task.name == stage.task.name and self.ranks.first:
+                if foreign:
+                    facts["digest"] = task.digest()
+                elif stage.task and task.name == stage.task.name and self.ranks.first:
                     # Before the answers are final: a run killed in between evaluates, and so describes, once more.
                     trained = self.ledger.stage(stage.name)["trained"]
                     described = self._describe(stage, trained, score=facts["score"])
                     trained["files"]["expert/expert.json"] = sha256(described)
             if isinstance(self._fresh_method, ExpertMethod):
                 blocks["remembered"] = [record for share in shares for record in share.remembered[task.name]]
+            if foreign:
+                blocks = {{"answers": "ood", "remembered": "ood_remembered"}[kind]: b for kind, b in blocks.items()}
             self.ledger.note_answers(stage.name, task.name, blocks, facts | costs)
             costs = {}  # those of all tasks are noted with the first
         self.ledger.commit()
         for name, score in scores.items():
-            for row in stage.rows:
+            for row in stage.rows if not foreign else ():
                 self.tracker.score(after=row + 1, task=name, score=score)
         if scores:
             told = ", ".join(f"{task.name} {scores[task.name]:.2f} ({task.score})" for task in tasks)
+            if foreign and self._fresh_method.has_experts:
+                by = [
+                    record["expert"]
+                    for share in shares
+                    for task in tasks
+                    for record in (share.answers or {})[task.name]
+                ]
+                told += f"; {by.count(BASE) / len(by):.0%} of them reached the base model"
             self.console.print(f"{title}: {told}, {max(share.seconds for share in shares):.0f} s")
 
     @cached_property
     def _shares(self) -> dict[str, Task]:
         """Each task with the test queries that this rank answers, after every stage the same ones."""
-        return share_of(self.stages[-1].tests, self.method.template, rank=self.ranks.rank, ranks=self.ranks.size)
+        every = [*self.stages[-1].tests, *self.strangers]
+        return share_of(every, self.method.template, rank=self.ranks.rank, ranks=self.ranks.size)
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:

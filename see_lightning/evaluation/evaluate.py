@@ -12,11 +12,14 @@ from typing import Any
 import lightning as L
 
 from see_lightning.data.example import Example
+from see_lightning.evaluation.routing import BASE
 from see_lightning.evaluation.scores import score_fn
 from see_lightning.experts.recall import Entry, Recall, Said
 from see_lightning.methods.method import Answer, Method
 from see_lightning.tasks.datamodule import query_loader
 from see_lightning.tasks.task import Task
+
+PLAIN = 5  # answers of the base model checked in each foreign task, one query at a time
 
 
 def decide(trainer: L.Trainer, method: Method, tasks: Sequence[Task], *, batch_size: int) -> None:
@@ -68,6 +71,25 @@ def remembered(entries: Sequence[Entry], tasks: Sequence[Task]) -> dict[str, lis
 def _asked(tasks: Sequence[Task]) -> list[tuple[Task, Example]]:
     """Test queries by the numbers that ``query_loader`` names them by."""
     return [(task, example) for task in tasks for example in task.test]
+
+
+def add_plain(method: Method, tasks: Sequence[Task], answers: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Note beside the base model's answers what transformers' own ``generate`` says without any expert.
+
+    Args:
+        method: whose experts passed the queries on.
+        tasks: as they were asked.
+        answers: records by task, see ``evaluate``; the first ``PLAIN`` of a task that the base model gave get ``plain``,
+            all others None.
+    """
+    for task in tasks:
+        examples = {example.id: example for example in task.test}
+        checked = 0
+        for record in answers[task.name]:
+            record["plain"] = None
+            if record["expert"] == BASE and checked < PLAIN:
+                record["plain"] = method.plain(examples[record["id"]].prompt, task.max_new_tokens)
+                checked += 1
 
 
 def put_back(recall: Recall, records: Sequence[Mapping[str, Any]]) -> None:

@@ -86,8 +86,7 @@ def ood_report(
     """What ``results.json`` says about foreign queries.
 
     Args:
-        answers: to foreign queries: ``task, expert, verdicts, text``, and ``plain``, what the base model without any
-            expert says where it was the base model's to answer.
+        answers: to foreign queries: ``task, expert, verdicts, text``, and ``plain``, see ``evaluate.add_plain``.
         foreign: what experts said of foreign queries, see ``leanings``; empty for experts that give no log-odds.
         own: what they said of the test queries of learned tasks.
         experts: in order of birth.
@@ -95,13 +94,13 @@ def ood_report(
     Returns:
         ``queries``; ``base_share`` of them that reached the base model, ``per_task`` and ``experts``, the share that each
         task's queries reached the base and that each expert took; ``no_indicator_share``; ``auroc`` and ``fpr95``, None
-        without log-odds; ``base_identical``, the share of the base model's answers that are word for word those of the
-        base model alone, None if it answered none.
+        without log-odds; ``base_identical``, the share of ``base_checked`` answers of the base model that are word for
+        word those of the base model alone, None if none was.
     """
     by_task: dict[str, list[bool]] = {}
     for answer in answers:
         by_task.setdefault(answer["task"], []).append(answer["expert"] == BASE)
-    same = [answer["text"] == answer["plain"] for answer in answers if answer["expert"] == BASE]
+    same = [answer["text"] == answer["plain"] for answer in answers if answer["plain"] is not None]
     foreign_O, own_I = leanings(foreign, experts), leanings(own, experts)
     told = bool(len(foreign_O)) and bool(len(own_I))
     return {
@@ -113,6 +112,7 @@ def ood_report(
         "auroc": round(auroc(own_I, foreign_O), 4) if told else None,
         "fpr95": round(accepted_at(own_I, foreign_O, 0.95), 4) if told else None,
         "base_identical": _share(same) if same else None,
+        "base_checked": len(same),
     }
 
 

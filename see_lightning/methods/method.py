@@ -13,9 +13,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import lightning as L
 import torch
+from peft import PeftModel
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import GenerationConfig, PreTrainedModel
 
 from see_lightning.config import OptimConfig
 from see_lightning.data.example import Example
@@ -173,6 +175,18 @@ class Method(L.LightningModule):
         self.counts["generations"] += len(queries)
         self.counts["new_tokens"] += sum(len(row.ids) for row in decoded)
         return decoded
+
+    def plain(self, query: str, max_new_tokens: int) -> str:
+        """What the base model alone says, by transformers' own ``generate`` instead of ours."""
+        ids = torch.tensor([self.template.prompt_ids(query)], device=self.pool.device())
+        settings = GenerationConfig(
+            do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(self.eos_ids()), pad_token_id=0
+        )
+        with self.pool.speaking(None) as model:
+            assert isinstance(model, PeftModel | PreTrainedModel)
+            out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        new = [token for token in out[0, ids.shape[1] :].tolist() if token not in self.eos_ids()]
+        return self.template.text(new).strip()
 
     def to_answer(self, id_: str, decoded: Decoded, expert: str | None) -> Answer:
         """An answer that no verdict stands before."""

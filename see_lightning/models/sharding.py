@@ -42,6 +42,11 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
     model.to(mesh.device_type)  # the layers are there already, one by one
 
 
+def is_sharded(module: nn.Module) -> bool:
+    """Whether ranks share a model in it."""
+    return any(isinstance(part, FSDPModule) for part in module.modules())
+
+
 @contextmanager
 def in_step(module: nn.Module) -> Iterator[None]:
     """Let every rank run the model in it as often as it needs to; one that is done first takes part until all are.

@@ -72,6 +72,7 @@ def test_the_report_counts_who_took_what():
         "auroc": 0.75,
         "fpr95": 0.5,
         "base_identical": 0.5,
+        "base_checked": 2,
     }
 
 
