@@ -48,7 +48,7 @@ class Example:
     def shortened(self, size: int) -> "Example":
         """The same with ``size`` characters of its body.
 
-        >>> Example("1", "Sum up: a long text. Summary:", "", "sum", body=Body(8, 20)).shortened(6).prompt
+        >>> Example("1", "Sum up: a long text. Summary:", "", "sum", body=Body(8, 19)).shortened(6).prompt
         'Sum up: a long. Summary:'
         """
         if self.body is None:

@@ -19,7 +19,7 @@ class Source:
 
     Args:
         path: id on the Hub (``fancyzhx/ag_news``), or a folder of files or of ``save_to_disk``.
-        prompt: the query, with columns in braces: ``"{question}\\n\\n{passage}"``.
+        prompt: the query, with columns in braces: ``"{question} {passage}"``.
         answer: column of the answer.
         labels: words by the answer column's values; by default the names that the data set itself has for them.
         name: the data set's configuration, where it has several.
