@@ -351,7 +351,7 @@ NUISANCE = (
     "ood",
 )  # the seed has its own folder; the ratio enters through the method
 NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")
-NUISANCE_BENCHMARK = ("licence", "citation", "package")
+NUISANCE_BENCHMARK = ("licence", "citation", "package", "published_at")
 
 
 def numbers_config(cfg: DictConfig) -> dict[str, Any]:
@@ -367,7 +367,7 @@ def numbers_config(cfg: DictConfig) -> dict[str, Any]:
     kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in NUISANCE_TRAINER}
     benchmark = kept["benchmark"]
     benchmark["tasks"] = {task: benchmark["tasks"].get(task) for task in kept["order"]["tasks"]}
-    for part in (benchmark, *filter(None, benchmark["tasks"].values())):
+    for part in (benchmark, benchmark["reader"], *filter(None, benchmark["tasks"].values())):
         for name in NUISANCE_BENCHMARK:
             part.pop(name, None)
     return kept

@@ -1,12 +1,28 @@
 """The one form in which every data set reaches the rest of the code."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from see_lightning.config import Refusal
 
 
 class DataError(Refusal):
     """The data cannot be used as they are; the message names file, line and reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The part of a prompt that may be shortened where the whole is too long; what stands around it is kept.
+
+    Args:
+        start: its first character.
+        stop: the character behind its last.
+        keep: which end of it stays.
+    """
+
+    start: int
+    stop: int
+    keep: Literal["head", "tail"] = "head"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +35,7 @@ class Example:
         target: the reference answer; never empty.
         task: name of the task it belongs to.
         source: ``file:line`` it was read from, for error messages; no part of its identity.
+        body: what may be cut of a prompt that is too long; None: nothing.
     """
 
     id: str
@@ -26,3 +43,21 @@ class Example:
     target: str
     task: str
     source: str = field(default="", compare=False)
+    body: Body | None = field(default=None, compare=False)
+
+    def shortened(self, size: int) -> "Example":
+        """The same with ``size`` characters of its body.
+
+        >>> Example("1", "Sum up: a long text. Summary:", "", "sum", body=Body(8, 19)).shortened(6).prompt
+        'Sum up: a long. Summary:'
+        """
+        if self.body is None:
+            raise ValueError(f"example {self.id} has no body that may be cut.")
+        start, stop = self.body.start, self.body.stop
+        body = self.prompt[start:stop]
+        kept = body[:size] if self.body.keep == "head" else body[len(body) - size :]
+        return replace(
+            self,
+            prompt=self.prompt[:start] + kept + self.prompt[stop:],
+            body=replace(self.body, stop=start + len(kept)),
+        )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import DataError
-from see_lightning.data.reader import json_lines, require_task
+from see_lightning.data.reader import Part, json_lines, read_halves, require_task
 from see_lightning.data.split import Split
 
 
@@ -35,21 +35,26 @@ class JsonlReader:
             )
         return names
 
+    def parts(self, task: str) -> dict[str, Part]:
+        """The rows of the two files.
+
+        Raises:
+            DataError: no such folder, task or file.
+        """
+        require_task(task, self.tasks())
+        files = {half: self.folder / f"{task}.{half}.jsonl" for half in ("train", "test")}
+        return {
+            half: Part(
+                json_lines(path, task=task, prompt_key="prompt", answer_key="answer", id_prefix=f"{task}-{half}-"),
+                (path,),
+            )
+            for half, path in files.items()
+        }
+
     def read(self, task: str, checks: RowChecks) -> Split:
         """The examples of one task.
 
         Raises:
             DataError: no such folder, task or file, or a row that ``checks`` refuses.
         """
-        require_task(task, self.tasks())
-        train, test = (
-            json_lines(
-                self.folder / f"{task}.{half}.jsonl",
-                task=task,
-                prompt_key="prompt",
-                answer_key="answer",
-                id_prefix=f"{task}-{half}-",
-            )
-            for half in ("train", "test")
-        )
-        return checks.split(task, train=train, test=test)
+        return read_halves(task, self.parts(task), checks)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import DataError, Example
-from see_lightning.data.reader import require_task
+from see_lightning.data.reader import Part, read_halves, require_task
 from see_lightning.data.split import Split
 from see_lightning.seeds import seed
 
@@ -55,11 +55,11 @@ class PocketReader:
         """Names of the tasks."""
         return list(_TASKS)
 
-    def read(self, task: str, checks: RowChecks) -> Split:
-        """The examples of one task, with a notice where a package is not of the version that the rows were chosen from.
+    def parts(self, task: str) -> dict[str, Part]:
+        """The rows that are drawn from the packages.
 
         Raises:
-            DataError: no such task, a package that is missing or holds too few rows, or a row that ``checks`` refuses.
+            DataError: no such task, or a package that is missing or holds too few rows.
         """
         require_task(task, self.tasks())
         recipe = _TASKS[task]
@@ -79,8 +79,17 @@ class PocketReader:
             )
             for row in rows[:needed]
         ]
-        split = checks.split(task, train=examples[:TRAIN_ROWS], test=examples[TRAIN_ROWS:])
-        return Split(train=split.train, test=split.test, notices=(*_other_versions(task, recipe), *split.notices))
+        return {"train": Part(examples[:TRAIN_ROWS]), "test": Part(examples[TRAIN_ROWS:])}
+
+    def read(self, task: str, checks: RowChecks) -> Split:
+        """The examples of one task, with a notice where a package is not of the version that the rows were chosen from.
+
+        Raises:
+            DataError: no such task, a package that is missing or holds too few rows, or a row that ``checks`` refuses.
+        """
+        split = read_halves(task, self.parts(task), checks)
+        versions = _other_versions(task, _TASKS[task])
+        return Split(train=split.train, test=split.test, notices=(*versions, *split.notices))
 
 
 def _install(recipe: _Task) -> str:

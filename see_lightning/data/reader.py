@@ -2,7 +2,8 @@
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -10,12 +11,35 @@ from see_lightning.data.checks import BadRow, RowChecks
 from see_lightning.data.example import DataError, Example
 from see_lightning.data.split import Split
 
+MOST_NAMED = 40  # tasks in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a task as published: its training rows, its test rows, or rows that no run reads, such as ``dev``.
+
+    Args:
+        rows: read as they are iterated over, once.
+        files: that they are read from.
+    """
+
+    rows: Iterable[Example | BadRow]
+    files: tuple[Path, ...] = ()
+
 
 class Reader(Protocol):
     """Turns the files of one family of tasks into examples."""
 
     def tasks(self) -> list[str]:
         """Names of the tasks it can read."""
+        ...
+
+    def parts(self, task: str) -> dict[str, Part]:
+        """What is published of one task, unchecked: ``train``, ``test`` and what else there is.
+
+        Raises:
+            DataError: no such task or file; a row that is no example is a ``BadRow``.
+        """
         ...
 
     def read(self, task: str, checks: RowChecks) -> Split:
@@ -27,7 +51,7 @@ class Reader(Protocol):
         ...
 
 
-def require_task(task: str, tasks: Sequence[str]) -> None:
+def require_task(task: str, tasks: Sequence[str], hint: str = "") -> None:
     """Refuse a task name that is not among ``tasks``, naming the nearest one.
 
     >>> require_task("quiz", ["qa", "quizz"])
@@ -37,8 +61,64 @@ def require_task(task: str, tasks: Sequence[str]) -> None:
     if task in tasks:
         return
     nearest = difflib.get_close_matches(task, tasks, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-    raise DataError(f"no task {task!r}{hint} There are: {', '.join(tasks) or 'none'}")
+    guess = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    more = f" and {len(tasks) - MOST_NAMED} more" if len(tasks) > MOST_NAMED else ""
+    known = ", ".join(tasks[:MOST_NAMED]) or "none"
+    raise DataError(f"no task {task!r}{guess} There are: {known}{more}{hint and f'. {hint}'}")
+
+
+def where_to_put(folder: Path, published_at: str) -> str:
+    """What to do where the files of a published benchmark are missing."""
+    return (
+        f"Put the files of {published_at} into DIR/{folder.name} and set the environment variable SEE_DATA=DIR, "
+        f"or paths.data=DIR"
+    )
+
+
+def read_halves(task: str, parts: dict[str, Part], checks: RowChecks) -> Split:
+    """The checked rows of ``train`` and ``test``."""
+    return checks.split(task, train=parts["train"].rows, test=parts["test"].rows)
+
+
+def json_document(path: Path, task: str) -> object:
+    """What a JSON file holds.
+
+    Raises:
+        DataError: no such file, or it is not JSON in UTF-8.
+    """
+    if not path.is_file():
+        raise DataError(f"{task}: no file {path}")
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8: byte 0x{error.object[error.start]:02x} at {error.start + 1}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: invalid JSON: {error.msg} at column {error.colno}") from error
+
+
+def array_rows(
+    rows: object, place: str | Path, example: Callable[[dict[str, object], int, str], Example]
+) -> Iterator[Example | BadRow]:
+    """The rows of a JSON array of objects.
+
+    Args:
+        rows: the array.
+        place: where it stands; the source of a row is ``<place>, row <number>``, from 1.
+        example: makes one of a row, its number and its source, or raises ``RowError``.
+
+    Raises:
+        DataError: it is no array.
+    """
+    if not isinstance(rows, list):
+        raise DataError(f"{place}: a JSON {type(rows).__name__} where an array of rows is needed")
+    for number, row in enumerate(rows, start=1):
+        source = f"{place}, row {number}"
+        try:
+            if not isinstance(row, dict):
+                raise RowError(f"a JSON {type(row).__name__} where an object is needed")
+            yield example(row, number, source)
+        except RowError as reason:
+            yield BadRow(source, str(reason))
 
 
 def json_lines(
@@ -66,43 +146,48 @@ def json_lines(
             row = _parse(line)
             if id_prefix:
                 row.setdefault("id", f"{id_prefix}{number}")
-            example_id, prompt, answer = _texts(row, keys=("id", prompt_key, answer_key))
-        except _RowError as reason:
+            example_id, prompt, answer = texts(row, keys=("id", prompt_key, answer_key))
+        except RowError as reason:
             yield BadRow(source, str(reason))
         else:
             yield Example(id=example_id, prompt=prompt, target=answer, task=task, source=source)
 
 
-class _RowError(ValueError):
-    """Why a line holds no example."""
+class RowError(ValueError):
+    """Why a row holds no example."""
 
 
 def _parse(line: bytes) -> dict[str, object]:
     if not line.strip():
-        raise _RowError("blank line")
+        raise RowError("blank line")
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise _RowError(f"not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}") from error
+        raise RowError(f"not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}") from error
     except json.JSONDecodeError as error:
-        raise _RowError(f"invalid JSON: {error.msg} at column {error.colno}") from error
+        raise RowError(f"invalid JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(row, dict):
-        raise _RowError(f"a JSON {type(row).__name__} where an object is needed")
+        raise RowError(f"a JSON {type(row).__name__} where an object is needed")
     return row
 
 
-def _texts(row: dict[str, object], *, keys: Sequence[str]) -> list[str]:
+def texts(row: dict[str, object], *, keys: Sequence[str]) -> list[str]:
+    """The strings under ``keys``; an ``id`` may be a number.
+
+    Raises:
+        RowError: one is missing, is no string, or cannot be written.
+    """
     missing = [key for key in keys if key not in row]
     if missing:
-        raise _RowError(f"missing key {', '.join(map(repr, missing))}; found: {', '.join(row) or 'none'}")
-    texts = []
+        raise RowError(f"missing key {', '.join(map(repr, missing))}; found: {', '.join(row) or 'none'}")
+    found = []
     for key in keys:
         value = row[key]
         if key == "id" and type(value) is int:
             value = str(value)
         if not isinstance(value, str):
-            raise _RowError(f"{key!r} must be a string, found {type(value).__name__}")
+            raise RowError(f"{key!r} must be a string, found {type(value).__name__}")
         if any("\ud800" <= character <= "\udfff" for character in value):
-            raise _RowError(f"{key!r} holds half a surrogate pair, which cannot be written as UTF-8")
-        texts.append(value)
-    return texts
+            raise RowError(f"{key!r} holds half a surrogate pair, which cannot be written as UTF-8")
+        found.append(value)
+    return found

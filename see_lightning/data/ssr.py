@@ -6,7 +6,7 @@ from pathlib import Path
 
 from see_lightning.data.checks import BadRow, RowChecks
 from see_lightning.data.example import DataError, Example
-from see_lightning.data.reader import json_lines, require_task
+from see_lightning.data.reader import Part, json_lines, read_halves, require_task, where_to_put
 from see_lightning.data.split import Split
 
 PUBLISHED_AT = "https://github.com/DeepLearnXMU/SSR, folder data/ni-cus0.12/split"
@@ -35,35 +35,48 @@ class SsrReader:
         names = sorted(path.name.removesuffix(".eval.json") for path in self.folder.glob("*.eval.json"))
         if not names:
             raise DataError(
-                f"SSR's data were looked for in {self.folder}, where there is no <task>.eval.json. Put the files of "
-                f"{PUBLISHED_AT} into DIR/ssr_ni_split and set the environment variable SEE_DATA=DIR, or paths.data=DIR"
+                f"SSR's data were looked for in {self.folder}, where there is no <task>.eval.json. "
+                f"{where_to_put(self.folder, PUBLISHED_AT)}"
             )
         return names
 
-    def read(self, task: str, checks: RowChecks) -> Split:
-        """The examples of one task.
+    def parts(self, task: str) -> dict[str, Part]:
+        """The rows of the training and the test file.
 
-        Where ``<task>.train.json`` is missing, SSR's two disjoint samples of it, 10 % and 1 %, stand in, with a notice.
+        Where ``<task>.train.json`` is missing, SSR's two disjoint samples of it, 10 % and 1 %, stand in.
+
+        Raises:
+            DataError: no such folder, task or file.
+        """
+        require_task(task, self.tasks())
+        samples = tuple(self.folder / f"{task}.train.{size}.json" for size in ("smp01", "smp001"))
+        in_samples = not self._whole(task).is_file() and all(path.is_file() for path in samples)
+        train = samples if in_samples else (self._whole(task),)
+        test = self.folder / f"{task}.eval.json"
+        return {
+            "train": Part(chain.from_iterable(_rows(path, task) for path in train), train),
+            "test": Part(_rows(test, task), (test,)),
+        }
+
+    def read(self, task: str, checks: RowChecks) -> Split:
+        """The examples of one task, with a notice where samples stand in for the training file.
 
         Raises:
             DataError: no such folder, task or file, or a row that ``checks`` refuses.
         """
-        require_task(task, self.tasks())
-        whole = self.folder / f"{task}.train.json"
-        samples = [self.folder / f"{task}.train.{size}.json" for size in ("smp01", "smp001")]
-        in_samples = not whole.is_file() and all(path.is_file() for path in samples)
-        split = checks.split(
-            task,
-            train=chain.from_iterable(_rows(path, task) for path in (samples if in_samples else [whole])),
-            test=_rows(self.folder / f"{task}.eval.json", task),
-        )
-        if not in_samples:
+        parts = self.parts(task)
+        split = read_halves(task, parts, checks)
+        whole, used = self._whole(task), parts["train"].files
+        if used == (whole,):
             return split
         notice = (
-            f"{task}: {whole} is missing; the {len(split.train)} rows of {samples[0].name} and {samples[1].name} are "
+            f"{task}: {whole} is missing; the {len(split.train)} rows of {used[0].name} and {used[1].name} are "
             f"the training rows. The whole file is at {PUBLISHED_AT}"
         )
         return Split(train=split.train, test=split.test, notices=(notice, *split.notices))
+
+    def _whole(self, task: str) -> Path:
+        return self.folder / f"{task}.train.json"
 
 
 def _rows(path: Path, task: str) -> Iterator[Example | BadRow]:

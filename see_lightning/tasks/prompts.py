@@ -106,9 +106,10 @@ def _holds(ids: Sequence[int], part: Sequence[int]) -> bool:
 
 
 def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, indicator_tokens: int) -> Task:
-    """The task without rows that are too long, which ``checks`` refuses or counts.
+    """The task with every row short enough: where a prompt has a body, that is cut, and told in a notice.
 
-    A training row must hold its prompt and its answer, a test row its prompt and the longest answer generated.
+    A row that is too long all the same ``checks`` refuses or counts. A training row must hold its prompt and its answer, a
+    test row its prompt and the longest answer generated.
 
     Args:
         task: as read.
@@ -117,11 +118,12 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
         indicator_tokens: room that an indicator takes before the answer.
     """
 
-    def fitting(rows: Iterable[Example], answer_tokens: int | None) -> tuple[Example, ...]:
-        kept = []
+    def fitting(rows: Iterable[Example], answer_tokens: int | None) -> tuple[tuple[Example, ...], int]:
+        """The rows that fit, and how many of them were cut for that."""
+        kept, cut = [], 0
         for row in rows:
-            prompt = len(template.prompt_ids(row.prompt))
             answer = len(template.target_ids(row.target)) if answer_tokens is None else answer_tokens
+            fitted, prompt = _fitted(row, template, template.max_length - indicator_tokens - answer)
             if prompt + indicator_tokens + answer > template.max_length:
                 checks.bad(
                     task.name,
@@ -130,11 +132,12 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
                     f" within model.max_length={template.max_length}",
                 )
             else:
-                kept.append(row)
-        return tuple(kept)
+                kept.append(fitted)
+                cut += fitted is not row
+        return tuple(kept), cut
 
     outdated = checks.notices(task.name)  # what was skipped on reading is counted again in the new notice
-    train, test = fitting(task.train, None), fitting(task.test, task.max_new_tokens)
+    (train, train_cut), (test, test_cut) = fitting(task.train, None), fitting(task.test, task.max_new_tokens)
     for half, drawn, kept in (("training", task.train, train), ("test", task.test, test)):
         if 100 * (len(drawn) - len(kept)) > MOST_SKIPPED * len(drawn):
             raise DataError(
@@ -142,4 +145,26 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
                 f" model.max_length={template.max_length}. That is more than {MOST_SKIPPED} %: raise it, or mend the rows."
             )
     notices = [notice for notice in task.notices if notice not in outdated]
+    if train_cut or test_cut:
+        notices.append(
+            f"{task.name}: {train_cut} of {len(train)} training and {test_cut} of {len(test)} test prompts were cut to fit"
+            f" into model.max_length={template.max_length}; their instructions are whole"
+        )
     return replace(task, train=train, test=test, notices=(*notices, *checks.notices(task.name)))
+
+
+def _fitted(row: Example, template: PromptTemplate, room: int) -> tuple[Example, int]:
+    """The row with as much of its body as its prompt has ``room`` tokens for, and the prompt's tokens.
+
+    A row without a body, or that does not fit without it either, is returned as it is.
+    """
+    short, tokens = row, len(template.prompt_ids(row.prompt))
+    whole = tokens
+    while tokens > room:
+        size = 0 if short.body is None else short.body.stop - short.body.start
+        if size == 0:
+            return row, whole
+        # By the characters that a token of the whole prompt has: too few rather than too many, and then again.
+        short = short.shortened(size - max(1, (tokens - room) * size // tokens))
+        tokens = len(template.prompt_ids(short.prompt))
+    return short, tokens

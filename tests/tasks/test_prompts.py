@@ -1,12 +1,13 @@
 """Prompt styles letter by letter, and the check that prompt and answer fit."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from see_lightning.config import ConfigError
 from see_lightning.data.checks import RowChecks
-from see_lightning.data.example import DataError, Example
+from see_lightning.data.example import Body, DataError, Example
 from see_lightning.data.split import Split
 from see_lightning.models.tiny import tiny_tokenizer
 from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths
@@ -153,6 +154,37 @@ def test_more_than_one_in_a_hundred_skipped_for_length_is_an_error():
     split = checks.split("qa", rows, [Example("t", "q", "a", "qa", source="g:1")])
     with pytest.raises(DataError, match=r"qa: 2 of the 152 training rows do not fit.*more than 1 %"):
         checked_lengths(of(list(split.train), list(split.test)), template("plain"), checks, 4)
+
+
+@pytest.mark.parametrize("keep", ["head", "tail"])
+def test_a_body_is_cut_to_what_fits_and_what_stands_around_it_is_kept(keep):
+    text = "Sum up: " + "0123456789" * 4 + "!" * 60 + " Summary:"
+    long = Example("1", text, "a" * 9, "qa", source="f:1", body=Body(8, 108, keep))
+    short = row(2, prompt=20, answer=10)
+    task = checked_lengths(of([long, short], [replace(long, id="3")]), template("plain"), RowChecks(), 4)
+    cut, untouched = task.train
+    assert untouched is short
+    assert (cut.id, cut.target, cut.source) == ("1", "a" * 9, "f:1")
+    assert cut.prompt.startswith("Sum up: ")
+    assert cut.prompt.endswith(" Summary:")
+    body = cut.prompt.removeprefix("Sum up: ").removesuffix(" Summary:")
+    assert len(body) == 64 - 4 - 10 - 1 - len("Sum up:  Summary:")  # one token to begin, one a letter
+    assert body == (text[8:108][: len(body)] if keep == "head" else text[8:108][-len(body) :])
+    assert task.notices == (
+        "qa: 1 of 2 training and 1 of 1 test prompts were cut to fit into model.max_length=64; their instructions are whole",
+    )
+
+
+def test_a_row_that_does_not_fit_without_its_body_either_is_refused_whole():
+    long = Example("1", "p" * 80 + "body", "a", "qa", source="f:1", body=Body(80, 84))
+    with pytest.raises(DataError, match=r"f:1: the prompt has 85 tokens and leaves no room for 6 of its answer"):
+        checked_lengths(of([long], [row(2, prompt=9, answer=2)]), template("plain"), RowChecks(), 4)
+
+
+def test_a_cut_prompt_is_told_by_the_digest():
+    long = Example("1", "p" * 80, "a", "qa", body=Body(0, 80))
+    whole = of([long], [])
+    assert checked_lengths(whole, template("plain"), RowChecks(), 4).digest() != whole.digest()
 
 
 class LongRows:

@@ -1,0 +1,96 @@
+"""What stands in a benchmark's files: counts, what occurs twice, what leaks from train to test."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from see_lightning.data.checks import BadRow
+from see_lightning.data.example import Example
+from see_lightning.data.reader import Part
+
+MOST_LABELS = 20  # a task with more different answers is none of labels
+FEW_TEST_ROWS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PartAudit:
+    """What one part of a task holds.
+
+    Args:
+        rows: that could be read.
+        bad: rows that could not.
+        first_bad: where the first of them stands, and why.
+        prompts: different prompts, without the blanks around them.
+        conflicts: prompts that stand there with different answers.
+        in_train: rows whose prompt stands in the training part too; 0 for that part itself.
+        longest: characters of the longest prompt.
+        labels: rows by answer, where there are few different ones; else empty.
+        sha256: of each file, by name.
+        texts: sha256 of all prompts and answers in any order, to tell that two parts are the same.
+    """
+
+    rows: int
+    bad: int
+    first_bad: str
+    prompts: int
+    conflicts: int
+    in_train: int
+    longest: int
+    labels: dict[str, int]
+    sha256: dict[str, str]
+    texts: str
+
+
+def audit(parts: Mapping[str, Part]) -> dict[str, PartAudit]:
+    """Count what stands in each part of a task.
+
+    Args:
+        parts: as ``Reader.parts`` gives them; their rows are read.
+    """
+    trained: set[str] = set()
+    found = {}
+    for name in sorted(parts, key=lambda name: name != "train"):
+        part = parts[name]
+        rows = list(part.rows)
+        examples = [row for row in rows if isinstance(row, Example)]
+        bad = [row for row in rows if isinstance(row, BadRow)]
+        answers: dict[str, set[str]] = {}
+        for row in examples:
+            answers.setdefault(row.prompt.strip(), set()).add(row.target)
+        labels = Counter(row.target for row in examples)
+        found[name] = PartAudit(
+            rows=len(examples),
+            bad=len(bad),
+            first_bad=f"{bad[0].source}: {bad[0].reason}" if bad else "",
+            prompts=len(answers),
+            conflicts=sum(len(different) > 1 for different in answers.values()),
+            in_train=sum(row.prompt.strip() in trained for row in examples),
+            longest=max((len(row.prompt) for row in examples), default=0),
+            labels=dict(sorted(labels.items())) if len(labels) <= min(MOST_LABELS, len(examples) // 3) else {},
+            sha256={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in part.files},
+            texts=hashlib.sha256(
+                "\x1e".join(sorted(f"{e.prompt}\x1f{e.target}" for e in examples)).encode()
+            ).hexdigest(),
+        )
+        if name == "train":
+            trained = set(answers)
+    return {name: found[name] for name in parts}
+
+
+def warnings(parts: Mapping[str, PartAudit]) -> Iterator[str]:
+    """What the user of a task should know of it, a sentence each."""
+    test = parts["test"]
+    for name, part in parts.items():
+        if part.bad:
+            yield f"{name}: {part.bad} rows cannot be read, first {part.first_bad}"
+        if part.conflicts:
+            yield f"{name}: {part.conflicts} prompts have different answers"
+        if part.in_train:
+            yield f"{name}: {part.in_train} of {part.rows} rows have a prompt that stands in train"
+        if name not in ("train", "test") and part.texts == test.texts:
+            yield f"{name} and test are the same rows: what is chosen on {name} is chosen on test"
+        elif name == "train" and part.prompts < part.rows:
+            yield f"train: {part.rows - part.prompts} rows repeat a prompt"
+    if test.rows < FEW_TEST_ROWS:
+        yield f"test: {test.rows} rows, so a share of 50 % has a standard error of {50 / max(test.rows, 1) ** 0.5:.1f} points"
