@@ -129,9 +129,9 @@ def collect(
             },
         }
         if "routing" in results:
-            asked = {(record["task"], record["id"]) for record in foreign}
+            queries = {(record["task"], record["id"]) for record in foreign}
             heard = [record for stage in stages for record in ledger.foreign(stage.name)[1]]
-            said = [record for record in heard if (record["task"], record["id"]) in asked]
+            said = [record for record in heard if (record["task"], record["id"]) in queries]
             own = [record for stage in stages for record in ledger.remembered(stage.name)]
             results["ood"] |= ood_report(foreign, said, own, names)
             after = {stage.name: ledger.foreign(stage.name, digests)[0] for stage in stages}
