@@ -1,0 +1,154 @@
+"""Foreign queries in whole runs: counted again from the files, and no number of the run moves for them."""
+
+import json
+
+import pytest
+
+from see_lightning.config import ConfigError
+from see_lightning.data.example import DataError
+from see_lightning.engine import launch
+from tests.runs import toy
+
+SETTINGS = [("method=see",), ("method=see", *toy.ACTIVATED), ("method=seqft",), ("method=stl",)]
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """Two tasks in official files; one asks much like a learned task."""
+    folder = tmp_path_factory.mktemp("foreign")
+    for name, word, answer in (("near", "icy", ["z"]), ("far", "fog", "q")):
+        rows = [{"id": f"{name}-{n}", "input": f"{word}{n}?", "output": answer} for n in range(9)]
+        for half, some in (("train", rows[:3]), ("test", rows[3:])):
+            (folder / name).mkdir(exist_ok=True)
+            whole = {"Definition": [word], "Instances": some, "Positive Examples": []}
+            (folder / name / f"{half}.json").write_text(json.dumps(whole))
+    return folder
+
+
+def asked(foreign, *more: str) -> tuple[str, ...]:
+    return ("ood=folder", f"ood.dir={foreign}", "ood.size=5", *more)
+
+
+def without_ood(kept):
+    results = {name: value for name, value in kept["results.json"].items() if name != "ood"}
+    results["config"] = {name: value for name, value in results["config"].items() if name != "ood"}
+    files = {name: value for name, value in kept.items() if "/ood" not in name}
+    return {**files, "results.json": results}
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: " ".join(s[:2]))
+def test_a_finished_run_is_asked_without_training_and_ends_as_if_asked_at_once(base, tmp_path, foreign, settings):
+    data, whole = toy.data_in(base), toy.whole(base, *settings)
+    at_once = toy.run(toy.compose(data, tmp_path / "once", *settings, *asked(foreign)))
+    assert without_ood(toy.kept(at_once.directory)) == toy.kept(whole.directory)
+    later = toy.run(toy.compose(data, tmp_path / "later", *settings))
+    later = toy.run(toy.compose(data, tmp_path / "later", *settings, *asked(foreign)))
+    assert (later.fits, len(later.methods)) == (0, 1)
+    assert toy.kept(later.directory) == toy.kept(at_once.directory)
+    again = toy.run(toy.compose(data, tmp_path / "later", *settings, *asked(foreign)))
+    assert (again.fits, again.methods) == (0, [])
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: " ".join(s[:2]))
+def test_what_the_results_say_is_what_the_files_hold(base, tmp_path, foreign, settings):
+    run = toy.run(toy.compose(toy.data_in(base), tmp_path, *settings, *asked(foreign, "ood.every=true")))
+    found, stages = toy.read_results(run.directory)["ood"], toy.read_answers(run.directory, "ood")
+    assert list(stages) == ["01-sky", "02-sea", "03-ice"]
+    answers = stages["03-ice"]
+    assert [answer["id"] for answer in answers] == [f"{task}-{n}" for task in ("far", "near") for n in range(3, 8)]
+    scores = {task: [answer["score"] for answer in answers if answer["task"] == task] for task in ("far", "near")}
+    assert found["scores"] == {task: pytest.approx(sum(some) / 5) for task, some in scores.items()}
+    if settings[0] != "method=see":
+        assert set(found) == {"asked", "scores"}
+        return
+    by = [answer["expert"] for answer in answers]
+    assert found["queries"] == 10
+    assert found["base_share"] == pytest.approx(by.count("base") / 10)
+    assert found["experts"] == {task: by.count(task) / 10 for task in toy.TASKS}
+    assert found["after"] == {
+        stage: pytest.approx(sum(answer["expert"] == "base" for answer in some) / 10) for stage, some in stages.items()
+    }
+    said = [record for some in toy.read_answers(run.directory, "ood_remembered").values() for record in some]
+    assert {(r["expert"], r["task"], r["id"]) for r in said if r["expert"] != "base"} == {
+        (expert, answer["task"], answer["id"]) for expert in toy.TASKS for answer in answers
+    }
+    own = [record for some in toy.read_answers(run.directory, "remembered").values() for record in some]
+
+    def most(records):
+        best: dict[tuple[str, str], float] = {}
+        for record in records:
+            if record["expert"] != "base":
+                query = record["task"], record["id"]
+                best[query] = max(best.get(query, -1e9), record["log_odds"])
+        return list(best.values())
+
+    pairs = [(a > b) + (a == b) / 2 for a in most(own) for b in most(said)]
+    assert found["auroc"] == pytest.approx(sum(pairs) / len(pairs), abs=1e-4)
+
+
+def test_what_the_base_model_answers_is_what_transformers_says_without_experts(base, tmp_path, foreign):
+    run = toy.run(toy.compose(toy.data_in(base), tmp_path, *SETTINGS[0], *asked(foreign), "model.dtype=fp32"))
+    answers = [a for some in toy.read_answers(run.directory, "ood").values() for a in some]
+    checked = [answer for answer in answers if answer["plain"] is not None]
+    found = toy.read_results(run.directory)["ood"]
+    assert found["base_checked"] == len(checked)
+    by_base = [a for a in answers if a["expert"] == "base"]
+    assert by_base, "the toy leaves some queries to the base model"
+    assert len(checked) == sum(min(5, sum(a["task"] == task for a in by_base)) for task in ("near", "far"))
+    assert found["base_identical"] == 1.0
+    assert all(answer["text"] == answer["plain"] for answer in checked)
+
+
+def test_other_queries_are_asked_beside_the_old_ones_and_only_they_count(base, tmp_path, foreign):
+    data = toy.data_in(base)
+    first = toy.run(toy.compose(data, tmp_path, *SETTINGS[0], *asked(foreign)))
+    more = toy.run(toy.compose(data, tmp_path, *SETTINGS[0], "ood=folder", f"ood.dir={foreign}", "ood.size=6"))
+    assert (more.fits, more.directory) == (0, first.directory)
+    results = toy.read_results(more.directory)["ood"]
+    assert (results["queries"], results["asked"]["size"]) == (12, 6)
+    one = toy.run(toy.compose(data, tmp_path, *SETTINGS[0], *asked(foreign, "ood.tasks=[far]")))
+    assert toy.read_results(one.directory)["ood"]["per_task"].keys() == {"far"}
+    assert toy.read_results(one.directory)["ood"]["queries"] == 5
+
+
+@pytest.mark.parametrize("settings", SETTINGS[:2], ids=lambda s: " ".join(s[:2]))
+def test_two_ranks_find_what_one_finds(base, tmp_path, foreign, settings):
+    calm = (*settings, "adapter.dropout=0", "model.dtype=fp32", "optim.lr=4e-3", *asked(foreign))
+    data = toy.data_in(base)
+    alone = toy.read_results(toy.run(toy.compose(data, tmp_path / "one", *calm)).directory)["ood"]
+    cfg = toy.compose(data, tmp_path / "two", *calm, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    log = tmp_path / "log"
+    assert toy.ended(toy.start_ranks(2, lambda: launch.launch(cfg, "test"), log)) == [0, 0], log.read_text()[-3000:]
+    (directory,) = [path.parent for path in (tmp_path / "two").rglob("results.json")]
+    together = toy.read_results(directory)["ood"]
+    assert {k: v for k, v in together.items() if k not in ("auroc", "fpr95")} == {
+        k: v for k, v in alone.items() if k not in ("auroc", "fpr95")
+    }
+    assert together["auroc"] == pytest.approx(alone["auroc"], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        (["ood.tasks=[fra]"], ConfigError, "ood.tasks names 'fra'.*'far'"),
+        (["ood.size=0"], ConfigError, "ood.size must be at least 1; got 0"),
+        (["ood.dir=/nowhere"], DataError, "/nowhere"),
+        (["+ood.colour=red"], ConfigError, "colour"),
+    ],
+)
+def test_foreign_tasks_that_cannot_be_asked_are_refused_before_anything_is_trained(
+    base, tmp_path, foreign, more, error, message
+):
+    with pytest.raises(Exception, match=message) as caught:
+        toy.run(toy.compose(toy.data_in(base), tmp_path, *asked(foreign), *more))
+    assert isinstance(caught.value, error) or "colour" in message
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_foreign_task_by_a_learned_ones_name_is_refused(base, tmp_path, foreign):
+    (foreign / "ice").symlink_to(foreign / "near")
+    try:
+        with pytest.raises(ConfigError, match="ood has a task 'ice'"):
+            toy.run(toy.compose(toy.data_in(base), tmp_path, *asked(foreign)))
+    finally:
+        (foreign / "ice").unlink()
