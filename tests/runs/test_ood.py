@@ -40,7 +40,7 @@ def without_ood(kept):
 def test_a_finished_run_is_asked_without_training_and_ends_as_if_asked_at_once(base, tmp_path, foreign, settings):
     data, whole = toy.data_in(base), toy.whole(base, *settings)
     at_once = toy.run(toy.compose(data, tmp_path / "once", *settings, *asked(foreign)))
-    assert without_ood(toy.kept(at_once.directory)) == toy.kept(whole.directory)
+    assert without_ood(toy.kept(at_once.directory)) == without_ood(toy.kept(whole.directory))
     later = toy.run(toy.compose(data, tmp_path / "later", *settings))
     later = toy.run(toy.compose(data, tmp_path / "later", *settings, *asked(foreign)))
     assert (later.fits, len(later.methods)) == (0, 1)
@@ -55,7 +55,10 @@ def test_what_the_results_say_is_what_the_files_hold(base, tmp_path, foreign, se
     found, stages = toy.read_results(run.directory)["ood"], toy.read_answers(run.directory, "ood")
     assert list(stages) == ["01-sky", "02-sea", "03-ice"]
     answers = stages["03-ice"]
-    assert [answer["id"] for answer in answers] == [f"{task}-{n}" for task in ("far", "near") for n in range(3, 8)]
+    for task in ("far", "near"):
+        ids = [answer["id"] for answer in answers if answer["task"] == task]
+        assert len(ids) == len(set(ids)) == 5
+        assert set(ids) < {f"{task}-{n}" for n in range(3, 9)}, "of the test half"
     scores = {task: [answer["score"] for answer in answers if answer["task"] == task] for task in ("far", "near")}
     assert found["scores"] == {task: pytest.approx(sum(some) / 5) for task, some in scores.items()}
     if settings[0] != "method=see":
