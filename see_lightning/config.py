@@ -51,6 +51,9 @@ def within(key: str, value: float | None, low: float, high: float = float("inf")
         raise ConfigError(f"{key} must be {limit}; got {value:g}.")
 
 
+PROTOCOLS = ("ssr", "trace", "olora", "sapt")
+
+
 def check_ratio(key: str, ratio: float) -> None:
     """Refuse a share outside 0..1."""
     if not isinstance(ratio, int | float) or not 0.0 <= ratio <= 1.0:
@@ -215,6 +218,7 @@ class RunConfig:
     seed: int = 0
     train_size: int | None = None  # training examples per task; null takes all
     test_size: int | None = None  # test examples per task; null takes all
+    protocol: str = "ssr"  # whose metrics are printed: ssr, trace, olora, sapt; results.json has all
     method: Any = MISSING
     order: OrderConfig = MISSING
     benchmark: Any = MISSING
@@ -235,6 +239,7 @@ class RunConfig:
         within("seed", self.seed, 0)
         within("train_size", self.train_size, 1)
         within("test_size", self.test_size, 1)
+        one_of("protocol", self.protocol, PROTOCOLS)
 
 
 def register() -> None:
@@ -343,13 +348,9 @@ def instantiate(node: Any, **arguments: Any) -> Any:
 
 
 # What a run may change without changing a number. A new trainer setting counts until it is listed here.
-NUISANCE = (
-    "paths",
-    "logger",
-    "seed",
-    "ratio",
-    "ood",
-)  # the seed has its own folder; the ratio enters through the method
+# The seed has its own folder; the ratio enters through the method; a protocol only sums up what was measured, and foreign
+# queries are asked beside it.
+NUISANCE = ("paths", "logger", "seed", "ratio", "protocol", "ood")
 NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")
 NUISANCE_BENCHMARK = ("licence", "citation", "package", "published_at")
 

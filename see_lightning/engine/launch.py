@@ -86,7 +86,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
                 raise
             raise leave_quietly() from None
     if here is None or here.rank == 0:
-        print_report(json.loads(path.read_text(encoding="utf-8")), Console())
+        print_report(json.loads(path.read_text(encoding="utf-8")), Console(), config.protocol)
         print(f"{directory / 'report.html'}\n{path}", flush=True)
     return path
 

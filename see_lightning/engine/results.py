@@ -16,8 +16,10 @@ from see_lightning.config import RunConfig, method_name
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.stages import Stage
 from see_lightning.evaluation.continual import continual_metrics
+from see_lightning.evaluation.last_row import last_row
 from see_lightning.evaluation.matrix import ResultsMatrix
 from see_lightning.evaluation.ood import ood_report
+from see_lightning.evaluation.protocols import summaries
 from see_lightning.evaluation.routing import BASE, routing_report
 from see_lightning.methods.method import Method
 from see_lightning.models.base import model_id
@@ -116,6 +118,8 @@ def collect(
         "matrix": matrix.to_list(),
         "metrics": continual_metrics(matrix.values_TT),
     }
+    results["last_row"] = last_row(answers[stages[-1].name], results["score"])
+    results["protocols"] = summaries(results)
     if method.has_experts and not method.needs_task_id:
         results["routing"] = routing_report(answers[stages[-1].name], names)
     if strangers:

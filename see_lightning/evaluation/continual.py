@@ -5,6 +5,7 @@ Every function returns a scalar in the scores' unit (0..100), NaN if a score tha
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -41,11 +42,44 @@ def backward_transfer(matrix_TT: Tensor) -> Tensor:
     return (_square(matrix_TT)[-1] - matrix_TT.diagonal())[:-1].mean()
 
 
+def backward_transfer_by_all(matrix_TT: Tensor) -> Tensor:
+    r"""BWT as SAPT's ``score.py`` divides it, by all tasks, not by the old ones: $\frac{1}{T}\sum_{j\le T}(a_{T,j}-a_{j,j})$.
+
+    Nearer to 0 than `backward_transfer` by the factor (T − 1) / T.
+
+    >>> backward_transfer_by_all(torch.tensor([[90., 20.], [50., 70.]]))
+    tensor(-20.)
+    """
+    return (_square(matrix_TT)[-1] - matrix_TT.diagonal()).mean()
+
+
+def learned(matrix_TT: Tensor) -> Tensor:
+    r"""The mean score right after learning: $\frac{1}{T}\sum_{j\le T} a_{j,j}$. Higher is better.
+
+    >>> learned(torch.tensor([[90., 20.], [50., 70.]]))
+    tensor(80.)
+    """
+    return _square(matrix_TT).diagonal().mean()
+
+
+def pooled(groups: Sequence[tuple[int, float]]) -> float:
+    r"""The mean over all queries of all tasks: $\sum_j n_j m_j \big/ \sum_j n_j$; NaN for no groups.
+
+    Args:
+        groups: for each task its queries $n_j$ and their mean score $m_j$.
+
+    >>> pooled([(300, 90.0), (100, 10.0)]), pooled([(1, 90.0), (1, 10.0)])
+    (70.0, 50.0)
+    """
+    queries = sum(n for n, _ in groups)
+    return sum(n * mean for n, mean in groups) / queries if queries else math.nan
+
+
 def forgetting(matrix_TT: Tensor) -> Tensor:
     r"""Mean drop on old tasks from their best: $\frac{1}{T-1}\sum_{j<T}\big(\max_{j\le t<T} a_{t,j}-a_{T,j}\big)$.
 
     Negative if they improved; NaN if T = 1. The best is taken over what was measured since the task was learned,
-    without the last row.
+    without the last row. SAPT's F.Ra is the same: its ``score.py`` has 0 for tasks that were not learned yet.
 
     >>> forgetting(torch.tensor([[80., 20., 10.], [90., 60., 10.], [50., 70., 30.]]))
     tensor(15.)

@@ -13,7 +13,7 @@ import lightning as L
 
 from see_lightning.data.example import Example
 from see_lightning.evaluation.routing import BASE
-from see_lightning.evaluation.scores import score_fn
+from see_lightning.evaluation.scores import READS_PROMPT, score_fn
 from see_lightning.experts.recall import Entry, Recall, Said
 from see_lightning.methods.method import Answer, Method
 from see_lightning.tasks.datamodule import query_loader
@@ -54,7 +54,8 @@ def remembered(entries: Sequence[Entry], tasks: Sequence[Task]) -> dict[str, lis
     found: dict[str, list[dict[str, Any]]] = {task.name: [] for task in tasks}
     for entry in entries:
         task, example = asked[int(entry.id)]
-        score = None if entry.said.text is None else score_fn(task.score)(entry.said.text, example.target)
+        said = entry.said.text
+        score = None if said is None else score_fn(task.score, example.prompt)(said, example.target)
         found[task.name].append(
             {
                 "id": example.id,
@@ -111,7 +112,7 @@ def evaluate(
 
     Returns:
         For each task, a record per query, in the order of the test split: ``id, task, prompt_sha, expert, verdicts, text,
-        target, score``, and whether the text was cut at the limit (``truncated``).
+        target, score``, whether the text was cut at the limit (``truncated``), and the ``prompt`` if the score reads it.
     """
     asked = _asked(tasks)
     answers: dict[int, Answer] = {}
@@ -134,8 +135,9 @@ def evaluate(
                 "verdicts": list(answer.verdicts),
                 "text": answer.text,
                 "target": example.target,
-                "score": score_fn(task.score)(answer.text, example.target),
+                "score": score_fn(task.score, example.prompt)(answer.text, example.target),
                 "truncated": answer.truncated,
+                **({"prompt": example.prompt} if task.score in READS_PROMPT else {}),
             }
         )
     return records

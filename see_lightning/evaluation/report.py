@@ -18,6 +18,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from see_lightning.evaluation.drawings import confusion_svg, curve_svg, matrix_svg, study_svg
+from see_lightning.evaluation.protocols import PROTOCOLS, summaries
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -25,12 +26,7 @@ if TYPE_CHECKING:
 Results = Mapping[str, Any]
 Study = Mapping[str, Any]
 
-FORMULAS = {
-    "AR": "mean over tasks j of a[T][j]; higher is better",
-    "FWT": "mean over t ≥ 2 of a[t−1][t], the score before learning; higher is better",
-    "BWT": "mean over j < T of a[T][j] − a[j][j]; below 0, old tasks got worse",
-    "forgetting": "mean over j < T of max(a[t][j], j ≤ t < T) − a[T][j]; lower is better",
-}
+FORMULAS = PROTOCOLS["ssr"]
 ROUTING = {
     "accuracy": "queries answered by their own task's expert",
     "base_share": "queries answered by the base model",
@@ -151,14 +147,44 @@ def _shares(results: Results) -> dict[str, str]:
     return shares
 
 
+def _metrics(results: Results, protocol: str) -> list[tuple[str, str, str]]:
+    """Name, readable value and formula of each metric of a protocol; results of an older version hold none but SSR's."""
+    if protocol == "ssr":
+        found, formulas = results["metrics"], FORMULAS
+    else:
+        summary = (results.get("protocols") or summaries(results))[protocol]
+        found, formulas = summary["metrics"], summary["formulas"]
+    return [(name, number(value), formulas.get(name, "")) for name, value in found.items()]
+
+
+LAST_ROW = ("task", "score", "n", "standard error", "strict", "normalised")
+
+
+def _last_row(results: Results) -> list[list[str]]:
+    """A readable cell for each column of `LAST_ROW` and each task; nothing for results of an older version."""
+    row = results.get("last_row") or {}
+    return [
+        [
+            f"{task} ({results['score'][task]})",
+            *(number(facts.get(name)) for name in ("score", "n", "stderr", "strict", "normalised")),
+        ]
+        for task, facts in row.items()
+    ]
+
+
 # ---------------------------------------------------------------------------------------------- terminal
 
 
-def print_report(results: Results, console: Console) -> None:
+def print_report(results: Results, console: Console, protocol: str = "ssr") -> None:
     """Print the matrix, the metrics and, where there are any, the routing shares and notices about the data.
 
     In a terminal the tables fit its width, if need be with the tasks' numbers at the head of the matrix; elsewhere
     they are as wide as they need to be, so that no file holds a shortened name.
+
+    Args:
+        results: content of ``results.json``.
+        console: where to print.
+        protocol: whose metrics are printed, of `PROTOCOLS`.
     """
     console.print(Text(title(results), style="bold"), soft_wrap=True)
     matrix = _matrix_table(results, results["tasks"])
@@ -166,8 +192,13 @@ def print_report(results: Results, console: Console) -> None:
         matrix = _matrix_table(results, [str(t + 1) for t in range(len(results["tasks"]))])
     print_table(matrix, console)
     console.print(Text(" * right after learning the task   · not measured"))
-    metrics = [(name, number(value), FORMULAS.get(name, "")) for name, value in results["metrics"].items()]
-    print_table(_table(["metric", "value", "formula"], metrics), console)
+    head = "metric" if protocol == "ssr" else f"metric of {protocol}"
+    print_table(_table([head, "value", "formula"], _metrics(results, protocol)), console)
+    if rows := _last_row(results):
+        table = Table("at the end", *(Column(name, justify="right") for name in LAST_ROW[1:]), box=box.SIMPLE_HEAD)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        print_table(table, console)
     if shares := _shares(results):
         print_table(_table(["routing", "value"], shares.items()), console)
     for notice in results.get("notices", []):
@@ -312,6 +343,7 @@ def render_html(results: Results, study: Study | None = None) -> str:
     from markupsafe import Markup
 
     tasks, matrix, routing, config = results["tasks"], results["matrix"], results.get("routing"), results.get("config")
+    protocol = (config or {}).get("protocol", "ssr")
     has_curves = any(sum(score is not None for score in column) > 1 for column in zip(*matrix, strict=True))
     curves = [(task, _change(matrix, j), Markup(curve_svg(tasks, matrix, j))) for j, task in enumerate(tasks)]
     routing_figure = ""
@@ -321,11 +353,11 @@ def render_html(results: Results, study: Study | None = None) -> str:
     return page_template("report.html.j2").render(
         results=results,
         title=title(results),
-        # The word joiner keeps a[t][j] on one line.
-        metrics=[
-            (name, number(value), FORMULAS.get(name, "").replace("][", "]\u2060["))
-            for name, value in results["metrics"].items()
-        ],
+        metrics=_joined(_metrics(results, protocol)),
+        protocol=protocol,
+        others={name: _joined(_metrics(results, name)) for name in results.get("protocols", ()) if name != protocol},
+        last_row_head=LAST_ROW,
+        last_row=_last_row(results),
         matrix_figure=Markup(matrix_svg(tasks, matrix)),
         routing_figure=routing_figure,
         curves=curves if has_curves else [],
@@ -341,6 +373,11 @@ def render_html(results: Results, study: Study | None = None) -> str:
         notices=results.get("notices", []),
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else "",
     )
+
+
+def _joined(metrics: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """The same with a word joiner in each a[t][j], which keeps it on one line."""
+    return [(name, value, formula.replace("][", "]\u2060[")) for name, value, formula in metrics]
 
 
 def page_template(name: str) -> "Template":

@@ -1,16 +1,16 @@
-"""Score one answer against its reference, in 0..100, and average over many.
+"""Score one answer against its reference, in 0..100.
 
-A score is a pure function ``(text, target) -> float``; every one is found by name in `SCORES`.
+A score is a pure function ``(text, target) -> float``; every one is found by name in `SCORES`. Those in `READS_PROMPT` need
+the query as well, and `score_fn` gives it to them. A name that ends in a paper's measures as its code does, faults included.
 """
 
 import re
+import string
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 
-import torch
-from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.text import rouge_score
 
 from see_lightning.config import ConfigError, nearest
@@ -115,61 +115,256 @@ def accuracy(text: str, target: str) -> float:
     return 100.0 * (_label(text) == _label(target))
 
 
-SCORES: dict[str, ScoreFn] = {
+def accuracy_trace(text: str, target: str) -> float:
+    """100 if both are the same string, blanks included, else 0; two empty strings are 0.
+
+    TRACE's accuracy (C-STANCE, FOMC, NumGLUE). A target with blanks around it is never met, for answers are stripped.
+
+    >>> accuracy_trace("B", "B"), accuracy_trace("B.", "B"), accuracy_trace("b", "B")
+    (100.0, 0.0, 0.0)
+    """
+    return 100.0 * (text == target != "")
+
+
+def first_char_trace(text: str, target: str) -> float:
+    r"""100 if both begin with the same character, else 0: TRACE's accuracy on ScienceQA, where reasons follow the letter.
+
+    An empty text, at which TRACE's code stops with an error, scores 0.
+
+    >>> first_char_trace("B because of gravity", "B\nGravity pulls."), first_char_trace("(B)", "B")
+    (100.0, 0.0)
+    """
+    return 100.0 * (text[:1] == target[:1] != "")
+
+
+def exact_match_olora(text: str, target: str) -> float:
+    """100 if both are the same in lower case, without ASCII punctuation and with single blanks, else 0.
+
+    SQuAD's exact match with the articles kept, as in O-LoRA and SAPT. Signs and points of numbers are punctuation too, so
+    that "3.5" equals "35"; and what is nothing but punctuation equals the empty text.
+
+    >>> exact_match_olora("Science or  technology!", "science or Technology"), exact_match_olora("the world", "world")
+    (100.0, 0.0)
+    """
+    return 100.0 * (_squad(text) == _squad(target))
+
+
+def _squad(text: str) -> str:
+    return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
+
+
+def rouge_l_trace(text: str, target: str) -> float:
+    """ROUGE-L of the package rouge (1.0.1), which TRACE uses on MeetingBank; case-sensitive.
+
+    Both are cut into pieces at every full stop and into words at blanks. U is the set of the words in the longest common
+    subsequences of each piece of the text with each of the target; with P and R the shares of the target's and of the text's
+    different words that are in U, F = 2PR / (P + R + 1e-8), times 100. So a word counts once however often it is said.
+    A side without a piece, at which that package stops with an error, scores 0.
+
+    >>> round(rouge_l_trace("a b c d", "a b c d."), 4), round(rouge_l_trace("the the the", "the"), 4)
+    (100.0, 100.0)
+    """
+    texts, targets = _pieces(text), _pieces(target)
+    if not texts or not targets:
+        return 0.0
+    shared = {word for first in texts for second in targets for word in _common_words(first, second)}
+    precision = len(shared) / len({word for piece in targets for word in piece})
+    recall = len(shared) / len({word for piece in texts for word in piece})
+    return 200 * precision * recall / (precision + recall + 1e-8)
+
+
+def _pieces(text: str) -> list[list[str]]:
+    """Words between full stops; a piece of blanks has one word, the empty one."""
+    return [piece.split() or [""] for piece in text.split(".") if piece]
+
+
+def _common_words(first: Sequence[str], second: Sequence[str]) -> set[str]:
+    """Words of one longest common subsequence; among several, of the one that the package rouge takes."""
+    lengths = [[0] * (len(second) + 1)]
+    for x in first:
+        above, row = lengths[-1], [0]
+        for j, y in enumerate(second):
+            row.append(above[j] + 1 if x == y else max(above[j + 1], row[j]))
+        lengths.append(row)
+    words, i, j = set(), len(first), len(second)
+    while i and j:
+        if first[i - 1] == second[j - 1]:
+            words.add(first[i - 1])
+            i, j = i - 1, j - 1
+        elif lengths[i - 1][j] > lengths[i][j - 1]:
+            i -= 1
+        else:
+            j -= 1
+    return words
+
+
+def edit_similarity(text: str, target: str) -> float:
+    """Similarity of two lines of code, in whole points: TRACE's measure on Py150.
+
+    It is 100 (1 - d / n), rounded, for d insertions and deletions of characters and n characters in both: fuzzywuzzy's
+    ``ratio`` with python-Levenshtein; without that package fuzzywuzzy counts otherwise. Before, ``<NUM_LIT>`` becomes 0,
+    ``<STR_LIT>`` and ``<CHAR_LIT>`` nothing, and ``<STR_LIT:x>`` (or NUM, CHAR) x. An empty side scores 0.
+
+    >>> edit_similarity("x = <NUM_LIT:1>", "x = 1"), edit_similarity("return self", "return None")
+    (100.0, 73.0)
+    """
+    text, target = _literals(text), _literals(target)
+    if not text or not target:
+        return 0.0
+    characters = len(text) + len(target)
+    return float(round(100 * (1 - (characters - 2 * lcs_length(text, target)) / characters)))
+
+
+def _literals(code: str) -> str:
+    code = code.replace("<NUM_LIT>", "0").replace("<STR_LIT>", "").replace("<CHAR_LIT>", "")
+    for kind, literal in re.findall(r"<(STR|NUM|CHAR)_LIT:(.*?)>", code, flags=re.DOTALL):
+        code = code.replace(f"<{kind}_LIT:{literal}>", literal)  # one by one, which matters where one stands in another
+    return code
+
+
+def bleu(text: str, target: str) -> float:
+    """BLEU of one sentence, by sacrebleu: 13a tokens, case-sensitive, exponential smoothing, effective order.
+
+    A mean over sentences is not the BLEU of a corpus, which counts n-grams over all of them.
+
+    >>> round(bleu("the cat sat on a mat", "the cat sat on the mat"), 2)
+    53.73
+    """
+    from sacrebleu import sentence_bleu
+
+    return min(100.0, float(sentence_bleu(text, [target]).score))
+
+
+def chrf(text: str, target: str) -> float:
+    """chrF2 of one sentence, by sacrebleu: F of character n-grams up to 6, recall weighing twice; not that of a corpus.
+
+    >>> round(chrf("the cat sat on a mat", "the cat sat on the mat"), 2)
+    65.98
+    """
+    from sacrebleu import sentence_chrf
+
+    return min(100.0, float(sentence_chrf(text, [target]).score))
+
+
+def sari(text: str, target: str, prompt: str) -> float:
+    r"""SARI of a simplification (Xu et al. 2016): what was rightly kept, deleted and added, against the source.
+
+    As in Hugging Face's ``sari``: lower case, 13a tokens, the mean over n-grams of 1 to 4 of `keep` (F), `delete`
+    (precision) and `add` (F), where 0/0 is 1. The source is the paragraph in 20Minuten's prompt, or the whole prompt if it
+    has none. An empty answer does not score 0: all that had to go is gone.
+
+    >>> prompt = "Simplify.\n\nParagraph:\nthe large cat sat\n\nSimplification:"
+    >>> sari("the big cat sat", "the big cat sat", prompt), round(sari("the large cat sat", "the big cat sat", prompt), 2)
+    (100.0, 44.64)
+    """
+    paragraph = re.search(r"Paragraph:\n(.*)\n\nSimplification:", prompt, flags=re.DOTALL)
+    return sari_of(paragraph[1] if paragraph else prompt, text, [target])
+
+
+def sari_trace(text: str, target: str, prompt: str) -> float:
+    r"""SARI with the whole prompt as the source, as TRACE's code has it: its instruction counts as rightly deleted.
+
+    >>> prompt = "Simplify.\n\nParagraph:\nthe large cat sat\n\nSimplification:"
+    >>> round(sari("large cat", "the cat", prompt), 2), round(sari_trace("large cat", "the cat", prompt), 2)
+    (75.0, 77.98)
+    """
+    return sari_of(prompt, text, [target])
+
+
+def sari_of(source: str, text: str, targets: Sequence[str]) -> float:
+    """SARI of one sentence with any number of references; see `sari`.
+
+    >>> sari_of("the cat", "the cat", ["the cat"])
+    100.0
+    """
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    tokens = Tokenizer13a()
+    sides = [tokens(side.lower()).split(" ") for side in (source, text, *targets)]
+    total = 0.0
+    for n in range(1, 5):
+        before, after, *wanted = (Counter(zip(*(side[i:] for i in range(n)), strict=False)) for side in sides)
+        total += _sari(_times(before, len(targets)), _times(after, len(targets)), sum(wanted, Counter()))
+    return min(100.0, 100 * total / 4)
+
+
+def _sari(source: Counter[tuple[str, ...]], text: Counter[tuple[str, ...]], target: Counter[tuple[str, ...]]) -> float:
+    """SARI of the n-grams of one length, in 0..1."""
+    kept, gone, new = source & text, source - text, set(text) - set(source)
+    right, wrong = kept & target, gone & target
+    hits = len(new & set(target))
+    keep = _f1(_mean([right[gram] / kept[gram] for gram in kept]), _share(right.total(), (source & target).total()))
+    delete = _mean([1 - wrong[gram] / gone[gram] for gram in gone])
+    add = _f1(_share(hits, len(new)), _share(hits, len(set(target) - set(source))))
+    return (keep + delete + add) / 3
+
+
+def _times(counter: Counter[tuple[str, ...]], factor: int) -> Counter[tuple[str, ...]]:
+    return Counter({gram: factor * count for gram, count in counter.items()})
+
+
+def _mean(shares: Sequence[float]) -> float:
+    return sum(shares) / len(shares) if shares else 1.0
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 1.0
+
+
+def _f1(precision: float, recall: float) -> float:
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+SCORES: dict[str, Callable[..., float]] = {
     "rouge_l": rouge_l,
     "rouge_l_google": rouge_l_google,
+    "rouge_l_trace": rouge_l_trace,
     "exact_match": exact_match,
+    "exact_match_olora": exact_match_olora,
     "accuracy": accuracy,
+    "accuracy_trace": accuracy_trace,
+    "first_char_trace": first_char_trace,
+    "edit_similarity": edit_similarity,
+    "bleu": bleu,
+    "chrf": chrf,
+    "sari": sari,
+    "sari_trace": sari_trace,
 }
+READS_PROMPT = ("sari", "sari_trace")
+LABELS = ("exact_match", "exact_match_olora", "accuracy", "accuracy_trace", "first_char_trace")
 
 
-def score_fn(name: str) -> ScoreFn:
+def score_fn(name: str, prompt: str = "") -> ScoreFn:
     """The score called `name` in `SCORES`.
+
+    Args:
+        name: of the score.
+        prompt: the query that is answered; read by the scores in `READS_PROMPT` alone.
 
     Raises:
         ConfigError: there is none of that name; the message names the nearest and lists all.
+
+    >>> score_fn("sari", prompt="the large cat sat")("the big cat sat", "the big cat sat")
+    100.0
     """
     if name not in SCORES:
         raise ConfigError(f"there is no score {name!r}.{nearest(name, SCORES)} Scores: {', '.join(SCORES)}.")
-    return SCORES[name]
+    return partial(SCORES[name], prompt=prompt) if name in READS_PROMPT else SCORES[name]
 
 
-class MeanScore(Metric):
-    """Mean of one score over all answers seen, in 0..100; NaN before the first.
+def strict_and_normalised(score: str, text: str, target: str) -> tuple[float, float]:
+    r"""A label compared in two ways: as a string, and whatever its case and the blanks and punctuation around it.
+
+    What the two differ by is form, not knowledge: a model may know the answer and have lost the way it is written.
 
     Args:
-        score: a name in `SCORES`.
+        score: one of `LABELS`; with ``first_char_trace`` only first characters are compared.
+        text: the answer.
+        target: its reference.
 
-    >>> mean = MeanScore("exact_match")
-    >>> mean.update(["yes", "no"], ["yes", "yes"])
-    >>> mean.compute()
-    tensor(50., dtype=torch.float64)
+    >>> strict_and_normalised("accuracy_trace", "b.", "B"), strict_and_normalised("first_char_trace", "(B) as", "B\nas")
+    ((0.0, 100.0), (0.0, 100.0))
     """
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self, score: str) -> None:
-        super().__init__()
-        self.score = score_fn(score)
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, texts: Sequence[str], targets: Sequence[str]) -> None:
-        """Add answers.
-
-        Args:
-            texts: the answers.
-            targets: their references, in the same order.
-        """
-        if len(texts) != len(targets):
-            raise ValueError(f"every text needs its target; got {len(texts)} texts and {len(targets)} targets.")
-        self.total += sum(map(self.score, texts, targets))
-        self.count += len(texts)
-
-    def compute(self) -> Tensor:
-        """The mean, a float64 scalar."""
-        return self.total / self.count
+    if score == "first_char_trace":
+        return first_char_trace(text, target), first_char_trace(_label(text), _label(target))
+    return accuracy_trace(text, target), accuracy(text, target)

@@ -100,7 +100,7 @@ def gather(records: Iterable[Record], results: Mapping[str, Any], answers: Seque
                 )
             score = scores.get((key, task, id_))
             if score is None and "text" in found:
-                score = _score(results["score"][task], found["text"], answer["target"])
+                score = _score(results["score"][task], found["text"], answer)
             column.append({**found, "score": score})
     return Said(
         tasks,
@@ -115,11 +115,11 @@ def gather(records: Iterable[Record], results: Mapping[str, Any], answers: Seque
     )
 
 
-def _score(name: str, text: str, target: str) -> float:
+def _score(name: str, text: str, answer: Mapping[str, Any]) -> float:
     """The score of an answer that was given to another query with the same prompt."""
     from see_lightning.evaluation.scores import score_fn  # takes a second to import, and is seldom needed
 
-    return score_fn(name)(text, target)
+    return score_fn(name, answer.get("prompt", ""))(text, answer["target"])
 
 
 @dataclass(frozen=True, slots=True)

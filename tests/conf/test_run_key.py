@@ -29,6 +29,7 @@ def test_a_key_is_eight_hex_digits_and_the_same_every_time(composed):
         ["paths.runs=/elsewhere", "paths.cache=/there", "paths.data=/mine"],
         ["benchmark.licence=other", "benchmark.citation=other", "benchmark.tasks.news.citation=other"],
         ["train_size=100"],
+        ["protocol=trace"],
     ],
     ids=" ".join,
 )

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from see_lightning.evaluation.drawings import _readable_on
-from see_lightning.evaluation.report import matrix_csv, matrix_svg, print_report, render_html
+from see_lightning.evaluation.protocols import PROTOCOLS, summaries
+from see_lightning.evaluation.report import matrix_csv, matrix_svg, number, print_report, render_html
 
 TASKS = ["qa", "<b>bold</b>", "a_rather_long_name_of_a_task_$x$_[red]"]
 
@@ -121,6 +122,46 @@ def test_the_page_shows_every_number_and_where_it_comes_from():
     sources = ["3f2a9c1d", "2.13.0", "superni_3", "tiny", "Apache-2.0", "Wang & al., <2022>", "mine: <<pos>>", "2.8"]
     for wanted in (*scores, *shares_and_costs, *sources, results()["command"], *results()["notices"]):
         assert wanted in text, wanted
+
+
+LAST_ROW = {
+    TASKS[0]: {"n": 500, "score": 79.99, "stderr": 1.23, "exact_match_olora": 33.3, "strict": 70.1, "normalised": 80.2},
+    TASKS[1]: {"n": 1, "score": 61.0, "stderr": None, "exact_match_olora": 0.0},
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_report_by_a_protocol_has_its_metrics_and_their_formulas(protocol):
+    given = results(last_row=LAST_ROW | {TASKS[2]: LAST_ROW[TASKS[1]]})
+    given |= {"protocols": summaries(given), "config": {"protocol": protocol}}
+    stream = io.StringIO()
+    print_report(given, Console(file=stream, width=40), protocol)
+    text = Page(render_html(given)).text.replace("\u2060", "")
+    cards = text[: text.index("By other protocols")]
+    for name, formula in PROTOCOLS[protocol].items():
+        value = given["metrics"][name] if protocol == "ssr" else given["protocols"][protocol]["metrics"][name]
+        assert re.search(rf"{re.escape(name)} +{re.escape(number(value))} +{re.escape(formula)}", stream.getvalue())
+        assert f"{name}\n{number(value)}\n{formula}" in cards.replace("\n\n", "\n")
+    for other in PROTOCOLS.values():
+        assert all(formula in text for formula in other.values())
+
+
+def test_results_of_an_older_version_are_summed_up_from_their_matrix():
+    stream = io.StringIO()
+    print_report(results(), Console(file=stream, width=40), "trace")
+    assert re.search(r"OP +61\.81 ", stream.getvalue())
+    stream = io.StringIO()
+    print_report(results(), Console(file=stream, width=40), "olora")
+    assert re.search("predict_exact_match +– ", stream.getvalue())
+    assert "By other protocols" not in render_html(results())
+
+
+def test_the_last_row_stands_with_its_standard_errors_and_both_ways_to_compare_labels():
+    given = results(last_row=LAST_ROW, score={TASKS[0]: "accuracy", TASKS[1]: "sari", TASKS[2]: "bleu"})
+    assert re.search(r"qa \(accuracy\) +79\.99 +500 +1\.23 +70\.10 +80\.20\n", printed(given))
+    assert re.search(r"<b>bold</b> \(sari\) +61\.00 +1 +– +– +–\n", printed(given))
+    text = Page(render_html(given)).text
+    assert all(cell in text for cell in ("qa (accuracy)", "79.99", "500", "1.23", "70.10", "80.20"))
 
 
 def test_nothing_in_the_results_becomes_markup():

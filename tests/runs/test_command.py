@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import see_lightning
+from see_lightning.evaluation.protocols import PROTOCOLS
 from see_lightning.evaluation.report import matrix_csv
 from tests.runs import toy
 
@@ -64,6 +65,16 @@ def test_a_run_from_its_command_to_its_report_and_to_a_query(place):
     assert again.stdout == first.stdout
     assert {file: file.stat().st_mtime_ns for file in directory.rglob("*")} == written
     assert again.stderr == ""  # a model that is loaded and trained is told of there
+
+    other = shell(place, *command, "protocol=olora")
+    assert other.returncode == 0, other.stderr
+    assert other.stdout.splitlines()[-1] == str(path)
+    assert "predict_exact_match" in other.stdout
+    assert "predict_exact_match" not in first.stdout
+    assert other.stdout.count(PROTOCOLS["olora"]["predict_exact_match"]) == 1
+    assert f"{results['protocols']['olora']['metrics']['predict_exact_match']:.2f}" in other.stdout
+    assert {file: file.stat().st_mtime_ns for file in directory.rglob("*")} == written
+    assert other.stderr == ""
 
     asked = shell(place, "-m", "see_lightning.ask", str(path.parent), "seasea111?", "What is this?")
     assert asked.returncode == 0, asked.stderr

@@ -1,0 +1,49 @@
+"""What the last row of the results matrix rests on: how many queries, how sure, and how much of it is a matter of form."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from see_lightning.evaluation.scores import LABELS, exact_match_olora, strict_and_normalised
+
+
+def last_row(answers: Iterable[Mapping[str, Any]], scores: Mapping[str, str]) -> dict[str, dict[str, float | None]]:
+    """Count the answers that were given after the last task.
+
+    Args:
+        answers: records with ``task, text, target, score``; at least one for every task.
+        scores: the name of each task's score.
+
+    Returns:
+        For each task ``n`` answers, their mean ``score`` and its standard error ``stderr`` (sample standard deviation over
+        the root of n; None for one answer), ``exact_match_olora``, and where answers are labels, ``strict`` and
+        ``normalised`` (see `strict_and_normalised`). All but ``n`` are in 0..100.
+
+    >>> answers = [{"task": "qa", "text": text, "target": "B", "score": score} for text, score in (("B", 100.0), ("b.", 0.0))]
+    >>> last_row(answers, {"qa": "accuracy_trace"})["qa"]
+    {'n': 2, 'score': 50.0, 'stderr': 50.0, 'exact_match_olora': 100.0, 'strict': 50.0, 'normalised': 100.0}
+    """
+    of_task: dict[str, list[Mapping[str, Any]]] = {task: [] for task in scores}
+    for answer in answers:
+        of_task[answer["task"]].append(answer)
+    return {task: _facts(of_task[task], score) for task, score in scores.items()}
+
+
+def _facts(answers: list[Mapping[str, Any]], score: str) -> dict[str, float | None]:
+    values = [answer["score"] for answer in answers]
+    facts = {
+        "n": len(values),
+        "score": _mean(values),
+        "stderr": round(statistics.stdev(values) / math.sqrt(len(values)), 4) if len(values) > 1 else None,
+        "exact_match_olora": _mean([exact_match_olora(answer["text"], answer["target"]) for answer in answers]),
+    }
+    if score in LABELS:
+        pairs = [strict_and_normalised(score, answer["text"], answer["target"]) for answer in answers]
+        facts["strict"], facts["normalised"] = map(_mean, zip(*pairs, strict=True))
+    return facts
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return round(sum(values) / len(values), 4)

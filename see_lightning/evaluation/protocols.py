@@ -1,0 +1,97 @@
+"""What each paper calls its numbers: the metrics of a protocol, their formulas, and their values for a finished run.
+
+All follow from the results matrix and from its last row's counts, so a run that is finished needs no model to be
+summarised by another protocol.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Results = Mapping[str, Any]
+
+# a[t][j] is the score on task j after task t, T the number of tasks; n[j] and m[j] are the test queries of task j and their
+# exact match at the end.
+PROTOCOLS: dict[str, dict[str, str]] = {
+    "ssr": {
+        "AR": "mean over tasks j of a[T][j]; higher is better",
+        "FWT": "mean over t ≥ 2 of a[t−1][t], the score before learning; higher is better",
+        "BWT": "mean over j < T of a[T][j] − a[j][j]; below 0, old tasks got worse",
+        "forgetting": "mean over j < T of max(a[t][j], j ≤ t < T) − a[T][j]; lower is better",
+    },
+    "trace": {
+        "OP": "mean over tasks j of a[T][j], the paper's OP_T; higher is better",
+        "BWT": "sum over j < T of a[T][j] − a[j][j], divided by T − 1 as in the paper's tables; below 0, old tasks got worse",
+    },
+    "olora": {
+        "predict_exact_match": (
+            "sum over tasks j of n[j] · m[j], divided by the sum of n[j]: exact match of all test queries together after the"
+            " last task; higher is better"
+        ),
+        "mean_exact_match": "mean over tasks j of m[j]; the same as above only where all tasks have as many test queries",
+    },
+    "sapt": {
+        "AP": "mean over tasks j of a[T][j]; higher is better",
+        "F.Ra": "mean over j < T of max(a[t][j], j ≤ t < T) − a[T][j]; lower is better",
+        "FWT + STL": (
+            "mean over tasks j of a[j][j]; FWT is this less the mean of single-task models (AR of method=stl), for which"
+            " score.py takes 50.94 whatever the tasks; higher is better"
+        ),
+        "BWT": "sum over j < T of a[T][j] − a[j][j], divided by T as in score.py, not by T − 1; below 0, old tasks got worse",
+    },
+}
+
+
+def summaries(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
+    """A run by every protocol.
+
+    Args:
+        results: content of ``results.json``: ``tasks``, ``matrix`` and, for exact match, ``last_row``.
+
+    Returns:
+        For each protocol ``metrics`` and ``formulas``, by the names of `PROTOCOLS`; None where a score was not measured.
+
+    >>> run = {"tasks": ["qa", "qg"], "matrix": [[90.0, 20.0], [50.0, 70.0]]}
+    >>> found = summaries(run)
+    >>> found["trace"]["metrics"], found["sapt"]["metrics"]
+    ({'OP': 60.0, 'BWT': -40.0}, {'AP': 60.0, 'F.Ra': 40.0, 'FWT + STL': 80.0, 'BWT': -20.0})
+    """
+    from see_lightning.evaluation import continual  # imports torch, which no report needs
+    from see_lightning.evaluation.matrix import ResultsMatrix
+
+    matrix_TT = ResultsMatrix.from_list(results["tasks"], results["matrix"]).values_TT
+    row = results.get("last_row")
+    matches = [(row[task]["n"], row[task]["exact_match_olora"]) for task in results["tasks"]] if row else []
+    of_matrix: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
+        "ssr": {
+            "AR": continual.average,
+            "FWT": continual.forward_transfer,
+            "BWT": continual.backward_transfer,
+            "forgetting": continual.forgetting,
+        },
+        "trace": {"OP": continual.average, "BWT": continual.backward_transfer},
+        "sapt": {
+            "AP": continual.average,
+            "F.Ra": continual.forgetting,
+            "FWT + STL": continual.learned,
+            "BWT": continual.backward_transfer_by_all,
+        },
+    }
+    values = {
+        protocol: {name: metric(matrix_TT).item() for name, metric in metrics.items()}
+        for protocol, metrics in of_matrix.items()
+    }
+    values["olora"] = {
+        "predict_exact_match": continual.pooled(matches),
+        "mean_exact_match": continual.pooled([(1, match) for _, match in matches]),
+    }
+    return {
+        protocol: {
+            "metrics": {name: None if math.isnan(value) else value for name, value in values[protocol].items()},
+            "formulas": formulas,
+        }
+        for protocol, formulas in PROTOCOLS.items()
+    }
