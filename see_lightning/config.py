@@ -204,10 +204,12 @@ class OodConfig:
     dir: str | None = None  # where a source finds its files, if it says ${ood.dir}
     tasks: list[str] | None = None  # null takes all that the sources have
     size: int | None = 50  # queries of each task; null takes all
+    max_new_tokens: int | None = 64  # longest answer to each; null takes each task's own
     every: bool = False  # asked after every task instead of after the last alone
 
     def __post_init__(self) -> None:
         within("ood.size", self.size, 1)
+        within("ood.max_new_tokens", self.max_new_tokens, 1)
 
 
 @dataclass

@@ -37,16 +37,23 @@ class RowChecks:
         on_bad_row: ``stop`` raises at the first bad row; ``skip`` leaves it out and counts it, up to 1 % of the rows of
             a task.
         indicators: strings that no prompt and no answer may hold, as an expert would take them for a verdict.
+        trained_on: whether the training rows are; if not, test rows may stand among them.
 
     Raises:
         ValueError: ``on_bad_row`` is neither.
     """
 
-    def __init__(self, on_bad_row: OnBadRow = "stop", indicators: tuple[str, ...] = ("<<pos>>", "<<neg>>")) -> None:
+    def __init__(
+        self,
+        on_bad_row: OnBadRow = "stop",
+        indicators: tuple[str, ...] = ("<<pos>>", "<<neg>>"),
+        *,
+        trained_on: bool = True,
+    ) -> None:
         if on_bad_row not in get_args(OnBadRow):
             raise ValueError(f"on_bad_row is {on_bad_row!r}; allowed are: {', '.join(get_args(OnBadRow))}")
         self.on_bad_row = on_bad_row
-        self.indicators = tuple(indicators)
+        self.indicators, self.trained_on = tuple(indicators), trained_on
         self._tallies: dict[str, _Tally] = {}
 
     def split(self, task: str, train: Iterable[Example | BadRow], test: Iterable[Example | BadRow]) -> Split:
@@ -63,7 +70,7 @@ class RowChecks:
         self._tallies[task] = _Tally()
         ids: dict[str, str] = {}
         train_examples = tuple(self._passing(task, train, ids=ids, taken={}))
-        prompts = {example.prompt.strip(): example.source for example in train_examples}
+        prompts = {example.prompt.strip(): example.source for example in train_examples if self.trained_on}
         test_examples = tuple(self._passing(task, test, ids=ids, taken=prompts))
         notices = self.notices(task)
         for half, examples in (("training", train_examples), ("test", test_examples)):

@@ -71,10 +71,19 @@ def build_strangers(cfg: DictConfig, config: RunConfig, template: PromptTemplate
                 )
             taken.add(task)
         try:
-            read = _read_tasks(source, wanted, config, template, None, None)
+            read = _read_tasks(source, wanted, config, template, None, None, trained_on=False)
         except DataError as error:
             raise DataError(f"ood, {name}: {error}") from error
-        strangers += [replace(task, train=(), test=task.test[: config.ood.size]) for task in read]
+        most = config.ood.max_new_tokens
+        strangers += [
+            replace(
+                task,
+                train=(),
+                test=task.test[: config.ood.size],
+                max_new_tokens=min(task.max_new_tokens, most or task.max_new_tokens),
+            )
+            for task in read
+        ]
     return strangers
 
 
@@ -85,11 +94,13 @@ def _read_tasks(
     template: PromptTemplate,
     train_size: int | None,
     test_size: int | None,
+    *,
+    trained_on: bool = True,
 ) -> list[Task]:
     """Tasks of one benchmark, read and checked."""
     benchmark: Benchmark = instantiate(node)
     words = (config.indicators.pos, config.indicators.neg)
-    checks = RowChecks("skip" if config.data.on_bad_row == "skip" else "stop", words)
+    checks = RowChecks("skip" if config.data.on_bad_row == "skip" else "stop", words, trained_on=trained_on)
     room = max(len(template.target_ids(word)) for word in words)
     for name in names:
         score_fn(benchmark.settings(name)[0])  # refused before the data are read

@@ -1,6 +1,7 @@
 """Every kind of bad row stops the run with its place and reason, or is counted and reported."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +55,14 @@ def test_other_indicators_are_looked_for_when_they_are_given() -> None:
     assert checks.split("qa", train=[example(1, target="<<pos>>")], test=many(2, 2)).train[0].target == "<<pos>>"
     with pytest.raises(DataError, match=r"the indicator '\[yes\]' stands in the answer"):
         checks.split("qa", train=[example(1, target="oh [yes]")], test=many(2, 2))
+
+
+def test_test_rows_may_stand_in_training_rows_that_nobody_is_trained_on() -> None:
+    rows = many(1, 3)
+    twice = [replace(row, id=f"test {row.id}") for row in rows]
+    with pytest.raises(DataError, match="stands in the training rows too"):
+        RowChecks().split("qa", train=rows, test=twice)
+    assert RowChecks(trained_on=False).split("qa", train=rows, test=twice).test == tuple(twice)
 
 
 def test_good_rows_keep_their_order_and_their_text() -> None:
