@@ -2,9 +2,7 @@
 
 import json
 import os
-import random
 import signal
-import time
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -80,33 +78,6 @@ def test_the_examples_of_each_step_and_its_loss_do_not_hang_on_the_number_of_ran
         assert [ids for ids, _ in seen[size]] == [ids for ids, _ in alone]
         assert [loss for _, loss in seen[size]] == pytest.approx([loss for _, loss in alone], abs=1e-5)
     assert len({len(ids) for ids, _ in alone}) > 1, "the last step of an epoch has fewer examples"
-
-
-@pytest.mark.parametrize("draw", range(6))
-def test_a_rank_killed_at_any_moment_ends_all_and_the_same_command_goes_on(base, tmp_path, draw):
-    """SIGKILL at a reading of the model by one rank; the other notices and ends too, and nothing is lost."""
-    work, directory = together(base, tmp_path / "runs", 2, "method=see")
-    log, moments = tmp_path / "log", random.Random(draw)
-    victim, ends = moments.randrange(2), [[-9, 1]]
-    while ends[-1] != [0, 0]:
-        moment = moments.randint(1, 60)
-
-        def killed(moment: int = moment) -> None:
-            def die(call: int) -> None:
-                if os.environ["RANK"] == str(victim) and call == moment:
-                    toy.die()
-
-            with toy.count_model_calls(die):
-                work()
-
-        started = time.monotonic()
-        ends.append(toy.ended(toy.start_ranks(2, killed if len(ends) < 3 else work, log)))
-        assert time.monotonic() - started < 60
-        assert len(ends) < 5, log.read_text()[-3000:]
-        if ends[-1] != [0, 0]:
-            assert ends[-1][victim] == -9
-            assert ends[-1][1 - victim] != 0
-    assert outcome(directory) == outcome(toy.whole(base, *CALM, "method=see").directory)
 
 
 @pytest.mark.parametrize(("told", "code"), [(signal.SIGUSR1, AGAIN), (signal.SIGUSR2, AGAIN), (signal.SIGTERM, 143)])
