@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import tempfile
 import warnings
@@ -84,6 +85,8 @@ def launch(cfg: DictConfig, command: str) -> Path:
             if ranks.first:
                 raise
             raise leave_quietly() from None
+    elif "WANDB_SWEEP_ID" in os.environ and (here is None or here.rank == 0):
+        _tell_again(cfg, path)
     if here is None or here.rank == 0:
         print_report(json.loads(path.read_text(encoding="utf-8")), Console())
         print(f"{directory / 'report.html'}\n{path}", flush=True)
@@ -103,6 +106,14 @@ def _start_ranks(cfg: DictConfig, command: str, wanted: int) -> None:
         code = supervise([sys.executable, "-m", "see_lightning.engine.rank", file.name, command], wanted)
     if code:
         raise SystemExit(code)
+
+
+def _tell_again(cfg: DictConfig, path: Path) -> None:
+    """Tell a sweep of a run that was finished before the sweep asked for it, or the sweep would wait for its metric."""
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    with make_tracker(cfg.logger) as tracker:
+        tracker.open(path.parent, settings)
+        tracker.finish(json.loads(path.read_text(encoding="utf-8")), path.parent / "report.html")
 
 
 def _on_gpu(cfg: DictConfig) -> bool:
