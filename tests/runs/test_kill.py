@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -114,6 +115,28 @@ def test_a_signal_that_can_be_heard_ends_the_run_and_loses_nothing(undisturbed, 
     assert not (directory / "results.json").exists()
     assert toy.forked(attempt, log) == 0, log.read_text()[-2000:]
     assert toy.kept(directory) == undisturbed
+
+
+@pytest.mark.parametrize("loaded", ["build_tasks", "build_method"])
+def test_a_signal_while_data_or_the_model_are_loaded_is_heeded_before_anything_else_begins(
+    killable, monkeypatch, loaded
+):
+    attempt, directory, log = killable
+    builds = {name: getattr(launch, name) for name in ("build_tasks", "build_method")}
+
+    def told_while_loading(name, *given):
+        if name == loaded:
+            os.kill(os.getpid(), signal.SIGTERM)
+        print(name)
+        return builds[name](*given)
+
+    for name in builds:
+        monkeypatch.setattr(launch, name, partial(told_while_loading, name))
+    assert toy.forked(attempt, log) == 128 + signal.SIGTERM
+    *done, told, _ = log.read_text().splitlines()  # last, its exit code
+    assert done == list(builds)[: list(builds).index(loaded) + 1]
+    assert told.startswith("stopped when told to")
+    assert not (directory / "tasks").exists(), "a stage was begun"
 
 
 def test_killed_by_the_clock_a_run_ends_as_if_it_had_not_been(undisturbed, killable):

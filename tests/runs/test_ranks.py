@@ -105,6 +105,20 @@ def test_a_signal_to_one_rank_stops_all_in_good_order(base, tmp_path, told, code
     assert outcome(directory) == outcome(toy.whole(base, *CALM, "method=see").directory)
 
 
+def test_a_signal_to_one_rank_while_data_are_loaded_stops_all_before_training(base, tmp_path, monkeypatch):
+    work, directory = together(base, tmp_path / "runs", 2, "method=see")
+    build, log = launch.build_tasks, tmp_path / "log"
+
+    def told_while_loading(*given: Any) -> Any:
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return build(*given)
+
+    monkeypatch.setattr(launch, "build_tasks", told_while_loading)
+    assert toy.ended(toy.start_ranks(2, work, log)) == [143, 0], log.read_text()[-3000:]
+    assert not (directory / "tasks").exists(), "a stage was begun"
+
+
 def test_a_refusal_of_the_first_rank_is_told_once(base, tmp_path):
     work, directory = together(base, tmp_path / "runs", 2, "method=see")
     directory.mkdir(parents=True)
