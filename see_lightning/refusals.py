@@ -1,7 +1,11 @@
 """How a refused command is told: one line with what was wrong and the nearest thing that is right."""
 
+import errno
+import os
 import re
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
@@ -12,6 +16,32 @@ from see_lightning.config import ModelConfig, Refusal, RunConfig, nearest
 
 CONF = Path(__file__).parent.parent / "conf"
 REFUSED = (Refusal, HydraException, OmegaConfBaseException)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def room_needed(folder: Path) -> Iterator[None]:
+    """Within this, a full disk, a used-up quota and a file that is too large are refusals, which name the place.
+
+    Args:
+        folder: that is written to, unless the error knows better.
+
+    Raises:
+        Refusal: there is no room.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = re.search(r"\(os error (\d+)\)", str(error))  # how libraries written in Rust tell it
+        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        if number not in FULL:
+            raise
+        place = getattr(error, "filename", None) or folder
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        raise Refusal(
+            f"{place} cannot be written: {os.strerror(number)}; {shutil.disk_usage(there).free / 1e6:,.0f} MB are free"
+            f" there. Make room or raise the limit, and give the same command again: what is final is kept."
+        ) from error
 
 
 def explain(error: Exception) -> str:

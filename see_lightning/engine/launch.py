@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import tempfile
 import warnings
@@ -41,6 +42,7 @@ from see_lightning.engine.tracking import make_tracker
 from see_lightning.evaluation.report import matrix_csv, print_report, render_html
 from see_lightning.methods.method import Method
 from see_lightning.models.base import fast_dtype
+from see_lightning.refusals import room_needed
 from see_lightning.tasks.task import Task
 
 
@@ -80,11 +82,14 @@ def launch(cfg: DictConfig, command: str) -> Path:
         _quiet()
         ranks = join(here, gpu=_on_gpu(cfg)) if wanted > 1 else Ranks()
         try:
-            _run(cfg, config, Ledger(directory, writes=ranks.first), command, ranks)
+            with room_needed(directory):
+                _run(cfg, config, Ledger(directory, writes=ranks.first), command, ranks)
         except (Refusal, SystemExit):
             if ranks.first:
                 raise
             raise leave_quietly() from None
+    elif "WANDB_SWEEP_ID" in os.environ and (here is None or here.rank == 0):
+        _tell_again(cfg, path)
     if here is None or here.rank == 0:
         print_report(json.loads(path.read_text(encoding="utf-8")), Console(), config.protocol)
         print(f"{directory / 'report.html'}\n{path}", flush=True)
@@ -122,6 +127,14 @@ def _start_ranks(cfg: DictConfig, command: str, wanted: int) -> None:
         code = supervise([sys.executable, "-m", "see_lightning.engine.rank", file.name, command], wanted)
     if code:
         raise SystemExit(code)
+
+
+def _tell_again(cfg: DictConfig, path: Path) -> None:
+    """Tell a sweep of a run that was finished before the sweep asked for it, or the sweep would wait for its metric."""
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    with make_tracker(cfg.logger) as tracker:
+        tracker.open(path.parent, settings)
+        tracker.finish(json.loads(path.read_text(encoding="utf-8")), path.parent / "report.html")
 
 
 def _on_gpu(cfg: DictConfig) -> bool:

@@ -15,6 +15,8 @@ import filelock
 
 from see_lightning.config import Refusal
 
+UNFINISHED = ".tmp"  # ends the name of a file that is being written
+
 
 class LedgerError(Refusal):
     """A run directory that cannot be used as it is; the message names the file and what to do."""
@@ -31,7 +33,7 @@ def write_atomic(path: Path, text: str) -> None:
 
     The new text is written beside the target, for a rename across file systems would be a copy.
     """
-    beside = path.with_name(f".{path.name}.tmp")
+    beside = path.with_name(f".{path.name}{UNFINISHED}")
     with beside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -76,6 +78,8 @@ class Ledger:
             ) from None
         try:
             (self.directory / ".lock-holder").write_text(f"process {os.getpid()} on {os.uname().nodename}")
+            for unfinished in self.directory.rglob(f".*{UNFINISHED}"):
+                unfinished.unlink()  # its writer was killed
             return self.read()
         except BaseException:
             self._lock.release()

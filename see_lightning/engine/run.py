@@ -119,6 +119,7 @@ class ContinualRun:
     def run(self) -> None:
         """Do what the ledger does not name as done."""
         for number, stage in enumerate(self.stages, start=1):
+            self._heed()
             title = f"{number}/{len(self.stages)} {stage.name}"
             if stage.task and not self.ledger.stage(stage.name)["trained"]:
                 self._train(stage, stage.task, title)
@@ -138,6 +139,11 @@ class ContinualRun:
                 self._ask(stage, new, f"{title} · foreign", foreign=True)
             if stage.task:
                 self.memory.add(stage.task)
+
+    def _heed(self) -> None:
+        """End here, between two pieces of work, if a rank was told to stop during the last one."""
+        if self.ranks.agree(self.told.signal is not None):
+            raise Stopped
 
     @cached_property
     def _fresh_method(self) -> Method:
@@ -181,6 +187,7 @@ class ContinualRun:
 
     def _train(self, stage: Stage, task: Task, title: str) -> None:
         method = self.method
+        self._heed()  # the model may have been loaded just now
         folder = self.ledger.begin(stage.name)
         examples = method.training_examples(task, self.memory)
         if self.ranks.first:

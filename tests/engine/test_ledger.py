@@ -108,6 +108,34 @@ def test_killed_while_a_file_is_replaced_its_old_or_its_new_text_is_there(tmp_pa
     assert not (tmp_path / ".file.json.tmp").exists()
 
 
+def test_what_a_killed_writer_left_is_never_read_and_goes_at_the_next_start(run):
+    content = Ledger(run).read().content
+
+    def killed() -> None:
+        with Ledger(run) as ledger, patch.object(os, "replace", lambda *_: toy.die()):
+            ledger.content["stages"] = {}
+            ledger.commit()
+
+    assert toy.forked(killed, run.parent / "log") == -9
+    in_a_stage = run / "tasks" / "01-a" / "expert" / ".expert.json.tmp"
+    in_a_stage.write_text('{"tor')
+    left = {run / ".ledger.json.tmp", in_a_stage}
+    assert all(path.exists() for path in left)
+    assert Ledger(run).read().content == content
+    before = {path for path in run.rglob("*") if path.is_file()}
+    with Ledger(run) as ledger:
+        assert ledger.content == content
+        assert {path for path in run.rglob("*") if path.is_file()} == before - left
+
+
+def test_who_is_refused_a_run_removes_nothing_of_its_holder(run):
+    with Ledger(run):
+        (run / ".report.html.tmp").write_text("half a rep")
+        with pytest.raises(LedgerError), Ledger(run):
+            pass
+        assert (run / ".report.html.tmp").exists()
+
+
 def test_the_new_text_is_written_beside_the_old_one(tmp_path, monkeypatch):
     """A rename from a folder for temporary files, on another disk, would be a copy, which a kill cuts."""
     replaced = []

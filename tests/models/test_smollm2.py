@@ -1,6 +1,8 @@
 """Converting the packaged model: once, recognised by its checksum, and never half. A tiny model stands in for it."""
 
 import stat
+import sys
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from see_lightning.config import ConfigError
 from see_lightning.models import smollm2
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer
+from tests.runs import toy
 
 
 @pytest.fixture
@@ -56,6 +59,43 @@ def test_a_damaged_conversion_is_made_anew(conversions, tmp_path):
     assert len(conversions) == 2
     assert smollm2._sha256(folder / "model.safetensors") == smollm2.SHA256
     assert not (folder / "left").exists()
+
+
+def test_killed_at_any_step_a_conversion_leaves_a_whole_model_or_none(conversions, tmp_path):
+    """Steps: whatever Python opens, renames, removes or changes in the cache. A damaged model is there at first."""
+    expected = contents(smollm2.smollm2_folder(tmp_path / "undisturbed"))
+    cache = tmp_path / "cache"
+    folder = smollm2.smollm2_folder(cache)
+    (folder / "model.safetensors").write_bytes(b"torn")
+
+    def convert_until(step: int) -> None:
+        steps = iter(range(1, sys.maxsize))
+
+        def watch(event: str, given: tuple[object, ...]) -> None:
+            changes = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "open")
+            # What is removed with its folder is named within that folder.
+            in_cache = given and (str(given[0]).startswith(str(cache)) or event in ("os.remove", "os.rmdir"))
+            if changes and in_cache and next(steps) == step:
+                toy.die()
+
+        sys.addaudithook(watch)
+        smollm2.smollm2_folder(cache)
+
+    ends, damaged = [-9], True
+    while ends[-1] == -9:
+        ends.append(toy.forked(partial(convert_until, len(ends)), tmp_path / "log"))
+        if (folder / "model.safetensors").exists() and smollm2._sha256(folder / "model.safetensors") == smollm2.SHA256:
+            damaged = False
+            assert contents(folder) == expected, "a half model would be taken for whole"
+        assert damaged or folder.exists(), "a whole model was lost"
+    assert ends[-1] == 0, (tmp_path / "log").read_text()[-2000:]
+    assert len(ends) > 15
+    assert contents(folder) == expected
+    assert {path.name for path in cache.iterdir()} - {f"{folder.name}.lock"} == {folder.name}, "left by a kill"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_other_weights_than_expected_are_refused_and_not_kept(conversions, monkeypatch, tmp_path):

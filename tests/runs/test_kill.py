@@ -5,11 +5,9 @@ Every kill is a SIGKILL of a real process, forked from this one, in which everyt
 
 import os
 import random
-import re
 import signal
 import time
-import zlib
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -36,49 +34,12 @@ def killable(base, tmp_path, monkeypatch):
     return attempt, directory, tmp_path / "log"
 
 
-def kill_where_new(diary: Path):
-    """Patch this process to die at the first moment of making something final that the diary does not hold yet.
-
-    Moments, for every file: half written (what a write that was cut leaves), wholly written but not yet in its place,
-    and put in its place. A moment is named by the file's content, since one file is made final again and again.
-    """
-    past = set(diary.read_text().splitlines()) if diary.exists() else set()
-    fsync, replace = os.fsync, os.replace
-
-    def label(path: Path) -> str:
-        # Times differ from attempt to attempt; the rest of the content does not.
-        content = re.sub(rb'"seconds": [\d.e-]+', b"", path.read_bytes())
-        return f"{path.name} {zlib.crc32(content):08x}"
-
-    def die_unless_past(moment: str, path: Path, *, cut: int = 0) -> None:
-        if moment not in past:
-            with diary.open("a") as file:
-                file.write(moment + "\n")
-            if cut:
-                os.truncate(path, path.stat().st_size - cut)
-            toy.die()
-
-    def traced_fsync(descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        if path.is_file():
-            name = label(path)
-            die_unless_past(f"half written {name}", path, cut=3)
-            die_unless_past(f"written {name}", path)
-        fsync(descriptor)
-
-    def traced_replace(source: Path, target: Path) -> None:
-        replace(source, target)
-        die_unless_past(f"replaced {label(Path(target))}", Path(target))
-
-    os.fsync, os.replace = traced_fsync, traced_replace
-
-
 def test_killed_at_every_step_of_every_commit_a_run_ends_as_if_it_had_not_been(undisturbed, killable, tmp_path):
     attempt, directory, log = killable
     diary = tmp_path / "diary"
 
     def attempt_and_die() -> None:
-        kill_where_new(diary)
+        toy.kill_where_new(diary)
         attempt()
 
     ends = [toy.forked(attempt_and_die, log)]
@@ -87,7 +48,6 @@ def test_killed_at_every_step_of_every_commit_a_run_ends_as_if_it_had_not_been(u
     assert ends[-1] == 0, log.read_text()[-2000:]
     moments = diary.read_text().splitlines()
     assert len(moments) == len(set(moments)) == ends.count(-9)
-    kinds = {(line.split()[0], line.split()[-2].strip(".").removesuffix(".tmp")) for line in moments}
     whole_files = {"ledger.json", "config.yaml", "expert.json", "matrix.csv", "report.html", "results.json"}
     stage_files = {
         "examples.jsonl",
@@ -96,9 +56,9 @@ def test_killed_at_every_step_of_every_commit_a_run_ends_as_if_it_had_not_been(u
         "answers.jsonl",
         "remembered.jsonl",
     }
-    assert kinds == {(step, file) for step in ("half", "written") for file in whole_files | stage_files} | {
-        ("replaced", file) for file in whole_files
-    }
+    assert toy.kinds_of(moments) == {
+        (step, file) for step in ("half", "written") for file in whole_files | stage_files
+    } | {("replaced", file) for file in whole_files}
     # ledger.json: its start, three trainings, eight evaluations, and verdicts on a task not yet tested; three steps each.
     assert sum("ledger.json" in moment for moment in moments) == 3 * 13
     assert toy.kept(directory) == undisturbed
@@ -155,6 +115,28 @@ def test_a_signal_that_can_be_heard_ends_the_run_and_loses_nothing(undisturbed, 
     assert not (directory / "results.json").exists()
     assert toy.forked(attempt, log) == 0, log.read_text()[-2000:]
     assert toy.kept(directory) == undisturbed
+
+
+@pytest.mark.parametrize("loaded", ["build_tasks", "build_method"])
+def test_a_signal_while_data_or_the_model_are_loaded_is_heeded_before_anything_else_begins(
+    killable, monkeypatch, loaded
+):
+    attempt, directory, log = killable
+    builds = {name: getattr(launch, name) for name in ("build_tasks", "build_method")}
+
+    def told_while_loading(name, *given):
+        if name == loaded:
+            os.kill(os.getpid(), signal.SIGTERM)
+        print(name)
+        return builds[name](*given)
+
+    for name in builds:
+        monkeypatch.setattr(launch, name, partial(told_while_loading, name))
+    assert toy.forked(attempt, log) == 128 + signal.SIGTERM
+    *done, told, _ = log.read_text().splitlines()  # last, its exit code
+    assert done == list(builds)[: list(builds).index(loaded) + 1]
+    assert told.startswith("stopped when told to")
+    assert not (directory / "tasks").exists(), "a stage was begun"
 
 
 def test_killed_by_the_clock_a_run_ends_as_if_it_had_not_been(undisturbed, killable):

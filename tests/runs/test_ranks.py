@@ -144,11 +144,10 @@ def test_a_method_that_needs_the_base_model_whole_is_refused_before_anything_is_
     assert not directory.exists()
 
 
-@pytest.mark.parametrize(("trainer", "draw"), [*(("ddp", draw) for draw in range(6)), ("fsdp", 6)])
-def test_a_rank_killed_at_any_moment_ends_all_and_the_same_command_goes_on(base, tmp_path, trainer, draw):
+def test_a_rank_killed_beside_one_that_shares_its_base_model_ends_both_and_the_same_command_goes_on(base, tmp_path):
     """SIGKILL at a reading of the model by one rank; the other notices and ends too, and nothing is lost."""
-    work, directory = together(base, tmp_path / "runs", 2, "method=see", trainer=trainer)
-    log, moments = tmp_path / "log", random.Random(draw)
+    work, directory = together(base, tmp_path / "runs", 2, "method=see", trainer="fsdp")
+    log, moments = tmp_path / "log", random.Random(6)
     victim, ends = moments.randrange(2), [[-9, 1]]
     while ends[-1] != [0, 0]:
         moment = moments.randint(1, 60)
@@ -202,6 +201,20 @@ def test_a_signal_to_one_rank_stops_all_in_good_order(base, tmp_path, monkeypatc
     assert not (directory / "results.json").exists()
     assert toy.ended(toy.start_ranks(2, work, log)) == [0, 0], log.read_text()[-3000:]
     assert outcome(directory) == outcome(toy.whole(base, *CALM, "method=see").directory)
+
+
+def test_a_signal_to_one_rank_while_data_are_loaded_stops_all_before_training(base, tmp_path, monkeypatch):
+    work, directory = together(base, tmp_path / "runs", 2, "method=see")
+    build, log = launch.build_tasks, tmp_path / "log"
+
+    def told_while_loading(*given: Any) -> Any:
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return build(*given)
+
+    monkeypatch.setattr(launch, "build_tasks", told_while_loading)
+    assert toy.ended(toy.start_ranks(2, work, log)) == [143, 0], log.read_text()[-3000:]
+    assert not (directory / "tasks").exists(), "a stage was begun"
 
 
 def test_a_refusal_of_the_first_rank_is_told_once(base, tmp_path):

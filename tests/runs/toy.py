@@ -6,12 +6,14 @@ accepted, refused and left to the base model.
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, wraps
@@ -24,11 +26,14 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
+from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from see_lightning.config import register
 from see_lightning.engine import launch
+from see_lightning.engine.ledger import Ledger
 from see_lightning.methods.method import Method
+from see_lightning.models.tiny import tiny_model
 from see_lightning.refusals import CONF
 
 # The same numbers on every machine; and threads that wait for work would not live on in a forked process.
@@ -233,6 +238,74 @@ def ended(processes: list[int]) -> list[int]:
 def die() -> None:
     """What ``kill -9`` does."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_where_new(diary: Path) -> None:
+    """Patch this process to die at the first moment of making something final that the diary does not hold yet.
+
+    Moments, for every file: half written (what a write that was cut leaves), wholly written but not yet in its place,
+    and put in its place. A moment is named by the file's content, since one file is made final again and again.
+    """
+    past = set(diary.read_text().splitlines()) if diary.exists() else set()
+    fsync, replace = os.fsync, os.replace
+
+    def label(path: Path) -> str:
+        # Times differ from attempt to attempt; the rest of the content does not.
+        content = re.sub(rb'"seconds": [\d.e-]+', b"", path.read_bytes())
+        return f"{path.name} {zlib.crc32(content):08x}"
+
+    def die_unless_past(moment: str, path: Path, *, cut: int = 0) -> None:
+        if moment not in past:
+            with diary.open("a") as file:
+                file.write(moment + "\n")
+            if cut:
+                os.truncate(path, path.stat().st_size - cut)
+            die()
+
+    def traced_fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.is_file():
+            name = label(path)
+            die_unless_past(f"half written {name}", path, cut=3)
+            die_unless_past(f"written {name}", path)
+        fsync(descriptor)
+
+    def traced_replace(source: Path, target: Path) -> None:
+        replace(source, target)
+        die_unless_past(f"replaced {label(Path(target))}", Path(target))
+
+    os.fsync, os.replace = traced_fsync, traced_replace
+
+
+def kinds_of(moments: Iterable[str]) -> set[tuple[str, str]]:
+    """Step and file of what `kill_where_new` noted."""
+    return {(line.split()[0], line.split()[-2].strip(".").removesuffix(".tmp")) for line in moments}
+
+
+def load_everything(directory: Path) -> None:
+    """Whatever the ledger of a run names is what was written, and loads; raises otherwise."""
+    ledger = Ledger(directory).read()
+    for name, stage in ledger.content["stages"].items():
+        if stage["trained"]:
+            _load_expert(ledger.verified(name) / "expert", str(stage["trained"]["files"]))
+        ledger.answers(name)
+        ledger.remembered(name)
+
+
+@cache
+def _load_expert(folder: Path, hashes: str) -> None:
+    """As PEFT does; the same bytes once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a random model has no name at the hub
+        PeftModel.from_pretrained(tiny_model(), folder)
+
+
+def another_disk(folder: Path) -> Path | None:
+    """Where temporary files may lie on another file system than a folder; None if this machine has but one."""
+    for place in map(Path, ("/dev/shm", "/tmp", "/var/tmp")):
+        if place.is_dir() and os.access(place, os.W_OK) and place.stat().st_dev != folder.stat().st_dev:
+            return place
+    return None
 
 
 def count_model_calls(before: Callable[[int], None]) -> Any:

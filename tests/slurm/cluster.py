@@ -94,7 +94,8 @@ class Cluster:
         def over() -> bool:
             state = self.state(job)
             seen.append(state)
-            if state == "PENDING":
+            # Not before what was requeued is wholly gone: its late end would be taken for that of the new start.
+            if seen[-10:].count("PENDING") == 10:
                 with contextlib.suppress(subprocess.CalledProcessError):
                     self.out("scontrol", "update", f"JobId={job}", "StartTime=now")
             # For a moment, a job that is about to be requeued looks as if it had ended.

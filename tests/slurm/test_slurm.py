@@ -1,4 +1,4 @@
-"""Jobs on a real Slurm of two nodes: started, told to stop, preempted, killed; the results are those of one process."""
+"""Jobs on a real Slurm of four nodes: started, told to stop, preempted, killed; the results are those of one process."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SLOW = ("logger=csv", "logger.logger._target_=tests.slurm.slow.SlowLogger")
 def cluster():
     assert not missing(), f"install slurm-wlm and munge; missing: {', '.join(missing())}"
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # a socket's path must be short
-    made = Cluster(folder / "c")
+    made = Cluster(folder / "c", nodes=4)
     try:
         made.start()
         yield made
@@ -65,11 +65,11 @@ def outcome(directory: Path) -> dict[str, object]:
     }
 
 
-def submit(cluster: Cluster, folder: Path, *arguments: str) -> str:
-    """The id of a job of two nodes, submitted as a user would."""
+def submit(cluster: Cluster, folder: Path, *arguments: str, nodes: int = 2) -> str:
+    """The id of a job, submitted as a user would."""
     told = cluster.out(
         "bash", "-c", 'cd "$0" && "$@"', str(folder), str(ROOT / "sweeps/run.sbatch"),
-        "--nodes=2", "--ntasks-per-node=1", "--partition=low", f"--output={folder}/job.log", *arguments,
+        f"--nodes={nodes}", "--ntasks-per-node=1", "--partition=low", f"--output={folder}/job.log", *arguments,
         PYTHON=sys.executable, PYTHONPATH=str(ROOT),
     )  # fmt: skip
     return re.search(r"Submitted batch job (\d+)", told)[1]
@@ -86,8 +86,9 @@ def begun(folder: Path) -> bool:
     return bool(ledgers) and len(json.loads(ledgers[0].read_text())["stages"]) > 1
 
 
-def test_a_run_on_two_nodes_gives_the_answers_and_metrics_of_one_process(cluster, data, alone, tmp_path):
-    job = submit(cluster, tmp_path, "--", *settings(data))
+@pytest.mark.parametrize("nodes", [2, 4])
+def test_a_run_on_several_nodes_gives_the_answers_and_metrics_of_one_process(cluster, data, alone, tmp_path, nodes):
+    job = submit(cluster, tmp_path, "--", *settings(data), nodes=nodes)
     assert cluster.wait(job) == "COMPLETED", (tmp_path / "job.log").read_text()[-3000:]
     directory = run_directory(tmp_path)
     assert outcome(directory) == alone
@@ -110,10 +111,22 @@ def test_told_that_time_is_up_a_job_stops_requeues_itself_and_goes_on(cluster, d
 def test_preempted_by_another_job_it_is_requeued_by_slurm_and_goes_on(cluster, data, alone, tmp_path):
     job = submit(cluster, tmp_path, "--", *settings(data), *SLOW)
     cluster.until(lambda: begun(tmp_path), 120)
-    cluster.out("srun", "--partition=high", "--nodes=2", "--exclusive", "--job-name=urgent", "true")
+    cluster.out("srun", "--partition=high", "--nodes=4", "--exclusive", "--job-name=urgent", "true")
     assert cluster.wait(job) == "COMPLETED", (tmp_path / "job.log").read_text()[-3000:]
     assert "Restarts=1" in cluster.out("scontrol", "show", "job", job)
     assert outcome(run_directory(tmp_path)) == alone
+
+
+def test_cancelled_a_job_stops_in_good_order_and_is_not_requeued(cluster, data, tmp_path):
+    job = submit(cluster, tmp_path, "--", *settings(data), *SLOW)
+    cluster.until(lambda: begun(tmp_path), 120)
+    cluster.out("scancel", job)
+    assert cluster.wait(job) == "CANCELLED"
+    shown, log = cluster.out("scontrol", "show", "job", job), (tmp_path / "job.log").read_text()
+    assert "ExitCode=0:15" in shown
+    assert "Restarts=0" in shown
+    assert "stopped when told to" in log
+    assert "task 0: Exited with exit code 143" in log
 
 
 def test_a_killed_rank_ends_the_job_and_the_same_submission_goes_on(cluster, data, alone, tmp_path):
@@ -123,6 +136,7 @@ def test_a_killed_rank_ends_the_job_and_the_same_submission_goes_on(cluster, dat
     os.kill(victim, 9)
     started = time.monotonic()
     assert cluster.wait(job) == "FAILED"
+    assert "ExitCode=137:0" in cluster.out("scontrol", "show", "job", job)
     assert time.monotonic() - started < 60
     again = submit(cluster, tmp_path, "--", *settings(data))
     assert cluster.wait(again) == "COMPLETED", (tmp_path / "job.log").read_text()[-3000:]

@@ -149,6 +149,24 @@ def test_within_a_sweep_the_agent_chooses_id_and_project(composed, backend, monk
     assert (name, run.about["sweep"], run.about["project"]) == ("chosen", "abcdefgh", "the_sweeps")
 
 
+def test_a_sweep_is_told_of_a_run_that_was_finished_before(composed, backend, monkeypatch):
+    directory = toy.run(composed("logger=none")).directory
+    results = toy.read_results(directory)
+    ours = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abcdefgh")
+    monkeypatch.setenv("WANDB_RUN_ID", "chosen")
+    with toy.count_model_calls(lambda number: pytest.fail("the model was used")):
+        toy.run(composed("logger=none"))
+        assert not backend.runs
+        toy.run(composed("logger=wandb"))
+    ((name, run),) = backend.runs.items()
+    assert (name, run.about["sweep"], run.exits) == ("chosen", "abcdefgh", [0])
+    for metric, value in results["metrics"].items():
+        assert run.summary[f"continual/{metric}"] == value
+    assert set(run.artifacts.values()) == {"report"}
+    assert {path: path.read_bytes() for path in ours} == ours, "telling changes nothing"
+
+
 @pytest.mark.parametrize(
     "logger", ["logger=csv", "logger=wandb logger.mode=offline", "logger=wandb logger.mode=disabled"]
 )
