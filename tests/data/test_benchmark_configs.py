@@ -1,5 +1,7 @@
 """The YAML of benchmarks and orders agrees with what the readers can read."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from see_lightning.data import Reader
+from see_lightning.data.hub import HubReader
 from see_lightning.data.pocket import _TASKS as POCKET_TASKS
 from see_lightning.tasks.task import Benchmark
 
@@ -67,8 +70,8 @@ SCORES = {
 SCORES |= {"first_char_trace", "edit_similarity", "sari"}
 
 
-def composed(order: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+def composed(order: str, *overrides: str, conf: Path = CONF) -> DictConfig:
+    with initialize_config_dir(str(conf), version_base="1.3"):
         return compose(overrides=[f"+order={order}", "+paths.data=/data", *overrides])
 
 
@@ -114,6 +117,27 @@ def test_trace_is_read_from_the_folder_of_its_size(size: int) -> None:
 
 def test_a_benchmark_of_data_sets_on_the_hub_needs_them_named() -> None:
     assert OmegaConf.missing_keys(composed("hub")) == {"order.tasks", "benchmark.reader.datasets"}
+
+
+def test_the_benchmark_that_the_documentation_shows_composes_and_makes_its_reader(tmp_path: Path) -> None:
+    shown = re.search(r"```yaml\n(.*?)```", (CONF.parent / "docs" / "data.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert shown
+    conf = shutil.copytree(CONF, tmp_path / "conf")
+    (conf / "benchmark" / "mine.yaml").write_text(shown[1], encoding="utf-8")
+    config = composed("hub", "benchmark=mine", "order.tasks=[news,entailment]", conf=conf)
+    assert settings(config) == {"accuracy"}
+    reader = HubReader(OmegaConf.to_container(config.benchmark.reader.datasets))
+    assert reader.tasks() == ["news", "entailment"]
+    assert (reader.sources["news"].test, reader.sources["entailment"].test) == ("test", "validation")
+    assert reader.sources["news"].labels == {0: "world", 1: "sport", 2: "business", 3: "technology"}
+
+
+def test_the_documentation_names_every_benchmark_and_every_order() -> None:
+    text = (CONF.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    for path in CONF.glob("benchmark/*.yaml"):
+        assert f"`{path.stem}`" in text
+    families = {re.sub(r"_?order\d$", "", path.stem) for path in CONF.glob("order/*.yaml")}
+    assert not [family for family in families if f"`{family}" not in text]
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("benchmark/*.yaml")), ids=lambda path: path.stem)
