@@ -105,12 +105,21 @@ def test_a_missing_folder_task_or_file_is_answered_with_where_to_get_it(tmp_path
         reader.read("FOMC", RowChecks())
 
 
+def test_test_rows_that_stand_in_train_are_left_out_and_told_however_many(tmp_path: Path) -> None:
+    test = [row("p "), row("r"), row("q", "b")]
+    split = write(tmp_path, "FOMC", [row("p"), row("q")], test).read("FOMC", RowChecks())
+    assert split.test == (Example("FOMC-test-2", "r", "a", "FOMC"),)
+    assert split.notices == (
+        "FOMC: 2 of 3 test rows were left out, for their prompts stand in the training rows too; published numbers count them",
+    )
+
+
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("task", "train", "test"), [("NumGLUE-cm", 500, 81), ("ScienceQA", 500, 100), ("Py150", 500, 95)]
 )
 def test_the_published_files_are_read_less_the_test_rows_that_leak(task: str, train: int, test: int) -> None:
-    split = TraceReader(Path(os.environ["SEE_DATA"]) / "trace_500").read(task, RowChecks("skip"))
+    split = TraceReader(Path(os.environ["SEE_DATA"]) / "trace_500").read(task, RowChecks())
     assert (len(split.train), len(split.test)) == (train, test)
     assert len(split.notices) == (task == "Py150")
     assert all(example.body for example in split.train + split.test)
