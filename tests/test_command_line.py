@@ -31,7 +31,7 @@ def run(folder: Path, *overrides: str) -> tuple[int, str, list[str], set[str]]:
         (["ratio=7"], "ratio is the share of past examples that is rehearsed, between 0 and 1; got 7.0. For 10 % write 0.1."),
         (["ratio=abc"], "ratio=abc: Value 'abc' of type 'str' could not be converted to Float"),
         (["ratoi=0.1"], "there is no setting 'ratoi'. Did you mean 'ratio'?"),
-        (["order=superni10"], "there is no order=superni10. Did you mean 'superni_10'? There are: jsonl, pocket_5"),
+        (["order=superni10"], "there is no order=superni10. Did you mean 'superni_10'? There are: citb_19_order1, "),
         (["optim.lrr=1"], "there is no setting 'optim.lrr'. Did you mean 'optim.lr'?"),
         (["method.rato=1"], "there is no setting 'method.rato'. Did you mean 'method.ratio'?"),
         (["model.dtype=bf61"], "model.dtype must be one of auto, bf16, fp32; got 'bf61'. Did you mean 'bf16'?"),

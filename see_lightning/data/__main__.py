@@ -26,12 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: as typed; those of the process by default.
     """
     parser = argparse.ArgumentParser(prog="python -m see_lightning.data", description=DESCRIPTION)
-    commands = parser.add_subparsers(required=True, metavar="check")
-    check = commands.add_parser("check", description=DESCRIPTION, help="audit a benchmark's files")
-    check.add_argument("benchmark", metavar="BENCHMARK", help="one of conf/benchmark, such as trace_500")
-    check.add_argument("--task", action="append", metavar="NAME", help="only this one; may be given several times")
-    check.add_argument("settings", nargs="*", metavar="key=value", help="as for run.py, such as paths.data=DIR")
-    given = parser.parse_args(arguments)
+    parser.add_argument("command", choices=["check"], help="audit a benchmark's files")
+    parser.add_argument("benchmark", metavar="BENCHMARK", help="one of conf/benchmark, such as trace_500")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="as for run.py, such as paths.data=DIR")
+    parser.add_argument("--task", action="append", metavar="NAME", help="only this one; may be given several times")
+    given = parser.parse_intermixed_args(arguments)
     console = Console()
     try:
         config = _composed(given.benchmark, given.settings)

@@ -135,7 +135,7 @@ def _load(task: str, source: Source, split: str) -> Any:
             return load_from_disk(source.path)[split]
         return load_dataset(source.path, source.name, split=split, revision=source.revision)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise DataError(
             f"{task}: the split {split!r} of {source.path} cannot be read: {reason}. See benchmark.reader.datasets.{task}: "
             f"path, name, revision, train, test; a machine without network needs the data in its cache (HF_HOME), or a folder"

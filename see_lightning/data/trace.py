@@ -10,7 +10,6 @@ from see_lightning.data.reader import (
     Part,
     array_rows,
     json_document,
-    read_halves,
     require_task,
     texts,
     where_to_put,
@@ -74,12 +73,23 @@ class TraceReader:
         }
 
     def read(self, task: str, checks: RowChecks) -> Split:
-        """The examples of one task.
+        """The examples of one task, less the test rows whose prompt stands in the training rows, with a notice of them.
 
         Raises:
             DataError: no such folder, task or file, or a row that ``checks`` refuses.
         """
-        return read_halves(task, self.parts(task), checks)
+        parts = self.parts(task)
+        train, published = list(parts["train"].rows), list(parts["test"].rows)
+        trained = {row.prompt.strip() for row in train if isinstance(row, Example)}
+        test = [row for row in published if isinstance(row, BadRow) or row.prompt.strip() not in trained]
+        split = checks.split(task, train=train, test=test)
+        if len(test) == len(published):
+            return split
+        notice = (
+            f"{task}: {len(published) - len(test)} of {len(published)} test rows were left out, for their prompts stand in "
+            f"the training rows too; published numbers count them"
+        )
+        return Split(train=split.train, test=split.test, notices=(notice, *split.notices))
 
 
 def _rows(path: Path, task: str) -> Iterator[Example | BadRow]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from see_lightning.config import check_ratio
+from see_lightning.config import within
 from see_lightning.seeds import seed
 
 T = TypeVar("T")
@@ -53,8 +53,7 @@ def recurring(sizes: Mapping[str, int], order: Sequence[str], run_seed: int) -> 
 def blurry(sizes: Mapping[str, int], order: Sequence[str], share: float, run_seed: int) -> list[Stage]:
     """Every task has one stage, and a ``share`` of its rows is dealt to the stages of the others, as evenly as can be.
 
-    As in Si-Blurry (Moon et al., ICCV 2023), every stage holds rows of every task if there are enough of them; every row is
-    trained on once.
+    Every row is trained on once. This is i-Blurry (Koh et al., ICLR 2022) with no disjoint tasks.
 
     Args:
         sizes: training rows of each task.
@@ -66,7 +65,7 @@ def blurry(sizes: Mapping[str, int], order: Sequence[str], share: float, run_see
         ConfigError: ``share`` is not between 0 and 1.
         ValueError: a task of ``order`` is there twice, or has no size.
     """
-    check_ratio("share", share)
+    within("share", share, 0, 1)
     if len(set(order)) < len(order):
         raise ValueError("every task has one stage; order names one of them twice.")
     absent = [task for task in order if task not in sizes]

@@ -20,6 +20,8 @@ OPTIONS = sorted(f"{path.parent.relative_to(CONF)}={path.stem}" for path in CONF
 NEEDED = {
     "model=hub": ["model.name=owner/name"],
     "benchmark=jsonl": ["benchmark.reader.folder=/mine"],
+    "benchmark=hub": ["benchmark.reader.datasets={a:{path:p,prompt:q,answer:r}}"],
+    "order=hub": ["benchmark.reader.datasets={a:{path:p,prompt:q,answer:r}}", "order.tasks=[a,b]"],
     "order=jsonl": ["benchmark.reader.folder=/mine", "order.tasks=[a,b]"],
 }
 AT_RUN_TIME = {"method": ("pool", "template", "optim", "run_seed")}

@@ -1,0 +1,184 @@
+"""The audit counts what is there, and finds in the public files what is known of them."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from see_lightning.data import BadRow, Example, Part, Reader
+from see_lightning.data.__main__ import main
+from see_lightning.data.audit import PartAudit, audit, warnings
+from see_lightning.data.cl_benchmark import ClBenchmarkReader
+from see_lightning.data.natural_instructions import NaturalInstructionsReader
+from see_lightning.data.ssr import SsrReader
+from see_lightning.data.trace import TraceReader
+
+ROOT = Path(__file__).parents[2]
+
+
+def part(*rows: tuple[str, str], bad: Iterable[str] = ()) -> Part:
+    examples = (Example(str(number), prompt, answer, "qa") for number, (prompt, answer) in enumerate(rows))
+    return Part([*examples, *(BadRow(f"f, row {n}", reason) for n, reason in enumerate(bad, 1))])
+
+
+def test_rows_prompts_conflicts_and_leaks_are_counted() -> None:
+    parts = audit(
+        {
+            "test": part(("p1 ", "a"), ("p1", "b"), ("p9", "a"), bad=["blank line", "other"]),
+            "train": part(("p1", "a"), (" p1", "a"), ("p2", "a"), ("p2", "b"), ("p3 long", "b")),
+        }
+    )
+    train, test = parts["train"], parts["test"]
+    assert list(parts) == ["test", "train"]
+    assert (train.rows, train.prompts, train.conflicts, train.in_train, train.longest) == (5, 3, 1, 0, 7)
+    assert (test.rows, test.prompts, test.conflicts, test.in_train, test.bad) == (3, 2, 1, 2, 2)
+    assert test.first_bad == "f, row 1: blank line"
+    assert list(warnings({"train": train, "test": test})) == [
+        "train: 1 prompts have different answers",
+        "train: 2 rows repeat a prompt",
+        "test: 2 rows cannot be read, first f, row 1: blank line",
+        "test: 1 prompts have different answers",
+        "test: 2 of 3 rows have a prompt that stands in train",
+        "test: 3 rows, so a share of 50 % has a standard error of 28.9 points",
+    ]
+
+
+def test_labels_are_counted_where_answers_are_few_and_come_again() -> None:
+    rows = [(f"p{n}", "ab"[n % 2]) for n in range(11)]
+    assert audit({"train": part(*rows)})["train"].labels == {"a": 6, "b": 5}
+    texts = [(f"p{n}", f"answer {n // 2}") for n in range(20)]
+    assert audit({"train": part(*texts)})["train"].labels == {}
+
+
+def test_two_parts_are_the_same_if_they_hold_the_same_rows_in_any_order() -> None:
+    rows = [(f"p{n}", "a") for n in range(100)]
+    same = audit({"train": part(("q", "a")), "dev": part(*rows[::-1]), "test": part(*rows)})
+    assert list(warnings(same)) == ["dev and test are the same rows: what is chosen on dev is chosen on test"]
+    other = audit({"train": part(("q", "a")), "dev": part(*rows[:-1], ("p99", "b")), "test": part(*rows)})
+    assert list(warnings(other)) == []
+
+
+def test_every_file_has_its_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"[]")
+    found = audit({"train": Part([], (tmp_path / "a.json",))})["train"]
+    assert found.sha256 == {"a.json": hashlib.sha256(b"[]").hexdigest()}
+
+
+def published(folder: str, task: str) -> dict[str, PartAudit]:
+    place = Path(os.environ["SEE_DATA"]) / folder
+    readers: dict[str, Reader] = {
+        "trace_500": TraceReader(place),
+        "cl_benchmark": ClBenchmarkReader(place),
+        "natural_instructions": NaturalInstructionsReader(place, published_at=""),
+        "ssr_ni_split": SsrReader(place),
+    }
+    return audit(readers[folder].parts(task))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("task", "rows", "prompts", "leaks", "sha256"),
+    [
+        ("NumGLUE-cm", (500, 41, 81), (256, 41, 81), (0, 0), ("722bbb058199", "87edcff35411", "52a3fd70e149")),
+        ("Py150", (500, 100, 100), (482, 100, 96), (2, 5), ("8a5439ee66d9", "029302d12cda", "418a4767caad")),
+        ("ScienceQA", (500, 100, 100), (500, 100, 100), (0, 0), ("8f796547542f", "e4cf69626f11", "ed1314220ee5")),
+    ],
+)
+def test_trace_is_found_as_it_is_known(
+    task: str, rows: tuple[int, ...], prompts: tuple[int, ...], leaks: tuple[int, ...], sha256: tuple[str, ...]
+) -> None:
+    parts = published("trace_500", task)
+    assert list(parts) == ["train", "eval", "test"]
+    assert tuple(part.rows for part in parts.values()) == rows
+    assert tuple(part.prompts for part in parts.values()) == prompts
+    assert (parts["eval"].in_train, parts["test"].in_train) == leaks
+    assert tuple(digest[:12] for part in parts.values() for digest in part.sha256.values()) == sha256
+    assert parts["eval"].texts != parts["test"].texts
+    assert not any(part.bad for part in parts.values())
+    if task == "Py150":
+        assert parts["train"].longest == 43_888
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("folder", "task", "train", "test", "prompts", "labels"),
+    [
+        ("cl_benchmark", "agnews", 4000, 7600, 4000, {"test": {"Business": 1900, "Science or Technology": 1900, "Sports": 1900, "World": 1900}}),
+        ("cl_benchmark", "RTE", 2000, 277, 1998, {}),
+        ("cl_benchmark", "CB", 250, 56, 250, {"train": {"contradiction": 119, "entailment": 115, "neutral": 16}}),
+        ("cl_benchmark", "COPA", 400, 100, 400, {}),
+        ("natural_instructions", "task073_commonsenseqa_answer_generation", 975, 100, 975, {}),
+        ("natural_instructions", "task1572_samsum_summary", 160, 20, 160, {"train": {}}),
+        ("natural_instructions", "task363_sst2_polarity_classification", 1000, 100, 1000, {}),
+    ],
+)  # fmt: skip
+def test_dev_is_test_and_nothing_leaks_in_the_other_public_files(
+    folder: str, task: str, train: int, test: int, prompts: int, labels: dict[str, dict[str, int]]
+) -> None:
+    parts = published(folder, task)
+    assert tuple(part.rows for part in parts.values()) == (train, test, test)
+    assert parts["train"].prompts == prompts
+    assert parts["dev"].texts == parts["test"].texts
+    assert parts["dev"].sha256["dev.json"] == parts["test"].sha256["test.json"]
+    assert parts["dev"].in_train == parts["test"].in_train == 0
+    for half, counts in labels.items():
+        assert parts[half].labels == counts
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("task", ["dsg", "expl", "para", "pe", "pos", "qa", "sa", "trans"])
+def test_ssrs_split_repeats_nothing_and_leaks_nothing(task: str) -> None:
+    parts = published("ssr_ni_split", task)
+    assert (parts["train"].rows, parts["train"].prompts, parts["test"].rows) == (2000, 2000, 500)
+    assert parts["test"].in_train == 0
+    assert list(warnings(parts)) == []
+
+
+@pytest.mark.data
+def test_the_command_prints_counts_warnings_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", "trace_500", f"paths.data={os.environ['SEE_DATA']}"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["Py150"] in lines
+    assert ["test", "100", "96", "5", "36024", "418a4767caad"] in lines
+    assert ["test:", "5", "of", "100", "rows", "have", "a", "prompt", "that", "stands", "in", "train"] in lines
+    assert ["not", "there:", "C-STANCE,", "FOMC,", "MeetingBank,", "NumGLUE-ds,", "20Minuten"] in lines
+
+
+def test_the_command_looks_at_the_task_that_was_asked_for_without_torch(tmp_path: Path) -> None:
+    for half, answer in (("train", "a"), ("test", "b")):
+        line = f'{{"prompt": "{half}?", "answer": "{answer}"}}\n'
+        (tmp_path / f"mine.{half}.jsonl").write_text(line)
+        (tmp_path / f"other.{half}.jsonl").write_text(line)
+    command = [sys.executable, "-X", "importtime", "-m", "see_lightning.data", "check", "jsonl", "--task", "mine"]
+    done = subprocess.run(
+        [*command, f"benchmark.reader.folder={tmp_path}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "mine" in done.stdout
+    assert "other" not in done.stdout
+    assert "| torch\n" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["superno"], "there is no benchmark=superno. Did you mean 'superni'?"),
+        (["jsonl"], "benchmark.reader.folder is not set; give benchmark.reader.folder=..."),
+        (
+            ["trace_500", "paths.data=/nowhere"],
+            "TRACE was looked for in /nowhere/trace_500, where there is no <Task>/train",
+        ),
+    ],
+)
+def test_a_benchmark_that_cannot_be_checked_is_refused_in_a_line(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", *words])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith(told)
