@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 Results = Mapping[str, Any]
 
-# a[t][j] is the score on task j after task t, T the number of tasks; n[j] and m[j] are the test queries of task j and their
-# exact match at the end.
+# a[t][j] is the score on task j after task t, and T the number of tasks.
 PROTOCOLS: dict[str, dict[str, str]] = {
     "ssr": {
         "AR": "mean over tasks j of a[T][j]; higher is better",
@@ -28,8 +27,8 @@ PROTOCOLS: dict[str, dict[str, str]] = {
     },
     "olora": {
         "predict_exact_match": (
-            "sum over tasks j of n[j] · m[j], divided by the sum of n[j]: exact match of all test queries together after the"
-            " last task; higher is better"
+            "sum over tasks j of n[j] · m[j], divided by the sum of n[j], for n[j] test queries of task j and their exact"
+            " match m[j] after the last task: all queries pooled; higher is better"
         ),
         "mean_exact_match": "mean over tasks j of m[j]; the same as above only where all tasks have as many test queries",
     },

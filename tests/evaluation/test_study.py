@@ -12,6 +12,7 @@ import pytest
 from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger, dump
 from see_lightning.evaluation.report import render_html
+from see_lightning.evaluation.scores import sari_of
 from see_lightning.evaluation.study import (
     BINS,
     Sweep,
@@ -317,6 +318,15 @@ def test_what_was_said_to_one_of_two_queries_with_the_same_prompt_holds_for_both
     assert (said.verdicts, said.log_odds) == ({"a": ["pos", "pos"]}, {"a": [2.5, 2.5]})
     assert said.scores == {"a": [100.0, 0.0], "base": [None, None]}
     assert replay(said, ["a"]).lowest == [[50.0]]
+
+
+def test_a_score_that_reads_the_prompt_is_computed_from_that_of_the_answer():
+    query = {"task": "a", "prompt_sha": "same", "prompt": "the other text"}
+    answers = [query | {"id": "1", "target": "text"}, query | {"id": "2", "target": "the text"}]
+    results = {"tasks": ["a"], "matrix": [[50.0]], "score": {"a": "sari"}}
+    said = gather([remember("a", "a", "pos", 2.5, 100.0)], results, answers)
+    assert said.scores["a"] == [100.0, sari_of("the other text", "text", ["the text"])]
+    assert said.scores["a"][1] != sari_of("", "text", ["the text"])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from see_lightning import load_ensemble, study
 from see_lightning.engine import launch
 from see_lightning.engine.ledger import Ledger, LedgerError
+from see_lightning.evaluation.scores import sari_of
 from tests.runs import toy
 
 SETTINGS = [pytest.param((), id="ordinary"), pytest.param(toy.ACTIVATED, id="activated")]
@@ -42,6 +43,16 @@ def test_a_second_evaluation_computes_nothing(base, tmp_path, settings):
     assert seen.fits == 0
     blocks = Ledger(directory).read().stage("03-ice")["answers"].values()
     assert [block["counts"] for block in blocks] == [{}] * 3
+
+
+def test_a_score_that_reads_the_prompt_is_computed_from_the_answers_alone(base, tmp_path):
+    cfg = toy.compose(toy.data_in(base), tmp_path, "benchmark.default.score=sari_trace", "order.tasks=[sky,sea]")
+    directory = toy.run(cfg).directory
+    records = [record for records in toy.read_answers(directory).values() for record in records]
+    assert {record["id"]: record["prompt"] for record in records}.items() <= toy.prompts(base).items()
+    assert all(r["score"] == sari_of(r["prompt"], r["text"], [r["target"]]) for r in records)
+    assert any(r["score"] != sari_of("", r["text"], [r["target"]]) for r in records)
+    assert "prompt" not in toy.read_answers(toy.whole(base, "method=see").directory)["03-ice"][0]
 
 
 @pytest.mark.parametrize("stage", ["01-sky", "03-ice"])
