@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -357,23 +357,41 @@ NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins"
 NUISANCE_BENCHMARK = ("licence", "citation", "package", "published_at")
 
 
-def numbers_config(cfg: DictConfig) -> dict[str, Any]:
-    """The part of a resolved config that can change the numbers, as plain containers."""
-    placed = cfg.copy()
-    placed.paths.data = "<data>"  # the same data in another place are the same data
-    kept: dict[str, Any] = OmegaConf.to_container(placed, resolve=True)  # type: ignore[assignment]
-    del kept["data"]["rehearsal"]  # like the ratio, it enters through the methods that rehearse
-    if "ratio" in kept["method"]:
-        kept["method"]["ratio"] = float(kept["method"]["ratio"])  # 1 is 1.0
-    for name in NUISANCE:
-        kept.pop(name, None)
-    kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in NUISANCE_TRAINER}
-    benchmark = kept["benchmark"]
-    benchmark["tasks"] = {task: benchmark["tasks"].get(task) for task in kept["order"]["tasks"]}
+def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved config that can change the numbers.
+
+    Args:
+        config: as plain containers, such as ``results.json`` holds it.
+    """
+    kept = {name: part for name, part in config.items() if name not in NUISANCE}
+    # Like the ratio, it enters through the methods that rehearse.
+    kept["data"] = {name: value for name, value in config["data"].items() if name != "rehearsal"}
+    kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}
+    if "ratio" in config["method"]:
+        kept["method"] = {**config["method"], "ratio": float(config["method"]["ratio"])}  # 1 is 1.0
+    benchmark = kept["benchmark"] = _without_place(config["benchmark"], config["paths"]["data"])
+    benchmark["tasks"] = {task: benchmark["tasks"].get(task) for task in config["order"]["tasks"]}
     for part in (benchmark, benchmark["reader"], *filter(None, benchmark["tasks"].values())):
         for name in NUISANCE_BENCHMARK:
             part.pop(name, None)
     return kept
+
+
+def _without_place(value: Any, root: str) -> Any:
+    """A copy in which no path tells where the data root lies: the same data in another place are the same data."""
+    if isinstance(value, Mapping):
+        return {name: _without_place(part, root) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_place(part, root) for part in value]
+    if isinstance(value, str) and (value == root or value.startswith(f"{root}/")):
+        return f"<data>{value.removeprefix(root)}"
+    return value
+
+
+def numbers_config(cfg: DictConfig) -> dict[str, Any]:
+    """What ``numbers`` keeps of a composed config."""
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    return numbers(resolved)
 
 
 def run_key(cfg: DictConfig) -> str:

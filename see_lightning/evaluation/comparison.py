@@ -23,7 +23,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from see_lightning.config import NUISANCE, NUISANCE_BENCHMARK, NUISANCE_TRAINER, Refusal
+from see_lightning.config import Refusal, numbers
 from see_lightning.evaluation.drawings import matrix_svg
 from see_lightning.evaluation.report import FORMULAS, ROUTING, number, page_template, print_table
 
@@ -159,39 +159,6 @@ def _run(path: Path, results: Mapping[str, Any], content: str) -> Run:
         settings=dict(_dotted(kept)),
         made={name: str(value) for name, value in (made | results["versions"]).items() if value is not None},
     )
-
-
-def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a resolved config that can change the numbers.
-
-    It is what `see_lightning.config.numbers_config` says of the config before it was resolved, so its hash is the run
-    key; and without OmegaConf, which takes ten milliseconds for a config.
-
-    Args:
-        config: as ``results.json`` holds it.
-    """
-    kept = {name: part for name, part in config.items() if name not in NUISANCE}
-    kept["data"] = {name: value for name, value in config["data"].items() if name != "rehearsal"}
-    kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}
-    if "ratio" in config["method"]:
-        kept["method"] = {**config["method"], "ratio": float(config["method"]["ratio"])}
-    benchmark = _without_place(config["benchmark"], config["paths"]["data"])
-    benchmark["tasks"] = {task: benchmark["tasks"].get(task) for task in config["order"]["tasks"]}
-    for part in (benchmark, *filter(None, benchmark["tasks"].values())):
-        for name in NUISANCE_BENCHMARK:
-            part.pop(name, None)
-    return {**kept, "benchmark": benchmark}
-
-
-def _without_place(value: Any, root: str) -> Any:
-    """A copy in which no path tells where the data root lies."""
-    if isinstance(value, dict):
-        return {name: _without_place(part, root) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_without_place(part, root) for part in value]
-    if isinstance(value, str) and (value == root or value.startswith(f"{root}/")):
-        return f"<data>{value.removeprefix(root)}"
-    return value
 
 
 def _dotted(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
