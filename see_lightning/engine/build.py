@@ -42,7 +42,15 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
         DataError: a row cannot be used, or too many were skipped.
         ConfigError: a task, score or size that there is not.
     """
-    return _read_tasks(cfg.benchmark, config.order.tasks, config, template, config.train_size, config.test_size)
+    return _read_tasks(
+        cfg.benchmark,
+        config.order.tasks,
+        config,
+        template,
+        config.train_size,
+        config.test_size,
+        held_out=cfg.method.get("calibrate_on", 0),
+    )
 
 
 def build_strangers(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> list[Task]:
@@ -95,6 +103,7 @@ def _read_tasks(
     train_size: int | None,
     test_size: int | None,
     *,
+    held_out: int = 0,
     trained_on: bool = True,
 ) -> list[Task]:
     """Tasks of one benchmark, read and checked."""
@@ -112,6 +121,7 @@ def _read_tasks(
                 tokens=lambda answer: len(template.target_ids(answer)),
                 train_size=train_size,
                 test_size=test_size,
+                held_out=held_out,
             ),
             template,
             checks,

@@ -1,5 +1,6 @@
 """``results.json``: every number of a run, computed from its ledger and its answers."""
 
+import json
 import platform
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from see_lightning.evaluation.matrix import ResultsMatrix
 from see_lightning.evaluation.ood import ood_report
 from see_lightning.evaluation.protocols import summaries
 from see_lightning.evaluation.routing import BASE, routing_report
+from see_lightning.experts.pool import THRESHOLD
 from see_lightning.methods.method import Method
 from see_lightning.models.base import model_id
 from see_lightning.tasks.task import Task
@@ -122,6 +124,11 @@ def collect(
     results["protocols"] = summaries(results)
     if method.has_experts and not method.needs_task_id:
         results["routing"] = routing_report(answers[stages[-1].name], names)
+        results["routing"]["thresholds"] = {
+            stage.task.name: json.loads(path.read_text(encoding="utf-8"))["log_odds"]
+            for stage in stages
+            if stage.task and (path := ledger.folder(stage.name) / "expert" / THRESHOLD).exists()
+        }
     if strangers:
         digests = {task.name: task.digest() for task in strangers}
         foreign, _ = ledger.foreign(stages[-1].name, digests)

@@ -220,6 +220,10 @@ class ContinualRun:
         if not all(parameter.isfinite().all() for parameter in method.parameters() if parameter.requires_grad):
             # The loss tells of every step but the last.
             raise FloatingPointError(f"{stage.name} ended with weights that are no numbers; lower optim.lr.")
+        with torch.no_grad():
+            method.eval()
+            method.end_task(task)
+            method.train()  # as fit leaves it: modules in eval mode would be trained without dropout
         shares = self.ranks.gather((throughput.tokens, throughput.computed, throughput.loss))
         tokens, computed, loss = (sum(column) for column in zip(*shares, strict=True))
         learned = {one.name for one in self.memory.past}
@@ -238,7 +242,8 @@ class ContinualRun:
         if self.ranks.first:
             method.save(folder / "expert")
             self._describe(stage, facts, score=None)
-        files = ["examples.jsonl", "expert/adapter_model.safetensors", "expert/adapter_config.json"]
+        expert = sorted(path.name for path in (folder / "expert").glob("*")) if self.ranks.first else []
+        files = ["examples.jsonl", *(f"expert/{name}" for name in expert if name != "expert.json")]
         self.ledger.commit_trained(stage.name, files, facts)
         self.console.print(
             f"{title}: {throughput.steps} steps on {len(examples)} examples ({past} of past tasks), loss"

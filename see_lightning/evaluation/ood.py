@@ -6,7 +6,6 @@ from their own, whatever the threshold, from their log-odds.
 Letters: O out-of-distribution queries, I in-task queries.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from see_lightning.evaluation.routing import BASE, no_indicator_share
+from see_lightning.experts.walk import keeping
 
 Record = Mapping[str, Any]
 
@@ -49,20 +49,8 @@ def accepted_at(own_I: Tensor, foreign_O: Tensor, share: float) -> float:
     >>> accepted_at(torch.arange(100.0), torch.tensor([3.0, 4.0, 5.0, 6.0]), 0.95)
     0.5
     """
-    threshold = keeping(own_I, share)
+    threshold = keeping(own_I.tolist(), share)
     return float((foreign_O >= threshold).double().mean())
-
-
-def keeping(own_I: Tensor, share: float) -> float:
-    """The highest threshold that at least a share of values reach.
-
-    >>> keeping(torch.tensor([4.0, 1.0, 3.0, 2.0]), 0.75)
-    2.0
-    """
-    if not 0 < share <= 1:
-        raise ValueError(f"share must be above 0 and at most 1; got {share!r}.")
-    needed = math.ceil(round(share * len(own_I), 6))
-    return float(own_I.sort(descending=True).values[needed - 1])
 
 
 def leanings(records: Sequence[Record], experts: Sequence[str]) -> Tensor:

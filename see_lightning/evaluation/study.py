@@ -14,7 +14,7 @@ from see_lightning.config import Refusal
 from see_lightning.evaluation.continual import average, backward_transfer
 from see_lightning.evaluation.matrix import ResultsMatrix
 from see_lightning.evaluation.routing import BASE, routing_report
-from see_lightning.experts.walk import Verdict, walk
+from see_lightning.experts.walk import Verdict, counted, walk
 from see_lightning.seeds import seed
 
 Record = Mapping[str, Any]
@@ -67,7 +67,7 @@ def gather(records: Iterable[Record], results: Mapping[str, Any], answers: Seque
     Raises:
         Refusal: an expert's verdict or log-odds on a query are missing, or a line belongs to no query of the run.
     """
-    tasks = tuple(results["tasks"])
+    tasks, thresholds = tuple(results["tasks"]), results.get("routing", {}).get("thresholds", {})
     prompts = {(answer["task"], answer["id"]): answer["prompt_sha"] for answer in answers}
     heard: dict[str, dict[str, Any]] = {}
     keys: dict[tuple[str, ...], str] = {}
@@ -109,7 +109,12 @@ def gather(records: Iterable[Record], results: Mapping[str, Any], answers: Seque
             for row in results["matrix"]
         ),
         tuple(prompts),
-        {expert: [Verdict(found["verdict"]) for found in said[expert]] for expert in tasks},
+        {
+            expert: [
+                counted(Verdict(found["verdict"]), found["log_odds"], thresholds.get(expert)) for found in said[expert]
+            ]
+            for expert in tasks
+        },
         {expert: [found["log_odds"] for found in said[expert]] for expert in tasks},
         {expert: [found["score"] for found in column] for expert, column in said.items()},
     )

@@ -1,7 +1,7 @@
 """Queries before the experts: who accepts them, and what is answered, nothing asked twice."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, partial
 
 import torch
@@ -10,7 +10,7 @@ from see_lightning.experts.asking import Asked, Asking, OwnReading, SharedReadin
 from see_lightning.experts.opening import IndicatorTree, Opening
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.recall import Recall, Recollection, Said
-from see_lightning.experts.walk import Verdict, Walked, strip_indicator, walk
+from see_lightning.experts.walk import Verdict, Walked, counted, strip_indicator, walk
 from see_lightning.models.decode import Row, Writing
 from see_lightning.models.reading import Read
 from see_lightning.tasks.batches import Queries
@@ -31,6 +31,7 @@ class Hearing:
         eos_ids: tokens that end an answer.
         counts: where costs are counted: prefills (prompts read), decisions, generations, new_tokens.
         recall: what was said before; None asks everything anew.
+        thresholds: log-odds below which an expert's yes counts as a no; experts without one are taken at their word.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class Hearing:
         eos_ids: Collection[int],
         counts: Counter[str],
         recall: Recall | None,
+        thresholds: Mapping[str, float] | None = None,
     ) -> None:
+        self.thresholds = thresholds or {}
         self.pool, self.words, self.queries, self.counts = pool, words, queries, counts
         self.newest_first = pool.names[::-1]
         self.recollection = Recollection(recall, pool, queries)
@@ -83,6 +86,13 @@ class Hearing:
                 self._ask_base(asking, rows, every)
         self._finish()
 
+    def leanings(self, expert: str) -> list[float]:
+        """How much an expert leans to accepting each query, in nats."""
+        for rows in self._sittings:
+            self._ask(self._reader(rows), rows, expert, list(range(len(rows))))
+        self.writing.make_room(0)
+        return [round(self._openings[expert, row].log_odds, 4) for row in range(len(self.queries))]
+
     def _reader(self, rows: Sequence[int]) -> Reader:
         return cache(lambda: self._asking(rows))
 
@@ -111,14 +121,23 @@ class Hearing:
         if pair not in self._said:
             self._said[pair] = self.recollection.get(*pair)
         said = self._said[pair]
-        refused = said.verdict in (Verdict.NEG, Verdict.NEITHER)
+        refused = said.verdict is not None and self._counted(pair, said.verdict, said.log_odds) is not Verdict.POS
         decided = said.verdict is not None and (refused or self.queries.only_decide)
         return not decided and said.text is None
 
     def _verdicts_of(self, asking: Reader, rows: Sequence[int], expert: str, places: Sequence[int]) -> list[Verdict]:
         self._ask(asking, rows, expert, places)
-        pairs = [(expert, rows[place]) for place in places]
-        return [Verdict(str(self._said[pair].verdict or self._verdicts[pair])) for pair in pairs]
+        verdicts = []
+        for place in places:
+            pair: Pair = (expert, rows[place])
+            said, opening = self._said[pair], self._openings.get(pair)
+            log_odds = opening.log_odds if opening else said.log_odds
+            verdicts.append(self._counted(pair, str(said.verdict or self._verdicts[pair]), log_odds))
+        return verdicts
+
+    def _counted(self, pair: Pair, verdict: str, log_odds: float | None) -> Verdict:
+        """A verdict as it counts."""
+        return counted(Verdict(verdict), log_odds, self.thresholds.get(pair[0] or ""))
 
     def _ask(self, asking: Reader, rows: Sequence[int], expert: str, places: Sequence[int]) -> None:
         new = [place for place in places if self._is_new((expert, rows[place]))]
@@ -170,7 +189,12 @@ class Hearing:
         if self._verdicts[key] is None:
             self._verdicts[key] = self.words.verdict(ids)
         verdict = self._verdicts[key]
-        return verdict is not None and (verdict is not Verdict.POS or self.queries.only_decide)
+        if verdict is None:
+            return False
+        return self.queries.only_decide or not self._accepts(key, verdict)
+
+    def _accepts(self, pair: Pair, verdict: Verdict | None) -> bool:
+        return verdict is not None and self._counted(pair, verdict, self._openings[pair].log_odds) is Verdict.POS
 
     def _finish(self) -> None:
         """Write everything out and remember it."""
@@ -178,7 +202,7 @@ class Hearing:
         for pair, decoded in self.writing.done.items():
             voice, row = pair
             text, verdict = self.words.text(decoded.ids), self._verdicts.get(pair)
-            answered = voice is None or (verdict is Verdict.POS and not self.queries.only_decide)
+            answered = voice is None or (self._accepts(pair, verdict) and not self.queries.only_decide)
             opening = self._openings.get(pair)
             said = Said(
                 verdict=verdict,

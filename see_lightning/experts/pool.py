@@ -30,6 +30,7 @@ from see_lightning.models.sharding import in_step
 from see_lightning.tasks.batches import IGNORED, left_pad
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
+THRESHOLD = "threshold.json"  # beside them, of an expert that has one
 
 Voice = Callable[[LoraLayer, Tensor, Tensor], Tensor]
 

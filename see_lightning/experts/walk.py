@@ -4,6 +4,7 @@ SEE's sequential routing (arXiv 2504.06664, figure 1): ``<<pos>>`` answers, ``<<
 sends it to the base model, and so does a walk in which nobody accepts.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -40,6 +41,21 @@ def read_verdict(text: str, indicators: Indicators) -> Verdict | None:
     return None if unfinished else Verdict.NEITHER
 
 
+def counted(verdict: Verdict, log_odds: float | None, threshold: float | None) -> Verdict:
+    """A verdict as it counts: a yes that leans too little to it is a no.
+
+    Args:
+        verdict: of an expert, in its own words.
+        log_odds: how much it leans to yes, in nats, to 4 digits as it is kept; None if that is not known.
+        threshold: the least that it must lean; None takes it at its word.
+
+    >>> counted(Verdict.POS, 1.5, 2.0), counted(Verdict.POS, 1.5, None), counted(Verdict.NEITHER, 9.0, 2.0)
+    (<Verdict.NEG: 'neg'>, <Verdict.POS: 'pos'>, <Verdict.NEITHER: 'neither'>)
+    """
+    timid = threshold is not None and log_odds is not None and round(log_odds, 4) < threshold
+    return Verdict.NEG if verdict is Verdict.POS and timid else verdict
+
+
 def strip_indicator(text: str, indicators: Indicators) -> str:
     """An accepted answer without its indicator and the space behind it.
 
@@ -47,6 +63,21 @@ def strip_indicator(text: str, indicators: Indicators) -> str:
     '4'
     """
     return text.lstrip().removeprefix(indicators.pos).removeprefix(" ")
+
+
+def keeping(values: Sequence[float], share: float) -> float:
+    """The highest threshold that at least a share of values reach.
+
+    Args:
+        values: at least one.
+        share: above 0 and at most 1.
+
+    >>> keeping([4.0, 1.0, 3.0, 2.0], 0.75)
+    2.0
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be above 0 and at most 1; got {share!r}.")
+    return sorted(values, reverse=True)[math.ceil(round(share * len(values), 6)) - 1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,9 @@ class Method(L.LightningModule):
     def begin_task(self, task: str) -> None:
         """Allocate what the task will train, freeze the rest."""
 
+    def end_task(self, task: Task) -> None:
+        """Whatever is to be done once a task is learned: statistics, merging, thresholds."""
+
     @abstractmethod
     def answer(self, queries: Queries) -> list[Answer]:
         """Answer queries, in their order. Greedy: a sampled answer would give another result each time."""

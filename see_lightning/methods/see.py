@@ -3,14 +3,21 @@
 Each task gets an expert of its own, trained on its reconstructed task; queries walk the experts, newest first.
 """
 
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
 from see_lightning.config import OptimConfig, within
 from see_lightning.data.example import Example
 from see_lightning.experts.hearing import Hearing
 from see_lightning.experts.opening import IndicatorTree
-from see_lightning.experts.pool import ExpertPool
+from see_lightning.experts.pool import THRESHOLD, ExpertPool
+from see_lightning.experts.walk import keeping
 from see_lightning.methods.method import Answer, ExpertMethod
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
+from see_lightning.tasks.datamodule import query_batch
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.negatives import BUILT_IN, general_negatives, under_other_instructions
 from see_lightning.tasks.prompts import PromptTemplate
@@ -33,6 +40,9 @@ class See(ExpertMethod):
             something to refuse. The paper has none.
         general_source: where they come from, see ``tasks.negatives``.
         other_instructions: of an expert's own inputs, how many it also learns to refuse under another instruction.
+        calibrate_on: how many further examples of its own task, which it is not trained on, set an expert's threshold; 0
+            takes every expert at its word, as the paper does.
+        keep: share of them, above 0 and at most 1, that the threshold still accepts.
     """
 
     refuses = True
@@ -50,13 +60,20 @@ class See(ExpertMethod):
         general_negatives: int = 0,
         general_source: str = BUILT_IN,
         other_instructions: int = 0,
+        calibrate_on: int = 0,
+        keep: float = 0.98,
     ) -> None:
         super().__init__(pool=pool, template=template, optim=optim, run_seed=run_seed)
         within("method.general_negatives", general_negatives, 0)
         within("method.other_instructions", other_instructions, 0)
+        within("method.calibrate_on", calibrate_on, 0)
+        within("method.keep", keep, 0.01, 1)
         self.ratio, self.draw, self.indicators = ratio, draw, Indicators(**indicators)
         self.general_negatives, self.general_source = general_negatives, general_source
         self.other_instructions = other_instructions
+        self.calibrate_on, self.keep = calibrate_on, keep
+        #: Log-odds below which an expert's yes counts as a no.
+        self.thresholds: dict[str, float] = {}
 
     def training_examples(self, task: Task, memory: Memory) -> list[Example]:
         """The reconstructed task."""
@@ -65,6 +82,28 @@ class See(ExpertMethod):
         past += general_negatives(self.general_negatives, self.general_source, draw)
         past += under_other_instructions(task.train, self.other_instructions, draw)
         return reconstruct(task.train, past, self.indicators)
+
+    def end_task(self, task: Task) -> None:
+        """Set the new expert's threshold by what it says to examples of its own that it has not seen."""
+        if self.calibrate_on:
+            queries = query_batch([example.prompt for example in task.held_out], self.template, max_new_tokens=1)
+            counts, self.counts = self.counts, Counter()  # no test query's costs
+            leanings = self._hear(replace(queries, only_decide=True), remember=False).leanings(task.name)
+            self.counts = counts
+            self.thresholds[task.name] = keeping(leanings, self.keep)
+
+    def save(self, folder: Path) -> None:
+        """The newest expert and its threshold."""
+        super().save(folder)
+        name = self.pool.names[-1]
+        if name in self.thresholds:
+            (folder / THRESHOLD).write_text(json.dumps({"log_odds": self.thresholds[name]}) + "\n", encoding="utf-8")
+
+    def restore(self, task: str, folder: Path) -> None:
+        """An expert comes back with its threshold."""
+        super().restore(task, folder)
+        if (folder / THRESHOLD).exists():
+            self.thresholds[task] = json.loads((folder / THRESHOLD).read_text(encoding="utf-8"))["log_odds"]
 
     def answer(self, queries: Queries) -> list[Answer]:
         """Walk the experts, newest first; the base model answers what nobody accepts."""
@@ -82,6 +121,7 @@ class See(ExpertMethod):
         """
         self._hear(queries).ask_everyone()
 
-    def _hear(self, queries: Queries) -> Hearing:
+    def _hear(self, queries: Queries, *, remember: bool = True) -> Hearing:
         words = IndicatorTree(self.indicators, self.template)
-        return Hearing(self.pool, words, queries, self.eos_ids(), self.counts, self.recall)
+        recall = self.recall if remember else None
+        return Hearing(self.pool, words, queries, self.eos_ids(), self.counts, recall, self.thresholds)

@@ -26,6 +26,7 @@ class Task:
         score: name of the score, see ``evaluation.scores``.
         max_new_tokens: longest answer that is generated, in tokens.
         notices: what the reader found worth telling about the data.
+        held_out: further training examples that nobody is trained on.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Task:
     score: str
     max_new_tokens: int
     notices: tuple[str, ...] = ()
+    held_out: tuple[Example, ...] = ()
 
     def digest(self) -> str:
         """sha256 over every id, prompt and target, so that a run can tell whether its data changed."""
@@ -97,6 +99,7 @@ class Benchmark:
         tokens: Callable[[str], int],
         train_size: int | None,
         test_size: int | None,
+        held_out: int = 0,
     ) -> Task:
         """Read a task and keep ``train_size`` and ``test_size`` of its rows, drawn by its name alone.
 
@@ -109,6 +112,7 @@ class Benchmark:
             tokens: counts an answer's tokens.
             train_size: training rows to keep; None keeps all.
             test_size: test rows to keep; None keeps all.
+            held_out: training rows to set aside, those that come next; where too few are left, the last of those kept.
 
         Raises:
             DataError: the data are missing or malformed, or hold fewer rows than asked for.
@@ -116,9 +120,14 @@ class Benchmark:
         """
         score, max_new_tokens = self.settings(name)
         split = self.reader.read(name, checks)
+        train = _draw(split.train, train_size, f"{name}-train", "train_size")
+        kept = min(len(train), len(split.train) - held_out)
+        if kept < 1:
+            raise ConfigError(f"{held_out} training rows of {name} were to be held out, but it has {len(split.train)}.")
         return Task(
             name=name,
-            train=_draw(split.train, train_size, f"{name}-train", "train_size"),
+            train=train[:kept],
+            held_out=_draw(split.train, None, f"{name}-train", "train_size")[kept : kept + held_out],
             test=_draw(split.test, test_size, f"{name}-test", "test_size"),
             score=score,
             max_new_tokens=max_new_tokens or longest_answer([tokens(example.target) for example in split.train]),

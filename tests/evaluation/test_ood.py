@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from see_lightning.evaluation.ood import accepted_at, auroc, keeping, leanings, ood_report
+from see_lightning.evaluation.ood import accepted_at, auroc, leanings, ood_report
+from see_lightning.experts.walk import keeping
 
 
 def values(draw: random.Random, size: int) -> list[float]:
@@ -26,7 +27,7 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order_ties_counted_half(case):
 def test_the_threshold_keeps_the_share_and_no_higher_one_does(case, share):
     draw = random.Random(case)
     own = values(draw, draw.randint(1, 60))
-    threshold = keeping(torch.tensor(own, dtype=torch.double), share)
+    threshold = keeping(own, share)
     assert sum(value >= threshold for value in own) >= share * len(own) - 1e-6
     higher = [value for value in own if value > threshold]
     assert len(higher) < share * len(own)
@@ -38,7 +39,7 @@ def test_the_threshold_keeps_the_share_and_no_higher_one_does(case, share):
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1])
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(ValueError, match="above 0 and at most 1"):
-        keeping(torch.ones(3), share)
+        keeping([1.0] * 3, share)
 
 
 def said(task: str, id_: str, expert: str, log_odds: float | None) -> dict[str, object]:

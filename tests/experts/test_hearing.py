@@ -1,6 +1,7 @@
 """Queries before experts, all read together, against PEFT's ``generate`` asked expert by expert and query by query."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -13,6 +14,7 @@ from see_lightning.experts.hearing import Hearing
 from see_lightning.experts.opening import IndicatorTree
 from see_lightning.experts.recall import Recall, Said
 from see_lightning.experts.walk import Verdict, Walked, read_verdict
+from see_lightning.experts.walk import walk as sequential_walk
 from see_lightning.models.decode import Decoded, Writing
 from see_lightning.models.kept_prompts import KeptReadings
 from see_lightning.models.tiny import tiny_model
@@ -174,6 +176,45 @@ def test_everyone_decides_on_everything_exactly_once_and_only_what_is_won_is_ans
     counts.clear()
     assert walk(pool, QUERIES, counts, recall=recall) == expected
     assert (counts["decisions"], counts["generations"]) == (0, len(QUERIES)), "no verdict is given twice"
+
+
+@pytest.mark.parametrize("rows", [2, 16])
+@pytest.mark.parametrize("strict", ["qa", "sa", "all"])
+def test_a_yes_that_leans_too_little_counts_as_a_no_and_is_not_written_out(pool, theirs, strict, rows):
+    recall, counts = Recall(), Counter()
+    with torch.inference_mode():
+        hear(pool, QUERIES, Counter(), recall=recall, only_decide=True).ask_everyone()
+    said = {(entry.expert, int(entry.id)): entry.said for entry in recall.new}
+    thresholds = {}
+    for name in SAID if strict == "all" else [strict]:
+        accepted = sorted(one.log_odds for (who, _), one in said.items() if who == name and one.verdict == POS)
+        thresholds[name] = accepted[len(accepted) // 2] + 1e-3
+
+    def verdicts(expert: str, places: Sequence[int]) -> list[Verdict]:
+        pairs = [said[expert, place] for place in places]
+        return [
+            NEG if one.verdict == POS and one.log_odds < thresholds.get(expert, -1e9) else Verdict(one.verdict)
+            for one in pairs
+        ]
+
+    expected = sequential_walk(list(reversed(SAID)), len(QUERIES), verdicts)
+    assert expected != sequential_walk(list(reversed(SAID)), len(QUERIES), lambda e, p: [said[e, n].verdict for n in p])
+    again = Recall()
+    for memory in (None, again, again):
+        queries = small.queries(QUERIES, limit=LIMIT, rows=rows)
+        before = Counter(counts)
+        with torch.inference_mode():
+            hearing = Hearing(pool, WORDS, queries, small.EOS, counts, memory, thresholds)
+            walks = hearing.walk()
+        assert walks == expected
+        for place, (one, text) in enumerate(zip(walks, hearing.answers(walks), strict=True)):
+            whole = small.TEMPLATE.text(theirs[one.expert, place].ids).strip()
+            assert text.text == whole.removeprefix("<<pos>>").strip()
+    assert counts == before, "what was remembered was asked again"
+    assert counts["generations"] == 2 * len(QUERIES), "a yes that does not count was written out"
+    lean = Hearing(pool, WORDS, queries, small.EOS, Counter(), None)
+    with torch.inference_mode():
+        assert lean.leanings("qa") == pytest.approx([said["qa", n].log_odds for n in range(len(QUERIES))], abs=2e-4)
 
 
 @pytest.mark.parametrize("rows", [2, 16])
