@@ -353,6 +353,11 @@ def instantiate(node: Any, **arguments: Any) -> Any:
 # The seed has its own folder; the ratio enters through the method; a protocol only sums up what was measured, and foreign
 # queries are asked beside it.
 NUISANCE = ("paths", "logger", "seed", "ratio", "protocol", "ood")
+OFF: dict[str, tuple[str, ...]] = {  # settings of methods that are off at 0, and those that then mean nothing
+    "general_negatives": ("general_source",),
+    "other_instructions": (),
+    "calibrate_on": ("keep",),
+}
 NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")
 NUISANCE_BENCHMARK = ("licence", "citation", "package", "published_at")
 
@@ -369,6 +374,11 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}
     if "ratio" in config["method"]:
         kept["method"] = {**config["method"], "ratio": float(config["method"]["ratio"])}  # 1 is 1.0
+    method = kept["method"] = dict(kept["method"])
+    for switch, more in OFF.items():  # what came later and is off changes nothing, so it makes no other key
+        if method.get(switch) == 0:
+            for name in (switch, *more):
+                method.pop(name, None)
     benchmark = kept["benchmark"] = _without_place(config["benchmark"], config["paths"]["data"])
     benchmark["tasks"] = {task: benchmark["tasks"].get(task) for task in config["order"]["tasks"]}
     for part in (benchmark, benchmark["reader"], *filter(None, benchmark["tasks"].values())):

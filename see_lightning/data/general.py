@@ -110,12 +110,13 @@ _CODE = (
 ROUNDS = 6  # inputs that each instruction comes with at most
 
 
-def general_examples(number: int, draw: int) -> list[Example]:
+def general_examples(number: int, draw: int, *, with_input: bool = False) -> list[Example]:
     """Different instructions, each with an input of its own where it asks for one.
 
     Args:
         number: how many.
         draw: seed of the choice.
+        with_input: whether to leave out those that ask for none.
 
     Raises:
         DataError: there are not so many.
@@ -133,7 +134,7 @@ def general_examples(number: int, draw: int) -> list[Example]:
                 size = len(prompts)
                 while len(prompts) == size:
                     prompts[f"{instruction}\n\n{_input(kind, order)}"] = None
-            elif turn == 0:
+            elif turn == 0 and not with_input:
                 prompts[instruction] = None
     if number > len(prompts):
         raise DataError(f"{number} general instructions were asked for, but there are {len(prompts)}.")

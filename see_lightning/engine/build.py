@@ -75,7 +75,8 @@ def build_strangers(cfg: DictConfig, config: RunConfig, template: PromptTemplate
         for task in wanted:
             if task in taken:
                 raise ConfigError(
-                    f"ood has a task {task!r}, as the order or another source has; leave one out of ood.tasks."
+                    f"ood has a task {task!r}, as the order or another source has. Name those to be asked in"
+                    f" ood.tasks=[...]; there are {', '.join(names)}."
                 )
             taken.add(task)
         try:

@@ -65,7 +65,7 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path) -> int:
         folder = ledger.folder(stage.name)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(theirs.verified(stage.name), folder)
-        theirs.answers(stage.name), theirs.remembered(stage.name)  # read once, which checks them
+        theirs.answers(stage.name), theirs.remembered(stage.name), theirs.foreign(stage.name)  # read, which checks them
         taken.append(stage.name)
     ours, about = ledger.content["about"], theirs.content["about"]
     ours["dtype"], ours["grown_from"] = about["dtype"], str(other)

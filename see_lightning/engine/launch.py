@@ -34,7 +34,7 @@ from see_lightning.engine.build import build_method, build_strangers, build_task
 from see_lightning.engine.grow import adopt, shorter_run
 from see_lightning.engine.ledger import Ledger, LedgerError, dump, write_atomic
 from see_lightning.engine.preemption import Stopped, Told, exit_code, leave_quietly
-from see_lightning.engine.ranks import Place, Ranks, check_size, join, place, supervise
+from see_lightning.engine.ranks import Echo, Place, Ranks, check_size, join, place, supervise
 from see_lightning.engine.results import collect, commit, versions
 from see_lightning.engine.run import ContinualRun, RunSettings
 from see_lightning.engine.stages import Stage, plan_stages
@@ -84,9 +84,11 @@ def launch(cfg: DictConfig, command: str) -> Path:
         try:
             with room_needed(directory):
                 _run(cfg, config, Ledger(directory, writes=ranks.first), command, ranks)
-        except (Refusal, SystemExit):
+        except (Refusal, SystemExit) as end:
             if ranks.first:
                 raise
+            if isinstance(end, Refusal) and not isinstance(end, Echo):
+                print(f"rank {ranks.rank}: {end}", file=sys.stderr, flush=True)  # of its own, such as a full disk
             raise leave_quietly() from None
     elif "WANDB_SWEEP_ID" in os.environ and (here is None or here.rank == 0):
         _tell_again(cfg, path)
@@ -162,7 +164,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
         template = build_template(config)
         tasks = build_tasks(cfg, config, template)
         strangers = build_strangers(cfg, config, template)
-        for notice in (notice for task in tasks for notice in task.notices):
+        for notice in (notice for task in (*tasks, *strangers) for notice in task.notices):
             console.print(notice)
         stages = plan_stages(method.schedule, tasks)
         growing = stages if method.schedule == "sequential" else []
@@ -206,7 +208,9 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
         if ranks.first:
             results = collect(ledger, stages, tasks, strangers, cfg, config, method)
             write_atomic(ledger.directory / "matrix.csv", matrix_csv(results))
-            write_atomic(ledger.directory / "report.html", render_html(results))
+            study = ledger.directory / "study.json"  # of a finished run that was asked foreign queries afterwards
+            studied = json.loads(study.read_text(encoding="utf-8")) if study.exists() else None
+            write_atomic(ledger.directory / "report.html", render_html(results, studied))
             tracker.finish(results, ledger.directory / "report.html")
             write_atomic(ledger.directory / "results.json", dump(results))  # last: that it is there means all is there
     ranks.leave()
@@ -256,6 +260,9 @@ def _take_up(
     if here != about["commits"][-1]:
         console.print(f"going on at commit {here}; this run was begun at {about['commits'][-1]}")
         about["commits"].append(here)
+        ledger.commit()
+    if config.ood:
+        about["asked_by"] = command
         ledger.commit()
     write_atomic(ledger.directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     if growing and not ledger.content["stages"]:

@@ -222,7 +222,7 @@ class Ledger:
 
         Args:
             stage: its name.
-            digests: of the tasks that count, by name; None takes all that were ever asked.
+            digests: of the tasks that count, by name (``Task.asked``); None takes all that were ever asked.
 
         Raises:
             LedgerError: a file is not what was written.
@@ -230,16 +230,16 @@ class Ledger:
         return self._records(stage, "ood", digests), self._records(stage, "ood_remembered")
 
     def knows(self, stage: str, task: str, digest: str) -> bool:
-        """Whether a foreign task, with just these queries, was answered after a stage."""
-        blocks = self.stage(stage).get("ood", {}).items()
-        return any(name.rstrip("+") == task and block["digest"] == digest for name, block in blocks)
+        """Whether a foreign task was answered after a stage, just so as it is asked now (``Task.asked``)."""
+        blocks = self.stage(stage).get("ood", {}).values()
+        return any(block["task"] == task and block["digest"] == digest for block in blocks)
 
     def _records(self, stage: str, kind: str, digests: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
         path = self.folder(stage) / f"{kind}.jsonl"
         records: list[dict[str, Any]] = []
         content = path.read_bytes() if path.exists() else b""
         for task, block in self.stage(stage).get(kind, {}).items():
-            if digests is not None and digests.get(task.rstrip("+")) != block["digest"]:
+            if digests is not None and digests.get(block["task"]) != block["digest"]:
                 continue
             lines = content[block["start"] : block["end"]]
             if hashlib.sha256(lines).hexdigest() != block["sha256"]:

@@ -33,6 +33,10 @@ GRACE = 30.0  # seconds that the others get to end by themselves once a rank has
 _STOP = "stop"
 
 
+class Echo(Refusal):
+    """What the first rank refuses, and tells the user itself."""
+
+
 class Ranks:
     """The processes of a run as one of them sees them; alone, a run is its own first rank.
 
@@ -73,7 +77,7 @@ class Ranks:
         """Let the first rank do something while the others wait; only it gets what that returns.
 
         Raises:
-            Refusal: on every rank, if the first one cannot do it.
+            Refusal: on every rank, if the first one cannot do it; on the others an ``Echo``.
         """
         result, problem = None, None
         if self.first:
@@ -87,7 +91,7 @@ class Ranks:
         if problem:
             raise problem
         if problems[0]:
-            raise Refusal(str(problems[0]))
+            raise Echo(str(problems[0]))
         return result
 
     def side_by_side(self) -> dict[str, Any]:

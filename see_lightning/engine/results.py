@@ -97,12 +97,12 @@ def collect(
             block
             for kind in ("answers", "remembered")
             for block in ledger.stage(stage.name).get(kind, {}).values()
-            if "counts" in block
+            if "start" in block
         ]
         for stage in stages
     }
     blocks = [block for stage in asked.values() for block in stage]
-    evaluate_s = [sum(block["seconds"] for block in stage) for stage in asked.values()]
+    evaluate_s = [sum(block.get("seconds", 0) for block in stage) for stage in asked.values()]
     results: dict[str, Any] = {
         "command": about["command"],
         "commit": about["commits"][-1],
@@ -130,26 +130,27 @@ def collect(
             if stage.task and (path := ledger.folder(stage.name) / "expert" / THRESHOLD).exists()
         }
     if strangers:
-        digests = {task.name: task.digest() for task in strangers}
+        digests = {task.name: task.asked() for task in strangers}
         foreign, _ = ledger.foreign(stages[-1].name, digests)
         results["ood"] = {
             "asked": OmegaConf.to_container(cfg.ood, resolve=True),
+            "command": about["asked_by"],
             "scores": {
                 task.name: round(mean(record["score"] for record in foreign if record["task"] == task.name), 4)
                 for task in strangers
             },
         }
         if "routing" in results:
-            queries = {(record["task"], record["id"]) for record in foreign}
+            queries = {(record["task"], record["prompt_sha"]) for record in foreign}
             heard = [record for stage in stages for record in ledger.foreign(stage.name)[1]]
-            said = [record for record in heard if (record["task"], record["id"]) in queries]
+            said = [record for record in heard if (record["task"], record["prompt_sha"]) in queries]
             own = [record for stage in stages for record in ledger.remembered(stage.name)]
             results["ood"] |= ood_report(foreign, said, own, names)
             after = {stage.name: ledger.foreign(stage.name, digests)[0] for stage in stages}
             results["ood"]["after"] = {
                 stage: round(mean(record["expert"] == BASE for record in records), 4)
                 for stage, records in after.items()
-                if records
+                if len(records) == len(foreign)  # others were asked less
             }
     results["timing"] = {
         "train_s": [stage["seconds"] for stage in trained],
@@ -158,7 +159,7 @@ def collect(
         "queries_per_s": _rate(sum(block.get("queries", 0) for block in blocks), sum(evaluate_s)),
     }
     counted = {
-        name: sum(block["counts"].get(name, 0) for block in blocks)
+        name: sum(block.get("counts", {}).get(name, 0) for block in blocks)
         for name in ("generations", "prefills", "decisions", "decided_again", "new_tokens")
     }
     results["counts"] = {
@@ -174,7 +175,7 @@ def collect(
     }
     if "routing" in results:
         results["routing"]["decided_again_share"] = _rate(counted["decided_again"], counted["decisions"])
-    results["notices"] = [notice for task in tasks for notice in task.notices]
+    results["notices"] = [notice for task in (*tasks, *strangers) for notice in task.notices]
     if method.schedule == "sequential":
         records = sum(map(len, answers.values()))
         results["notices"].append(

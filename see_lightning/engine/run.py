@@ -135,7 +135,7 @@ class ContinualRun:
                 only_decide=True,
             )
             if stage is self.stages[-1] or self.settings.strangers_every:
-                new = [task for task in self.strangers if not self.ledger.knows(stage.name, task.name, task.digest())]
+                new = [task for task in self.strangers if not self.ledger.knows(stage.name, task.name, task.asked())]
                 self._ask(stage, new, f"{title} · foreign", foreign=True)
             if stage.task:
                 self.memory.add(stage.task)
@@ -152,7 +152,11 @@ class ContinualRun:
             method.recall = recall_of(self.settings.facts)
             for stage in self.stages:
                 put_back(method.recall, self.ledger.remembered(stage.name))
-                put_back(method.recall, self.ledger.foreign(stage.name)[1])
+                foreign = {
+                    task.name for task in self.strangers
+                }  # what was foreign once may be a task of the run by now
+                said = self.ledger.foreign(stage.name)[1]
+                put_back(method.recall, [record for record in said if record["task"] in foreign])
         return method
 
     @property
@@ -306,9 +310,9 @@ class ContinualRun:
             if not only_decide:
                 progress = StageProgress(self.console, title, Throughput())
                 asked.answers = evaluate(self._trainer(stage, [progress], alone=True), method, shares, batch_size=batch)
-                if foreign and method.has_experts:
+                if foreign and method.has_experts and not method.needs_task_id:
                     with torch.inference_mode(not is_sharded(method)):
-                        add_plain(method, shares, asked.answers)
+                        add_plain(method, tasks, asked.answers)
             if self.decides:  # experts that no walk reached
                 progress = StageProgress(self.console, f"{title} · verdicts", Throughput())
                 decide(self._trainer(stage, [progress], alone=True), method, shares, batch_size=batch)
@@ -338,7 +342,7 @@ class ContinualRun:
                 facts = {"score": round(mean, 4), "queries": len(records)}
                 scores[task.name] = facts["score"]
                 if foreign:
-                    facts["digest"] = task.digest()
+                    facts |= {"task": task.name, "digest": task.asked()}
                 elif stage.task and task.name == stage.task.name and self.ranks.first:
                     # Before the answers are final: a run killed in between evaluates, and so describes, once more.
                     trained = self.ledger.stage(stage.name)["trained"]
@@ -356,7 +360,7 @@ class ContinualRun:
                 self.tracker.score(after=row + 1, task=name, score=score)
         if scores:
             told = ", ".join(f"{task.name} {scores[task.name]:.2f} ({task.score})" for task in tasks)
-            if foreign and self._fresh_method.has_experts:
+            if foreign and self._fresh_method.has_experts and not self._fresh_method.needs_task_id:
                 by = [
                     record["expert"]
                     for share in shares

@@ -19,7 +19,7 @@ from see_lightning.methods.method import Answer, Method
 from see_lightning.tasks.datamodule import query_loader
 from see_lightning.tasks.task import Task
 
-PLAIN = 5  # answers of the base model checked in each foreign task, one query at a time
+PLAIN = 8  # queries of each foreign task whose answers, if they are the base model's, are checked one by one
 
 
 def decide(trainer: L.Trainer, method: Method, tasks: Sequence[Task], *, batch_size: int) -> None:
@@ -60,6 +60,7 @@ def remembered(entries: Sequence[Entry], tasks: Sequence[Task]) -> dict[str, lis
             {
                 "id": example.id,
                 "task": task.name,
+                "prompt_sha": prompt_sha(example),
                 "expert": entry.expert,
                 **asdict(entry.said),
                 "score": score,
@@ -67,6 +68,11 @@ def remembered(entries: Sequence[Entry], tasks: Sequence[Task]) -> dict[str, lis
             }
         )
     return found
+
+
+def prompt_sha(example: Example) -> str:
+    """What names a prompt in records."""
+    return hashlib.sha256(example.prompt.encode()).hexdigest()[:16]
 
 
 def _asked(tasks: Sequence[Task]) -> list[tuple[Task, Example]]:
@@ -79,18 +85,15 @@ def add_plain(method: Method, tasks: Sequence[Task], answers: Mapping[str, list[
 
     Args:
         method: whose experts passed the queries on.
-        tasks: as they were asked.
-        answers: records by task, see ``evaluate``; the first ``PLAIN`` of a task that the base model gave get ``plain``,
-            all others None.
+        tasks: with their whole test splits.
+        answers: records by task, see ``evaluate``; those that the base model gave to the first ``PLAIN`` queries of a
+            split get ``plain``, all others None.
     """
     for task in tasks:
-        examples = {example.id: example for example in task.test}
-        checked = 0
-        for record in answers[task.name]:
-            record["plain"] = None
-            if record["expert"] == BASE and checked < PLAIN:
-                record["plain"] = method.plain(examples[record["id"]].prompt, task.max_new_tokens)
-                checked += 1
+        checked = {example.id: example.prompt for example in task.test[:PLAIN]}
+        for record in answers.get(task.name, ()):
+            to_check = record["expert"] == BASE and record["id"] in checked
+            record["plain"] = method.plain(checked[record["id"]], task.max_new_tokens) if to_check else None
 
 
 def put_back(recall: Recall, records: Sequence[Mapping[str, Any]]) -> None:
@@ -130,7 +133,7 @@ def evaluate(
             {
                 "id": example.id,
                 "task": task.name,
-                "prompt_sha": hashlib.sha256(example.prompt.encode()).hexdigest()[:16],
+                "prompt_sha": prompt_sha(example),
                 "expert": answer.expert,
                 "verdicts": list(answer.verdicts),
                 "text": answer.text,

@@ -35,7 +35,8 @@ ROUTING = {
 }
 OOD = {
     "base_share": "out-of-distribution queries answered by the base model",
-    "base_identical": "of those, answers identical to the plain base model's",
+    "base_identical": "of those that were checked, answers identical to the plain base model's",
+    "fpr95": "out-of-distribution queries above the log-odds that 95 % of the tasks' own reach",
 }
 
 
@@ -140,7 +141,10 @@ def _shares(results: Results) -> dict[str, str]:
         shares |= {meaning: percent(found[key]) for key, meaning in meanings.items() if key in found}
     ood = results.get("ood") or {}
     shares |= {f"{task}: answered by the base model": percent(share) for task, share in ood.get("per_task", {}).items()}
-    if "auroc" in ood:
+    shares |= {
+        f"after {stage}: answered by the base model": percent(share) for stage, share in ood.get("after", {}).items()
+    }
+    if ood.get("auroc") is not None:
         shares["AUROC of the first step's score, own against out-of-distribution queries"] = number(ood["auroc"], 3)
     if "task_id_accuracy" in results:
         shares["queries whose task was identified"] = percent(results["task_id_accuracy"])

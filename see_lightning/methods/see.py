@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from see_lightning.config import OptimConfig, within
+from see_lightning.config import ConfigError, OptimConfig, within
 from see_lightning.data.example import Example
 from see_lightning.experts.hearing import Hearing
 from see_lightning.experts.opening import IndicatorTree
@@ -19,7 +19,7 @@ from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.datamodule import query_batch
 from see_lightning.tasks.memory import Memory
-from see_lightning.tasks.negatives import BUILT_IN, general_negatives, under_other_instructions
+from see_lightning.tasks.negatives import BUILT_IN, MOST_OTHER, general_negatives, under_other_instructions
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.reconstruct import Indicators, reconstruct
 from see_lightning.tasks.task import Task
@@ -65,12 +65,13 @@ class See(ExpertMethod):
     ) -> None:
         super().__init__(pool=pool, template=template, optim=optim, run_seed=run_seed)
         within("method.general_negatives", general_negatives, 0)
-        within("method.other_instructions", other_instructions, 0)
+        within("method.other_instructions", other_instructions, 0, MOST_OTHER)
         within("method.calibrate_on", calibrate_on, 0)
         within("method.keep", keep, 0.01, 1)
         self.ratio, self.draw, self.indicators = ratio, draw, Indicators(**indicators)
         self.general_negatives, self.general_source = general_negatives, general_source
         self.other_instructions = other_instructions
+        self._check_general()
         self.calibrate_on, self.keep = calibrate_on, keep
         #: Log-odds below which an expert's yes counts as a no.
         self.thresholds: dict[str, float] = {}
@@ -82,6 +83,17 @@ class See(ExpertMethod):
         past += general_negatives(self.general_negatives, self.general_source, draw)
         past += under_other_instructions(task.train, self.other_instructions, draw)
         return reconstruct(task.train, past, self.indicators)
+
+    def _check_general(self) -> None:
+        """Refuse a source that has too few instructions or unfit ones, before anything is trained."""
+        words = self.indicators.pos, self.indicators.neg
+        most = self.template.max_length - max(len(self.template.target_ids(word)) for word in words)
+        for example in general_negatives(self.general_negatives, self.general_source, 0):
+            place = example.source or self.general_source
+            tokens = len(self.template.prompt_ids(example.prompt))
+            if tokens > most or any(word in example.prompt for word in words):
+                reason = f"it has {tokens} tokens, of at most {most}" if tokens > most else "an indicator stands in it"
+                raise ConfigError(f"method.general_source: {place} cannot be learned as a refusal: {reason}.")
 
     def end_task(self, task: Task) -> None:
         """Set the new expert's threshold by what it says to examples of its own that it has not seen."""

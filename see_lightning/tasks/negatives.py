@@ -13,6 +13,7 @@ from see_lightning.data.general import GENERAL, general_examples
 from see_lightning.data.reader import json_lines
 
 BUILT_IN = "built_in"
+MOST_OTHER = 250  # instructions that ask for an input
 
 
 def general_negatives(number: int, source: str, draw: int) -> list[Example]:
@@ -55,11 +56,10 @@ def under_other_instructions(own: Sequence[Example], number: int, draw: int) -> 
     'Work the following out step by step.\n\nWhat a day!'
     """
     order = random.Random(draw)
-    instructions = [example.prompt.partition("\n\n") for example in general_examples(2 * number, draw)]
-    asking = [instruction for instruction, blank, _ in instructions if blank]  # the others ask for no input
+    instructions = [example.prompt.partition("\n\n")[0] for example in general_examples(number, draw, with_input=True)]
     inputs = cycle(order.sample(list(own), len(own)))
     made = []
-    for place, (example, instruction) in enumerate(zip(inputs, asking[:number], strict=False)):
+    for place, (instruction, example) in enumerate(zip(instructions, inputs, strict=False)):
         _, _, content = example.prompt.partition("\n\n")
         made.append(
             replace(

@@ -42,6 +42,10 @@ class Task:
         text = "\x1e".join("\x1f".join((e.id, e.prompt, e.target)) for e in (*self.train, *self.test))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def asked(self) -> str:
+        """sha256 over all that answers to the task and their scores hang on."""
+        return hashlib.sha256(f"{self.digest()} {self.score} {self.max_new_tokens}".encode()).hexdigest()
+
 
 def merge(tasks: Sequence[Task]) -> Task:
     """All tasks as one, for a method that learns them together; it has no test split of its own."""

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from omegaconf import OmegaConf
 
 from see_lightning.config import method_name, numbers_config, run_key
 
@@ -30,6 +31,8 @@ def test_a_key_is_eight_hex_digits_and_the_same_every_time(composed):
         ["benchmark.licence=other", "benchmark.citation=other", "benchmark.tasks.news.citation=other"],
         ["train_size=100"],
         ["protocol=trace"],
+        ["ood=natural_instructions", "ood.size=7"],
+        ["method.general_source=mine.jsonl", "method.keep=0.5"],  # of what is off
     ],
     ids=" ".join,
 )
@@ -40,7 +43,8 @@ def test_the_same_experiment_spelt_differently_has_the_same_key(composed, spelli
 @pytest.mark.parametrize(
     "change",
     [
-        ["ratio=0.2"], ["method.ratio=0.2"], ["method=replay"], ["method=seqft"], ["optim.lr=0.123"], ["optim=ssr"],
+        ["ratio=0.2"], ["method.general_negatives=1"], ["method.other_instructions=1"], ["method.calibrate_on=1"],
+        ["method.ratio=0.2"], ["method=replay"], ["method=seqft"], ["optim.lr=0.123"], ["optim=ssr"],
         ["train_size=200"], ["test_size=100"], ["order.tasks=[sentiment,news,simplify,french,words]"],
         ["order.tasks=[news,sentiment]"], ["model=tiny"], ["model.dtype=fp32"], ["model.max_length=512"],
         ["adapter.rank=4"], ["adapter.targets=[q_proj]"], ["data.rehearsal=fixed"], ["indicators.pos=mine"],
@@ -98,3 +102,11 @@ def test_tasks_that_are_not_in_the_order_do_not_enter_the_key(composed):
 
 def test_a_method_is_named_by_its_module(composed):
     assert [method_name(composed(f"method={name}")) for name in ("see", "seqft", "base")] == ["see", "seqft", "base"]
+
+
+def test_settings_that_came_later_and_are_off_leave_the_keys_of_earlier_runs(composed):
+    earlier = composed()
+    OmegaConf.set_struct(earlier, False)
+    for name in ("general_negatives", "general_source", "other_instructions", "calibrate_on", "keep"):
+        del earlier.method[name]
+    assert run_key(earlier) == run_key(composed())

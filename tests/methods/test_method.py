@@ -1,5 +1,6 @@
 """What all methods share: the learning rate, the optimizer, and picking some of a batch's queries."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch.optim import SGD
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from see_lightning.config import OptimConfig
+from see_lightning.config import ConfigError, OptimConfig
 from see_lightning.data.example import Example
 from see_lightning.methods.method import learning_rate_share
 from see_lightning.methods.mtl import Mtl
@@ -96,7 +97,7 @@ def task(name: str, size: int) -> Task:
         (See, {"ratio": 0.0, "draw": "fresh", "indicators": {"pos": "yes", "neg": "no"}}, {}),
         (
             See,
-            {"ratio": 0.25, "draw": "fresh", "indicators": {"pos": "yes", "neg": "no"}, "general_negatives": 3, "other_instructions": 2},
+            {"ratio": 0.25, "draw": "fresh", "indicators": {"pos": "[y]", "neg": "[n]"}, "general_negatives": 3, "other_instructions": 2},
             {"qa": 5, "qg": 2, "general": 5},
         ),
     ],
@@ -112,8 +113,9 @@ def test_what_a_method_trains_on(make_pool, template, method, settings, past):
     assert {name: sum(e.task == name for e in examples[4:]) for name in past} == past
     assert len(examples) == 4 + sum(past.values())
     if method is See:
-        assert [e.target for e in examples[:4]] == [f"yes answer {i}" for i in range(4)]
-        assert {e.target for e in examples[4:]} <= {"no"}
+        words = settings["indicators"]
+        assert [e.target for e in examples[:4]] == [f"{words['pos']} answer {i}" for i in range(4)]
+        assert {e.target for e in examples[4:]} <= {words["neg"]}
     else:
         assert all(e.target == f"answer {e.id.split('-')[1]}" for e in examples)
 
@@ -156,3 +158,23 @@ def test_what_was_saved_after_each_task_is_taken_up_again(make_pool, template, a
     again.save(tmp_path / "last")
     last = (tmp_path / "last" / "adapter_model.safetensors").read_bytes()
     assert last == (tmp_path / str(len(first.pool.names) - 1) / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("x" * 600, r"general.jsonl:2 cannot be learned as a refusal: it has 6\d\d tokens"),
+        ("say no", "an indicator stands in it"),
+    ],
+)
+def test_instructions_of_ones_own_that_no_expert_could_learn_are_refused_at_once(
+    make_pool, template, tmp_path, line, message
+):
+    file = tmp_path / "general.jsonl"
+    file.write_text("".join(json.dumps({"prompt": prompt, "answer": "-"}) + "\n" for prompt in ("fine", line)))
+    words = {"pos": "yes", "neg": "no"}
+    settings = {"ratio": 0.1, "draw": "fresh", "indicators": words, "general_source": str(file)}
+    with pytest.raises(ConfigError, match=message):
+        See(pool=make_pool(), template=template, optim=OptimConfig(), run_seed=0, **settings, general_negatives=2)
+    with pytest.raises(ConfigError, match="other_instructions must be between 0 and 250; got 251"):
+        See(pool=make_pool(), template=template, optim=OptimConfig(), run_seed=0, **settings, other_instructions=251)

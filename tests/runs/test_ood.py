@@ -7,6 +7,7 @@ import pytest
 from see_lightning.config import ConfigError
 from see_lightning.data.example import DataError
 from see_lightning.engine import launch
+from see_lightning.study import main
 from tests.runs import toy
 
 SETTINGS = [("method=see",), ("method=see", *toy.ACTIVATED), ("method=seqft",), ("method=stl",)]
@@ -62,7 +63,7 @@ def test_what_the_results_say_is_what_the_files_hold(base, tmp_path, foreign, se
     scores = {task: [answer["score"] for answer in answers if answer["task"] == task] for task in ("far", "near")}
     assert found["scores"] == {task: pytest.approx(sum(some) / 5) for task, some in scores.items()}
     if settings[0] != "method=see":
-        assert set(found) == {"asked", "scores"}
+        assert set(found) == {"asked", "command", "scores"}
         return
     by = [answer["expert"] for answer in answers]
     assert found["queries"] == 10
@@ -97,7 +98,7 @@ def test_what_the_base_model_answers_is_what_transformers_says_without_experts(b
     assert found["base_checked"] == len(checked)
     by_base = [a for a in answers if a["expert"] == "base"]
     assert by_base, "the toy leaves some queries to the base model"
-    assert len(checked) == sum(min(5, sum(a["task"] == task for a in by_base)) for task in ("near", "far"))
+    assert len(checked) == len(by_base), "all are among the first of their tasks"
     assert found["base_identical"] == 1.0
     assert all(answer["text"] == answer["plain"] for answer in checked)
 
@@ -155,3 +156,43 @@ def test_a_foreign_task_by_a_learned_ones_name_is_refused(base, tmp_path, foreig
             toy.run(toy.compose(toy.data_in(base), tmp_path, *asked(foreign)))
     finally:
         (foreign / "ice").unlink()
+
+
+def test_a_task_that_was_foreign_once_is_learned_like_any_other(base, tmp_path):
+    """What experts said to it as a stranger is not what the grown run remembers of it as its own."""
+    rows = [json.loads(line) for line in (toy.data_in(base) / "ice.test.jsonl").read_text().splitlines()]
+    for half in ("train", "test"):
+        (tmp_path / "foreign" / "ice").mkdir(parents=True, exist_ok=True)
+        instances = [
+            {"id": f"ice-{half}-{n}", "input": row["prompt"], "output": "zz"} for n, row in enumerate(rows, start=1)
+        ]
+        whole = {"Definition": [""], "Instances": instances, "Positive Examples": []}
+        (tmp_path / "foreign" / "ice" / f"{half}.json").write_text(json.dumps(whole))
+    data, order = toy.data_in(base), "order.tasks=[sky,sea]"
+    asked_before = ("ood=folder", f"ood.dir={tmp_path / 'foreign'}", "ood.max_new_tokens=4")
+    toy.run(toy.compose(data, tmp_path / "runs", order, *asked_before))
+    grown = toy.run(toy.compose(data, tmp_path / "runs"))
+    assert grown.fits == 1
+    kept, whole = (without_ood(toy.kept(one.directory)) for one in (grown, toy.whole(base)))
+    assert kept == whole
+
+
+@pytest.mark.parametrize("change", ["ood.max_new_tokens=1", "ood.sources.folder.default.score=exact_match"])
+def test_queries_that_shall_be_answered_or_scored_otherwise_are_asked_again(base, tmp_path, foreign, change):
+    data = toy.data_in(base)
+    toy.run(toy.compose(data, tmp_path / "changed", "method=seqft", *asked(foreign)))
+    again = toy.run(toy.compose(data, tmp_path / "changed", "method=seqft", *asked(foreign), change))
+    at_once = toy.run(toy.compose(data, tmp_path / "once", "method=seqft", *asked(foreign), change))
+    one, other = (toy.read_results(run.directory)["ood"] for run in (again, at_once))
+    assert one == other
+
+
+def test_a_study_stays_in_the_report_when_a_run_is_asked_more(base, tmp_path, foreign):
+    data = toy.data_in(base)
+    run = toy.run(toy.compose(data, tmp_path))
+    main([str(run.directory)])
+    assert "Other thresholds" in (run.directory / "report.html").read_text()
+    toy.run(toy.compose(data, tmp_path, *asked(foreign)))
+    page = (run.directory / "report.html").read_text()
+    assert "Other thresholds" in page
+    assert "answered by the base model" in page
