@@ -3,10 +3,12 @@
 # make setup    only the environment, in .venv
 #
 # PYTHON=python3.12  another interpreter (3.11 or newer)
+# WORKERS=1          processes that run the tests; a file's tests stay in one of them
 # TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"  another build of torch
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+WORKERS ?= 2
 PY := .venv/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
 # What these packages depend on is not needed: they are read as data.
@@ -16,7 +18,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help setup demo test clean
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
 
 setup: .venv/ready
 
@@ -35,7 +37,7 @@ test: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 clean:
 	rm -rf .venv runs
