@@ -19,7 +19,7 @@ from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.datamodule import query_batch
 from see_lightning.tasks.memory import Memory
-from see_lightning.tasks.negatives import BUILT_IN, MOST_OTHER, general_negatives, under_other_instructions
+from see_lightning.tasks.negatives import BUILT_IN, MOST_OTHER, general_negatives, rows_of, under_other_instructions
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.reconstruct import Indicators, reconstruct
 from see_lightning.tasks.task import Task
@@ -88,7 +88,8 @@ class See(ExpertMethod):
         """Refuse a source that has too few instructions or unfit ones, before anything is trained."""
         words = self.indicators.pos, self.indicators.neg
         most = self.template.max_length - max(len(self.template.target_ids(word)) for word in words)
-        for example in general_negatives(self.general_negatives, self.general_source, 0):
+        drawn = general_negatives(self.general_negatives, self.general_source, 0)
+        for example in drawn if self.general_source == BUILT_IN or not drawn else rows_of(self.general_source):
             place = example.source or self.general_source
             tokens = len(self.template.prompt_ids(example.prompt))
             if tokens > most or any(word in example.prompt for word in words):

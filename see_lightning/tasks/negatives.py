@@ -30,15 +30,25 @@ def general_negatives(number: int, source: str, draw: int) -> list[Example]:
     """
     if source == BUILT_IN:
         return general_examples(number, draw)
+    examples = rows_of(source)
+    if number > len(examples):
+        raise ConfigError(f"method.general_negatives={number}, but {source} has {len(examples)} rows; give fewer.")
+    return random.Random(draw).sample(examples, number)
+
+
+def rows_of(source: str) -> list[Example]:
+    """All instructions of a file.
+
+    Raises:
+        DataError: there is no such file, or a row of it holds no instruction.
+    """
     rows = json_lines(Path(source), task=GENERAL, prompt_key="prompt", answer_key="answer", id_prefix=f"{GENERAL}-")
     examples = []
     for row in rows:
         if isinstance(row, BadRow):
             raise DataError(f"{row.source}: {row.reason}")
         examples.append(row)
-    if number > len(examples):
-        raise ConfigError(f"method.general_negatives={number}, but {source} has {len(examples)} rows; give fewer.")
-    return random.Random(draw).sample(examples, number)
+    return examples
 
 
 def under_other_instructions(own: Sequence[Example], number: int, draw: int) -> list[Example]:

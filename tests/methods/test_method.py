@@ -175,6 +175,6 @@ def test_instructions_of_ones_own_that_no_expert_could_learn_are_refused_at_once
     words = {"pos": "yes", "neg": "no"}
     settings = {"ratio": 0.1, "draw": "fresh", "indicators": words, "general_source": str(file)}
     with pytest.raises(ConfigError, match=message):
-        See(pool=make_pool(), template=template, optim=OptimConfig(), run_seed=0, **settings, general_negatives=2)
+        See(pool=make_pool(), template=template, optim=OptimConfig(), run_seed=0, **settings, general_negatives=1)
     with pytest.raises(ConfigError, match="other_instructions must be between 0 and 250; got 251"):
         See(pool=make_pool(), template=template, optim=OptimConfig(), run_seed=0, **settings, other_instructions=251)
