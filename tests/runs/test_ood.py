@@ -160,16 +160,15 @@ def test_a_foreign_task_by_a_learned_ones_name_is_refused(base, tmp_path, foreig
 
 def test_a_task_that_was_foreign_once_is_learned_like_any_other(base, tmp_path):
     """What experts said to it as a stranger is not what the grown run remembers of it as its own."""
-    rows = [json.loads(line) for line in (toy.data_in(base) / "ice.test.jsonl").read_text().splitlines()]
-    for half in ("train", "test"):
-        (tmp_path / "foreign" / "ice").mkdir(parents=True, exist_ok=True)
-        instances = [
-            {"id": f"ice-{half}-{n}", "input": row["prompt"], "output": "zz"} for n, row in enumerate(rows, start=1)
-        ]
-        whole = {"Definition": [""], "Instances": instances, "Positive Examples": []}
-        (tmp_path / "foreign" / "ice" / f"{half}.json").write_text(json.dumps(whole))
     data, order = toy.data_in(base), "order.tasks=[sky,sea]"
-    asked_before = ("ood=folder", f"ood.dir={tmp_path / 'foreign'}", "ood.max_new_tokens=4")
+    asked_before = (
+        "ood=folder",
+        f"ood.dir={data}",
+        "ood.tasks=[ice]",
+        "ood.max_new_tokens=4",
+        "ood.sources.folder.reader._target_=see_lightning.data.jsonl.JsonlReader",
+        "~ood.sources.folder.reader.published_at",
+    )
     toy.run(toy.compose(data, tmp_path / "runs", order, *asked_before))
     grown = toy.run(toy.compose(data, tmp_path / "runs"))
     assert grown.fits == 1
