@@ -358,6 +358,7 @@ OFF: dict[str, tuple[str, ...]] = {  # settings of methods that are off at 0, an
     "other_instructions": (),
     "calibrate_on": ("keep",),
 }
+AFTER_TRAINING = ("calibrate_on", "keep")  # settings of methods by which nothing is trained otherwise
 NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")
 NUISANCE_BENCHMARK = ("licence", "citation", "package", "published_at")
 

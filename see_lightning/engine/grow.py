@@ -1,11 +1,14 @@
-"""Growing: a run whose task list only got longer takes over what a shorter one has finished."""
+"""Taking over what another run has finished: by a longer task list all of it, by other thresholds what was trained."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from see_lightning.config import AFTER_TRAINING
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.engine.stages import Stage
+from see_lightning.experts.pool import THRESHOLD
 
 
 def _without_tasks(config: dict[str, Any], tasks: int) -> dict[str, Any]:
@@ -19,26 +22,48 @@ def _without_tasks(config: dict[str, Any], tasks: int) -> dict[str, Any]:
     }
 
 
-def shorter_run(directory: Path, config: dict[str, Any]) -> Path | None:
-    """The longest run beside ``directory`` whose configuration is this one's with fewer tasks at the end.
+def _trained_alike(config: dict[str, Any]) -> dict[str, Any]:
+    """What two runs must share to train the same experts."""
+    return {**config, "method": {key: value for key, value in config["method"].items() if key not in AFTER_TRAINING}}
+
+
+def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]) -> tuple[Path, bool] | None:
+    """The run beside ``directory`` that has most of what this one would compute.
 
     Args:
         directory: ``runs/<order>/<method>/<key>/seed=<n>`` of the run that starts.
         config: its ``numbers_config``.
+        data: digests of its tasks, by name.
+
+    Returns:
+        Where it is, and whether its answers serve too: they do if only the task list got longer; if the experts'
+        thresholds are set otherwise, what was trained and what the experts said of queries does.
     """
-    found: list[tuple[int, Path]] = []
+    found: list[tuple[int, bool, Path]] = []
     for other in directory.parent.parent.glob(f"*/{directory.name}"):
         # What the run noted itself: in its config.yaml the data root is resolved, and another one is no other data.
-        theirs = Ledger(other).read().content["about"].get("numbers")
+        about = Ledger(other).read().content["about"]
+        theirs = about.get("numbers")
         if other == directory or theirs is None:
             continue
         length = len(theirs["order"]["tasks"])
-        if length < len(config["order"]["tasks"]) and theirs == _without_tasks(config, length):
-            found.append((length, other))
-    return max(found)[1] if found else None
+        if length > len(config["order"]["tasks"]):
+            continue
+        ours = _without_tasks(config, length)
+        if theirs == ours:
+            found.append((length, True, other))
+        elif _trained_alike(theirs) == _trained_alike(ours) and all(
+            data[task] == about["data"][task] for task in about["data"]
+        ):
+            # What is held out for thresholds may have to be taken from the training rows; then the data differ.
+            found.append((length, False, other))
+    if not found:
+        return None
+    _, answers_too, other = max(found)
+    return other, answers_too
 
 
-def adopt(ledger: Ledger, stages: list[Stage], other: Path) -> int:
+def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool = True) -> int:
     """Copy what another run has finished of these stages, and make it final here in one act.
 
     Only stages from the first on count, and the other run keeps its own files.
@@ -46,7 +71,8 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path) -> int:
     Args:
         ledger: of the run that starts, still without stages.
         stages: of the run that starts.
-        other: directory of the shorter run.
+        other: directory of the other run.
+        answers_too: whether its answers serve too; if not, its experts still have to end their tasks anew.
 
     Returns:
         How many trained stages were taken over.
@@ -58,18 +84,31 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path) -> int:
         raise LedgerError(
             f"{other} was made from other data: {', '.join(changed)} changed since. Restore them, or move it away."
         )
-    taken = []
+    taken: dict[str, dict[str, Any]] = {}
     for stage in stages:
-        if not theirs.stage(stage.name)["trained"]:
+        noted = theirs.stage(stage.name)
+        if not noted["trained"]:
             break
         folder = ledger.folder(stage.name)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(theirs.verified(stage.name), folder)
         theirs.answers(stage.name), theirs.remembered(stage.name), theirs.foreign(stage.name)  # read, which checks them
-        taken.append(stage.name)
+        taken[stage.name] = noted if answers_too else _only_what_was_said(noted)
     ours, about = ledger.content["about"], theirs.content["about"]
     ours["dtype"], ours["grown_from"] = about["dtype"], str(other)
     ours["commits"] = [*about["commits"], *(commit for commit in ours["commits"] if commit != about["commits"][-1])]
-    ledger.content["stages"] = {name: theirs.stage(name) for name in taken}
+    ledger.content["stages"] = taken
     ledger.commit()
     return len(taken)
+
+
+def _only_what_was_said(noted: dict[str, Any]) -> dict[str, Any]:
+    """A stage without its answers, whose training is still to be ended; costs stay with the run that had them."""
+    again = (f"expert/{THRESHOLD}", "expert/expert.json")  # written when an expert ends its task
+    files = {file: digest for file, digest in noted["trained"]["files"].items() if file not in again}
+    said: dict[str, Any] = {
+        kind: {task: {key: block[key] for key in ("start", "end", "sha256")} for task, block in noted[kind].items()}
+        for kind in ("remembered", "ood_remembered")
+        if kind in noted
+    }
+    return {"trained": {**noted["trained"], "files": files, "ended": False}, "answers": {}, **said}

@@ -31,7 +31,7 @@ from see_lightning.config import (
     validate,
 )
 from see_lightning.engine.build import build_method, build_strangers, build_tasks, build_template, expert_facts
-from see_lightning.engine.grow import adopt, shorter_run
+from see_lightning.engine.grow import adopt, earlier_run
 from see_lightning.engine.ledger import Ledger, LedgerError, dump, write_atomic
 from see_lightning.engine.preemption import Stopped, Told, exit_code, leave_quietly
 from see_lightning.engine.ranks import Echo, Place, Ranks, check_size, join, place, supervise
@@ -233,7 +233,7 @@ def _take_up(
         ledger: held.
         command: as it was typed.
         tasks: as read now.
-        growing: stages that a shorter run of the same experiment may have finished.
+        growing: stages that another run may have finished, see ``earlier_run``.
         console: where it is told.
     """
     data = {task.name: task.digest() for task in tasks}
@@ -266,9 +266,12 @@ def _take_up(
         ledger.commit()
     write_atomic(ledger.directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     if growing and not ledger.content["stages"]:
-        other = shorter_run(ledger.directory, numbers_config(cfg))
-        if other:
-            console.print(f"growing: {adopt(ledger, growing, other)} finished stages taken over from {other}")
+        earlier = earlier_run(ledger.directory, numbers_config(cfg), data)
+        if earlier:
+            other, answers_too = earlier
+            taken = adopt(ledger, growing, other, answers_too=answers_too)
+            what = "growing: {} finished stages" if answers_too else "thresholds anew: {} trained stages"
+            console.print(f"{what.format(taken)} taken over from {other}")
     if about["dtype"] != resolved:
         console.print(
             f"going on in {about['dtype']}, in which this run was begun; this machine's own choice is {resolved}"

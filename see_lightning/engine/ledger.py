@@ -133,17 +133,26 @@ class Ledger:
         folder.mkdir(parents=True)
         return folder
 
+    def only_final(self, stage: str, part: str) -> None:
+        """Remove what is not final from a part of a trained stage's folder."""
+        for path in (self.folder(stage) / part).iterdir():
+            if f"{part}/{path.name}" not in self.stage(stage)["trained"]["files"]:
+                path.unlink()
+
     def commit_trained(self, stage: str, files: Sequence[str], facts: Mapping[str, Any]) -> None:
         """Make a stage's training final.
 
         Args:
             stage: its name.
-            files: paths within its folder, all written by now.
+            files: paths within its folder, all written by now; those that were final before are taken to be unchanged.
             facts: counts and seconds for the report.
         """
         folder = self.folder(stage)
-        hashes = {}
+        final = (self.stage(stage)["trained"] or {}).get("files", {})
+        hashes = {file: final[file] for file in files if file in final}
         for file in files if self.writes else ():
+            if file in final:
+                continue
             with (folder / file).open("rb") as written:
                 os.fsync(written.fileno())
             hashes[file] = sha256(folder / file)
@@ -191,12 +200,13 @@ class Ledger:
         block = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
         path = self.folder(stage) / f"{kind}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("r+b" if path.exists() else "w+b") as file:
-            file.truncate(start)  # a killed run may have left lines that were never made final
-            file.seek(start)
-            file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
+        if block:
+            with path.open("r+b" if path.exists() else "w+b") as file:
+                file.truncate(start)  # a killed run may have left lines that were never made final
+                file.seek(start)
+                file.write(block)
+                file.flush()
+                os.fsync(file.fileno())
         return {"start": start, "end": start + len(block), "sha256": hashlib.sha256(block).hexdigest()}
 
     def answers(self, stage: str) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The loop over tasks: train, save, evaluate, commit; resumed wherever it was killed."""
 
 import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -125,6 +126,8 @@ class ContinualRun:
                 self._train(stage, stage.task, title)
             else:
                 self._to_restore.append(stage)
+                if stage.task and not self.ledger.stage(stage.name)["trained"].get("ended", True):
+                    self._end_anew(stage, stage.task, title)
             noted = self.ledger.stage(stage.name)
             self._ask(stage, [task for task in stage.tests if task.name not in noted["answers"]], title)
             everything = self.stages[-1].tests if self.decides else ()
@@ -224,10 +227,7 @@ class ContinualRun:
         if not all(parameter.isfinite().all() for parameter in method.parameters() if parameter.requires_grad):
             # The loss tells of every step but the last.
             raise FloatingPointError(f"{stage.name} ended with weights that are no numbers; lower optim.lr.")
-        with torch.no_grad():
-            method.eval()
-            method.end_task(task)
-            method.train()  # as fit leaves it: modules in eval mode would be trained without dropout
+        self._end(task)
         shares = self.ranks.gather((throughput.tokens, throughput.computed, throughput.loss))
         tokens, computed, loss = (sum(column) for column in zip(*shares, strict=True))
         learned = {one.name for one in self.memory.past}
@@ -245,14 +245,43 @@ class ContinualRun:
         }
         if self.ranks.first:
             method.save(folder / "expert")
-            self._describe(stage, facts, score=None)
-        expert = sorted(path.name for path in (folder / "expert").glob("*")) if self.ranks.first else []
-        files = ["examples.jsonl", *(f"expert/{name}" for name in expert if name != "expert.json")]
-        self.ledger.commit_trained(stage.name, files, facts)
+        self._commit_trained(stage, facts)
         self.console.print(
             f"{title}: {throughput.steps} steps on {len(examples)} examples ({past} of past tasks), loss"
             f" {loss / self.ranks.size:.3f}, {tokens / seconds:,.0f} tokens/s, {seconds:.0f} s"
         )
+
+    def _end(self, task: Task) -> None:
+        """Let the method do what it does when a task is learned."""
+        method = self.method
+        with torch.no_grad():
+            method.eval()
+            method.end_task(task)
+            method.train()  # as fit leaves it: modules in eval mode would be trained without dropout
+
+    def _end_anew(self, stage: Stage, task: Task, title: str) -> None:
+        """End a task that was trained in another run, by this run's settings."""
+        folder, trained = self.ledger.folder(stage.name), self.ledger.stage(stage.name)["trained"]
+        self.ranks.lead(lambda: self.ledger.only_final(stage.name, "expert"))
+        self._end(task)
+        if self.ranks.first:
+            beside = folder / "expert.anew"
+            shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed here
+            self.method.save(beside)
+            for file in beside.iterdir():
+                if f"expert/{file.name}" not in trained["files"]:  # what is final, such as the weights, stays untouched
+                    file.replace(folder / "expert" / file.name)
+            shutil.rmtree(beside)
+        self._commit_trained(stage, {key: value for key, value in trained.items() if key not in ("ended", "files")})
+        self.console.print(f"{title}: trained before, ended anew")
+
+    def _commit_trained(self, stage: Stage, facts: dict[str, Any]) -> None:
+        """Make final what was learned and saved."""
+        if self.ranks.first:
+            self._describe(stage, facts, score=None)
+        expert = sorted(path.name for path in (self.ledger.folder(stage.name) / "expert").glob("*"))
+        files = ["examples.jsonl", *(f"expert/{name}" for name in expert if name != "expert.json")]
+        self.ledger.commit_trained(stage.name, files, facts)
 
     def _describe(self, stage: Stage, facts: dict[str, Any], *, score: float | None) -> Path:
         """``expert.json``: where an expert comes from. Written again once its score on its own task is known."""

@@ -164,7 +164,7 @@ def test_a_finished_run_is_reported_without_loading_a_model(whole, base, method,
         patch.object(build, "load_model", side_effect=AssertionError("a model was loaded")),
         patch.object(build, "load_tokenizer", side_effect=AssertionError("a tokenizer was loaded")),
     ):
-        toy.run(toy.compose(toy.data_in(base), base / "whole", *method))
+        toy.run(toy.compose(toy.data_in(base), whole.directory.parents[3], *method))
     *_, last = capsys.readouterr().out.splitlines()
     assert last == str(whole.directory / "results.json")
     assert toy.kept(whole.directory) == before

@@ -47,7 +47,7 @@ def test_a_run_that_finds_the_disk_full_at_any_write_says_so_and_goes_on_when_th
     monkeypatch.setattr(launch, "commit", lambda: "one and the same")
     whole = toy.whole(base, *QUICK).directory
     cfg = toy.compose(toy.data_in(base), tmp_path / "runs", *QUICK)
-    directory = tmp_path / "runs" / whole.relative_to(base / "whole")
+    directory = tmp_path / "runs" / toy.place_of(whole)
     diary = tmp_path / "diary"
 
     def attempt() -> None:

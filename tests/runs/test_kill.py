@@ -26,7 +26,7 @@ def killable(base, tmp_path, monkeypatch):
     """A run of the toy that has not begun: a function that launches it, its directory, and a log."""
     monkeypatch.setattr(launch, "commit", lambda: "one and the same")  # though somebody commits while we test
     cfg = toy.compose(toy.data_in(base), tmp_path / "runs")
-    directory = tmp_path / "runs" / toy.whole(base).directory.relative_to(base / "whole")
+    directory = tmp_path / "runs" / toy.place_of(toy.whole(base).directory)
 
     def attempt() -> None:
         launch.launch(cfg, "test")

@@ -34,7 +34,7 @@ def together(base: Path, runs: Path, size: int, *settings: str, trainer: str = "
     alone = toy.whole(base, *CALM, *settings).directory
     ranks = (f"trainer={trainer}", "trainer.accelerator=cpu", f"trainer.devices={size}")
     cfg = toy.compose(toy.data_in(base), runs, *CALM, *settings, *ranks)
-    return lambda: launch.launch(cfg, "test"), runs / alone.relative_to(base / "whole")
+    return lambda: launch.launch(cfg, "test"), runs / toy.place_of(alone)
 
 
 def outcome(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:

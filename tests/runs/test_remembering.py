@@ -17,7 +17,7 @@ SETTINGS = [pytest.param((), id="ordinary"), pytest.param(toy.ACTIVATED, id="act
 def copied(base, runs, *settings):
     """A finished run in another place, and the configuration that goes on with it."""
     whole = toy.whole(base, "method=see", *settings).directory
-    directory = runs / whole.relative_to(base / "whole")
+    directory = runs / toy.place_of(whole)
     shutil.copytree(whole, directory)
     (directory / "results.json").unlink()
     return directory, toy.compose(toy.data_in(base), runs, "method=see", *settings)

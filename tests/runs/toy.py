@@ -126,7 +126,13 @@ def run(cfg: DictConfig) -> Seen:
 @cache
 def whole(base: Path, *overrides: str) -> Seen:
     """An undisturbed run of the toy, made once in a session; ``base`` holds its data and its runs."""
-    return run(compose(data_in(base), base / "whole", *overrides))
+    apart = f"{zlib.crc32(repr(overrides).encode()):08x}"  # from others, of which it would take over what they have
+    return run(compose(data_in(base), base / "whole" / apart, *overrides))
+
+
+def place_of(directory: Path) -> Path:
+    """Where a run lies below its ``paths.runs``."""
+    return directory.relative_to(directory.parents[3])
 
 
 @cache

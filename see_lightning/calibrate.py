@@ -1,0 +1,81 @@
+"""Thresholds for the experts of a finished run: ``python -m see_lightning.calibrate RUN_DIR``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from see_lightning.config import ConfigError, Refusal, load_config, method_name, validate, within
+from see_lightning.engine.ledger import Ledger
+
+DESCRIPTION = """\
+Set a threshold for each expert of a run, by examples of its task that it was not trained on: its yes counts only where it
+leans as far as most of them did. A query that no expert is sure of then reaches the base model."""
+EPILOG = """\
+Trains nothing and leaves RUN_DIR as it is: what comes of it is the run that method.calibrate_on=N would have made, in a
+folder of its own beside it, with its own results.json, whose path is the last line. What RUN_DIR was asked of foreign queries
+(ood) is asked there too."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make a run with thresholds out of a run.
+
+    Args:
+        arguments: as typed; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(prog="python -m see_lightning.calibrate", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>")
+    parser.add_argument("--on", type=int, default=60, metavar="N", help="examples of each task (default 60)")
+    parser.add_argument(
+        "--keep", type=float, default=0.98, metavar="SHARE", help="share of them that is still accepted (default 0.98)"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        calibrate(given.run_dir, on=given.on, keep=given.keep)
+    except Refusal as error:
+        parser.exit(2, f"{error}\n")
+
+
+def calibrate(run_dir: Path, *, on: int, keep: float) -> Path:
+    """Set thresholds for a run's experts, and evaluate it with them.
+
+    Args:
+        run_dir: of a run; of an unfinished one, what is trained is taken and the rest trained.
+        on: examples of each task, further ones than those it was trained on; at least 1.
+        keep: share of them that a threshold still accepts, 0.01..1.
+
+    Returns:
+        The path of the new run's ``results.json``.
+
+    Raises:
+        Refusal: there is no such run, its method has no thresholds, or its tasks have no examples left.
+    """
+    within("--on", on, 1)
+    within("--keep", keep, 0.01, 1)
+    if not (run_dir / "config.yaml").exists() or not (run_dir / "ledger.json").exists():
+        raise ConfigError(f"{run_dir} holds no run; give the folder that has ledger.json in it.")
+    cfg = load_config(run_dir / "config.yaml")
+    if "calibrate_on" not in cfg.method:
+        raise ConfigError(
+            f"{run_dir} is a run of {method_name(cfg)}, whose models have no thresholds; give one of see."
+        )
+    cfg.method.calibrate_on, cfg.method.keep = on, keep
+    cfg.paths.runs = str(run_dir.absolute().parents[3])  # where it lies now, which may be elsewhere than it was made
+
+    # Late, because these import torch, which takes longer than a refusal should.
+    from see_lightning.engine.build import build_tasks, build_template
+    from see_lightning.engine.launch import launch
+
+    config = validate(cfg)
+    about = Ledger(run_dir).read().content["about"]
+    tasks = build_tasks(cfg, config, build_template(config))
+    other = [task.name for task in tasks if about["data"][task.name] != task.digest()]
+    if other:
+        raise ConfigError(
+            f"{run_dir} was trained on rows of {', '.join(other)} that {on} held out would need, or its data changed since."
+            f" Give a smaller --on, or train anew with method.calibrate_on={on}."
+        )
+    return launch(cfg, f"{about['command']} method.calibrate_on={on} method.keep={keep:g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Thresholds set anew: what was trained is taken over, and what comes of it is what training anew would have given."""
+
+import shutil
+
+import pytest
+
+from see_lightning.calibrate import calibrate
+from see_lightning.config import Refusal
+from see_lightning.engine.ledger import Ledger
+from tests.runs import toy
+
+BEFORE = ("train_size=2", "model.dtype=fp32", "optim.epochs=25")
+THEN = ("method.calibrate_on=2", "method.keep=0.5")
+KINDS = [(), toy.ACTIVATED]
+
+
+def outcome(directory):
+    """What must be the same whether or not the experts were trained here."""
+    files = {
+        name: content
+        for name, content in toy.kept(directory).items()
+        if name.endswith(
+            (".safetensors", "adapter_config.json", "expert.json", "threshold.json", "answers.jsonl", ".csv")
+        )
+    }
+    results = toy.read_results(directory)
+    results["routing"].pop("decided_again_share")  # of what was decided here
+    return {
+        **files,
+        **{name: results[name] for name in ("matrix", "metrics", "routing", "last_row", "protocols", "config")},
+    }
+
+
+def without_places(outcome):
+    del outcome["config"]["paths"]
+    return outcome
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["ordinary", "activated"])
+def test_the_same_command_with_thresholds_trains_nothing_and_ends_like_a_whole_run(base, tmp_path, kind):
+    whole = toy.whole(base, *kind, *BEFORE, *THEN)
+    plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *kind, *BEFORE))
+    files = {path: path.read_bytes() for path in plain.directory.rglob("*") if path.is_file()}
+    set_anew = toy.run(toy.compose(toy.data_in(base), tmp_path, *kind, *BEFORE, *THEN))
+    assert (plain.fits, set_anew.fits) == (3, 0)
+    assert without_places(outcome(set_anew.directory)) == without_places(outcome(whole.directory))
+    assert outcome(set_anew.directory)["routing"]["thresholds"]
+    assert {path: path.read_bytes() for path in plain.directory.rglob("*") if path.is_file()} == files
+    counts = toy.read_results(set_anew.directory)["counts"]
+    assert counts["decisions"] == 0, "what the experts said was remembered"
+    assert counts["generations"] < toy.read_results(plain.directory)["counts"]["generations"]
+    assert counts["steps"] == toy.read_results(whole.directory)["counts"]["steps"]
+
+
+def test_thresholds_are_set_otherwise_and_taken_back(base, tmp_path):
+    calibrated = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE, *THEN))
+    other = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE, "method.calibrate_on=2", "method.keep=1.0"))
+    plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE))
+    assert (calibrated.fits, other.fits, plain.fits) == (3, 0, 0)
+    assert without_places(outcome(plain.directory)) == without_places(outcome(toy.whole(base, *BEFORE).directory))
+    assert not list(plain.directory.rglob("threshold.json"))
+    thresholds = [toy.read_results(run.directory)["routing"]["thresholds"] for run in (calibrated, other)]
+    assert thresholds[0] != thresholds[1]
+
+
+def test_a_longer_run_with_other_thresholds_trains_the_new_task_alone(base, tmp_path):
+    toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE, "order.tasks=[sky,sea]"))
+    longer = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE, *THEN))
+    assert longer.fits == 1
+    whole = toy.whole(base, *BEFORE, *THEN)
+    assert without_places(outcome(longer.directory)) == without_places(outcome(whole.directory))
+
+
+def test_experts_trained_on_what_would_be_held_out_are_not_taken_over(base, tmp_path):
+    """With three of sky's four rows trained on, two held out leave two: other experts."""
+    toy.run(toy.compose(toy.data_in(base), tmp_path, "train_size=3", "method.calibrate_on=1"))
+    again = toy.run(toy.compose(toy.data_in(base), tmp_path, "train_size=3", "method.calibrate_on=2"))
+    assert again.fits == 3
+    assert Ledger(again.directory).read().content["about"].get("grown_from") is None
+
+
+def test_a_run_killed_at_any_step_of_it_ends_the_same(base, tmp_path):
+    plain = toy.whole(base, *BEFORE)
+    whole = toy.whole(base, *BEFORE, *THEN)
+    place = tmp_path / "see"
+    shutil.copytree(plain.directory.parents[1], place / "jsonl" / "see", dirs_exist_ok=True)
+    for other in (place / "jsonl" / "see").iterdir():
+        if other.name != plain.directory.parent.name:
+            shutil.rmtree(other)
+    cfg = toy.compose(toy.data_in(base), place, *BEFORE, *THEN)
+    diary, directory = tmp_path / "diary", place / "jsonl" / "see" / whole.directory.parent.name / "seed=3"
+
+    def work():
+        toy.kill_where_new(diary)
+        toy.run(cfg)
+
+    kills = 0
+    while (code := toy.forked(work, tmp_path / "log")) == -9:
+        kills += 1
+        if (directory / "ledger.json").exists():
+            toy.load_everything(directory)
+        assert kills < 300
+    assert code == 0, (tmp_path / "log").read_text()[-2000:]
+    moments = toy.kinds_of(diary.read_text().splitlines())
+    assert {("replaced", "threshold.json"), ("replaced", "expert.json"), ("replaced", "ledger.json")} <= moments
+    assert without_places(outcome(directory)) == without_places(outcome(whole.directory))
+
+
+def test_several_ranks_set_the_thresholds_of_one(base, tmp_path):
+    toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE))
+    cfg = toy.compose(toy.data_in(base), tmp_path, *BEFORE, *THEN, "trainer=ddp", "trainer.devices=2")
+    assert toy.ended(toy.start_ranks(2, lambda: toy.run(cfg), tmp_path / "log")) == [0, 0], (
+        tmp_path / "log"
+    ).read_text()
+    whole = toy.whole(base, *BEFORE, *THEN)
+    directory = tmp_path / "jsonl" / "see" / whole.directory.parent.name / "seed=3"
+    ours, theirs = outcome(directory), outcome(whole.directory)
+    assert ours["routing"] == theirs["routing"]
+    assert ours["matrix"] == theirs["matrix"]
+    assert not list(directory.rglob("expert.anew"))
+
+
+def test_a_finished_run_is_calibrated_by_its_folder(base, tmp_path, capsys):
+    plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE))
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(plain.directory, moved / "jsonl" / "see" / plain.directory.parent.name / "seed=3")
+    path = calibrate(moved / "jsonl" / "see" / plain.directory.parent.name / "seed=3", on=2, keep=0.5)
+    whole = toy.whole(base, *BEFORE, *THEN)
+    assert path.parent == moved / "jsonl" / "see" / whole.directory.parent.name / "seed=3"
+    assert without_places(outcome(path.parent)) == without_places(outcome(whole.directory))
+    assert capsys.readouterr().out.splitlines()[-1] == str(path)
+    assert toy.read_results(path.parent)["command"] == "test method.calibrate_on=2 method.keep=0.5"
+
+
+@pytest.mark.parametrize(
+    ("settings", "on", "keep", "message"),
+    [
+        (("method=seqft",), 2, 0.5, "a run of seqft, whose models have no thresholds"),
+        (("train_size=3",), 2, 0.5, "was trained on rows of sky that 2 held out would need"),
+        ((), 9, 0.5, "9 training rows of sky were to be held out, but it has 4"),
+        ((), 0, 0.5, "--on must be at least 1"),
+        ((), 2, 0, "--keep must be between 0.01 and 1"),
+    ],
+)
+def test_a_run_that_cannot_be_calibrated_is_refused(base, settings, on, keep, message):
+    with pytest.raises(Refusal, match=message):
+        calibrate(toy.whole(base, *settings).directory, on=on, keep=keep)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(Refusal, match="holds no run"):
+        calibrate(tmp_path, on=2, keep=0.5)
