@@ -1,0 +1,115 @@
+"""Results for others to see: ``python -m see_lightning.publish results RESULTS.md --add RUN_DIR``."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from see_lightning.config import ConfigError, Refusal, load_config
+from see_lightning.engine.ledger import dump, write_atomic
+from see_lightning.evaluation.markdown import KINDS, fill
+
+KEPT = ("results.json", "perplexity.json", "harness.json")  # what a run measured, without what it answered
+
+DESCRIPTION = f"""\
+Write the tables of a document anew from a folder of results. A table stands between the lines <!-- KIND: ORDER --> and
+<!-- end -->, where KIND is one of {", ".join(KINDS)}."""
+EPILOG = """\
+--add copies what a run measured into the folder, at the place that it has below its own folder of runs, and leaves out
+where it lay on the machine. No model is read."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fill a document's tables.
+
+    Args:
+        arguments: as typed; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(prog="python -m see_lightning.publish", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("folder", type=Path, help="where results are kept, such as results")
+    parser.add_argument("document", type=Path, help="a Markdown file, such as RESULTS.md")
+    parser.add_argument(
+        "--add", type=Path, action="append", default=[], metavar="RUN_DIR", help="a finished run to be kept"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        publish(given.folder, given.document, given.add)
+    except Refusal as error:
+        parser.exit(2, f"{error}\n")
+    print(given.document)
+
+
+def publish(folder: Path, document: Path, added: Sequence[Path] = ()) -> None:
+    """Keep the results of some runs, and write the tables of a document anew.
+
+    Args:
+        folder: where results are kept.
+        document: Markdown with places for tables, see ``evaluation.markdown.fill``.
+        added: run directories.
+
+    Raises:
+        Refusal: a run is not finished, or as in ``fill``.
+    """
+    if not document.is_file():
+        raise ConfigError(f"there is no {document}; give a Markdown file with places for tables.")
+    for run_dir in added:
+        keep(run_dir, folder)
+    text, left_out = fill(document.read_text(encoding="utf-8"), folder)
+    write_atomic(document, text)
+    for path in left_out:
+        print(f"note: {path} stands in no table of {document}", file=sys.stderr)
+
+
+def keep(run_dir: Path, folder: Path) -> Path:
+    """Copy what a run measured, without the places that its data and files had on this machine.
+
+    Args:
+        run_dir: ``.../<order>/<method>/<key>/seed=<n>``.
+        folder: below which it is put at ``<order>/<method>/<key>/seed=<n>``.
+
+    Raises:
+        Refusal: there is no finished run.
+    """
+    if not (run_dir / "results.json").exists() or not (run_dir / "config.yaml").exists():
+        raise ConfigError(
+            f"{run_dir} holds no finished run; give a folder that has results.json and config.yaml in it."
+        )
+    paths = load_config(run_dir / "config.yaml").paths
+    place = folder.joinpath(*run_dir.absolute().parts[-4:])
+    place.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        if (run_dir / name).exists():
+            content = json.loads((run_dir / name).read_text(encoding="utf-8"))
+            write_atomic(place / name, dump(without_places(content, {paths.data: "data", paths.runs: "runs"})))
+    return place
+
+
+def without_places(value: Any, places: dict[str, str]) -> Any:
+    """A copy of JSON content in which no text begins with a place, and no command names one.
+
+    Args:
+        value: content.
+        places: what stands for which folder.
+
+    >>> without_places({"command": "python run.py seed=1 paths.runs=/big/runs", "at": "/big/data/a"}, {"/big/data": "data"})
+    {'command': 'python run.py seed=1', 'at': 'data/a'}
+    """
+    if isinstance(value, dict):
+        return {key: without_places(part, places) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_places(part, places) for part in value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith("python run.py") and "paths." in value:
+        return shlex.join(word for word in shlex.split(value) if not word.startswith("paths."))
+    for place, name in places.items():
+        value = value.replace(f"{place}/", f"{name}/")
+        value = name if value == place else value
+    return value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Tables of a document that are made of kept results, and results that tell nothing of the machine they were made on."""
+
+import json
+
+import pytest
+
+from see_lightning.config import Refusal
+from see_lightning.evaluation.markdown import fill
+from see_lightning.publish import main, publish
+from tests.runs import toy
+
+DOCUMENT = "# Results\n\nBefore.\n\n<!-- scores: jsonl -->\nold\n<!-- end -->\n\nAfter.\n"
+
+
+def rows_of(text):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def document(tmp_path):
+    path = tmp_path / "RESULTS.md"
+    path.write_text(DOCUMENT)
+    return path
+
+
+def test_a_table_has_the_numbers_of_the_runs_that_were_added(base, folder, document):
+    runs = [toy.whole(base, *settings).directory for settings in ((), ("method=seqft",))]
+    publish(folder, document, runs)
+    text = document.read_text()
+    assert text.startswith("# Results\n\nBefore.\n\n<!-- scores: jsonl -->\n| run.py |")
+    assert text.endswith("<!-- end -->\n\nAfter.\n")
+    assert "old" not in text
+    heads, _, *rows = rows_of(text)
+    measured = {toy.read_results(run)["metrics"]["AR"]: toy.read_results(run) for run in runs}
+    assert len(rows) == len(measured) == 2
+    for row in rows:
+        cells = dict(zip(heads, row, strict=True))
+        results = next(found for AR, found in measured.items() if f"{AR:.2f}" == cells["AR"])
+        assert [cells[task] for task in toy.TASKS] == [f"{score:.1f}" for score in results["matrix"][-1]]
+        assert cells["BWT"] == f"{results['metrics']['BWT']:.2f}".replace("-", "−")
+        routed = results.get("routing", {}).get("accuracy")
+        assert cells["routed right, %"] == ("–" if routed is None else f"{100 * routed:.1f}")
+        assert cells["seeds"] == "3"
+        assert "foreign to the base, %" not in heads, "nothing was asked"
+
+
+def test_tables_are_the_same_without_the_runs_themselves(base, folder, document):
+    publish(folder, document, [toy.whole(base).directory])
+    before = document.read_text()
+    document.write_text(DOCUMENT)
+    main([str(folder), str(document)])
+    assert document.read_text() == before
+
+
+def test_several_seeds_are_one_row_with_their_spread(base, folder, document):
+    runs = [toy.whole(base, "method=base", f"seed={seed}").directory for seed in (1, 2)]
+    publish(folder, document, runs)
+    heads, _, row = rows_of(document.read_text())
+    cells = dict(zip(heads, row, strict=True))
+    assert cells["seeds"] == "1, 2"
+    assert "±" in cells["AR"]
+
+
+def test_what_is_kept_tells_nothing_of_the_machine(base, tmp_path, folder, document):
+    publish(folder, document, [toy.whole(base).directory])
+    (kept,) = folder.rglob("results.json")
+    place = toy.place_of(toy.whole(base).directory)
+    assert kept == folder / place / "results.json"
+    assert str(base) not in kept.read_text().replace(str(toy.data_in(base)), ""), "but for data outside the data root"
+    results = json.loads(kept.read_text())
+    assert results["config"]["paths"]["runs"] == "runs"
+    assert results["matrix"] == toy.read_results(toy.whole(base).directory)["matrix"]
+
+
+def test_foreign_queries_and_variants_have_tables_of_their_own(base, folder, document):
+    publish(folder, document, [toy.whole(base).directory])
+    (kept,) = folder.rglob("results.json")
+    results = json.loads(kept.read_text())
+    results["ood"] = {"base_share": 0.75, "auroc": 0.9, "fpr95": 0.5, "per_task": {"rain": 1.0, "snow": 0.5}}
+    results["variants"] = {
+        "asked": ["input_only"],
+        "input_only": {"AR": 12.5, "routing_accuracy": 0.25, "base_share": 0.5, "scores": {}},
+    }
+    kept.write_text(json.dumps(results))
+    document.write_text(
+        "<!-- scores: jsonl -->\n<!-- end -->\n<!-- foreign: jsonl -->\n<!-- end -->\n<!-- variants: jsonl -->\n<!-- end -->\n"
+    )
+    publish(folder, document)
+    first, second, third = (rows_of(part) for part in document.read_text().split("<!-- end -->\n")[:3])
+    assert dict(zip(first[0], first[2], strict=True))["foreign to the base, %"] == "75.0"
+    cells = dict(zip(second[0], second[2], strict=True))
+    assert (cells["reach the base, %"], cells["AUROC"], cells["FPR at 95 %"]) == ("75.0", "0.900", "50.0")
+    assert (cells["rain"], cells["snow"]) == ("100.0", "50.0")
+    assert third[2][1:] == ["input only", "12.50", "25.0", "50.0"]
+
+
+def test_a_run_that_stands_in_no_table_is_told(base, folder, document, capsys):
+    document.write_text("nothing here\n")
+    publish(folder, document, [toy.whole(base).directory])
+    assert "stands in no table" in capsys.readouterr().err
+    assert document.read_text() == "nothing here\n"
+
+
+def test_what_cannot_be_shown_is_refused(base, tmp_path, folder, document):
+    with pytest.raises(Refusal, match="there is no .*MISSING.md"):
+        publish(folder, tmp_path / "MISSING.md")
+    with pytest.raises(Refusal, match="holds no finished run"):
+        publish(folder, document, [tmp_path])
+    publish(folder, document, [toy.whole(base).directory])
+    with pytest.raises(Refusal, match="there is no table 'score'.*Did you mean 'scores'"):
+        fill("<!-- score: jsonl -->\n<!-- end -->", folder)
+    with pytest.raises(Refusal, match="holds no run of order 'jsonl2'; there are jsonl"):
+        fill("<!-- scores: jsonl2 -->\n<!-- end -->", folder)
