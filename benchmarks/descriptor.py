@@ -1,0 +1,131 @@
+"""Telling foreign queries by where their prompts lie, beside telling them by how far the experts lean: a rival remedy.
+
+    SEE_DATA=DIR python benchmarks/descriptor.py RUN_DIR
+
+A task's descriptor is the mean of the base model's last hidden states over its training prompts. A query's distance to the
+nearest descriptor says how foreign it is, and a threshold on it sends the far ones to the base model. Which queries are
+foreign, and what the experts said of them, is read from the run, which must have been asked some (``ood``).
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the checkout, instead of this folder
+
+import argparse
+import json
+
+import torch
+from torch import Tensor
+
+from see_lightning.config import ConfigError, load_config, validate
+from see_lightning.engine.build import build_strangers, build_tasks, build_template
+from see_lightning.engine.ensemble import load_method
+from see_lightning.engine.ledger import Ledger
+from see_lightning.evaluation.ood import accepted_at, auroc, leanings
+from see_lightning.methods.method import Method
+from see_lightning.tasks.task import Task
+from see_lightning.tasks.variants import input_only
+
+# Letters: P prompts, T tasks, H hidden states.
+
+
+def states(method: Method, prompts: Sequence[str]) -> Tensor:
+    """The base model's last hidden states, their mean over each prompt's tokens, (P, H)."""
+    found = []
+    with torch.inference_mode(), method.pool.speaking(None) as model:
+        for prompt in prompts:
+            ids = torch.tensor([method.template.prompt_ids(prompt)])
+            out = model(input_ids=ids, output_hidden_states=True, logits_to_keep=1, use_cache=False)
+            found.append(out.hidden_states[-1][0].float().mean(0))
+    return torch.stack(found)
+
+
+def cosine(states_PH: Tensor, means_TH: Tensor) -> Tensor:
+    """One less the cosine between prompts and descriptors, (P, T).
+
+    >>> cosine(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]])).tolist()
+    [[0.0, 1.0]]
+    """
+    return 1 - torch.nn.functional.normalize(states_PH, dim=1) @ torch.nn.functional.normalize(means_TH, dim=1).T
+
+
+def mahalanobis(states_PH: Tensor, means_TH: Tensor, covariance_HH: Tensor) -> Tensor:
+    """Squared Mahalanobis distances between prompts and descriptors, (P, T) (Lee et al., NeurIPS 2018).
+
+    >>> two = torch.tensor([[2.0, 0.0]])
+    >>> mahalanobis(two, torch.zeros(1, 2), torch.diag(torch.tensor([4.0, 1.0]))).tolist()
+    [[1.0]]
+    """
+    apart_PTH = states_PH[:, None] - means_TH
+    solved_HPT = torch.linalg.solve(covariance_HH, apart_PTH.flatten(0, 1).T)
+    return (apart_PTH.flatten(0, 1) * solved_HPT.T).sum(1).view(len(states_PH), len(means_TH))
+
+
+def within(states_of: Sequence[Tensor], shrinkage: float = 0.1) -> Tensor:
+    """The covariance of prompts around the descriptors of their own tasks, shrunk to a multiple of the identity, (H, H)."""
+    apart_PH = torch.cat([states_PH - states_PH.mean(0) for states_PH in states_of])
+    covariance_HH = apart_PH.T @ apart_PH / len(apart_PH)
+    sphere_HH = covariance_HH.diagonal().mean() * torch.eye(len(covariance_HH))
+    return (1 - shrinkage) * covariance_HH + shrinkage * sphere_HH
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path, help="of a finished run: runs/<order>/<method>/<key>/seed=<n>")
+    print_table(compare(parser.parse_args(arguments).run_dir))
+
+
+def compare(run_dir: Path) -> dict[str, dict[str, float]]:
+    """AUROC, and the share of foreign queries accepted where 95 and 98 % of own ones are, by each way to tell them."""
+    cfg = load_config(run_dir / "config.yaml")
+    if cfg.ood is None:
+        raise ConfigError(f"{run_dir} was asked no foreign queries; give its command with ood=... first.")
+    config, ledger = validate(cfg), Ledger(run_dir).read()
+    template = build_template(config)
+    tasks, strangers = build_tasks(cfg, config, template), build_strangers(cfg, config, template)
+    method = load_method(cfg, ledger).eval()
+    train = [states(method, [example.prompt for example in task.train]) for task in tasks]
+    means_TH = torch.stack([states_PH.mean(0) for states_PH in train])
+    covariance_HH = within(train)
+    own_PH, foreign_PH = (states(method, _prompts(some)) for some in (tasks, strangers))
+    alone_PH = states(method, [example.prompt for task in tasks for example in input_only(task).test])
+    told: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, distance in {
+        "cosine": lambda states_PH: cosine(states_PH, means_TH),
+        "Mahalanobis": lambda states_PH: mahalanobis(states_PH, means_TH, covariance_HH),
+    }.items():
+        near = {kind: -distance(some).amin(1) for kind, some in (("own", own_PH), ("foreign", foreign_PH))}
+        told[name] = near["own"], near["foreign"]
+        told[f"{name}, own queries without their definition"] = -distance(alone_PH).amin(1), near["foreign"]
+    stages = list(ledger.content["stages"])
+    asked = {task.name for task in strangers}
+    said = [record for stage in stages for record in ledger.foreign(stage)[1] if record["task"] in asked]
+    own = [record for stage in stages for record in ledger.remembered(stage)]
+    names = [task.name for task in tasks]
+    told["the experts' log-odds"] = leanings(own, names), leanings(said, names)
+    return {
+        name: {
+            "auroc": auroc(own_I, foreign_O),
+            **{f"accepted at {share:.0%}": accepted_at(own_I, foreign_O, share) for share in (0.95, 0.98)},
+        }
+        for name, (own_I, foreign_O) in told.items()
+    }
+
+
+def _prompts(tasks: Sequence[Task]) -> list[str]:
+    return [example.prompt for task in tasks for example in task.test]
+
+
+def print_table(found: dict[str, dict[str, float]]) -> None:
+    """A line for each way, and all of it as JSON in the last line."""
+    for name, values in found.items():
+        print(f"{name:45}", "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
