@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from see_lightning.engine.ledger import Ledger, LedgerError
+from see_lightning.engine.ledger import BESIDE, Ledger, LedgerError
 from see_lightning.engine.stages import Stage
 
 
@@ -65,7 +65,9 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path) -> int:
         folder = ledger.folder(stage.name)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(theirs.verified(stage.name), folder)
-        theirs.answers(stage.name), theirs.remembered(stage.name), theirs.foreign(stage.name)  # read, which checks them
+        theirs.answers(stage.name), theirs.remembered(stage.name)  # read, which checks them
+        for kind in BESIDE:
+            theirs.beside(stage.name, kind)
         taken.append(stage.name)
     ours, about = ledger.content["about"], theirs.content["about"]
     ours["dtype"], ours["grown_from"] = about["dtype"], str(other)
