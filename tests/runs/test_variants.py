@@ -59,8 +59,7 @@ def test_asked_beside_foreign_queries_neither_moves_the_other_and_both_stay(base
     one = toy.read_results(run(base, tmp_path / "one", *ood).directory)
     assert both["ood"] == one["ood"]
     assert "variants" not in one
-    for first, then in ((ood, toy.VARIANTS), (toy.VARIANTS, ood)):
-        place = tmp_path / first[0]
+    for place, first, then in ((tmp_path / "a", ood, toy.VARIANTS), (tmp_path / "b", toy.VARIANTS, ood)):
         run(base, place, *first)
         second = run(base, place, *then)
         results = toy.read_results(second.directory)

@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from see_lightning.config import ConfigError, ModelConfig
+from see_lightning.config import ConfigError, ModelConfig, register
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import Body, Example
 from see_lightning.models.base import load_tokenizer
@@ -108,6 +108,7 @@ def test_a_prompt_that_a_paraphrase_makes_too_long_is_cut_where_it_may_be_and_to
     ("order", "tasks"), [("pocket_5", 5), pytest.param("superni_10", 10, marks=pytest.mark.data)], ids=lambda x: str(x)
 )
 def test_every_paraphrase_that_is_ours_begins_otherwise_than_what_it_says_anew(order, tasks):
+    register()
     with initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         cfg = compose("run", overrides=[f"order={order}"])
     benchmark = instantiate(cfg.benchmark)
