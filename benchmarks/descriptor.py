@@ -23,11 +23,11 @@ from torch import Tensor
 from see_lightning.config import ConfigError, load_config, validate
 from see_lightning.engine.build import build_strangers, build_tasks, build_template
 from see_lightning.engine.ensemble import load_method
-from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.ledger import OOD, Ledger
 from see_lightning.evaluation.ood import accepted_at, auroc, leanings
 from see_lightning.methods.method import Method
 from see_lightning.tasks.task import Task
-from see_lightning.tasks.variants import input_only
+from see_lightning.tasks.variants import definition, input_only
 
 # Letters: P prompts, T tasks, H hidden states.
 
@@ -92,7 +92,7 @@ def compare(run_dir: Path) -> dict[str, dict[str, float]]:
     means_TH = torch.stack([states_PH.mean(0) for states_PH in train])
     covariance_HH = within(train)
     own_PH, foreign_PH = (states(method, _prompts(some)) for some in (tasks, strangers))
-    alone_PH = states(method, [example.prompt for task in tasks for example in input_only(task).test])
+    alone_PH = states(method, [e.prompt for task in tasks for e in input_only(task.test, definition(task.train))])
     told: dict[str, tuple[Tensor, Tensor]] = {}
     for name, distance in {
         "cosine": lambda states_PH: cosine(states_PH, means_TH),
@@ -103,7 +103,7 @@ def compare(run_dir: Path) -> dict[str, dict[str, float]]:
         told[f"{name}, own queries without their definition"] = -distance(alone_PH).amin(1), near["foreign"]
     stages = list(ledger.content["stages"])
     asked = {task.name for task in strangers}
-    said = [record for stage in stages for record in ledger.foreign(stage)[1] if record["task"] in asked]
+    said = [record for stage in stages for record in ledger.beside(stage, OOD)[1] if record["task"] in asked]
     own = [record for stage in stages for record in ledger.remembered(stage)]
     names = [task.name for task in tasks]
     told["the experts' log-odds"] = leanings(own, names), leanings(said, names)

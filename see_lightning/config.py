@@ -52,6 +52,7 @@ def within(key: str, value: float | None, low: float, high: float = float("inf")
 
 
 PROTOCOLS = ("ssr", "trace", "olora", "sapt")
+VARIANTS = ("input_only", "paraphrased")
 
 
 def check_ratio(key: str, ratio: float) -> None:
@@ -232,6 +233,7 @@ class RunConfig:
     trainer: Any = MISSING
     logger: Any = None
     ood: OodConfig | None = None
+    variants: list[str] = field(default_factory=list)  # of the test queries: input_only, paraphrased
     paths: PathsConfig = field(default_factory=PathsConfig)
 
     def __post_init__(self) -> None:
@@ -242,6 +244,8 @@ class RunConfig:
         within("train_size", self.train_size, 1)
         within("test_size", self.test_size, 1)
         one_of("protocol", self.protocol, PROTOCOLS)
+        for variant in self.variants:
+            one_of("variants", variant, VARIANTS)
 
 
 def register() -> None:
@@ -351,8 +355,8 @@ def instantiate(node: Any, **arguments: Any) -> Any:
 
 # What a run may change without changing a number. A new trainer setting counts until it is listed here.
 # The seed has its own folder; the ratio enters through the method; a protocol only sums up what was measured, and foreign
-# queries are asked beside it.
-NUISANCE = ("paths", "logger", "seed", "ratio", "protocol", "ood")
+# queries and variants are asked beside it.
+NUISANCE = ("paths", "logger", "seed", "ratio", "protocol", "ood", "variants")
 OFF: dict[str, tuple[str, ...]] = {  # settings of methods that are off at 0, and those that then mean nothing
     "general_negatives": ("general_source",),
     "other_instructions": (),
@@ -360,7 +364,7 @@ OFF: dict[str, tuple[str, ...]] = {  # settings of methods that are off at 0, an
 }
 AFTER_TRAINING = ("calibrate_on", "keep")  # settings of methods by which nothing is trained otherwise
 NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")
-NUISANCE_BENCHMARK = ("licence", "citation", "package", "published_at")
+NUISANCE_BENCHMARK = ("licence", "citation", "package", "published_at", "paraphrases")
 
 
 def numbers(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from see_lightning.config import ConfigError, RunConfig, instantiate, nearest
+from see_lightning.config import VARIANTS, ConfigError, RunConfig, instantiate, nearest
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import DataError
 from see_lightning.evaluation.scores import score_fn
@@ -21,6 +21,7 @@ from see_lightning.models.base import load_model, load_tokenizer
 from see_lightning.models.sharding import shard
 from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths
 from see_lightning.tasks.task import Benchmark, Task
+from see_lightning.tasks.variants import variant_of
 
 
 def cache_folder(config: RunConfig) -> Path:
@@ -94,6 +95,27 @@ def build_strangers(cfg: DictConfig, config: RunConfig, template: PromptTemplate
             for task in read
         ]
     return strangers
+
+
+def build_variants(
+    cfg: DictConfig, config: RunConfig, template: PromptTemplate, tasks: Sequence[Task]
+) -> dict[str, list[Task]]:
+    """For each of ``variants``, the run's tasks with their test queries put that way.
+
+    Raises:
+        DataError: a prompt that activated experts cannot be asked.
+        ConfigError: a task of which there is no such variant.
+    """
+    benchmark: Benchmark = instantiate(cfg.benchmark)
+    room = max(len(template.target_ids(word)) for word in (config.indicators.pos, config.indicators.neg))
+    found = {
+        name: [variant_of(task, name, benchmark.paraphrases, template, room) for task in tasks]
+        for name in VARIANTS
+        if name in config.variants
+    }
+    if config.adapter.activated:
+        return {name: [checked_header(task, template) for task in some] for name, some in found.items()}
+    return found
 
 
 def _read_tasks(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.config import AFTER_TRAINING
-from see_lightning.engine.ledger import Ledger, LedgerError
+from see_lightning.engine.ledger import BESIDE, Ledger, LedgerError
 from see_lightning.engine.stages import Stage
 from see_lightning.experts.pool import THRESHOLD
 
@@ -92,7 +92,9 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
         folder = ledger.folder(stage.name)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(theirs.verified(stage.name), folder)
-        theirs.answers(stage.name), theirs.remembered(stage.name), theirs.foreign(stage.name)  # read, which checks them
+        theirs.answers(stage.name), theirs.remembered(stage.name)  # read, which checks them
+        for kind in BESIDE:
+            theirs.beside(stage.name, kind)
         taken[stage.name] = noted if answers_too else _only_what_was_said(noted)
     ours, about = ledger.content["about"], theirs.content["about"]
     ours["dtype"], ours["grown_from"] = about["dtype"], str(other)
@@ -108,7 +110,7 @@ def _only_what_was_said(noted: dict[str, Any]) -> dict[str, Any]:
     files = {file: digest for file, digest in noted["trained"]["files"].items() if file not in again}
     said: dict[str, Any] = {
         kind: {task: {key: block[key] for key in ("start", "end", "sha256")} for task, block in noted[kind].items()}
-        for kind in ("remembered", "ood_remembered")
+        for kind in ("remembered", *(f"{kind}_remembered" for kind in BESIDE))
         if kind in noted
     }
     return {"trained": {**noted["trained"], "files": files, "ended": False}, "answers": {}, **said}

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from contextlib import ExitStack
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,19 @@ from see_lightning.config import (
     run_key,
     validate,
 )
-from see_lightning.engine.build import build_method, build_strangers, build_tasks, build_template, expert_facts
+from see_lightning.engine.build import (
+    build_method,
+    build_strangers,
+    build_tasks,
+    build_template,
+    build_variants,
+    expert_facts,
+)
 from see_lightning.engine.grow import adopt, earlier_run
-from see_lightning.engine.ledger import Ledger, LedgerError, dump, write_atomic
+from see_lightning.engine.ledger import OOD, Ledger, LedgerError, dump, write_atomic
 from see_lightning.engine.preemption import Stopped, Told, exit_code, leave_quietly
 from see_lightning.engine.ranks import Echo, Place, Ranks, check_size, join, place, supervise
-from see_lightning.engine.results import collect, commit, versions
+from see_lightning.engine.results import collect, commit, paraphrases, versions
 from see_lightning.engine.run import ContinualRun, RunSettings
 from see_lightning.engine.stages import Stage, plan_stages
 from see_lightning.engine.tracking import make_tracker
@@ -99,11 +107,17 @@ def launch(cfg: DictConfig, command: str) -> Path:
 
 
 def _is_answered(cfg: DictConfig, path: Path) -> bool:
-    """Whether a run is finished, and was asked the foreign queries that it shall be asked."""
+    """Whether a run is finished, and was asked the foreign queries and the variants that it shall be asked."""
     if not path.exists():
         return False
+    results = json.loads(path.read_text(encoding="utf-8"))
     ood = OmegaConf.to_container(cfg.ood, resolve=True) if cfg.get("ood") else None
-    return ood is None or json.loads(path.read_text(encoding="utf-8")).get("ood", {}).get("asked") == ood
+    variants, wanted = results.get("variants", {}), set(cfg.get("variants") or ())
+    return (
+        (ood is None or results.get("ood", {}).get("asked") == ood)
+        and wanted <= set(variants.get("asked", ()))
+        and ("paraphrased" not in wanted or variants["paraphrases"] == paraphrases(cfg))
+    )
 
 
 def _check_shardable(cfg: DictConfig) -> None:
@@ -163,8 +177,8 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
         tracker = held.enter_context(make_tracker(cfg.logger))
         template = build_template(config)
         tasks = build_tasks(cfg, config, template)
-        strangers = build_strangers(cfg, config, template)
-        for notice in (notice for task in (*tasks, *strangers) for notice in task.notices):
+        beside = {OOD: build_strangers(cfg, config, template), **build_variants(cfg, config, template, tasks)}
+        for notice in (notice for task in chain(tasks, *beside.values()) for notice in task.notices):
             console.print(notice)
         stages = plan_stages(method.schedule, tasks)
         growing = stages if method.schedule == "sequential" else []
@@ -178,7 +192,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
         run = ContinualRun(
             ledger=ledger,
             stages=stages,
-            strangers=strangers,
+            beside=beside,
             settings=RunSettings(
                 seed=config.seed,
                 epochs=config.optim.epochs,
@@ -206,13 +220,17 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
             console.print("stopped when told to; the same command goes on from here")
             raise SystemExit(code) from None
         if ranks.first:
-            results = collect(ledger, stages, tasks, strangers, cfg, config, method)
+            results = collect(ledger, stages, tasks, beside, cfg, config, method)
+            path = ledger.directory / "results.json"
+            earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            for name in {"ood", "variants"} & earlier.keys():  # asked for by another command, which they name
+                results.setdefault(name, earlier[name])
             write_atomic(ledger.directory / "matrix.csv", matrix_csv(results))
             study = ledger.directory / "study.json"  # of a finished run that was asked foreign queries afterwards
             studied = json.loads(study.read_text(encoding="utf-8")) if study.exists() else None
             write_atomic(ledger.directory / "report.html", render_html(results, studied))
             tracker.finish(results, ledger.directory / "report.html")
-            write_atomic(ledger.directory / "results.json", dump(results))  # last: that it is there means all is there
+            write_atomic(path, dump(results))  # last: that it is there means all is there
     ranks.leave()
 
 
@@ -261,9 +279,10 @@ def _take_up(
         console.print(f"going on at commit {here}; this run was begun at {about['commits'][-1]}")
         about["commits"].append(here)
         ledger.commit()
-    if config.ood:
-        about["asked_by"] = command
-        ledger.commit()
+    for name, asked in (("asked_by", config.ood), ("variants_asked_by", config.variants)):
+        if asked:
+            about[name] = command
+            ledger.commit()
     write_atomic(ledger.directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     if growing and not ledger.content["stages"]:
         earlier = earlier_run(ledger.directory, numbers_config(cfg), data)

@@ -13,8 +13,10 @@ from typing import Any
 
 import filelock
 
-from see_lightning.config import Refusal
+from see_lightning.config import VARIANTS, Refusal
 
+OOD = "ood"
+BESIDE = (OOD, *VARIANTS)  # kinds of queries beside the run's own
 UNFINISHED = ".tmp"  # ends the name of a file that is being written
 
 
@@ -225,23 +227,24 @@ class Ledger:
         """
         return self._records(stage, "remembered")
 
-    def foreign(
-        self, stage: str, digests: Mapping[str, str] | None = None
+    def beside(
+        self, stage: str, kind: str, digests: Mapping[str, str] | None = None
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Answers to foreign queries after a stage, and what was said to them for the first time.
+        """Answers after a stage to queries beside the run's own, and what was said to them for the first time.
 
         Args:
             stage: its name.
+            kind: of these queries: ``ood``, or a variant.
             digests: of the tasks that count, by name (``Task.asked``); None takes all that were ever asked.
 
         Raises:
             LedgerError: a file is not what was written.
         """
-        return self._records(stage, "ood", digests), self._records(stage, "ood_remembered")
+        return self._records(stage, kind, digests), self._records(stage, f"{kind}_remembered")
 
-    def knows(self, stage: str, task: str, digest: str) -> bool:
-        """Whether a foreign task was answered after a stage, just so as it is asked now (``Task.asked``)."""
-        blocks = self.stage(stage).get("ood", {}).values()
+    def knows(self, stage: str, kind: str, task: str, digest: str) -> bool:
+        """Whether a task of a kind was answered after a stage, just so as it is asked now (``Task.asked``)."""
+        blocks = self.stage(stage).get(kind, {}).values()
         return any(block["task"] == task and block["digest"] == digest for block in blocks)
 
     def _records(self, stage: str, kind: str, digests: Mapping[str, str] | None = None) -> list[dict[str, Any]]:

@@ -4,7 +4,9 @@ import json
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -13,8 +15,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import see_lightning
-from see_lightning.config import RunConfig, method_name
-from see_lightning.engine.ledger import Ledger
+from see_lightning.config import VARIANTS, RunConfig, method_name
+from see_lightning.engine.ledger import OOD, Ledger
 from see_lightning.engine.stages import Stage
 from see_lightning.evaluation.continual import continual_metrics
 from see_lightning.evaluation.last_row import last_row
@@ -22,6 +24,7 @@ from see_lightning.evaluation.matrix import ResultsMatrix
 from see_lightning.evaluation.ood import ood_report
 from see_lightning.evaluation.protocols import summaries
 from see_lightning.evaluation.routing import BASE, routing_report
+from see_lightning.evaluation.variants import variant_report
 from see_lightning.experts.pool import THRESHOLD
 from see_lightning.methods.method import Method
 from see_lightning.models.base import model_id
@@ -66,7 +69,7 @@ def collect(
     ledger: Ledger,
     stages: list[Stage],
     tasks: list[Task],
-    strangers: list[Task],
+    beside: Mapping[str, Sequence[Task]],
     cfg: DictConfig,
     config: RunConfig,
     method: type[Method],
@@ -77,7 +80,7 @@ def collect(
         ledger: with every stage finished.
         stages: of the run.
         tasks: in their order.
-        strangers: foreign tasks that were asked.
+        beside: tasks that were asked beside the run's own, by kind, see ``ContinualRun``.
         cfg: the composed config.
         config: its typed form.
         method: the method's class, for what it declares.
@@ -129,9 +132,10 @@ def collect(
             for stage in stages
             if stage.task and (path := ledger.folder(stage.name) / "expert" / THRESHOLD).exists()
         }
+    strangers = beside.get(OOD, ())
     if strangers:
         digests = {task.name: task.asked() for task in strangers}
-        foreign, _ = ledger.foreign(stages[-1].name, digests)
+        foreign, _ = ledger.beside(stages[-1].name, OOD, digests)
         results["ood"] = {
             "asked": OmegaConf.to_container(cfg.ood, resolve=True),
             "command": about["asked_by"],
@@ -142,16 +146,23 @@ def collect(
         }
         if "routing" in results:
             queries = {(record["task"], record["prompt_sha"]) for record in foreign}
-            heard = [record for stage in stages for record in ledger.foreign(stage.name)[1]]
+            heard = [record for stage in stages for record in ledger.beside(stage.name, OOD)[1]]
             said = [record for record in heard if (record["task"], record["prompt_sha"]) in queries]
             own = [record for stage in stages for record in ledger.remembered(stage.name)]
             results["ood"] |= ood_report(foreign, said, own, names)
-            after = {stage.name: ledger.foreign(stage.name, digests)[0] for stage in stages}
+            after = {stage.name: ledger.beside(stage.name, OOD, digests)[0] for stage in stages}
             results["ood"]["after"] = {
                 stage: round(mean(record["expert"] == BASE for record in records), 4)
                 for stage, records in after.items()
                 if len(records) == len(foreign)  # others were asked less
             }
+    if variants := [name for name in VARIANTS if name in beside]:
+        results["variants"] = {"asked": variants, "command": about["variants_asked_by"]}
+        if "paraphrased" in variants:
+            results["variants"]["paraphrases"] = paraphrases(cfg)
+        for name in variants:
+            found, _ = ledger.beside(stages[-1].name, name, {task.name: task.asked() for task in beside[name]})
+            results["variants"][name] = variant_report(found, names, routed="routing" in results)
     results["timing"] = {
         "train_s": [stage["seconds"] for stage in trained],
         "evaluate_s": [round(seconds, 3) for seconds in evaluate_s],
@@ -175,7 +186,7 @@ def collect(
     }
     if "routing" in results:
         results["routing"]["decided_again_share"] = _rate(counted["decided_again"], counted["decisions"])
-    results["notices"] = [notice for task in (*tasks, *strangers) for notice in task.notices]
+    results["notices"] = [notice for task in (*tasks, *chain.from_iterable(beside.values())) for notice in task.notices]
     if method.schedule == "sequential":
         records = sum(map(len, answers.values()))
         results["notices"].append(
@@ -192,6 +203,12 @@ def collect(
     }
     results["config"] = OmegaConf.to_container(cfg, resolve=True)
     return results
+
+
+def paraphrases(cfg: DictConfig) -> dict[str, str | None]:
+    """What a config says in the place of each task's definition."""
+    given = cfg.benchmark.get("paraphrases") or {}
+    return {task: given.get(task) for task in cfg.order.tasks}
 
 
 def _rate(amount: float, per: float) -> float | None:

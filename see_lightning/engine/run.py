@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.console import Console
 from see_lightning.data.example import Example
 from see_lightning.engine.build import recall_of
 from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughput
-from see_lightning.engine.ledger import Ledger, dump, sha256, write_atomic
+from see_lightning.engine.ledger import OOD, Ledger, dump, sha256, write_atomic
 from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.preemption import Stopped, Told
 from see_lightning.engine.ranks import Ranks
@@ -84,7 +84,8 @@ class ContinualRun:
     Args:
         ledger: of the run directory, held by this process.
         stages: what is to be done.
-        strangers: foreign tasks, asked after the last stage.
+        beside: tasks that are asked after the last stage beside the run's own, by kind: foreign ones (``ood``), and the
+            run's own under the names of variants.
         settings: see there.
         decides: whether every expert shall decide on every query, tested after its stage or not.
         make_method: loads the base model and builds the method; called only if something is left to do.
@@ -100,7 +101,7 @@ class ContinualRun:
         *,
         ledger: Ledger,
         stages: list[Stage],
-        strangers: Sequence[Task],
+        beside: Mapping[str, Sequence[Task]],
         settings: RunSettings,
         decides: bool,
         make_method: Callable[[], Method],
@@ -111,7 +112,7 @@ class ContinualRun:
         told: Told,
     ) -> None:
         self.ledger, self.stages, self.settings, self.console = ledger, stages, settings, console
-        self.strangers = strangers
+        self.beside = beside
         self.decides, self.ranks, self.told = decides, ranks, told
         self.make_method, self.make_trainer, self.tracker = make_method, make_trainer, tracker
         self.memory = Memory(settings.seed)
@@ -137,9 +138,10 @@ class ContinualRun:
                 title,
                 only_decide=True,
             )
-            if stage is self.stages[-1] or self.settings.strangers_every:
-                new = [task for task in self.strangers if not self.ledger.knows(stage.name, task.name, task.asked())]
-                self._ask(stage, new, f"{title} · foreign", foreign=True)
+            for kind, tasks in self.beside.items():
+                if stage is self.stages[-1] or (kind == OOD and self.settings.strangers_every):
+                    new = [one for one in tasks if not self.ledger.knows(stage.name, kind, one.name, one.asked())]
+                    self._ask(stage, new, f"{title} · {kind}", kind=kind)
             if stage.task:
                 self.memory.add(stage.task)
 
@@ -155,11 +157,10 @@ class ContinualRun:
             method.recall = recall_of(self.settings.facts)
             for stage in self.stages:
                 put_back(method.recall, self.ledger.remembered(stage.name))
-                foreign = {
-                    task.name for task in self.strangers
-                }  # what was foreign once may be a task of the run by now
-                said = self.ledger.foreign(stage.name)[1]
-                put_back(method.recall, [record for record in said if record["task"] in foreign])
+                for kind, tasks in self.beside.items():
+                    names = {task.name for task in tasks}  # what was foreign once may be a task of the run by now
+                    _, said = self.ledger.beside(stage.name, kind)
+                    put_back(method.recall, [record for record in said if record["task"] in names])
         return method
 
     @property
@@ -306,7 +307,7 @@ class ContinualRun:
         return path
 
     def _ask(
-        self, stage: Stage, tasks: Sequence[Task], title: str, *, only_decide: bool = False, foreign: bool = False
+        self, stage: Stage, tasks: Sequence[Task], title: str, *, only_decide: bool = False, kind: str | None = None
     ) -> None:
         """Put test queries to the method, each rank its share, and make final what came of it.
 
@@ -314,8 +315,8 @@ class ContinualRun:
         it ends: at each meeting everyone waits for the slowest, and few queries at a time are slow to answer.
         """
         for portion in [[task] for task in tasks] if self.ranks.size == 1 else filter(None, [tasks]):
-            shares = self._meet(partial(self._ask_share, portion, stage, title, only_decide, foreign))
-            self._commit_asked(stage, portion, title, shares, foreign)
+            shares = self._meet(partial(self._ask_share, portion, stage, title, only_decide, kind))
+            self._commit_asked(stage, portion, title, shares, kind)
 
     def _meet(self, work: Callable[[], T]) -> list[T]:
         """What each rank's work gives; a rank that was told to stop meets the others first."""
@@ -329,8 +330,8 @@ class ContinualRun:
             raise Stopped
         return self.ranks.gather(result)  # type: ignore[arg-type]
 
-    def _ask_share(self, tasks: Sequence[Task], stage: Stage, title: str, only_decide: bool, foreign: bool) -> Asked:
-        method, shares = self.method, [self._shares[task.name] for task in tasks]
+    def _ask_share(self, tasks: Sequence[Task], stage: Stage, title: str, only_decide: bool, kind: str | None) -> Asked:
+        method, shares = self.method, [self._shares[kind][task.name] for task in tasks]
         title = f"{title} · {', '.join(task.name for task in tasks)}"
         started, batch = time.monotonic(), self.settings.eval_batch
         method.counts.clear()
@@ -339,10 +340,10 @@ class ContinualRun:
             if not only_decide:
                 progress = StageProgress(self.console, title, Throughput())
                 asked.answers = evaluate(self._trainer(stage, [progress], alone=True), method, shares, batch_size=batch)
-                if foreign and method.has_experts and not method.needs_task_id:
+                if kind == OOD and method.has_experts and not method.needs_task_id:
                     with torch.inference_mode(not is_sharded(method)):
                         add_plain(method, tasks, asked.answers)
-            if self.decides:  # experts that no walk reached
+            if self.decides and kind in (None, OOD):  # experts that no walk reached; of variants only walks count
                 progress = StageProgress(self.console, f"{title} · verdicts", Throughput())
                 decide(self._trainer(stage, [progress], alone=True), method, shares, batch_size=batch)
         if isinstance(method, ExpertMethod):
@@ -354,7 +355,7 @@ class ContinualRun:
         return asked
 
     def _commit_asked(
-        self, stage: Stage, tasks: Sequence[Task], title: str, shares: Sequence[Asked], foreign: bool
+        self, stage: Stage, tasks: Sequence[Task], title: str, shares: Sequence[Asked], kind: str | None
     ) -> None:
         counts = sum((Counter(share.counts) for share in shares), Counter())
         costs: dict[str, Any] = {
@@ -370,7 +371,7 @@ class ContinualRun:
                 mean = sum(record["score"] for record in records) / len(records)
                 facts = {"score": round(mean, 4), "queries": len(records)}
                 scores[task.name] = facts["score"]
-                if foreign:
+                if kind:
                     facts |= {"task": task.name, "digest": task.asked()}
                 elif stage.task and task.name == stage.task.name and self.ranks.first:
                     # Before the answers are final: a run killed in between evaluates, and so describes, once more.
@@ -379,17 +380,18 @@ class ContinualRun:
                     trained["files"]["expert/expert.json"] = sha256(described)
             if isinstance(self._fresh_method, ExpertMethod):
                 blocks["remembered"] = [record for share in shares for record in share.remembered[task.name]]
-            if foreign:
-                blocks = {{"answers": "ood", "remembered": "ood_remembered"}[kind]: b for kind, b in blocks.items()}
+            if kind:
+                files = {"answers": kind, "remembered": f"{kind}_remembered"}
+                blocks = {files[name]: block for name, block in blocks.items()}
             self.ledger.note_answers(stage.name, task.name, blocks, facts | costs)
             costs = {}  # those of all tasks are noted with the first
         self.ledger.commit()
         for name, score in scores.items():
-            for row in stage.rows if not foreign else ():
+            for row in stage.rows if not kind else ():
                 self.tracker.score(after=row + 1, task=name, score=score)
         if scores:
             told = ", ".join(f"{task.name} {scores[task.name]:.2f} ({task.score})" for task in tasks)
-            if foreign and self._fresh_method.has_experts and not self._fresh_method.needs_task_id:
+            if kind and self._fresh_method.has_experts and not self._fresh_method.needs_task_id:
                 by = [
                     record["expert"]
                     for share in shares
@@ -400,10 +402,13 @@ class ContinualRun:
             self.console.print(f"{title}: {told}, {max(share.seconds for share in shares):.0f} s")
 
     @cached_property
-    def _shares(self) -> dict[str, Task]:
-        """Each task with the test queries that this rank answers, after every stage the same ones."""
-        every = [*self.stages[-1].tests, *self.strangers]
-        return share_of(every, self.method.template, rank=self.ranks.rank, ranks=self.ranks.size)
+    def _shares(self) -> dict[str | None, dict[str, Task]]:
+        """By kind and name, each task with the test queries that this rank answers, after every stage the same ones."""
+        every: list[tuple[str | None, Sequence[Task]]] = [(None, self.stages[-1].tests), *self.beside.items()]
+        return {
+            kind: share_of(tasks, self.method.template, rank=self.ranks.rank, ranks=self.ranks.size)
+            for kind, tasks in every
+        }
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:

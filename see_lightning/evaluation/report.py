@@ -176,6 +176,26 @@ def _last_row(results: Results) -> list[list[str]]:
     ]
 
 
+def _variants(results: Results) -> list[list[str]]:
+    """Head and rows of a table with a column for each variant, beside one for the run's own last row; empty without any."""
+    found, routing = results.get("variants") or {}, results.get("routing") or {}
+    own = {
+        "AR": results["metrics"]["AR"],
+        "routing_accuracy": routing.get("accuracy"),
+        "base_share": routing.get("base_share"),
+        "scores": dict(zip(results["tasks"], results["matrix"][-1], strict=True)),
+    }
+    every = [own, *(found[name] for name in found.get("asked", ()))]
+    rows = [
+        ["asked", "as learned", *(name.replace("_", " ") for name in found.get("asked", ()))],
+        ["AR", *(number(one["AR"]) for one in every)],
+        ["routing accuracy", *(percent(one["routing_accuracy"]) for one in every)],
+        ["base share", *(percent(one["base_share"]) for one in every)],
+        *([task, *(number(one["scores"][task]) for one in every)] for task in results["tasks"]),
+    ]
+    return rows if found else []
+
+
 # ---------------------------------------------------------------------------------------------- terminal
 
 
@@ -205,6 +225,11 @@ def print_report(results: Results, console: Console, protocol: str = "ssr") -> N
         print_table(table, console)
     if shares := _shares(results):
         print_table(_table(["routing", "value"], shares.items()), console)
+    if rows := _variants(results):
+        table = Table(rows[0][0], *(Column(name, justify="right") for name in rows[0][1:]), box=box.SIMPLE_HEAD)
+        for row in rows[1:]:
+            table.add_row(*map(Text, row))
+        print_table(table, console)
     for notice in results.get("notices", []):
         console.print(Text(f"note: {notice}"), soft_wrap=True)
 
@@ -366,6 +391,7 @@ def render_html(results: Results, study: Study | None = None) -> str:
         routing_figure=routing_figure,
         curves=curves if has_curves else [],
         shares=_shares(results),
+        variants=_variants(results),
         study_figure=Markup(study_svg(study)) if study else "",
         study_best=_best(study) if study else "",
         study_columns=STUDY,

@@ -123,7 +123,7 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
         kept, cut = [], 0
         for row in rows:
             answer = len(template.target_ids(row.target)) if answer_tokens is None else answer_tokens
-            fitted, prompt = _fitted(row, template, template.max_length - indicator_tokens - answer)
+            short, prompt = fitted(row, template, template.max_length - indicator_tokens - answer)
             if prompt + indicator_tokens + answer > template.max_length:
                 checks.bad(
                     task.name,
@@ -132,8 +132,8 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
                     f" within model.max_length={template.max_length}",
                 )
             else:
-                kept.append(fitted)
-                cut += fitted is not row
+                kept.append(short)
+                cut += short is not row
         return tuple(kept), cut
 
     outdated = checks.notices(task.name)  # what was skipped on reading is counted again in the new notice
@@ -153,7 +153,7 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
     return replace(task, train=train, test=test, notices=(*notices, *checks.notices(task.name)))
 
 
-def _fitted(row: Example, template: PromptTemplate, room: int) -> tuple[Example, int]:
+def fitted(row: Example, template: PromptTemplate, room: int) -> tuple[Example, int]:
     """The row with as much of its body as its prompt has ``room`` tokens for, and the prompt's tokens.
 
     A row without a body, or that does not fit without it either, is returned as it is.

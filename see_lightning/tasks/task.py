@@ -65,6 +65,7 @@ class Benchmark:
         tasks: settings by task: ``score``, if need be ``max_new_tokens`` (by default as long as its training answers
             are, see ``longest_answer``), and for the report ``licence`` and ``citation``.
         default: settings of the tasks that ``tasks`` leaves out.
+        paraphrases: by task, what its prompts' definition says in other words, see ``tasks.variants``.
     """
 
     def __init__(
@@ -77,9 +78,11 @@ class Benchmark:
         reader: Reader,
         tasks: dict[str, dict[str, object]],
         default: dict[str, object] | None = None,
+        paraphrases: dict[str, str] | None = None,
     ) -> None:
         self.name, self.version, self.licence, self.citation = name, version, licence, citation
         self.reader, self.tasks, self.default = reader, tasks, default or {}
+        self.paraphrases = paraphrases or {}
 
     def settings(self, name: str) -> tuple[str, int | None]:
         """A task's score and its longest answer in tokens, None where its training answers tell.

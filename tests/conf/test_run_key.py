@@ -32,6 +32,7 @@ def test_a_key_is_eight_hex_digits_and_the_same_every_time(composed):
         ["train_size=100"],
         ["protocol=trace"],
         ["ood=natural_instructions", "ood.size=7"],
+        ["variants=[input_only,paraphrased]", "benchmark.paraphrases.news=mine"],
         ["method.general_source=mine.jsonl", "method.keep=0.5"],  # of what is off
     ],
     ids=" ".join,
@@ -102,6 +103,14 @@ def test_tasks_that_are_not_in_the_order_do_not_enter_the_key(composed):
 
 def test_a_method_is_named_by_its_module(composed):
     assert [method_name(composed(f"method={name}")) for name in ("see", "seqft", "base")] == ["see", "seqft", "base"]
+
+
+def test_paraphrases_leave_the_key_of_runs_from_before_there_were_any(composed):
+    earlier = composed()
+    OmegaConf.set_struct(earlier, False)
+    del earlier.benchmark.paraphrases
+    del earlier.variants
+    assert run_key(earlier) == run_key(composed()) == run_key(composed("variants=[paraphrased]"))
 
 
 def test_settings_that_came_later_and_are_off_leave_the_keys_of_earlier_runs(composed):

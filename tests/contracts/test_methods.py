@@ -138,6 +138,41 @@ def test_a_loaded_ensemble_answers_as_the_run_did(whole, base):
             )
 
 
+def test_queries_put_otherwise_are_answered_as_the_loaded_ensemble_answers_them(base, method, tmp_path):
+    run = toy.run(toy.compose(toy.defined_in(base), tmp_path, *method, *toy.DEFINED, *toy.VARIANTS))
+    results, ensemble = toy.read_results(run.directory), load_ensemble(run.directory, max_new_tokens=4)
+    template, told = ensemble.method.template, ensemble.method.needs_task_id
+    similar = score_fn("edit_similarity")
+    assert results["variants"]["asked"] == ["input_only", "paraphrased"]
+    assert results["variants"]["paraphrases"] == toy.WORDS
+    for variant, tasks in toy.put_otherwise(base).items():
+        (said,) = toy.read_answers(run.directory, variant).values()
+        found, scores, by = results["variants"][variant], {}, {}
+        for task, queries in tasks.items():
+            # In the order in which the run asked: longest prompt first.
+            ids = sorted(queries, key=lambda id_: (-len(template.prompt_ids(queries[id_][0])), id_))
+            replies = ensemble.answer([queries[id_][0] for id_ in ids], task=task if told else None)
+            records = {record["id"]: record for record in said if record["task"] == task}
+            assert records.keys() == queries.keys()
+            for id_, reply in zip(ids, replies, strict=True):
+                record = records[id_]
+                assert (record["text"], record["expert"]) == (reply.text, reply.expert)
+                assert record["verdicts"] == list(reply.verdicts)
+            scores[task] = sum(
+                similar(reply.text, queries[id_][1]) for id_, reply in zip(ids, replies, strict=True)
+            ) / len(ids)
+            by[task] = [reply.expert for reply in replies]
+        assert found["scores"] == pytest.approx(scores, abs=1e-4)
+        assert found["AR"] == pytest.approx(sum(scores.values()) / len(NAMES), abs=1e-4)
+        if "routing" not in results:
+            assert found["routing_accuracy"] is found["base_share"] is found["confusion"] is None
+            continue
+        queries = sum(map(len, by.values()))
+        assert found["routing_accuracy"] == sum(by[task].count(task) for task in NAMES) / queries
+        assert found["base_share"] == sum(by[task].count("base") for task in NAMES) / queries
+        assert found["confusion"] == [[by[task].count(expert) for expert in (*NAMES, "base")] for task in NAMES]
+
+
 def test_peft_alone_loads_every_expert_and_says_what_it_said_in_the_run(whole, base):
     (method,) = whole.methods
     answers, prompts, checked = toy.read_answers(whole.directory), toy.prompts(base), 0

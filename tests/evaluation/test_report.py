@@ -261,3 +261,30 @@ def test_the_matrix_goes_to_a_spreadsheet_unrounded():
     header, *lines = csv.reader(io.StringIO(matrix_csv(results())))
     assert header == ["after", *TASKS]
     assert lines[0] == ["qa", "81.26", "12.5", ""]
+
+
+def test_variants_stand_beside_what_was_learned_in_the_terminal_and_on_the_page():
+    found = {
+        "asked": ["input_only", "paraphrased"],
+        "input_only": {"AR": 31.25, "scores": dict(zip(TASKS, (11.5, 22.5, 33.5), strict=True)),
+                       "routing_accuracy": 0.4567, "base_share": 0.25},
+        "paraphrased": {"AR": 52.75, "scores": dict(zip(TASKS, (44.5, 55.5, 66.5), strict=True)),
+                        "routing_accuracy": None, "base_share": None},
+    }  # fmt: skip
+    rows = [
+        ["asked", "as learned", "input only", "paraphrased"],
+        ["AR", "61.81", "31.25", "52.75"],
+        ["routing accuracy", "91.3 %", "45.7 %", "–"],
+        ["base share", "1.2 %", "25.0 %", "–"],
+        [TASKS[0], "79.99", "11.50", "44.50"],
+        [TASKS[1], "61.00", "22.50", "55.50"],
+        [TASKS[2], "44.44", "33.50", "66.50"],
+    ]
+    lines = printed(results(variants=found)).splitlines()
+    assert [row for row in rows if any(re.split(r"  +", line.strip()) == row for line in lines)] == rows
+    page = Page(render_html(results(variants=found)))
+    cells = [cell for cell in page.text.splitlines() if cell.strip()]
+    flat = [cell for row in rows for cell in row]
+    assert any(cells[start : start + len(flat)] == flat for start in range(len(cells)))
+    assert "Put otherwise" not in render_html(results())
+    assert "input only" not in printed(results())

@@ -63,11 +63,14 @@ SETTINGS = (
 ACTIVATED = ("adapter=activated_lora", "model.prompt=chat", "adapter.rank=8", "ratio=1")
 
 
-def write_tasks(folder: Path) -> Path:
+def write_tasks(folder: Path, prompt: str = "{name}{name}{number}?") -> Path:
     """The data of the toy: short prompts that name their task, and one answer for each task."""
     folder.mkdir(parents=True)
     for (name, size), answer in zip(TASKS.items(), ("x", "yy", "zz"), strict=True):
-        rows = [{"prompt": f"{name}{name}{number}?", "answer": answer} for number in range(100, 100 + size + TESTED)]
+        rows = [
+            {"prompt": prompt.format(name=name, number=number), "answer": answer}
+            for number in range(100, 100 + size + TESTED)
+        ]
         for half, some in (("train", rows[:size]), ("test", rows[size:])):
             (folder / f"{name}.{half}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     return folder
@@ -139,6 +142,32 @@ def place_of(directory: Path) -> Path:
 def data_in(base: Path) -> Path:
     """The folder of the toy's data, which all runs that are compared must share."""
     return write_tasks(base / "data")
+
+
+@cache
+def defined_in(base: Path) -> Path:
+    """The folder of like data, whose prompts are a definition, a blank line and an input."""
+    return write_tasks(base / "defined", "{name}\n\n{name}{number}?")
+
+
+# With these and such data, queries that are put otherwise find other experts and other scores.
+DEFINED = ("benchmark.default.score=edit_similarity", "optim.lr=6e-3", "optim.epochs=20")
+WORDS = {"sky": "say sky", "sea": "a sea", "ice": "now: ice"}  # every definition in other words
+PARAPHRASES = "+benchmark.paraphrases={sky:'say sky',sea:'a sea',ice:'now: ice'}"
+VARIANTS = ("variants=[paraphrased,input_only]", PARAPHRASES)
+
+
+def put_otherwise(base: Path) -> dict[str, dict[str, dict[str, tuple[str, str]]]]:
+    """Variant -> task -> id -> prompt and target of the defined data, written out by hand."""
+    found: dict[str, dict[str, dict[str, tuple[str, str]]]] = {"input_only": {}, "paraphrased": {}}
+    for task in TASKS:
+        lines = (defined_in(base) / f"{task}.test.jsonl").read_text().splitlines()
+        for number, row in enumerate(map(json.loads, lines), start=1):
+            query = row["prompt"].removeprefix(f"{task}\n\n")
+            id_, target = f"{task}-test-{number}", row["answer"]
+            found["input_only"].setdefault(task, {})[id_] = query, target
+            found["paraphrased"].setdefault(task, {})[id_] = f"{WORDS[task]}\n\n{query}", target
+    return found
 
 
 def kept(directory: Path) -> dict[str, Any]:

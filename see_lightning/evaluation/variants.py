@@ -1,0 +1,34 @@
+"""What became of a run's test queries when they were put otherwise: scores and routing as in the run's own last row."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from see_lightning.evaluation.routing import routing_report
+
+
+def variant_report(answers: Sequence[Mapping[str, Any]], tasks: Sequence[str], *, routed: bool) -> dict[str, Any]:
+    """What ``results.json`` says about one variant.
+
+    Args:
+        answers: to the variant's queries: ``id, task, expert, verdicts, score``; at least one of each task.
+        tasks: in their order.
+        routed: whether the method finds the expert of a query by itself.
+
+    Returns:
+        ``scores`` by task, in 0..100, and ``AR``, their mean; ``routing_accuracy`` and ``base_share``, the shares of queries
+        that their own task's expert and the base model answered, and ``confusion``, all None unless ``routed``.
+
+    >>> said = {"id": "1", "task": "qa", "expert": "base", "verdicts": ["neg"], "score": 40.0}
+    >>> variant_report([said], ["qa"], routed=False)["AR"]
+    40.0
+    """
+    scores = {task: mean(answer["score"] for answer in answers if answer["task"] == task) for task in tasks}
+    routing = routing_report(answers, tasks) if routed else {}
+    return {
+        "AR": round(mean(scores.values()), 4),
+        "scores": {task: round(score, 4) for task, score in scores.items()},
+        "routing_accuracy": routing.get("accuracy"),
+        "base_share": routing.get("base_share"),
+        "confusion": routing.get("confusion"),
+    }

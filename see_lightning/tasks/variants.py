@@ -1,0 +1,110 @@
+"""A task's test queries put otherwise: how well a query is known by more than what every prompt of its task begins with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from see_lightning.config import ConfigError
+from see_lightning.data.example import Example
+from see_lightning.tasks.prompts import PromptTemplate, fitted
+from see_lightning.tasks.task import Task
+
+BLANK_LINE = "\n\n"
+
+
+def definition(examples: Sequence[Example]) -> str:
+    r"""The longest common beginning of prompts, cut back to its last blank line; empty where there is none.
+
+    >>> definition([Example("1", "Add.\n\n12 and 3", "15", "sums"), Example("2", "Add.\n\n14 and 1", "15", "sums")])
+    'Add.'
+    """
+    prompts = [example.prompt for example in examples]
+    low, high = min(prompts), max(prompts)  # what these two share, all between them share
+    alike = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+    return low[:alike].rpartition(BLANK_LINE)[0]
+
+
+def input_only(examples: Sequence[Example], definition: str) -> tuple[Example, ...]:
+    r"""The examples without their definition and the blank line behind it.
+
+    Args:
+        examples: whose prompts all begin with the definition and a blank line.
+        definition: see there.
+
+    >>> input_only([Example("1", "Add.\n\n12 and 3", "15", "sums")], "Add.")[0].prompt
+    '12 and 3'
+    """
+    return tuple(_begun(example, len(definition) + len(BLANK_LINE), "") for example in examples)
+
+
+def paraphrased(examples: Sequence[Example], definition: str, paraphrase: str) -> tuple[Example, ...]:
+    r"""The examples with another text in the place of their definition.
+
+    Args:
+        examples: as in ``input_only``.
+        definition: see there.
+        paraphrase: says the same in other words.
+
+    >>> paraphrased([Example("1", "Add.\n\n12 and 3", "15", "sums")], "Add.", "What is the sum?")[0].prompt
+    'What is the sum?\n\n12 and 3'
+    """
+    return tuple(_begun(example, len(definition), paraphrase) for example in examples)
+
+
+def _begun(example: Example, left_out: int, beginning: str) -> Example:
+    """The example with another beginning in the place of its prompt's first characters."""
+    body, more = example.body, len(beginning) - left_out
+    if body is not None:  # what may be cut is still the same text, less what was left out of it
+        body = replace(body, start=max(body.start, left_out) + more, stop=max(body.stop, left_out) + more)
+    return replace(example, prompt=beginning + example.prompt[left_out:], body=body)
+
+
+def variant_of(
+    task: Task, variant: str, paraphrases: Mapping[str, str], template: PromptTemplate, indicator_tokens: int
+) -> Task:
+    """The task with its test queries put otherwise, under its own name and with nothing to train on.
+
+    Args:
+        task: as the run has it.
+        variant: ``input_only`` or ``paraphrased``.
+        paraphrases: of definitions, by task.
+        template: tells how many tokens a query has.
+        indicator_tokens: room that an indicator takes before the answer.
+
+    Raises:
+        ConfigError: the task has no definition or no paraphrase of it, or a query is empty or too long without the one
+            or with the other.
+    """
+    asked, common = f"variants=[{variant}]", definition(task.train)
+    if not common.strip():
+        raise ConfigError(
+            f"{asked}: the {len(task.train)} training prompts of {task.name} have no definition in common, a beginning that"
+            f" a blank line ends. Leave {variant} out, or write them as definition, blank line, input."
+        )
+    for example in task.test:
+        if not example.prompt.startswith(common + BLANK_LINE):
+            raise ConfigError(
+                f"{asked}: {example.source or example.id} does not begin as the training prompts of {task.name} do, with"
+                f" {common[:60]!r}. Leave {variant} out, or mend the row."
+            )
+    if variant == "input_only":
+        rows = input_only(task.test, common)
+    else:
+        if not paraphrases.get(task.name, "").strip():
+            raise ConfigError(
+                f"{asked}: benchmark.paraphrases.{task.name} is not set; say there in other words {common[:60]!r}"
+                f" (+benchmark.paraphrases.{task.name}='...'), or leave {variant} out."
+            )
+        rows = paraphrased(task.test, common, paraphrases[task.name])
+    room = template.max_length - indicator_tokens - task.max_new_tokens
+    kept = []
+    for row in rows:
+        fit, tokens = fitted(row, template, room)
+        if tokens > room or not fit.prompt.strip():
+            fault = f"{tokens} tokens, of at most {room}" if fit.prompt.strip() else "no input behind its definition"
+            raise ConfigError(f"{asked}: {row.source or row.id} of {task.name} has {fault}; leave {variant} out.")
+        kept.append(fit)
+    cut = sum(fit is not row for fit, row in zip(kept, rows, strict=True))
+    told = (
+        f"{task.name}, {variant}: {cut} of {len(rows)} prompts were cut to fit model.max_length={template.max_length}"
+    )
+    return replace(task, train=(), held_out=(), test=tuple(kept), notices=(told,) if cut else ())

@@ -1,0 +1,177 @@
+"""A run's own queries put otherwise: they move no number of the run, and their own are what the experts say."""
+
+import json
+import shutil
+from unittest.mock import patch
+
+import pytest
+
+from see_lightning.config import ConfigError
+from see_lightning.engine import launch
+from see_lightning.engine.ledger import Ledger, LedgerError
+from tests.runs import toy
+
+SETTINGS = [("method=see",), ("method=see", *toy.ACTIVATED), ("method=seqft",), ("method=stl",)]
+ASKED = ("input_only", "paraphrased")
+
+
+def run(base, runs, *settings):
+    return toy.run(toy.compose(toy.defined_in(base), runs, *toy.DEFINED, *settings))
+
+
+def without_variants(kept):
+    results = {name: value for name, value in kept["results.json"].items() if name != "variants"}
+    config = {name: value for name, value in results["config"].items() if name != "variants"}
+    config["benchmark"] = {name: value for name, value in config["benchmark"].items() if name != "paraphrases"}
+    files = {name: value for name, value in kept.items() if not name.rpartition("/")[2].startswith(ASKED)}
+    return {**files, "results.json": {**results, "config": config}}
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: " ".join(s[:2]))
+def test_a_finished_run_is_asked_without_training_and_ends_as_if_asked_at_once(base, tmp_path, settings):
+    at_once = run(base, tmp_path / "once", *settings, *toy.VARIANTS)
+    later = run(base, tmp_path / "later", *settings)
+    plain = toy.kept(later.directory)
+    assert without_variants(toy.kept(at_once.directory)) == without_variants(plain)
+    later = run(base, tmp_path / "later", *settings, *toy.VARIANTS)
+    assert (later.fits, len(later.methods)) == (0, 1)
+    assert toy.kept(later.directory) == toy.kept(at_once.directory)
+    assert {name: value for name, value in plain.items() if name != "results.json"}.items() <= toy.kept(
+        later.directory
+    ).items()
+    before = (later.directory / "results.json").read_bytes()
+    for more in (toy.VARIANTS, ("variants=[input_only]",), ()):
+        again = run(base, tmp_path / "later", *settings, *more)
+        assert (again.fits, again.methods) == (0, [])
+        assert (later.directory / "results.json").read_bytes() == before
+
+
+def test_asked_beside_foreign_queries_neither_moves_the_other_and_both_stay(base, tmp_path):
+    foreign = tmp_path / "foreign" / "far"
+    foreign.mkdir(parents=True)
+    for half, size in (("train", 1), ("test", 5)):
+        rows = [{"id": f"{half}-{n}", "input": f"fog{n}?", "output": "q"} for n in range(size)]
+        (foreign / f"{half}.json").write_text(
+            json.dumps({"Definition": ["fog"], "Instances": rows, "Positive Examples": []})
+        )
+    ood = ("ood=folder", f"ood.dir={foreign.parent}")
+    both = toy.read_results(run(base, tmp_path / "both", *ood, *toy.VARIANTS).directory)
+    one = toy.read_results(run(base, tmp_path / "one", *ood).directory)
+    assert both["ood"] == one["ood"]
+    assert "variants" not in one
+    for place, first, then in ((tmp_path / "a", ood, toy.VARIANTS), (tmp_path / "b", toy.VARIANTS, ood)):
+        run(base, place, *first)
+        second = run(base, place, *then)
+        results = toy.read_results(second.directory)
+        assert (results["ood"], results["variants"]) == (both["ood"], both["variants"])
+        assert "Put otherwise" in (second.directory / "report.html").read_text()
+        assert run(base, place, *then, *first).methods == []
+
+
+def test_interrupted_after_whatever_became_final_it_ends_as_if_it_had_not_been(base, tmp_path):
+    whole = run(base, tmp_path / "whole", *toy.VARIANTS)
+    run(base, tmp_path / "broken")
+    commit, interruptions = Ledger.commit, 0
+
+    def commit_and_stop(ledger):
+        commit(ledger)
+        raise InterruptedError
+
+    noted = launch._take_up
+
+    def take_up(*given):
+        with patch.object(Ledger, "commit", commit):
+            noted(*given)
+
+    with patch.object(Ledger, "commit", commit_and_stop), patch.object(launch, "_take_up", take_up):
+        while True:
+            try:
+                resumed = run(base, tmp_path / "broken", *toy.VARIANTS)
+                break
+            except InterruptedError:
+                interruptions += 1
+    assert interruptions == len(ASKED) * len(toy.TASKS)
+    assert toy.kept(resumed.directory) == toy.kept(whole.directory)
+
+
+def test_killed_at_every_step_of_every_commit_it_ends_as_if_it_had_not_been(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "commit", lambda: "one and the same")
+    whole = run(base, tmp_path / "whole", "variants=[input_only]")
+    run(base, tmp_path / "killed")
+    cfg = toy.compose(toy.defined_in(base), tmp_path / "killed", *toy.DEFINED, "variants=[input_only]")
+
+    def attempt() -> None:
+        toy.kill_where_new(tmp_path / "diary")
+        launch.launch(cfg, "test")
+
+    ends = [toy.forked(attempt, tmp_path / "log")]
+    while ends[-1] == -9 and len(ends) < 100:
+        ends.append(toy.forked(attempt, tmp_path / "log"))
+    assert ends[-1] == 0, (tmp_path / "log").read_text()[-2000:]
+    killed = toy.kinds_of((tmp_path / "diary").read_text().splitlines())
+    assert {
+        (step, f"{kind}.jsonl") for step in ("half", "written") for kind in ("input_only", "input_only_remembered")
+    } < killed
+    (directory,) = [path.parent for path in (tmp_path / "killed").rglob("results.json")]
+    assert toy.kept(directory) == toy.kept(whole.directory)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS[0], SETTINGS[3]], ids=lambda s: " ".join(s[:2]))
+def test_two_ranks_find_what_one_finds(base, tmp_path, settings):
+    calm = (*settings, "adapter.dropout=0", "model.dtype=fp32", *toy.DEFINED[:1], "optim.lr=4e-3", *toy.VARIANTS)
+    data = toy.defined_in(base)
+    alone = toy.read_results(toy.run(toy.compose(data, tmp_path / "one", *calm)).directory)["variants"]
+    cfg = toy.compose(data, tmp_path / "two", *calm, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    log = tmp_path / "log"
+    assert toy.ended(toy.start_ranks(2, lambda: launch.launch(cfg, "test"), log)) == [0, 0], log.read_text()[-3000:]
+    (path,) = (tmp_path / "two").rglob("results.json")
+    assert toy.read_results(path.parent)["variants"] == alone
+
+
+def test_other_paraphrases_are_asked_anew_and_only_they_count(base, tmp_path):
+    other = ("variants=[paraphrased]", toy.PARAPHRASES.replace("say sky", "blue"))
+    first = run(base, tmp_path / "changed", *toy.VARIANTS)
+    second = run(base, tmp_path / "changed", *other)
+    at_once = run(base, tmp_path / "once", *other)
+    assert (second.fits, second.directory) == (0, first.directory)
+    one, whole = (toy.read_results(seen.directory)["variants"] for seen in (second, at_once))
+    assert one == whole
+    assert one["paraphrases"]["sky"] == "blue"
+    lines = toy.read_answers(second.directory, "paraphrased")["03-ice"]
+    assert [line["task"] for line in lines].count("sky") == 2 * toy.TESTED
+    assert [line["task"] for line in lines].count("ice") == toy.TESTED, "what is asked as before is not asked again"
+
+
+def test_a_run_that_grows_is_asked_again_after_its_new_last_task(base, tmp_path):
+    short = run(base, tmp_path / "runs", "order.tasks=[sky,sea]", *toy.VARIANTS)
+    assert list(toy.read_answers(short.directory, "input_only")) == ["02-sea"]
+    shutil.copytree(tmp_path / "runs", tmp_path / "spoilt")
+    grown, whole = run(base, tmp_path / "runs", *toy.VARIANTS), run(base, tmp_path / "whole", *toy.VARIANTS)
+    assert grown.fits == 1
+    results = [toy.read_results(seen.directory) for seen in (grown, whole)]
+    assert results[0]["variants"] == results[1]["variants"]
+    assert results[0]["matrix"] == results[1]["matrix"]
+    (said,) = (tmp_path / "spoilt").rglob("input_only.jsonl")
+    said.write_text(said.read_text().replace("sky", "fog"))
+    with pytest.raises(LedgerError, match=r"input_only.jsonl is damaged"):
+        run(base, tmp_path / "spoilt", *toy.VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["variants=[input_olny]"], "variants must be one of input_only, paraphrased; got 'input_olny'.*input_only"),
+        (["variants=[paraphrased]"], r"variants=\[paraphrased\]: benchmark.paraphrases.sky is not set"),
+        (["variants=[paraphrased]", "+benchmark.paraphrases={sky:a,sea:b}"], r"benchmark.paraphrases.ice is not set"),
+    ],
+)
+def test_variants_that_cannot_be_asked_are_refused_before_anything_is_trained(base, tmp_path, more, message):
+    with pytest.raises(ConfigError, match=message):
+        run(base, tmp_path, *more)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_prompts_without_a_definition_are_refused_before_anything_is_trained(base, tmp_path):
+    with pytest.raises(ConfigError, match=r"variants=\[input_only\]: the 4 training prompts of sky have no definition"):
+        toy.run(toy.compose(toy.data_in(base), tmp_path, "variants=[input_only]"))
+    assert not list(tmp_path.rglob("*.safetensors"))
