@@ -203,7 +203,8 @@ def perplexity_svg(sheet: Sheet, answers: Mapping[str, Mapping[str, Answers]]) -
     # Of all groups, so that a method has the colour that it has among the scores.
     shades = dict(zip(sheet.labels, colours([group.first.method for group in sheet.groups]), strict=True))
     for number, (_, label) in enumerate(shown):
-        parts = [[quantile(single_perplexities(answers[label][task]), s) for s in SHARES] for task in sheet.tasks]
+        single = [single_perplexities(answers[label][task]) for task in sheet.tasks]
+        parts = [[quantile(values, share) for share in SHARES] for values in single]
         names = ("whislo", "q1", "med", "q3", "whishi")
         axes.bxp(
             [dict(zip(names, values, strict=True)) for values in parts],
