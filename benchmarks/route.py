@@ -32,6 +32,8 @@ from benchmarks.common import DEVICE, Setup
 from benchmarks.timing import Clock, Round
 from see_lightning.data.example import Example
 from see_lightning.engine.build import cache_folder
+from see_lightning.evaluation.drawings import standalone_svg
+from see_lightning.evaluation.figures import latency_figure
 from see_lightning.experts.walk import Verdict, read_verdict
 from see_lightning.models.base import load_model
 from see_lightning.tasks.datamodule import TaskDataModule, query_batch
@@ -351,36 +353,11 @@ def csv_rows(
 
 def plot(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     """Time to the first answer token over the number of experts, and over the length of the prompt."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import NullLocator
-
-    matplotlib.rcParams["svg.hashsalt"] = "route"  # the same picture is the same file
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-    sweeps = (("experts", f"experts, at {TOKENS} tokens"), ("tokens", f"tokens of the prompt, {EXPERTS} experts"))
-    names = list(dict.fromkeys(str(row["contender"]) for row in rows))
-    for axis, (sweep, label) in zip(axes, sweeps, strict=True):
-        for number, name in enumerate(names):
-            points = [row for row in rows if row["sweep"] == sweep and row["contender"] == name]
-            axis.plot(
-                [row[sweep] for row in points],
-                [row["median_ms"] for row in points],
-                color=f"C{number % 3 + 3 * (number // 3)}",
-                marker="osD^v<"[number % 6],
-                linestyle="-" if name.startswith("ours") else "--",
-                label=name,
-            )
-        axis.set(xlabel=label, xscale="log", yscale="log")
-        ticks = list(dict.fromkeys(row[sweep] for row in rows if row["sweep"] == sweep))
-        axis.set_xticks(ticks, [str(tick) for tick in ticks])
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("ms to the first answer token")
-    axes[1].legend(fontsize="small")
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    plt.close(figure)
+    figure = latency_figure(rows)
+    if path.suffix == ".svg":
+        path.write_text(standalone_svg(figure, "route", "Latency of asking experts"), encoding="utf-8")
+    else:
+        figure.savefig(path, facecolor="white")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

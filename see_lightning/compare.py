@@ -49,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         finished, unfinished = find_runs(given.paths)
         comparison = compare(map(read_run, finished), unfinished)
         folder = given.out or common_folder(given.paths)
-        _write(folder, "comparison.csv", groups_csv(comparison))
-        _write(folder, "runs.csv", runs_csv(comparison))
+        write(folder, "comparison.csv", groups_csv(comparison))
+        write(folder, "runs.csv", runs_csv(comparison))
         command = shlex.join(["python", "-m", "see_lightning.compare", *words])
-        page = _write(folder, "comparison.html", render_comparison(comparison, command))
+        page = write(folder, "comparison.html", render_comparison(comparison, command))
     except Refusal as error:
         parser.exit(2, f"{error}\n")
     print_comparison(comparison, Console())
@@ -71,7 +71,12 @@ def common_folder(paths: Sequence[Path]) -> Path:
     return Path(os.path.commonpath(folders))
 
 
-def _write(folder: Path, name: str, text: str) -> Path:
+def write(folder: Path, name: str, text: str) -> Path:
+    """Put a text into a folder, which is made if need be.
+
+    Raises:
+        Refusal: it cannot be written there.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / name, text)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.config import Refusal
-from see_lightning.engine.ledger import Ledger, dump, write_atomic
+from see_lightning.engine.ledger import Ledger, dump, finished_results, write_atomic
 
 DESCRIPTION = """\
 What a finished run of SEE would have given, had its experts been asked in another order or been believed at another
@@ -115,13 +115,7 @@ def run_study(
 
 def _finished(run_dir: Path) -> dict[str, Any]:
     """The results of a run whose experts gave verdicts."""
-    if not (run_dir / "ledger.json").exists():
-        raise Refusal(f"{run_dir} holds no run; give the folder that has ledger.json in it.")
-    path = run_dir / "results.json"
-    if not path.exists():
-        command = Ledger(run_dir).read().content["about"].get("command")
-        raise Refusal(f"{run_dir} is not finished, and a study needs every answer; go on with: {command}")
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    results = finished_results(run_dir, "a study needs every answer")
     if "routing" not in results:
         raise Refusal(
             f"{run_dir} is a run of {results['method']}, which routes no queries by verdicts, so there is nothing to replay;"

@@ -14,6 +14,8 @@ from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.evaluation.evaluate import put_back, remembered
 from see_lightning.methods.method import ExpertMethod, Method
 from see_lightning.tasks.datamodule import query_batch, query_loader
+from see_lightning.tasks.prompts import PromptTemplate
+from see_lightning.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,27 @@ def load_method(cfg: DictConfig, ledger: Ledger) -> Method:
     return method
 
 
+def read_tasks(cfg: DictConfig, ledger: Ledger, template: PromptTemplate) -> list[Task]:
+    """The tasks of a finished run, with the very rows that it was run on.
+
+    Args:
+        cfg: of the run.
+        ledger: of the run.
+        template: of the run.
+
+    Raises:
+        LedgerError: the data are not those of the run.
+        DataError: the data cannot be read.
+    """
+    tasks = build_tasks(cfg, validate(cfg), template)
+    changed = [task.name for task in tasks if task.digest() != ledger.content["about"]["data"][task.name]]
+    if changed:
+        raise LedgerError(
+            f"{ledger.directory} was run on other data: {', '.join(changed)} changed since. Restore them."
+        )
+    return tasks
+
+
 def answer_everything(ledger: Ledger) -> int:
     """Let each expert of a finished run answer every test query it accepts, and the base model every one.
 
@@ -142,12 +165,7 @@ def answer_everything(ledger: Ledger) -> int:
     method = load_method(cfg, ledger).eval()
     assert isinstance(method, ExpertMethod)
     config = validate(cfg)
-    tasks = build_tasks(cfg, config, method.template)
-    changed = [task.name for task in tasks if task.digest() != ledger.content["about"]["data"][task.name]]
-    if changed:
-        raise LedgerError(
-            f"{ledger.directory} was run on other data: {', '.join(changed)} changed since. Restore them."
-        )
+    tasks = read_tasks(cfg, ledger, method.template)
     *_, last = stages = list(ledger.content["stages"])
     method.recall = recall_of(expert_facts(config, method.template, ledger.content["about"]["dtype"]))
     for stage in stages:

@@ -53,6 +53,26 @@ def dump(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def finished_results(run_dir: Path, why: str) -> dict[str, Any]:
+    """The content of a finished run's ``results.json``.
+
+    Args:
+        run_dir: of the run.
+        why: what needs it to be finished, for the refusal.
+
+    Raises:
+        Refusal: there is no run, or it is not finished.
+    """
+    if not (run_dir / "ledger.json").exists():
+        raise Refusal(f"{run_dir} holds no run; give the folder that has ledger.json in it.")
+    path = run_dir / "results.json"
+    if not path.exists():
+        command = Ledger(run_dir).read().content["about"].get("command")
+        raise Refusal(f"{run_dir} is not finished, and {why}; go on with: {command}")
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
+
+
 class Ledger:
     """One run directory, held by one process at a time.
 
@@ -177,6 +197,15 @@ class Ledger:
                     f" {self.directory} to run anew."
                 )
         return folder
+
+    def digest(self) -> str:
+        """sha256 over the data, every trained file and the last answers: what is derived from them belongs to this run."""
+        stages = self.content["stages"]
+        trained = [stage["trained"]["files"] for stage in stages.values() if stage["trained"]]
+        *_, last = stages.values()
+        answers = {task: block["sha256"] for task, block in last["answers"].items()}
+        facts = [self.content["about"]["data"], trained, answers]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def note_answers(
         self, stage: str, task: str, blocks: Mapping[str, Sequence[Mapping[str, Any]]], facts: Mapping[str, Any]

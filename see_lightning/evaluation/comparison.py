@@ -326,7 +326,7 @@ def _differing(runs: Sequence[Run]) -> Iterator[str]:
             yield name
 
 
-def _setting(run: Run, name: str) -> str:
+def setting(run: Run, name: str) -> str:
     """A setting for reading; an en dash where a run has none of that name."""
     if name not in run.settings:
         return "–"
@@ -370,7 +370,7 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 def label(group: Group) -> str:
     """One line that tells a group from others."""
-    told = [f"{name} {_setting(group.first, name)}" for name in group.apart]
+    told = [f"{name} {setting(group.first, name)}" for name in group.apart]
     return " · ".join([_short_label(group), *told, group.first.key])
 
 
@@ -406,12 +406,12 @@ def heads(comparison: Comparison) -> tuple[list[str], list[str], list[str]]:
 def cells(group: Group, comparison: Comparison) -> tuple[list[str], list[str], list[str]]:
     """The texts of a row, by the columns of `heads`."""
     run, seeds = group.first, len(group.runs)
-    words = [run.order, run.method, _ratio(run), *(_setting(run, name) for name in comparison.settings), run.key]
+    words = [run.order, run.method, _ratio(run), *(setting(run, name) for name in comparison.settings), run.key]
     metrics = [
         reading(value, seeds, (lambda share: number(100 * share, 1)) if name == "routing accuracy" else number)
         for name, value in group.metrics.items()
     ]
-    return words, [str(seeds), *metrics], [_setting(run, name) for name in comparison.further]
+    return words, [str(seeds), *metrics], [setting(run, name) for name in comparison.further]
 
 
 # ---------------------------------------------------------------------------------------------- terminal
@@ -471,7 +471,7 @@ def runs_csv(comparison: Comparison) -> str:
 
 def _origin(group: Group, comparison: Comparison) -> list[Any]:
     run = group.first
-    settings = (_setting(run, name) for name in (*comparison.settings, *comparison.further))
+    settings = (setting(run, name) for name in (*comparison.settings, *comparison.further))
     return [run.order, run.method, run.ratio, *settings, run.model, run.key]
 
 

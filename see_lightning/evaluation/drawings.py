@@ -45,7 +45,7 @@ def matrix_svg(
             for row in zip(texts, deviations, strict=True)
         ]
     shades = [[None if score is None else score / 100 for score in row] for row in matrix]
-    rows = [f"after {task}" for task in map(_short, tasks)]
+    rows = [f"after {task}" for task in map(short, tasks)]
     return _heatmap(
         name,
         f"{told}; the numbers are in the table below.",
@@ -61,7 +61,7 @@ def confusion_svg(tasks: Sequence[str], columns: Sequence[str], confusion: Seque
     shades = [[count / sum(row) if count else None for count in row] for row in confusion]
     texts = [[f"{count}" for count in row] for row in confusion]
     label = "Queries of each task (rows) by the expert that answered (columns, last the base model)."
-    return _heatmap("routing", label, [_short(task) for task in tasks], columns, texts, shades)
+    return _heatmap("routing", label, [short(task) for task in tasks], columns, texts, shades)
 
 
 def _heatmap(
@@ -85,11 +85,11 @@ def _heatmap(
             if colour is not None:
                 frame = {"edgecolor": INK, "linewidth": 1.6} if i == j else {"linewidth": 0}
                 axes.add_patch(Rectangle((j + 0.03, i + 0.04), 0.94, 0.92, facecolor=colour, **frame))
-            ink = MUTED if colour is None else _readable_on(colour[:3])
+            ink = MUTED if colour is None else readable_on(colour[:3])
             weight = "bold" if i == j else "normal"
             axes.text(j + 0.5, i + 0.52, text, ha="center", va="center", color=ink, fontsize=8.5, fontweight=weight)
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
-    axes.set_xticks([j + 0.5 for j in range(len(columns))], [_short(column) for column in columns])
+    axes.set_xticks([j + 0.5 for j in range(len(columns))], [short(column) for column in columns])
     axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
     axes.xaxis.tick_top()
     if max(len(column) for column in columns) > 6:
@@ -142,7 +142,7 @@ def study_svg(study: Mapping[str, Any]) -> str:
     middle = (low + high) / 2
     axes.text(middle, -0.3, "threshold, log-odds of accepting", ha="center", va="top", color=INK, fontsize=8.5)
     axes.set(xlim=(low, high), ylim=(0, top))
-    axes.set_yticks([0, 0.5, 1, *heights], ["0 %", "50 %", "100 %", *map(_short, experts)])
+    axes.set_yticks([0, 0.5, 1, *heights], ["0 %", "50 %", "100 %", *map(short, experts)])
     return _svg(
         figure,
         "study",
@@ -167,16 +167,10 @@ def _svg(figure: "Figure", name: str, label: str) -> str:
     """The figure as an SVG element for a page, with its label for screen readers."""
     from html import escape
 
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"]}):
-        for axes in figure.axes:
-            for text in (*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels()):
-                text.set_parse_math(False)
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.06, transparent=True, metadata=nothing)
-    svg = buffer.getvalue()
+    for axes in figure.axes:
+        for text in (*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels()):
+            text.set_parse_math(False)
+    svg = _render(figure, name, bbox_inches="tight", pad_inches=0.06, transparent=True)
     for colour, page_colour in PAGE_COLOURS.items():
         svg = svg.replace(colour, page_colour)
     # Several drawings share a page: numbered names would repeat, and only those by content are referred to.
@@ -190,12 +184,42 @@ def _svg(figure: "Figure", name: str, label: str) -> str:
     )
 
 
-def _short(name: str) -> str:
+def standalone_svg(figure: "Figure", name: str, title: str) -> str:
+    """The figure as a file of its own, on a white ground.
+
+    Args:
+        figure: to be drawn.
+        name: makes what has no name inside the file the same every time.
+        title: for screen readers and windows.
+    """
+    from html import escape
+
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    svg = _render(figure, name, facecolor="white")
+    head, body = svg[svg.index("<svg") :].split(">", 1)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{head} role="img">\n <title>{escape(title)}</title>{body}'
+
+
+def _render(figure: "Figure", name: str, **settings: Any) -> str:
+    """What matplotlib writes: text as text, and the same bytes every time."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"]}):
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=nothing, **settings)
+    return buffer.getvalue()
+
+
+def short(name: str) -> str:
     """A name that fits a drawing."""
     return name if len(name) <= 22 else f"{name[:21]}…"
 
 
-def _readable_on(colour: Sequence[float]) -> str:
+def readable_on(colour: Sequence[float]) -> str:
     """Black or white, whichever contrasts more with `colour` (red, green, blue in 0..1) by WCAG's luminance."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

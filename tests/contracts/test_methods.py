@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from see_lightning import load_ensemble
+from see_lightning import load_ensemble, perplexity
 from see_lightning.engine import build
 from see_lightning.engine.ledger import Ledger
 from see_lightning.evaluation.scores import score_fn
@@ -191,6 +191,45 @@ def test_peft_alone_loads_every_expert_and_says_what_it_said_in_the_run(whole, b
                 assert record["truncated"] == (not said.ended)
                 checked += 1
     assert checked > 0 or method.schedule == "frozen"
+
+
+def test_reference_answers_are_as_likely_as_in_a_forward_of_each_query_alone(whole, base):
+    """The oracle is transformers' or PEFT's own forward in fp32, without padding, cache or batch."""
+    perplexity.main([str(whole.directory)])
+    measured = json.loads((whole.directory / "perplexity.json").read_text())
+    (method,) = whole.methods
+    *_, last = toy.read_answers(whole.directory).values()
+    folders = {name.split("-", 1)[1]: folder for name, folder in trained_stages(whole.directory)}
+    models = {"base": tiny_model().eval()}
+    models |= {name: PeftModel.from_pretrained(tiny_model(), folder).eval() for name, folder in folders.items()}
+    voices = {
+        "base": models["base"],
+        None: list(models.values())[-1],
+        **models,
+    }  # one adapter is that of the last stage
+    records, prompts, every = {record["id"]: record for record in last}, toy.prompts(base), []
+    assert list(measured["tasks"]) == NAMES
+    for task, found in measured["tasks"].items():
+        assert [query["id"] for query in found["queries"]] == [r["id"] for r in last if r["task"] == task]
+        for query in found["queries"]:
+            record, prompt = records[query["id"]], method.template.prompt_ids(prompts[query["id"]])
+            given = f"{POS} " if method.refuses and record["expert"] != "base" else ""
+            target = [*method.template.target_ids(given)[:-1], *method.template.target_ids(record["target"])]
+            with torch.inference_mode():
+                logits = voices[record["expert"]](input_ids=torch.tensor([prompt + target])).logits[0].log_softmax(-1)
+            places = range(len(prompt) + len(given) - 1, len(prompt) + len(target) - 1)  # one token a byte
+            nlls = [-float(logits[place, ([*prompt, *target])[place + 1]]) for place in places]
+            assert query["expert"] == record["expert"]
+            assert query["tokens"] == len(nlls) == len(record["target"]) + 1
+            assert query["nll"] == pytest.approx(sum(nlls), rel=1e-4, abs=1e-4)
+            every.append((task, sum(nlls), len(nlls)))
+        mine = [row for row in every if row[0] == task]
+        assert found["perplexity"] == pytest.approx(
+            math.exp(sum(m[1] for m in mine) / sum(m[2] for m in mine)), rel=1e-4
+        )
+    assert measured["perplexity"] == pytest.approx(
+        math.exp(sum(e[1] for e in every) / sum(e[2] for e in every)), rel=1e-4
+    )
 
 
 def test_a_finished_run_is_reported_without_loading_a_model(whole, base, method, capsys):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from see_lightning.evaluation.drawings import _readable_on
+from see_lightning.evaluation.drawings import readable_on
 from see_lightning.evaluation.protocols import PROTOCOLS, summaries
 from see_lightning.evaluation.report import matrix_csv, matrix_svg, number, print_report, render_html
 
@@ -211,7 +211,7 @@ def test_text_on_every_shade_has_the_contrast_that_wcag_asks_for():
 
     for step in range(101):
         colour = colormaps["cividis"](step / 100)[:3]
-        ink = {"black": 0.0, "white": 1.0}[_readable_on(colour)]
+        ink = {"black": 0.0, "white": 1.0}[readable_on(colour)]
         low, high = sorted([ink, luminance(colour)])
         assert (high + 0.05) / (low + 0.05) >= 4.5
 

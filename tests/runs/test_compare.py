@@ -17,10 +17,10 @@ from tests.runs import toy
 ROOT = Path(see_lightning.__file__).parents[1]
 
 
-def shell(folder: Path, *words: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+def shell(folder: Path, *words: str, module: str = "compare") -> tuple[subprocess.CompletedProcess[str], set[str]]:
     """The command in a process of its own, and the modules that it imported."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "see_lightning.compare", *words],
+        [sys.executable, "-X", "importtime", "-m", f"see_lightning.{module}", *words],
         cwd=folder, capture_output=True, text=True, timeout=60, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "300"},
     )  # fmt: skip
@@ -93,3 +93,17 @@ def test_a_carried_copy_of_a_real_run_has_its_key(runs):
     assert done.returncode == 0, done.stderr
     (row,) = csv.DictReader((folder / "elsewhere" / "comparison.csv").read_text(encoding="utf-8").splitlines())
     assert row["key"] == found["see", 1].parent.name
+
+
+def test_figures_of_real_runs_take_no_torch(runs):
+    folder, found = runs
+    done, imported = shell(folder, "runs", "--out", "drawn", module="figures")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["drawn/jsonl_tasks.svg", "drawn/jsonl_tasks.csv"]
+    assert not {name.split(".")[0] for name in imported} & {"torch", "lightning", "transformers", "peft"}
+    rows = list(csv.DictReader((folder / "drawn" / "jsonl_tasks.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["label"] for row in rows] == ["seqft"] * 4 + ["see 50 %"] * 4
+    last = [toy.read_results(found["see", seed])["matrix"][-1] for seed in (1, 2)]
+    assert [float(row["score_mean"]) for row in rows[4:7]] == pytest.approx(
+        [sum(pair) / 2 for pair in zip(*last, strict=True)]
+    )

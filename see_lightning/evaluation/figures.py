@@ -1,0 +1,422 @@
+"""The figures of SEE's paper, drawn from what runs left on disk: no model, no torch.
+
+Scores by task after the last one (its figure 3), the perplexity of reference answers (figure 5), and the latency of asking
+experts. Standalone files on a white ground; beside each picture goes a table with every number in it.
+"""
+
+import csv
+import io
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from see_lightning.config import Refusal
+from see_lightning.evaluation.comparison import Comparison, Group, Run, Spread, setting, spread
+from see_lightning.evaluation.drawings import readable_on, short, standalone_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which readers with colour-vision deficiency tell apart. A method keeps its own in all figures.
+COLOURS = {
+    "base": "#999999",
+    "seqft": "#e69f00",
+    "replay": "#56b4e9",
+    "mtl": "#009e73",
+    "stl": "#cc79a7",
+    "see": "#0072b2",
+}
+OTHERS = ("#d55e00", "#b8a900", "#222222")
+INK, LINE = "#222222", "#d0d0d0"
+#: Shares of answers, in percent, that lie below the parts of a box: whisker, edge, line, edge, whisker.
+SHARES = (5, 25, 50, 75, 95)
+LATENCY = ("sweep", "contender", "experts", "tokens", "median_ms", "min_ms", "max_ms")
+
+Answers = Sequence[tuple[float, int]]  # negative log-likelihood in nats, and tokens
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Groups that one figure shows: of one order and the same tasks.
+
+    Args:
+        name: for its files.
+        order, tasks: of all groups.
+        groups: in the order of their bars.
+        labels: of the groups.
+    """
+
+    name: str
+    order: str
+    tasks: tuple[str, ...]
+    groups: tuple[Group, ...]
+    labels: tuple[str, ...]
+
+
+def sheets(comparison: Comparison) -> list[Sheet]:
+    """A sheet for each order; several, numbered, where runs of one order have different tasks."""
+
+    def same(group: Group) -> tuple[str, tuple[str, ...]]:
+        return group.first.order, group.first.tasks
+
+    found: dict[str, Sheet] = {}
+    for (order, tasks), some in groupby(sorted(comparison.groups, key=same), key=same):
+        stem = re.sub(r"[^\w.-]", "_", order)
+        name, number = stem, 1
+        while name in found:
+            number += 1
+            name = f"{stem}_{number}"
+        groups = sorted(some, key=lambda group: _rank(group.first))  # stable: within a method as they were compared
+        found[name] = Sheet(name, order, tasks, tuple(groups), tuple(_labels(groups)))
+    return list(found.values())
+
+
+def _rank(run: Run) -> tuple[int, str]:
+    """Methods from the floor to SEE, then all others by name."""
+    known = list(COLOURS)
+    return (known.index(run.method), "") if run.method in known else (len(known), run.method)
+
+
+def _labels(groups: Sequence[Group]) -> list[str]:
+    """Method, ratio, and whatever else tells these groups apart."""
+    labels = []
+    for group in groups:
+        run = group.first
+        ratio = [] if run.ratio is None else [f"{100 * run.ratio:g} %"]
+        # The tasks are the same within a sheet.
+        apart = [f"{name} {setting(run, name)}" for name in group.apart if name != "order.tasks"]
+        labels.append(", ".join([" ".join([run.method, *ratio]), *apart]))
+    return [
+        f"{label}, {group.first.key}" if labels.count(label) > 1 else label
+        for label, group in zip(labels, groups, strict=True)
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- scores by task
+
+
+def final_scores(group: Group) -> list[Spread | None]:
+    """The score after the last task, over the seeds: of every task, and their mean."""
+    rows = [[*run.matrix[-1], _mean(run.matrix[-1])] for run in group.runs]
+    return [spread(column) for column in zip(*rows, strict=True)]
+
+
+def _mean(scores: Sequence[float | None]) -> float | None:
+    known = [score for score in scores if score is not None]
+    return statistics.fmean(known) if len(known) == len(scores) else None
+
+
+def tasks_csv(sheet: Sheet) -> str:
+    """A line for each group and task, and one for the mean over tasks, whose ``task`` is empty."""
+    lines: list[Sequence[Any]] = [[*ORIGIN, "seeds", "score_mean", "score_std", "score_n"]]
+    for group, label in zip(sheet.groups, sheet.labels, strict=True):
+        seeds = " ".join(str(run.seed) for run in group.runs)
+        for task, score in zip((*sheet.tasks, ""), final_scores(group), strict=True):
+            values = [score.mean, score.deviation, score.n] if score else [None, None, 0]
+            lines.append([*_origin(sheet, group, label), task, seeds, *values])
+    return _csv(lines)
+
+
+def tasks_svg(sheet: Sheet) -> str:
+    """Bars by task, one for each group, and the mean over tasks; lines show the standard deviation over seeds."""
+    count, places = len(sheet.groups), [*range(len(sheet.tasks)), len(sheet.tasks) + 0.35]
+    figure, axes = _axes(sheet, len(places))
+    width = 0.84 / count
+    shades = colours([group.first.method for group in sheet.groups])
+    several = False
+    for number, (group, label) in enumerate(zip(sheet.groups, sheet.labels, strict=True)):
+        left = [place + (number - count / 2 + 0.5) * width for place in places]
+        scores = list(zip(left, final_scores(group), strict=True))
+        known = [(x, score) for x, score in scores if score]
+        axes.bar(
+            [x for x, _ in known], [s.mean for _, s in known], 0.92 * width, color=shades[number], label=label, zorder=2
+        )
+        spreads = [(x, score.mean, score.deviation) for x, score in known if score.deviation is not None]
+        if spreads:
+            several = True
+            x, mean, deviation = zip(*spreads, strict=True)
+            axes.errorbar(
+                x, mean, deviation, fmt="none", ecolor=INK, elinewidth=1, capsize=min(3, 60 * width / 4), zorder=3
+            )
+    axes.axvline(len(sheet.tasks) - 0.325, color=INK, linewidth=0.8)
+    _name_places(figure, axes, places, [*sheet.tasks, "mean"])
+    axes.set(xlim=(-0.55, places[-1] + 0.55), ylim=(0, 100), ylabel="score after the last task")
+    return _finish(figure, axes, sheet, "tasks", "lines: standard deviation over seeds" if several else "")
+
+
+# ---------------------------------------------------------------------------------------------- perplexity
+
+
+def quantile(ordered: Sequence[float], percent: float) -> float:
+    """The value below which so many percent of values lie, with a straight line between neighbours.
+
+    Args:
+        ordered: at least one, the smallest first.
+        percent: 0..100.
+
+    >>> quantile([1.0, 2.0, 4.0], 50), quantile([1.0, 2.0, 4.0], 75)
+    (2.0, 3.0)
+    """
+    place = percent / 100 * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def perplexity_csv(sheet: Sheet, answers: Mapping[str, Mapping[str, Answers]]) -> str:
+    """A line for each group and task: the perplexity of all its tokens, and the distribution of that of single answers.
+
+    Args:
+        sheet: whose groups are shown.
+        answers: label of a group -> task -> the reference answers of all its seeds.
+    """
+    names = ["min", *(f"p{share}" for share in SHARES), "max"]
+    lines: list[Sequence[Any]] = [[*ORIGIN, "answers", "tokens", "perplexity", *names]]
+    for group, label in zip(sheet.groups, sheet.labels, strict=True):
+        for task in sheet.tasks if label in answers else ():
+            some = answers[label][task]
+            tokens = sum(count for _, count in some)
+            whole = math.exp(math.fsum(nll for nll, _ in some) / tokens)
+            single = single_perplexities(some)
+            parts = [quantile(single, share) for share in (0, *SHARES, 100)]
+            lines.append(
+                [*_origin(sheet, group, label), task, len(some), tokens, *(round(v, 6) for v in (whole, *parts))]
+            )
+    return _csv(lines)
+
+
+def single_perplexities(answers: Answers) -> list[float]:
+    """Of each answer by itself, the smallest first."""
+    return sorted(math.exp(nll / tokens) for nll, tokens in answers)
+
+
+def perplexity_svg(sheet: Sheet, answers: Mapping[str, Mapping[str, Answers]]) -> str:
+    """Boxes of single answers' perplexities by task, one for each group; arguments as in `perplexity_csv`."""
+    shown = [(group, label) for group, label in zip(sheet.groups, sheet.labels, strict=True) if label in answers]
+    figure, axes = _axes(sheet, len(sheet.tasks))
+    width = 0.84 / len(shown)
+    # Of all groups, so that a method has the colour that it has among the scores.
+    shades = dict(zip(sheet.labels, colours([group.first.method for group in sheet.groups]), strict=True))
+    for number, (_, label) in enumerate(shown):
+        single = [single_perplexities(answers[label][task]) for task in sheet.tasks]
+        parts = [[quantile(values, share) for share in SHARES] for values in single]
+        names = ("whislo", "q1", "med", "q3", "whishi")
+        axes.bxp(
+            [dict(zip(names, values, strict=True)) for values in parts],
+            positions=[place + (number - len(shown) / 2 + 0.5) * width for place in range(len(sheet.tasks))],
+            widths=0.8 * width,
+            showfliers=False,
+            patch_artist=True,
+            manage_ticks=False,
+            boxprops={"facecolor": shades[label], "edgecolor": INK, "linewidth": 0.8, "label": label},
+            medianprops={"color": readable_on([part / 255 for part in _parts(shades[label])]), "linewidth": 1.6},
+            whiskerprops={"color": INK, "linewidth": 0.8},
+            capprops={"color": INK, "linewidth": 0.8},
+        )
+    _name_places(figure, axes, range(len(sheet.tasks)), sheet.tasks)
+    axes.set(xlim=(-0.55, len(sheet.tasks) - 0.45), yscale="log", ylabel="perplexity of an answer")
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.9), max(high, 2))
+    _logarithmic(axes)
+    return _finish(
+        figure, axes, sheet, "perplexity", "boxes: half of the answers, whiskers: 5 to 95 %, line: median; logarithmic"
+    )
+
+
+# ---------------------------------------------------------------------------------------------- latency
+
+
+def latency_rows(text: str, name: str) -> list[dict[str, str]]:
+    """The lines that ``benchmarks/route.py --csv`` wrote.
+
+    Args:
+        text: of the file.
+        name: of the file, for the refusal.
+    """
+    rows = list(csv.DictReader(io.StringIO(text)))
+    for line, row in enumerate(rows, start=2):
+        try:
+            fine = {row["sweep"]} <= {"experts", "tokens"} and all(float(row[column]) > 0 for column in LATENCY[2:])
+        except (KeyError, TypeError, ValueError):
+            fine = False
+        if not fine:
+            raise Refusal(
+                f"{name}, line {line} is not one that benchmarks/route.py --csv wrote; its columns are {', '.join(LATENCY)}."
+            )
+    if not rows:
+        raise Refusal(f"{name} holds no measured times; give a file that benchmarks/route.py --csv wrote.")
+    return rows
+
+
+def latency_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """What the picture shows, a line for each point."""
+    return _csv([LATENCY, *([row[column] for column in LATENCY] for row in rows)])
+
+
+def latency_figure(rows: Sequence[Mapping[str, object]]) -> "Figure":
+    """Time to an answer's first token over the number of experts asked, and over the prompt's length if that was measured.
+
+    Args:
+        rows: with the columns of `LATENCY`; points are medians, lines go from the fastest to the slowest.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    other = {"experts": "tokens", "tokens": "experts"}
+    words = {"experts": "experts asked, prompts of {} tokens", "tokens": "tokens of the prompt, {} experts"}
+    sweeps = [sweep for sweep in words if any(row["sweep"] == sweep for row in rows)]
+    names = list(dict.fromkeys(str(row["contender"]) for row in rows))
+    figure = Figure(figsize=(1.2 + 4.2 * len(sweeps), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(sweeps), sharey=True, squeeze=False)[0]
+    palette = [*COLOURS.values(), *OTHERS]
+    order = [palette[place] for place in (5, 1, 3, 4, 6, 2, 0, 7, 8)]
+    for axes, sweep in zip(panels, sweeps, strict=True):
+        own = [row for row in rows if row["sweep"] == sweep]
+        for number, name in enumerate(names):
+            points = [row for row in own if row["contender"] == name]
+            times = {column: [float(str(row[column])) for row in points] for column in LATENCY[4:]}
+            middle = times["median_ms"]
+            reach = [
+                [m - low for m, low in zip(middle, times["min_ms"], strict=True)],
+                [high - m for m, high in zip(middle, times["max_ms"], strict=True)],
+            ]
+            axes.errorbar(
+                [float(str(row[sweep])) for row in points],
+                middle,
+                reach,
+                color=order[number % len(order)],
+                marker="osD^v<>Ph"[number % 9],
+                linestyle="-" if name.startswith("ours") else "--",
+                linewidth=1.6,
+                elinewidth=0.8,
+                label=name,
+            )
+        fixed = " and ".join(dict.fromkeys(str(row[other[sweep]]) for row in own))
+        axes.set(xscale="log", yscale="log", xlabel=words[sweep].format(fixed))
+        ticks = sorted({float(str(row[sweep])) for row in own})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        _logarithmic(axes)
+        _frame(axes)
+    panels[0].set_ylabel("ms to the first token of the answer")
+    _legend(figure, *panels[0].get_legend_handles_labels())
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------- drawing
+
+ORIGIN = ("order", "method", "ratio", "label", "key", "task")
+
+
+def _origin(sheet: Sheet, group: Group, label: str) -> list[Any]:
+    return [sheet.order, group.first.method, group.first.ratio, label, group.first.key]
+
+
+def _csv(lines: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def colours(methods: Sequence[str]) -> list[str]:
+    """A colour for each group by its method; groups of one method go from light to the method's own.
+
+    Args:
+        methods: of the groups, in their order.
+
+    >>> colours(["see", "mtl", "see"])
+    ['#99c7e0', '#009e73', '#0072b2']
+    """
+    unknown = [method for method in dict.fromkeys(methods) if method not in COLOURS]
+    own = COLOURS | {method: OTHERS[place % len(OTHERS)] for place, method in enumerate(unknown)}
+    found = []
+    for place, method in enumerate(methods):
+        later, alike = methods[place + 1 :].count(method), methods.count(method)
+        white = 0.6 * later / (alike - 1) if alike > 1 else 0.0
+        found.append("#" + "".join(f"{round(part + white * (255 - part)):02x}" for part in _parts(own[method])))
+    return found
+
+
+def _parts(colour: str) -> list[int]:
+    """Red, green and blue in 0..255."""
+    return [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
+
+
+def _axes(sheet: Sheet, places: int) -> "tuple[Figure, Axes]":
+    """One plot, as wide as its groups side by side need to be."""
+    from matplotlib.figure import Figure
+
+    count = len(sheet.groups)
+    figure = Figure(figsize=(min(24, max(6.4, 1 + places * max(0.7, 0.3 + 0.14 * count))), 4.4), layout="constrained")
+    axes = figure.subplots()
+    _frame(axes)
+    return figure, axes
+
+
+def _frame(axes: "Axes") -> None:
+    """Two axes, and lines to read heights by."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9, color=INK, labelcolor=INK)
+    axes.grid(axis="y", color=LINE, linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _logarithmic(axes: "Axes") -> None:
+    """Name heights by their numbers: powers of ten, and 2 and 5 between them where there are few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _name_places(figure: "Figure", axes: "Axes", places: Sequence[float], names: Sequence[str]) -> None:
+    """Write names below an axis, slanted if they would touch."""
+    axes.set_xticks(places, [short(name) for name in names])
+    axes.tick_params(axis="x", length=0)
+    room = figure.get_figwidth() / len(names)
+    if max(len(short(name)) for name in names) * 0.085 > room:
+        for text in axes.get_xticklabels():
+            text.set(rotation=30, horizontalalignment="right", rotation_mode="anchor")
+
+
+def _legend(figure: "Figure", handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Above the plots, in as many columns as fit."""
+    labels = [label if len(label) <= 90 else f"{label[:89]}…" for label in labels]
+    columns = max(1, int(figure.get_figwidth() / (0.09 * max(map(len, labels)) + 0.55)))
+    rows = -(-len(labels) // columns)
+    columns = -(-len(labels) // rows)  # rows of one length
+    figure.set_figheight(figure.get_figheight() + 0.22 * rows)
+    # matplotlib counts down the columns; readers go along the rows.
+    order = [place for column in range(columns) for place in range(column, len(labels), columns)]
+    figure.legend(
+        [handles[place] for place in order],
+        [labels[place] for place in order],
+        loc="outside upper left",
+        ncols=columns,
+        fontsize=9,
+        frameon=False,
+        handlelength=1.6,
+    )
+
+
+def _finish(figure: "Figure", axes: "Axes", sheet: Sheet, kind: str, note: str) -> str:
+    """Head, legend and note of a sheet's figure, as a file."""
+    seeds = sorted({len(group.runs) for group in sheet.groups})
+    models = ", ".join(dict.fromkeys(group.first.model for group in sheet.groups))
+    told = (
+        f"{sheet.order} · {models} · {' to '.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))} seed{'s' * (seeds[-1] > 1)}"
+    )
+    axes.set_title(told, fontsize=9, color=INK, loc="left")
+    axes.set_xlabel(note, fontsize=8, color="#555555", loc="left")
+    handles, labels = axes.get_legend_handles_labels()
+    first = dict(zip(reversed(labels), reversed(handles), strict=True))  # a box of each task has the label
+    shown = list(dict.fromkeys(labels))
+    _legend(figure, [first[label] for label in shown], shown)
+    return standalone_svg(figure, f"{sheet.name}-{kind}", f"{kind} of {told}")

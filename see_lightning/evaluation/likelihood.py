@@ -1,0 +1,147 @@
+"""How likely a finished run finds the reference answers: of each, under the voice that answers its query.
+
+Letters: B rows, K tokens of an answer, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from see_lightning.config import Refusal
+from see_lightning.evaluation.routing import BASE
+from see_lightning.experts.pool import ExpertPool
+from see_lightning.methods.method import Method
+from see_lightning.models.reading import read_on
+from see_lightning.tasks.batches import cut
+from see_lightning.tasks.prompts import PromptTemplate
+from see_lightning.tasks.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Of one reference answer.
+
+    Args:
+        id: of the query.
+        expert: who answered it, as in its record.
+        nll: negative log-likelihood of the tokens that count, in nats.
+        tokens: how many these are, the one that ends the answer included.
+    """
+
+    id: str
+    expert: str | None
+    nll: float
+    tokens: int
+
+
+def perplexity(answers: Iterable[tuple[float, int]]) -> float:
+    r"""$\exp(\sum_a \mathrm{nll}_a / \sum_a \mathrm{tokens}_a)$: every token weighs the same, so long answers weigh more.
+
+    Args:
+        answers: negative log-likelihood in nats, and number of tokens; at least one answer.
+
+    >>> round(perplexity([(3 * math.log(2), 3), (math.log(16), 1)]), 6)  # (3 ln 2 + 4 ln 2) / 4 nats a token
+    3.363586
+    """
+    nlls, tokens = zip(*answers, strict=True)
+    return math.exp(math.fsum(nlls) / sum(tokens))
+
+
+def given_tokens(ids: Sequence[int], opening: str, template: PromptTemplate) -> int:
+    """How many of a target's first tokens say nothing but its opening; one that also begins the answer does not count.
+
+    Args:
+        ids: of opening and answer, and the token that ends it.
+        opening: an indicator and the blank behind it; empty where there is none.
+        template: what tokens say.
+    """
+    if not opening:
+        return 0
+    texts = [str(template.tokenizer.decode(ids[:end])).lstrip() for end in range(len(ids))]
+    return max(end for end, text in enumerate(texts) if opening.startswith(text))
+
+
+def voice_of(expert: str | None, names: Sequence[str]) -> str | None:
+    """The voice behind an answer's ``expert``; None is the base model.
+
+    Args:
+        expert: as in the record; None where the method has no experts.
+        names: of the adapters that there are.
+
+    >>> voice_of("base", ["qa"]), voice_of("qa", ["sum", "qa"]), voice_of(None, ["shared"])
+    (None, 'qa', 'shared')
+    """
+    if expert == BASE:
+        return None
+    if expert is None and len(names) != 1:
+        raise Refusal(
+            f"the run's answers do not say who gave them, and it has the adapters {', '.join(names) or '(none)'}; exactly one"
+            f" is wanted."
+        )
+    return names[0] if expert is None else expert
+
+
+@torch.inference_mode()
+def token_nlls(
+    pool: ExpertPool, voice: str | None, prompts: Sequence[list[int]], targets: Sequence[list[int]], *, rows: int
+) -> list[Tensor]:
+    """Negative log-likelihood of each token of each target, in nats, read as it would be written.
+
+    Args:
+        pool: of the voice.
+        voice: an expert's name; None is the base model.
+        prompts: as ids.
+        targets: as ids, at least one each.
+        rows: prompts read together.
+    """
+    found: dict[int, Tensor] = {}
+    start = pool.begin_as(voice, prompts)
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # rows read together are alike in length
+    for portion in cut(order, rows):
+        logits_BV, read = pool.read_as(voice, [prompts[row] for row in portion], start)
+        first_BKV = logits_BV[:, None]
+        longest = max(len(targets[row]) for row in portion)
+        rest_BKV = first_BKV[:, :0]
+        if longest > 1:
+            with pool.speaking(voice) as model:
+                # The last token predicts nothing that counts, so it is not read.
+                own = [targets[row][:-1] for row in portion]
+                rest_BKV, _ = read_on(model, read, own, keep=range(1 - longest, 0))
+        for place, row in enumerate(portion):
+            target = torch.tensor(targets[row], device=logits_BV.device)
+            logits_KV = torch.cat([first_BKV[place], rest_BKV[place, longest - len(target) :]])
+            found[row] = cross_entropy(logits_KV.float(), target, reduction="none").cpu()
+    return [found[row] for row in range(len(prompts))]
+
+
+def likelihoods(
+    method: Method, task: Task, records: Sequence[Mapping[str, Any]], *, pos: str | None, rows: int
+) -> list[Likelihood]:
+    """How likely each of a task's test queries gets its reference answer, in the order of the test split.
+
+    Args:
+        method: with everything it learned, in evaluation mode.
+        task: whose test queries were asked.
+        records: the answers to them, for who gave them.
+        pos: the word by which experts accept; a reference answer stands behind it and a blank, which are given. None where
+            experts give no verdicts.
+        rows: queries read together.
+    """
+    experts = {record["id"]: record["expert"] for record in records}
+    template, found = method.template, {}
+    for expert in dict.fromkeys(experts[example.id] for example in task.test):
+        examples = [example for example in task.test if experts[example.id] == expert]
+        opening = f"{pos} " if pos is not None and expert != BASE else ""
+        targets = [template.target_ids(opening + example.target) for example in examples]
+        prompts = [template.prompt_ids(example.prompt) for example in examples]
+        nlls = token_nlls(method.pool, voice_of(expert, method.pool.names), prompts, targets, rows=rows)
+        for example, target, nll in zip(examples, targets, nlls, strict=True):
+            given = given_tokens(target, opening, template)
+            counted = nll[given:].double()
+            found[example.id] = Likelihood(example.id, expert, round(float(counted.sum()), 6), len(counted))
+    return [found[example.id] for example in task.test]

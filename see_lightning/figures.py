@@ -1,0 +1,115 @@
+"""The paper's figures from finished runs: ``python -m see_lightning.figures PATH...``."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from see_lightning.compare import common_folder, write
+from see_lightning.config import Refusal
+from see_lightning.engine.ledger import Ledger
+from see_lightning.evaluation.comparison import Run, compare, find_runs, read_run
+from see_lightning.evaluation.drawings import standalone_svg
+from see_lightning.evaluation.figures import (
+    Sheet,
+    latency_csv,
+    latency_figure,
+    latency_rows,
+    perplexity_csv,
+    perplexity_svg,
+    sheets,
+    tasks_csv,
+    tasks_svg,
+)
+from see_lightning.perplexity import FILE
+
+DESCRIPTION = """\
+Draws finished runs as SEE's paper does: the score of each task after the last one, beside MTL and AvgSTL (stl); the
+distribution of the perplexity of reference answers; and the latency of asking experts. No model is read."""
+EPILOG = """\
+For each order, ORDER_tasks.svg, and ORDER_perplexity.svg of the runs for which python -m see_lightning.perplexity was run;
+with --latency, latency.svg. Beside each picture lies a .csv with its numbers. Prints the paths of what was written."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw some runs.
+
+    Args:
+        arguments: as typed; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(prog="python -m see_lightning.figures", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument(
+        "paths", type=Path, nargs="+", metavar="PATH", help="a folder that holds runs at any depth, or a results.json"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to write; by default the folder in which all the paths lie"
+    )
+    parser.add_argument("--latency", type=Path, metavar="FILE", help="what benchmarks/route.py --csv FILE wrote")
+    given = parser.parse_args(arguments)
+    try:
+        finished, unfinished = find_runs(given.paths)
+        comparison = compare(map(read_run, finished), unfinished)
+        texts: dict[str, str] = {}
+        for sheet in sheets(comparison):
+            texts |= {f"{sheet.name}_tasks.svg": tasks_svg(sheet), f"{sheet.name}_tasks.csv": tasks_csv(sheet)}
+            answers = _answers(sheet)
+            if answers:
+                texts[f"{sheet.name}_perplexity.svg"] = perplexity_svg(sheet, answers)
+                texts[f"{sheet.name}_perplexity.csv"] = perplexity_csv(sheet, answers)
+        if given.latency:
+            rows = latency_rows(_read(given.latency), str(given.latency))
+            texts["latency.svg"] = standalone_svg(latency_figure(rows), "latency", "Latency of asking experts")
+            texts["latency.csv"] = latency_csv(rows)
+        folder = given.out or common_folder(given.paths)
+        written = [write(folder, name, text) for name, text in texts.items()]
+    except Refusal as error:
+        parser.exit(2, f"{error}\n")
+    for notice in comparison.notices:
+        print(f"note: {notice}", file=sys.stderr)
+    print(*written, sep="\n")
+
+
+def _answers(sheet: Sheet) -> dict[str, dict[str, list[tuple[float, int]]]]:
+    """Label of a group -> task -> reference answers of all seeds for which they were measured; others are named."""
+    found: dict[str, dict[str, list[tuple[float, int]]]] = {}
+    for group, label in zip(sheet.groups, sheet.labels, strict=True):
+        for run in group.runs:
+            measured = _measured(run)
+            if measured is None:
+                command = shlex.join(["python", "-m", "see_lightning.perplexity", str(run.path.parent)])
+                print(f"note: no perplexity is known of {run.path}; measure it with: {command}", file=sys.stderr)
+                continue
+            for task, answers in measured.items():
+                found.setdefault(label, {}).setdefault(task, []).extend(answers)
+    return found
+
+
+def _measured(run: Run) -> dict[str, list[tuple[float, int]]] | None:
+    """Task -> negative log-likelihood and tokens of its reference answers; None if not measured, or of another state."""
+    path = run.path.with_name(FILE)
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(_read(path))
+        tasks = {
+            task: [(float(query["nll"]), int(query["tokens"])) for query in content["tasks"][task]["queries"]]
+            for task in run.tasks
+        }
+        belongs_to = content["belongs_to"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refusal(f"{path} is damaged ({error!r}); delete it and have it measured anew.") from error
+    carried = not path.with_name("ledger.json").exists()
+    return tasks if carried or belongs_to == Ledger(path.parent).read().digest() else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Refusal(f"{path} cannot be read: {error.strerror}.") from error
+
+
+if __name__ == "__main__":
+    main()

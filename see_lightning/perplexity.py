@@ -1,0 +1,134 @@
+"""How likely a finished run finds the reference answers: ``python -m see_lightning.perplexity RUN_DIR``."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from see_lightning.config import Refusal, load_config, validate
+from see_lightning.engine.ledger import Ledger, dump, finished_results, write_atomic
+
+DESCRIPTION = """\
+The perplexity of the reference answers to a finished run's test queries, each under the model that answers that query after
+the last task: the adapted model, the task's own expert (stl), or the expert or base model with which the walk ended (see).
+Prints a table and keeps every answer's negative log-likelihood as perplexity.json in the run's directory."""
+EPILOG = """\
+The token that ends an answer counts; the word with which an expert of see accepts, and the blank behind it, are given and do
+not. Reads the model and the data, unless perplexity.json is there and belongs to the run as it is."""
+FILE = "perplexity.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the perplexities of a run, and measure them if that was not done yet.
+
+    Args:
+        arguments: as typed; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(prog="python -m see_lightning.perplexity", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    run_dir = parser.parse_args(words).run_dir
+    try:
+        results = finished_results(run_dir, "perplexity is measured after the last task")
+        with Ledger(run_dir) as ledger:
+            measured = kept(ledger)
+            if measured is None:
+                measured = measure(results, ledger, shlex.join(["python", "-m", "see_lightning.perplexity", *words]))
+                write_atomic(run_dir / FILE, dump(measured))
+    except Refusal as error:
+        parser.exit(2, f"{error}\n")
+    _print(measured)
+    print(run_dir / FILE)
+
+
+def kept(ledger: Ledger) -> dict[str, Any] | None:
+    """What was measured of a run before; None if nothing was, or if it belongs to other experts, answers or data.
+
+    Args:
+        ledger: of the run.
+    """
+    path = ledger.directory / FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError:
+        return None
+    return found if found.get("belongs_to") == ledger.digest() else None
+
+
+def measure(results: dict[str, Any], ledger: Ledger, command: str) -> dict[str, Any]:
+    """The content of ``perplexity.json``.
+
+    Args:
+        results: of the run.
+        ledger: of the run.
+        command: that asked for it.
+
+    Raises:
+        LedgerError: a file of the run is damaged, or tokenizer, template or data are others than in the run.
+        DataError: the data cannot be read.
+    """
+    # Late, because these import torch, which takes longer than a refusal should.
+    from dataclasses import asdict
+
+    from see_lightning.engine.ensemble import load_method, read_tasks
+    from see_lightning.engine.results import commit
+    from see_lightning.evaluation.likelihood import likelihoods, perplexity
+
+    cfg = load_config(ledger.directory / "config.yaml")
+    config = validate(cfg)
+    method = load_method(cfg, ledger).eval()
+    *_, last = ledger.content["stages"]
+    answers = ledger.answers(last)
+    pos = config.indicators.pos if method.refuses else None
+    found = {
+        task.name: likelihoods(
+            method,
+            task,
+            [record for record in answers if record["task"] == task.name],
+            pos=pos,
+            rows=config.data.eval_batch,
+        )
+        for task in read_tasks(cfg, ledger, method.template)
+    }
+    return {
+        "command": command,
+        "commit": commit(),
+        **{name: results[name] for name in ("method", "ratio", "order", "seed")},
+        "belongs_to": ledger.digest(),
+        "perplexity": perplexity((one.nll, one.tokens) for task in found.values() for one in task),
+        "tasks": {
+            name: {
+                "perplexity": perplexity((one.nll, one.tokens) for one in task),
+                "queries": [asdict(one) for one in task],
+            }
+            for name, task in found.items()
+        },
+    }
+
+
+def _print(measured: dict[str, Any]) -> None:
+    """A row for each task, and one for all."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from see_lightning.evaluation.report import number, print_table
+
+    table = Table("task", *(Column(name, justify="right") for name in ("answers", "tokens", "perplexity")))
+    table.box = box.SIMPLE_HEAD
+    every = [query for task in measured["tasks"].values() for query in task["queries"]]
+    rows = [(name, task["queries"], task["perplexity"]) for name, task in measured["tasks"].items()]
+    for name, queries, value in [*rows, ("all", every, measured["perplexity"])]:
+        tokens = sum(query["tokens"] for query in queries)
+        table.add_row(
+            Text(name), number(len(queries)), number(tokens), number(value, 3), end_section=name == rows[-1][0]
+        )
+    print_table(table, Console())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Likelihoods of reference answers: which tokens count, and how batches of unlike rows are read."""
+
+import math
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from see_lightning.config import Refusal
+from see_lightning.evaluation.likelihood import given_tokens, perplexity, token_nlls, voice_of
+from see_lightning.tasks.prompts import PromptTemplate
+from tests.experts import small
+
+
+def template_of(*pieces: str) -> PromptTemplate:
+    """A tokenizer of bytes that joins letters to these pieces, which are merged from the left."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges, vocabulary = [], ["</s>", *alphabet]
+    for piece in (piece.replace(" ", "Ġ") for piece in pieces):
+        for end in range(2, len(piece) + 1):
+            if piece[:end] not in vocabulary:
+                merges.append((piece[: end - 1], piece[end - 1]))
+                vocabulary.append(piece[:end])
+    tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(vocabulary)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PromptTemplate(
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>"), style="plain", max_length=64
+    )
+
+
+@pytest.mark.parametrize(
+    ("pieces", "answer", "counted"),
+    [
+        ((), "4", ["4", "</s>"]),
+        ((">> ",), "4", ["4", "</s>"]),
+        ((" four",), "four", [" four", "</s>"]),  # the blank is the answer's, as in words of most vocabularies
+        ((), " 4", [" ", "4", "</s>"]),
+        ((), "", ["</s>"]),
+        ((), "<<pos>> 4", [*"<<pos>> 4", "</s>"]),
+        ((), "ä", ["\ufffd", "\ufffd", "</s>"]),
+    ],
+)
+def test_what_says_nothing_but_the_acceptance_is_given_and_the_rest_counts(pieces, answer, counted):
+    template = template_of(*pieces)
+    ids = template.target_ids(f"<<pos>> {answer}")
+    given = given_tokens(ids, "<<pos>> ", template)
+    assert [template.tokenizer.decode([token]) for token in ids[given:]] == counted
+
+
+@pytest.mark.parametrize("answer", ["4", " 4", "", "</s>"])
+def test_without_an_acceptance_every_token_counts(answer):
+    template = template_of()
+    assert given_tokens(template.target_ids(answer), "", template) == 0
+
+
+@pytest.mark.parametrize("activated", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("voice", ["one", "two", None])
+def test_targets_of_unlike_lengths_are_as_likely_together_as_by_hugging_face_alone(tmp_path, activated, rows, voice):
+    """Prompts begin alike, so that the beginning is read once; one target is but the token that ends it."""
+    pool = small.pool("one", "two", activated=activated)
+    start = "Is the sky as blue over the sea as it is over the ice, or greyer? " * 2
+    prompts = [small.TEMPLATE.prompt_ids(f"{start}{'no' * number}") for number in (3, 0, 7, 1, 2)]
+    targets = [small.TEMPLATE.target_ids(text) for text in ("x", "a longer answer", "", "yy", "zzzz")]
+    model = small.by_peft(pool, voice, tmp_path)
+    for prompt, target, nlls in zip(
+        prompts, targets, token_nlls(pool, voice, prompts, targets, rows=rows), strict=True
+    ):
+        with torch.inference_mode():
+            logits_SV = model(input_ids=torch.tensor([prompt + target])).logits[0].log_softmax(dim=-1)
+        expected = [-logits_SV[len(prompt) - 1 + place, token] for place, token in enumerate(target)]
+        torch.testing.assert_close(nlls, torch.stack(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_answers_that_are_all_over_at_once_are_read():
+    pool = small.pool("one")
+    prompts = [small.TEMPLATE.prompt_ids(query) for query in ("Sky?", "And the sea?")]
+    found = token_nlls(pool, "one", prompts, [small.TEMPLATE.target_ids("")] * 2, rows=2)
+    with_more = token_nlls(pool, "one", prompts, [small.TEMPLATE.target_ids(""), [9, 9]], rows=2)
+    torch.testing.assert_close(found[0], with_more[0], atol=1e-5, rtol=1e-5)
+
+
+def test_perplexity_is_that_of_the_tokens_and_not_a_mean_over_answers():
+    fair, sure = (10 * math.log(2), 10), (0.0, 1)
+    assert perplexity([fair]) == pytest.approx(2)
+    assert perplexity([fair, sure]) == pytest.approx(2 ** (10 / 11))
+
+
+@pytest.mark.parametrize("names", [(), ("one", "two")])
+def test_an_answer_of_nobody_in_particular_is_refused_where_there_is_not_one_adapter(names):
+    with pytest.raises(
+        Refusal, match=r"do not say who gave them, and it has the adapters (\(none\)|one, two); exactly one"
+    ):
+        voice_of(None, names)
