@@ -28,7 +28,7 @@ def rows(*prompts: str, **more: object) -> tuple[Example, ...]:
         (["Add.\n\n12", "Add.\n\n1"], "Add."),  # one prompt is the beginning of another
         (["Add.\n1 and 2", "Add.\n3 and 4"], ""),
         (["Add.\n\n1", "Subtract.\n\n1"], ""),
-        (["Add.\n\n1", "Add.\n\n2", "Else"], ""),
+        (["Add.\n\n1", "Else", "Add.\n\n2"], ""),
         (["Add.\n\n1"], "Add."),
     ],
 )
