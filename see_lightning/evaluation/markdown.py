@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import Refusal, nearest
+from see_lightning.config import NUISANCE, Refusal, nearest
 from see_lightning.evaluation.comparison import Group, Run, compare, find_runs, read_run, reading, spread
 from see_lightning.evaluation.report import number
 
@@ -93,6 +93,7 @@ def variants(groups: Sequence[Group]) -> str:
 
 
 DIGITS = {"AR": 2, "FWT": 2, "BWT": 2, "forgetting": 2, "AUROC": 3}
+LEFT_OUT = {*NUISANCE} - {"ratio"}
 SHARES = {"routed right, %": "routing_accuracy", "to the base, %": "base_share"}
 KINDS: dict[str, Callable[[Sequence[Group]], str]] = {"scores": scores, "foreign": foreign, "variants": variants}
 
@@ -121,8 +122,8 @@ def _results(run: Run) -> Results:
 
 
 def _command(group: Group) -> str:
-    """What was typed, without the seed: the settings that a reader has to type too."""
-    words = [word for word in shlex.split(group.first.command)[2:] if not word.startswith("seed=")]
+    """What was typed, without what changes no number or has a column of its own."""
+    words = [word for word in shlex.split(group.first.command)[2:] if re.split(r"[.=]", word)[0] not in LEFT_OUT]
     return f"`{' '.join(words)}`" if words else "(defaults)"
 
 
