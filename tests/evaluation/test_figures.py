@@ -143,12 +143,12 @@ def test_a_score_that_is_not_known_is_no_bar_and_has_no_mean(tmp_path):
 def test_each_order_and_each_list_of_tasks_has_a_figure_of_its_own(tmp_path):
     add(tmp_path, "see", 0.1, order__name="a/b c")
     add(tmp_path, "see", 0.1)
-    add(tmp_path, "mtl", order__tasks=["qa", "x", "y"], last=(1.0, 2.0, 3.0))
+    add(tmp_path, "see", 0.1, order__tasks=["qa", "x", "y"], last=(1.0, 2.0, 3.0))
     found = sheets(compare(map(read_run, tmp_path.rglob("results.json"))))
     assert {sheet.name: (sheet.order, sheet.tasks, sheet.labels) for sheet in found} == {
         "a_b_c": ("a/b c", tuple(TASKS), ("see 10 %",)),
         "two": ("two", tuple(TASKS), ("see 10 %",)),
-        "two_2": ("two", ("qa", "x", "y"), ("mtl",)),
+        "two_2": ("two", ("qa", "x", "y"), ("see 10 %",)),
     }
 
 

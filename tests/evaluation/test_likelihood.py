@@ -1,6 +1,7 @@
 """Likelihoods of reference answers: which tokens count, and how batches of unlike rows are read."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from see_lightning.config import Refusal
-from see_lightning.evaluation.likelihood import given_tokens, perplexity, token_nlls, voice_of
+from see_lightning.data.example import Example
+from see_lightning.evaluation.likelihood import given_tokens, likelihoods, perplexity, token_nlls, voice_of
 from see_lightning.tasks.prompts import PromptTemplate
+from see_lightning.tasks.task import Task
 from tests.experts import small
 
 
@@ -38,6 +41,7 @@ def template_of(*pieces: str) -> PromptTemplate:
         ((" four",), "four", [" four", "</s>"]),  # the blank is the answer's, as in words of most vocabularies
         ((), " 4", [" ", "4", "</s>"]),
         ((), "", ["</s>"]),
+        ((), "</s>", ["</s>", "</s>"]),
         ((), "<<pos>> 4", [*"<<pos>> 4", "</s>"]),
         ((), "ä", ["\ufffd", "\ufffd", "</s>"]),
     ],
@@ -80,6 +84,27 @@ def test_answers_that_are_all_over_at_once_are_read():
     found = token_nlls(pool, "one", prompts, [small.TEMPLATE.target_ids("")] * 2, rows=2)
     with_more = token_nlls(pool, "one", prompts, [small.TEMPLATE.target_ids(""), [9, 9]], rows=2)
     torch.testing.assert_close(found[0], with_more[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pos", ["++", None])
+def test_each_answer_is_that_of_the_voice_which_answered_and_only_an_accepting_one_is_given_its_word(tmp_path, pos):
+    pool = small.pool("one", "two")
+    tests = [Example(f"t-{n}", f"Query {n}{'?' * n}", "answer"[: n + 1], "t") for n in range(5)]
+    voices = ["two", "base", "one", "base", "two"]
+    records = [{"id": test.id, "expert": voice} for test, voice in zip(tests, voices, strict=True)]
+    task = Task(name="t", train=(), test=tuple(tests), score="exact_match", max_new_tokens=4)
+    method = SimpleNamespace(pool=pool, template=small.TEMPLATE)
+    found = likelihoods(method, task, records[::-1], pos=pos, rows=2)
+    assert [(one.id, one.expert) for one in found] == [(record["id"], record["expert"]) for record in records]
+    for one, test, voice in zip(found, tests, voices, strict=True):
+        given = small.TEMPLATE.target_ids("++ " if pos and voice != "base" else "")[:-1]
+        prompt, answer = small.TEMPLATE.prompt_ids(test.prompt) + given, small.TEMPLATE.target_ids(test.target)
+        model = small.by_peft(pool, None if voice == "base" else voice, tmp_path)
+        with torch.inference_mode():
+            logits_SV = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(dim=-1)
+        expected = [-float(logits_SV[len(prompt) - 1 + place, token]) for place, token in enumerate(answer)]
+        assert one.tokens == len(answer)
+        assert one.nll == pytest.approx(sum(expected), abs=1e-4)
 
 
 def test_perplexity_is_that_of_the_tokens_and_not_a_mean_over_answers():
