@@ -39,10 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m see_lightning.harness", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>")
-    parser.add_argument("--tasks", required=True, type=_words, metavar="TASK,...", help="tasks or groups of the harness")
+    parser.add_argument(
+        "--tasks", required=True, type=_words, metavar="TASK,...", help="tasks or groups of the harness"
+    )
     parser.add_argument("--include-path", type=Path, metavar="DIR", help="a folder with YAML files of further tasks")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N queries of each task, for a trial")
-    parser.add_argument("--num-fewshot", type=int, metavar="N", help="examples before each query (default: the task's own)")
+    parser.add_argument(
+        "--limit", type=_positive, metavar="N", help="only the first N queries of each task, for a trial"
+    )
+    parser.add_argument(
+        "--num-fewshot", type=int, metavar="N", help="examples before each query (default: the task's own)"
+    )
     parser.add_argument(
         "--voices", type=_words, metavar="VOICE,...", help="base, experts, ensemble (default: all that the run has)"
     )
@@ -96,7 +102,7 @@ def run_harness(
         raise Refusal(f"{out} cannot be written: there is no folder {out.parent}. Make it, or give another --out.")
     _check_finished(run_dir)
     manager = _task_manager(include_path)
-    specs = {name: _load(manager, name) for name in tasks}
+    specs = [spec for name in dict.fromkeys(tasks) for spec in _load(manager, name)]
     # Late, because these import torch, which takes longer than a refusal should.
     from rich.console import Console
 
@@ -112,9 +118,7 @@ def run_harness(
         raise ConfigError(f"{run_dir} has no experts to be asked alone; choose --voices base,ensemble.")
     alone = names if "experts" in voices else []
     asked = [VoiceLM(speakers, name) for name in (BASE, *alone, ENSEMBLE) if name in (*voices, *alone)]
-    found = {}
-    for lm in asked:
-        found[lm.voice] = _evaluate(lm, [spec for own in specs.values() for spec in own], manager, limit, num_fewshot)
+    found = {lm.voice: _evaluate(lm, specs, manager, limit, num_fewshot) for lm in asked}
     first, last = next(iter(found.values())), asked[-1]
     metrics: dict[str, Any] = {name: _metrics(found[name]) for name in (BASE, ENSEMBLE) if name in found}
     if alone:
@@ -134,7 +138,7 @@ def run_harness(
         **(_routes(last.answered) if last.voice == ENSEMBLE else {}),
     }
     write_atomic(out, dump(content))
-    shown = [task for name in tasks for task in _shown(name, first)]
+    shown = [task for spec in specs for task in _shown(getattr(spec, "task_name", None) or spec.name, first)]
     print_scores(content, shown, len(names), Console())
     return out
 
@@ -161,7 +165,9 @@ def print_scores(content: Mapping[str, Any], tasks: Sequence[str], experts: int,
     }
     spoken = {name: row for name, row in rows.items() if row}
     any_row = next(iter(spoken.values()))
-    chosen = [(task, next(key for key in any_row[task] if "_stderr," not in key)) for task in tasks if any_row.get(task)]
+    chosen = [
+        (task, next(key for key in any_row[task] if "_stderr," not in key)) for task in tasks if any_row.get(task)
+    ]
     heads = [f"{task} {key.removesuffix(',none').replace(',', ' ')}" for task, key in chosen]
     table = Table("voice", *(Column(head, justify="right") for head in (*heads, "at the base")), box=box.SIMPLE_HEAD)
     for name, row in spoken.items():
@@ -186,7 +192,9 @@ def _task_manager(include_path: Path | None) -> "TaskManager":
     except ModuleNotFoundError as error:
         raise Refusal(f"{error.name} is missing; install it with: pip install 'see-lightning[harness]'") from error
     if include_path is not None and not include_path.is_dir():
-        raise Refusal(f"--include-path {include_path} is no folder; give the one that holds the YAML files of your tasks.")
+        raise Refusal(
+            f"--include-path {include_path} is no folder; give the one that holds the YAML files of your tasks."
+        )
     return TaskManager(include_path=include_path)
 
 
@@ -238,10 +246,10 @@ def _mean(each: Sequence[Metrics]) -> Metrics:
     """The mean of every metric, without the standard errors of single experts."""
     return {
         task: {
-            key: None if None in values else mean(values)
+            key: None if len(values) < len(each) else mean(values)
             for key in each[0][task]
             if "_stderr," not in key
-            for values in [[one[task][key] for one in each]]
+            for values in [[value for one in each if (value := one[task][key]) is not None]]
         }
         for task in each[0]
     }

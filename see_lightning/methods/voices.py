@@ -173,10 +173,11 @@ class Voices:
         return self.template.target_ids(text)[:-1] if text else []
 
     def _prompt(self, query: str, room: int) -> list[int]:
-        prompt = self.template.prompt_ids(query)
-        if not prompt or len(prompt) + room > self.longest:
+        # Nothing at all, put to a tokenizer without a first token, leaves nothing to read.
+        prompt = self.template.prompt_ids(query) or [self.template.tokenizer.eos_token_id]
+        if len(prompt) + room > self.longest:
             raise ConfigError(
-                f"a query has {len(prompt)} tokens; the base model reads 1 to {self.longest} with the {room} of its answer:"
-                f" {query[:60]!r}"
+                f"a query has {len(prompt)} tokens and its answer at least {room}, more than the {self.longest} that the base"
+                f" model reads; put fewer examples before it, or leave its task out: {query[:60]!r}"
             )
         return prompt
