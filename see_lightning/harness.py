@@ -5,7 +5,7 @@ import math
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from numbers import Real
 from pathlib import Path
@@ -44,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--include-path", type=Path, metavar="DIR", help="a folder with YAML files of further tasks")
     parser.add_argument(
-        "--limit", type=_positive, metavar="N", help="only the first N queries of each task, for a trial"
+        "--limit", type=_at_least(1), metavar="N", help="only the first N queries of each task, for a trial"
     )
     parser.add_argument(
-        "--num-fewshot", type=int, metavar="N", help="examples before each query (default: the task's own)"
+        "--num-fewshot", type=_at_least(0), metavar="N", help="examples before each query (default: the task's own)"
     )
     parser.add_argument(
         "--voices", type=_words, metavar="VOICE,...", help="base, experts, ensemble (default: all that the run has)"
@@ -245,14 +245,14 @@ def _metrics(found: Mapping[str, Any]) -> Metrics:
 def _mean(each: Sequence[Metrics]) -> Metrics:
     """The mean of every metric, without the standard errors of single experts."""
     return {
-        task: {
-            key: None if len(values) < len(each) else mean(values)
-            for key in each[0][task]
-            if "_stderr," not in key
-            for values in [[value for one in each if (value := one[task][key]) is not None]]
-        }
-        for task in each[0]
+        task: {key: _mean_of([one[task][key] for one in each]) for key in row if "_stderr," not in key}
+        for task, row in each[0].items()
     }
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean(known) if len(known) == len(values) else None
 
 
 def _routes(answered: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
@@ -282,10 +282,13 @@ def _words(text: str) -> list[str]:
     return [word for word in text.split(",") if word]
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"a number above 0 is wanted; got {text!r}")
-    return int(text)
+def _at_least(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"a number of at least {least} is wanted; got {text!r}")
+        return int(text)
+
+    return read
 
 
 if __name__ == "__main__":

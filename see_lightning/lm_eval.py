@@ -130,7 +130,7 @@ class SeeLightning(VoiceLM):
     Args:
         run_dir: as ``load_ensemble`` takes it.
         voice: as ``VoiceLM`` takes it.
-        device: where to compute; by default on a GPU if there is one.
+        device: where to compute; without a GPU the CPU, for the harness asks for one unless it is told otherwise.
         batch_size: not used; the harness hands it over.
         max_batch_size: likewise.
     """
@@ -143,7 +143,7 @@ class SeeLightning(VoiceLM):
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
     ) -> None:
-        super().__init__(load_voices(run_dir, device), voice)
+        super().__init__(load_voices(run_dir, device if torch.cuda.is_available() else "cpu"), voice)
 
 
 def load_voices(run_dir: str | Path, device: str | None = None) -> Voices:
@@ -152,9 +152,17 @@ def load_voices(run_dir: str | Path, device: str | None = None) -> Voices:
     Args:
         run_dir: as ``load_ensemble`` takes it.
         device: where to compute; by default on a GPU if there is one.
+
+    Raises:
+        Refusal: there is no such device, or as in ``load_ensemble``.
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
     ensemble = load_ensemble(run_dir)
-    ensemble.method.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    ensemble.method.to(device)
     return Voices(ensemble.method, ensemble.batch_size)
 
 
