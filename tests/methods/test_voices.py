@@ -215,6 +215,14 @@ def test_tokens_are_scored_behind_others_without_any_template(ensemble, theirs):
     same([score], [oracle(theirs[None], [1, 70, 71, 72], [73, 74])])
 
 
+def test_a_query_of_nothing_is_read_as_an_end_where_there_is_no_first_token():
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token = None
+    method = build(Base, PromptTemplate(tokenizer, style="plain", max_length=512), small.pool())
+    expected = oracle(method.pool.model, [tokenizer.eos_token_id], small.TEMPLATE.target_ids(" x")[:-1])
+    same(Voices(method, 16).score(None, "", [" x"]), [expected])
+
+
 def test_each_method_says_who_answers():
     pool = small.pool("shared", "qa")
     batch = query_batch(["a", "b"], small.TEMPLATE, max_new_tokens=1)

@@ -226,7 +226,7 @@ def test_an_adapted_model_scores_texts_itself(tmp_path):
 
 
 def test_a_voice_that_there_is_not_is_refused_with_those_there_are(voices):
-    with pytest.raises(ConfigError, match="no voice 'bass'. Did you mean 'base'.. There are: ensemble, base, qa, sa"):
+    with pytest.raises(ConfigError, match="no voice 'bass'. Did you mean 'base'[?] There are: ensemble, base, qa, sa"):
         VoiceLM(voices, "bass")
 
 
@@ -348,7 +348,7 @@ def test_a_group_a_limit_examples_and_voices_are_what_was_asked_for(run_of, task
 def test_texts_without_queries_have_no_routes(run_of, tasks, capsys):
     run = run_of()
     words = [run, "--tasks", "toy_text", "--include-path", tasks]
-    code, out, err = command(capsys, *words, "--voices", "ensemble,base")
+    code, _, err = command(capsys, *words, "--voices", "ensemble,base")
     assert code == 0, err
     kept = json.loads((run / "harness.json").read_text())
     assert kept["metrics"]["ensemble"] == kept["metrics"]["base"]
