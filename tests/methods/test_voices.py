@@ -172,7 +172,7 @@ def test_whoever_is_chosen_writes_what_the_ensemble_answers(ensemble, ask):
         ([], "red or green"),
         (["gr"], "red or "),
         ([" or", "d"], "re"),
-        (["d", " or"], "re"),
+        (["d", "ed"], "r"),
         (["", "\n"], "red or green"),
         (["<s>"], "red or"),
         (["r"], ""),
