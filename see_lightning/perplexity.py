@@ -82,13 +82,11 @@ def measure(results: dict[str, Any], ledger: Ledger, command: str) -> dict[str, 
     method = load_method(cfg, ledger).eval()
     *_, last = ledger.content["stages"]
     answers = ledger.answers(last)
-    pos = config.indicators.pos if method.refuses else None
     found = {
         task.name: likelihoods(
             method,
             task,
             [record for record in answers if record["task"] == task.name],
-            pos=pos,
             rows=config.data.eval_batch,
         )
         for task in read_tasks(cfg, ledger, method.template)

@@ -1,6 +1,6 @@
 """How likely a finished run finds the reference answers: of each, under the voice that answers its query.
 
-Letters: B rows, K tokens of an answer, V vocabulary.
+Letters: K tokens of an answer, V vocabulary.
 """
 
 import math
@@ -16,9 +16,8 @@ from see_lightning.config import Refusal
 from see_lightning.evaluation.routing import BASE
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.methods.method import Method
-from see_lightning.models.reading import read_on
+from see_lightning.methods.voices import given_tokens, predicting
 from see_lightning.tasks.batches import cut
-from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
 
@@ -50,20 +49,6 @@ def perplexity(answers: Iterable[tuple[float, int]]) -> float:
     """
     nlls, tokens = zip(*answers, strict=True)
     return math.exp(math.fsum(nlls) / sum(tokens))
-
-
-def given_tokens(ids: Sequence[int], opening: str, template: PromptTemplate) -> int:
-    """How many of a target's first tokens say nothing but its opening; one that also begins the answer does not count.
-
-    Args:
-        ids: of opening and answer, and the token that ends it.
-        opening: an indicator and the blank behind it; empty where there is none.
-        template: what tokens say.
-    """
-    if not opening:
-        return 0
-    texts = [str(template.tokenizer.decode(ids[:end])).lstrip() for end in range(len(ids))]
-    return max(end for end, text in enumerate(texts) if opening.startswith(text))
 
 
 def voice_of(expert: str | None, names: Sequence[str]) -> str | None:
@@ -104,44 +89,35 @@ def token_nlls(
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # rows read together are alike in length
     for portion in cut(order, rows):
         logits_BV, read = pool.read_as(voice, [prompts[row] for row in portion], start)
-        first_BKV = logits_BV[:, None]
-        longest = max(len(targets[row]) for row in portion)
-        rest_BKV = first_BKV[:, :0]
-        if longest > 1:
-            with pool.speaking(voice) as model:
-                # The last token predicts nothing that counts, so it is not read.
-                own = [targets[row][:-1] for row in portion]
-                rest_BKV, _ = read_on(model, read, own, keep=range(1 - longest, 0))
-        for place, row in enumerate(portion):
-            target = torch.tensor(targets[row], device=logits_BV.device)
-            logits_KV = torch.cat([first_BKV[place], rest_BKV[place, longest - len(target) :]])
-            found[row] = cross_entropy(logits_KV.float(), target, reduction="none").cpu()
+        rows_of = [targets[row] for row in portion]
+        for row, logits_KV in zip(portion, predicting(pool, voice, logits_BV, read, rows_of), strict=True):
+            target_K = torch.tensor(targets[row], device=logits_KV.device)
+            found[row] = cross_entropy(logits_KV, target_K, reduction="none").cpu()
     return [found[row] for row in range(len(prompts))]
 
 
-def likelihoods(
-    method: Method, task: Task, records: Sequence[Mapping[str, Any]], *, pos: str | None, rows: int
-) -> list[Likelihood]:
+def likelihoods(method: Method, task: Task, records: Sequence[Mapping[str, Any]], *, rows: int) -> list[Likelihood]:
     """How likely each of a task's test queries gets its reference answer, in the order of the test split.
+
+    Behind an expert's word of acceptance and a blank, if it has one; these are given.
 
     Args:
         method: with everything it learned, in evaluation mode.
         task: whose test queries were asked.
         records: the answers to them, for who gave them.
-        pos: the word by which experts accept; a reference answer stands behind it and a blank, which are given. None where
-            experts give no verdicts.
         rows: queries read together.
     """
     experts = {record["id"]: record["expert"] for record in records}
     template, found = method.template, {}
     for expert in dict.fromkeys(experts[example.id] for example in task.test):
         examples = [example for example in task.test if experts[example.id] == expert]
-        opening = f"{pos} " if pos is not None and expert != BASE else ""
+        opening = "" if expert == BASE else method.acceptance
         targets = [template.target_ids(opening + example.target) for example in examples]
         prompts = [template.prompt_ids(example.prompt) for example in examples]
+        opening_ids = template.target_ids(opening)[:-1] if opening else []
         nlls = token_nlls(method.pool, voice_of(expert, method.pool.names), prompts, targets, rows=rows)
         for example, target, nll in zip(examples, targets, nlls, strict=True):
-            given = given_tokens(target, opening, template)
+            given = given_tokens(target, opening_ids)
             counted = nll[given:].double()
             found[example.id] = Likelihood(example.id, expert, round(float(counted.sum()), 6), len(counted))
     return [found[example.id] for example in task.test]

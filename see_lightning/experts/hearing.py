@@ -58,13 +58,17 @@ class Hearing:
         self._start = cache(self._begin)
 
     def walk(self) -> list[Walked]:
-        """Send every query past the experts, newest first, and let the base model answer what nobody accepts."""
+        """Send every query past the experts, newest first, and let the base model answer what nobody accepts.
+
+        Where verdicts alone are wanted, nobody answers.
+        """
         walks: list[Walked] = []
         for rows in self._sittings:
             asking = self._reader(rows)
 
             walked = walk(self.newest_first, len(rows), partial(self._verdicts_of, asking, rows))
-            self._ask_base(asking, rows, [place for place, one in enumerate(walked) if one.expert is None])
+            if not self.queries.only_decide:
+                self._ask_base(asking, rows, [place for place, one in enumerate(walked) if one.expert is None])
             walks += walked
         self._finish()
         return walks

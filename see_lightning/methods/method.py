@@ -19,7 +19,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import GenerationConfig, PreTrainedModel
 
-from see_lightning.config import OptimConfig
+from see_lightning.config import ConfigError, OptimConfig
 from see_lightning.data.example import Example
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.recall import Recall, Recollection, Said
@@ -71,6 +71,8 @@ class Method(L.LightningModule):
     refuses: ClassVar[bool] = False
     #: Whether it works while each rank holds only parts of the base model; not if it reads or moves the base's own weights.
     shardable: ClassVar[bool] = True
+    #: What an expert says before an answer, with the blank behind it; empty where answers begin at once.
+    acceptance: str = ""
 
     def __init__(self, *, pool: ExpertPool, template: PromptTemplate, optim: OptimConfig, run_seed: int) -> None:
         super().__init__()
@@ -125,6 +127,14 @@ class Method(L.LightningModule):
     def cpu(self) -> Self:
         """Stay: Lightning sends the model away whenever a Trainer has ended, and the next one has it brought back."""
         return self
+
+    def voices(self, queries: Queries) -> list[str | None]:
+        """Who would answer each query, by the pool's name for it; None is the base model.
+
+        Raises:
+            ConfigError: this method does not answer with one voice of its pool.
+        """
+        raise ConfigError(f"the method {type(self).__name__} does not tell who would answer a query (Method.voices).")
 
     def decide(self, queries: Queries) -> None:
         """Say of queries who would accept them; methods whose experts give verdicts do."""
@@ -232,6 +242,10 @@ class OneAdapterMethod(Method):
         """The adapted model answers everything."""
         decoded = self.generate(self.ADAPTER, queries)
         return [self.to_answer(id_, row, None) for id_, row in zip(queries.ids, decoded, strict=True)]
+
+    def voices(self, queries: Queries) -> list[str | None]:
+        """The adapted model."""
+        return [self.ADAPTER] * len(queries)
 
     def save(self, folder: Path) -> None:
         """The adapter as it stands."""

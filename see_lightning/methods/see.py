@@ -69,6 +69,7 @@ class See(ExpertMethod):
         within("method.calibrate_on", calibrate_on, 0)
         within("method.keep", keep, 0.01, 1)
         self.ratio, self.draw, self.indicators = ratio, draw, Indicators(**indicators)
+        self.acceptance = f"{self.indicators.pos} "
         self.general_negatives, self.general_source = general_negatives, general_source
         self.other_instructions = other_instructions
         self._check_general()
@@ -126,6 +127,10 @@ class See(ExpertMethod):
             Answer(id_, said.text or "", walked.expert or "base", walked.verdicts, bool(said.truncated))
             for id_, walked, said in zip(queries.ids, walks, hearing.answers(walks), strict=True)
         ]
+
+    def voices(self, queries: Queries) -> list[str | None]:
+        """With whom each query's walk ends."""
+        return [walked.expert for walked in self._hear(replace(queries, only_decide=True)).walk()]
 
     def decide(self, queries: Queries) -> None:
         """Let every expert decide on every query, for studies of other walks; only what is new is asked.

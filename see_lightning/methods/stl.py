@@ -20,3 +20,7 @@ class Stl(ExpertMethod):
             voice = task if task in self.pool.names else None
             answers.update(zip(rows, self.say(voice, queries.select(rows)), strict=True))
         return [answers[row] for row in range(len(queries))]
+
+    def voices(self, queries: Queries) -> list[str | None]:
+        """Each query's own task's expert."""
+        return [task if task in self.pool.names else None for task in queries.tasks]
