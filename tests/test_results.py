@@ -1,0 +1,38 @@
+"""What RESULTS.md says is what the kept results say, and these tell nothing of the machine they were made on."""
+
+import json
+import re
+
+import pytest
+
+from see_lightning.evaluation.comparison import find_runs
+from see_lightning.evaluation.markdown import fill
+from see_lightning.figures import main as draw
+from see_lightning.refusals import CONF
+
+ROOT = CONF.parent
+KEPT, _ = find_runs([ROOT / "results"])
+
+
+def test_the_tables_are_those_of_the_kept_results():
+    document = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    filled, left_out = fill(document, ROOT / "results")
+    assert filled == document, "make results"
+    assert not left_out
+
+
+def test_the_pictures_are_those_of_the_kept_results(tmp_path):
+    draw([str(ROOT / "results"), "--out", str(tmp_path)])
+    drawn = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.csv")}
+    kept = {name: (ROOT / "results" / name).read_text(encoding="utf-8") for name in drawn}
+    assert drawn == kept, "make results"
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: str(path.parent.relative_to(ROOT / "results")))
+def test_a_kept_result_names_its_command_and_a_clean_commit_and_no_machine(path):
+    text = path.read_text(encoding="utf-8")
+    results = json.loads(text)
+    assert results["command"].startswith("python run.py")
+    assert "paths." not in results["command"]
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in results["commits"])
+    assert not re.search(r'"(/|~/(?!\.cache/see_lightning"))', text), "a path of a machine"
