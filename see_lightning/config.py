@@ -379,17 +379,23 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}
     if "ratio" in config["method"]:
         kept["method"] = {**config["method"], "ratio": float(config["method"]["ratio"])}  # 1 is 1.0
-    method = kept["method"] = dict(kept["method"])
-    for switch, more in OFF.items():  # what came later and is off changes nothing, so it makes no other key
-        if method.get(switch) == 0:
-            for name in (switch, *more):
-                method.pop(name, None)
+    kept["method"] = switched_on(kept["method"])
     benchmark = kept["benchmark"] = _without_place(config["benchmark"], config["paths"]["data"])
     benchmark["tasks"] = {task: benchmark["tasks"].get(task) for task in config["order"]["tasks"]}
     for part in (benchmark, benchmark["reader"], *filter(None, benchmark["tasks"].values())):
         for name in NUISANCE_BENCHMARK:
             part.pop(name, None)
     return kept
+
+
+def switched_on(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's settings without those that are off: what came later and is off changes nothing, so it makes no other key.
+
+    >>> switched_on({"ratio": 0.1, "calibrate_on": 0, "keep": 0.98})
+    {'ratio': 0.1}
+    """
+    off = {name for switch, more in OFF.items() if method.get(switch) == 0 for name in (switch, *more)}
+    return {name: value for name, value in method.items() if name not in off}
 
 
 def _without_place(value: Any, root: str) -> Any:

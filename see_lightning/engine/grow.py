@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import AFTER_TRAINING
+from see_lightning.config import AFTER_TRAINING, switched_on
 from see_lightning.engine.ledger import BESIDE, Ledger, LedgerError
 from see_lightning.engine.stages import Stage
 from see_lightning.experts.pool import THRESHOLD
@@ -46,6 +46,7 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
         theirs = about.get("numbers")
         if other == directory or theirs is None:
             continue
+        theirs = {**theirs, "method": switched_on(theirs["method"])}  # of when a setting was new
         length = len(theirs["order"]["tasks"])
         if length > len(config["order"]["tasks"]):
             continue
