@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from see_lightning.config import ConfigError, load_config, validate
-from see_lightning.engine.build import build_strangers, build_tasks, build_template
-from see_lightning.engine.ensemble import load_method
+from see_lightning.engine.build import build_strangers, build_template
+from see_lightning.engine.ensemble import load_method, read_tasks
 from see_lightning.engine.ledger import OOD, Ledger
+from see_lightning.evaluation.evaluate import prompt_sha
 from see_lightning.evaluation.ood import accepted_at, auroc, leanings
 from see_lightning.methods.method import Method
 from see_lightning.tasks.task import Task
-from see_lightning.tasks.variants import definition, input_only
+from see_lightning.tasks.variants import variant_of
 
 # Letters: P prompts, T tasks, H hidden states.
 
@@ -86,13 +87,14 @@ def compare(run_dir: Path) -> dict[str, dict[str, float]]:
         raise ConfigError(f"{run_dir} was asked no foreign queries; give its command with ood=... first.")
     config, ledger = validate(cfg), Ledger(run_dir).read()
     template = build_template(config)
-    tasks, strangers = build_tasks(cfg, config, template), build_strangers(cfg, config, template)
+    tasks, strangers = read_tasks(cfg, ledger, template), build_strangers(cfg, config, template)
     method = load_method(cfg, ledger).eval()
     train = [states(method, [example.prompt for example in task.train]) for task in tasks]
     means_TH = torch.stack([states_PH.mean(0) for states_PH in train])
     covariance_HH = within(train)
     own_PH, foreign_PH = (states(method, _prompts(some)) for some in (tasks, strangers))
-    alone_PH = states(method, [e.prompt for task in tasks for e in input_only(task.test, definition(task.train))])
+    room = max(len(template.target_ids(word)) for word in (config.indicators.pos, config.indicators.neg))
+    alone_PH = states(method, _prompts([variant_of(task, "input_only", {}, template, room) for task in tasks]))
     told: dict[str, tuple[Tensor, Tensor]] = {}
     for name, distance in {
         "cosine": lambda states_PH: cosine(states_PH, means_TH),
@@ -102,8 +104,9 @@ def compare(run_dir: Path) -> dict[str, dict[str, float]]:
         told[name] = near["own"], near["foreign"]
         told[f"{name}, own queries without their definition"] = -distance(alone_PH).amin(1), near["foreign"]
     stages = list(ledger.content["stages"])
-    asked = {task.name for task in strangers}
-    said = [record for stage in stages for record in ledger.beside(stage, OOD)[1] if record["task"] in asked]
+    asked = {(task.name, prompt_sha(example)) for task in strangers for example in task.test}
+    heard = [record for stage in stages for record in ledger.beside(stage, OOD)[1]]
+    said = [record for record in heard if (record["task"], record["prompt_sha"]) in asked]
     own = [record for stage in stages for record in ledger.remembered(stage)]
     names = [task.name for task in tasks]
     told["the experts' log-odds"] = leanings(own, names), leanings(said, names)

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from see_lightning.config import ConfigError, Refusal, load_config, method_name, validate, within
-from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.ledger import Ledger, finished_results
 
 DESCRIPTION = """\
 Set a threshold for each expert of a run, by examples of its task that it was not trained on: its yes counts only where it
 leans as far as most of them did. A query that no expert is sure of then reaches the base model."""
 EPILOG = """\
 Trains nothing and leaves RUN_DIR as it is: what comes of it is the run that method.calibrate_on=N would have made, in a
-folder of its own beside it, with its own results.json, whose path is the last line. What RUN_DIR was asked of foreign queries
-(ood) is asked there too."""
+folder of its own beside it, with its own results.json, whose path is the last line. Foreign queries (ood) and variants that
+RUN_DIR was last asked are asked there too."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def calibrate(run_dir: Path, *, on: int, keep: float) -> Path:
-    """Set thresholds for a run's experts, and evaluate it with them.
+    """Set thresholds for a finished run's experts, and evaluate it with them.
 
     Args:
-        run_dir: of a run; of an unfinished one, what is trained is taken and the rest trained.
+        run_dir: of the run.
         on: examples of each task, further ones than those it was trained on; at least 1.
         keep: share of them that a threshold still accepts, 0.01..1.
 
@@ -47,26 +47,36 @@ def calibrate(run_dir: Path, *, on: int, keep: float) -> Path:
         The path of the new run's ``results.json``.
 
     Raises:
-        Refusal: there is no such run, its method has no thresholds, or its tasks have no examples left.
+        Refusal: there is no such run where its settings say, its method has no thresholds, or its tasks have no examples
+            left.
     """
     within("--on", on, 1)
     within("--keep", keep, 0.01, 1)
-    if not (run_dir / "config.yaml").exists() or not (run_dir / "ledger.json").exists():
-        raise ConfigError(f"{run_dir} holds no run; give the folder that has ledger.json in it.")
+    results = finished_results(run_dir, "thresholds are set for the experts of all tasks")
+    run_dir = run_dir.resolve()
     cfg = load_config(run_dir / "config.yaml")
     if "calibrate_on" not in cfg.method:
         raise ConfigError(
             f"{run_dir} is a run of {method_name(cfg)}, whose models have no thresholds; give one of see."
         )
+    about = Ledger(run_dir).read().content["about"]
+    place = (cfg.order.name, method_name(cfg), run_dir.parent.name, f"seed={cfg.seed}")
+    if run_dir.parts[-4:] != place or "numbers" not in about:
+        raise ConfigError(
+            f"{run_dir} lies elsewhere than a run of these settings does, or is older than this; its experts would not be"
+            f" found. Let it lie at .../{'/'.join(place)}, or train anew with method.calibrate_on={on}."
+        )
     cfg.method.calibrate_on, cfg.method.keep = on, keep
-    cfg.paths.runs = str(run_dir.absolute().parents[3])  # where it lies now, which may be elsewhere than it was made
+    cfg.paths.runs = str(run_dir.parents[3])  # where it lies now, which may be elsewhere than it was made
+    # What it was last asked, by whichever command.
+    cfg.ood = results.get("ood", {}).get("asked")
+    cfg.variants = results.get("variants", {}).get("asked", [])
 
     # Late, because these import torch, which takes longer than a refusal should.
     from see_lightning.engine.build import build_tasks, build_template
     from see_lightning.engine.launch import launch
 
     config = validate(cfg)
-    about = Ledger(run_dir).read().content["about"]
     tasks = build_tasks(cfg, config, build_template(config))
     other = [task.name for task in tasks if about["data"][task.name] != task.digest()]
     if other:
@@ -74,7 +84,7 @@ def calibrate(run_dir: Path, *, on: int, keep: float) -> Path:
             f"{run_dir} was trained on rows of {', '.join(other)} that {on} held out would need, or its data changed since."
             f" Give a smaller --on, or train anew with method.calibrate_on={on}."
         )
-    return launch(cfg, f"{about['command']} method.calibrate_on={on} method.keep={keep:g}")
+    return launch(cfg, f"{about['command']} method.calibrate_on={on} method.keep={keep}")
 
 
 if __name__ == "__main__":

@@ -148,9 +148,10 @@ class OrderConfig:
         if twice:
             raise ConfigError(f"order.tasks names {', '.join(sorted(twice))} more than once.")
         for task in self.tasks:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", task) or task == "base":
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", task) or task in ("base", "ensemble"):
                 raise ConfigError(
-                    f"task name {task!r} cannot name an expert; use letters, digits, '-' and '_', and not 'base'."
+                    f"task name {task!r} cannot name an expert; use letters, digits, '-' and '_', and neither 'base' nor"
+                    f" 'ensemble'."
                 )
 
 

@@ -79,7 +79,8 @@ def _answers(sheet: Sheet) -> dict[str, dict[str, list[tuple[float, int]]]]:
             measured = _measured(run)
             if measured is None:
                 command = shlex.join(["python", "-m", "see_lightning.perplexity", str(run.path.parent)])
-                print(f"note: no perplexity is known of {run.path}; measure it with: {command}", file=sys.stderr)
+                how = f"; measure it with: {command}" if run.path.with_name("ledger.json").exists() else ""
+                print(f"note: no perplexity is known of {run.path}{how}", file=sys.stderr)
                 continue
             for task, answers in measured.items():
                 found.setdefault(label, {}).setdefault(task, []).extend(answers)

@@ -1,6 +1,7 @@
 """General ability of a finished run: ``python -m see_lightning.harness RUN_DIR --tasks mmlu,gsm8k``."""
 
 import argparse
+import json
 import math
 import shlex
 import sys
@@ -97,17 +98,28 @@ def run_harness(
     """
     for voice in voices or ():
         one_of("--voices", voice, VOICES)
-    out = out or run_dir / "harness.json"
+    finished_results(run_dir, "its voices are asked when all have learned")
+    if out is None:
+        out = run_dir / "harness.json"
+        _check_same(out, {"tasks": list(tasks), "limit": limit, "num_fewshot": num_fewshot})
     if not out.absolute().parent.is_dir():
         raise Refusal(f"{out} cannot be written: there is no folder {out.parent}. Make it, or give another --out.")
-    finished_results(run_dir, "its voices are asked when all have learned")
     manager = _task_manager(include_path)
-    specs = [spec for name in dict.fromkeys(tasks) for spec in _load(manager, name)]
+    specs: list[Any] = []
+    members: dict[str, Any] = {}
+    for name in dict.fromkeys(tasks):
+        loaded = _load(manager, name)
+        members |= loaded["tasks"]
+        specs += [loaded["groups"][name]] if name in loaded["groups"] else loaded["tasks"].values()
     # Late, because these import torch, which takes longer than a refusal should.
     from rich.console import Console
 
     from see_lightning.engine.results import commit, versions
-    from see_lightning.lm_eval import BASE, ENSEMBLE, VoiceLM, experts, load_voices
+    from see_lightning.lm_eval import BASE, ENSEMBLE, VoiceLM, experts, greedy, load_voices
+
+    for one in members.values():
+        if one.OUTPUT_TYPE == "generate_until":
+            greedy(one.config.generation_kwargs or {})
 
     speakers = load_voices(run_dir, device)
     names = experts(speakers)
@@ -117,6 +129,12 @@ def run_harness(
     if "experts" in voices and not names:
         raise ConfigError(f"{run_dir} has no experts to be asked alone; choose --voices base,ensemble.")
     alone = names if "experts" in voices else []
+    textual = [name for name, one in members.items() if one.OUTPUT_TYPE == "loglikelihood_rolling"]
+    if alone and textual:
+        raise ConfigError(
+            f"{textual[0]} scores texts without a query, which no expert can accept; leave it out, or leave out the experts:"
+            f" --voices base,ensemble."
+        )
     asked = [VoiceLM(speakers, name) for name in (BASE, *alone, ENSEMBLE) if name in (*voices, *alone)]
     found = {lm.voice: _evaluate(lm, specs, manager, limit, num_fewshot) for lm in asked}
     first, last = next(iter(found.values())), asked[-1]
@@ -178,6 +196,16 @@ def print_scores(content: Mapping[str, Any], tasks: Sequence[str], experts: int,
         console.print(f" The first {content['limit']} queries of each task alone: no result of the benchmark.")
 
 
+def _check_same(path: Path, asked: Mapping[str, Any]) -> None:
+    """Refuse to put a trial or other tasks in the place of what was measured."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else asked
+    for name, value in asked.items():
+        if found[name] != value:
+            raise Refusal(
+                f"{path} has {name} {found[name]}, and {value} is asked for; keep both with --out FILE, or move it away."
+            )
+
+
 def _task_manager(include_path: Path | None) -> "TaskManager":
     try:
         from lm_eval.tasks import TaskManager
@@ -190,8 +218,8 @@ def _task_manager(include_path: Path | None) -> "TaskManager":
     return TaskManager(include_path=include_path)
 
 
-def _load(manager: "TaskManager", name: str) -> list[Any]:
-    """A task or group with its data, as the harness has it; or the tasks of a tag."""
+def _load(manager: "TaskManager", name: str) -> Mapping[str, Any]:
+    """A task, or those of a group or tag, with their data: ``tasks`` and ``groups`` by name, as the harness has them."""
     if name not in manager.all_tasks:
         raise Refusal(
             f"lm_eval has no task {name!r}.{nearest(name, manager.all_tasks)} `lm_eval ls tasks` lists its own; with"
@@ -211,7 +239,8 @@ def _load(manager: "TaskManager", name: str) -> list[Any]:
             f"{unsafe[0]} runs code that the model wrote. If you want that: python -m see_lightning.lm_eval run --model"
             f" see_lightning --model_args run_dir=RUN_DIR --tasks {unsafe[0]} --confirm_run_unsafe_code"
         )
-    return [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
+    found: Mapping[str, Any] = loaded
+    return found
 
 
 def _evaluate(lm: Any, specs: list[Any], manager: "TaskManager", limit: int | None, num_fewshot: int | None) -> Any:

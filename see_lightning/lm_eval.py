@@ -104,12 +104,7 @@ class VoiceLM(LM):  # type: ignore[misc]
             self.answered.setdefault(str(request.task_name), {})[query] = self._chosen[query] or BASE
 
     def _write(self, query: str, settings: dict[str, Any]) -> str:
-        wanted = normalize_gen_kwargs(settings, ANSWER)
-        if wanted["do_sample"] and wanted.get("temperature", 1.0) > 0:
-            raise ConfigError(
-                f"answers are greedy, and a task asks for sampled ones with {settings}; set do_sample: false in its"
-                f" generation_kwargs."
-            )
+        wanted = greedy(settings)
         return self.voices.write(
             self._chosen[query], query, max_new_tokens=wanted["max_gen_toks"], until=wanted["until"]
         )
@@ -164,6 +159,21 @@ def load_voices(run_dir: str | Path, device: str | None = None) -> Voices:
     ensemble = load_ensemble(run_dir)
     ensemble.method.to(device)
     return Voices(ensemble.method, ensemble.batch_size)
+
+
+def greedy(settings: dict[str, Any]) -> dict[str, Any]:
+    """A task's settings of generation, with what it leaves open.
+
+    Raises:
+        ConfigError: they ask for sampled answers.
+    """
+    wanted: dict[str, Any] = normalize_gen_kwargs(settings, ANSWER)
+    if wanted["do_sample"] and wanted.get("temperature", 1.0) > 0:
+        raise ConfigError(
+            f"answers are greedy, and a task asks for sampled ones with {settings}; set do_sample: false in its"
+            f" generation_kwargs."
+        )
+    return wanted
 
 
 def experts(voices: Voices) -> list[str]:

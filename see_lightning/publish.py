@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.config import ConfigError, Refusal, load_config
-from see_lightning.engine.ledger import dump, write_atomic
+from see_lightning.engine.ledger import Ledger, dump, write_atomic
 from see_lightning.evaluation.markdown import KINDS, fill
+from see_lightning.perplexity import FILE as PERPLEXITY
 
-KEPT = ("results.json", "perplexity.json", "harness.json")  # what a run measured, without what it answered
+KEPT = ("results.json", PERPLEXITY, "harness.json")  # what a run measured, without what it answered
 
 DESCRIPTION = f"""\
 Write the tables of a document anew from a folder of results. A table stands between the lines <!-- KIND: ORDER --> and
@@ -77,18 +79,32 @@ def keep(run_dir: Path, folder: Path) -> Path:
         raise ConfigError(
             f"{run_dir} holds no finished run; give a folder that has results.json and config.yaml in it."
         )
+    run_dir = run_dir.resolve()
     paths = load_config(run_dir / "config.yaml").paths
-    place = folder.joinpath(*run_dir.absolute().parts[-4:])
+    places = {
+        paths.data: "data",
+        paths.runs: "runs",
+        str(run_dir.parents[3]): "runs",
+        paths.cache: "~/.cache/see_lightning",
+    }
+    place = folder.joinpath(*run_dir.parts[-4:])
     place.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
-        if (run_dir / name).exists():
-            content = json.loads((run_dir / name).read_text(encoding="utf-8"))
-            write_atomic(place / name, dump(without_places(content, {paths.data: "data", paths.runs: "runs"})))
+        content = json.loads((run_dir / name).read_text(encoding="utf-8")) if (run_dir / name).exists() else None
+        if name == PERPLEXITY and content and content["belongs_to"] != Ledger(run_dir).read().digest():
+            raise ConfigError(
+                f"{run_dir / name} was measured before the run became what it is; give python -m see_lightning.perplexity"
+                f" {run_dir} again, or delete it."
+            )
+        if content is None:
+            (place / name).unlink(missing_ok=True)  # of an earlier state
+        else:
+            write_atomic(place / name, dump(without_places(content, places)))
     return place
 
 
 def without_places(value: Any, places: dict[str, str]) -> Any:
-    """A copy of JSON content in which no text begins with a place, and no command names one.
+    """A copy of JSON content in which no text names a place of the machine.
 
     Args:
         value: content.
@@ -103,11 +119,10 @@ def without_places(value: Any, places: dict[str, str]) -> Any:
         return [without_places(part, places) for part in value]
     if not isinstance(value, str):
         return value
-    if value.startswith("python run.py") and "paths." in value:
-        return shlex.join(word for word in shlex.split(value) if not word.startswith("paths."))
-    for place, name in places.items():
-        value = value.replace(f"{place}/", f"{name}/")
-        value = name if value == place else value
+    if value.startswith("python ") and " paths." in value:
+        value = shlex.join(word for word in shlex.split(value) if not word.startswith("paths."))
+    for place, name in places.items():  # as a text, or a word of one, or the value of a setting
+        value = re.sub(rf"(^|[\s='\"]){re.escape(place)}(?=$|[/\s'\"])", rf"\g<1>{name}", value)
     return value
 
 

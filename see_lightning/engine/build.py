@@ -106,6 +106,8 @@ def build_variants(
         DataError: a prompt that activated experts cannot be asked.
         ConfigError: a task of which there is no such variant.
     """
+    if not config.variants:
+        return {}
     benchmark: Benchmark = instantiate(cfg.benchmark)
     room = max(len(template.target_ids(word)) for word in (config.indicators.pos, config.indicators.neg))
     found = {

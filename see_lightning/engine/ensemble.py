@@ -116,7 +116,7 @@ def load_method(cfg: DictConfig, ledger: Ledger) -> Method:
     template = build_template(config)
     method = build_method(cfg, config, template, ledger.content["about"]["dtype"])
     for name, stage in ledger.content["stages"].items():
-        if stage["trained"]:
+        if stage["trained"] and stage["trained"].get("ended", True):
             folder = ledger.verified(name) / "expert"
             record = json.loads((folder / "expert.json").read_text(encoding="utf-8"))
             if record["template_sha256"] != template.digest():

@@ -42,9 +42,11 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
     found: list[tuple[int, bool, Path]] = []
     for other in directory.parent.parent.glob(f"*/{directory.name}"):
         # What the run noted itself: in its config.yaml the data root is resolved, and another one is no other data.
-        about = Ledger(other).read().content["about"]
+        ledger = Ledger(other).read()
+        about = ledger.content["about"]
         theirs = about.get("numbers")
-        if other == directory or theirs is None:
+        trained = sum(bool(stage["trained"]) for stage in ledger.content["stages"].values())
+        if other == directory or theirs is None or not trained:
             continue
         theirs = {**theirs, "method": switched_on(theirs["method"])}  # of when a setting was new
         length = len(theirs["order"]["tasks"])
@@ -52,12 +54,10 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
             continue
         ours = _without_tasks(config, length)
         if theirs == ours:
-            found.append((length, True, other))
-        elif _trained_alike(theirs) == _trained_alike(ours) and all(
-            data[task] == about["data"][task] for task in about["data"]
-        ):
+            found.append((trained, True, other))
+        elif _trained_alike(theirs) == _trained_alike(ours) and about["data"].items() <= data.items():
             # What is held out for thresholds may have to be taken from the training rows; then the data differ.
-            found.append((length, False, other))
+            found.append((trained, False, other))
     if not found:
         return None
     _, answers_too, other = max(found)

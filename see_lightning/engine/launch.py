@@ -43,7 +43,7 @@ from see_lightning.engine.grow import adopt, earlier_run
 from see_lightning.engine.ledger import OOD, Ledger, LedgerError, dump, write_atomic
 from see_lightning.engine.preemption import Stopped, Told, exit_code, leave_quietly
 from see_lightning.engine.ranks import Echo, Place, Ranks, check_size, join, place, supervise
-from see_lightning.engine.results import collect, commit, paraphrases, versions
+from see_lightning.engine.results import collect, commit, keep_earlier, paraphrases, versions
 from see_lightning.engine.run import ContinualRun, RunSettings
 from see_lightning.engine.stages import Stage, plan_stages
 from see_lightning.engine.tracking import make_tracker
@@ -222,9 +222,8 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
         if ranks.first:
             results = collect(ledger, stages, tasks, beside, cfg, config, method)
             path = ledger.directory / "results.json"
-            earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            for name in {"ood", "variants"} & earlier.keys():  # asked for by another command, which they name
-                results.setdefault(name, earlier[name])
+            if path.exists():
+                keep_earlier(results, json.loads(path.read_text(encoding="utf-8")))
             write_atomic(ledger.directory / "matrix.csv", matrix_csv(results))
             study = ledger.directory / "study.json"  # of a finished run that was asked foreign queries afterwards
             studied = json.loads(study.read_text(encoding="utf-8")) if study.exists() else None

@@ -205,6 +205,20 @@ def collect(
     return results
 
 
+def keep_earlier(results: dict[str, Any], earlier: Mapping[str, Any]) -> None:
+    """Let stay what a finished run was asked beside its own queries by earlier commands, unless it was asked anew.
+
+    Args:
+        results: from ``collect``, changed in place.
+        earlier: the run's ``results.json`` as it was.
+    """
+    if "ood" in earlier:
+        results.setdefault("ood", earlier["ood"])
+    if "variants" in earlier:
+        found = {**earlier["variants"], **results.get("variants", {})}
+        results["variants"] = {**found, "asked": [name for name in VARIANTS if name in found]}
+
+
 def paraphrases(cfg: DictConfig) -> dict[str, str | None]:
     """What a config says in the place of each task's definition."""
     given = cfg.benchmark.get("paraphrases") or {}

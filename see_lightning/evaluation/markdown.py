@@ -15,7 +15,10 @@ from see_lightning.evaluation.report import number
 Results = Mapping[str, Any]
 Cell = Callable[[Results], float | None]  # one run's value
 
-MARK = re.compile(r"^<!-- (?P<kind>\w+): (?P<order>\w+) -->\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
+MARK = re.compile(r"^<!-- (?P<kind>\S+): (?P<order>\S+) -->\n(?P<body>.*?)^<!-- end -->$", re.MULTILINE | re.DOTALL)
+LEFT_OUT = {*NUISANCE, "trainer"} - {"ratio"}  # of a command: what changes no number, or has columns of its own
+DIGITS = {"AR": 2, "FWT": 2, "BWT": 2, "forgetting": 2, "AUROC": 3}
+SHARES = {"routed right, %": "routing_accuracy", "to the base, %": "base_share"}
 
 
 def fill(document: str, folder: Path) -> tuple[str, list[Path]]:
@@ -29,7 +32,8 @@ def fill(document: str, folder: Path) -> tuple[str, list[Path]]:
         The document, and the runs that stand in none of its tables of scores.
 
     Raises:
-        Refusal: the document names a kind or an order that there is not, or a ``results.json`` is damaged.
+        Refusal: the document names a kind or an order that there is not, a place for a table has no end, or a
+            ``results.json`` is damaged.
     """
     found, _ = find_runs([folder])
     comparison = compare(map(read_run, found))
@@ -40,41 +44,52 @@ def fill(document: str, folder: Path) -> tuple[str, list[Path]]:
 
     def table(mark: re.Match[str]) -> str:
         kind, order = mark["kind"], mark["order"]
+        if "<!--" in mark["body"]:
+            raise Refusal(f"<!-- {kind}: {order} --> has no <!-- end --> before the next mark; put it below its table.")
         if kind not in KINDS:
             raise Refusal(f"there is no table {kind!r}; there are {', '.join(KINDS)}.{nearest(kind, KINDS)}")
         if order not in orders:
-            raise Refusal(
-                f"{folder} holds no run of order {order!r}; there are {', '.join(orders)}.{nearest(order, orders)}"
-            )
+            there = f"there are {', '.join(orders)}" if orders else "it holds none at all"
+            raise Refusal(f"{folder} holds no run of order {order!r}; {there}.{nearest(order, orders)}")
         if kind == "scores":
             shown.add(order)
         return f"<!-- {kind}: {order} -->\n{KINDS[kind](orders[order])}<!-- end -->"
 
-    filled = MARK.sub(table, document)
+    marks = len(re.findall(rf"<!-- *(?:{'|'.join(KINDS)})\b", document))
+    filled, places = MARK.subn(table, document)
+    if marks > places:
+        raise Refusal(
+            f"{marks} places for tables were begun and {places} are whole; a whole one has the line <!-- KIND: ORDER --> and,"
+            f" below its table, the line <!-- end -->."
+        )
     return filled, [run.path for order, some in orders.items() if order not in shown for g in some for run in g.runs]
 
 
 def scores(groups: Sequence[Group]) -> str:
     """Metrics and the scores after the last task, a row for each setting."""
     columns: dict[str, Cell] = {name: _metric(name) for name in ("AR", "FWT", "BWT", "forgetting")}
-    for place, task in enumerate(groups[0].first.tasks):
-        columns[task] = _last_score(place)
+    tasks = dict.fromkeys(task for group in groups for task in group.first.tasks)
+    columns |= {task: _last_score(task) for task in tasks}
     columns["routed right, %"] = lambda results: _percent(results.get("routing", {}).get("accuracy"))
-    columns["foreign to the base, %"] = lambda results: _percent(results.get("ood", {}).get("base_share"))
-    return _table(groups, columns)
+    return _table([(group, group.runs) for group in groups], columns)
 
 
 def foreign(groups: Sequence[Group]) -> str:
-    """Foreign queries, a row for each setting that was asked any."""
-    asked = [group for group in groups if any("base_share" in r.get("ood", {}) for r in map(_results, group.runs))]
-    tasks = dict.fromkeys(task for group in asked for run in group.runs for task in _results(run)["ood"]["per_task"])
+    """Foreign queries, a row for each setting and each set of tasks that it was asked."""
+    rows: dict[tuple[str, ...], tuple[Group, list[Run]]] = {}
+    for group in groups:
+        for run in group.runs:
+            per_task = _results(run).get("ood", {}).get("per_task")
+            if per_task:
+                rows.setdefault((group.first.numbers, *per_task), (group, []))[1].append(run)
+    tasks = dict.fromkeys(task for _, *asked in rows for task in asked)
     columns: dict[str, Cell] = {
         "reach the base, %": lambda results: _percent(results["ood"]["base_share"]),
         "AUROC": lambda results: results["ood"]["auroc"],
         "FPR at 95 %": lambda results: _percent(results["ood"]["fpr95"]),
         **{task: _reached(task) for task in tasks},
     }
-    return _table(asked, columns)
+    return _table(list(rows.values()), columns)
 
 
 def variants(groups: Sequence[Group]) -> str:
@@ -83,33 +98,28 @@ def variants(groups: Sequence[Group]) -> str:
     for group in groups:
         asked = dict.fromkeys(name for run in group.runs for name in _results(run).get("variants", {}).get("asked", ()))
         for name in asked:
-
-            def of(key: str, name: str = name) -> Cell:
-                return lambda results: results.get("variants", {}).get(name, {}).get(key)
-
-            shares = {head: _as_percent(of(key)) for head, key in SHARES.items()}
-            rows.append([_command(group), name.replace("_", " "), *_cells(group, {"AR": of("AR"), **shares})])
+            columns = {"AR": _of_variant(name, "AR")}
+            columns |= {head: _as_percent(_of_variant(name, key)) for head, key in SHARES.items()}
+            rows.append([_command(group), name.replace("_", " "), *_cells(group.runs, columns)])
     return _markdown(["run.py", "variant", "AR", *SHARES], rows)
 
 
-DIGITS = {"AR": 2, "FWT": 2, "BWT": 2, "forgetting": 2, "AUROC": 3}
-LEFT_OUT = {*NUISANCE} - {"ratio"}
-SHARES = {"routed right, %": "routing_accuracy", "to the base, %": "base_share"}
 KINDS: dict[str, Callable[[Sequence[Group]], str]] = {"scores": scores, "foreign": foreign, "variants": variants}
 
 
-def _table(groups: Sequence[Group], columns: Mapping[str, Cell]) -> str:
-    found = [_results(run) for group in groups for run in group.runs]
+def _table(rows: Sequence[tuple[Group, Sequence[Run]]], columns: Mapping[str, Cell]) -> str:
+    """A row for some runs of a group, without columns that nobody has a number for."""
+    found = [_results(run) for _, runs in rows for run in runs]
     measured = {head: cell for head, cell in columns.items() if any(cell(results) is not None for results in found)}
-    rows = [
-        [_command(group), *_cells(group, measured), ", ".join(str(run.seed) for run in group.runs), _commits(group)]
-        for group in groups
+    lines = [
+        [_command(group), *_cells(runs, measured), ", ".join(str(run.seed) for run in runs), _commits(runs)]
+        for group, runs in rows
     ]
-    return _markdown(["run.py", *measured, "seeds", "commit"], rows)
+    return _markdown(["run.py", *measured, "seeds", "commit"], lines)
 
 
-def _cells(group: Group, columns: Mapping[str, Cell]) -> list[str]:
-    found = [_results(run) for run in group.runs]
+def _cells(runs: Sequence[Run], columns: Mapping[str, Cell]) -> list[str]:
+    found = [_results(run) for run in runs]
     return [
         reading(spread(map(cell, found)), len(found), partial(number, digits=DIGITS.get(head, 1)))
         for head, cell in columns.items()
@@ -122,21 +132,25 @@ def _results(run: Run) -> Results:
 
 
 def _command(group: Group) -> str:
-    """What was typed, without what changes no number or has a column of its own."""
+    """What was typed, without what is left out."""
     words = [word for word in shlex.split(group.first.command)[2:] if re.split(r"[.=]", word)[0] not in LEFT_OUT]
-    return f"`{' '.join(words)}`" if words else "(defaults)"
+    return f"`{shlex.join(words)}`" if words else "(defaults)"
 
 
-def _commits(group: Group) -> str:
-    return ", ".join(dict.fromkeys(f"`{run.made['commit']}`" for run in group.runs))
+def _commits(runs: Sequence[Run]) -> str:
+    return ", ".join(dict.fromkeys(f"`{run.made['commit']}`" for run in runs))
 
 
 def _metric(name: str) -> Cell:
     return lambda results: results["metrics"][name]
 
 
-def _last_score(place: int) -> Cell:
-    return lambda results: results["matrix"][-1][place]
+def _last_score(task: str) -> Cell:
+    return lambda results: dict(zip(results["tasks"], results["matrix"][-1], strict=True)).get(task)
+
+
+def _of_variant(name: str, key: str) -> Cell:
+    return lambda results: results.get("variants", {}).get(name, {}).get(key)
 
 
 def _reached(task: str) -> Cell:

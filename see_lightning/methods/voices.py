@@ -6,8 +6,8 @@ so what is computed for it does not hang on what else is asked.
 Letters: B rows, K tokens of an answer, V vocabulary.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
@@ -54,7 +54,7 @@ class Continuation:
 
 def predicting(
     pool: ExpertPool, voice: str | None, logits_BV: Tensor, read: Read, rows: Sequence[Sequence[int]]
-) -> list[Tensor]:
+) -> Iterator[Tensor]:
     """The logits that predict each token of some answers, read behind prompts; for each answer (K, V), in fp32.
 
     Args:
@@ -69,11 +69,9 @@ def predicting(
     if width > 0:
         with pool.speaking(voice) as model:
             rest_BKV, _ = read_on(model, read, [list(row[:-1]) for row in rows], keep=range(-width, 0))
-    # Rows end at the right edge; what stands before a shorter one is left out.
-    return [
-        torch.cat([logits_BV[place, None], rest_BKV[place, max(width, 0) + 1 - len(row) :]])[: len(row)].float()
-        for place, row in enumerate(rows)
-    ]
+    for place, row in enumerate(rows):
+        # Rows end at the right edge; what stands before a shorter one is left out.
+        yield torch.cat([logits_BV[place, None], rest_BKV[place, max(width, 0) + 1 - len(row) :]])[: len(row)].float()
 
 
 def given_tokens(ids: Sequence[int], opening: Sequence[int]) -> int:
@@ -117,7 +115,7 @@ class Voices:
         voices: list[str | None] = []
         for window in cut(queries, WINDOW * self.rows):
             batch = query_batch(window, self.template, max_new_tokens=PATIENCE, rows=self.rows)
-            voices += self.method.voices(replace(batch, only_decide=True))
+            voices += self.method.voices(batch)
         return voices
 
     def score(self, voice: str | None, query: str, answers: Sequence[str]) -> list[Score]:

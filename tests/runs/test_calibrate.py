@@ -1,12 +1,16 @@
 """Thresholds set anew: what was trained is taken over, and what comes of it is what training anew would have given."""
 
+import json
 import shutil
+from unittest.mock import patch
 
 import pytest
 
 from see_lightning.calibrate import calibrate
 from see_lightning.config import Refusal
+from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.run import ContinualRun
 from tests.runs import toy
 
 BEFORE = ("train_size=2", "model.dtype=fp32", "optim.epochs=25")
@@ -153,6 +157,51 @@ def test_a_finished_run_is_calibrated_by_its_folder(base, tmp_path, capsys):
 def test_a_run_that_cannot_be_calibrated_is_refused(base, settings, on, keep, message):
     with pytest.raises(Refusal, match=message):
         calibrate(toy.whole(base, *settings).directory, on=on, keep=keep)
+
+
+def test_a_run_that_does_not_lie_where_its_settings_say_is_refused(base, tmp_path):
+    for place in ("mine", "jsonl/see/abc/seed=4"):
+        shutil.copytree(toy.whole(base, *BEFORE).directory, tmp_path / place)
+        with pytest.raises(Refusal, match="lies elsewhere than a run of these settings does"):
+            calibrate(tmp_path / place, on=2, keep=0.5)
+
+
+def test_a_run_that_trained_nothing_yet_is_no_source(base, tmp_path):
+    plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE))
+    for key in ("00000000", "zzzzzzzz"):  # begun with other thresholds, and killed at once
+        ledger = Ledger(tmp_path / "jsonl" / "see" / key / "seed=3")
+        about = {**Ledger(plain.directory).read().content["about"]}
+        about["numbers"] = {
+            **about["numbers"],
+            "method": {**about["numbers"]["method"], "calibrate_on": 1, "keep": 1.0},
+        }
+        with ledger:
+            ledger.about(about)
+    assert toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE, *THEN)).fits == 0
+
+
+def test_until_a_threshold_is_set_anew_an_expert_is_not_to_be_asked(base, tmp_path):
+    calibrated = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE, *THEN))
+    cfg = toy.compose(toy.data_in(base), tmp_path, *BEFORE, "method.calibrate_on=2", "method.keep=1.0")
+    with patch.object(ContinualRun, "_end_anew", side_effect=InterruptedError), pytest.raises(InterruptedError):
+        toy.run(cfg)
+    (begun,) = [path for path in calibrated.directory.parents[1].glob("*/seed=3") if path != calibrated.directory]
+    with pytest.raises(Refusal, match="has finished no task yet"):
+        load_ensemble(begun)
+    toy.run(cfg)
+    assert load_ensemble(begun).method.thresholds == toy.read_results(begun)["routing"]["thresholds"]
+
+
+def test_what_a_run_was_asked_beside_its_own_queries_is_asked_again(base, tmp_path):
+    rows = [{"id": str(n), "input": f"fog{n}?", "output": "q"} for n in range(10)]
+    (tmp_path / "foreign").mkdir()
+    whole = {"Definition": ["fog"], "Instances": rows, "Positive Examples": []}
+    (tmp_path / "foreign" / "fog.json").write_text(json.dumps(whole))
+    ood = ("ood=folder", f"ood.dir={tmp_path / 'foreign'}", "ood.size=1")
+    toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE, *ood))
+    plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE))  # as it was last configured: none
+    results = json.loads(calibrate(plain.directory, on=2, keep=0.5).read_text())
+    assert list(results["ood"]["per_task"]) == ["fog"]
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -406,6 +406,11 @@ def test_stl_cannot_be_told_a_foreign_query_s_task(run_of, tasks, capsys):
             "is not finished, and its voices are asked when all have learned; go on with: test",
         ),
         ("ledger.json", ["--tasks", "toy_choice"], "holds no run; give the folder that has ledger.json in it"),
+        (
+            "trial",
+            ["--tasks", "toy_choice"],
+            "harness.json has limit 2, and None is asked for; keep both with --out FILE",
+        ),
         ("rows", ["--tasks", "toy_choice"], "lm_eval cannot load toy_choice: FileNotFoundError: "),
     ],
 )
@@ -413,6 +418,8 @@ def test_what_cannot_be_done_is_told_in_one_line_before_a_model_is_read(run_of, 
     run = run_of()
     if spoil == "rows":
         (tasks / "rows.jsonl").unlink()
+    elif spoil == "trial":
+        (run / "harness.json").write_text(json.dumps({"tasks": ["toy_choice"], "limit": 2, "num_fewshot": None}))
     elif spoil:
         (run / spoil).unlink()
     with patch("see_lightning.lm_eval.load_ensemble", side_effect=AssertionError("too late")):

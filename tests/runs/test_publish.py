@@ -1,12 +1,14 @@
 """Tables of a document that are made of kept results, and results that tell nothing of the machine they were made on."""
 
 import json
+import shutil
 
 import pytest
 
 from see_lightning.config import Refusal
+from see_lightning.engine.ledger import Ledger
 from see_lightning.evaluation.markdown import fill
-from see_lightning.publish import main, publish
+from see_lightning.publish import main, publish, without_places
 from tests.runs import toy
 
 DOCUMENT = "# Results\n\nBefore.\n\n<!-- scores: jsonl -->\nold\n<!-- end -->\n\nAfter.\n"
@@ -46,7 +48,6 @@ def test_a_table_has_the_numbers_of_the_runs_that_were_added(base, folder, docum
         routed = results.get("routing", {}).get("accuracy")
         assert cells["routed right, %"] == ("–" if routed is None else f"{100 * routed:.1f}")
         assert cells["seeds"] == "3"
-        assert "foreign to the base, %" not in heads, "nothing was asked"
 
 
 def test_tables_are_the_same_without_the_runs_themselves(base, folder, document):
@@ -92,11 +93,86 @@ def test_foreign_queries_and_variants_have_tables_of_their_own(base, folder, doc
     )
     publish(folder, document)
     first, second, third = (rows_of(part) for part in document.read_text().split("<!-- end -->\n")[:3])
-    assert dict(zip(first[0], first[2], strict=True))["foreign to the base, %"] == "75.0"
+    assert len(first) == 3
     cells = dict(zip(second[0], second[2], strict=True))
     assert (cells["reach the base, %"], cells["AUROC"], cells["FPR at 95 %"]) == ("75.0", "0.900", "50.0")
     assert (cells["rain"], cells["snow"]) == ("100.0", "50.0")
     assert third[2][1:] == ["input only", "12.50", "25.0", "50.0"]
+
+
+def test_runs_of_one_order_with_other_tasks_have_their_scores_under_their_names(base, folder, document):
+    turned = ("method=base", "order.tasks=[ice,sky]")
+    runs = [toy.whole(base, "method=base").directory, toy.whole(base, *turned).directory]
+    publish(folder, document, runs)
+    heads, _, *rows = rows_of(document.read_text())
+    assert sorted(row[heads.index("sea")] for row in rows) == ["0.0", "–"]
+    for run in runs:
+        results = toy.read_results(run)
+        last = {task: f"{score:.1f}" for task, score in zip(results["tasks"], results["matrix"][-1], strict=True)}
+        assert any({task: row[heads.index(task)] for task in last} == last for row in rows)
+
+
+def test_seeds_that_were_asked_other_foreign_queries_are_rows_of_their_own(base, folder, document):
+    publish(folder, document, [toy.whole(base, "method=base", f"seed={seed}").directory for seed in (1, 2, 4)])
+    for path, tasks in zip(sorted(folder.rglob("results.json")), (("rain",), ("snow",), ()), strict=True):
+        results = json.loads(path.read_text())
+        if tasks:
+            per_task = dict.fromkeys(tasks, 1.0)
+            results["ood"] = {"base_share": 1.0, "auroc": None, "fpr95": None, "per_task": per_task}
+        path.write_text(json.dumps(results))
+    document.write_text("<!-- scores: jsonl -->\n<!-- end -->\n<!-- foreign: jsonl -->\n<!-- end -->\n")
+    publish(folder, document)
+    heads, _, *rows = rows_of(document.read_text().split("<!-- end -->")[1])
+    assert [row[heads.index("seeds")] for row in rows] == ["1", "2"]
+    assert [(row[heads.index("rain")], row[heads.index("snow")]) for row in rows] == [("100.0", "–"), ("–", "100.0")]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "<!-- scores: jsonl -->\nprose\n<!-- scores: jsonl -->\n<!-- end -->\n",
+            "has no <!-- end --> before the next mark",
+        ),
+        ("<!-- scores: jsonl -->\nprose\n", "1 places for tables were begun and 0 are whole"),
+        ("<!--scores: jsonl -->\n<!-- end -->\n", "1 places for tables were begun and 0 are whole"),
+        (" <!-- scores: jsonl -->\n<!-- end -->\n", "1 places for tables were begun and 0 are whole"),
+    ],
+)
+def test_a_place_for_a_table_that_is_not_whole_is_refused_and_the_text_stays(base, folder, document, text, told):
+    document.write_text(text)
+    with pytest.raises(Refusal, match=told):
+        publish(folder, document, [toy.whole(base).directory])
+    assert document.read_text() == text
+
+
+def test_a_measurement_of_another_state_is_refused_and_one_that_is_gone_goes(base, tmp_path, folder, document):
+    run = tmp_path / "jsonl" / "see" / "abc" / "seed=3"
+    shutil.copytree(toy.whole(base).directory, run)
+    (run / "perplexity.json").write_text(json.dumps({"belongs_to": Ledger(run).read().digest()}))
+    publish(folder, document, [run])
+    assert list(folder.rglob("perplexity.json"))
+    (run / "perplexity.json").write_text(json.dumps({"belongs_to": "another"}))
+    with pytest.raises(Refusal, match="was measured before the run became what it is"):
+        publish(folder, document, [run])
+    (run / "perplexity.json").unlink()
+    publish(folder, document, [run])
+    assert not list(folder.rglob("perplexity.json"))
+
+
+def test_places_are_left_out_of_words_and_of_words_only():
+    places = {"/d": "data", "r": "runs"}
+    kept = {
+        "command": "python -m see_lightning.perplexity /d/x 'r/superni 5'",
+        "origin": "https://host/d/x",
+        "name": "owner/name",
+        "notice": "qg: /d/a.json is missing",
+    }
+    assert without_places(kept, places) == {
+        **kept,
+        "command": "python -m see_lightning.perplexity data/x 'runs/superni 5'",
+        "notice": "qg: data/a.json is missing",
+    }
 
 
 def test_a_run_that_stands_in_no_table_is_told(base, folder, document, capsys):

@@ -132,11 +132,13 @@ def test_two_ranks_find_what_one_finds(base, tmp_path, settings):
 def test_other_paraphrases_are_asked_anew_and_only_they_count(base, tmp_path):
     other = ("variants=[paraphrased]", toy.PARAPHRASES.replace("say sky", "blue"))
     first = run(base, tmp_path / "changed", *toy.VARIANTS)
+    before = toy.read_results(first.directory)["variants"]["input_only"]
     second = run(base, tmp_path / "changed", *other)
     at_once = run(base, tmp_path / "once", *other)
     assert (second.fits, second.directory) == (0, first.directory)
     one, whole = (toy.read_results(seen.directory)["variants"] for seen in (second, at_once))
-    assert one == whole
+    assert one.pop("input_only") == before, "asked before, and not anew"
+    assert one == {**whole, "asked": ["input_only", "paraphrased"]}
     assert one["paraphrases"]["sky"] == "blue"
     lines = toy.read_answers(second.directory, "paraphrased")["03-ice"]
     assert [line["task"] for line in lines].count("sky") == 2 * toy.TESTED
