@@ -3,6 +3,9 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
+
+from omegaconf import DictConfig, OmegaConf
 
 from see_lightning.config import ConfigError, Refusal, load_config, method_name, validate, within
 from see_lightning.engine.ledger import Ledger, finished_results
@@ -68,9 +71,9 @@ def calibrate(run_dir: Path, *, on: int, keep: float) -> Path:
         )
     cfg.method.calibrate_on, cfg.method.keep = on, keep
     cfg.paths.runs = str(run_dir.parents[3])  # where it lies now, which may be elsewhere than it was made
-    # What it was last asked, by whichever command.
-    cfg.ood = results.get("ood", {}).get("asked")
-    cfg.variants = results.get("variants", {}).get("asked", [])
+    # What it was last asked, by whichever command; merged, since a plain assignment would have to be typed.
+    cfg.ood, asked = None, {name: results.get(name, {}).get("asked") for name in ("ood", "variants")}
+    cfg = cast("DictConfig", OmegaConf.merge(cfg, {name: value for name, value in asked.items() if value}))
 
     # Late, because these import torch, which takes longer than a refusal should.
     from see_lightning.engine.build import build_tasks, build_template
