@@ -137,10 +137,11 @@ def test_a_finished_run_is_calibrated_by_its_folder(base, tmp_path, capsys):
     moved = tmp_path / "elsewhere"
     shutil.copytree(plain.directory, moved / "jsonl" / "see" / plain.directory.parent.name / "seed=3")
     path = calibrate(moved / "jsonl" / "see" / plain.directory.parent.name / "seed=3", on=2, keep=0.5)
+    told = capsys.readouterr().out
     whole = toy.whole(base, *BEFORE, *THEN)
     assert path.parent == moved / "jsonl" / "see" / whole.directory.parent.name / "seed=3"
     assert without_places(outcome(path.parent)) == without_places(outcome(whole.directory))
-    assert capsys.readouterr().out.splitlines()[-1] == str(path)
+    assert told.splitlines()[-1] == str(path)
     assert toy.read_results(path.parent)["command"] == "test method.calibrate_on=2 method.keep=0.5"
 
 
