@@ -17,6 +17,7 @@ from see_lightning.evaluation.scores import score_fn
 from see_lightning.methods.method import Method
 from see_lightning.models.tiny import tiny_model
 from see_lightning.refusals import CONF
+from see_lightning.tasks.datamodule import query_batch
 from tests.experts import small
 from tests.runs import toy
 
@@ -420,6 +421,24 @@ def test_every_number_can_be_recomputed_from_the_answers(whole):
             [sum(r["task"] == task and r["expert"] == expert for r in final) for expert in (*NAMES, "base")]
             for task in NAMES
         ]
+
+
+def test_who_would_answer_is_told_without_an_answer(whole, base):
+    ensemble = load_ensemble(whole.directory, max_new_tokens=4)
+    method, prompts = ensemble.method, toy.prompts(base)
+    *_, last = toy.read_answers(whole.directory).values()
+    for task in NAMES:
+        records = [answer for answer in last if answer["task"] == task]
+        told = [task] * len(records) if method.needs_task_id else []
+        queries = query_batch([prompts[one["id"]] for one in records], method.template, tasks=told, max_new_tokens=4)
+        method.counts.clear()
+        with torch.inference_mode():
+            voices = method.voices(queries)
+        assert method.counts["generations"] == 0
+        if method.has_experts or method.schedule == "frozen":
+            assert [voice or "base" for voice in voices] == [one["expert"] for one in records]
+        else:
+            assert set(voices) <= set(method.pool.names)
 
 
 def test_answers_say_who_gave_them(whole):
