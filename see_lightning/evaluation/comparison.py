@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shlex
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +24,14 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from see_lightning.config import Refusal, numbers
+from see_lightning.config import NUISANCE, Refusal, numbers
 from see_lightning.evaluation.drawings import matrix_svg
 from see_lightning.evaluation.report import FORMULAS, ROUTING, number, page_template, print_table
 
 METRICS = (*FORMULAS, "routing accuracy")
 MEANINGS = {**FORMULAS, "routing accuracy": f"{ROUTING['accuracy']}; higher is better"}
 MATRICES = 24  # on a page, which would otherwise grow with every run
+NOT_TYPED = {*NUISANCE, "trainer"} - {"ratio"}
 NAMED = 10  # runs in a sentence, notices in a terminal, commands below a matrix
 
 
@@ -381,6 +383,12 @@ def _short_label(group: Group) -> str:
 
 def _ratio(run: Run) -> str:
     return "–" if run.ratio is None else f"{run.ratio:.15g}"
+
+
+def typed(group: Group) -> list[str]:
+    """The words of a group's command, without those that change no number or are counted, such as the seed."""
+    words = shlex.split(group.first.command)[2:]
+    return [word for word in words if re.split(r"[.=]", word)[0] not in NOT_TYPED]
 
 
 def reading(value: Spread | None, seeds: int, show: Callable[[float], str] = number) -> str:

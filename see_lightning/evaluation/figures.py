@@ -8,6 +8,7 @@ import csv
 import io
 import math
 import re
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from see_lightning.config import Refusal
-from see_lightning.evaluation.comparison import Comparison, Group, Run, Spread, setting, spread
+from see_lightning.evaluation.comparison import Comparison, Group, Run, Spread, setting, spread, typed
 from see_lightning.evaluation.drawings import readable_on, short, standalone_svg
 
 if TYPE_CHECKING:
@@ -83,18 +84,27 @@ def _rank(run: Run) -> tuple[int, str]:
 
 
 def _labels(groups: Sequence[Group]) -> list[str]:
-    """Method, ratio, and whatever else tells these groups apart."""
+    """Method and ratio; where some share these, what was typed as well, or, if that is the same, the settings that differ."""
     labels = []
     for group in groups:
-        run = group.first
-        ratio = [] if run.ratio is None else [f"{100 * run.ratio:g} %"]
+        alike = [other for other in groups if _short(other.first) == _short(group.first)]
+        commands = [_typed(other) for other in alike]
         # The tasks are the same within a sheet.
-        apart = [f"{name} {setting(run, name)}" for name in group.apart if name != "order.tasks"]
-        labels.append(", ".join([" ".join([run.method, *ratio]), *apart]))
+        apart = [f"{name} {setting(group.first, name)}" for name in group.apart if name != "order.tasks"]
+        told = ", ".join(apart) if len(set(commands)) < len(commands) else _typed(group)
+        labels.append(", ".join(filter(None, [_short(group.first), told if len(alike) > 1 else ""])))
     return [
         f"{label}, {group.first.key}" if labels.count(label) > 1 else label
         for label, group in zip(labels, groups, strict=True)
     ]
+
+
+def _short(run: Run) -> str:
+    return run.method if run.ratio is None else f"{run.method} {100 * run.ratio:g} %"
+
+
+def _typed(group: Group) -> str:
+    return shlex.join(word for word in typed(group) if not word.startswith(("method=", "ratio=")))
 
 
 # ---------------------------------------------------------------------------------------------- scores by task

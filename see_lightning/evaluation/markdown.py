@@ -8,15 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import NUISANCE, Refusal, nearest
-from see_lightning.evaluation.comparison import Group, Run, compare, find_runs, read_run, reading, spread
+from see_lightning.config import Refusal, nearest
+from see_lightning.evaluation.comparison import Group, Run, compare, find_runs, read_run, reading, spread, typed
 from see_lightning.evaluation.report import number
 
 Results = Mapping[str, Any]
 Cell = Callable[[Results], float | None]  # one run's value
 
 MARK = re.compile(r"^<!-- (?P<kind>\S+): (?P<order>\S+) -->\n(?P<body>.*?)^<!-- end -->$", re.MULTILINE | re.DOTALL)
-LEFT_OUT = {*NUISANCE, "trainer"} - {"ratio"}  # of a command: what changes no number, or has columns of its own
 DIGITS = {"AR": 2, "FWT": 2, "BWT": 2, "forgetting": 2, "AUROC": 3}
 SHARES = {"routed right, %": "routing_accuracy", "to the base, %": "base_share"}
 
@@ -132,8 +131,7 @@ def _results(run: Run) -> Results:
 
 
 def _command(group: Group) -> str:
-    """What was typed, without what is left out."""
-    words = [word for word in shlex.split(group.first.command)[2:] if re.split(r"[.=]", word)[0] not in LEFT_OUT]
+    words = typed(group)
     return f"`{shlex.join(words)}`" if words else "(defaults)"
 
 

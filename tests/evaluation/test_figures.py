@@ -152,6 +152,17 @@ def test_each_order_and_each_list_of_tasks_has_a_figure_of_its_own(tmp_path):
     }
 
 
+def test_what_was_typed_tells_groups_of_one_method_apart(tmp_path):
+    for rank, seed in ((4, 1), (8, 1), (8, 2)):
+        path = add(tmp_path, "see", 0.1, seed, adapter__rank=rank)
+        content = json.loads(path.read_text())
+        content["command"] = f"python run.py method=see adapter.rank={rank} seed={seed} trainer=ddp ood=wide ratio=0.1"
+        path.write_text(json.dumps(content))
+    add(tmp_path, "mtl")
+    (sheet,) = sheets(compare(map(read_run, tmp_path.rglob("results.json"))))
+    assert sheet.labels == ("mtl", "see 10 %, adapter.rank=4", "see 10 %, adapter.rank=8")
+
+
 def test_settings_tell_groups_of_one_method_apart_and_keys_do_where_no_setting_does(tmp_path):
     for rank in (4, 8):
         add(tmp_path, "see", 0.1, adapter__rank=rank)
@@ -173,10 +184,12 @@ def test_the_table_of_perplexity_holds_the_whole_and_the_distribution_over_all_s
     more = {"qa": [(30.0, 10)], "<b>bold</b>": [(0.0, 1)]}
     for seed, answers in ((0, ANSWERS), (1, more)):
         measured(add(tmp_path, "see", 0.1, seed), answers)
-    mtl = add(tmp_path, "mtl")
+    mtl, stl = add(tmp_path, "mtl"), add(tmp_path, "stl")
+    mtl.with_name("ledger.json").touch()  # a whole run, and results that were kept alone
     figures.main([str(tmp_path)])
     assert capsys.readouterr().err.splitlines() == [
-        f"note: no perplexity is known of {mtl}; measure it with: python -m see_lightning.perplexity {mtl.parent}"
+        f"note: no perplexity is known of {mtl}; measure it with: python -m see_lightning.perplexity {mtl.parent}",
+        f"note: no perplexity is known of {stl}",
     ]
     rows = table(tmp_path / "two_perplexity.csv")
     assert [(row["label"], row["task"]) for row in rows] == [("see 10 %", task) for task in TASKS]
