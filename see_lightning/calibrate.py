@@ -31,20 +31,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--keep", type=float, default=0.98, metavar="SHARE", help="share of them that is still accepted (default 0.98)"
     )
+    parser.add_argument(
+        "--against",
+        type=int,
+        default=0,
+        metavar="N",
+        help="general instructions, unseen too, that a threshold also looks at (default 0: at own examples alone)",
+    )
+    parser.add_argument(
+        "--leeway", type=float, default=0.25, metavar="SHARE", help="how far down to these it lies (default 0.25)"
+    )
     given = parser.parse_args(arguments)
     try:
-        calibrate(given.run_dir, on=given.on, keep=given.keep)
+        calibrate(given.run_dir, on=given.on, keep=given.keep, against=given.against, leeway=given.leeway)
     except Refusal as error:
         parser.exit(2, f"{error}\n")
 
 
-def calibrate(run_dir: Path, *, on: int, keep: float) -> Path:
+def calibrate(run_dir: Path, *, on: int, keep: float, against: int = 0, leeway: float = 0.25) -> Path:
     """Set thresholds for a finished run's experts, and evaluate it with them.
 
     Args:
         run_dir: of the run.
         on: examples of each task, further ones than those it was trained on; at least 1.
         keep: share of them that a threshold still accepts, 0.01..1.
+        against: unseen general instructions that it also looks at.
+        leeway: how far down to these it lies, 0..1; see ``experts.walk.between``.
 
     Returns:
         The path of the new run's ``results.json``.
@@ -55,6 +67,8 @@ def calibrate(run_dir: Path, *, on: int, keep: float) -> Path:
     """
     within("--on", on, 1)
     within("--keep", keep, 0.01, 1)
+    within("--against", against, 0)
+    within("--leeway", leeway, 0, 1)
     results = finished_results(run_dir, "thresholds are set for the experts of all tasks")
     run_dir = run_dir.resolve()
     cfg = load_config(run_dir / "config.yaml")
@@ -69,7 +83,11 @@ def calibrate(run_dir: Path, *, on: int, keep: float) -> Path:
             f"{run_dir} lies elsewhere than a run of these settings does, or is older than this; its experts would not be"
             f" found. Let it lie at .../{'/'.join(place)}, or train anew with method.calibrate_on={on}."
         )
-    cfg.method.calibrate_on, cfg.method.keep = on, keep
+    settings: dict[str, float] = {"calibrate_on": on, "keep": keep}
+    if against or cfg.method.get("against"):
+        settings |= {"against": against, "leeway": leeway}
+    for name, value in settings.items():
+        cfg.method[name] = value
     cfg.paths.runs = str(run_dir.parents[3])  # where it lies now, which may be elsewhere than it was made
     # What it was last asked, by whichever command; merged, since a plain assignment would have to be typed.
     cfg.ood, asked = None, {name: results.get(name, {}).get("asked") for name in ("ood", "variants")}
@@ -87,7 +105,7 @@ def calibrate(run_dir: Path, *, on: int, keep: float) -> Path:
             f"{run_dir} was trained on rows of {', '.join(other)} that {on} held out would need, or its data changed since."
             f" Give a smaller --on, or train anew with method.calibrate_on={on}."
         )
-    return launch(cfg, f"{about['command']} method.calibrate_on={on} method.keep={keep}")
+    return launch(cfg, " ".join([about["command"], *(f"method.{name}={value}" for name, value in settings.items())]))
 
 
 if __name__ == "__main__":

@@ -361,9 +361,15 @@ NUISANCE = ("paths", "logger", "seed", "ratio", "protocol", "ood", "variants")
 OFF: dict[str, tuple[str, ...]] = {  # settings of methods that are off at 0, and those that then mean nothing
     "general_negatives": ("general_source",),
     "other_instructions": (),
-    "calibrate_on": ("keep",),
+    "calibrate_on": ("keep", "against", "leeway"),
+    "against": ("leeway",),
 }
-AFTER_TRAINING = ("calibrate_on", "keep")  # settings of methods by which nothing is trained otherwise
+AFTER_TRAINING = (
+    "calibrate_on",
+    "keep",
+    "against",
+    "leeway",
+)  # settings of methods by which nothing is trained otherwise
 NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")
 NUISANCE_BENCHMARK = ("licence", "citation", "package", "published_at", "paraphrases")
 

@@ -80,6 +80,27 @@ def keeping(values: Sequence[float], share: float) -> float:
     return sorted(values, reverse=True)[math.ceil(round(share * len(values), 6)) - 1]
 
 
+def between(own: Sequence[float], foreign: Sequence[float], share: float, leeway: float) -> float:
+    """A threshold below what a share of own values reach, by a part of the way from there to the highest foreign one.
+
+    Where own values lie far above all others, those a little lower than any seen before are still accepted; where they
+    meet, the threshold is `keeping`'s.
+
+    Args:
+        own: at least one.
+        foreign: at least one.
+        share: of own values that are above it, above 0 and at most 1.
+        leeway: the part of the way, 0..1.
+
+    >>> between([8.0, 9.0, 10.0], [-4.0, 0.0], share=1.0, leeway=0.25)
+    6.0
+    >>> between([8.0, 9.0, 10.0], [8.5], share=1.0, leeway=0.25)
+    8.0
+    """
+    low = keeping(own, share)
+    return low - leeway * max(0.0, low - max(foreign))
+
+
 @dataclass(frozen=True, slots=True)
 class Walked:
     """Where one query's walk ended.

@@ -5,6 +5,7 @@ Each task gets an expert of its own, trained on its reconstructed task; queries 
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,20 @@ from see_lightning.data.example import Example
 from see_lightning.experts.hearing import Hearing
 from see_lightning.experts.opening import IndicatorTree
 from see_lightning.experts.pool import THRESHOLD, ExpertPool
-from see_lightning.experts.walk import keeping
+from see_lightning.experts.walk import between, keeping
 from see_lightning.methods.method import Answer, ExpertMethod
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.datamodule import query_batch
 from see_lightning.tasks.memory import Memory
-from see_lightning.tasks.negatives import BUILT_IN, MOST_OTHER, general_negatives, rows_of, under_other_instructions
+from see_lightning.tasks.negatives import (
+    BUILT_IN,
+    MOST_OTHER,
+    general_negatives,
+    rows_of,
+    under_other_instructions,
+    unseen_general,
+)
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.reconstruct import Indicators, reconstruct
 from see_lightning.tasks.task import Task
@@ -43,6 +51,9 @@ class See(ExpertMethod):
         calibrate_on: how many further examples of its own task, which it is not trained on, set an expert's threshold; 0
             takes every expert at its word, as the paper does.
         keep: share of them, above 0 and at most 1, that the threshold still accepts.
+        against: how many general instructions, further ones too, a threshold is also set by; 0 looks at own examples alone.
+        leeway: how far below what ``keep`` asks for the threshold lies, as a part of the way down to the highest of these,
+            0..1; see ``experts.walk.between``.
     """
 
     refuses = True
@@ -62,18 +73,22 @@ class See(ExpertMethod):
         other_instructions: int = 0,
         calibrate_on: int = 0,
         keep: float = 0.98,
+        against: int = 0,
+        leeway: float = 0.25,
     ) -> None:
         super().__init__(pool=pool, template=template, optim=optim, run_seed=run_seed)
         within("method.general_negatives", general_negatives, 0)
         within("method.other_instructions", other_instructions, 0, MOST_OTHER)
         within("method.calibrate_on", calibrate_on, 0)
         within("method.keep", keep, 0.01, 1)
+        within("method.against", against, 0)
+        within("method.leeway", leeway, 0, 1)
         self.ratio, self.draw, self.indicators = ratio, draw, Indicators(**indicators)
         self.acceptance = f"{self.indicators.pos} "
         self.general_negatives, self.general_source = general_negatives, general_source
         self.other_instructions = other_instructions
+        self.calibrate_on, self.keep, self.against, self.leeway = calibrate_on, keep, against, leeway
         self._check_general()
-        self.calibrate_on, self.keep = calibrate_on, keep
         #: Log-odds below which an expert's yes counts as a no.
         self.thresholds: dict[str, float] = {}
 
@@ -90,6 +105,7 @@ class See(ExpertMethod):
         words = self.indicators.pos, self.indicators.neg
         most = self.template.max_length - max(len(self.template.target_ids(word)) for word in words)
         drawn = general_negatives(self.general_negatives, self.general_source, 0)
+        drawn += unseen_general(self.against, self.general_source, 0, drawn=len(drawn))
         for example in drawn if self.general_source == BUILT_IN or not drawn else rows_of(self.general_source):
             place = example.source or self.general_source
             tokens = len(self.template.prompt_ids(example.prompt))
@@ -98,13 +114,26 @@ class See(ExpertMethod):
                 raise ConfigError(f"method.general_source: {place} cannot be learned as a refusal: {reason}.")
 
     def end_task(self, task: Task) -> None:
-        """Set the new expert's threshold by what it says to examples of its own that it has not seen."""
-        if self.calibrate_on:
-            queries = query_batch([example.prompt for example in task.held_out], self.template, max_new_tokens=1)
-            counts, self.counts = self.counts, Counter()  # no test query's costs
-            leanings = self._hear(replace(queries, only_decide=True), remember=False).leanings(task.name)
-            self.counts = counts
-            self.thresholds[task.name] = keeping(leanings, self.keep)
+        """Set the new expert's threshold by what it says to examples that it has not seen."""
+        if not self.calibrate_on:
+            return
+        own = self._leanings(task, task.held_out)
+        self.thresholds[task.name] = keeping(own, self.keep)
+        if self.against:
+            foreign = self._leanings(task, self._unseen_general(task))
+            self.thresholds[task.name] = round(between(own, foreign, self.keep, self.leeway), 4)
+
+    def _unseen_general(self, task: Task) -> list[Example]:
+        draw = seed(self.run_seed, task.name, "general negatives")
+        return unseen_general(self.against, self.general_source, draw, drawn=self.general_negatives)
+
+    def _leanings(self, task: Task, examples: Sequence[Example]) -> list[float]:
+        """How much the expert of a task leans to accepting some examples' prompts."""
+        queries = query_batch([example.prompt for example in examples], self.template, max_new_tokens=1)
+        counts, self.counts = self.counts, Counter()  # no test query's costs
+        leanings = self._hear(replace(queries, only_decide=True), remember=False).leanings(task.name)
+        self.counts = counts
+        return leanings
 
     def save(self, folder: Path) -> None:
         """The newest expert and its threshold."""

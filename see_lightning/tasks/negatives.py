@@ -36,6 +36,27 @@ def general_negatives(number: int, source: str, draw: int) -> list[Example]:
     return random.Random(draw).sample(examples, number)
 
 
+def unseen_general(number: int, source: str, draw: int, *, drawn: int) -> list[Example]:
+    """Further instructions than ``general_negatives`` draws.
+
+    Args:
+        number: how many.
+        source: as there.
+        draw: as there.
+        drawn: how many are drawn there.
+
+    Raises:
+        ConfigError: the source holds fewer.
+    """
+    if source == BUILT_IN:
+        return general_examples(drawn + number, draw)[drawn:]
+    seen = {example.id for example in general_negatives(drawn, source, draw)}
+    left = [example for example in rows_of(source) if example.id not in seen]
+    if number > len(left):
+        raise ConfigError(f"method.against={number}, but {source} has {len(left)} rows left; give fewer.")
+    return random.Random(draw).sample(left, number)
+
+
 def rows_of(source: str) -> list[Example]:
     """All instructions of a file.
 

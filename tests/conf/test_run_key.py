@@ -33,7 +33,12 @@ def test_a_key_is_eight_hex_digits_and_the_same_every_time(composed):
         ["protocol=trace"],
         ["ood=natural_instructions", "ood.size=7"],
         ["variants=[input_only,paraphrased]", "benchmark.paraphrases.news=mine"],
-        ["method.general_source=mine.jsonl", "method.keep=0.5"],  # of what is off
+        [
+            "method.general_source=mine.jsonl",
+            "method.keep=0.5",
+            "method.against=9",
+            "method.leeway=1",
+        ],  # of what is off
     ],
     ids=" ".join,
 )
@@ -116,6 +121,23 @@ def test_paraphrases_leave_the_key_of_runs_from_before_there_were_any(composed):
 def test_settings_that_came_later_and_are_off_leave_the_keys_of_earlier_runs(composed):
     earlier = composed()
     OmegaConf.set_struct(earlier, False)
-    for name in ("general_negatives", "general_source", "other_instructions", "calibrate_on", "keep"):
+    for name in (
+        "general_negatives",
+        "general_source",
+        "other_instructions",
+        "calibrate_on",
+        "keep",
+        "against",
+        "leeway",
+    ):
         del earlier.method[name]
     assert run_key(earlier) == run_key(composed())
+
+
+def test_what_a_threshold_looks_at_has_a_key_where_there_is_a_threshold(composed):
+    on = "method.calibrate_on=3"
+    keys = [
+        run_key(composed(on, *more)) for more in ((), ("method.against=2",), ("method.against=2", "method.leeway=1"))
+    ]
+    assert len(set(keys)) == 3
+    assert run_key(composed(on, "method.leeway=1")) == keys[0]

@@ -145,6 +145,20 @@ def test_a_finished_run_is_calibrated_by_its_folder(base, tmp_path, capsys):
     assert toy.read_results(path.parent)["command"] == "test method.calibrate_on=2 method.keep=0.5"
 
 
+def test_a_threshold_may_also_look_at_general_instructions(base, tmp_path):
+    plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE))
+    more = ("method.against=3", "method.leeway=0.5")
+    path = calibrate(plain.directory, on=2, keep=0.5, against=3, leeway=0.5)
+    whole = toy.whole(base, *BEFORE, *THEN, *more)
+    assert path.parents[1].name == whole.directory.parent.name
+    assert without_places(outcome(path.parent)) == without_places(outcome(whole.directory))
+    back = calibrate(path.parent, on=2, keep=0.5)
+    assert toy.read_results(back.parent)["routing"]["thresholds"] == {
+        task: toy.read_results(toy.whole(base, *BEFORE, *THEN).directory)["routing"]["thresholds"][task]
+        for task in toy.TASKS
+    }
+
+
 @pytest.mark.parametrize(
     ("settings", "on", "keep", "message"),
     [

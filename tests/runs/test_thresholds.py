@@ -6,14 +6,17 @@ import pytest
 import torch
 
 from see_lightning.config import ConfigError
+from see_lightning.data.general import general_examples
 from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.ledger import Ledger
 from see_lightning.evaluation.study import gather
 from see_lightning.experts.hearing import Hearing
 from see_lightning.experts.opening import IndicatorTree
-from see_lightning.experts.walk import keeping
+from see_lightning.experts.walk import between, keeping
 from see_lightning.methods.method import Method
+from see_lightning.seeds import seed
 from see_lightning.tasks.datamodule import query_batch
+from see_lightning.tasks.negatives import general_negatives, unseen_general
 from tests.runs import toy
 
 CALIBRATED = ("train_size=2", "method.calibrate_on=2", "method.keep=0.5", "model.dtype=fp32", "optim.epochs=25")
@@ -42,6 +45,44 @@ def test_each_threshold_keeps_the_share_of_examples_that_its_expert_was_not_trai
             assert threshold == pytest.approx(keeping(leanings, 0.5), abs=2e-3)
         path = run.directory / "tasks" / f"0{list(toy.TASKS).index(task) + 1}-{task}" / "expert" / "threshold.json"
         assert json.loads(path.read_text()) == {"log_odds": threshold}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["ordinary", "activated"])
+def test_a_threshold_that_also_looks_at_general_instructions_lies_between(base, kind):
+    settings = ("method.general_negatives=2", "method.against=3", "method.leeway=0.5")
+    run = toy.whole(base, *kind, *CALIBRATED, *settings)
+    (method,) = run.methods
+    method.eval()
+    trained = {id_ for step in run.steps for id_ in step}
+    thresholds = toy.read_results(run.directory)["routing"]["thresholds"]
+    moved = 0
+    for task in toy.TASKS:
+        rows = [json.loads(line) for line in (toy.data_in(base) / f"{task}.train.jsonl").read_text().splitlines()]
+        # The rows to be held out are drawn; of four rows they are the two that nobody was trained on.
+        own = [row["prompt"] for n, row in enumerate(rows, start=1) if f"{task}-train-{n}" not in trained]
+        *_, a, b, c = general_examples(5, seed(3, task, "general negatives"))
+        words = IndicatorTree(method.indicators, method.template)
+        leanings = []
+        for prompts in (own, [a.prompt, b.prompt, c.prompt]):
+            queries = query_batch(prompts, method.template, max_new_tokens=1)
+            with torch.inference_mode():
+                hearing = Hearing(method.pool, words, queries, method.eos_ids(), method.counts, None)
+                leanings.append(hearing.leanings(task))
+        possible = [between([one], leanings[1], 1.0, 0.5) for one in leanings[0]]
+        assert any(thresholds[task] == pytest.approx(one, abs=3e-3) for one in possible)
+        moved += not any(thresholds[task] == pytest.approx(one, abs=3e-3) for one in leanings[0])
+    assert moved, "general instructions made no difference"
+
+
+def test_general_instructions_that_a_threshold_looks_at_are_none_of_those_that_were_refused(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Do {n}.", "answer": "-"}) + "\n" for n in range(9)))
+    for source in ("built_in", str(path)):
+        refused = general_negatives(4, source, draw=5)
+        further = unseen_general(5, source, draw=5, drawn=4)
+        assert len({example.prompt for example in (*refused, *further)}) == 9
+    with pytest.raises(ConfigError, match="method.against=6, but .* has 5 rows left"):
+        unseen_general(6, str(path), draw=5, drawn=4)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=["ordinary", "activated"])
@@ -100,5 +141,7 @@ def test_a_run_that_goes_on_uses_the_thresholds_that_were_set_before(base, tmp_p
 def test_more_held_out_than_there_is_is_refused(base, tmp_path):
     with pytest.raises(ConfigError, match="4 training rows of sky were to be held out, but it has 4"):
         toy.run(toy.compose(toy.data_in(base), tmp_path, "method.calibrate_on=4"))
+    with pytest.raises(ConfigError, match="method.leeway must be between"):
+        toy.run(toy.compose(toy.data_in(base), tmp_path, "method.leeway=1.5"))
     with pytest.raises(ConfigError, match="method.keep must be between"):
         toy.run(toy.compose(toy.data_in(base), tmp_path, "method.keep=1.5"))
