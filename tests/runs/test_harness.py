@@ -426,7 +426,7 @@ def test_what_cannot_be_done_is_told_in_one_line_before_a_model_is_read(run_of, 
         code, out, err = command(capsys, run, "--include-path", tasks, *words)
     assert (code, out) == (2, "")
     assert told in err.splitlines()[-1]
-    assert not (run / "harness.json").exists()
+    assert (run / "harness.json").exists() == (spoil == "trial")
 
 
 def test_without_lm_eval_it_is_told_how_to_install_it(run_of, capsys, monkeypatch):
