@@ -28,7 +28,7 @@ ANSWER = 256  # tokens of an answer whose task sets no limit, as in the harness'
 T = TypeVar("T")
 
 
-class VoiceLM(LM):  # type: ignore[misc]
+class VoiceLM(LM):
     """One voice of a run, as the harness asks it.
 
     A request's context is the query, put to the model through the run's prompt template. The ensemble's experts walk on it,

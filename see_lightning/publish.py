@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.config import ConfigError, Refusal, load_config
-from see_lightning.engine.ledger import Ledger, dump, write_atomic
+from see_lightning.engine.ledger import Ledger, dump, finished_results, write_atomic
 from see_lightning.evaluation.markdown import KINDS, fill
 from see_lightning.perplexity import FILE as PERPLEXITY
 
@@ -75,10 +75,7 @@ def keep(run_dir: Path, folder: Path) -> Path:
     Raises:
         Refusal: there is no finished run.
     """
-    if not (run_dir / "results.json").exists() or not (run_dir / "config.yaml").exists():
-        raise ConfigError(
-            f"{run_dir} holds no finished run; give a folder that has results.json and config.yaml in it."
-        )
+    finished_results(run_dir, "only what a whole run measured is kept")
     run_dir = run_dir.resolve()
     paths = load_config(run_dir / "config.yaml").paths
     places = {

@@ -185,7 +185,7 @@ def test_a_run_that_stands_in_no_table_is_told(base, folder, document, capsys):
 def test_what_cannot_be_shown_is_refused(base, tmp_path, folder, document):
     with pytest.raises(Refusal, match="there is no .*MISSING.md"):
         publish(folder, tmp_path / "MISSING.md")
-    with pytest.raises(Refusal, match="holds no finished run"):
+    with pytest.raises(Refusal, match="holds no run"):
         publish(folder, document, [tmp_path])
     publish(folder, document, [toy.whole(base).directory])
     with pytest.raises(Refusal, match="there is no table 'score'.*Did you mean 'scores'"):
