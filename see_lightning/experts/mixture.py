@@ -4,12 +4,13 @@ $$y = Wx + \frac{\alpha}{r} \sum_{e \in \text{top } k} G_t(x)_e\, (B_e \odot m^B
 \qquad G_t(x) = \mathrm{softmax}(\mathrm{top}_k(R_t x))$$
 
 The pool's N experts stand side by side in one adapter of rank N r. A gate multiplies what lies between A and B, so the sum
-over experts is a single pair of products.
+over experts is a single pair of products. Without routers there is nothing to gate, and a sub-expert is a supermask over one
+adapter (SupSup, Wortsman et al., NeurIPS 2020; ExSSNeT): $y = Wx + s\,(B \odot m^B_t)(A \odot m^A_t)\,x$.
 
 Letters: N experts, U = N r ranks of the pool, I and O the sizes of a layer's input and output.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +18,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from see_lightning.experts.learning import dropped
-from see_lightning.experts.masks import straight_through, top_share
+from see_lightning.experts.learning import dropped, update
+from see_lightning.experts.masks import pack, straight_through, top_share, unpack
 from see_lightning.experts.pool import ExpertPool
 
 
@@ -64,6 +65,30 @@ class LayerMask:
         ranks_U: Tensor = self.down.any(1) & self.up.any(0)
         return ranks_U
 
+    def packed(self, prefix: str) -> dict[str, Tensor]:
+        """What a file keeps of it, at a bit a place; of whole ranks once is enough."""
+        whole_ranks = self.down.shape[1] == self.up.shape[0] == 1
+        return {f"{prefix}down": pack(self.down)} | ({} if whole_ranks else {f"{prefix}up": pack(self.up)})
+
+    @classmethod
+    def read(
+        cls, tensors: Mapping[str, Tensor], prefix: str, a: torch.Size, b: torch.Size, device: torch.device
+    ) -> "LayerMask":
+        """What ``packed`` gave.
+
+        Args:
+            tensors: of the file.
+            prefix: of its names.
+            a: size of A, (U, I).
+            b: size of B, (O, U).
+            device: where the mask is wanted.
+        """
+        down = tensors[f"{prefix}down"].to(device)
+        if f"{prefix}up" not in tensors:
+            ranks_U1 = unpack(down, torch.Size([a[0], 1]))
+            return cls(ranks_U1, ranks_U1.T)
+        return cls(unpack(down, a), unpack(tensors[f"{prefix}up"].to(device), b))
+
 
 class Scores(nn.Module):
     """Scores by which a task learns what to use at one layer.
@@ -106,7 +131,7 @@ class Learning(nn.Module):
         pool: whose layers are adapted.
         adapter: the pool's, with the experts side by side.
         scores: of each layer.
-        routers: of each layer, (N, I).
+        routers: of each layer, (N, I); none, and all of the adapter acts on every token.
         k: experts that a token goes to.
         density: c, the share that a task uses, 0..1.
     """
@@ -116,9 +141,9 @@ class Learning(nn.Module):
         pool: ExpertPool,
         adapter: str,
         scores: Sequence[Scores],
-        routers: Sequence[Tensor],
+        routers: Sequence[Tensor] = (),
         *,
-        k: int,
+        k: int = 1,
         density: float,
     ) -> None:
         super().__init__()
@@ -133,6 +158,8 @@ class Learning(nn.Module):
         (pool,) = self._pool
         mask = self.mask(layer)
         down_UI, up_OU = mask.of(*pool.pair(layer, self.adapter))
+        if not self.routers:
+            return update(y, x, down_UI, up_OU, scale=pool.scale(layer, self.adapter), drop=pool.dropout())
         router_NI = self.routers[self.place[layer]]
         x_TI, y_TO = x.flatten(0, -2), y.flatten(0, -2)
         thinned_TI, kept = dropped(x_TI, pool.dropout())
@@ -192,7 +219,7 @@ class _Ready:
         up_OR: B.
         expert_R: to which expert each rank belongs.
         ranks_U: which ranks of the pool are used.
-        router_NI: R.
+        router_NI: R, if there is one.
     """
 
     versions: tuple[int, int]
@@ -200,7 +227,7 @@ class _Ready:
     up_OR: Tensor
     expert_R: Tensor
     ranks_U: Tensor
-    router_NI: Tensor
+    router_NI: Tensor | None
 
 
 class SubExpert:
@@ -210,25 +237,33 @@ class SubExpert:
         pool: whose layers are adapted.
         adapter: the pool's, with the experts side by side.
         masks: of each layer, as truth values.
-        routers: of each layer, (N, I).
+        routers: of each layer, (N, I), or none.
         k: experts that a token goes to.
     """
 
     def __init__(
-        self, pool: ExpertPool, adapter: str, masks: Sequence[LayerMask], routers: Sequence[Tensor], *, k: int
+        self,
+        pool: ExpertPool,
+        adapter: str,
+        masks: Sequence[LayerMask],
+        routers: Sequence[Tensor] = (),
+        *,
+        k: int = 1,
     ) -> None:
         self.pool, self.adapter, self.k = pool, adapter, k
         self.adapters: tuple[str, ...] = (adapter,)
         layers = pool.layers()
         self.masks: dict[LoraLayer, LayerMask] = dict(zip(layers, masks, strict=True))
-        self.routers = dict(zip(layers, (router.detach() for router in routers), strict=True))
+        self.routers = dict(zip(layers, (router.detach() for router in routers), strict=True)) if routers else {}
         self._ready: dict[tuple[LoraLayer, torch.dtype], _Ready] = {}
 
     def add(self, layer: LoraLayer, x: Tensor) -> Tensor:
         """See ``Composition``. Ranks that the task does not use are not multiplied."""
         ready = self._at(layer, x.dtype)
-        gates_N = routed(x.flatten(0, -2), ready.router_NI, ready.ranks_U, self.k)
-        low_R = linear(x, ready.down_RI) * gates_N[:, ready.expert_R].view(*x.shape[:-1], -1)
+        low_R = linear(x, ready.down_RI)
+        if ready.router_NI is not None:
+            gates_N = routed(x.flatten(0, -2), ready.router_NI, ready.ranks_U, self.k)
+            low_R = low_R * gates_N[:, ready.expert_R].view(*x.shape[:-1], -1)
         return linear(low_R, ready.up_OR)
 
     def learn(self, layer: LoraLayer, x: Tensor, y: Tensor) -> Tensor:
@@ -242,9 +277,19 @@ class SubExpert:
 
     def weights(self) -> Iterator[Tensor]:
         """See ``Composition``."""
-        for layer, router in self.routers.items():
+        for layer in self.masks:
             yield from self.pair(layer)
-            yield router
+            if self.routers:
+                yield self.routers[layer]
+
+    def tensors(self, prefix: str = "") -> dict[str, Tensor]:
+        """What is kept of it beside the pool's weights: masks, packed, and routers, under the layers' numbers."""
+        kept: dict[str, Tensor] = {}
+        for place, (layer, mask) in enumerate(self.masks.items()):
+            kept |= mask.packed(f"{prefix}{place}.")
+            if self.routers:
+                kept[f"{prefix}{place}.router"] = self.routers[layer]
+        return kept
 
     def _at(self, layer: LoraLayer, dtype: torch.dtype) -> _Ready:
         pair = self.pool.pair(layer, self.adapter)
@@ -252,17 +297,17 @@ class SubExpert:
         found = self._ready.get((layer, dtype))
         if found is None or found.versions != versions:
             with torch.inference_mode(False), torch.no_grad():  # so that gradients may flow through them elsewhere
-                (a, b), router_NI = self.pair(layer), self.routers[layer]
+                (a, b), router_NI = self.pair(layer), self.routers.get(layer)
                 ranks_U = self.masks[layer].ranks().to(a.device)
                 (used_R,) = ranks_U.nonzero(as_tuple=True)
-                scale = self.pool.scale(layer, self.adapter)
+                experts = 1 if router_NI is None else len(router_NI)
                 found = self._ready[layer, dtype] = _Ready(
                     versions,
                     a[used_R].to(dtype),
-                    (b[:, used_R] * scale).to(dtype),
-                    used_R // (len(ranks_U) // len(router_NI)),
+                    (b[:, used_R] * self.pool.scale(layer, self.adapter)).to(dtype),
+                    used_R // (len(ranks_U) // experts),
                     ranks_U,
-                    router_NI.to(a.device, dtype),
+                    None if router_NI is None else router_NI.to(a.device, dtype),
                 )
         return found
 

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from see_lightning.config import OptimConfig, one_of, within
-from see_lightning.experts.descriptor import Keys
-from see_lightning.experts.masks import favouring, pack, unpack
-from see_lightning.experts.mixture import LayerMask, Scores
-from see_lightning.experts.pool import ExpertPool, write_tensors
+from see_lightning.experts.masks import favouring
+from see_lightning.experts.mixture import Learning, Scores
+from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.shared import SharedAdapter
-from see_lightning.experts.supermask import Choosing, Supermask
+from see_lightning.experts.subexperts import SubExperts
 from see_lightning.methods.method import ExpertMethod, learning_rate_share
 from see_lightning.methods.warm_start import WarmStart
 from see_lightning.seeds import seed
@@ -27,7 +25,6 @@ from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
 ADAPTER = "shared"
-FILE = "supermask.safetensors"
 
 
 class ExSSNeT(ExpertMethod):
@@ -72,12 +69,10 @@ class ExSSNeT(ExpertMethod):
         self.density, self.score_share, self.score_lr = density, score_share, score_lr
         self.warm_start = WarmStart(warm_start, probe)
         self.task_id, self.needs_task_id = task_id, task_id == "given"
-        self.learning: Choosing | None = None
+        self.learning: Learning | None = None
         self.shared: SharedAdapter | None = None
         self._choosing_steps = 0
-        #: What each task learned, and the key of its prompts.
-        self.parts: dict[str, Supermask] = {}
-        self.keys = Keys(pool, self.counts)
+        self.parts = SubExperts(pool, self.counts)
 
     # ------------------------------------------------------------------------------------------ one task
 
@@ -94,10 +89,10 @@ class ExSSNeT(ExpertMethod):
             (ranks, inner), (outer, _) = (weight.shape for weight in shared.pair(layer))
             scores.append(Scores(1, "weight", (ranks, inner, outer), draw).to(self.pool.device()))
             if self.parent:
-                mask = self.parts[self.parent].masks[layer]
+                mask = self.parts.of[self.parent].masks[layer]
                 for value, part in zip(scores[-1].values, (mask.down, mask.up), strict=True):
                     value.data = favouring(value.data, part)
-        self.learning = Choosing(self.pool, ADAPTER, scores, density=self.density)
+        self.learning = Learning(self.pool, ADAPTER, scores, density=self.density)
         shared.begin()
         self.pool.compose(task, self.learning)
         self.pool.train_only(task, ADAPTER)
@@ -143,14 +138,8 @@ class ExSSNeT(ExpertMethod):
         if self.learning is None:
             return  # taken over from a run that inferred tasks otherwise: it was ended there
         learned, self.learning = self.learning, None
-        masks = learned.masks()
-        self._share().take(masks)
-        self._keep(task.name, masks)
-        self.keys.learn(task.name, [self.template.prompt_ids(example.prompt) for example in task.train])
-
-    def _keep(self, task: str, masks: list[LayerMask]) -> None:
-        self.parts[task] = Supermask(self.pool, ADAPTER, masks)
-        self.pool.compose(task, self.parts[task])
+        prompts = [self.template.prompt_ids(example.prompt) for example in task.train]
+        self.parts.keep(task.name, learned, self._share(), prompts)
 
     def _share(self) -> SharedAdapter:
         """The adapter; B is drawn too, for of zeros there would be nothing to choose."""
@@ -162,42 +151,19 @@ class ExSSNeT(ExpertMethod):
 
     def voices(self, queries: Queries) -> list[str | None]:
         """The mask of each query's task, given or inferred; the base model where nothing was learned."""
-        if self.task_id == "given":
-            return [task if task in self.parts else None for task in queries.tasks]
-        return [self.keys.nearest(prompt) if self.parts else None for prompt in queries.prompts]
+        return self.parts.given(queries.tasks) if self.task_id == "given" else self.parts.nearest(queries.prompts)
 
     # ------------------------------------------------------------------------------------------ what is kept
 
     def storage(self) -> dict[str, int]:
-        """Weights of the adapter that any task uses, and each task's masks at a bit a number, and its key."""
-        masks = [mask for part in self.parts.values() for mask in part.masks.values()]
-        return {
-            "pool": self.pool.adapter_bytes(ADAPTER),
-            "weights": self._share().nbytes(),
-            "masks": sum(-(-one.numel() // 8) for mask in masks for one in (mask.down, mask.up)),
-            "keys": self.keys.nbytes(),
-        }
+        """Weights of the adapter that any task uses, and each task's masks and key."""
+        return {"pool": self.pool.adapter_bytes(ADAPTER), "weights": self._share().nbytes()} | self.parts.storage()
 
     def save(self, folder: Path) -> None:
         """The latest task's masked adapter as a plain one, its masks and its key."""
         super().save(folder)
-        name, part = list(self.parts.items())[-1]
-        tensors = {"key": self.keys.of[name]}
-        for place, mask in enumerate(part.masks.values()):
-            tensors |= {f"{place}.down": pack(mask.down), f"{place}.up": pack(mask.up)}
-        write_tensors(tensors, folder / FILE)
+        self.parts.save(folder)
 
     def restore(self, task: str, folder: Path) -> None:
-        """A task's part of the adapter comes back, oldest task first, and with it all that later ones must not move."""
-        shared = self._share()
-        written, tensors = self.pool.read(ADAPTER, folder), load_file(folder / FILE)
-        masks = [
-            LayerMask(
-                unpack(tensors[f"{place}.down"], a.shape).to(self.pool.device()),
-                unpack(tensors[f"{place}.up"], b.shape).to(self.pool.device()),
-            )
-            for place, (a, b) in enumerate(written.values())
-        ]
-        shared.give(masks, written.values())
-        self._keep(task, masks)
-        self.keys.of[task] = tensors["key"]
+        """A task's part of the adapter comes back."""
+        self.parts.restore(task, self._share(), folder)

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from see_lightning.config import OptimConfig, one_of, within
-from see_lightning.experts.descriptor import Keys
-from see_lightning.experts.masks import pack, unpack
-from see_lightning.experts.mixture import LayerMask, Learning, Scores, SubExpert, Superposition
+from see_lightning.experts.mixture import Learning, Scores, Superposition
 from see_lightning.experts.pool import ExpertPool, write_tensors
 from see_lightning.experts.shared import SharedAdapter
+from see_lightning.experts.subexperts import SubExperts
 from see_lightning.methods.method import ExpertMethod
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
@@ -27,7 +26,7 @@ from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
 POOL = "pool"  # the adapter that all tasks share
-FILE, SCORES = "subexpert.safetensors", "scores.safetensors"
+SCORES = "scores.safetensors"
 
 
 class Moses(ExpertMethod):
@@ -80,9 +79,7 @@ class Moses(ExpertMethod):
         self.task_id, self.needs_task_id = task_id, task_id == "given"
         self.keep_scores, self.copy_router, self.own_pool = scores == "kept", router == "copied", own_pool
         self.learning: Learning | None = None
-        #: What each task learned, and the key of its prompts.
-        self.parts: dict[str, SubExpert] = {}
-        self.keys = Keys(pool, self.counts)
+        self.parts = SubExperts(pool, self.counts, top_k)
         #: The pool, or each task's own, by the adapter's name; it knows what any task uses (M).
         self.shared: dict[str, SharedAdapter] = {}
         self._scores: list[Scores] = []  # of the task before
@@ -97,7 +94,7 @@ class Moses(ExpertMethod):
         scores = (
             self._scores if self._scores and self.keep_scores else [self._draw(shared, layer, draw) for layer in layers]
         )
-        before = list(self.parts.values())[-1:] if self.copy_router else []
+        before = list(self.parts.of.values())[-1:] if self.copy_router else []
         routers = [
             nn.Parameter(before[0].routers[layer].clone() if before else self._router(layer, draw)) for layer in layers
         ]
@@ -122,15 +119,9 @@ class Moses(ExpertMethod):
             return  # taken over from a run that inferred tasks otherwise: it was ended there
         learned, self.learning = self.learning, None
         learned.requires_grad_(False)
-        masks = [learned.mask(layer).fixed() for layer in self.pool.layers()]
-        self.shared[learned.adapter].take(masks)
         self._scores = [scores for scores in learned.scores if isinstance(scores, Scores)]
-        self._keep(task.name, learned.adapter, masks, list(learned.routers))
-        self.keys.learn(task.name, [self.template.prompt_ids(example.prompt) for example in task.train])
-
-    def _keep(self, task: str, adapter: str, masks: list[LayerMask], routers: list[Tensor]) -> None:
-        self.parts[task] = SubExpert(self.pool, adapter, masks, routers, k=self.top_k)
-        self.pool.compose(task, self.parts[task])
+        prompts = [self.template.prompt_ids(example.prompt) for example in task.train]
+        self.parts.keep(task.name, learned, self.shared[learned.adapter], prompts)
 
     def _pool_of(self, task: str) -> SharedAdapter:
         """The adapter that a task uses; made if there is none."""
@@ -157,9 +148,10 @@ class Moses(ExpertMethod):
     def voices(self, queries: Queries) -> list[str | None]:
         """The sub-experts of each query's task, given or inferred; the base model where nothing was learned."""
         if self.task_id == "given":
-            return [task if task in self.parts else None for task in queries.tasks]
-        find = self.keys.nearest if self.task_id == "key" else self._by_entropy
-        return [find(prompt) if self.parts else None for prompt in queries.prompts]
+            return self.parts.given(queries.tasks)
+        if self.task_id == "key":
+            return self.parts.nearest(queries.prompts)
+        return [self._by_entropy(prompt) if self.parts.of else None for prompt in queries.prompts]
 
     def _by_entropy(self, prompt: list[int]) -> str:
         r"""The task whose sub-expert would lower the entropy of the answer's first token most (Soft-TF's gradient id).
@@ -167,10 +159,10 @@ class Moses(ExpertMethod):
         $\hat t = \arg\min_t \partial H / \partial \alpha_t$ at $\alpha_t = 1/T$. Each query is asked by itself, so that it
         may stand in a batch with queries of other tasks.
         """
-        names = list(self.parts)
+        names = list(self.parts.of)
         with torch.inference_mode(False), torch.enable_grad():
             alpha_T = torch.full((len(names),), 1 / len(names), device=self.pool.device(), requires_grad=True)
-            voice = Superposition([self.parts[name] for name in names], alpha_T)
+            voice = Superposition(list(self.parts.of.values()), alpha_T)
             logits_1V, _ = self.pool.read_as(voice, [prompt], (0, None))
             log_p_1V = logits_1V.float().log_softmax(dim=-1)
             (slope_T,) = torch.autograd.grad(-(log_p_1V.exp() * log_p_1V).sum(), alpha_T)
@@ -180,52 +172,24 @@ class Moses(ExpertMethod):
     # ------------------------------------------------------------------------------------------ what is kept
 
     def storage(self) -> dict[str, int]:
-        """Weights of the pool that any task uses, and each task's masks at a bit a place, router and key."""
-        masks = [mask for part in self.parts.values() for mask in part.masks.values()]
+        """Weights of the pool that any task uses, and each task's masks, router and key."""
         return {
             "pool": self.pool.adapter_bytes(next(iter(self.shared))),
             "weights": sum(shared.nbytes() for shared in self.shared.values()),
-            "masks": sum(-(-one.numel() // 8) for mask in masks for one in self._kept_of(mask)),
-            "routers": sum(r.nbytes for part in self.parts.values() for r in part.routers.values()),
-            "keys": self.keys.nbytes(),
-        }
-
-    def _kept_of(self, mask: LayerMask) -> tuple[Tensor, ...]:
-        return (mask.down, mask.up) if self.granularity == "weight" else (mask.down,)
+        } | self.parts.storage()
 
     def save(self, folder: Path) -> None:
         """The latest task's part of the pool as a plain adapter; masks, router, key, and the scores to go on from."""
         super().save(folder)
-        name, part = list(self.parts.items())[-1]
-        tensors = {"key": self.keys.of[name]}
-        for place, layer in enumerate(self.pool.layers()):
-            tensors[f"{place}.router"] = part.routers[layer]
-            for which, mask in zip(("down", "up"), self._kept_of(part.masks[layer]), strict=False):
-                tensors[f"{place}.{which}"] = pack(mask)
-        write_tensors(tensors, folder / FILE)
+        self.parts.save(folder)
         if self.keep_scores:
             values = enumerate(value for scores in self._scores for value in scores.values)
             write_tensors({str(number): value.detach() for number, value in values}, folder / SCORES)
 
     def restore(self, task: str, folder: Path) -> None:
-        """A task's part of the pool comes back, oldest task first, and with it all that later ones must not move."""
+        """A task's part of the pool comes back."""
         shared = self._pool_of(task)
-        written, tensors = self.pool.read(shared.name, folder), load_file(folder / FILE)
-        masks, routers = [], []
-        for place, values in enumerate(written.values()):
-            sizes = [weight.shape for weight in values]
-            if self.granularity == "weight":
-                down, up = (
-                    unpack(tensors[f"{place}.{which}"], size) for which, size in zip(("down", "up"), sizes, strict=True)
-                )
-            else:
-                down = unpack(tensors[f"{place}.down"], torch.Size([sizes[0][0], 1]))
-                up = down.T
-            masks.append(LayerMask(down.to(self.pool.device()), up.to(self.pool.device())))
-            routers.append(tensors[f"{place}.router"].to(self.pool.device()))
-        shared.give(masks, written.values())
-        self._keep(task, shared.name, masks, routers)
-        self.keys.of[task] = tensors["key"]
+        self.parts.restore(task, shared, folder)
         if self.keep_scores:
             draw = torch.Generator()
             self._scores = [self._draw(shared, layer, draw) for layer in self.pool.layers()]

@@ -1,13 +1,12 @@
-"""Supermasks against dense products, and PEFT as the oracle of what a masked adapter says."""
+"""Supermasks, which are sub-experts without a router, against dense products; PEFT is the oracle of what one says."""
 
 import numpy as np
 import pytest
 import torch
 
 from see_lightning.experts.masks import top_share
-from see_lightning.experts.mixture import Scores
+from see_lightning.experts.mixture import Learning, Scores, SubExpert
 from see_lightning.experts.shared import SharedAdapter
-from see_lightning.experts.supermask import Choosing, Supermask
 from tests.experts import small
 
 DENSITY = 0.3
@@ -22,10 +21,14 @@ def choosing():
     for layer in pool.layers():
         (ranks, inner), (outer, _) = (weight.shape for weight in shared.pair(layer))
         scores.append(Scores(1, "weight", (ranks, inner, outer), draw))
-    made = Choosing(pool, "one", scores, density=DENSITY)
+    made = Learning(pool, "one", scores, density=DENSITY)
     pool.compose("task", made)
     pool.train_only("task", "one")
     return pool.eval(), made
+
+
+def frozen(pool, made):
+    return SubExpert(pool, "one", [made.mask(layer).fixed() for layer in pool.layers()])
 
 
 def by_hand(pool, made, layer, x):
@@ -42,7 +45,7 @@ def by_hand(pool, made, layer, x):
 
 def test_both_forms_are_the_masked_product(choosing):
     pool, made = choosing
-    fixed = Supermask(pool, "one", made.masks())
+    fixed = frozen(pool, made)
     for layer in pool.layers():
         x = torch.randn(2, 3, layer.in_features, generator=torch.Generator().manual_seed(2))
         y = torch.randn(2, 3, layer.out_features, generator=torch.Generator().manual_seed(3))
@@ -60,7 +63,7 @@ def test_gradients_go_to_the_chosen_weights_and_straight_through_to_all_scores(c
     upstream = torch.randn(5, layer.out_features, generator=torch.Generator().manual_seed(5))
     made.learn(layer, x, torch.zeros(5, layer.out_features)).backward(upstream)
     (a, b), values = pool.pair(layer, "one"), made.scores[0].values
-    mask = made.masks()[0]
+    mask = made.mask(pool.layers()[0]).fixed()
     masked_a, masked_b = a.detach() * mask.down, b.detach() * mask.up
     slope_b = 3 * upstream.T @ (x @ masked_a.T)  # of the masked matrices, by hand
     slope_a = 3 * (upstream @ masked_b).T @ x
@@ -71,7 +74,7 @@ def test_gradients_go_to_the_chosen_weights_and_straight_through_to_all_scores(c
 
 def test_peft_alone_says_what_a_supermask_says(choosing, tmp_path):
     pool, made = choosing
-    pool.compose("task", Supermask(pool, "one", made.masks()))
+    pool.compose("task", frozen(pool, made))
     ids = torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(8))
     with torch.no_grad(), pool.speaking("task") as model:
         found = model(input_ids=ids).logits
@@ -84,7 +87,7 @@ def test_peft_alone_says_what_a_supermask_says(choosing, tmp_path):
 
 def test_what_a_supermask_says_follows_its_own_weights_alone(choosing):
     pool, made = choosing
-    fixed = Supermask(pool, "one", made.masks())
+    fixed = frozen(pool, made)
     pool.compose("task", fixed)
     layer = pool.layers()[0]
     x = torch.ones(1, layer.in_features)
@@ -101,7 +104,7 @@ def test_what_a_supermask_says_follows_its_own_weights_alone(choosing):
 
 
 def test_the_mask_has_the_share_with_the_largest_scores(choosing):
-    _, made = choosing
-    mask, (a, b) = made.masks()[0], made.scores[0].values
+    pool, made = choosing
+    mask, (a, b) = made.mask(pool.layers()[0]).fixed(), made.scores[0].values
     assert torch.equal(mask.down, top_share(a.reshape(1, -1), DENSITY).view_as(a))
     assert int(mask.up.sum()) == int(DENSITY * b.numel())

@@ -37,7 +37,8 @@ def watched(base, runs, *settings):
         return copies(method.learning.parameters()), copies(weights)
 
     def flat(method):
-        return [part for mask in method.learning.masks() for part in (mask.down, mask.up)]
+        chosen = [method.learning.mask(layer).fixed() for layer in method.pool.layers()]
+        return [part for mask in chosen for part in (mask.down, mask.up)]
 
     def look_first(method, task):
         begin(method, task)
@@ -55,7 +56,7 @@ def watched(base, runs, *settings):
         masks[task.name] = flat(method)
         end(method, task)
         voices = {}
-        for name in method.parts:
+        for name in method.parts.of:
             with method.pool.speaking(name) as model:
                 voices[name] = model(input_ids=ids).logits.clone()
         logits.append(voices)
@@ -145,7 +146,7 @@ def test_a_warm_start_begins_with_the_mask_of_the_task_that_was_chosen(base, tmp
         assert all(map(torch.equal, first[task], masks["sky"]))
         assert not all(map(torch.equal, masks[task], masks["sky"]))
     assert toy.read_results(run.directory)["warm_start"] == [None, "sky", "sky"]
-    packed = load_file(run.directory / "tasks" / "01-sky" / "expert" / "supermask.safetensors")
+    packed = load_file(run.directory / "tasks" / "01-sky" / "expert" / "subexpert.safetensors")
     assert {tensor.dtype for name, tensor in packed.items() if name != "key"} == {torch.uint8}
 
 

@@ -31,11 +31,11 @@ def watched(base, runs, *settings):
     def look(method, task):
         end_task(method, task)
         voices = {}
-        for name in method.parts:
+        for name in method.parts.of:
             with method.pool.speaking(name) as model:
                 voices[name] = model(input_ids=ids).logits.clone()
         logits.append(voices)
-        adapter = method.parts[task.name].adapter
+        adapter = method.parts.of[task.name].adapter
         pools.append(
             [tuple(w.detach().clone() for w in method.pool.pair(layer, adapter)) for layer in method.pool.layers()]
         )
@@ -190,7 +190,7 @@ def test_other_settings_too_end_the_same_after_every_interruption(base, tmp_path
 def test_a_layer_of_which_a_task_uses_no_whole_rank_is_left_as_it_is(base, tmp_path):
     run = toy.run(toy.compose(toy.data_in(base), tmp_path, *MOSES, "method.density=0.001"))
     (method,) = run.methods
-    unused = [not mask.ranks().any() for part in method.parts.values() for mask in part.masks.values()]
+    unused = [not mask.ranks().any() for part in method.parts.of.values() for mask in part.masks.values()]
     assert any(unused), "the case is met"
 
 

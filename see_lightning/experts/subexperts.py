@@ -1,0 +1,85 @@
+"""What tasks have learned as parts of shared adapters: a sub-expert each, and the key by which a query's task is inferred."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from see_lightning.experts.descriptor import Keys
+from see_lightning.experts.mixture import LayerMask, Learning, SubExpert
+from see_lightning.experts.pool import ExpertPool, write_tensors
+from see_lightning.experts.shared import SharedAdapter
+
+FILE = "subexpert.safetensors"  # beside the part of the adapter that the task uses
+
+
+class SubExperts:
+    """Of each task its sub-expert and its key.
+
+    Args:
+        pool: the base model and the shared adapters.
+        counts: gets a prefill for every prompt whose task is inferred.
+        k: experts that a token goes to.
+    """
+
+    def __init__(self, pool: ExpertPool, counts: Counter[str], k: int = 1) -> None:
+        self.pool, self.k = pool, k
+        self.of: dict[str, SubExpert] = {}
+        self.keys = Keys(pool, counts)
+
+    def keep(self, task: str, learned: Learning, shared: SharedAdapter, prompts: Sequence[Sequence[int]]) -> None:
+        """A task has been learned: its masks are final, and it owns what it uses.
+
+        Args:
+            task: its name.
+            learned: its scores and routers.
+            shared: the adapter that it is a part of.
+            prompts: that it was trained on; the base model reads them for its key.
+        """
+        masks = [learned.mask(layer).fixed() for layer in self.pool.layers()]
+        shared.take(masks)
+        self._speak(SubExpert(self.pool, shared.name, masks, list(learned.routers), k=self.k), task)
+        self.keys.learn(task, prompts)
+
+    def _speak(self, part: SubExpert, task: str) -> None:
+        self.of[task] = part
+        self.pool.compose(task, part)
+
+    def given(self, tasks: Sequence[str]) -> list[str | None]:
+        """Who answers queries of these tasks: the task's own, or the base model if nothing was learned."""
+        return [task if task in self.of else None for task in tasks]
+
+    def nearest(self, prompts: Sequence[Sequence[int]]) -> list[str | None]:
+        """Who answers queries if the task with the nearest key does."""
+        return [self.keys.nearest(prompt) if self.of else None for prompt in prompts]
+
+    def storage(self) -> dict[str, int]:
+        """Bytes of masks, at a bit a place, of routers and of keys."""
+        tensors = {name: tensor for task, part in self.of.items() for name, tensor in part.tensors(f"{task}.").items()}
+        routers = sum(tensor.nbytes for name, tensor in tensors.items() if name.endswith(".router"))
+        masks = sum(tensor.nbytes for tensor in tensors.values()) - routers
+        return {"masks": masks} | ({"routers": routers} if routers else {}) | {"keys": self.keys.nbytes()}
+
+    def save(self, folder: Path) -> None:
+        """Write the latest task's masks, routers and key; the weights are the pool's to write."""
+        task, part = list(self.of.items())[-1]
+        write_tensors({"key": self.keys.of[task]} | part.tensors(), folder / FILE)
+
+    def restore(self, task: str, shared: SharedAdapter, folder: Path) -> None:
+        """Take up what was written of a task, oldest task first, and with it all that later ones must not move.
+
+        Args:
+            task: its name.
+            shared: the adapter that it is a part of.
+            folder: where the pool and ``save`` have written.
+        """
+        pairs, tensors = self.pool.read(shared.name, folder), load_file(folder / FILE)
+        masks, routers = [], []
+        for place, (a, b) in enumerate(pairs.values()):
+            masks.append(LayerMask.read(tensors, f"{place}.", a.shape, b.shape, self.pool.device()))
+            if f"{place}.router" in tensors:
+                routers.append(tensors[f"{place}.router"].to(self.pool.device()))
+        shared.give(masks, pairs.values())
+        self._speak(SubExpert(self.pool, shared.name, masks, routers, k=self.k), task)
+        self.keys.of[task] = tensors["key"]
