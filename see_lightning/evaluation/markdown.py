@@ -16,7 +16,7 @@ Results = Mapping[str, Any]
 Cell = Callable[[Results], float | None]  # one run's value
 
 MARK = re.compile(r"^<!-- (?P<kind>\S+): (?P<order>\S+) -->\n(?P<body>.*?)^<!-- end -->$", re.MULTILINE | re.DOTALL)
-DIGITS = {"AR": 2, "FWT": 2, "BWT": 2, "forgetting": 2, "AUROC": 3}
+DIGITS = {"AR": 2, "FWT": 2, "BWT": 2, "forgetting": 2, "AUROC": 3}  # of a column; MiB have two, others one
 SHARES = {"routed right, %": "routing_accuracy", "to the base, %": "base_share"}
 
 
@@ -103,7 +103,28 @@ def variants(groups: Sequence[Group]) -> str:
     return _markdown(["run.py", "variant", "AR", *SHARES], rows)
 
 
-KINDS: dict[str, Callable[[Sequence[Group]], str]] = {"scores": scores, "foreign": foreign, "variants": variants}
+def capacity(groups: Sequence[Group]) -> str:
+    """What is kept of all tasks, a row for each setting that says so."""
+    told = [(group, runs) for group in groups if (runs := [run for run in group.runs if run.storage])]
+    parts = dict.fromkeys(part for _, runs in told for run in runs for part in run.storage if part != "pool")
+    columns: dict[str, Cell] = {
+        "kept, MiB": lambda results: _mib(sum(sizes[-1] for sizes in _stored(results).values()))
+    }
+    columns |= {f"{part}, MiB": _kept(part) for part in parts}
+    columns |= {
+        "of the pool, first task, %": lambda results: _percent(results["capacity"][0]),
+        "of the pool, all tasks, %": lambda results: _percent(results["capacity"][-1]),
+        "AR": _metric("AR"),
+    }
+    return _table(told, columns)
+
+
+KINDS: dict[str, Callable[[Sequence[Group]], str]] = {
+    "scores": scores,
+    "foreign": foreign,
+    "variants": variants,
+    "capacity": capacity,
+}
 
 
 def _table(rows: Sequence[tuple[Group, Sequence[Run]]], columns: Mapping[str, Cell]) -> str:
@@ -120,7 +141,11 @@ def _table(rows: Sequence[tuple[Group, Sequence[Run]]], columns: Mapping[str, Ce
 def _cells(runs: Sequence[Run], columns: Mapping[str, Cell]) -> list[str]:
     found = [_results(run) for run in runs]
     return [
-        reading(spread(map(cell, found)), len(found), partial(number, digits=DIGITS.get(head, 1)))
+        reading(
+            spread(map(cell, found)),
+            len(found),
+            partial(number, digits=DIGITS.get(head, 2 if head.endswith("MiB") else 1)),
+        )
         for head, cell in columns.items()
     ]
 
@@ -149,6 +174,18 @@ def _last_score(task: str) -> Cell:
 
 def _of_variant(name: str, key: str) -> Cell:
     return lambda results: results.get("variants", {}).get(name, {}).get(key)
+
+
+def _stored(results: Results) -> Mapping[str, Sequence[int]]:
+    return {part: sizes for part, sizes in results["storage"].items() if part != "pool"}
+
+
+def _kept(part: str) -> Cell:
+    return lambda results: _mib(_stored(results)[part][-1]) if part in _stored(results) else None
+
+
+def _mib(size: int) -> float:
+    return size / 2**20
 
 
 def _reached(task: str) -> Cell:

@@ -67,6 +67,23 @@ def test_several_seeds_are_one_row_with_their_spread(base, folder, document):
     assert "±" in cells["AR"]
 
 
+def test_what_is_kept_of_all_tasks_has_a_table_of_its_own(base, folder, document):
+    runs = [toy.whole(base, f"method={method}").directory for method in ("moses", "stl", "base")]
+    document.write_text("<!-- scores: jsonl -->\n<!-- end -->\n<!-- capacity: jsonl -->\n<!-- end -->\n")
+    publish(folder, document, runs)
+    heads, _, *rows = rows_of(document.read_text().split("capacity")[1])
+    assert len(rows) == 2, "the base model keeps nothing"
+    cells = {row[heads.index("of the pool, all tasks, %")]: dict(zip(heads, row, strict=True)) for row in rows}
+    for run in runs[:2]:
+        results = toy.read_results(run)
+        found = cells[f"{100 * results['capacity'][-1]:.1f}"]
+        sizes = {part: values[-1] / 2**20 for part, values in results["storage"].items() if part != "pool"}
+        assert found["kept, MiB"] == f"{sum(sizes.values()):.2f}"
+        for part in ("weights", "masks", "routers", "keys"):
+            assert found[f"{part}, MiB"] == (f"{sizes[part]:.2f}" if part in sizes else "–")
+        assert found["of the pool, first task, %"] == f"{100 * results['capacity'][0]:.1f}"
+
+
 def test_what_is_kept_tells_nothing_of_the_machine(base, tmp_path, folder, document):
     publish(folder, document, [toy.whole(base).directory])
     (kept,) = folder.rglob("results.json")
