@@ -8,7 +8,7 @@ from typing import Any
 from see_lightning.config import AFTER_TRAINING, switched_on
 from see_lightning.engine.ledger import BESIDE, Ledger, LedgerError
 from see_lightning.engine.stages import Stage
-from see_lightning.experts.pool import THRESHOLD
+from see_lightning.experts.files import THRESHOLD
 
 
 def _without_tasks(config: dict[str, Any], tasks: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from see_lightning.evaluation.ood import ood_report
 from see_lightning.evaluation.protocols import summaries
 from see_lightning.evaluation.routing import BASE, routing_report
 from see_lightning.evaluation.variants import variant_report
-from see_lightning.experts.pool import THRESHOLD
+from see_lightning.experts.files import THRESHOLD
 from see_lightning.methods.method import Method
 from see_lightning.models.base import model_id
 from see_lightning.tasks.task import Task

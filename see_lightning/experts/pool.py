@@ -7,22 +7,20 @@ Letters: B rows, S tokens, E experts, L labels, V vocabulary.
 """
 
 import hashlib
-import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from see_lightning.config import AdapterConfig, ConfigError
+from see_lightning.experts.composition import Addition, Composition
 from see_lightning.experts.learning import update
 from see_lightning.models.base import head_on
 from see_lightning.models.kept_prompts import KeptPrompts, KeptReadings
@@ -30,48 +28,7 @@ from see_lightning.models.reading import Read, read_on, read_start
 from see_lightning.models.sharding import in_step
 from see_lightning.tasks.batches import IGNORED, left_pad
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
-THRESHOLD = "threshold.json"  # beside them, of an expert that has one
-
 Voice = Callable[[LoraLayer, Tensor, Tensor], Tensor]
-
-
-@runtime_checkable
-class Addition(Protocol):
-    """What adds to layers' outputs, frozen."""
-
-    def add(self, layer: LoraLayer, x: Tensor) -> Tensor:
-        """What it adds to a layer's output, (..., O), in the type of its input.
-
-        Args:
-            layer: one of the pool's.
-            x: the layer's input, (..., I).
-        """
-
-
-class Composition(Addition, Protocol):
-    """A voice that is not simply one adapter's update: masked, gated, or of several adapters.
-
-    Attributes:
-        adapters: those of the pool whose weights it is made of; its file has the settings of the first.
-    """
-
-    adapters: tuple[str, ...]
-
-    def learn(self, layer: LoraLayer, x: Tensor, y: Tensor) -> Tensor:
-        """A layer's output with what the voice adds to it, while it is trained.
-
-        Args:
-            layer: one of the pool's.
-            x: the layer's input, (..., I).
-            y: what the frozen layer gives, (..., O).
-        """
-
-    def weights(self) -> Iterable[Tensor]:
-        """All that its answers hang on beside the base model."""
-
-    def pair(self, layer: LoraLayer) -> tuple[Tensor, Tensor]:
-        """What of it a plain adapter can hold: A, (R, I), and B, (O, R)."""
 
 
 def _in_peft(name: str) -> str:
@@ -81,18 +38,6 @@ def _in_peft(name: str) -> str:
     experts' weights for its own, and one called ``train`` or ``keys`` would be refused. None of it reaches a file.
     """
     return f"expert_{name}"
-
-
-def write_tensors(tensors: Mapping[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
-    """Write a safetensors file.
-
-    Args:
-        tensors: by name.
-        path: of the file.
-        about: what the file says of itself.
-    """
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, about)
-    path.chmod(0o644)  # safetensors writes 0600 whatever the umask
 
 
 class ExpertPool(nn.Module):
@@ -131,7 +76,6 @@ class ExpertPool(nn.Module):
         self._voice: Voice | None = None
         self._learner = ""
         self._cast: dict[tuple[LoraLayer, str, torch.dtype], tuple[tuple[int, int], tuple[Tensor, Tensor]]] = {}
-        self._places: dict[LoraLayer, str] = {}
         self._digests: dict[str, tuple[tuple[int, ...], str]] = {}
         self._stacks: dict[tuple[LoraLayer, tuple[str, ...]], tuple[Tensor, Tensor]] = {}
 
@@ -150,12 +94,12 @@ class ExpertPool(nn.Module):
         self.names.append(name)
         self.train_only(name)
 
-    def copy(self, name: str, to: str) -> None:
-        """Give an expert the weights of another, which stays as it is."""
+    def put(self, adapter: str, pairs: Mapping[LoraLayer, tuple[Tensor, Tensor]]) -> None:
+        """Give an adapter other weights: A and B of each layer, which are copied."""
         with torch.no_grad():
-            for layer in self.layers():
-                for source, target in zip(self.pair(layer, name), self.pair(layer, to), strict=True):
-                    target.copy_(source)
+            for layer, values in pairs.items():
+                for parameter, value in zip(self.pair(layer, adapter), values, strict=True):
+                    parameter.copy_(value)
         self._stacks.clear()
 
     def hold(self, adapter: str, weights_seed: int, times: int = 1) -> None:
@@ -212,11 +156,25 @@ class ExpertPool(nn.Module):
 
     def layers(self) -> list[LoraLayer]:
         """The layers that adapters adapt, in the model's order."""
-        return [layer for layer in self.model.modules() if isinstance(layer, LoraLayer)]
+        return list(self.places())
+
+    def places(self) -> dict[LoraLayer, str]:
+        """The same with their names in the model."""
+        return {layer: name for name, layer in self.model.named_modules() if isinstance(layer, LoraLayer)}
+
+    def settings(self, adapter: str) -> dict[str, Any]:
+        """PEFT's settings of an adapter."""
+        assert isinstance(self.model, PeftModel)
+        settings: dict[str, Any] = self.model.peft_config[_in_peft(adapter)].to_dict()
+        return settings
 
     def pair(self, layer: LoraLayer, adapter: str) -> tuple[nn.Parameter, nn.Parameter]:
         """An adapter's parameters at a layer: A, (R, I), and B, (O, R)."""
         return layer.lora_A[_in_peft(adapter)].weight, layer.lora_B[_in_peft(adapter)].weight
+
+    def pairs(self, adapter: str) -> dict[LoraLayer, tuple[nn.Parameter, nn.Parameter]]:
+        """An adapter's parameters at every layer."""
+        return {layer: self.pair(layer, adapter) for layer in self.layers()}
 
     def scale(self, layer: LoraLayer, adapter: str) -> float:
         """What an adapter's update is multiplied by."""
@@ -372,7 +330,7 @@ class ExpertPool(nn.Module):
 
     def adapter_bytes(self, adapter: str) -> int:
         """How much an adapter's weights take."""
-        return sum(weight.nbytes for layer in self.layers() for weight in self.pair(layer, adapter))
+        return sum(weight.nbytes for pair in self.pairs(adapter).values() for weight in pair)
 
     def dropout(self) -> float:
         """Share of a layer's input that a voice in training leaves out, 0..1."""
@@ -418,99 +376,6 @@ class ExpertPool(nn.Module):
                 content.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
             self._digests[name] = versions, content.hexdigest()
         return self._digests[name][1]
-
-    # ------------------------------------------------------------------------------------------ files
-
-    def save(self, name: str, folder: Path) -> None:
-        """Write an expert as a plain PEFT adapter folder, which ``PeftModel.from_pretrained`` loads."""
-        assert isinstance(self.model, PeftModel)
-        folder.mkdir(parents=True, exist_ok=True)
-        if name in self.compositions:
-            voice = self.compositions[name]
-            weights = {key: tensor for layer in self.layers() for key, tensor in self._named(layer, *voice.pair(layer))}
-            name = voice.adapters[0]
-        else:
-            weights = self._state(name)
-        write_tensors(weights, folder / WEIGHTS, {"format": "pt"})
-        config = self.model.peft_config[_in_peft(name)].to_dict()
-        config |= {"inference_mode": True, "base_model_name_or_path": self.base_id, "revision": self.revision}
-        if self.header_ids:
-            config["alora_invocation_tokens"] = self.header_ids  # what makes it an activated one for PEFT
-        # PEFT keeps names in sets, whose order changes from process to process; sorted, the file does not.
-        text = json.dumps(config, indent=2, sort_keys=True, default=sorted)
-        (folder / CONFIG).write_text(text + "\n")
-
-    def load(self, name: str, folder: Path) -> None:
-        """Read an expert's weights from its folder; attach it first if it is new.
-
-        Raises:
-            ConfigError: the folder's tensors are not exactly those that this pool's experts have.
-        """
-        if name not in self.names:
-            self.attach(name, weights_seed=0)
-        self.fill(name, folder)
-
-    def fill(self, adapter: str, folder: Path) -> None:
-        """Put into an adapter what a folder holds.
-
-        Args:
-            adapter: one of the pool's.
-            folder: as ``save`` writes it.
-
-        Raises:
-            ConfigError: as in ``load``.
-        """
-        with torch.no_grad():
-            for layer, written in self.read(adapter, folder).items():
-                for parameter, tensor in zip(self.pair(layer, adapter), written, strict=True):
-                    parameter.copy_(tensor)
-        self._stacks.clear()
-
-    def read(self, adapter: str, folder: Path) -> dict[LoraLayer, tuple[Tensor, Tensor]]:
-        """What an expert's folder holds: A and B of each layer.
-
-        Args:
-            adapter: one of the pool's, whose sizes they must have.
-            folder: as ``save`` writes it.
-
-        Raises:
-            ConfigError: as in ``load``.
-        """
-        found, wanted = load_file(folder / WEIGHTS), self._state(adapter)
-        differing = [
-            key for key in found.keys() | wanted.keys()
-            if key not in found or key not in wanted or found[key].shape != wanted[key].shape
-        ]  # fmt: skip
-        if differing:
-            raise ConfigError(
-                f"{folder / WEIGHTS} does not hold an expert of this run: {sorted(differing)[0]} differs."
-            )
-        acts_from = json.loads((folder / CONFIG).read_text()).get("alora_invocation_tokens") or []
-        if acts_from != self.header_ids:
-            raise ConfigError(
-                f"{folder} holds an expert that acts from the tokens {acts_from or 'of the beginning'} on, this run's"
-                f" from {self.header_ids or 'the beginning'}."
-            )
-        return {
-            layer: (a, b)
-            for layer in self.layers()
-            for a, b in [[found[key] for key, _ in self._named(layer, *self.pair(layer, adapter))]]
-        }
-
-    def _state(self, adapter: str) -> dict[str, Tensor]:
-        """An adapter's tensors under PEFT's names."""
-        assert isinstance(self.model, PeftModel)
-        state: dict[str, Tensor] = get_peft_model_state_dict(
-            self.model, adapter_name=_in_peft(adapter), save_embedding_layers=False
-        )
-        return state
-
-    def _named(self, layer: LoraLayer, a: Tensor, b: Tensor) -> list[tuple[str, Tensor]]:
-        """A layer's two matrices under the names that PEFT gives them in its files."""
-        if not self._places:
-            self._places = {one: place for place, one in self.model.named_modules() if isinstance(one, LoraLayer)}
-        place = self._places[layer]
-        return [(f"{place}.lora_A.weight", a), (f"{place}.lora_B.weight", b)]
 
     # ------------------------------------------------------------------------------------------ reading as an expert
 

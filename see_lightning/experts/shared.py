@@ -97,8 +97,4 @@ class SharedAdapter:
         )
 
     def _copy(self) -> dict[LoraLayer, Pair]:
-        return {
-            layer: (a.detach().clone(), b.detach().clone())
-            for layer in self.pool.layers()
-            for a, b in [self.pair(layer)]
-        }
+        return {layer: (a.detach().clone(), b.detach().clone()) for layer, (a, b) in self.pool.pairs(self.name).items()}

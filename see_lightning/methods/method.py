@@ -22,6 +22,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from see_lightning.config import ConfigError, OptimConfig
 from see_lightning.data.example import Example
+from see_lightning.experts import files
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.recall import Recall, Recollection, Said
 from see_lightning.methods.loss import answer_loss
@@ -290,11 +291,11 @@ class OneAdapterMethod(Method):
 
     def save(self, folder: Path) -> None:
         """The adapter as it stands."""
-        self.pool.save(self.ADAPTER, folder)
+        files.save(self.pool, self.ADAPTER, folder)
 
     def restore(self, task: str, folder: Path) -> None:
         """The latest call wins."""
-        self.pool.load(self.ADAPTER, folder)
+        files.load(self.pool, self.ADAPTER, folder)
 
 
 class ExpertMethod(Method):
@@ -339,8 +340,8 @@ class ExpertMethod(Method):
 
     def save(self, folder: Path) -> None:
         """The newest expert; the others have not moved."""
-        self.pool.save(self.pool.names[-1], folder)
+        files.save(self.pool, self.pool.names[-1], folder)
 
     def restore(self, task: str, folder: Path) -> None:
         """An expert comes back under its task's name."""
-        self.pool.load(task, folder)
+        files.load(self.pool, task, folder)

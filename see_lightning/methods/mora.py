@@ -11,6 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from see_lightning.config import ConfigError, OptimConfig, within
+from see_lightning.experts import files
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.ranks import Activity, MixtureOfRanks, living
 from see_lightning.methods.method import OneAdapterMethod
@@ -112,4 +113,4 @@ class Mora(OneAdapterMethod):
     def restore(self, task: str, folder: Path) -> None:
         """A task's ranks come back behind those of the tasks before it."""
         self._join(task, weights_seed=0)
-        self.pool.fill(task, folder)
+        self.pool.put(task, files.read(self.pool, task, folder))

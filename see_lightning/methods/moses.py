@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from see_lightning.config import OptimConfig, one_of, within
+from see_lightning.experts.files import write_tensors
 from see_lightning.experts.mixture import Learning, Scores, Superposition
-from see_lightning.experts.pool import ExpertPool, write_tensors
+from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.shared import SharedAdapter
 from see_lightning.experts.subexperts import SubExperts
 from see_lightning.methods.method import ExpertMethod

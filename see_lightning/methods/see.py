@@ -11,9 +11,10 @@ from pathlib import Path
 
 from see_lightning.config import ConfigError, OptimConfig, within
 from see_lightning.data.example import Example
+from see_lightning.experts.files import THRESHOLD
 from see_lightning.experts.hearing import Hearing
 from see_lightning.experts.opening import IndicatorTree
-from see_lightning.experts.pool import THRESHOLD, ExpertPool
+from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.walk import between, keeping
 from see_lightning.methods.method import Answer, ExpertMethod
 from see_lightning.methods.warm_start import WarmStart
@@ -115,7 +116,7 @@ class See(ExpertMethod):
         """A new expert, perhaps with the weights of an earlier one; that one does not move."""
         super().begin_task(task)
         if self.parent:
-            self.pool.copy(self.parent, task)
+            self.pool.put(task, self.pool.pairs(self.parent))
 
     def _check_general(self) -> None:
         """Refuse a source that has too few instructions or unfit ones, before anything is trained."""

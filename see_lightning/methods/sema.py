@@ -14,8 +14,9 @@ from torch import Tensor
 
 from see_lightning.config import ConfigError, OptimConfig, one_of, within
 from see_lightning.experts.descriptor import describe
+from see_lightning.experts.files import write_tensors
 from see_lightning.experts.novelty import DESCRIPTORS, FEWEST, Descriptor
-from see_lightning.experts.pool import ExpertPool, write_tensors
+from see_lightning.experts.pool import ExpertPool
 from see_lightning.methods.method import Assignment, ExpertMethod
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries

@@ -15,6 +15,7 @@ from see_lightning import load_ensemble, perplexity
 from see_lightning.engine import build
 from see_lightning.engine.ledger import Ledger
 from see_lightning.evaluation.scores import score_fn
+from see_lightning.experts import files
 from see_lightning.methods.method import Method
 from see_lightning.models.tiny import tiny_model
 from see_lightning.refusals import CONF
@@ -54,7 +55,7 @@ def test_experts_do_not_move_once_they_are_trained(whole, tmp_path):
         ledger.verified(name)  # on disk: still the bytes that the training left
     in_memory = zip(method.pool.names[::-1], stages[::-1], strict=False)  # one adapter is that of the last stage
     for expert, (_, folder) in in_memory:
-        method.pool.save(expert, tmp_path / expert)
+        files.save(method.pool, expert, tmp_path / expert)
         held, saved = (load_file(place / "adapter_model.safetensors") for place in (tmp_path / expert, folder))
         assert held.keys() == saved.keys() != set()
         assert all(torch.equal(held[key], saved[key]) for key in saved)

@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch import nn
 
 from see_lightning.config import AdapterConfig
+from see_lightning.experts import files
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.models.decode import Decoded
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer
@@ -78,7 +79,7 @@ def by_peft(of: ExpertPool, name: str | None, folder: Path) -> nn.Module:
     """An expert as PEFT alone loads it around a fresh base; the plain base model for None."""
     if name is None:
         return tiny_model().eval()
-    of.save(name, folder / name)
+    files.save(of, name, folder / name)
     return PeftModel.from_pretrained(tiny_model(), folder / name).eval()
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from see_lightning.experts import asking
+from see_lightning.experts import asking, files
 from see_lightning.experts.hearing import Hearing
 from see_lightning.experts.opening import IndicatorTree
 from see_lightning.experts.recall import Recall, Said
@@ -238,12 +238,12 @@ def test_an_expert_that_comes_later_is_the_only_one_asked(pool, theirs, tmp_path
     """As after each task of a run: the older experts' verdicts stand."""
     smaller = small.learner(activated=bool(pool.header_ids))
     for name in ("qa", "qg"):
-        smaller.load(name, _saved(pool, name, tmp_path))
+        files.load(smaller, name, _saved(pool, name, tmp_path))
     recall, counts = Recall(), Counter()
     smaller.eval()
     with torch.inference_mode():
         hear(smaller, QUERIES, counts, recall=recall, only_decide=True).ask_everyone()
-    smaller.load("sa", _saved(pool, "sa", tmp_path))
+    files.load(smaller, "sa", _saved(pool, "sa", tmp_path))
     smaller.eval()
     counts.clear()
     assert walk(smaller, QUERIES, counts, recall=recall) == [sequential(theirs, place) for place in range(len(QUERIES))]
@@ -251,7 +251,7 @@ def test_an_expert_that_comes_later_is_the_only_one_asked(pool, theirs, tmp_path
 
 
 def _saved(pool, name, folder):
-    pool.save(name, folder / name)
+    files.save(pool, name, folder / name)
     return folder / name
 
 
@@ -264,7 +264,7 @@ def in_bf16(pool, tmp_path_factory):
         base=tiny_model().to(torch.bfloat16),
     )  # fmt: skip
     for name in SAID:
-        made.load(name, _saved(pool, name, folder))
+        files.load(made, name, _saved(pool, name, folder))
     return made.eval()
 
 

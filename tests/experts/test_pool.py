@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from see_lightning.config import AdapterConfig, ConfigError
+from see_lightning.experts import files
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.models.reading import Tree, read_on
 from see_lightning.models.tiny import tiny_model
@@ -155,13 +156,13 @@ def test_a_name_is_given_once():
 
 def test_a_saved_expert_comes_back_bit_for_bit_beside_others_and_in_place(tmp_path):
     made = pool("qa", "qg")
-    made.save("qa", tmp_path / "qa")
+    files.save(made, "qa", tmp_path / "qa")
     other = pool("sa", "dsg")
-    other.load("qa", tmp_path / "qa")
+    files.load(other, "qa", tmp_path / "qa")
     assert torch.equal(said_by(other.eval(), "qa"), said_by(made, "qa"))
     assert torch.equal(said_by(other, "sa"), said_by(pool("sa"), "sa"))
     assert other.names == ["sa", "dsg", "qa"]
-    other.load("sa", tmp_path / "qa")
+    files.load(other, "sa", tmp_path / "qa")
     assert torch.equal(said_by(other, "sa"), said_by(made, "qa"))
     assert other.names == ["sa", "dsg", "qa"]
 
@@ -177,10 +178,10 @@ def test_an_expert_may_bear_any_name_that_a_task_may(tmp_path, name):
         made = pool(name, "qa")
         both = {one: said_by(made, one) for one in (name, "qa")}
         for one in both:
-            made.save(one, tmp_path / one)
+            files.save(made, one, tmp_path / one)
         other = pool("qa", name)
         for one, expected in both.items():
-            other.load(one, tmp_path / one)
+            files.load(other, one, tmp_path / one)
             assert torch.equal(said_by(other.eval(), one), expected)
             loaded = PeftModel.from_pretrained(tiny_model(), tmp_path / one).eval()
             assert close(logits(loaded), expected)
@@ -195,17 +196,17 @@ def test_an_expert_may_bear_any_name_that_a_task_may(tmp_path, name):
     ],
 )
 def test_an_expert_of_another_shape_is_refused_and_named(tmp_path, other, differing):
-    pool("qa", **other).save("qa", tmp_path)
+    files.save(pool("qa", **other), "qa", tmp_path)
     made = pool("qa")
     before = weights(made)
     with pytest.raises(ConfigError, match=rf"does not hold an expert of this run: \S*{differing}\S* differs"):
-        made.load("qa", tmp_path)
+        files.load(made, "qa", tmp_path)
     assert all(torch.equal(value, before[name]) for name, value in weights(made).items())
 
 
 def test_a_saved_expert_is_a_plain_peft_adapter(tmp_path):
     made = pool("qa", "qg", targets=tuple(ALL))
-    made.save("qg", tmp_path)
+    files.save(made, "qg", tmp_path)
     loaded = PeftModel.from_pretrained(tiny_model(), tmp_path).eval()
     assert close(logits(loaded), said_by(made, "qg"))
     assert not [name for name, value in loaded.named_parameters() if value.requires_grad]
@@ -214,7 +215,7 @@ def test_a_saved_expert_is_a_plain_peft_adapter(tmp_path):
 def test_the_files_of_an_expert_can_be_read_by_others(tmp_path):
     before = os.umask(0o022)
     try:
-        pool("qa").save("qa", tmp_path / "new" / "folder")
+        files.save(pool("qa"), "qa", tmp_path / "new" / "folder")
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new" / "folder").iterdir()}
@@ -224,7 +225,7 @@ def test_the_files_of_an_expert_can_be_read_by_others(tmp_path):
 def test_the_files_of_equal_experts_are_equal_byte_for_byte(tmp_path):
     names = ("adapter_model.safetensors", "adapter_config.json")
     for folder, targets in (("one", ALL), ("two", ALL[::-1])):
-        pool("qa", targets=tuple(targets)).save("qa", tmp_path / folder)
+        files.save(pool("qa", targets=tuple(targets)), "qa", tmp_path / folder)
     contents = [[(tmp_path / folder / name).read_bytes() for name in names] for folder in ("one", "two")]
     assert contents[0] == contents[1]
     config = json.loads(contents[0][1])
@@ -236,7 +237,7 @@ def test_the_files_of_equal_experts_are_equal_byte_for_byte(tmp_path):
 
 def test_the_path_of_an_expert_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=str(Path(tmp_path) / "none")):
-        pool("qa").load("qa", tmp_path / "none")
+        files.load(pool("qa"), "qa", tmp_path / "none")
 
 
 HEAD = (*ALL, "lm_head")
@@ -319,8 +320,8 @@ def test_experts_side_by_side_are_heard_anew_after_one_was_loaded_or_trained(tmp
                 return read_on(model, read, [[]] * len(ROWS), tree=tree, keep=(-2, -1))[0]
 
     before = beside()
-    other.save("sa", tmp_path)
-    made.load("qg", tmp_path)
+    files.save(other, "sa", tmp_path)
+    files.load(made, "qg", tmp_path)
     loaded = beside()
     made.train_only("qa")
     stir(made, "other weights")

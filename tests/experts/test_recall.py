@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from see_lightning.experts import files
 from see_lightning.experts.recall import Entry, Recall, Recollection, Said
 from tests.experts import small
 
@@ -45,9 +46,9 @@ def test_voices_are_told_apart_by_their_weights_and_not_by_their_names(tmp_path)
     Recollection(recall, pool, queries).put("qa", 1, SAID)
     Recollection(recall, pool, queries).put(None, 1, replace(SAID, text="base"))
     assert [(entry.id, entry.expert) for entry in recall.new] == [("1", "qa"), ("1", "base")]
-    pool.save("qa", tmp_path)
+    files.save(pool, "qa", tmp_path)
     other = small.pool("of qa's first weights", "other")
-    other.load("renamed", tmp_path)
+    files.load(other, "renamed", tmp_path)
     found = Recollection(recall, other, queries)
     assert found.get("renamed", 1) == SAID
     assert found.get(None, 1).text == "base"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from see_lightning.config import AdapterConfig, ConfigError
+from see_lightning.experts import files
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.models.tiny import tiny_model
 from see_lightning.tasks.batches import IGNORED, collate
@@ -72,7 +73,7 @@ def assert_same(ours: tuple[Tensor, dict[str, Tensor]], theirs: tuple[Tensor, di
 )
 def test_an_experts_loss_and_gradients_are_those_of_peft(tmp_path, activated, base, targets):
     pool = small.pool("qa", activated=activated, targets=targets, base=base())
-    pool.save("qa", tmp_path)
+    files.save(pool, "qa", tmp_path)
     theirs = PeftModel.from_pretrained(base(), tmp_path, is_trainable=True).eval()
     pool.train_only("qa")
     assert_same(outcome(pool, *rows(0)), peft_outcome(theirs, *rows(0)))
@@ -126,16 +127,16 @@ def test_a_prompt_that_does_not_end_in_the_header_is_refused():
 
 def test_an_expert_is_loaded_only_where_it_acts_from_the_same_tokens_on(tmp_path):
     ordinary, activated = small.pool("qa"), small.pool("qa", activated=True)
-    ordinary.save("qa", tmp_path / "ordinary")
-    activated.save("qa", tmp_path / "activated")
+    files.save(ordinary, "qa", tmp_path / "ordinary")
+    files.save(activated, "qa", tmp_path / "activated")
     with pytest.raises(ConfigError, match=r"acts from the tokens \[\d.* on, this run's from the beginning"):
-        ordinary.load("qa", tmp_path / "activated")
+        files.load(ordinary, "qa", tmp_path / "activated")
     with pytest.raises(ConfigError, match=r"acts from the tokens of the beginning on, this run's from \[\d"):
-        activated.load("qa", tmp_path / "ordinary")
+        files.load(activated, "qa", tmp_path / "ordinary")
     other = small.pool(activated=True)
     other.header_ids = [5, 6]
     with pytest.raises(ConfigError, match=r"this run's from \[5, 6\]"):
-        other.load("qa", tmp_path / "activated")
+        files.load(other, "qa", tmp_path / "activated")
     again = small.pool(activated=True)
-    again.load("qa", tmp_path / "activated")
+    files.load(again, "qa", tmp_path / "activated")
     assert again.digest("qa") == activated.digest("qa")

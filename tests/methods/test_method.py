@@ -10,6 +10,7 @@ from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_wi
 
 from see_lightning.config import ConfigError, OptimConfig
 from see_lightning.data.example import Example
+from see_lightning.experts import files
 from see_lightning.methods.method import learning_rate_share
 from see_lightning.methods.mtl import Mtl
 from see_lightning.methods.replay import Replay
@@ -149,7 +150,7 @@ def test_what_was_saved_after_each_task_is_taken_up_again(make_pool, template, a
     with torch.inference_mode():
         expected = first.answer(batch)
         for number, name in enumerate(first.pool.names):
-            first.pool.save(name, tmp_path / str(number))
+            files.save(first.pool, name, tmp_path / str(number))
     again = make()
     for number, name in enumerate(["qa", "qg"][: len(first.pool.names)]):
         again.restore(name, tmp_path / str(number))

@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from see_lightning.engine.ledger import Ledger
+from see_lightning.experts import files
 from see_lightning.methods.see import See
 from tests.runs import toy
 
@@ -37,7 +38,7 @@ def runs(data, tmp_path_factory):
 
         def keep(method, task, place=place, begin=begin):
             begin(method, task)
-            method.pool.save(task, place / "began" / task)
+            files.save(method.pool, task, place / "began" / task)
 
         with patch.object(See, "begin_task", keep):
             made[how] = toy.run(toy.compose(data, place, f"method.warm_start={how}")), place / "began"

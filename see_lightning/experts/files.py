@@ -1,0 +1,109 @@
+"""Experts on disk: plain PEFT adapter folders, which ``PeftModel.from_pretrained`` loads."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from see_lightning.config import ConfigError
+from see_lightning.experts.pool import ExpertPool
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
+THRESHOLD = "threshold.json"  # beside them, of an expert that has one
+
+Pairs = dict[LoraLayer, tuple[Tensor, Tensor]]  # A, (R, I), and B, (O, R), of each layer
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
+    """Write a safetensors file.
+
+    Args:
+        tensors: by name.
+        path: of the file.
+        about: what the file says of itself.
+    """
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, about)
+    path.chmod(0o644)  # safetensors writes 0600 whatever the umask
+
+
+def save(pool: ExpertPool, name: str, folder: Path) -> None:
+    """Write an expert.
+
+    Args:
+        pool: that it is in.
+        name: of the expert; of a composed voice, what a plain adapter can hold is written.
+        folder: is made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    voice = pool.compositions.get(name)
+    adapter = voice.adapters[0] if voice else name
+    pairs = {layer: voice.pair(layer) for layer in pool.layers()} if voice else pool.pairs(adapter)
+    write_tensors(_named(pool, pairs), folder / WEIGHTS, {"format": "pt"})
+    config = pool.settings(adapter)
+    config |= {"inference_mode": True, "base_model_name_or_path": pool.base_id, "revision": pool.revision}
+    if pool.header_ids:
+        config["alora_invocation_tokens"] = pool.header_ids  # what makes it an activated one for PEFT
+    # PEFT keeps names in sets, whose order changes from process to process; sorted, the file does not.
+    text = json.dumps(config, indent=2, sort_keys=True, default=sorted)
+    (folder / CONFIG).write_text(text + "\n")
+
+
+def load(pool: ExpertPool, name: str, folder: Path) -> None:
+    """Read an expert; attach it first if it is new.
+
+    Args:
+        pool: that it shall be in.
+        name: of the expert.
+        folder: as ``save`` writes it.
+
+    Raises:
+        ConfigError: as in ``read``.
+    """
+    if name not in pool.names:
+        pool.attach(name, weights_seed=0)
+    pool.put(name, read(pool, name, folder))
+
+
+def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
+    """What an expert's folder holds.
+
+    Args:
+        pool: for which it is read.
+        adapter: one of the pool's, whose sizes they must have.
+        folder: as ``save`` writes it.
+
+    Raises:
+        ConfigError: the folder's tensors are not exactly those that this pool's experts have.
+    """
+    found = load_file(folder / WEIGHTS)
+    wanted = _named(pool, pool.pairs(adapter))
+    differing = [
+        key for key in found.keys() | wanted.keys()
+        if key not in found or key not in wanted or found[key].shape != wanted[key].shape
+    ]  # fmt: skip
+    if differing:
+        raise ConfigError(f"{folder / WEIGHTS} does not hold an expert of this run: {sorted(differing)[0]} differs.")
+    acts_from = json.loads((folder / CONFIG).read_text()).get("alora_invocation_tokens") or []
+    if acts_from != pool.header_ids:
+        raise ConfigError(
+            f"{folder} holds an expert that acts from the tokens {acts_from or 'of the beginning'} on, this run's"
+            f" from {pool.header_ids or 'the beginning'}."
+        )
+    return {layer: (found[_name(place, "A")], found[_name(place, "B")]) for layer, place in pool.places().items()}
+
+
+def _named(pool: ExpertPool, pairs: Mapping[LoraLayer, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Layers' matrices under the names that PEFT gives them in its files."""
+    places = pool.places()
+    return {
+        _name(places[layer], which): matrix
+        for layer, pair in pairs.items()
+        for which, matrix in zip("AB", pair, strict=True)
+    }
+
+
+def _name(place: str, which: str) -> str:
+    return f"{place}.lora_{which}.weight"
