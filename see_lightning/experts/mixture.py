@@ -7,7 +7,7 @@ The pool's N experts stand side by side in one adapter of rank N r. A gate multi
 over experts is a single pair of products. Without routers there is nothing to gate, and a sub-expert is a supermask over one
 adapter (SupSup, Wortsman et al., NeurIPS 2020; ExSSNeT): $y = Wx + s\,(B \odot m^B_t)(A \odot m^A_t)\,x$.
 
-Letters: N experts, U = N r ranks of the pool, I and O the sizes of a layer's input and output.
+Letters: N experts, U = N r ranks of the pool, R of them used by a task, I and O the sizes of a layer's input and output.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, one_hot
 
 from see_lightning.experts.learning import dropped, update
 from see_lightning.experts.masks import pack, straight_through, top_share, unpack
@@ -215,19 +215,15 @@ class _Ready:
 
     Args:
         versions: of the pool's weights it was made of.
-        down_RI: A.
+        down: A, (R, I); above it, if there is anything to gate, the rows of R that belong to experts with used ranks.
         up_OR: B.
-        expert_R: to which expert each rank belongs.
-        ranks_U: which ranks of the pool are used.
-        router_NI: R, if there is one.
+        spread_ER: 1 where a rank is one of these experts'; None if there is nothing to gate.
     """
 
     versions: tuple[int, int]
-    down_RI: Tensor
+    down: Tensor
     up_OR: Tensor
-    expert_R: Tensor
-    ranks_U: Tensor
-    router_NI: Tensor | None
+    spread_ER: Tensor | None
 
 
 class SubExpert:
@@ -258,13 +254,13 @@ class SubExpert:
         self._ready: dict[tuple[LoraLayer, torch.dtype], _Ready] = {}
 
     def add(self, layer: LoraLayer, x: Tensor) -> Tensor:
-        """See ``Composition``. Ranks that the task does not use are not multiplied."""
+        """See ``Composition``. Ranks that the task does not use are not multiplied, and A and the router in one product."""
         ready = self._at(layer, x.dtype)
-        low_R = linear(x, ready.down_RI)
-        if ready.router_NI is not None:
-            gates_N = routed(x.flatten(0, -2), ready.router_NI, ready.ranks_U, self.k)
-            low_R = low_R * gates_N[:, ready.expert_R].view(*x.shape[:-1], -1)
-        return linear(low_R, ready.up_OR)
+        low = linear(x, ready.down)
+        if ready.spread_ER is not None:
+            logits_E, low_R = low.tensor_split([len(ready.spread_ER)], dim=-1)
+            low = low_R * (gates(logits_E.float(), self.k).to(x.dtype) @ ready.spread_ER)
+        return linear(low, ready.up_OR)
 
     def learn(self, layer: LoraLayer, x: Tensor, y: Tensor) -> Tensor:
         """A learned one learns no more; it adds what it adds."""
@@ -297,18 +293,18 @@ class SubExpert:
         found = self._ready.get((layer, dtype))
         if found is None or found.versions != versions:
             with torch.inference_mode(False), torch.no_grad():  # so that gradients may flow through them elsewhere
-                (a, b), router_NI = self.pair(layer), self.routers.get(layer)
-                ranks_U = self.masks[layer].ranks().to(a.device)
-                (used_R,) = ranks_U.nonzero(as_tuple=True)
-                experts = 1 if router_NI is None else len(router_NI)
-                found = self._ready[layer, dtype] = _Ready(
-                    versions,
-                    a[used_R].to(dtype),
-                    (b[:, used_R] * self.pool.scale(layer, self.adapter)).to(dtype),
-                    used_R // (len(ranks_U) // experts),
-                    ranks_U,
-                    None if router_NI is None else router_NI.to(a.device, dtype),
-                )
+                a, b = self.pair(layer)
+                (used_R,) = self.masks[layer].ranks().nonzero(as_tuple=True)
+                used_R = used_R.to(a.device)
+                down, spread_ER = a[used_R], None
+                if layer in self.routers:
+                    router_NI = self.routers[layer].to(a.device)
+                    experts_E, expert_R = torch.unique(used_R // (len(a) // len(router_NI)), return_inverse=True)
+                    if len(experts_E) > 1:  # a single one has the gate 1
+                        down = torch.cat([router_NI[experts_E], down])
+                        spread_ER = one_hot(expert_R).T.to(dtype)
+                up_OR = b[:, used_R] * self.pool.scale(layer, self.adapter)
+                found = self._ready[layer, dtype] = _Ready(versions, down.to(dtype), up_OR.to(dtype), spread_ER)
         return found
 
 

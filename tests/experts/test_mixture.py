@@ -118,8 +118,12 @@ def test_one_whole_expert_is_plain_lora(granularity):
 def test_ranks_that_a_task_does_not_use_are_not_multiplied():
     made = learning("rank", density=0.25)
     part, layer = frozen(made), made[0].layers()[0]
-    ready = part._at(layer, torch.float32)
-    assert ready.down_RI.shape[0] == ready.up_OR.shape[1] == int(0.25 * EXPERTS * RANK)
+    ready, used = part._at(layer, torch.float32), int(0.25 * EXPERTS * RANK)
+    experts = {rank // RANK for rank in part.masks[layer].ranks().nonzero().flatten().tolist()}
+    assert ready.up_OR.shape[1] == used
+    assert len(ready.down) == used + (len(experts) if len(experts) > 1 else 0), (
+        "nor experts that it uses nothing of asked"
+    )
 
 
 def test_what_a_sub_expert_says_follows_the_pool_and_its_digest_too():
