@@ -103,7 +103,7 @@ def _print(measured: Mapping[str, Any]) -> None:
     from see_lightning.evaluation.report import number, print_table
     from see_lightning.evaluation.transfer import Transfer
 
-    transfer = Transfer.of(measured)
+    transfer = Transfer.of(measured, list(measured["score"]))
     heads = [f"{task} {score}" for task, score in measured["score"].items()]
     table = Table(
         "answered by", *(Column(Text(head), justify="right") for head in (*heads, "mean")), box=box.SIMPLE_HEAD

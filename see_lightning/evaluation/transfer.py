@@ -1,7 +1,7 @@
 """The transfer matrix: what each voice of a run would score on each task, if it answered all of the task's test queries."""
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -20,13 +20,17 @@ class Transfer:
     own: Mapping[str, str]
 
     @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Self:
+    def of(cls, content: Mapping[str, Any], tasks: Sequence[str]) -> Self:
         """What ``transfer.json`` holds.
+
+        Args:
+            content: of the file.
+            tasks: of the run.
 
         Raises:
             KeyError, TypeError, ValueError: it does not hold a whole matrix.
         """
-        own = dict(content["own"])
+        own = {task: content["own"][task] for task in tasks}
         scores = {voice: {task: float(row[task]) for task in own} for voice, row in content["transfer"].items()}
         _, *experts = scores
         if not set(own.values()) <= set(experts):
