@@ -9,7 +9,7 @@ from pathlib import Path
 
 from see_lightning.compare import common_folder, write
 from see_lightning.config import Refusal
-from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.measured import damaged, is_current, stale
 from see_lightning.evaluation.comparison import Run, compare, find_runs, read_run
 from see_lightning.evaluation.drawings import standalone_svg
 from see_lightning.evaluation.figures import (
@@ -25,17 +25,21 @@ from see_lightning.evaluation.figures import (
     sheets,
     tasks_csv,
     tasks_svg,
+    transfer_csv,
+    transfer_svg,
 )
-from see_lightning.perplexity import FILE
+from see_lightning.evaluation.transfer import Transfer
+from see_lightning.perplexity import FILE as PERPLEXITY
+from see_lightning.transfer import FILE as TRANSFER
 
 DESCRIPTION = """\
 Draws finished runs as SEE's paper does: the score of each task after the last one, beside MTL and AvgSTL (stl); the
-distribution of the perplexity of reference answers; the score over what is kept after each task; and the latency of asking
-experts. No model is read."""
+distribution of the perplexity of reference answers; what experts score on each other's tasks; the score over what is kept
+after each task; and the latency of asking experts. No model is read."""
 EPILOG = """\
 For each order, ORDER_tasks.svg; ORDER_capacity.svg of the runs that say what they keep, and ORDER_perplexity.svg of those for
-which python -m see_lightning.perplexity was run; with --latency, latency.svg. Beside each picture lies a .csv with its
-numbers. Prints the paths of what was written."""
+which python -m see_lightning.perplexity was run, ORDER_transfer.svg by python -m see_lightning.transfer; with --latency,
+latency.svg. Beside each picture lies a .csv with its numbers. Prints the paths of what was written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if answers:
                 texts[f"{sheet.name}_perplexity.svg"] = perplexity_svg(sheet, answers)
                 texts[f"{sheet.name}_perplexity.csv"] = perplexity_csv(sheet, answers)
+            transfers = _transfers(sheet)
+            if transfers:
+                texts[f"{sheet.name}_transfer.svg"] = transfer_svg(sheet, transfers)
+                texts[f"{sheet.name}_transfer.csv"] = transfer_csv(sheet, transfers)
         if given.latency:
             rows = latency_rows(_read(given.latency), str(given.latency))
             texts["latency.svg"] = standalone_svg(latency_figure(rows), "latency", "Latency of asking experts")
@@ -97,7 +105,7 @@ def _answers(sheet: Sheet) -> dict[str, dict[str, list[tuple[float, int]]]]:
 
 def _measured(run: Run) -> dict[str, list[tuple[float, int]]] | None:
     """Task -> negative log-likelihood and tokens of its reference answers; None if not measured, or of another state."""
-    path = run.path.with_name(FILE)
+    path = run.path.with_name(PERPLEXITY)
     if not path.exists():
         return None
     try:
@@ -108,9 +116,28 @@ def _measured(run: Run) -> dict[str, list[tuple[float, int]]] | None:
         }
         belongs_to = content["belongs_to"]
     except (ValueError, KeyError, TypeError) as error:
-        raise Refusal(f"{path} is damaged ({error!r}); delete it and have it measured anew.") from error
-    carried = not path.with_name("ledger.json").exists()
-    return tasks if carried or belongs_to == Ledger(path.parent).read().digest() else None
+        raise damaged(path, error) from error
+    return tasks if is_current(path, belongs_to) else None
+
+
+def _transfers(sheet: Sheet) -> dict[str, dict[int, Transfer]]:
+    """Label of a group -> seed -> transfer matrix, of the runs of which it was measured; one of another state is named."""
+    found: dict[str, dict[int, Transfer]] = {}
+    for group, label in zip(sheet.groups, sheet.labels, strict=True):
+        for run in group.runs:
+            path = run.path.with_name(TRANSFER)
+            if not path.exists():
+                continue
+            try:
+                content = json.loads(_read(path))
+                transfer, belongs_to = Transfer.of(content, run.tasks), content["belongs_to"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise damaged(path, error) from error
+            if is_current(path, belongs_to):
+                found.setdefault(label, {})[run.seed] = transfer
+            else:
+                print(f"note: {stale(path)}", file=sys.stderr)
+    return found
 
 
 def _read(path: Path) -> str:

@@ -45,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--include-path", type=Path, metavar="DIR", help="a folder with YAML files of further tasks")
     parser.add_argument(
-        "--limit", type=_at_least(1), metavar="N", help="only the first N queries of each task, for a trial"
+        "--limit", type=at_least(1), metavar="N", help="only the first N queries of each task, for a trial"
     )
     parser.add_argument(
-        "--num-fewshot", type=_at_least(0), metavar="N", help="examples before each query (default: the task's own)"
+        "--num-fewshot", type=at_least(0), metavar="N", help="examples before each query (default: the task's own)"
     )
     parser.add_argument(
         "--voices", type=_words, metavar="VOICE,...", help="base, experts, ensemble (default: all that the run has)"
@@ -303,7 +303,9 @@ def _words(text: str) -> list[str]:
     return [word for word in text.split(",") if word]
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def at_least(least: int) -> Callable[[str], int]:
+    """An argument's type: a whole number that is not smaller than another."""
+
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"a number of at least {least} is wanted; got {text!r}")

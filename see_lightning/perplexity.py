@@ -1,15 +1,15 @@
 """How likely a finished run finds the reference answers: ``python -m see_lightning.perplexity RUN_DIR``."""
 
 import argparse
-import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from see_lightning.config import Refusal, load_config, validate
-from see_lightning.engine.ledger import Ledger, dump, finished_results, write_atomic
+from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.measured import measured_once
 
 DESCRIPTION = """\
 The perplexity of the reference answers to a finished run's test queries, each under the model that answers that query after
@@ -30,41 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m see_lightning.perplexity", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    run_dir = parser.parse_args(words).run_dir
+    path = parser.parse_args(words).run_dir / FILE
     try:
-        results = finished_results(run_dir, "perplexity is measured after the last task")
-        with Ledger(run_dir) as ledger:
-            measured = kept(ledger)
-            if measured is None:
-                measured = measure(results, ledger, shlex.join(["python", "-m", "see_lightning.perplexity", *words]))
-                write_atomic(run_dir / FILE, dump(measured))
+        measured = measured_once(path, shlex.join(["python", "-m", "see_lightning.perplexity", *words]), measure)
     except Refusal as error:
         parser.exit(2, f"{error}\n")
     _print(measured)
-    print(run_dir / FILE)
+    print(path)
 
 
-def kept(ledger: Ledger) -> dict[str, Any] | None:
-    """What was measured of a run before; None if nothing was, or if it belongs to other experts, answers or data.
-
-    Args:
-        ledger: of the run.
-    """
-    path = ledger.directory / FILE
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError:
-        return None
-    return found if found.get("belongs_to") == ledger.digest() else None
-
-
-def measure(results: dict[str, Any], ledger: Ledger, command: str) -> dict[str, Any]:
-    """The content of ``perplexity.json``.
+def measure(results: Mapping[str, Any], ledger: Ledger) -> dict[str, Any]:
+    """What ``perplexity.json`` says of the answers.
 
     Args:
         results: of the run.
         ledger: of the run.
-        command: that asked for it.
 
     Raises:
         LedgerError: a file of the run is damaged, or tokenizer, template or data are others than in the run.
@@ -74,7 +54,6 @@ def measure(results: dict[str, Any], ledger: Ledger, command: str) -> dict[str, 
     from dataclasses import asdict
 
     from see_lightning.engine.ensemble import load_method, read_tasks
-    from see_lightning.engine.results import commit
     from see_lightning.evaluation.likelihood import likelihoods, perplexity
 
     cfg = load_config(ledger.directory / "config.yaml")
@@ -92,10 +71,6 @@ def measure(results: dict[str, Any], ledger: Ledger, command: str) -> dict[str, 
         for task in read_tasks(cfg, ledger, method.template)
     }
     return {
-        "command": command,
-        "commit": commit(),
-        **{name: results[name] for name in ("method", "ratio", "order", "seed")},
-        "belongs_to": ledger.digest(),
         "perplexity": perplexity((one.nll, one.tokens) for task in found.values() for one in task),
         "tasks": {
             name: {

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.config import ConfigError, Refusal, load_config
-from see_lightning.engine.ledger import Ledger, dump, finished_results, write_atomic
+from see_lightning.engine.ledger import dump, finished_results, write_atomic
+from see_lightning.engine.measured import is_current, stale
 from see_lightning.evaluation.markdown import KINDS, fill
 from see_lightning.perplexity import FILE as PERPLEXITY
+from see_lightning.transfer import FILE as TRANSFER
 
-KEPT = ("results.json", PERPLEXITY, "harness.json")  # what a run measured, without what it answered
+KEPT = ("results.json", PERPLEXITY, TRANSFER, "harness.json")  # what a run measured, without what it answered
 
 DESCRIPTION = f"""\
 Write the tables of a document anew from a folder of results. A table stands between the lines <!-- KIND: ORDER --> and
@@ -88,11 +90,8 @@ def keep(run_dir: Path, folder: Path) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         content = json.loads((run_dir / name).read_text(encoding="utf-8")) if (run_dir / name).exists() else None
-        if name == PERPLEXITY and content and content["belongs_to"] != Ledger(run_dir).read().digest():
-            raise ConfigError(
-                f"{run_dir / name} was measured before the run became what it is; give python -m see_lightning.perplexity"
-                f" {run_dir} again, or delete it."
-            )
+        if name in (PERPLEXITY, TRANSFER) and content and not is_current(run_dir / name, content["belongs_to"]):
+            raise ConfigError(stale(run_dir / name))
         if content is None:
             (place / name).unlink(missing_ok=True)  # of an earlier state
         else:

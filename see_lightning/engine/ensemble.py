@@ -162,21 +162,37 @@ def answer_everything(ledger: Ledger) -> int:
         DataError: the data cannot be read.
     """
     cfg = load_config(ledger.directory / "config.yaml")
-    method = load_method(cfg, ledger).eval()
-    assert isinstance(method, ExpertMethod)
-    config = validate(cfg)
-    tasks = read_tasks(cfg, ledger, method.template)
-    *_, last = stages = list(ledger.content["stages"])
-    method.recall = recall_of(expert_facts(config, method.template, ledger.content["about"]["dtype"]))
-    for stage in stages:
-        put_back(method.recall, ledger.remembered(stage))
-    for task in tasks:
-        loader = query_loader([task], method.template, batch_size=config.data.eval_batch, tell_task=False)
+    method = load_remembering(cfg, ledger)
+    for task in read_tasks(cfg, ledger, method.template):
+        loader = query_loader([task], method.template, batch_size=validate(cfg).data.eval_batch, tell_task=False)
         with torch.inference_mode():
             for queries in loader:
                 method.decide(queries)
-        entries, method.recall.new = method.recall.new, []
-        if entries:
-            ledger.note_answers(last, task.name, {"remembered": remembered(entries, [task])[task.name]}, {})
-            ledger.commit()
+        keep_said(method, task, ledger)
     return method.counts["generations"]
+
+
+def load_remembering(cfg: DictConfig, ledger: Ledger) -> ExpertMethod:
+    """As ``load_method``, with all that its voices are remembered to have said."""
+    method = load_method(cfg, ledger).eval()
+    assert isinstance(method, ExpertMethod)
+    method.recall = recall_of(expert_facts(validate(cfg), method.template, ledger.content["about"]["dtype"]))
+    for stage in ledger.content["stages"]:
+        put_back(method.recall, ledger.remembered(stage))
+    return method
+
+
+def keep_said(method: ExpertMethod, task: Task, ledger: Ledger) -> None:
+    """Remember with the run's last stage what was said for the first time, all of it to one task's test queries.
+
+    Args:
+        method: from ``load_remembering``.
+        task: as it was asked.
+        ledger: of the run, held.
+    """
+    assert method.recall is not None
+    entries, method.recall.new = method.recall.new, []
+    if entries:
+        *_, last = ledger.content["stages"]
+        ledger.note_answers(last, task.name, {"remembered": remembered(entries, [task])[task.name]}, {})
+        ledger.commit()

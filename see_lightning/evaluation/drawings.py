@@ -5,7 +5,7 @@ Letters: T tasks, in the order in which they are learned.
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,21 +73,52 @@ def _heatmap(
     shades: Sequence[Sequence[float | None]],
 ) -> str:
     """A grid of coloured cells with their texts; shades in 0..1, None for an empty cell."""
+    lines = max(text.count("\n") for row in texts for text in row)
+    figure, axes = _figure(0.47 * len(columns), (0.35 + 0.13 * lines) * len(rows))
+    framed = {(i, i) for i in range(len(rows))}
+    draw_cells(axes, rows, columns, texts, shades, framed, ink=INK, muted=MUTED, size=8.5)
+    return _svg(figure, name, label)
+
+
+def draw_cells(
+    axes: "Axes",
+    rows: Sequence[str],
+    columns: Sequence[str],
+    texts: Sequence[Sequence[str]],
+    shades: Sequence[Sequence[float | None]],
+    framed: Collection[tuple[int, int]],
+    *,
+    ink: str,
+    muted: str,
+    size: float,
+) -> None:
+    """Fill axes with a grid of coloured cells.
+
+    Args:
+        axes: to be filled.
+        rows: names.
+        columns: names, written above.
+        texts: of the cells, row by row.
+        shades: of the cells, 0..1; None for one without colour.
+        framed: cells that stand out, as numbers of row and column.
+        ink: colour of frames.
+        muted: colour of the texts of cells without colour.
+        size: of the texts, in points.
+    """
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
     colours = colormaps["cividis"]  # made to look the same to readers with and without colour-vision deficiency
-    lines = max(text.count("\n") for row in texts for text in row)
-    figure, axes = _figure(0.47 * len(columns), (0.35 + 0.13 * lines) * len(rows))
     for i, (text_row, shade_row) in enumerate(zip(texts, shades, strict=True)):
         for j, (text, shade) in enumerate(zip(text_row, shade_row, strict=True)):
             colour = None if shade is None else colours(0.08 + 0.92 * shade)
+            stands_out = (i, j) in framed
             if colour is not None:
-                frame = {"edgecolor": INK, "linewidth": 1.6} if i == j else {"linewidth": 0}
+                frame = {"edgecolor": ink, "linewidth": 1.6} if stands_out else {"linewidth": 0}
                 axes.add_patch(Rectangle((j + 0.03, i + 0.04), 0.94, 0.92, facecolor=colour, **frame))
-            ink = MUTED if colour is None else readable_on(colour[:3])
-            weight = "bold" if i == j else "normal"
-            axes.text(j + 0.5, i + 0.52, text, ha="center", va="center", color=ink, fontsize=8.5, fontweight=weight)
+            own = muted if colour is None else readable_on(colour[:3])
+            weight = "bold" if stands_out else "normal"
+            axes.text(j + 0.5, i + 0.52, text, ha="center", va="center", color=own, fontsize=size, fontweight=weight)
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
     axes.set_xticks([j + 0.5 for j in range(len(columns))], [short(column) for column in columns])
     axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
@@ -95,7 +126,6 @@ def _heatmap(
     if max(len(column) for column in columns) > 6:
         for label_text in axes.get_xticklabels():
             label_text.set(rotation=40, horizontalalignment="left", rotation_mode="anchor")
-    return _svg(figure, name, label)
 
 
 def curve_svg(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]], j: int) -> str:

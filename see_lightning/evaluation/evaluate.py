@@ -10,12 +10,13 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import lightning as L
+import torch
 
 from see_lightning.data.example import Example
 from see_lightning.evaluation.routing import BASE
 from see_lightning.evaluation.scores import READS_PROMPT, score_fn
 from see_lightning.experts.recall import Entry, Recall, Said
-from see_lightning.methods.method import Answer, Method
+from see_lightning.methods.method import Answer, ExpertMethod, Method
 from see_lightning.tasks.datamodule import query_loader
 from see_lightning.tasks.task import Task
 
@@ -94,6 +95,22 @@ def add_plain(method: Method, tasks: Sequence[Task], answers: Mapping[str, list[
         for record in answers.get(task.name, ()):
             to_check = record["expert"] == BASE and record["id"] in checked
             record["plain"] = method.plain(checked[record["id"]], task.max_new_tokens) if to_check else None
+
+
+def voice_score(method: ExpertMethod, voice: str | None, task: Task, *, batch_size: int) -> float:
+    """What one voice scores on a task's test split if it answers every query, the mean in 0..100.
+
+    Args:
+        method: of the voice.
+        voice: an expert's name; None is the base model.
+        task: whose test split is asked.
+        batch_size: queries decoded together.
+    """
+    loader = query_loader([task], method.template, batch_size=batch_size, tell_task=False)
+    with torch.inference_mode():
+        texts = {int(answer.id): answer.text for queries in loader for answer in method.say(voice, queries)}
+    scores = [score_fn(task.score, example.prompt)(texts[n], example.target) for n, example in enumerate(task.test)]
+    return round(sum(scores) / len(scores), 4)
 
 
 def put_back(recall: Recall, records: Sequence[Mapping[str, Any]]) -> None:

@@ -7,8 +7,8 @@ inheritance; a variant is an argument. Adding one takes a module here and a YAML
 import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -24,7 +24,7 @@ from see_lightning.config import ConfigError, OptimConfig
 from see_lightning.data.example import Example
 from see_lightning.experts import files
 from see_lightning.experts.pool import ExpertPool
-from see_lightning.experts.recall import Recall, Recollection, Said
+from see_lightning.experts.recall import Recall, Recollection
 from see_lightning.methods.loss import answer_loss
 from see_lightning.models.decode import Decoded, Row, Writing
 from see_lightning.models.reading import Read
@@ -208,12 +208,13 @@ class Method(L.LightningModule):
         more = configured if isinstance(configured, list) else [configured]
         return {self.template.tokenizer.eos_token_id, *(token for token in more if token is not None)}
 
-    def generate(self, voice: str | None, queries: Queries) -> list[Decoded]:
+    def generate(self, voice: str | None, queries: Queries, opening: Sequence[int] = ()) -> list[Decoded]:
         """Plain greedy answers of one voice, counted.
 
         Args:
             voice: an adapter's name; None is the base model.
             queries: what is asked.
+            opening: tokens that each answer is made to begin with; they are not given back and do not count.
         """
         writing: Writing[int] = Writing(self.pool.speaking, self.eos_ids())
         start: tuple[int, Read | None] = (0, None)
@@ -223,9 +224,12 @@ class Method(L.LightningModule):
             if queries.groups[rows[0]] != group:
                 start, group = self.pool.begin_as(voice, queries.alike(rows[0])), queries.groups[rows[0]]
             logits_BV, read = self.pool.read_as(voice, [queries.prompts[row] for row in rows], start)
-            writing.start(logits_BV, read, [Row(row, voice, [], queries.limits[row]) for row in rows])
+            limits = [len(opening) + queries.limits[row] for row in rows]
+            begun = [Row(row, voice, list(opening), limit) for row, limit in zip(rows, limits, strict=True)]
+            writing.start(logits_BV, read, begun)
         writing.make_room(0)
-        decoded = [writing.done[row] for row in range(len(queries))]
+        done = [writing.done[row] for row in range(len(queries))]
+        decoded = [replace(one, ids=one.ids[len(opening) :]) for one in done]
         self.counts["prefills"] += len(queries)
         self.counts["generations"] += len(queries)
         self.counts["new_tokens"] += sum(len(row.ids) for row in decoded)
@@ -315,14 +319,18 @@ class ExpertMethod(Method):
     def say(self, voice: str | None, queries: Queries) -> list[Answer]:
         """Answers by one voice; None is the base model, word for word what it would say without any expert.
 
-        What the voice has said before is not generated again.
+        An expert that could refuse is made to begin with the word with which it accepts. What the voice has said before is
+        not generated again.
         """
+        word = "" if voice is None else self.acceptance.rstrip(" ")  # the blank may be one token with what follows
+        opening = self.template.target_ids(word)[:-1] if word else []
         recollection = Recollection(self.recall, self.pool, queries)
         known = [recollection.get(voice, row) for row in range(len(queries))]
         new = [row for row, said in enumerate(known) if said.text is None]
         if new:
-            for row, one in zip(new, self.generate(voice, queries.select(new)), strict=True):
-                known[row] = Said(text=self.template.text(one.ids).strip(), truncated=not one.ended)
+            for row, one in zip(new, self.generate(voice, queries.select(new), opening), strict=True):
+                text = self.template.text(one.ids).strip()
+                known[row] = replace(known[row], text=text, truncated=not one.ended)
                 recollection.put(voice, row, known[row])
         return [
             Answer(id_, said.text or "", voice or "base", (), bool(said.truncated))

@@ -185,13 +185,7 @@ class Voices:
 
         writing: Writing[int] = Writing(self.pool.speaking, ends, is_over)
         logits_BV, read = self.pool.read_as(voice, [prompt], (0, None))
-        if opening:
-            if opening[:-1]:
-                with self.pool.speaking(voice) as model:
-                    _, read = read_on(model, read, [opening[:-1]])
-            writing.join(read, [Row(0, voice, list(opening), limit)])
-        else:
-            writing.start(logits_BV, read, [Row(0, voice, [], limit)])
+        writing.start(logits_BV, read, [Row(0, voice, list(opening), limit)])
         writing.make_room(0)
         text = self.template.text(writing.done[0].ids[len(opening) :])
         text = text.removeprefix(" ") if opening else text

@@ -82,9 +82,16 @@ class Writing(Generic[K]):
             self.rows += [rows[n] for n in kept]
 
     def start(self, logits_BV: Tensor, read: Read, rows: Sequence[Row[K]]) -> None:
-        """Take in rows whose prompts were read: their first tokens are the most probable ones."""
-        for row, token in zip(rows, logits_BV.argmax(dim=-1).tolist(), strict=True):
-            row.ids.append(token)
+        """Take in rows whose prompts were read: their first tokens are the most probable ones.
+
+        Rows that have tokens already, all of them as many, were given these, and go on from there.
+        """
+        if not rows[0].ids:
+            for row, token in zip(rows, logits_BV.argmax(dim=-1).tolist(), strict=True):
+                row.ids.append(token)
+        elif rows[0].ids[:-1]:
+            with self.speaking([row.voice for row in rows]) as model:
+                _, read = read_on(model, read, [row.ids[:-1] for row in rows])
         self.join(read, rows)
 
     def step(self) -> None:

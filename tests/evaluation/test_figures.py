@@ -13,6 +13,7 @@ import pytest
 
 from see_lightning import figures
 from see_lightning.compare import main as compare_main
+from see_lightning.engine.ledger import Ledger
 from see_lightning.evaluation.comparison import compare, read_run
 from see_lightning.evaluation.drawings import readable_on
 from see_lightning.evaluation.figures import (
@@ -252,7 +253,7 @@ def test_perplexities_of_another_state_of_a_run_are_not_drawn(tmp_path, capsys):
     about = {"data": {"qa": "1"}}
     content = {"about": about, "stages": {"01-qa": {"trained": None, "answers": {"qa": {"sha256": "2"}}}}}
     path.with_name("ledger.json").write_text(json.dumps(content))
-    ledger = figures.Ledger(path.parent).read()
+    ledger = Ledger(path.parent).read()
     measured(path, belongs_to=ledger.digest())
     figures.main([str(tmp_path)])
     assert (tmp_path / "two_perplexity.svg").exists()
@@ -276,6 +277,98 @@ def test_quantiles_are_numpys(size):
     values = sorted(random.Random(size).choices(range(100), k=size))
     for percent in (0, 5, 25, 50, 75, 95, 100):
         assert quantile(values, percent) == pytest.approx(np.percentile(values, percent))
+
+
+# ---------------------------------------------------------------------------------------------- transfer
+
+QA, BOLD = TASKS
+MATRIX = {"base": {QA: 5.0, BOLD: 0.0}, QA: {QA: 80.0, BOLD: 12.5}, BOLD: {QA: 20.0, BOLD: 50.0}}
+
+
+def transferred(path, matrix=MATRIX, **changes):
+    """Put a ``transfer.json`` beside results."""
+    own = {task: task for task in TASKS}
+    path.with_name("transfer.json").write_text(
+        json.dumps({"belongs_to": "this", "own": own, "transfer": matrix} | changes)
+    )
+
+
+def fills(path):
+    """Colours of an SVG's shapes in the order of drawing, without the ground."""
+    styles = [node.get("style", "") for node in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}path")]
+    found = [dict(part.split(": ") for part in style.split("; ") if ": " in part) for style in styles]
+    return [
+        (style["fill"], style.get("stroke")) for style in found if style.get("fill", "none") not in ("none", "#ffffff")
+    ]
+
+
+def test_a_transfer_matrix_is_a_map_for_each_run_and_a_line_for_each_cell(tmp_path, capsys):
+    other = {voice: {task: score / 2 for task, score in row.items()} for voice, row in MATRIX.items()}
+    for seed, matrix in ((0, MATRIX), (4, other)):
+        transferred(add(tmp_path, "see", 0.1, seed), matrix)
+    add(tmp_path, "mtl")
+    figures.main([str(tmp_path)])
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        str(tmp_path / f"two_transfer.{kind}") for kind in ("svg", "csv")
+    ]
+    rows = table(tmp_path / "two_transfer.csv")
+    assert {row["label"] for row in rows} == {"see 10 %"}
+    found = {(row["seed"], row["voice"], row["task"]): float(row["score"]) for row in rows}
+    assert found == {
+        (seed, voice, task): matrix[voice][task]
+        for seed, matrix in (("0", MATRIX), ("4", other))
+        for voice in MATRIX
+        for task in TASKS
+    }
+    assert {(row["voice"], row["task"]) for row in rows if row["own"] == "1"} == {(QA, QA), (BOLD, BOLD)}
+    shown = words(tmp_path / "two_transfer.svg")
+    for matrix in (MATRIX, other):
+        assert {f"{score:.1f}" for row in matrix.values() for score in row.values()} <= set(shown)
+    assert "mean of own experts 65.00 (framed), of others 16.25" in shown
+    assert "mean of own experts 32.50 (framed), of others 8.12" in shown
+    assert {"see 10 % · seed 0 · two · tiny", "see 10 % · seed 4 · two · tiny"} <= set(shown)
+    first, second = (fills(tmp_path / "two_transfer.svg")[start : start + 6] for start in (0, 6))
+    assert first == second, "a cell is shaded by its share of the best of its task"
+    assert [stroke is not None for _, stroke in first] == [False, False, True, False, False, True]
+    assert first[2][0] == first[5][0], "both are the best of their tasks"
+
+
+def test_tasks_that_share_an_expert_are_framed_in_its_row(tmp_path):
+    matrix = {"base": MATRIX["base"], QA: MATRIX[QA]}
+    transferred(add(tmp_path, "sema"), matrix, own={QA: QA, BOLD: QA})
+    figures.main([str(tmp_path)])
+    shown = words(tmp_path / "two_transfer.svg")
+    assert "mean of own experts 46.25 (framed), of others –" in shown, "there is no other"
+    assert [stroke is not None for _, stroke in fills(tmp_path / "two_transfer.svg")] == [False, False, True, True]
+
+
+def test_without_any_transfer_matrix_there_is_no_figure_of_it_and_one_of_another_state_is_told(tmp_path, capsys):
+    path = add(tmp_path, "see", 0.1)
+    figures.main([str(tmp_path)])
+    assert not list(tmp_path.glob("*transfer*"))
+    assert len(capsys.readouterr().err.splitlines()) == 1, "of perplexity"
+    content = {"about": {"data": {"qa": "1"}}, "stages": {"01-qa": {"trained": None, "answers": {}}}}
+    path.with_name("ledger.json").write_text(json.dumps(content))
+    transferred(path)
+    figures.main([str(tmp_path)])
+    told = f"note: {path.with_name('transfer.json')} was measured before the run became what it is; give python -m see_lightning.transfer {path.parent} again, or delete it."
+    assert told in capsys.readouterr().err.splitlines()
+    assert not list(tmp_path.glob("*transfer*"))
+    transferred(path, belongs_to=Ledger(path.parent).read().digest())
+    figures.main([str(tmp_path)])
+    assert (tmp_path / "two_transfer.svg").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", {"own": {QA: QA}}, {"transfer": {"base": MATRIX["base"]}}, {"transfer": {QA: {QA: 1}}}]
+)
+def test_a_damaged_transfer_matrix_is_named(tmp_path, capsys, content):
+    path = add(tmp_path, "see", 0.1)
+    if isinstance(content, str):
+        path.with_name("transfer.json").write_text(content)
+    else:
+        transferred(path, **content)
+    assert refused(capsys, tmp_path).startswith(f"{path.with_name('transfer.json')} is damaged (")
 
 
 # ---------------------------------------------------------------------------------------------- latency

@@ -163,18 +163,19 @@ def test_a_place_for_a_table_that_is_not_whole_is_refused_and_the_text_stays(bas
     assert document.read_text() == text
 
 
-def test_a_measurement_of_another_state_is_refused_and_one_that_is_gone_goes(base, tmp_path, folder, document):
+@pytest.mark.parametrize("name", ["perplexity.json", "transfer.json"])
+def test_a_measurement_of_another_state_is_refused_and_one_that_is_gone_goes(base, tmp_path, folder, document, name):
     run = tmp_path / "jsonl" / "see" / "abc" / "seed=3"
     shutil.copytree(toy.whole(base).directory, run)
-    (run / "perplexity.json").write_text(json.dumps({"belongs_to": Ledger(run).read().digest()}))
+    (run / name).write_text(json.dumps({"belongs_to": Ledger(run).read().digest()}))
     publish(folder, document, [run])
-    assert list(folder.rglob("perplexity.json"))
-    (run / "perplexity.json").write_text(json.dumps({"belongs_to": "another"}))
-    with pytest.raises(Refusal, match="was measured before the run became what it is"):
+    assert list(folder.rglob(name))
+    (run / name).write_text(json.dumps({"belongs_to": "another"}))
+    with pytest.raises(Refusal, match=f"{name} was measured before .* give python -m see_lightning.{name[:-5]} "):
         publish(folder, document, [run])
-    (run / "perplexity.json").unlink()
+    (run / name).unlink()
     publish(folder, document, [run])
-    assert not list(folder.rglob("perplexity.json"))
+    assert not list(folder.rglob(name))
 
 
 def test_places_are_left_out_of_words_and_of_words_only():

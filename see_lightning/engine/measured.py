@@ -1,0 +1,70 @@
+"""What a command measures of a finished run once and keeps beside its results, together with what it belongs to."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from see_lightning.config import Refusal
+from see_lightning.engine.ledger import Ledger, dump, finished_results, write_atomic
+
+Content = dict[str, Any]
+Measure = Callable[[Mapping[str, Any], Ledger], Content]
+
+
+def measured_once(path: Path, command: str, measure: Measure, asked: Mapping[str, Any] | None = None) -> Content:
+    """What was measured of a run; measured now if it was not yet, or if the run has become another since.
+
+    Args:
+        path: of the file, in the run's directory.
+        command: that asks for it.
+        measure: given the run's results and its ledger, held, what is to be kept.
+        asked: settings of the measurement, kept with it; with others it is made anew.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        Refusal: the run is not finished, or as ``measure`` does.
+    """
+    results = finished_results(path.parent, f"{path.stem} is measured after the last task")
+    with Ledger(path.parent) as ledger:
+        head = {"belongs_to": ledger.digest(), **(asked or {})}
+        try:
+            found: Content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError:
+            found = {}
+        if all(name in found and found[name] == value for name, value in head.items()):
+            return found
+        # Late, because it imports torch, which takes longer than a refusal should.
+        from see_lightning.engine.results import commit
+
+        origin = {name: results[name] for name in ("method", "ratio", "order", "seed")}
+        about = {"command": command, "commit": commit(), **origin, **head}
+        content = {**about, **measure(results, ledger)}
+        write_atomic(path, dump(content))
+    return content
+
+
+def is_current(path: Path, belongs_to: str) -> bool:
+    """Whether what was measured is of the run as it is; of kept results nothing else is known.
+
+    Args:
+        path: of the file.
+        belongs_to: as the file says.
+    """
+    carried = not path.with_name("ledger.json").exists()
+    return carried or belongs_to == Ledger(path.parent).read().digest()
+
+
+def stale(path: Path) -> str:
+    """What is told of a file that is not current."""
+    return (
+        f"{path} was measured before the run became what it is; give python -m see_lightning.{path.stem} {path.parent}"
+        f" again, or delete it."
+    )
+
+
+def damaged(path: Path, error: Exception) -> Refusal:
+    """What is told of a file that does not hold what was measured."""
+    return Refusal(f"{path} is damaged ({error!r}); delete it and have it measured anew.")
