@@ -112,8 +112,9 @@ def capacity(groups: Sequence[Group]) -> str:
     }
     columns |= {f"{part}, MiB": _kept(part) for part in parts}
     columns |= {
-        "of the pool, first task, %": lambda results: _percent(results["capacity"][0]),
-        "of the pool, all tasks, %": lambda results: _percent(results["capacity"][-1]),
+        "weights, % of the pool": lambda results: _percent(_share(results, ["weights"])),
+        "all, % of the pool": lambda results: _percent(_share(results, _stored(results))),
+        "after one task": lambda results: _percent(_share(results, _stored(results), stage=0)),
         "AR": _metric("AR"),
     }
     return _table(told, columns)
@@ -178,6 +179,13 @@ def _of_variant(name: str, key: str) -> Cell:
 
 def _stored(results: Results) -> Mapping[str, Sequence[int]]:
     return {part: sizes for part, sizes in results["storage"].items() if part != "pool"}
+
+
+def _share(results: Results, parts: Iterable[str], stage: int = -1) -> float:
+    """What some parts take after a stage, over the pool."""
+    sizes = results["storage"]
+    share: float = sum(sizes[part][stage] for part in parts) / sizes["pool"][stage]
+    return share
 
 
 def _kept(part: str) -> Cell:

@@ -73,7 +73,7 @@ def test_what_is_kept_of_all_tasks_has_a_table_of_its_own(base, folder, document
     publish(folder, document, runs)
     heads, _, *rows = rows_of(document.read_text().split("capacity")[1])
     assert len(rows) == 2, "the base model keeps nothing"
-    cells = {row[heads.index("of the pool, all tasks, %")]: dict(zip(heads, row, strict=True)) for row in rows}
+    cells = {row[heads.index("all, % of the pool")]: dict(zip(heads, row, strict=True)) for row in rows}
     for run in runs[:2]:
         results = toy.read_results(run)
         found = cells[f"{100 * results['capacity'][-1]:.1f}"]
@@ -81,7 +81,10 @@ def test_what_is_kept_of_all_tasks_has_a_table_of_its_own(base, folder, document
         assert found["kept, MiB"] == f"{sum(sizes.values()):.2f}"
         for part in ("weights", "masks", "routers", "keys"):
             assert found[f"{part}, MiB"] == (f"{sizes[part]:.2f}" if part in sizes else "–")
-        assert found["of the pool, first task, %"] == f"{100 * results['capacity'][0]:.1f}"
+        assert found["after one task"] == f"{100 * results['capacity'][0]:.1f}"
+        assert (
+            found["weights, % of the pool"] == f"{100 * sizes['weights'] * 2**20 / results['storage']['pool'][-1]:.1f}"
+        )
 
 
 def test_what_is_kept_tells_nothing_of_the_machine(base, tmp_path, folder, document):
