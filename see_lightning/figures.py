@@ -131,7 +131,7 @@ def _transfers(sheet: Sheet) -> dict[str, dict[int, Transfer]]:
             try:
                 content = json.loads(_read(path))
                 transfer, belongs_to = Transfer.of(content, run.tasks), content["belongs_to"]
-            except (ValueError, KeyError, TypeError) as error:
+            except (AttributeError, ValueError, KeyError, TypeError) as error:
                 raise damaged(path, error) from error
             if is_current(path, belongs_to):
                 found.setdefault(label, {})[run.seed] = transfer

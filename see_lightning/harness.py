@@ -6,7 +6,7 @@ import math
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from numbers import Real
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from see_lightning.config import ConfigError, Refusal, nearest, one_of
 from see_lightning.engine.ledger import dump, finished_results, write_atomic
+from see_lightning.refusals import at_least
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -301,17 +302,6 @@ def _shown(name: str, found: Mapping[str, Any]) -> list[str]:
 
 def _words(text: str) -> list[str]:
     return [word for word in text.split(",") if word]
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """An argument's type: a whole number that is not smaller than another."""
-
-    def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"a number of at least {least} is wanted; got {text!r}")
-        return int(text)
-
-    return read
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """How a refused command is told: one line with what was wrong and the nearest thing that is right."""
 
+import argparse
 import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,3 +82,14 @@ def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
         node = config._get_node(key)
         if isinstance(node, DictConfig) and not node._is_missing() and not node._is_none():
             yield from _dotted(node, f"{prefix}{key}.")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """An argument's type: a whole number that is not smaller than another."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"a number of at least {least} is wanted; got {text!r}")
+        return int(text)
+
+    return read

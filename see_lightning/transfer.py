@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.config import Refusal, load_config, validate
-from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.ledger import FORCED, Ledger
 from see_lightning.engine.measured import measured_once
-from see_lightning.harness import at_least
+from see_lightning.refusals import at_least
 
 DESCRIPTION = """\
 The transfer matrix of a finished run: the score of each expert, and of the base model, on each task's test queries, whoever
@@ -20,7 +20,7 @@ queries. Prints a table and keeps it as transfer.json in the run's directory. Fo
 pool for each task: stl, see, moses, exssnet, sema."""
 EPILOG = """\
 An expert of see answers behind the word with which it accepts, whether it would have accepted or not. What the run remembers
-is not generated again, and what is new is remembered with it, task by task, so that an interrupted command goes on. Reads the
+is not generated again, and what is new is kept beside it, task by task, so that an interrupted command goes on. Reads the
 model and the data, unless transfer.json is there and belongs to the run as it is."""
 FILE = "transfer.json"
 
@@ -76,7 +76,7 @@ def measure(results: Mapping[str, Any], ledger: Ledger, size: int | None = None)
             f"{ledger.directory} is a run of {results['method']}, whose answers to all tasks come from one model, so there is"
             f" nothing to put to other tasks; give a run of stl, see, moses, exssnet or sema."
         )
-    method, rows = load_remembering(cfg, ledger), validate(cfg).data.eval_batch
+    method, rows = load_remembering(cfg, ledger, FORCED), validate(cfg).data.eval_batch
     voices = (None, *method.pool.names)
     tasks = [replace(task, test=task.test[:size]) for task in read_tasks(cfg, ledger, method.template)]
     scores: dict[str, dict[str, float]] = {voice or BASE: {} for voice in voices}
@@ -84,7 +84,7 @@ def measure(results: Mapping[str, Any], ledger: Ledger, size: int | None = None)
         for voice in voices:
             score = scores[voice or BASE][task.name] = voice_score(method, voice, task, batch_size=rows)
             print(f"{voice or BASE} on {task.name}: {score:.2f}", file=sys.stderr)
-        keep_said(method, task, ledger)
+        keep_said(method, task, ledger, FORCED)
     return {
         "score": {task.name: task.score for task in tasks},
         "queries": {task.name: len(task.test) for task in tasks},

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from see_lightning.config import ConfigError, load_config, nearest, validate
 from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts, recall_of
-from see_lightning.engine.ledger import Ledger, LedgerError
+from see_lightning.engine.ledger import REMEMBERED, Ledger, LedgerError
 from see_lightning.evaluation.evaluate import put_back, remembered
 from see_lightning.methods.method import ExpertMethod, Method
 from see_lightning.tasks.datamodule import query_batch, query_loader
@@ -172,27 +172,35 @@ def answer_everything(ledger: Ledger) -> int:
     return method.counts["generations"]
 
 
-def load_remembering(cfg: DictConfig, ledger: Ledger) -> ExpertMethod:
-    """As ``load_method``, with all that its voices are remembered to have said."""
+def load_remembering(cfg: DictConfig, ledger: Ledger, *kinds: str) -> ExpertMethod:
+    """As ``load_method``, with all that its voices are remembered to have said.
+
+    Args:
+        cfg: of the run.
+        ledger: of the run.
+        kinds: what else of the ledger is remembered, see ``Ledger.remembered``.
+    """
     method = load_method(cfg, ledger).eval()
     assert isinstance(method, ExpertMethod)
     method.recall = recall_of(expert_facts(validate(cfg), method.template, ledger.content["about"]["dtype"]))
     for stage in ledger.content["stages"]:
-        put_back(method.recall, ledger.remembered(stage))
+        for kind in (REMEMBERED, *kinds):
+            put_back(method.recall, ledger.remembered(stage, kind))
     return method
 
 
-def keep_said(method: ExpertMethod, task: Task, ledger: Ledger) -> None:
+def keep_said(method: ExpertMethod, task: Task, ledger: Ledger, kind: str = REMEMBERED) -> None:
     """Remember with the run's last stage what was said for the first time, all of it to one task's test queries.
 
     Args:
         method: from ``load_remembering``.
         task: as it was asked.
         ledger: of the run, held.
+        kind: under which it is remembered, see ``Ledger.remembered``.
     """
     assert method.recall is not None
     entries, method.recall.new = method.recall.new, []
     if entries:
         *_, last = ledger.content["stages"]
-        ledger.note_answers(last, task.name, {"remembered": remembered(entries, [task])[task.name]}, {})
+        ledger.note_answers(last, task.name, {kind: remembered(entries, [task])[task.name]}, {})
         ledger.commit()

@@ -16,6 +16,10 @@ import filelock
 from see_lightning.config import VARIANTS, Refusal
 
 OOD = "ood"
+REMEMBERED, FORCED = (
+    "remembered",
+    "transfer_remembered",
+)  # said of their own accord, and because they were told to answer
 BESIDE = (OOD, *VARIANTS)  # kinds of queries beside the run's own
 UNFINISHED = ".tmp"  # ends the name of a file that is being written
 
@@ -248,13 +252,17 @@ class Ledger:
         """
         return self._records(stage, "answers")
 
-    def remembered(self, stage: str) -> list[dict[str, Any]]:
+    def remembered(self, stage: str, kind: str = REMEMBERED) -> list[dict[str, Any]]:
         """What frozen experts said for the first time at a stage; of two records of one key the later one counts.
+
+        Args:
+            stage: its name.
+            kind: what they said in answering for the run, or ``FORCED``.
 
         Raises:
             LedgerError: the file is not what was written.
         """
-        return self._records(stage, "remembered")
+        return self._records(stage, kind)
 
     def beside(
         self, stage: str, kind: str, digests: Mapping[str, str] | None = None

@@ -34,7 +34,7 @@ def measured_once(path: Path, command: str, measure: Measure, asked: Mapping[str
             found: Content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         except ValueError:
             found = {}
-        if all(name in found and found[name] == value for name, value in head.items()):
+        if isinstance(found, dict) and all(name in found and found[name] == value for name, value in head.items()):
             return found
         # Late, because it imports torch, which takes longer than a refusal should.
         from see_lightning.engine.results import commit

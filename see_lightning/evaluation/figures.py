@@ -259,11 +259,19 @@ def transfer_csv(sheet: Sheet, transfers: Transfers) -> str:
         sheet: whose groups are shown.
         transfers: of their runs that were measured.
     """
-    lines: list[Sequence[Any]] = [[*ORIGIN, "seed", "voice", "own", "score"]]
+    lines: list[Sequence[Any]] = [[*ORIGIN, "seed", "size", "voice", "own", "score"]]
     for group, label in zip(sheet.groups, sheet.labels, strict=True):
         for seed, transfer in transfers.get(label, {}).items():
             lines += [
-                [*_origin(sheet, group, label), task, seed, voice, int(transfer.own[task] == voice), score]
+                [
+                    *_origin(sheet, group, label),
+                    task,
+                    seed,
+                    transfer.size,
+                    voice,
+                    int(transfer.own[task] == voice),
+                    score,
+                ]
                 for voice, row in transfer.scores.items()
                 for task, score in row.items()
             ]
@@ -278,7 +286,7 @@ def transfer_svg(sheet: Sheet, transfers: Transfers) -> str:
     from matplotlib.figure import Figure
 
     shown = [
-        (f"{label} · seed {seed} · {sheet.order} · {group.first.model}", transfer)
+        (" · ".join(filter(None, [label, f"seed {seed}", sheet.order, group.first.model, transfer.queries])), transfer)
         for group, label in zip(sheet.groups, sheet.labels, strict=True)
         for seed, transfer in transfers.get(label, {}).items()
     ]

@@ -14,10 +14,12 @@ class Transfer:
     Args:
         scores: voice -> task -> score, 0..100; the base model first, then the experts in order of birth.
         own: task -> the expert that is right for it.
+        size: of each task only so many queries, the first ones, were put; None if all were.
     """
 
     scores: Mapping[str, Mapping[str, float]]
     own: Mapping[str, str]
+    size: int | None = None
 
     @classmethod
     def of(cls, content: Mapping[str, Any], tasks: Sequence[str]) -> Self:
@@ -28,14 +30,19 @@ class Transfer:
             tasks: of the run.
 
         Raises:
-            KeyError, TypeError, ValueError: it does not hold a whole matrix.
+            AttributeError, KeyError, TypeError, ValueError: it does not hold a whole matrix.
         """
         own = {task: content["own"][task] for task in tasks}
         scores = {voice: {task: float(row[task]) for task in own} for voice, row in content["transfer"].items()}
         _, *experts = scores
         if not set(own.values()) <= set(experts):
             raise ValueError("experts are missing")
-        return cls(scores, own)
+        return cls(scores, own, content["size"])
+
+    @property
+    def queries(self) -> str:
+        """How many of a task's queries were put, if not all."""
+        return "" if self.size is None else f"first {self.size} queries of each task"
 
     @cached_property
     def diagonal(self) -> dict[str, float]:

@@ -65,19 +65,19 @@ class LayerMask:
         ranks_U: Tensor = self.down.any(1) & self.up.any(0)
         return ranks_U
 
-    def packed(self, prefix: str) -> dict[str, Tensor]:
-        """What a file keeps of it, at a bit a place; of whole ranks once is enough."""
+    def kept(self) -> dict[str, Tensor]:
+        """What a file keeps of it; of whole ranks one half tells the other."""
         whole_ranks = self.down.shape[1] == self.up.shape[0] == 1
-        return {f"{prefix}down": pack(self.down)} | ({} if whole_ranks else {f"{prefix}up": pack(self.up)})
+        return {"down": self.down} if whole_ranks else {"down": self.down, "up": self.up}
 
     @classmethod
     def read(
         cls, tensors: Mapping[str, Tensor], prefix: str, a: torch.Size, b: torch.Size, device: torch.device
     ) -> "LayerMask":
-        """What ``packed`` gave.
+        """What ``kept`` gave.
 
         Args:
-            tensors: of the file.
+            tensors: of the file, packed.
             prefix: of its names.
             a: size of A, (U, I).
             b: size of B, (O, U).
@@ -170,7 +170,7 @@ class Learning(nn.Module):
         return torch.addmm(y_TO, low_TU, up_OU.to(x.dtype).T, alpha=scale).view_as(y)
 
     def add(self, layer: LoraLayer, x: Tensor) -> Tensor:
-        """As it stands, without dropout."""
+        """As it stands; with dropout while the pool trains."""
         nothing = x.new_zeros(*x.shape[:-1], layer.out_features)
         return self.learn(layer, x, nothing)
 
@@ -278,14 +278,14 @@ class SubExpert:
             if self.routers:
                 yield self.routers[layer]
 
-    def tensors(self, prefix: str = "") -> dict[str, Tensor]:
-        """What is kept of it beside the pool's weights: masks, packed, and routers, under the layers' numbers."""
-        kept: dict[str, Tensor] = {}
-        for place, (layer, mask) in enumerate(self.masks.items()):
-            kept |= mask.packed(f"{prefix}{place}.")
-            if self.routers:
-                kept[f"{prefix}{place}.router"] = self.routers[layer]
-        return kept
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file keeps of it beside the pool's weights: masks, packed, and routers, under the layers' numbers."""
+        packed = {
+            f"{place}.{half}": pack(mask)
+            for place, layer_mask in enumerate(self.masks.values())
+            for half, mask in layer_mask.kept().items()
+        }
+        return packed | {f"{place}.router": router for place, router in enumerate(self.routers.values())}
 
     def _at(self, layer: LoraLayer, dtype: torch.dtype) -> _Ready:
         pair = self.pool.pair(layer, self.adapter)

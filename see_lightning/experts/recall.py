@@ -50,15 +50,17 @@ class Recall:
         #: What was said since this list was last emptied, for keeping.
         self.new: list[Entry] = []
 
-    def key(self, voice: str, prompt_ids: Sequence[int], max_new_tokens: int) -> str:
+    def key(self, voice: str, prompt_ids: Sequence[int], max_new_tokens: int, opening: Sequence[int] = ()) -> str:
         """The name of a voice's answer to a prompt.
 
         Args:
             voice: digest of its weights.
             prompt_ids: the prompt.
             max_new_tokens: longest answer.
+            opening: tokens that the answer was made to begin with.
         """
-        text = "\x1e".join([*self.settings, voice, str(max_new_tokens), ",".join(map(str, prompt_ids))])
+        forced = [",".join(map(str, opening))] if opening else []
+        text = "\x1e".join([*self.settings, voice, str(max_new_tokens), ",".join(map(str, prompt_ids)), *forced])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def get(self, key: str) -> Said | None:
@@ -82,10 +84,11 @@ class Recollection:
         recall: where it is remembered; None remembers nothing.
         pool: the voices.
         queries: what is asked.
+        opening: tokens that answers are made to begin with; what a voice says of its own accord is another thing.
     """
 
-    def __init__(self, recall: Recall | None, pool: ExpertPool, queries: Queries) -> None:
-        self.recall, self.queries = recall, queries
+    def __init__(self, recall: Recall | None, pool: ExpertPool, queries: Queries, opening: Sequence[int] = ()) -> None:
+        self.recall, self.queries, self.opening = recall, queries, opening
         self._digest = {name: pool.digest(name) for name in (None, *pool.names)} if recall else {}
 
     def get(self, voice: str | None, row: int) -> Said:
@@ -99,4 +102,4 @@ class Recollection:
 
     def _key(self, voice: str | None, row: int) -> str:
         assert self.recall is not None
-        return self.recall.key(self._digest[voice], self.queries.prompts[row], self.queries.limits[row])
+        return self.recall.key(self._digest[voice], self.queries.prompts[row], self.queries.limits[row], self.opening)

@@ -57,10 +57,14 @@ class SubExperts:
 
     def storage(self) -> dict[str, int]:
         """Bytes of masks, at a bit a place, of routers and of keys."""
-        tensors = {name: tensor for task, part in self.of.items() for name, tensor in part.tensors(f"{task}.").items()}
-        routers = sum(tensor.nbytes for name, tensor in tensors.items() if name.endswith(".router"))
-        masks = sum(tensor.nbytes for tensor in tensors.values()) - routers
-        return {"masks": masks} | ({"routers": routers} if routers else {}) | {"keys": self.keys.nbytes()}
+        parts = self.of.values()
+        masks = [mask for part in parts for layer_mask in part.masks.values() for mask in layer_mask.kept().values()]
+        routers = [router for part in parts for router in part.routers.values()]
+        return {
+            "masks": sum(-(-mask.numel() // 8) for mask in masks),
+            **({"routers": sum(router.nbytes for router in routers)} if routers else {}),
+            "keys": self.keys.nbytes(),
+        }
 
     def save(self, folder: Path) -> None:
         """Write the latest task's masks, routers and key; the weights are the pool's to write."""

@@ -24,7 +24,7 @@ from see_lightning.config import ConfigError, OptimConfig
 from see_lightning.data.example import Example
 from see_lightning.experts import files
 from see_lightning.experts.pool import ExpertPool
-from see_lightning.experts.recall import Recall, Recollection
+from see_lightning.experts.recall import Recall, Recollection, Said
 from see_lightning.methods.loss import answer_loss
 from see_lightning.models.decode import Decoded, Row, Writing
 from see_lightning.models.reading import Read
@@ -319,18 +319,20 @@ class ExpertMethod(Method):
     def say(self, voice: str | None, queries: Queries) -> list[Answer]:
         """Answers by one voice; None is the base model, word for word what it would say without any expert.
 
-        An expert that could refuse is made to begin with the word with which it accepts. What the voice has said before is
-        not generated again.
+        An expert that could refuse is made to begin with the word with which it accepts, unless it did so by itself. What the
+        voice has said before is not generated again.
         """
         word = "" if voice is None else self.acceptance.rstrip(" ")  # the blank may be one token with what follows
         opening = self.template.target_ids(word)[:-1] if word else []
-        recollection = Recollection(self.recall, self.pool, queries)
-        known = [recollection.get(voice, row) for row in range(len(queries))]
+        of_itself = Recollection(self.recall, self.pool, queries)
+        recollection = Recollection(self.recall, self.pool, queries, opening)
+        known = [of_itself.get(voice, row) for row in range(len(queries))]
+        known = [recollection.get(voice, row) if said.text is None else said for row, said in enumerate(known)]
         new = [row for row, said in enumerate(known) if said.text is None]
         if new:
             for row, one in zip(new, self.generate(voice, queries.select(new), opening), strict=True):
                 text = self.template.text(one.ids).strip()
-                known[row] = replace(known[row], text=text, truncated=not one.ended)
+                known[row] = Said(text=text, truncated=not one.ended)
                 recollection.put(voice, row, known[row])
         return [
             Answer(id_, said.text or "", voice or "base", (), bool(said.truncated))

@@ -289,7 +289,7 @@ def transferred(path, matrix=MATRIX, **changes):
     """Put a ``transfer.json`` beside results."""
     own = {task: task for task in TASKS}
     path.with_name("transfer.json").write_text(
-        json.dumps({"belongs_to": "this", "own": own, "transfer": matrix} | changes)
+        json.dumps({"belongs_to": "this", "own": own, "size": None, "transfer": matrix} | changes)
     )
 
 
@@ -304,8 +304,8 @@ def fills(path):
 
 def test_a_transfer_matrix_is_a_map_for_each_run_and_a_line_for_each_cell(tmp_path, capsys):
     other = {voice: {task: score / 2 for task, score in row.items()} for voice, row in MATRIX.items()}
-    for seed, matrix in ((0, MATRIX), (4, other)):
-        transferred(add(tmp_path, "see", 0.1, seed), matrix)
+    for seed, matrix, size in ((0, MATRIX, None), (4, other, 7)):
+        transferred(add(tmp_path, "see", 0.1, seed), matrix, size=size)
     add(tmp_path, "mtl")
     figures.main([str(tmp_path)])
     assert capsys.readouterr().out.splitlines()[-2:] == [
@@ -326,7 +326,9 @@ def test_a_transfer_matrix_is_a_map_for_each_run_and_a_line_for_each_cell(tmp_pa
         assert {f"{score:.1f}" for row in matrix.values() for score in row.values()} <= set(shown)
     assert "mean of own experts 65.00 (framed), of others 16.25" in shown
     assert "mean of own experts 32.50 (framed), of others 8.12" in shown
-    assert {"see 10 % · seed 0 · two · tiny", "see 10 % · seed 4 · two · tiny"} <= set(shown)
+    assert "see 10 % · seed 0 · two · tiny" in shown
+    assert "see 10 % · seed 4 · two · tiny · first 7 queries of each task" in " ".join(shown)
+    assert {(row["seed"], row["size"]) for row in rows} == {("0", ""), ("4", "7")}
     first, second = (fills(tmp_path / "two_transfer.svg")[start : start + 6] for start in (0, 6))
     assert first == second, "a cell is shaded by its share of the best of its task"
     assert [stroke is not None for _, stroke in first] == [False, False, True, False, False, True]
@@ -360,7 +362,16 @@ def test_without_any_transfer_matrix_there_is_no_figure_of_it_and_one_of_another
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", "{}", {"own": {QA: QA}}, {"transfer": {"base": MATRIX["base"]}}, {"transfer": {QA: {QA: 1}}}]
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        {"own": {QA: QA}},
+        {"transfer": {"base": MATRIX["base"]}},
+        {"transfer": {QA: {QA: 1}}},
+        {"own": {QA: QA, BOLD: QA}, "size": None, "transfer": [["base", QA]]},
+    ],
 )
 def test_a_damaged_transfer_matrix_is_named(tmp_path, capsys, content):
     path = add(tmp_path, "see", 0.1)

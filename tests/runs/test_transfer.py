@@ -39,8 +39,9 @@ def verdicts_of(run, verdict):
 
 
 def said_in(run):
-    """Voice and query -> what is remembered to have been answered."""
-    lines = [line for records in toy.read_answers(run, "remembered").values() for line in records]
+    """Voice and query -> what it answers, of its own accord or because it was told to."""
+    kinds = ("remembered", "transfer_remembered")
+    lines = [line for kind in kinds for records in toy.read_answers(run, kind).values() for line in records]
     return {(line["expert"], line["id"]): line["text"] for line in lines if line["text"] is not None}
 
 
@@ -174,18 +175,19 @@ def test_what_was_said_is_not_generated_again_and_a_command_that_was_broken_off_
     assert measure(anew)["transfer"] == found["transfer"]
 
 
-def test_what_is_remembered_for_it_changes_nothing_that_the_experts_would_do(base, tmp_path):
+def test_what_experts_are_made_to_say_is_never_taken_for_what_they_say(base, tmp_path):
+    """Not by a study, nor by a run whose thresholds are others, which both go by what is remembered."""
     run = run_of(base, tmp_path, *SEE[0])
-    before = {name: content for name, content in toy.kept(run).items() if not name.endswith("remembered.jsonl")}
+    before = toy.kept(run)
     measure(run)
-    after = {name: content for name, content in toy.kept(run).items() if not name.endswith("remembered.jsonl")}
-    assert after == before
-    said = {}
-    for records in toy.read_answers(run, "remembered").values():
-        for record in records:
-            if record["expert"] != "base":
-                facts = record["verdict"], record["log_odds"]
-                assert said.setdefault((record["expert"], record["id"]), facts) == facts, "a verdict was lost"
+    after = toy.kept(run)
+    assert {name for name in after if after[name] != before.get(name)} == {"tasks/03-ice/transfer_remembered.jsonl"}
+    made = [line for records in toy.read_answers(run, "transfer_remembered").values() for line in records]
+    natural = {line["key"] for records in toy.read_answers(run, "remembered").values() for line in records}
+    told = {(line["expert"], line["id"]): line for line in made if line["expert"] != "base"}
+    assert verdicts_of(run, "neg") <= told.keys()
+    assert not natural & {line["key"] for line in told.values()}
+    assert {line["verdict"] for line in made} == {None}
 
 
 @pytest.mark.parametrize("method", ["mtl", "base"])
