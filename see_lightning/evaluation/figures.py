@@ -89,17 +89,19 @@ def _rank(run: Run) -> tuple[int, str]:
 
 
 def _labels(groups: Sequence[Group]) -> list[str]:
-    """Method and ratio; where some share these, what was typed as well; and of one command, the settings that differ."""
+    """Method and ratio; where some share these, what not all of them typed; and of one command, the settings that differ."""
     labels = []
     for group in groups:
         alike = [other for other in groups if _short(other.first) == _short(group.first)]
+        shared = set.intersection(*(set(_typed(other)) for other in alike))
         same = [other.first for other in alike if _typed(other) == _typed(group)]
         # The tasks are the same within a sheet.
         apart = [
             f"{name} {setting(group.first, name)}" for name in group.apart
             if name != "order.tasks" and len({str(setting(run, name)) for run in same}) > 1
         ]  # fmt: skip
-        told = _typed(group) if len(same) == 1 else ", ".join(apart)
+        own = shlex.join(word for word in _typed(group) if word not in shared)
+        told = own if len(same) == 1 else ", ".join(apart)
         labels.append(", ".join(filter(None, [_short(group.first), told if len(alike) > 1 else ""])))
     return [
         f"{label}, {group.first.key}" if labels.count(label) > 1 else label
@@ -111,8 +113,8 @@ def _short(run: Run) -> str:
     return run.method if run.ratio is None else f"{run.method} {100 * run.ratio:g} %"
 
 
-def _typed(group: Group) -> str:
-    return shlex.join(word for word in typed(group) if not word.startswith(("method=", "ratio=")))
+def _typed(group: Group) -> list[str]:
+    return [word for word in typed(group) if not word.startswith(("method=", "ratio="))]
 
 
 # ---------------------------------------------------------------------------------------------- scores by task

@@ -164,6 +164,16 @@ def test_what_was_typed_tells_groups_of_one_method_apart(tmp_path):
     assert sheet.labels == ("mtl", "see 10 %, adapter.rank=4", "see 10 %, adapter.rank=8")
 
 
+def test_what_all_of_a_method_were_typed_with_tells_none_apart(tmp_path):
+    for rank in (4, 8):
+        path = add(tmp_path, "stl", adapter__rank=rank)
+        own = ["adapter.rank=4"] if rank == 4 else []
+        content = json.loads(path.read_text()) | {"command": " ".join(["python run.py experiment=a method=stl", *own])}
+        path.write_text(json.dumps(content))
+    (sheet,) = sheets(compare(map(read_run, tmp_path.rglob("results.json"))))
+    assert sheet.labels == ("stl, adapter.rank=4", "stl")
+
+
 def test_settings_tell_groups_of_one_method_apart_and_keys_do_where_no_setting_does(tmp_path):
     for rank in (4, 8):
         add(tmp_path, "see", 0.1, adapter__rank=rank)
