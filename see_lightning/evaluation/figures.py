@@ -122,13 +122,8 @@ def _typed(group: Group) -> list[str]:
 
 def final_scores(group: Group) -> list[Spread | None]:
     """The score after the last task, over the seeds: of every task, and their mean."""
-    rows = [[*run.matrix[-1], _mean(run.matrix[-1])] for run in group.runs]
+    rows = [[*run.matrix[-1], mean(run.matrix[-1])] for run in group.runs]
     return [spread(column) for column in zip(*rows, strict=True)]
-
-
-def _mean(scores: Sequence[float | None]) -> float | None:
-    known = [score for score in scores if score is not None]
-    return statistics.fmean(known) if len(known) == len(scores) else None
 
 
 def tasks_csv(sheet: Sheet) -> str:
@@ -354,7 +349,7 @@ def grown(group: Group) -> list[tuple[int, Spread, Spread, dict[str, float]]]:
             part: statistics.fmean(run.storage[part][stage] / 2**20 for run in runs) for part in stored_parts(runs[0])
         }
         kept = spread([sum(run.storage[part][stage] for part in stored_parts(run)) / 2**20 for run in runs])
-        score = spread([_mean(run.matrix[learned - 1][:learned]) for run in runs])
+        score = spread([mean(run.matrix[learned - 1][:learned]) for run in runs])
         if score and kept:
             found.append((learned, score, kept, parts))
     return found

@@ -65,7 +65,7 @@ class Transfer:
 
 
 def mean(scores: Iterable[float | None]) -> float | None:
-    """To four digits; None of no scores, and where one is not known."""
+    """None of no scores, and where one is not known."""
     values = list(scores)
     known = [value for value in values if value is not None]
-    return round(statistics.fmean(known), 4) if known and len(known) == len(values) else None
+    return statistics.fmean(known) if known and len(known) == len(values) else None

@@ -19,13 +19,7 @@ def run(base, tmp_path):
 
 
 def refused(capsys, *words):
-    with pytest.raises(SystemExit) as exit_:
-        perplexity.main(words)
-    assert exit_.value.code == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    (line,) = told.err.splitlines()
-    return line
+    return toy.refused(capsys, perplexity.main, *words)
 
 
 def test_it_is_measured_once_and_then_only_printed(run, capsys):

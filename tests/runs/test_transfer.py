@@ -51,13 +51,7 @@ def measure(run, *more):
 
 
 def refused(capsys, *words):
-    with pytest.raises(SystemExit) as exit_:
-        transfer.main(words)
-    assert exit_.value.code == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    (line,) = told.err.splitlines()
-    return line
+    return toy.refused(capsys, transfer.main, *words)
 
 
 @pytest.mark.parametrize("settings", TOLD, ids=lambda settings: settings[0])

@@ -13,7 +13,7 @@ import sys
 import traceback
 import warnings
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, wraps
@@ -23,6 +23,7 @@ from unittest.mock import patch
 
 import hydra
 import lightning as L
+import pytest
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
@@ -369,3 +370,14 @@ def count_model_calls(before: Callable[[int], None]) -> Any:
         return forward(*arguments, **more)
 
     return patch.object(LlamaForCausalLM, "forward", counted)
+
+
+def refused(capsys: pytest.CaptureFixture[str], main: Callable[[Sequence[str]], None], *words: str) -> str:
+    """The one line with which a command refuses what was typed."""
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    assert exit_.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    (line,) = told.err.splitlines()
+    return line
