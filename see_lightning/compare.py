@@ -13,13 +13,12 @@ from see_lightning.config import Refusal
 from see_lightning.engine.ledger import write_atomic
 from see_lightning.evaluation.comparison import (
     compare,
-    find_runs,
     groups_csv,
     print_comparison,
-    read_run,
     render_comparison,
     runs_csv,
 )
+from see_lightning.evaluation.finished import find_runs, read_run
 
 DESCRIPTION = """\
 A table of finished runs, with mean and sample standard deviation over seeds. Runs that differ in nothing but their seed

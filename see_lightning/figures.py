@@ -10,24 +10,15 @@ from pathlib import Path
 from see_lightning.compare import common_folder, write
 from see_lightning.config import Refusal
 from see_lightning.engine.measured import damaged, is_current, stale
-from see_lightning.evaluation.comparison import Run, compare, find_runs, read_run
+from see_lightning.evaluation.comparison import compare
 from see_lightning.evaluation.drawings import standalone_svg
-from see_lightning.evaluation.figures import (
-    Sheet,
-    capacity_csv,
-    capacity_svg,
-    has_capacity,
-    latency_csv,
-    latency_figure,
-    latency_rows,
-    perplexity_csv,
-    perplexity_svg,
-    sheets,
-    tasks_csv,
-    tasks_svg,
-    transfer_csv,
-    transfer_svg,
-)
+from see_lightning.evaluation.figures.capacity import capacity_csv, capacity_svg, has_capacity
+from see_lightning.evaluation.figures.latency import latency_csv, latency_figure, latency_rows
+from see_lightning.evaluation.figures.perplexity import perplexity_csv, perplexity_svg
+from see_lightning.evaluation.figures.sheet import Sheet, sheets
+from see_lightning.evaluation.figures.tasks import tasks_csv, tasks_svg
+from see_lightning.evaluation.figures.transfer import transfer_csv, transfer_svg
+from see_lightning.evaluation.finished import Run, find_runs, read_run
 from see_lightning.evaluation.transfer import Transfer
 from see_lightning.perplexity import FILE as PERPLEXITY
 from see_lightning.transfer import FILE as TRANSFER

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from see_lightning.evaluation.comparison import find_runs
+from see_lightning.evaluation.finished import find_runs
 from see_lightning.evaluation.markdown import fill
 from see_lightning.figures import main as draw
 from see_lightning.refusals import CONF

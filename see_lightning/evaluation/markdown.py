@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.config import Refusal, nearest
-from see_lightning.evaluation.comparison import Group, Run, compare, find_runs, read_run, reading, spread, typed
+from see_lightning.evaluation.comparison import Group, compare, reading, spread, typed
+from see_lightning.evaluation.finished import Run, find_runs, read_run
 from see_lightning.evaluation.report import number
 
 Results = Mapping[str, Any]

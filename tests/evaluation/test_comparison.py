@@ -20,20 +20,18 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from see_lightning.compare import common_folder, main
-from see_lightning.config import Refusal, numbers_config, register, run_key
+from see_lightning.config import Refusal, numbers, numbers_config, register, run_key
 from see_lightning.evaluation.comparison import (
     MATRICES,
     Comparison,
     compare,
-    find_runs,
     groups_csv,
-    numbers,
     print_comparison,
-    read_run,
     render_comparison,
     runs_csv,
     spread,
 )
+from see_lightning.evaluation.finished import find_runs, read_run
 from see_lightning.refusals import CONF
 from tests.evaluation.test_report import Page
 

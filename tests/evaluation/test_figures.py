@@ -14,18 +14,14 @@ import pytest
 from see_lightning import figures
 from see_lightning.compare import main as compare_main
 from see_lightning.engine.ledger import Ledger
-from see_lightning.evaluation.comparison import compare, read_run
+from see_lightning.evaluation.comparison import compare
 from see_lightning.evaluation.drawings import readable_on
-from see_lightning.evaluation.figures import (
-    COLOURS,
-    OTHERS,
-    colours,
-    latency_figure,
-    quantile,
-    sheets,
-    tasks_csv,
-    tasks_svg,
-)
+from see_lightning.evaluation.figures.latency import latency_figure
+from see_lightning.evaluation.figures.perplexity import quantile
+from see_lightning.evaluation.figures.sheet import sheets
+from see_lightning.evaluation.figures.tasks import tasks_csv, tasks_svg
+from see_lightning.evaluation.finished import read_run
+from see_lightning.evaluation.plots import COLOURS, OTHERS, colours
 from tests.evaluation.test_comparison import TASKS, results, write
 
 ANSWERS = {"qa": [(2.0, 4), (9.0, 3), (0.5, 2)], "<b>bold</b>": [(4.0, 1), (1.0, 5)]}

@@ -1,0 +1,67 @@
+"""The score over what is kept of the tasks learned so far."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from see_lightning.evaluation.comparison import Group, Spread, spread
+from see_lightning.evaluation.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
+from see_lightning.evaluation.finished import Run
+from see_lightning.evaluation.plots import colours, csv_text
+from see_lightning.evaluation.transfer import mean
+
+
+def has_capacity(sheet: Sheet) -> bool:
+    """Whether any run says what it keeps."""
+    return any(run.storage for group in sheet.groups for run in group.runs)
+
+
+def stored_parts(run: Run) -> list[str]:
+    """What a run keeps, by name; the pool is what it is measured by."""
+    return [part for part in run.storage if part != "pool"]
+
+
+def grown(group: Group) -> list[tuple[int, Spread, Spread, dict[str, float]]]:
+    """After each stage: how many tasks are learned, their mean score, what is kept of them in MiB, and its parts.
+
+    Over the seeds that say what they keep; empty if none does.
+    """
+    runs, found = [run for run in group.runs if run.storage], []
+    stages = min((len(run.storage["weights"]) for run in runs), default=0)
+    tasks = len(group.first.tasks)
+    for stage in range(stages):
+        # A joint method learns all tasks in one stage, of which the last row tells.
+        learned = stage + 1 if stages == tasks else tasks
+        parts = {
+            part: statistics.fmean(run.storage[part][stage] / 2**20 for run in runs) for part in stored_parts(runs[0])
+        }
+        kept = spread([sum(run.storage[part][stage] for part in stored_parts(run)) / 2**20 for run in runs])
+        score = spread([mean(run.matrix[learned - 1][:learned]) for run in runs])
+        if score and kept:
+            found.append((learned, score, kept, parts))
+    return found
+
+
+def capacity_csv(sheet: Sheet) -> str:
+    """A line for each group and number of tasks learned."""
+    every = dict.fromkeys(part for group in sheet.groups for run in group.runs for part in stored_parts(run))
+    lines: list[Sequence[Any]] = [[*ORIGIN, "learned", "score", "mib", *(f"{part}_mib" for part in every)]]
+    for group, label in zip(sheet.groups, sheet.labels, strict=True):
+        for learned, score, kept, parts in grown(group):
+            sizes = [None if part not in parts else round(parts[part], 6) for part in every]
+            lines.append([*origin(sheet, group, label), learned, round(score.mean, 4), round(kept.mean, 6), *sizes])
+    return csv_text(lines)
+
+
+def capacity_svg(sheet: Sheet) -> str:
+    """The mean score of the tasks learned so far over what is kept of them, a point for each task, the last one larger."""
+    figure, axes = one_plot(sheet, 8)
+    shades = colours([group.first.method for group in sheet.groups])
+    for shade, group, label in zip(shades, sheet.groups, sheet.labels, strict=True):
+        points = [(kept.mean, score.mean) for _, score, kept, _ in grown(group)]
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, color=shade, marker="o", markersize=4, linewidth=1.4, label=label)
+            axes.plot(x[-1:], y[-1:], color=shade, marker="o", markersize=9)
+    axes.set(ylabel="mean score of the tasks learned so far", ylim=(0, 100))
+    return finish(figure, axes, sheet, "capacity", "MiB kept after each task; the last one large")

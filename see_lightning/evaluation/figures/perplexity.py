@@ -1,0 +1,90 @@
+"""The perplexity of reference answers: figure 5 of SEE's paper."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from see_lightning.evaluation.drawings import readable_on
+from see_lightning.evaluation.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
+from see_lightning.evaluation.plots import INK, colours, csv_text, logarithmic, name_places, parts_of
+
+#: Shares of answers, in percent, that lie below the parts of a box: whisker, edge, line, edge, whisker.
+SHARES = (5, 25, 50, 75, 95)
+
+Answers = Sequence[tuple[float, int]]  # negative log-likelihood in nats, and tokens
+
+
+def quantile(ordered: Sequence[float], percent: float) -> float:
+    """The value below which so many percent of values lie, with a straight line between neighbours.
+
+    Args:
+        ordered: at least one, the smallest first.
+        percent: 0..100.
+
+    >>> quantile([1.0, 2.0, 4.0], 50), quantile([1.0, 2.0, 4.0], 75)
+    (2.0, 3.0)
+    """
+    place = percent / 100 * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def perplexity_csv(sheet: Sheet, answers: Mapping[str, Mapping[str, Answers]]) -> str:
+    """A line for each group and task: the perplexity of all its tokens, and the distribution of that of single answers.
+
+    Args:
+        sheet: whose groups are shown.
+        answers: label of a group -> task -> the reference answers of all its seeds.
+    """
+    names = ["min", *(f"p{share}" for share in SHARES), "max"]
+    lines: list[Sequence[Any]] = [[*ORIGIN, "task", "answers", "tokens", "perplexity", *names]]
+    for group, label in zip(sheet.groups, sheet.labels, strict=True):
+        for task in sheet.tasks if label in answers else ():
+            some = answers[label][task]
+            tokens = sum(count for _, count in some)
+            whole = math.exp(math.fsum(nll for nll, _ in some) / tokens)
+            single = single_perplexities(some)
+            parts = [quantile(single, share) for share in (0, *SHARES, 100)]
+            lines.append(
+                [*origin(sheet, group, label), task, len(some), tokens, *(round(v, 6) for v in (whole, *parts))]
+            )
+    return csv_text(lines)
+
+
+def single_perplexities(answers: Answers) -> list[float]:
+    """Of each answer by itself, the smallest first."""
+    return sorted(math.exp(nll / tokens) for nll, tokens in answers)
+
+
+def perplexity_svg(sheet: Sheet, answers: Mapping[str, Mapping[str, Answers]]) -> str:
+    """Boxes of single answers' perplexities by task, one for each group; arguments as in `perplexity_csv`."""
+    shown = [(group, label) for group, label in zip(sheet.groups, sheet.labels, strict=True) if label in answers]
+    figure, axes = one_plot(sheet, len(sheet.tasks))
+    width = 0.84 / len(shown)
+    # Of all groups, so that a method has the colour that it has among the scores.
+    shades = dict(zip(sheet.labels, colours([group.first.method for group in sheet.groups]), strict=True))
+    for number, (_, label) in enumerate(shown):
+        single = [single_perplexities(answers[label][task]) for task in sheet.tasks]
+        parts = [[quantile(values, share) for share in SHARES] for values in single]
+        names = ("whislo", "q1", "med", "q3", "whishi")
+        axes.bxp(
+            [dict(zip(names, values, strict=True)) for values in parts],
+            positions=[place + (number - len(shown) / 2 + 0.5) * width for place in range(len(sheet.tasks))],
+            widths=0.8 * width,
+            showfliers=False,
+            patch_artist=True,
+            manage_ticks=False,
+            boxprops={"facecolor": shades[label], "edgecolor": INK, "linewidth": 0.8, "label": label},
+            medianprops={"color": readable_on([part / 255 for part in parts_of(shades[label])]), "linewidth": 1.6},
+            whiskerprops={"color": INK, "linewidth": 0.8},
+            capprops={"color": INK, "linewidth": 0.8},
+        )
+    name_places(figure, axes, range(len(sheet.tasks)), sheet.tasks)
+    axes.set(xlim=(-0.55, len(sheet.tasks) - 0.45), yscale="log", ylabel="perplexity of an answer")
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.9), max(high, 2))
+    logarithmic(axes)
+    return finish(
+        figure, axes, sheet, "perplexity", "boxes: half of the answers, whiskers: 5 to 95 %, line: median; logarithmic"
+    )

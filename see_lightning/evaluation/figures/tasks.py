@@ -1,0 +1,53 @@
+"""Scores by task after the last one: figure 3 of SEE's paper."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from see_lightning.evaluation.comparison import Group, Spread, spread
+from see_lightning.evaluation.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
+from see_lightning.evaluation.plots import INK, colours, csv_text, name_places
+from see_lightning.evaluation.transfer import mean
+
+
+def final_scores(group: Group) -> list[Spread | None]:
+    """The score after the last task, over the seeds: of every task, and their mean."""
+    rows = [[*run.matrix[-1], mean(run.matrix[-1])] for run in group.runs]
+    return [spread(column) for column in zip(*rows, strict=True)]
+
+
+def tasks_csv(sheet: Sheet) -> str:
+    """A line for each group and task, and one for the mean over tasks, whose ``task`` is empty."""
+    lines: list[Sequence[Any]] = [[*ORIGIN, "task", "seeds", "score_mean", "score_std", "score_n"]]
+    for group, label in zip(sheet.groups, sheet.labels, strict=True):
+        seeds = " ".join(str(run.seed) for run in group.runs)
+        for task, score in zip((*sheet.tasks, ""), final_scores(group), strict=True):
+            values = [score.mean, score.deviation, score.n] if score else [None, None, 0]
+            lines.append([*origin(sheet, group, label), task, seeds, *values])
+    return csv_text(lines)
+
+
+def tasks_svg(sheet: Sheet) -> str:
+    """Bars by task, one for each group, and the mean over tasks; lines show the standard deviation over seeds."""
+    count, places = len(sheet.groups), [*range(len(sheet.tasks)), len(sheet.tasks) + 0.35]
+    figure, axes = one_plot(sheet, len(places))
+    width = 0.84 / count
+    shades = colours([group.first.method for group in sheet.groups])
+    several = False
+    for number, (group, label) in enumerate(zip(sheet.groups, sheet.labels, strict=True)):
+        left = [place + (number - count / 2 + 0.5) * width for place in places]
+        scores = list(zip(left, final_scores(group), strict=True))
+        known = [(x, score) for x, score in scores if score]
+        axes.bar(
+            [x for x, _ in known], [s.mean for _, s in known], 0.92 * width, color=shades[number], label=label, zorder=2
+        )
+        spreads = [(x, score.mean, score.deviation) for x, score in known if score.deviation is not None]
+        if spreads:
+            several = True
+            x, mean, deviation = zip(*spreads, strict=True)
+            axes.errorbar(
+                x, mean, deviation, fmt="none", ecolor=INK, elinewidth=1, capsize=min(3, 60 * width / 4), zorder=3
+            )
+    axes.axvline(len(sheet.tasks) - 0.325, color=INK, linewidth=0.8)
+    name_places(figure, axes, places, [*sheet.tasks, "mean"])
+    axes.set(xlim=(-0.55, places[-1] + 0.55), ylim=(0, 100), ylabel="score after the last task")
+    return finish(figure, axes, sheet, "tasks", "lines: standard deviation over seeds" if several else "")

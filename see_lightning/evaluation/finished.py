@@ -1,0 +1,175 @@
+"""Finished runs, read from their ``results.json`` alone: no answers, no model, no torch."""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from see_lightning.config import Refusal, numbers
+from see_lightning.evaluation.report import FORMULAS
+
+METRICS = (*FORMULAS, "routing accuracy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is kept of a run to compare and draw it.
+
+    Args:
+        path: of its ``results.json``.
+        content: sha256 of that file.
+        order, method, ratio, model, seed, tasks, matrix, command: as the file holds them.
+        metrics: of `METRICS`, those that the file holds; None where one was not measured.
+        key: the run's own, eight hex digits.
+        numbers: sha256 of the settings that can change a number, without the seed.
+        settings: these, by dotted name.
+        made: commit, dtype, versions and threads, which should not change what is measured, but may.
+        storage: what is kept after each task, in bytes, by part; empty where the file does not say.
+    """
+
+    path: Path
+    content: str
+    order: str
+    method: str
+    ratio: float | None
+    model: str
+    seed: int
+    tasks: tuple[str, ...]
+    matrix: tuple[tuple[float | None, ...], ...]
+    metrics: Mapping[str, float | None]
+    command: str
+    key: str
+    numbers: str
+    settings: Mapping[str, Any]
+    made: Mapping[str, str]
+    storage: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    @property
+    def is_at_home(self) -> bool:
+        """Whether it lies in a run's directory, not elsewhere as a copy may."""
+        return _key(self.path, self.seed) is not None
+
+
+def find_runs(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Search folders for runs, without a look into the folders of a run.
+
+    Args:
+        paths: folders to be searched, or files that are a ``results.json``.
+
+    Returns:
+        Each ``results.json`` once, however often it was reached, and the directories of runs that are not finished.
+
+    Raises:
+        Refusal: a path does not exist or cannot be read.
+    """
+    finished: dict[str, Path] = {}
+    unfinished: list[Path] = []
+    searched: set[str] = set()
+    for path in paths:
+        if path.is_file():
+            finished.setdefault(os.path.realpath(path), path)
+            continue
+        if not path.is_dir():
+            raise Refusal(f"there is no {path}; give folders that hold runs, or their results.json.")
+        for folder, below, files in os.walk(path, onerror=_unreadable, followlinks=True):
+            real = os.path.realpath(folder)
+            is_new = real not in searched
+            searched.add(real)
+            if is_new and "results.json" in files:
+                file = Path(folder, "results.json")
+                finished.setdefault(os.path.realpath(file), file)
+            elif is_new and "ledger.json" in files:
+                unfinished.append(Path(folder))
+            elif is_new:
+                below.sort()
+                continue
+            below.clear()
+    return list(finished.values()), unfinished
+
+
+def read_run(path: Path) -> Run:
+    """Read a ``results.json``.
+
+    Raises:
+        Refusal: it cannot be read, or is not what a run writes.
+    """
+    try:
+        content = path.read_bytes()
+        return _run(path, json.loads(content), hashlib.sha256(content).hexdigest())
+    except OSError as error:
+        _unreadable(error)
+    except KeyError as error:
+        told = f"it has no {error}"
+    except (ValueError, TypeError, AttributeError) as error:
+        told = str(error)
+    raise Refusal(
+        f"{path} is damaged: {told}. Delete it and give the run's command again, which makes it anew from the run's ledger;"
+        f" or compare without it."
+    )
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise Refusal(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+
+def _run(path: Path, results: Mapping[str, Any], content: str) -> Run:
+    kept = numbers(results["config"])
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    tasks = results["tasks"]
+    matrix = tuple(tuple(map(_score, row)) for row in results["matrix"])
+    if tasks != kept["order"]["tasks"] or [len(row) for row in matrix] != [len(tasks)] * len(tasks):
+        raise ValueError(f"its matrix does not belong to the tasks {', '.join(kept['order']['tasks'])}")
+    metrics = {name: _score(results["metrics"][name]) for name in FORMULAS}
+    if routing := results.get("routing"):
+        metrics["routing accuracy"] = _score(routing["accuracy"])
+    commits = results.get("commits") or [results["commit"]]
+    made = {"commit": " then ".join(_short_commit(commit) for commit in commits), "dtype": results.get("dtype")}
+    return Run(
+        path=path,
+        content=content,
+        order=results["order"],
+        method=results["method"],
+        ratio=_score(results["ratio"]),
+        model=results["model"],
+        seed=int(results["seed"]),
+        tasks=tuple(tasks),
+        matrix=matrix,
+        metrics=metrics,
+        command=results["command"],
+        key=_key(path, results["seed"]) or digest[:8],
+        numbers=digest,
+        settings=dict(_dotted(kept)),
+        made={name: str(value) for name, value in (made | results["versions"]).items() if value is not None},
+        storage={str(part): list(map(int, sizes)) for part, sizes in results.get("storage", {}).items()},
+    )
+
+
+def _dotted(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting with its dotted name."""
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _dotted(part, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
+
+
+def _key(path: Path, seed: int) -> str | None:
+    """The key by which a run's directory is called, ``<key>/seed=<n>``; None where the file lies elsewhere."""
+    *_, key, folder, _ = ("", "", *Path(os.path.abspath(path)).parts)
+    return key if folder == f"seed={seed}" and re.fullmatch("[0-9a-f]{8}", key) else None
+
+
+def _score(value: Any) -> float | None:
+    if value is None or (isinstance(value, int | float) and math.isfinite(value)):
+        return value
+    raise ValueError(f"a number or null is wanted, not {value!r}")
+
+
+def _short_commit(commit: str | None) -> str:
+    """Eight digits of a commit are enough to find it."""
+    return "none" if commit is None else re.sub(r"(?<=^[0-9a-f]{8})[0-9a-f]+", "", commit)
