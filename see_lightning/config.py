@@ -118,6 +118,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     epochs: int = 3  # passes over a task's training examples
     global_batch: int = 32  # examples per optimizer step, over all devices
+    tokens_at_once: int = 4096  # computed together by a device, padding included; a step of more is computed in parts
     schedule: str = "cosine"  # cosine (to zero), linear (to zero), constant
     warmup: float = 0.0  # share of the steps
     grad_clip: float = 1.0  # largest gradient norm; 0 turns it off
@@ -128,6 +129,7 @@ class OptimConfig:
         within("optim.weight_decay", self.weight_decay, 0)
         within("optim.epochs", self.epochs, 1)
         within("optim.global_batch", self.global_batch, 1)
+        within("optim.tokens_at_once", self.tokens_at_once, 1)
         within("optim.warmup", self.warmup, 0, 1)
         within("optim.grad_clip", self.grad_clip, 0)
         one_of("optim.schedule", self.schedule, ("cosine", "linear", "constant"))
@@ -386,6 +388,8 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: part for name, part in config.items() if name not in NUISANCE}
     # Like the ratio, it enters through the methods that rehearse.
     kept["data"] = {name: value for name, value in config["data"].items() if name != "rehearsal"}
+    # Parts of a step are like the ranks that share it.
+    kept["optim"] = {name: value for name, value in config["optim"].items() if name != "tokens_at_once"}
     kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}
     kept["method"] = switched_on({name: _one_spelling(value) for name, value in config["method"].items()})
     if "ratio" in kept["method"]:

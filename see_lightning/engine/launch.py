@@ -199,6 +199,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
                 global_batch=config.optim.global_batch,
                 grad_clip=config.optim.grad_clip,
                 loss_mean=config.optim.loss_mean,
+                tokens_at_once=config.optim.tokens_at_once,
                 eval_batch=config.data.eval_batch,
                 strangers_every=bool(config.ood and config.ood.every),
                 facts=expert_facts(config, template, dtype),

@@ -46,6 +46,7 @@ class RunSettings:
         global_batch: examples per optimizer step.
         grad_clip: largest gradient norm; 0 for none.
         loss_mean: what the loss is a mean over.
+        tokens_at_once: that a rank computes together in training.
         eval_batch: queries decoded together.
         strangers_every: whether foreign tasks are asked after every stage instead of after the last alone.
         facts: what every expert's file says of its origin: base model, template, indicators.
@@ -56,6 +57,7 @@ class RunSettings:
     global_batch: int
     grad_clip: float
     loss_mean: str
+    tokens_at_once: int
     eval_batch: int
     strangers_every: bool
     facts: dict[str, Any]
@@ -216,6 +218,7 @@ class ContinualRun:
             batch_size=self.settings.global_batch,
             run_seed=self.settings.seed,
             loss_mean=self.settings.loss_mean,
+            tokens_at_once=self.settings.tokens_at_once,
             rank=self.ranks.rank,
             ranks=self.ranks.size,
         )

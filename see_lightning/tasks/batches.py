@@ -31,6 +31,7 @@ class Batch:
         labels_BS: answer tokens, ``IGNORED`` elsewhere.
         ids: the examples' ids.
         weight: of its mean loss where several ranks share a step, such that the mean over ranks is that of the whole step.
+        parts: in how many it is computed, on every rank in as many.
     """
 
     input_ids_BS: Tensor
@@ -38,9 +39,42 @@ class Batch:
     labels_BS: Tensor
     ids: list[str]
     weight: float = 1.0
+    parts: int = 1
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def split(self, mean: str) -> list["Batch"]:
+        """Its parts, with no more padding than each needs, and weights that add up to its own.
+
+        A rank with fewer rows than parts computes a row again, at the weight 0.
+
+        Args:
+            mean: what the loss is a mean over, see ``mass``.
+        """
+        if self.parts == 1:
+            return [self]
+        targets = (self.labels_BS != IGNORED).sum(1).tolist()
+        size, parts = -(-len(targets) // self.parts), []
+        for start in range(0, len(targets), size):
+            rows = slice(start, start + size)
+            padding = int(self.attention_mask_BS[rows].any(0).int().argmax())
+            ids_BS, mask_BS, labels_BS = (
+                whole_BS[rows, padding:] for whole_BS in (self.input_ids_BS, self.attention_mask_BS, self.labels_BS)
+            )
+            weight = self.weight * mass(targets[rows], mean) / mass(targets, mean)
+            parts.append(Batch(ids_BS, mask_BS, labels_BS, self.ids[rows], weight))
+        return parts + [replace(parts[-1], ids=[], weight=0.0)] * (self.parts - len(parts))
+
+
+def mass(targets: Sequence[int], mean: str) -> int:
+    """How much a mean loss stands for.
+
+    Args:
+        targets: tokens of each example's target.
+        mean: what it is a mean over: ``tokens`` of targets, or ``examples``.
+    """
+    return sum(targets) if mean == "tokens" else len(targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +203,23 @@ def rank_share(step: Sequence[int], lengths: Sequence[int], rank: int, ranks: in
     for row in sorted(step, key=lambda row: (-lengths[row], row)):
         min(shares, key=lambda share: (len(share), sum(lengths[r] for r in share))).append(row)
     return [row for row in step if row in shares[rank]]
+
+
+def parts_needed(lengths: Sequence[int], tokens: int) -> int:
+    """In how many parts of a like number of rows a step is computed, if none may hold more tokens.
+
+    Args:
+        lengths: tokens of each row, the longest first; at least one row.
+        tokens: of a part, padding included. A row of more is a part by itself.
+
+    >>> parts_needed([9, 8, 2, 1], 36), parts_needed([9, 8, 2, 1], 18), parts_needed([9, 8, 2, 1], 8)
+    (1, 2, 4)
+    """
+    for parts in range(1, len(lengths)):
+        some = cut(lengths, -(-len(lengths) // parts))
+        if all(len(part) * part[0] <= tokens for part in some):
+            return parts
+    return len(lengths)
 
 
 @dataclass(frozen=True, slots=True)

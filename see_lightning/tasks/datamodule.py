@@ -8,7 +8,17 @@ from torch.utils.data import DataLoader
 
 from see_lightning.data.example import Example
 from see_lightning.seeds import seed
-from see_lightning.tasks.batches import Batch, Queries, collate, cut, encode, plan_batches, rank_share
+from see_lightning.tasks.batches import (
+    Batch,
+    Queries,
+    collate,
+    cut,
+    encode,
+    mass,
+    parts_needed,
+    plan_batches,
+    rank_share,
+)
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
@@ -31,6 +41,7 @@ class TaskDataModule(L.LightningDataModule):
         batch_size: examples per optimizer step, of all ranks together.
         run_seed: the run's seed.
         loss_mean: what the loss is a mean over, see ``answer_loss``.
+        tokens_at_once: that a rank computes together, padding included.
         rank: whose share is loaded, from 0.
         ranks: how many there are.
     """
@@ -44,12 +55,13 @@ class TaskDataModule(L.LightningDataModule):
         batch_size: int,
         run_seed: int,
         loss_mean: str = "tokens",
+        tokens_at_once: int = 4096,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         super().__init__()
         self.name, self.batch_size, self.run_seed = name, batch_size, run_seed
-        self.loss_mean, self.rank, self.ranks = loss_mean, rank, ranks
+        self.loss_mean, self.tokens_at_once, self.rank, self.ranks = loss_mean, tokens_at_once, rank, ranks
         self.template = template
         self.rows = encode(examples, template)
         self.steps_per_epoch = -(-len(self.rows) // batch_size)
@@ -62,16 +74,18 @@ class TaskDataModule(L.LightningDataModule):
         return DataLoader(plan, batch_size=None, collate_fn=self._collate)  # type: ignore[arg-type]
 
     def _collate(self, step: list[int]) -> Batch:
-        share = rank_share(step, [len(row) for row in self.rows], self.rank, self.ranks)
+        lengths = [len(row) for row in self.rows]
+        shares = [rank_share(step, lengths, rank, self.ranks) for rank in range(self.ranks)]
+        share = shares[self.rank]
         weight = self.ranks * self._mass(share) / self._mass(step)
         # A rank that the step has no row for computes one for nothing, since all ranks must take the step together.
         rows = [self.rows[row] for row in share or step[:1]]
         ids, mask, labels = collate([r.prompt for r in rows], [r.target for r in rows], pad_id(self.template))
-        return Batch(ids, mask, labels, [self.rows[row].example.id for row in share], weight)
+        parts = max(parts_needed([lengths[row] for row in some], self.tokens_at_once) for some in shares if some)
+        return Batch(ids, mask, labels, [self.rows[row].example.id for row in share], weight, parts)
 
     def _mass(self, rows: Sequence[int]) -> int:
-        """What the loss is a mean over: tokens of targets, or examples."""
-        return sum(len(self.rows[row].target) if self.loss_mean == "tokens" else 1 for row in rows)
+        return mass([len(self.rows[row].target) for row in rows], self.loss_mean)
 
 
 WINDOW = 8  # times the queries written together; a method gets so many at once, to fill up places that become free
