@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import hydra.utils
 from hydra.core.config_store import ConfigStore
@@ -332,7 +333,8 @@ def bind(node: Any, *arguments: str) -> None:
         arguments: names that the caller adds.
 
     Raises:
-        ConfigError: an argument is unknown to the target, or one that it needs is missing.
+        ConfigError: an argument is unknown to the target, is of another type than its annotation says, or one that it needs
+            is missing.
     """
     target = hydra.utils.get_object(node["_target_"])
     given = {str(key) for key in node if not str(key).startswith("_")} | set(arguments)
@@ -340,11 +342,35 @@ def bind(node: Any, *arguments: str) -> None:
     unknown = sorted(given - set(parameters))
     if unknown:
         raise ConfigError(f"{node['_target_']} takes no {unknown[0]!r}.{nearest(unknown[0], parameters)}")
+    for name in given.difference(arguments):
+        _check_type(node, name, parameters[name].annotation)
     needed = {name for name, p in parameters.items() if p.default is p.empty}
     if not node.get("_partial_") and needed - given:
         raise ConfigError(
             f"{node['_target_']} needs {sorted(needed - given)[0]!r}, which the configuration does not give."
         )
+
+
+#: What a number, a word or a switch of a configuration may be, and how a refusal calls it.
+PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a word"),
+    bool: ((bool,), "true or false"),
+    type(None): ((type(None),), "null"),
+}
+
+
+def _check_type(node: Any, name: str, annotation: Any) -> None:
+    """Refuse a value that an argument's annotation does not allow; only numbers, words, switches and null are looked at."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    if not all(kind in PLAIN for kind in kinds):
+        return
+    value = node[name]
+    fits = [isinstance(value, PLAIN[kind][0]) and (kind is bool or not isinstance(value, bool)) for kind in kinds]
+    if not any(fits):
+        allowed = " or ".join(PLAIN[kind][1] for kind in kinds)
+        raise ConfigError(f"{name} of {node['_target_']} must be {allowed}; got {value!r}.")
 
 
 def instantiate(node: Any, **arguments: Any) -> Any:

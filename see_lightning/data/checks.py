@@ -91,7 +91,7 @@ class RowChecks:
         """
         if self.on_bad_row == "stop":
             raise DataError(
-                f"{source}: {reason}. Mend the row, or set on_bad_row=skip to leave out up to {MOST_SKIPPED} % of "
+                f"{source}: {reason}. Mend the row, or set data.on_bad_row=skip to leave out up to {MOST_SKIPPED} % of "
                 f"the rows of a task"
             )
         self._tallies.setdefault(task, _Tally()).skipped.append(BadRow(source, reason))

@@ -57,7 +57,8 @@ class Ensemble:
             raise TypeError("answer takes a list of queries; for one, write answer([query]).")
         if self.method.needs_task_id != (task is not None):
             raise ConfigError(
-                "this method must be told the task: answer(queries, task=...)."
+                "this method must be told the task: answer(queries, task=...), --task on the command line. There are:"
+                f" {', '.join(self.method.pool.names)}."
                 if task is None
                 else "this method finds the task by itself; leave task out."
             )

@@ -220,6 +220,9 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
             code = exit_code(ranks.gather(told.signal))
             console.print("stopped when told to; the same command goes on from here")
             raise SystemExit(code) from None
+        except ConfigError:
+            ledger.abandon()
+            raise
         if ranks.first:
             results = collect(ledger, stages, tasks, beside, cfg, config, method)
             path = ledger.directory / "results.json"

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,13 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+    def abandon(self) -> None:
+        """Remove a run of which nothing is final, so that nobody waits for its end."""
+        if self.writes and not Ledger(self.directory).read().content["stages"]:
+            shutil.rmtree(self.directory)
+            with suppress(OSError):  # it holds runs of other seeds
+                self.directory.parent.rmdir()
 
     def read(self) -> "Ledger":
         """Take in what is final on disk; reading needs no hold on the directory.

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from see_lightning.config import ConfigError
+from see_lightning.config import ConfigError, nearest
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import Example
 from see_lightning.data.reader import Reader
@@ -92,7 +92,12 @@ class Benchmark:
         """
         settings = {**self.default, **self.tasks.get(name, {})}
         if "score" not in settings:
-            raise ConfigError(f"benchmark {self.name} sets no score for task {name!r}.")
+            if name in self.tasks:
+                raise ConfigError(f"benchmark {self.name} sets no score for task {name!r}.")
+            raise ConfigError(
+                f"benchmark {self.name} has no task {name!r}.{nearest(name, self.tasks)} There are:"
+                f" {', '.join(self.tasks) or 'none'}. A task of yours needs a score: benchmark.default.score=rouge_l."
+            )
         longest = settings.get("max_new_tokens")
         if longest is not None and (not isinstance(longest, int) or longest < 1):
             raise ConfigError(f"max_new_tokens of task {name!r} must be a whole number, at least 1; got {longest!r}.")

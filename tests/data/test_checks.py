@@ -7,7 +7,7 @@ import pytest
 
 from see_lightning.data import BadRow, DataError, Example, RowChecks
 
-REMEDY = ". Mend the row, or set on_bad_row=skip to leave out up to 1 % of the rows of a task"
+REMEDY = ". Mend the row, or set data.on_bad_row=skip to leave out up to 1 % of the rows of a task"
 
 
 def example(number: int, *, prompt: str = "", target: str = "an answer", name: str = "") -> Example:

@@ -190,8 +190,15 @@ def test_other_settings_too_end_the_same_after_every_interruption(base, tmp_path
 def test_a_layer_of_which_a_task_uses_no_whole_rank_is_left_as_it_is(base, tmp_path):
     run = toy.run(toy.compose(toy.data_in(base), tmp_path, *MOSES, "method.density=0.001"))
     (method,) = run.methods
-    unused = [not mask.ranks().any() for part in method.parts.of.values() for mask in part.masks.values()]
-    assert any(unused), "the case is met"
+    unused = [
+        (part, layer)
+        for part in method.parts.of.values()
+        for layer, mask in part.masks.items()
+        if not mask.ranks().any()
+    ]
+    assert unused, "the case is met"
+    for part, layer in unused:
+        assert not part.add(layer, torch.ones(2, layer.in_features)).any()
 
 
 def test_what_a_task_moved_and_does_not_use_goes_back_to_the_first_draw(base):
@@ -214,9 +221,13 @@ def test_what_a_task_moved_and_does_not_use_goes_back_to_the_first_draw(base):
         ("method.task_id=keys", "given, key, entropy"),
         ("method.scores=old", "kept, fresh"),
         ("method.router=old", "copied, fresh"),
+        ("method.own_pool=no", "own_pool of .*Moses must be true or false; got 'no'"),
+        ("method.density=abc", "density of .* must be a number; got 'abc'"),
+        ("method.top_k=1.5", "top_k of .* must be a whole number; got 1.5"),
     ],
 )
 def test_an_unusable_setting_is_refused_before_anything_is_trained(base, tmp_path, setting, told):
     with pytest.raises(Exception, match=told) as refused, patch.object(Moses, "begin_task", side_effect=AssertionError):
         toy.run(toy.compose(toy.data_in(base), tmp_path, *MOSES, setting))
     assert "ConfigError" in type(refused.value).__name__
+    assert not list(tmp_path.rglob("ledger.json")), "no run is left that could never end"

@@ -57,6 +57,9 @@ WITHIN_ADAPTERS = [
 @pytest.mark.parametrize(
     ("settings", "size", "trainer"),
     [(settings, size, trainer) for settings in SETTINGS for size in (2, 3) for trainer in ("ddp", "fsdp")]
+    # Ranks have unlike numbers of rows, and so of parts.
+    + [(("method=see", "optim.tokens_at_once=20"), 3, trainer) for trainer in ("ddp", "fsdp")]
+    + [(("method=see", *toy.ACTIVATED, "optim.tokens_at_once=1"), 2, trainer) for trainer in ("ddp", "fsdp")]
     + [(settings, 2, "ddp") for settings in WITHIN_ADAPTERS],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )

@@ -91,10 +91,16 @@ def test_a_task_takes_from_the_default_what_it_does_not_set_itself():
     assert (task(of, "qg").score, task(of, "qg").max_new_tokens) == ("rouge_l", 128)
 
 
-@pytest.mark.parametrize("tasks", [{}, {"qa": {"max_new_tokens": 3}}])
-def test_a_task_without_a_score_is_refused(tasks):
+def test_a_task_without_a_score_is_refused():
     with pytest.raises(ConfigError, match="benchmark mine sets no score for task 'qa'"):
-        task(benchmark(tasks=tasks))
+        task(benchmark(tasks={"qa": {"max_new_tokens": 3}}))
+
+
+def test_a_task_that_there_is_not_is_refused_with_those_that_there_are():
+    with pytest.raises(
+        ConfigError, match=r"has no task 'qa'\. Did you mean 'qaa'\? There are: qaa, sum\. .*default\.score"
+    ):
+        task(benchmark(tasks={"qaa": {"score": "accuracy"}, "sum": {"score": "rouge_l"}}))
 
 
 @pytest.mark.parametrize("longest", [0, -3, 2.5, "8"])

@@ -75,6 +75,33 @@ def test_ranks_share_the_steps_of_one_and_their_weighted_losses_have_the_mean_of
         assert sum(losses) / ranks == pytest.approx(mean_loss(step.ids))
 
 
+@pytest.mark.parametrize("loss_mean", ["tokens", "examples"])
+@pytest.mark.parametrize("tokens", [1, 60, 150])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_step_falls_into_parts_of_few_tokens_and_as_many_on_every_rank(ranks, tokens, loss_mean):
+    more: dict[str, Any] = {"batch_size": 8, "loss_mean": loss_mean, "ranks": ranks}
+    shares = [epoch(1, rank=rank, tokens_at_once=tokens, **more) for rank in range(ranks)]
+    assert max(batch.parts for batch in shares[0]) > 1
+    for step in zip(*shares, strict=True):
+        assert len({batch.parts for batch in step}) == 1
+        for batch in step:
+            parts = batch.split(loss_mean)
+            assert len(parts) == batch.parts
+            assert [id_ for part in parts for id_ in part.ids] == batch.ids
+            assert sum(part.weight for part in parts) == pytest.approx(batch.weight)
+            for part in parts:
+                assert len(part.input_ids_BS) == 1 or part.input_ids_BS.numel() <= tokens
+                assert part.attention_mask_BS.any(0).all(), "no more padding than it needs"
+                assert part.ids or part.weight == 0
+            rows = [
+                row[mask.bool()].tolist()
+                for part in parts
+                for row, mask in zip(part.input_ids_BS, part.attention_mask_BS, strict=True)
+            ]
+            whole = zip(batch.input_ids_BS, batch.attention_mask_BS, strict=True)
+            assert rows[: len(batch.ids)] == [row[mask.bool()].tolist() for row, mask in whole][: len(batch.ids)]
+
+
 @pytest.mark.parametrize("batch_size", [1, 8, 25, 64])
 def test_the_number_of_steps_told_is_the_number_made(batch_size):
     data = TaskDataModule("qa", ROWS, TEMPLATE, batch_size=batch_size, run_seed=0)
