@@ -147,27 +147,25 @@ class Method(L.LightningModule):
         """Take up what ``save`` wrote after ``task``; called for every past task, oldest first."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss on the answers' tokens alone; the vocabulary head runs only where answers stand.
-
-        A step that is too large to be computed at once leaves the gradients of all parts but the last behind.
-        """
+        """The loss of a whole step; if it is computed in parts, those before the last leave their gradients behind."""
         *earlier, last = batch.split(self.optim.loss_mean)
         done: Tensor | float = 0.0
         for part in earlier:
-            loss = self._weighted_loss(part)
+            loss = part.weight * self.loss(part)
             # Ranks add up gradients once, when what is returned goes backward.
             self.trainer.strategy.backward(loss, None)
             done += loss.detach()
-        loss = self._weighted_loss(last) + done
+        loss = last.weight * self.loss(last) + done
         self.log("train/loss", loss.detach() / (batch.weight or 1), batch_size=max(1, len(batch)))
         return loss
 
-    def _weighted_loss(self, part: Batch) -> Tensor:
+    def loss(self, part: Batch) -> Tensor:
+        """Mean loss on the answers' tokens alone; the vocabulary head runs only where answers stand."""
         logits_LV = self.pool(part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
         loss = answer_loss(logits_LV, part.labels_BS, self.optim.loss_mean)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} on the examples {', '.join(part.ids)}.")
-        return part.weight * loss
+        return loss
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """A step begins without gradients."""
