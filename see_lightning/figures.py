@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from see_lightning.compare import common_folder, write
 from see_lightning.config import Refusal
 from see_lightning.engine.measured import damaged, is_current, stale
-from see_lightning.evaluation.comparison import compare
+from see_lightning.evaluation.comparison import compare, counted
 from see_lightning.evaluation.drawings import standalone_svg
 from see_lightning.evaluation.figures.capacity import capacity_csv, capacity_svg, has_capacity
 from see_lightning.evaluation.figures.latency import latency_csv, latency_figure, latency_rows
@@ -52,12 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         finished, unfinished = find_runs(given.paths)
         comparison = compare(map(read_run, finished), unfinished)
         texts: dict[str, str] = {}
+        unmeasured: list[Path] = []
         for sheet in sheets(comparison):
             texts |= {f"{sheet.name}_tasks.svg": tasks_svg(sheet), f"{sheet.name}_tasks.csv": tasks_csv(sheet)}
             if has_capacity(sheet):
                 texts[f"{sheet.name}_capacity.svg"] = capacity_svg(sheet)
                 texts[f"{sheet.name}_capacity.csv"] = capacity_csv(sheet)
-            answers = _answers(sheet)
+            answers = _answers(sheet, unmeasured)
             if answers:
                 texts[f"{sheet.name}_perplexity.svg"] = perplexity_svg(sheet, answers)
                 texts[f"{sheet.name}_perplexity.csv"] = perplexity_csv(sheet, answers)
@@ -73,21 +73,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         written = [write(folder, name, text) for name, text in texts.items()]
     except Refusal as error:
         parser.exit(2, f"{error}\n")
-    for notice in comparison.notices:
+    notices = [*comparison.notices]
+    if unmeasured:
+        how = "python -m see_lightning.perplexity RUN_DIR measures it"
+        notices.append(f"no perplexity is known of {counted(unmeasured)}; {how}")
+    for notice in notices:
         print(f"note: {notice}", file=sys.stderr)
     print(*written, sep="\n")
 
 
-def _answers(sheet: Sheet) -> dict[str, dict[str, list[tuple[float, int]]]]:
-    """Label of a group -> task -> reference answers of all seeds for which they were measured; others are named."""
+def _answers(sheet: Sheet, unmeasured: list[Path]) -> dict[str, dict[str, list[tuple[float, int]]]]:
+    """Label of a group -> task -> reference answers of all seeds for which they were measured; others' runs are added."""
     found: dict[str, dict[str, list[tuple[float, int]]]] = {}
     for group, label in zip(sheet.groups, sheet.labels, strict=True):
         for run in group.runs:
             measured = _measured(run)
             if measured is None:
-                command = shlex.join(["python", "-m", "see_lightning.perplexity", str(run.path.parent)])
-                how = f"; measure it with: {command}" if run.path.with_name("ledger.json").exists() else ""
-                print(f"note: no perplexity is known of {run.path}{how}", file=sys.stderr)
+                unmeasured.append(run.path.parent)
                 continue
             for task, answers in measured.items():
                 found.setdefault(label, {}).setdefault(task, []).extend(answers)

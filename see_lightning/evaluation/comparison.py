@@ -132,7 +132,7 @@ def compare(runs: Iterable[Run], unfinished: Sequence[Path] = ()) -> Comparison:
             )
     if not seeds:
         raise Refusal(
-            f"no finished run was found{f'; not finished yet: {_some(unfinished)}' if unfinished else ''}. Give folders in"
+            f"no finished run was found{f'; not finished yet: {counted(unfinished)}' if unfinished else ''}. Give folders in"
             f" which a results.json lies, at any depth, such as runs/superni_5."
         )
     groups, further = _tell_apart([tuple(group[seed] for seed in sorted(group)) for group in seeds.values()])
@@ -140,9 +140,9 @@ def compare(runs: Iterable[Run], unfinished: Sequence[Path] = ()) -> Comparison:
     groups.sort(key=lambda group: _place(group, settings))
     notices = []
     if unfinished:
-        notices.append(f"not finished, so not counted: {_some(unfinished)}")
+        notices.append(f"not finished, so not counted: {counted(unfinished)}")
     if copies:
-        notices.append(f"copies, counted once: {_some(copies)}")
+        notices.append(f"copies, counted once: {counted(copies)}")
     notices += [notice for group in groups for notice in _mixed(group)]
     return Comparison(tuple(groups), settings, tuple(sorted(further.difference(settings))), tuple(notices))
 
@@ -200,7 +200,7 @@ def _mixed(group: Group) -> Iterator[str]:
             yield f"{_short_label(group)} · {group.first.key} mixes runs with different {name}: {told}"
 
 
-def _some(things: Sequence[object]) -> str:
+def counted(things: Sequence[object]) -> str:
     """How many there are, and the first of them by name."""
     rest = f" and {len(things) - NAMED:,} more" if len(things) > NAMED else ""
     return f"{len(things):,} ({', '.join(map(str, things[:NAMED]))}{rest})"

@@ -192,11 +192,9 @@ def test_the_table_of_perplexity_holds_the_whole_and_the_distribution_over_all_s
     for seed, answers in ((0, ANSWERS), (1, more)):
         measured(add(tmp_path, "see", 0.1, seed), answers)
     mtl, stl = add(tmp_path, "mtl"), add(tmp_path, "stl")
-    mtl.with_name("ledger.json").touch()  # a whole run, and results that were kept alone
     figures.main([str(tmp_path)])
     assert capsys.readouterr().err.splitlines() == [
-        f"note: no perplexity is known of {mtl}; measure it with: python -m see_lightning.perplexity {mtl.parent}",
-        f"note: no perplexity is known of {stl}",
+        f"note: no perplexity is known of 2 ({mtl.parent}, {stl.parent}); python -m see_lightning.perplexity RUN_DIR measures it"
     ]
     rows = table(tmp_path / "two_perplexity.csv")
     assert [(row["label"], row["task"]) for row in rows] == [("see 10 %", task) for task in TASKS]
