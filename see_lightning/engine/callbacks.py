@@ -30,7 +30,7 @@ class Throughput(L.Callback):
         """Padding is computed too, but is nobody's token."""
         self.steps += 1
         self.tokens += int(batch.attention_mask_BS.sum())
-        self.computed += batch.attention_mask_BS.numel()
+        self.computed += sum(part.attention_mask_BS.numel() for part in batch.split("examples"))
         self.loss = float(outputs["loss"])
         if trainer.logger:
             pl_module.log("train/tokens_per_s", self.tokens_per_s())

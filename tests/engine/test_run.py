@@ -173,14 +173,15 @@ def test_experts_are_readable_to_others(data, tmp_path):
     assert all(mode & stat.S_IROTH for mode in modes)
 
 
-def test_throughput_counts_steps_and_tokens_and_what_padding_adds():
+@pytest.mark.parametrize(("parts", "computed"), [(1, 16), (2, 12)])
+def test_throughput_counts_steps_and_tokens_and_what_padding_adds(parts, computed):
     throughput = Throughput()
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
-    batch = Batch(torch.zeros_like(mask), mask, torch.full_like(mask, IGNORED), ["1", "2"])
+    batch = Batch(torch.zeros_like(mask), mask, torch.full_like(mask, IGNORED), ["1", "2"], parts=parts)
     trainer, module = L.Trainer(logger=False, enable_checkpointing=False), L.LightningModule()
     for loss in (2.0, 1.5):
         throughput.on_train_batch_end(trainer, module, {"loss": torch.tensor(loss)}, batch, 0)
-    assert (throughput.steps, throughput.tokens, throughput.computed, throughput.loss) == (2, 12, 16, 1.5)
+    assert (throughput.steps, throughput.tokens, throughput.computed, throughput.loss) == (2, 12, computed, 1.5)
 
 
 @pytest.mark.parametrize("name", ["keys", "train", "1", "weight", "layers", "lora_A", "default"])
