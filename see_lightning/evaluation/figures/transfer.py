@@ -52,9 +52,9 @@ def transfer_svg(sheet: Sheet, transfers: Transfers) -> str:
         for group, label in zip(sheet.groups, sheet.labels, strict=True)
         for seed, transfer in transfers.get(label, {}).items()
     ]
-    width = max(4.2, 1.3 + 0.52 * len(sheet.tasks))
+    width = max(4.8, 1.3 + 0.52 * len(sheet.tasks))
     letters = int(10.5 * width)  # that fit a line
-    heads = [textwrap.wrap(head, letters) for head, _ in shown]
+    heads = [textwrap.wrap(head, letters, break_on_hyphens=False) for head, _ in shown]
     names = 0.65 if max(map(len, sheet.tasks)) > 6 else 0.3  # room for what stands above a map
     heights = [
         0.34 * len(transfer.scores) + 0.19 * len(head) + names + 0.5
