@@ -33,7 +33,7 @@ from benchmarks.timing import Clock, Round
 from see_lightning.data.example import Example
 from see_lightning.engine.build import cache_folder
 from see_lightning.evaluation.drawings import standalone_svg
-from see_lightning.evaluation.figures import latency_figure
+from see_lightning.evaluation.figures.latency import latency_figure
 from see_lightning.experts.walk import Verdict, read_verdict
 from see_lightning.models.base import load_model
 from see_lightning.tasks.datamodule import TaskDataModule, query_batch
