@@ -3,23 +3,33 @@
 Letters: G tensors that are masked apart from each other, X numbers in each.
 """
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 
-def top_share(scores_GX: Tensor, share: float) -> Tensor:
-    r"""The mask $1[\,|s| \text{ in the top } c\,]$ of each row, of which at least one number is taken.
+def top_share(scores_GX: Tensor, share: float, rounding: Callable[[float], int] = math.ceil) -> Tensor:
+    r"""The mask $1[\,|s| \text{ in the top } c\,]$ of each row, in which at least one entry is chosen.
 
-    Scores are compared in full precision, and a row never has more than its share, be they equal or not.
+    Scores are compared in full precision; equal scores do not add entries to the mask.
 
     Args:
         scores_GX: s.
         share: c, 0..1.
+        rounding: of c times the number of entries. Rounded up as in the authors' code of ExSSNeT, which keeps
+            ``n - int((1 - c) * n)`` of n entries, or down (``math.floor``).
 
     >>> top_share(torch.tensor([[0.1, -0.9, 0.5, 0.2]]), 0.5).int().tolist()
     [[0, 1, 1, 0]]
+    >>> scores = torch.arange(576.0 * 8)[None]
+    >>> [int(top_share(scores, 0.1, rounding).sum()) for rounding in (math.ceil, math.floor)]
+    [461, 460]
     """
-    chosen = max(1, int(share * scores_GX.shape[-1] + 1e-9))
+    exact = share * scores_GX.shape[-1]
+    whole = round(exact)
+    chosen = max(1, whole if math.isclose(exact, whole, rel_tol=1e-9) else rounding(exact))  # 0.3 * 10 is 3
     places_GX = scores_GX.detach().float().abs().topk(chosen, dim=-1, sorted=False).indices
     return torch.zeros_like(scores_GX, dtype=torch.bool).scatter(-1, places_GX, True)
 

@@ -10,7 +10,8 @@ adapter (SupSup, Wortsman et al., NeurIPS 2020; ExSSNeT): $y = Wx + s\,(B \odot 
 Letters: N experts, U = N r ranks of the pool, R of them used by a task, I and O the sizes of a layer's input and output.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,10 @@ class LayerMask:
         """The two matrices with nothing but what the task uses."""
         if self.down.dtype == torch.bool:  # a product would leave the signs of what goes
             return a_UI.where(self.down.to(a_UI.device), 0), b_OU.where(self.up.to(b_OU.device), 0)
+        if self.whole_ranks:
+            # The mask once: d(m b a x)/dm = b (a x) for every rank. With the mask in both factors, the gradient of a rank
+            # that is not chosen would be 0, and it could never be chosen.
+            return a_UI * self.down, b_OU
         return a_UI * self.down, b_OU * self.up
 
     def fixed(self) -> "LayerMask":
@@ -60,6 +65,11 @@ class LayerMask:
     def __or__(self, other: "LayerMask") -> "LayerMask":
         return LayerMask(self.down | other.down, self.up | other.up)
 
+    @property
+    def whole_ranks(self) -> bool:
+        """Whether the mask chooses ranks instead of single weights."""
+        return self.down.shape[1] == self.up.shape[0] == 1
+
     def ranks(self) -> Tensor:
         """Which ranks have anything in both matrices, (U,)."""
         ranks_U: Tensor = self.down.any(1) & self.up.any(0)
@@ -67,8 +77,7 @@ class LayerMask:
 
     def kept(self) -> dict[str, Tensor]:
         """What a file keeps of it; of whole ranks one half tells the other."""
-        whole_ranks = self.down.shape[1] == self.up.shape[0] == 1
-        return {"down": self.down} if whole_ranks else {"down": self.down, "up": self.up}
+        return {"down": self.down} if self.whole_ranks else {"down": self.down, "up": self.up}
 
     @classmethod
     def read(
@@ -98,11 +107,19 @@ class Scores(nn.Module):
         granularity: ``weight`` scores every number of A and B, ``rank`` whole ranks.
         sizes: U, I, O.
         generator: draws the first scores, as a linear layer's weights are drawn (WSN).
+        rounding: of the number of entries that a mask chooses, see ``top_share``.
     """
 
-    def __init__(self, experts: int, granularity: str, sizes: tuple[int, int, int], generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        experts: int,
+        granularity: str,
+        sizes: tuple[int, int, int],
+        generator: torch.Generator,
+        rounding: Callable[[float], int] = math.floor,
+    ) -> None:
         super().__init__()
-        self.experts, self.granularity = experts, granularity
+        self.experts, self.granularity, self.rounding = experts, granularity, rounding
         ranks, inner, outer = sizes
         shapes = [(ranks, inner), (outer, ranks)] if granularity == "weight" else [(ranks,)]
         self.values = nn.ParameterList(nn.Parameter(torch.empty(shape)) for shape in shapes)
@@ -114,13 +131,13 @@ class Scores(nn.Module):
         """The share of each expert's A and B, or of all ranks, that has the highest scores; gradients go straight through."""
         if self.granularity == "rank":
             (scores_U,) = self.values
-            mask_U = straight_through(scores_U, top_share(scores_U, share))
-            return LayerMask(mask_U[:, None], mask_U.detach()[None])  # one of them passes the gradient on
+            mask_U = straight_through(scores_U, top_share(scores_U, share, self.rounding))
+            return LayerMask(mask_U[:, None], mask_U[None])
         a_UI, b_OU = self.values
         # Each expert's part of a tensor has its own threshold.
-        down = top_share(a_UI.view(self.experts, -1), share).view_as(a_UI)
+        down = top_share(a_UI.view(self.experts, -1), share, self.rounding).view_as(a_UI)
         by_expert_NX = b_OU.T.reshape(self.experts, -1)
-        up = top_share(by_expert_NX, share).view(b_OU.T.shape).T
+        up = top_share(by_expert_NX, share, self.rounding).view(b_OU.T.shape).T
         return LayerMask(straight_through(a_UI, down), straight_through(b_OU, up))
 
 

@@ -4,6 +4,7 @@ A task first chooses a share of the adapter's numbers, which rest meanwhile, and
 task has chosen. PAPERS.md says what was inferred, since the paper masks whole networks and here it is a LoRA adapter.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ class ExSSNeT(ExpertMethod):
         scores = []
         for layer in self.pool.layers():
             (ranks, inner), (outer, _) = (weight.shape for weight in shared.pair(layer))
-            scores.append(Scores(1, "weight", (ranks, inner, outer), draw).to(self.pool.device()))
+            drawn = Scores(1, "weight", (ranks, inner, outer), draw, math.ceil)  # rounded up as in the authors' code
+            scores.append(drawn.to(self.pool.device()))
             if self.parent:
                 mask = self.parts.of[self.parent].masks[layer]
                 for value, part in zip(scores[-1].values, (mask.down, mask.up), strict=True):
