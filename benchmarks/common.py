@@ -27,9 +27,10 @@ from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughp
 from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.preemption import Told
 from see_lightning.engine.ranks import Ranks
+from see_lightning.frame import frame
 from see_lightning.methods.method import Method
 from see_lightning.models.base import fast_dtype
-from see_lightning.refusals import CONF, REFUSED, explain
+from see_lightning.refusals import CONF
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Batch
 from see_lightning.tasks.datamodule import TaskDataModule
@@ -105,10 +106,8 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
 def main(benchmark: Callable[[Sequence[str] | None], None]) -> None:
     """Run a benchmark; what the user cannot mean is told in one line."""
     quiet()
-    try:
+    with frame(code=1, prefix="error: "):
         benchmark(None)
-    except REFUSED as error:
-        sys.exit(f"error: {explain(error)}")
 
 
 def quiet() -> None:

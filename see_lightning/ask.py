@@ -3,9 +3,10 @@
 import argparse
 import sys
 
-from see_lightning.config import Refusal
+from see_lightning.frame import frame
 
 
+@frame()
 def main() -> None:
     """Print each answer, who gave it, and what the experts said."""
     parser = argparse.ArgumentParser(prog="python -m see_lightning.ask", description="Ask the experts of a run.")
@@ -17,12 +18,9 @@ def main() -> None:
 
     from see_lightning.engine.ensemble import load_ensemble
 
-    try:
-        ensemble = load_ensemble(arguments.run_dir, max_new_tokens=arguments.max_new_tokens)
-        queries = [sys.stdin.read() if query == "-" else query for query in arguments.query]
-        replies = ensemble.answer(queries, task=arguments.task)
-    except Refusal as error:
-        parser.exit(2, f"{error}\n")
+    ensemble = load_ensemble(arguments.run_dir, max_new_tokens=arguments.max_new_tokens)
+    queries = [sys.stdin.read() if query == "-" else query for query in arguments.query]
+    replies = ensemble.answer(queries, task=arguments.task)
     for reply in replies:
         asked = " -> ".join(reply.verdicts) or "no expert asked"
         print(f"{reply.text}\n  by {reply.expert or 'the adapted model'} ({asked})")

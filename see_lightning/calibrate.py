@@ -7,8 +7,9 @@ from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from see_lightning.config import ConfigError, Refusal, load_config, method_name, validate, within
+from see_lightning.config import ConfigError, load_config, method_name, validate, within
 from see_lightning.engine.ledger import Ledger, finished_results
+from see_lightning.frame import frame
 
 DESCRIPTION = """\
 Set a threshold for each expert of a run, by examples of its task that it was not trained on: its yes counts only where it
@@ -19,6 +20,7 @@ folder of its own beside it, with its own results.json, whose path is the last l
 RUN_DIR was last asked are asked there too."""
 
 
+@frame()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make a run with thresholds out of a run.
 
@@ -42,10 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--leeway", type=float, default=0.25, metavar="SHARE", help="how far down to these it lies (default 0.25)"
     )
     given = parser.parse_args(arguments)
-    try:
-        calibrate(given.run_dir, on=given.on, keep=given.keep, against=given.against, leeway=given.leeway)
-    except Refusal as error:
-        parser.exit(2, f"{error}\n")
+    calibrate(given.run_dir, on=given.on, keep=given.keep, against=given.against, leeway=given.leeway)
 
 
 def calibrate(run_dir: Path, *, on: int, keep: float, against: int = 0, leeway: float = 0.25) -> Path:

@@ -19,6 +19,7 @@ from see_lightning.evaluation.comparison import (
     runs_csv,
 )
 from see_lightning.evaluation.finished import find_runs, read_run
+from see_lightning.frame import frame
 
 DESCRIPTION = """\
 A table of finished runs, with mean and sample standard deviation over seeds. Runs that differ in nothing but their seed
@@ -29,6 +30,7 @@ Writes comparison.html (the table, and the matrices side by side), comparison.cs
 runs.csv (a line for each run), and prints the path of the page as the last line."""
 
 
+@frame()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table of some runs and write it as a page and for spreadsheets.
 
@@ -44,16 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(words)
-    try:
-        finished, unfinished = find_runs(given.paths)
-        comparison = compare(map(read_run, finished), unfinished)
-        folder = given.out or common_folder(given.paths)
-        write(folder, "comparison.csv", groups_csv(comparison))
-        write(folder, "runs.csv", runs_csv(comparison))
-        command = shlex.join(["python", "-m", "see_lightning.compare", *words])
-        page = write(folder, "comparison.html", render_comparison(comparison, command))
-    except Refusal as error:
-        parser.exit(2, f"{error}\n")
+    finished, unfinished = find_runs(given.paths)
+    comparison = compare(map(read_run, finished), unfinished)
+    folder = given.out or common_folder(given.paths)
+    write(folder, "comparison.csv", groups_csv(comparison))
+    write(folder, "runs.csv", runs_csv(comparison))
+    command = shlex.join(["python", "-m", "see_lightning.compare", *words])
+    page = write(folder, "comparison.html", render_comparison(comparison, command))
     print_comparison(comparison, Console())
     print(page)
 

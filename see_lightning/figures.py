@@ -19,6 +19,7 @@ from see_lightning.evaluation.figures.tasks import tasks_csv, tasks_svg
 from see_lightning.evaluation.figures.transfer import transfer_csv, transfer_svg
 from see_lightning.evaluation.finished import Run, find_runs, read_run
 from see_lightning.evaluation.transfer import Transfer
+from see_lightning.frame import frame
 from see_lightning.perplexity import FILE as PERPLEXITY
 from see_lightning.transfer import FILE as TRANSFER
 
@@ -32,6 +33,7 @@ which python -m see_lightning.perplexity was run, ORDER_transfer.svg by python -
 latency.svg. Beside each picture lies a .csv with its numbers. Prints the paths of what was written."""
 
 
+@frame()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw some runs.
 
@@ -47,32 +49,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--latency", type=Path, metavar="FILE", help="what benchmarks/route.py --csv FILE wrote")
     given = parser.parse_args(arguments)
-    try:
-        finished, unfinished = find_runs(given.paths)
-        comparison = compare(map(read_run, finished), unfinished)
-        texts: dict[str, str] = {}
-        unmeasured: list[Path] = []
-        for sheet in sheets(comparison):
-            texts |= {f"{sheet.name}_tasks.svg": tasks_svg(sheet), f"{sheet.name}_tasks.csv": tasks_csv(sheet)}
-            if has_capacity(sheet):
-                texts[f"{sheet.name}_capacity.svg"] = capacity_svg(sheet)
-                texts[f"{sheet.name}_capacity.csv"] = capacity_csv(sheet)
-            answers = _answers(sheet, unmeasured)
-            if answers:
-                texts[f"{sheet.name}_perplexity.svg"] = perplexity_svg(sheet, answers)
-                texts[f"{sheet.name}_perplexity.csv"] = perplexity_csv(sheet, answers)
-            transfers = _transfers(sheet)
-            if transfers:
-                texts[f"{sheet.name}_transfer.svg"] = transfer_svg(sheet, transfers)
-                texts[f"{sheet.name}_transfer.csv"] = transfer_csv(sheet, transfers)
-        if given.latency:
-            rows = latency_rows(_read(given.latency), str(given.latency))
-            texts["latency.svg"] = standalone_svg(latency_figure(rows), "latency", "Latency of asking experts")
-            texts["latency.csv"] = latency_csv(rows)
-        folder = given.out or common_folder(given.paths)
-        written = [write(folder, name, text) for name, text in texts.items()]
-    except Refusal as error:
-        parser.exit(2, f"{error}\n")
+    finished, unfinished = find_runs(given.paths)
+    comparison = compare(map(read_run, finished), unfinished)
+    texts: dict[str, str] = {}
+    unmeasured: list[Path] = []
+    for sheet in sheets(comparison):
+        texts |= {f"{sheet.name}_tasks.svg": tasks_svg(sheet), f"{sheet.name}_tasks.csv": tasks_csv(sheet)}
+        if has_capacity(sheet):
+            texts[f"{sheet.name}_capacity.svg"] = capacity_svg(sheet)
+            texts[f"{sheet.name}_capacity.csv"] = capacity_csv(sheet)
+        answers = _answers(sheet, unmeasured)
+        if answers:
+            texts[f"{sheet.name}_perplexity.svg"] = perplexity_svg(sheet, answers)
+            texts[f"{sheet.name}_perplexity.csv"] = perplexity_csv(sheet, answers)
+        transfers = _transfers(sheet)
+        if transfers:
+            texts[f"{sheet.name}_transfer.svg"] = transfer_svg(sheet, transfers)
+            texts[f"{sheet.name}_transfer.csv"] = transfer_csv(sheet, transfers)
+    if given.latency:
+        rows = latency_rows(_read(given.latency), str(given.latency))
+        texts["latency.svg"] = standalone_svg(latency_figure(rows), "latency", "Latency of asking experts")
+        texts["latency.csv"] = latency_csv(rows)
+    folder = given.out or common_folder(given.paths)
+    written = [write(folder, name, text) for name, text in texts.items()]
     notices = [*comparison.notices]
     if unmeasured:
         how = "python -m see_lightning.perplexity RUN_DIR measures it"

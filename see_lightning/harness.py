@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from see_lightning.config import ConfigError, Refusal, nearest, one_of
 from see_lightning.engine.ledger import dump, finished_results, write_atomic
+from see_lightning.frame import frame
 from see_lightning.refusals import at_least
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ answer behind the word with which it accepts, whether it would have accepted or 
 Metrics = dict[str, dict[str, float | None]]
 
 
+@frame()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the scores of a run's voices.
 
@@ -59,10 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = vars(parser.parse_args(words))
     command = shlex.join(["python", "-m", "see_lightning.harness", *words])
-    try:
-        path = run_harness(**given, command=command)
-    except Refusal as error:
-        parser.exit(2, f"{error}\n")
+    path = run_harness(**given, command=command)
     print(path)
 
 

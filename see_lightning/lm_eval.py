@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from see_lightning.config import ConfigError, nearest
 from see_lightning.engine.ensemble import load_ensemble
+from see_lightning.frame import frame
 from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.voices import Continuation, Voices
 
@@ -188,4 +189,5 @@ def _shown(what: Iterable[T], name: str) -> Iterable[T]:
 
 
 if __name__ == "__main__":
-    cli_evaluate()
+    with frame():
+        cli_evaluate()

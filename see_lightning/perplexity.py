@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import Refusal, load_config, validate
+from see_lightning.config import load_config, validate
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.measured import measured_once
+from see_lightning.frame import frame
 
 DESCRIPTION = """\
 The perplexity of the reference answers to a finished run's test queries, each under the model that answers that query after
@@ -21,6 +22,7 @@ not. Reads the model and the data, unless perplexity.json is there and belongs t
 FILE = "perplexity.json"
 
 
+@frame()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the perplexities of a run, and measure them if that was not done yet.
 
@@ -31,10 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>")
     words = list(sys.argv[1:] if arguments is None else arguments)
     path = parser.parse_args(words).run_dir / FILE
-    try:
-        measured = measured_once(path, shlex.join(["python", "-m", "see_lightning.perplexity", *words]), measure)
-    except Refusal as error:
-        parser.exit(2, f"{error}\n")
+    measured = measured_once(path, shlex.join(["python", "-m", "see_lightning.perplexity", *words]), measure)
     _print(measured)
     print(path)
 

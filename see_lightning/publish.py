@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import ConfigError, Refusal, load_config
+from see_lightning.config import ConfigError, load_config
 from see_lightning.engine.ledger import dump, finished_results, write_atomic
 from see_lightning.engine.measured import is_current, stale
 from see_lightning.evaluation.markdown import KINDS, fill
+from see_lightning.frame import frame
 from see_lightning.perplexity import FILE as PERPLEXITY
 from see_lightning.transfer import FILE as TRANSFER
 
@@ -26,6 +27,7 @@ EPILOG = """\
 where it lay on the machine. No model is read."""
 
 
+@frame()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fill a document's tables.
 
@@ -39,10 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--add", type=Path, action="append", default=[], metavar="RUN_DIR", help="a finished run to be kept"
     )
     given = parser.parse_args(arguments)
-    try:
-        publish(given.folder, given.document, given.add)
-    except Refusal as error:
-        parser.exit(2, f"{error}\n")
+    publish(given.folder, given.document, given.add)
     print(given.document)
 
 

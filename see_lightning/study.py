@@ -10,6 +10,7 @@ from typing import Any
 
 from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger, dump, finished_results, write_atomic
+from see_lightning.frame import frame
 
 DESCRIPTION = """\
 What a finished run of SEE would have given, had its experts been asked in another order or been believed at another
@@ -21,6 +22,7 @@ another expert would answer than in the run, the text was never generated and it
 ranges, from 0 to 100 for each such answer, unless --answer has it generated. Routing is always exact."""
 
 
+@frame()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the study of a run and add it to the report.
 
@@ -54,11 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         at = words.index("--thresholds")
         words[at : at + 2] = [f"--thresholds={words[at + 1]}"]
     given = parser.parse_args(words)
-    try:
-        orders = given.orders or ["newest,oldest,random:3"]
-        path = run_study(given.run_dir, given.thresholds, orders, answer=given.answer)
-    except Refusal as error:
-        parser.exit(2, f"{error}\n")
+    orders = given.orders or ["newest,oldest,random:3"]
+    path = run_study(given.run_dir, given.thresholds, orders, answer=given.answer)
     print(path)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from see_lightning.config import Refusal, load_config, validate
 from see_lightning.engine.ledger import FORCED, Ledger
 from see_lightning.engine.measured import measured_once
+from see_lightning.frame import frame
 from see_lightning.refusals import at_least
 
 DESCRIPTION = """\
@@ -25,6 +26,7 @@ model and the data, unless transfer.json is there and belongs to the run as it i
 FILE = "transfer.json"
 
 
+@frame()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the transfer matrix of a run, and measure it if that was not done yet.
 
@@ -39,10 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(words)
     path, command = given.run_dir / FILE, shlex.join(["python", "-m", "see_lightning.transfer", *words])
-    try:
-        measured = measured_once(path, command, partial(measure, size=given.size), {"size": given.size})
-    except Refusal as error:
-        parser.exit(2, f"{error}\n")
+    measured = measured_once(path, command, partial(measure, size=given.size), {"size": given.size})
     _print(measured)
     print(path)
 

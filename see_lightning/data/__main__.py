@@ -12,13 +12,15 @@ from see_lightning.config import instantiate, register
 from see_lightning.data.audit import PartAudit, audit, warnings
 from see_lightning.data.example import DataError
 from see_lightning.data.reader import Reader
-from see_lightning.refusals import CONF, REFUSED, explain
+from see_lightning.frame import frame
+from see_lightning.refusals import CONF
 
 DESCRIPTION = """\
 Count what stands in your copy of a benchmark: rows, different prompts, rows of other parts that stand in train, the longest
 prompt in characters, labels, and the sha256 of each file. Nothing is trained and nothing is changed."""
 
 
+@frame()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the audit of a benchmark.
 
@@ -32,14 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--task", action="append", metavar="NAME", help="only this one; may be given several times")
     given = parser.parse_intermixed_args(arguments)
     console = Console()
-    try:
-        config = _composed(given.benchmark, given.settings)
-        reader: Reader = instantiate(config.reader)
-        there, absent = _tasks(reader, config, given.task)
-        for task in there:
-            _print(console, task, audit(reader.parts(task)))
-    except REFUSED as error:
-        parser.exit(2, f"{explain(error)}\n")
+    config = _composed(given.benchmark, given.settings)
+    reader: Reader = instantiate(config.reader)
+    there, absent = _tasks(reader, config, given.task)
+    for task in there:
+        _print(console, task, audit(reader.parts(task)))
     if absent:
         console.print(f"not there: {', '.join(absent)}", soft_wrap=True)
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from see_lightning.config import load_config, register
-from see_lightning.refusals import REFUSED, explain
+from see_lightning.frame import frame
 
 _PR_SET_PDEATHSIG = 1
 
@@ -24,10 +24,8 @@ def main() -> None:
     register()
     from see_lightning.engine.launch import launch
 
-    try:
+    with frame(code=1, prefix="error: "):
         launch(load_config(Path(config)), command)
-    except REFUSED as error:
-        sys.exit(f"error: {explain(error)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,110 @@
+"""``python run.py`` as a function: one job, or with ``-m`` several. Torch is imported once a configuration is checked."""
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+
+from hydra import version
+from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from see_lightning.config import ConfigError, register, validate
+from see_lightning.frame import frame
+from see_lightning.refusals import CONF, REFUSED, explain
+
+#: Exit codes of a run that was told to stop, by which a multirun stops too: Ctrl-C, SIGTERM, a scheduler's warning.
+STOPPED = (130, 143, 75)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run, resume or report one experiment, or with ``-m`` several: what ``python run.py`` does.
+
+    Args:
+        argv: overrides and Hydra's flags, in any order; those of the process by default.
+
+    Raises:
+        SystemExit: refused, stopped, or a job of several failed.
+    """
+    with frame(code=1, prefix="error: "):
+        register()
+        version.setbase("1.3")
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, to be told in one line
+        parser = get_args_parser()
+        args = parser.parse_intermixed_args(sys.argv[1:] if argv is None else list(argv))
+        jobs = Jobs(args.overrides)
+        try:
+            _run_hydra(args, parser, jobs, str(CONF), "run")
+        except ValueError as error:
+            if isinstance(error, REFUSED) or jobs.begun:
+                raise
+            raise ConfigError(str(error)) from error  # flags of Hydra that exclude each other
+        jobs.end()
+
+
+def job(cfg: DictConfig) -> None:
+    """Check one configuration, then import torch and begin."""
+    validate(cfg)
+    from see_lightning.engine.launch import launch
+
+    # What Hydra took, so that a job of a multirun is recorded as the command that repeats it alone.
+    launch(cfg, shlex.join(["python", "run.py", *HydraConfig.get().overrides.task]))
+
+
+class Jobs:
+    """What Hydra calls with each configuration. Each failure is told when it happens, and all of them at the end.
+
+    Args:
+        typed: the overrides of the command, by which a job's own are told from those that all have.
+    """
+
+    def __init__(self, typed: Sequence[str]) -> None:
+        self.typed, self.process = set(typed), os.getpid()
+        self.begun = 0
+        self.failed: list[str] = []
+        self.error: Exception | None = None
+
+    def __call__(self, cfg: DictConfig) -> None:
+        """Run one job."""
+        if os.getpid() != self.process:  # of a launcher that has jobs elsewhere: it brings their errors back
+            return job(cfg)
+        self.begun += 1
+        several = HydraConfig.get().mode == RunMode.MULTIRUN
+        try:
+            job(cfg)
+        except REFUSED as error:
+            self._note(error, explain(error), several)
+        except Exception as error:
+            if several:
+                traceback.print_exc()
+            self._note(error, f"{type(error).__name__}: {error}", several)
+        except SystemExit as end:
+            if not several or end.code in (0, None, *STOPPED):
+                raise
+            self._note(ConfigError(str(end.code)), f"ended with {end.code}, as told above", several)
+
+    def _note(self, error: Exception, told: str, several: bool) -> None:
+        self.error = error
+        if several:
+            own = [override for override in HydraConfig.get().overrides.task if override not in self.typed]
+            self.failed.append(f"{' '.join(own) or 'the job'}: {told}")
+            print(f"error: {self.failed[-1]}", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Raise the error of a single job, or tell again which of several have failed.
+
+        Raises:
+            SystemExit: some of several have.
+        """
+        if self.failed:
+            print(f"{len(self.failed)} of {self.begun} jobs failed:", *self.failed, sep="\n  ", file=sys.stderr)
+            raise SystemExit(1)
+        if self.error:
+            raise self.error
+
+
+if __name__ == "__main__":
+    main()
