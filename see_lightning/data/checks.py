@@ -127,7 +127,7 @@ class RowChecks:
 
     def _fault(self, row: Example, *, ids: dict[str, str], taken: dict[str, str]) -> str:
         """What is wrong with a row, or an empty string."""
-        for part, text in (("prompt", row.prompt), ("answer", row.target)):
+        for part, text in (("prompt", row.prompt), *(("answer", text) for text in row.references)):
             if not text.strip():
                 return f"empty {part}"
             for indicator in self.indicators:

@@ -27,15 +27,16 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One query and its reference answer.
+    """One query and its reference answers.
 
     Args:
         id: unique within its task.
         prompt: the query as the user would type it, without any chat template.
-        target: the reference answer; never empty.
+        target: the reference answer that is trained on.
         task: name of the task it belongs to.
         source: ``file:line`` it was read from, for error messages; no part of its identity.
         body: what may be cut of a prompt that is too long; None: nothing.
+        alternatives: further answers that count as right; tested with, never trained on.
     """
 
     id: str
@@ -44,6 +45,12 @@ class Example:
     task: str
     source: str = field(default="", compare=False)
     body: Body | None = field(default=None, compare=False)
+    alternatives: tuple[str, ...] = ()
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """All answers that count as right, the target first."""
+        return self.target, *self.alternatives
 
     def shortened(self, size: int) -> "Example":
         """The same with ``size`` characters of its body.

@@ -12,7 +12,8 @@ class JsonlReader:
     """Reads ``<task>.train.jsonl`` and ``<task>.test.jsonl``.
 
     Each line is an object with the strings ``prompt`` and ``answer``, taken as they stand, and if wanted an ``id`` that
-    is unique within its task; without it the id is ``<task>-train-<line>`` or ``<task>-test-<line>``.
+    is unique within its task; without it the id is ``<task>-train-<line>`` or ``<task>-test-<line>``. An ``answer`` may be
+    a list: the first is trained on, and an answer scores what it scores against the one that it matches best.
 
     Args:
         folder: where the files lie.

@@ -130,7 +130,7 @@ def json_lines(
         path: the file; UTF-8. Blank lines at its end are no rows.
         task: name given to the examples.
         prompt_key: key of the prompt.
-        answer_key: key of the answer.
+        answer_key: key of the answer, or of several that count as right.
         id_prefix: a row without ``id`` gets ``<id_prefix><line>``; empty: each row must have one.
 
     Raises:
@@ -146,11 +146,13 @@ def json_lines(
             row = _parse(line)
             if id_prefix:
                 row.setdefault("id", f"{id_prefix}{number}")
-            example_id, prompt, answer = texts(row, keys=("id", prompt_key, answer_key))
+            require_keys(row, ("id", prompt_key, answer_key))
+            example_id, prompt = texts(row, keys=("id", prompt_key))
+            target, *others = references(row, answer_key)
         except RowError as reason:
             yield BadRow(source, str(reason))
         else:
-            yield Example(id=example_id, prompt=prompt, target=answer, task=task, source=source)
+            yield Example(example_id, prompt, target, task, source=source, alternatives=tuple(others))
 
 
 class RowError(ValueError):
@@ -171,15 +173,24 @@ def _parse(line: bytes) -> dict[str, object]:
     return row
 
 
+def require_keys(row: dict[str, object], keys: Sequence[str]) -> None:
+    """Refuse a row that lacks one of ``keys``.
+
+    Raises:
+        RowError: the message names all that are missing.
+    """
+    missing = [key for key in keys if key not in row]
+    if missing:
+        raise RowError(f"missing key {', '.join(map(repr, missing))}; found: {', '.join(row) or 'none'}")
+
+
 def texts(row: dict[str, object], *, keys: Sequence[str]) -> list[str]:
     """The strings under ``keys``; an ``id`` may be a number.
 
     Raises:
         RowError: one is missing, is no string, or cannot be written.
     """
-    missing = [key for key in keys if key not in row]
-    if missing:
-        raise RowError(f"missing key {', '.join(map(repr, missing))}; found: {', '.join(row) or 'none'}")
+    require_keys(row, keys)
     found = []
     for key in keys:
         value = row[key]
@@ -191,3 +202,18 @@ def texts(row: dict[str, object], *, keys: Sequence[str]) -> list[str]:
             raise RowError(f"{key!r} holds half a surrogate pair, which cannot be written as UTF-8")
         found.append(value)
     return found
+
+
+def references(row: dict[str, object], key: str) -> list[str]:
+    """The string under ``key``, or the strings of a list there, each once and in their order.
+
+    Raises:
+        RowError: it is missing, an empty list, or neither; or a text cannot be written.
+    """
+    require_keys(row, (key,))
+    value = row[key]
+    if not isinstance(value, list):
+        return texts(row, keys=(key,))
+    if not value:
+        raise RowError(f"{key!r} is an empty list")
+    return list(dict.fromkeys(texts({key: one}, keys=(key,))[0] for one in value))

@@ -14,7 +14,7 @@ import torch
 
 from see_lightning.data.example import Example
 from see_lightning.evaluation.routing import BASE
-from see_lightning.evaluation.scores import READS_PROMPT, score_fn
+from see_lightning.evaluation.scores import READS_PROMPT, best_score
 from see_lightning.experts.recall import Entry, Recall, Said
 from see_lightning.methods.method import Answer, ExpertMethod, Method
 from see_lightning.tasks.datamodule import query_loader
@@ -56,7 +56,7 @@ def remembered(entries: Sequence[Entry], tasks: Sequence[Task]) -> dict[str, lis
     for entry in entries:
         task, example = asked[int(entry.id)]
         said = entry.said.text
-        score = None if said is None else score_fn(task.score, example.prompt)(said, example.target)
+        score = None if said is None else best_score(task.score, said, example.references, example.prompt)
         found[task.name].append(
             {
                 "id": example.id,
@@ -109,7 +109,9 @@ def voice_score(method: ExpertMethod, voice: str | None, task: Task, *, batch_si
     loader = query_loader([task], method.template, batch_size=batch_size, tell_task=False)
     with torch.inference_mode():
         texts = {int(answer.id): answer.text for queries in loader for answer in method.say(voice, queries)}
-    scores = [score_fn(task.score, example.prompt)(texts[n], example.target) for n, example in enumerate(task.test)]
+    scores = [
+        best_score(task.score, texts[n], example.references, example.prompt) for n, example in enumerate(task.test)
+    ]
     return round(sum(scores) / len(scores), 4)
 
 
@@ -132,7 +134,8 @@ def evaluate(
 
     Returns:
         For each task, a record per query, in the order of the test split: ``id, task, prompt_sha, expert, verdicts, text,
-        target, score``, whether the text was cut at the limit (``truncated``), and the ``prompt`` if the score reads it.
+        target, score``, whether the text was cut at the limit (``truncated``), all ``references`` if there are several, and
+        the ``prompt`` if the score reads it.
     """
     asked = _asked(tasks)
     answers: dict[int, Answer] = {}
@@ -155,8 +158,9 @@ def evaluate(
                 "verdicts": list(answer.verdicts),
                 "text": answer.text,
                 "target": example.target,
-                "score": score_fn(task.score, example.prompt)(answer.text, example.target),
+                "score": best_score(task.score, answer.text, example.references, example.prompt),
                 "truncated": answer.truncated,
+                **({"references": list(example.references)} if example.alternatives else {}),
                 **({"prompt": example.prompt} if task.score in READS_PROMPT else {}),
             }
         )

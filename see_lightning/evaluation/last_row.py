@@ -5,14 +5,15 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from see_lightning.evaluation.scores import LABELS, exact_match_olora, strict_and_normalised
+from see_lightning.evaluation.scores import LABELS, best_score, references_of, strict_and_normalised
 
 
 def last_row(answers: Iterable[Mapping[str, Any]], scores: Mapping[str, str]) -> dict[str, dict[str, float | None]]:
     """Count the answers that were given after the last task.
 
     Args:
-        answers: records with ``task, text, target, score``; at least one for every task.
+        answers: records with ``task, text, target, score``, and ``references`` where there are several; at least one for
+            every task.
         scores: the name of each task's score.
 
     Returns:
@@ -36,12 +37,20 @@ def _facts(answers: list[Mapping[str, Any]], score: str) -> dict[str, float | No
         "n": len(values),
         "score": _mean(values),
         "stderr": round(statistics.stdev(values) / math.sqrt(len(values)), 4) if len(values) > 1 else None,
-        "exact_match_olora": _mean([exact_match_olora(answer["text"], answer["target"]) for answer in answers]),
+        "exact_match_olora": _mean(
+            [best_score("exact_match_olora", answer["text"], references_of(answer)) for answer in answers]
+        ),
     }
     if score in LABELS:
-        pairs = [strict_and_normalised(score, answer["text"], answer["target"]) for answer in answers]
-        facts["strict"], facts["normalised"] = map(_mean, zip(*pairs, strict=True))
+        best = [_best_of(score, answer) for answer in answers]
+        facts["strict"], facts["normalised"] = map(_mean, zip(*best, strict=True))
     return facts
+
+
+def _best_of(score: str, answer: Mapping[str, Any]) -> list[float]:
+    """The better of each comparison over the references of an answer."""
+    pairs = [strict_and_normalised(score, answer["text"], reference) for reference in references_of(answer)]
+    return [max(values) for values in zip(*pairs, strict=True)]
 
 
 def _mean(values: Iterable[float]) -> float:

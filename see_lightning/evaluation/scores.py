@@ -8,8 +8,9 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
+from typing import Any
 
 from torchmetrics.functional.text import rouge_score
 
@@ -350,6 +351,28 @@ def score_fn(name: str, prompt: str = "") -> ScoreFn:
     if name not in SCORES:
         raise ConfigError(f"there is no score {name!r}.{nearest(name, SCORES)} Scores: {', '.join(SCORES)}.")
     return partial(SCORES[name], prompt=prompt) if name in READS_PROMPT else SCORES[name]
+
+
+def best_score(name: str, text: str, references: Sequence[str], prompt: str = "") -> float:
+    """What an answer scores against the reference that it matches best, as Tk-Instruct counts and CITB with it.
+
+    Args:
+        name: of the score, see `score_fn`.
+        text: the answer.
+        references: at least one.
+        prompt: see `score_fn`.
+
+    >>> best_score("exact_match", "a sofa", ["a couch", "a sofa"])
+    100.0
+    """
+    score = score_fn(name, prompt)
+    return max(score(text, reference) for reference in references)
+
+
+def references_of(record: Mapping[str, Any]) -> Sequence[str]:
+    """The references of a line of ``answers.jsonl``, which has ``references`` where there is more than the ``target``."""
+    references: Sequence[str] = record.get("references") or [record["target"]]
+    return references
 
 
 def strict_and_normalised(score: str, text: str, target: str) -> tuple[float, float]:

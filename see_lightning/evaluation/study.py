@@ -122,9 +122,10 @@ def gather(records: Iterable[Record], results: Mapping[str, Any], answers: Seque
 
 def _score(name: str, text: str, answer: Mapping[str, Any]) -> float:
     """The score of an answer that was given to another query with the same prompt."""
-    from see_lightning.evaluation.scores import score_fn  # takes a second to import, and is seldom needed
+    # Late: it takes a second to import, and is seldom needed.
+    from see_lightning.evaluation.scores import best_score, references_of
 
-    return score_fn(name, answer.get("prompt", ""))(text, answer["target"])
+    return best_score(name, text, references_of(answer), answer.get("prompt", ""))
 
 
 @dataclass(frozen=True, slots=True)

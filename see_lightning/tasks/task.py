@@ -38,8 +38,8 @@ class Task:
     held_out: tuple[Example, ...] = ()
 
     def digest(self) -> str:
-        """sha256 over every id, prompt and target, so that a run can tell whether its data changed."""
-        text = "\x1e".join("\x1f".join((e.id, e.prompt, e.target)) for e in (*self.train, *self.test))
+        """sha256 over every id, prompt and reference, so that a run can tell whether its data changed."""
+        text = "\x1e".join("\x1f".join((e.id, e.prompt, *e.references)) for e in (*self.train, *self.test))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def asked(self) -> str:

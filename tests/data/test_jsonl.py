@@ -30,6 +30,9 @@ def write(folder: Path, train: bytes, test: bytes = TEST, task: str = "echo") ->
         (b'{"prompt": "Say c.", "output": "c"}', "missing key 'answer'; found: prompt, output, id"),
         (b'{"id": "x"}', "missing key 'prompt', 'answer'; found: id"),
         (b'{"prompt": "Say c.", "answer": 3}', "'answer' must be a string, found int"),
+        (b'{"prompt": "Say c.", "answer": []}', "'answer' is an empty list"),
+        (b'{"prompt": "Say c.", "answer": ["c", 3]}', "'answer' must be a string, found int"),
+        (b'{"prompt": "Say c.", "answer": ["c", ""]}', "empty answer"),
         (b'{"prompt": ["Say c."], "answer": "c"}', "'prompt' must be a string, found list"),
         (b'{"prompt": "Say c.", "answer": null}', "'answer' must be a string, found NoneType"),
         (b'{"id": true, "prompt": "Say c.", "answer": "c"}', "'id' must be a string, found bool"),
@@ -52,6 +55,11 @@ def test_a_bad_line_stops_with_file_line_and_reason(tmp_path: Path, line: bytes,
     with pytest.raises(DataError) as error:
         reader.read("echo", RowChecks())
     assert str(error.value).startswith(f"{train}:2: {reason.replace('{train}', str(train))}. Mend the row")
+
+
+def test_of_several_answers_the_first_is_trained_on_and_all_count(tmp_path: Path) -> None:
+    row = write(tmp_path, b'{"prompt": "Say c.", "answer": ["c", "see", "c"]}').read("echo", RowChecks()).train[0]
+    assert (row.target, row.alternatives, row.references) == ("c", ("see",), ("c", "see"))
 
 
 def test_a_test_prompt_that_stands_in_train_is_named_with_both_places(tmp_path: Path) -> None:

@@ -139,6 +139,12 @@ def test_the_formulas_can_be_read_without_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
+def test_the_last_row_compares_with_the_reference_that_is_matched_best():
+    answer = {"task": "fomc", "text": "b.", "target": "A", "references": ["A", "B", "C"], "score": 0.0}
+    found = last_row([answer], {"fomc": "accuracy_trace"})["fomc"]
+    assert (found["exact_match_olora"], found["strict"], found["normalised"]) == (100.0, 0.0, 100.0)
+
+
 def test_the_last_row_counts_queries_their_spread_and_their_form():
     texts = ["B", "b.", "A", "B"]
     scores = [100.0, 0.0, 0.0, 100.0]

@@ -18,6 +18,7 @@ from see_lightning.evaluation.scores import (
     LABELS,
     READS_PROMPT,
     SCORES,
+    best_score,
     bleu,
     chrf,
     edit_similarity,
@@ -300,6 +301,19 @@ def test_every_score_lies_in_0_to_100(name):
     for text, target in [(text, target) for text, target in random_pairs(200) if target]:
         assert 0.0 <= score_fn(name, prompt="the cat sat on a mat")(text, target) <= 100.0
         assert 0.0 <= score_fn(name, prompt="the cat sat on a mat")(target, target) <= 100.0
+
+
+@pytest.mark.parametrize("name", sorted(SCORES))
+def test_of_several_references_the_one_that_is_matched_best_counts(name):
+    prompt, text, others = (
+        "The cat was sitting.",
+        "The cat sat, twice.",
+        ["No dog came by.", "The cat sat there, twice."],
+    )
+    apart = [score_fn(name, prompt)(text, other) for other in others]
+    assert best_score(name, text, others, prompt) == best_score(name, text, others[::-1], prompt) == max(apart)
+    assert best_score(name, text, [*others, text], prompt) == pytest.approx(100.0)
+    assert best_score(name, text, others[:1], prompt) == apart[0]
 
 
 def test_an_unknown_score_is_refused_with_the_nearest_name_and_the_list():

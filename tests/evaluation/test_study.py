@@ -329,6 +329,14 @@ def test_a_score_that_reads_the_prompt_is_computed_from_that_of_the_answer():
     assert said.scores["a"][1] != sari_of("", "text", ["the text"])
 
 
+def test_a_score_is_computed_against_all_references_of_the_answer():
+    query = {"task": "a", "prompt_sha": "same"}
+    second = query | {"id": "2", "target": "another", "references": ["another", "text"]}
+    results = {"tasks": ["a"], "matrix": [[50.0]], "score": {"a": "exact_match"}}
+    answers = [query | {"id": "1", "target": "text"}, second]
+    assert gather([remember("a", "a", "pos", 2.5, 100.0)], results, answers).scores["a"] == [100.0, 100.0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -147,7 +147,7 @@ def test_the_digest_sees_every_change_of_the_data_and_no_other():
     assert digest(Example("1", "2+2?", "4", "qa", source="g:7"), rows[1]) == here
     others = [digest(*rows[::-1]), digest(rows[0]), digest(Example("1", "2+2?", "5", "qa"), rows[1]),
               digest(Example("1", "2+2?4", "", "qa"), rows[1]), digest(Example("", "12+2?", "4", "qa"), rows[1]),
-              digest(*rows, test=rows[1:])]  # fmt: skip
+              digest(*rows, test=rows[1:]), digest(Example("1", "2+2?", "4", "qa", alternatives=("four",)), rows[1])]  # fmt: skip
     assert len({here, *others}) == 1 + len(others)
 
 
