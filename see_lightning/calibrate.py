@@ -7,7 +7,7 @@ from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from see_lightning.config import ConfigError, load_config, method_name, validate, within
+from see_lightning.config import ConfigError, load_config, method_name, numbers_config, validate, within
 from see_lightning.engine.ledger import Ledger, finished_results
 from see_lightning.frame import frame
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="general instructions, unseen too, that a threshold also looks at (default 0: at own examples alone)",
+        help="general instructions that no expert refused, which a threshold also looks at (default 0: own examples alone)",
     )
     parser.add_argument(
         "--leeway", type=float, default=0.25, metavar="SHARE", help="how far down to these it lies (default 0.25)"
@@ -54,7 +54,7 @@ def calibrate(run_dir: Path, *, on: int, keep: float, against: int = 0, leeway: 
         run_dir: of the run.
         on: examples of each task, further ones than those it was trained on; at least 1.
         keep: share of them that a threshold still accepts, 0.01..1.
-        against: unseen general instructions that it also looks at.
+        against: general instructions that no expert learned to refuse, which it also looks at.
         leeway: how far down to these it lies, 0..1; see ``experts.walk.between``.
 
     Returns:
@@ -94,9 +94,15 @@ def calibrate(run_dir: Path, *, on: int, keep: float, against: int = 0, leeway: 
 
     # Late, because these import torch, which takes longer than a refusal should.
     from see_lightning.engine.build import build_tasks, build_template
+    from see_lightning.engine.grow import trains_alike
     from see_lightning.engine.launch import launch
 
     config = validate(cfg)
+    if not trains_alike(about["numbers"], numbers_config(cfg)):
+        raise ConfigError(
+            f"{run_dir} was trained by an earlier version, with other general instructions or settings than this one would"
+            f" train with, so its thresholds cannot be set alone. Train anew with method.calibrate_on={on}."
+        )
     tasks = build_tasks(cfg, config, build_template(config))
     other = [task.name for task in tasks if about["data"][task.name] != task.digest()]
     if other:

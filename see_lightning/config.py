@@ -387,7 +387,7 @@ def instantiate(node: Any, **arguments: Any) -> Any:
 # queries and variants are asked beside it.
 NUISANCE = ("paths", "logger", "seed", "ratio", "protocol", "ood", "variants")
 OFF: dict[str, tuple[str, ...]] = {  # settings of methods that are off at 0 or "none", and those that then mean nothing
-    "general_negatives": ("general_source",),
+    "general_negatives": (),
     "other_instructions": (),
     "calibrate_on": ("keep", "against", "leeway"),
     "against": ("leeway",),
@@ -401,6 +401,8 @@ AFTER_TRAINING = (
     "task_id",
     "refuse",
 )  # settings of methods by which nothing is trained otherwise
+GENERAL_USES = ("general_negatives", "other_instructions", "against")  # what general_source is read for
+GENERAL_VERSION = 2  # of the package's general instructions; other ones train other experts
 NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")
 NUISANCE_BENCHMARK = ("licence", "citation", "package", "published_at", "paraphrases")
 
@@ -420,6 +422,8 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     kept["method"] = switched_on({name: _one_spelling(value) for name, value in config["method"].items()})
     if "ratio" in kept["method"]:
         kept["method"]["ratio"] = float(kept["method"]["ratio"])
+    if kept["method"].get("general_source") == "built_in":
+        kept["method"]["general_source"] = f"built_in {GENERAL_VERSION}"
     benchmark = kept["benchmark"] = _without_place(config["benchmark"], config["paths"]["data"])
     benchmark["tasks"] = {task: benchmark["tasks"].get(task) for task in config["order"]["tasks"]}
     for part in (benchmark, benchmark["reader"], *filter(None, benchmark["tasks"].values())):
@@ -435,6 +439,8 @@ def switched_on(method: Mapping[str, Any]) -> dict[str, Any]:
     {'ratio': 0.1}
     """
     off = {name for switch, more in OFF.items() if method.get(switch) in (0, "none") for name in (switch, *more)}
+    if not any(name in method and name not in off for name in GENERAL_USES):
+        off.add("general_source")
     return {name: value for name, value in method.items() if name not in off}
 
 

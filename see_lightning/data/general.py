@@ -1,188 +1,102 @@
-"""Instructions of all kinds, written here and needing no file: what no expert should take for its own.
+"""General instructions: what no expert should take for its own.
 
 An expert that only ever saw its own task and a few others has nothing to tell it that there is more in the world. A
-handful of these, learned as refusals, does.
+handful of these, learned as refusals, does; others, which no expert has seen, help to set thresholds. The two must share
+no instruction, so they are dealt by instruction and not by row.
 """
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
+from see_lightning.data.checks import BadRow
 from see_lightning.data.example import DataError, Example
+from see_lightning.data.reader import json_lines
 
 GENERAL = "general"  # the task that such examples are said to be of
-
-# Instructions, each with the kind of input it asks for; None asks for none.
-_INSTRUCTIONS: list[tuple[str, str | None]] = [
-    ("What is the main idea of this paragraph? Answer in one sentence.", "text"),
-    ("Rewrite the following text so that a child of ten understands it.", "text"),
-    ("List the nouns in this passage, separated by commas.", "text"),
-    ("Count the words of the text below and give only the number.", "text"),
-    ("Decide whether the statement follows from the passage. Answer yes, no or unknown.", "pair"),
-    ("Continue this story with two more sentences.", "text"),
-    ("Correct spelling and grammar in the text that follows.", "text"),
-    ("Name the tone of the message: formal, friendly, angry or neutral.", "text"),
-    ("Turn these notes into a polite e-mail.", "text"),
-    ("Give the text a title of at most six words.", "text"),
-    ("Translate the sentence into German.", "sentence"),
-    ("Translate this sentence to French.", "sentence"),
-    ("Say the same in other words.", "sentence"),
-    ("Which word of the sentence is the verb?", "sentence"),
-    ("Replace the blank with the most fitting word.", "blank"),
-    ("Is the sentence below grammatical? Answer yes or no.", "sentence"),
-    ("Put the sentence into the past tense.", "sentence"),
-    ("Write the opposite of what is said here.", "sentence"),
-    ("Pick the odd one out and say why.", "words"),
-    ("Sort these words by the alphabet.", "words"),
-    ("Write a sentence that uses all of these words.", "words"),
-    ("Which category do these words belong to?", "words"),
-    ("Make a rhyme with one of the words given.", "words"),
-    ("Solve the problem and give the number only.", "sum"),
-    ("Work the following out step by step.", "sum"),
-    ("Is the result of this calculation even or odd?", "sum"),
-    ("Write a Python function for the task described.", "code"),
-    ("Explain what this program does.", "code"),
-    ("Find the mistake in the code below.", "code"),
-    ("Name three advantages and three disadvantages of", "topic"),
-    ("Write a short poem about", "topic"),
-    ("Explain to a beginner how it works:", "topic"),
-    ("Give me five questions for a quiz about", "topic"),
-    ("Plan a weekend around this theme:", "topic"),
-    ("Who would be interested in the following subject, and why?", "topic"),
-    ("Choose the right answer. Reply with its letter.", "choice"),
-    ("Read the question and pick option A, B or C.", "choice"),
-    ("Answer the question in one or two words.", "question"),
-    ("What do you need to know in order to answer this question?", "question"),
-    ("Reply to the customer.", "dialogue"),
-    ("What will the speaker probably say next?", "dialogue"),
-    ("Sum up what the two people agreed on.", "dialogue"),
-    ("Tell me a joke.", None),
-    ("Write a recipe for four people with potatoes and leeks.", None),
-    ("How do I ask my landlord for a new heating?", None),
-    ("Suggest a name for a small bakery.", None),
-    ("What should I pack for a week by the sea?", None),
-]
-
-_PEOPLE = (
-    "Maya",
-    "Mr. Okafor",
-    "the night nurse",
-    "a retired sailor",
-    "our neighbour",
-    "Lena",
-    "the bus driver",
-    "Tom",
-)
-_THINGS = (
-    "a broken umbrella", "the old radio", "a letter from Lisbon", "two baskets of plums", "the spare key",
-    "a map of the valley", "her grandfather's watch", "a blue bicycle",
-)  # fmt: skip
-_PLACES = (
-    "behind the station",
-    "in the library",
-    "on the ferry",
-    "at the market",
-    "near the lighthouse",
-    "in the attic",
-)
-_EVENTS = (
-    "before the rain began", "while everyone slept", "after the last guest had left", "on the first day of spring",
-    "because nobody had asked", "although it was forbidden",
-)  # fmt: skip
-_VERBS = ("found", "sold", "hid", "repaired", "forgot", "photographed")
-_TOPICS = (
-    "bees in the city", "learning to swim as an adult", "solar cells", "chess openings", "the history of tea",
-    "volcanoes", "working from home", "night trains", "compost", "medieval castles", "running shoes", "the moon",
-    "public libraries", "sourdough bread", "electric cars", "whales", "street music", "school uniforms",
-)  # fmt: skip
-_WORDS = (
-    "river", "lamp", "tiger", "violin", "pepper", "window", "cloud", "hammer", "island", "pencil", "carrot", "rocket",
-    "mirror", "forest", "button", "engine", "feather", "bridge", "candle", "planet",
-)  # fmt: skip
-_CODE = (
-    "def f(n):\n    return n if n < 2 else f(n - 1) + f(n - 2)",
-    "for line in open('notes.txt'):\n    print(line.upper())",
-    "total = 0\nfor i in range(10):\n    total =+ i\nprint(total)",
-    "SELECT name FROM guests WHERE age > 30 ORDER BY name;",
-    "Given a list of numbers, return the two largest ones.",
-    "Read a file and count how often each word occurs.",
-)
+BUILT_IN = "built_in"  # the instructions of the package, sorted by kind
+FILE = Path(__file__).with_name("general.jsonl")
 
 
-ROUNDS = 6  # inputs that each instruction comes with at most
-
-
-def general_examples(number: int, draw: int, *, with_input: bool = False) -> list[Example]:
-    """Different instructions, each with an input of its own where it asks for one.
+def general_rows(source: str) -> list[Example]:
+    """All rows of a source, in its order.
 
     Args:
-        number: how many.
-        draw: seed of the choice.
-        with_input: whether to leave out those that ask for none.
+        source: ``built_in``, or a file with a line ``{"prompt": ...}`` each.
 
     Raises:
-        DataError: there are not so many.
+        DataError: there is no such file, or a row of it holds no prompt.
+    """
+    path = FILE if source == BUILT_IN else Path(source)
+    examples = []
+    # An answer is not needed, for the rows are refused: the prompt is read in its place.
+    for row in json_lines(path, task=GENERAL, prompt_key="prompt", answer_key="prompt", id_prefix=f"{GENERAL}-"):
+        if isinstance(row, BadRow):
+            raise DataError(f"{row.source}: {row.reason}")
+        examples.append(replace(row, target="none", source="" if source == BUILT_IN else row.source))
+    return examples
 
-    >>> print(general_examples(2, draw=4)[1].prompt)
-    Sort these words by the alphabet.
-    <BLANKLINE>
-    pencil, island, lamp, tiger, bridge
+
+def instruction_of(prompt: str) -> str:
+    r"""What two prompts with one instruction share: the first line, whatever its case and blanks.
+
+    >>> instruction_of("Translate  into German.\n\nGood day!") == instruction_of("translate into german.\nIt rains.")
+    True
+    """
+    return " ".join(prompt.strip().partition("\n")[0].casefold().split())
+
+
+def deal(rows: Sequence[Example], refused: int) -> tuple[list[Example], list[Example]]:
+    """Rows that experts may learn to refuse, and rows with other instructions, which none of them sees.
+
+    The first part has half of the instructions, or as many as ``refused`` rows take. Which ones depends on nothing but the
+    rows, so that no expert of any run sees what the threshold of another is set by; both parts come from all over the
+    source.
+
+    Args:
+        rows: of a source, in its order.
+        refused: how many the first part must have at least, if there are so many.
+
+    >>> rows = [Example(str(n), f"Do {n // 2}.", "none", GENERAL) for n in range(8)]
+    >>> [[example.prompt for example in part] for part in deal(rows, refused=5)]
+    [['Do 1.', 'Do 1.', 'Do 2.', 'Do 2.', 'Do 3.', 'Do 3.'], ['Do 0.', 'Do 0.']]
+    """
+    groups: dict[str, list[Example]] = {}
+    for row in rows:
+        groups.setdefault(instruction_of(row.prompt), []).append(row)
+    order = _spread_out(list(groups))
+    size, learned = 0, 0
+    while learned < len(order) and (learned < len(order) // 2 or size < refused):
+        size += len(groups[order[learned]])
+        learned += 1
+    names = set(order[:learned])
+    first = [row for name, some in groups.items() if name in names for row in some]  # in the order of the source again
+    second = [row for name, some in groups.items() if name not in names for row in some]
+    return first, second
+
+
+def _spread_out(names: list[str]) -> list[str]:
+    """An order whose every beginning and end come from all over the list.
+
+    >>> _spread_out(list("abcdefgh"))
+    ['h', 'd', 'f', 'b', 'g', 'c', 'e', 'a']
+    """
+    return names if len(names) < 2 else [*_spread_out(names[1::2]), *_spread_out(names[::2])]
+
+
+def draw_evenly(rows: Sequence[Example], number: int, draw: int) -> list[Example]:
+    """Some rows, one drawn from each of ``number`` stretches of equal length, so that all kinds are among them.
+
+    Args:
+        rows: at least ``number``.
+        number: how many.
+        draw: seed of the choice.
+
+    >>> [example.id for example in draw_evenly([Example(str(n), "?", "none", GENERAL) for n in range(9)], 3, draw=1)]
+    ['0', '5', '6']
     """
     order = random.Random(draw)
-    prompts: dict[str, None] = {}
-    for turn in range(ROUNDS):
-        for instruction, kind in order.sample(_INSTRUCTIONS, len(_INSTRUCTIONS)):
-            if kind:
-                size = len(prompts)
-                while len(prompts) == size:
-                    prompts[f"{instruction}\n\n{_input(kind, order)}"] = None
-            elif turn == 0 and not with_input:
-                prompts[instruction] = None
-    if number > len(prompts):
-        raise DataError(f"{number} general instructions were asked for, but there are {len(prompts)}.")
-    return [
-        Example(id=f"{GENERAL}-{place}", prompt=prompt, target="none", task=GENERAL)
-        for place, prompt in enumerate(list(prompts)[:number])
-    ]
-
-
-def _input(kind: str, order: random.Random) -> str:
-    """Something for an instruction to work on."""
-    pick = order.choice
-    words = order.sample(_WORDS, 5)
-    first, second = order.randint(3, 99), order.randint(2, 40)
-    match kind:
-        case "text":
-            return " ".join(_sentence(order) for _ in range(order.randint(3, 5)))
-        case "pair":
-            return f"Passage: {_sentence(order)} {_sentence(order)}\nStatement: {_sentence(order)}"
-        case "sentence":
-            return _sentence(order)
-        case "blank":
-            whole = _sentence(order).split(" ")
-            whole[order.randrange(len(whole))] = "____"
-            return " ".join(whole)
-        case "words":
-            return ", ".join(words)
-        case "sum":
-            return pick(
-                (
-                    f"{first} x {second} - {pick(range(1, 9))}",
-                    f"A box holds {first} {words[0]}s. {pick(_PEOPLE)} has {second} boxes. How many are there in all?",
-                    f"{pick(_PEOPLE)} had {first + second} coins and gave away {second}. How many are left?",
-                )
-            )
-        case "code":
-            return f"# {words[0]}_{words[1]}\n{pick(_CODE)}"
-        case "topic":
-            return f"{pick(_TOPICS)} and {pick(_TOPICS)}"
-        case "choice":
-            return f"Which of these is a {words[0]}?\nA) {words[1]}\nB) {words[0]}\nC) {words[2]}"
-        case "question":
-            return f"Where was {pick(_THINGS)} when {pick(_PEOPLE)} came?\n\n{_sentence(order)}"
-        case _:
-            return f"A: {_sentence(order)}\nB: Really? I thought it was {pick(_PEOPLE)}.\nA: No, {pick(_PLACES)}!"
-
-
-def _sentence(order: random.Random) -> str:
-    pick = order.choice
-    who = pick(_PEOPLE)
-    return f"{who[0].upper()}{who[1:]} {pick(_VERBS)} {pick(_THINGS)} {pick(_PLACES)} {pick(_EVENTS)}."
+    bounds = [place * len(rows) // number for place in range(number + 1)] if number else []
+    return [rows[order.randrange(start, end)] for start, end in pairwise(bounds)]

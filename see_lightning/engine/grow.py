@@ -26,7 +26,13 @@ def _trained_alike(config: dict[str, Any]) -> dict[str, Any]:
     """What two runs must share to train the same experts; of methods that are not ours nobody knows what is set later."""
     if not config["method"]["_target_"].startswith("see_lightning."):
         return config
-    return {**config, "method": {key: value for key, value in config["method"].items() if key not in AFTER_TRAINING}}
+    method = {key: value for key, value in config["method"].items() if key not in AFTER_TRAINING}
+    return {**config, "method": switched_on(method)}  # without what served a setting that is left out
+
+
+def trains_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """Whether a run that noted ``theirs`` has the experts that a run with the ``numbers_config`` ``ours`` trains."""
+    return _trained_alike(theirs) == _trained_alike(ours)
 
 
 def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]) -> tuple[Path, bool] | None:
@@ -57,7 +63,7 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
         ours = _without_tasks(config, length)
         if theirs == ours:
             found.append((trained, True, other))
-        elif _trained_alike(theirs) == _trained_alike(ours) and about["data"].items() <= data.items():
+        elif trains_alike(theirs, ours) and about["data"].items() <= data.items():
             # What is held out for thresholds may have to be taken from the training rows; then the data differ.
             found.append((trained, False, other))
     if not found:

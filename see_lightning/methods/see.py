@@ -11,6 +11,7 @@ from pathlib import Path
 
 from see_lightning.config import ConfigError, OptimConfig, within
 from see_lightning.data.example import Example
+from see_lightning.data.general import BUILT_IN, general_rows
 from see_lightning.experts.files import THRESHOLD
 from see_lightning.experts.hearing import Hearing
 from see_lightning.experts.opening import IndicatorTree
@@ -23,10 +24,8 @@ from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.datamodule import query_batch
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.negatives import (
-    BUILT_IN,
     MOST_OTHER,
     general_negatives,
-    rows_of,
     under_other_instructions,
     unseen_general,
 )
@@ -53,7 +52,8 @@ class See(ExpertMethod):
         calibrate_on: how many further examples of its own task, which it is not trained on, set an expert's threshold; 0
             takes every expert at its word, as the paper does.
         keep: share of them, above 0 and at most 1, that the threshold still accepts.
-        against: how many general instructions, further ones too, a threshold is also set by; 0 looks at own examples alone.
+        against: how many general instructions, which no expert learns to refuse, a threshold is also set by; 0 looks at own
+            examples alone.
         leeway: how far below what ``keep`` asks for the threshold lies, as a part of the way down to the highest of these,
             0..1; see ``experts.walk.between``.
         warm_start: how a new expert begins: ``none`` afresh, as in the paper; or as a copy of an earlier one, chosen by
@@ -105,7 +105,9 @@ class See(ExpertMethod):
         past = memory.rehearse(task, ratio=self.ratio, draw=self.draw)
         draw = seed(self.run_seed, task.name, "general negatives")
         past += general_negatives(self.general_negatives, self.general_source, draw)
-        past += under_other_instructions(task.train, self.other_instructions, draw)
+        past += under_other_instructions(
+            task.train, self.other_instructions, self.general_source, draw, refused=self.general_negatives
+        )
         return reconstruct(task.train, past, self.indicators)
 
     def choose_parent(self, task: Task) -> str | None:
@@ -122,9 +124,11 @@ class See(ExpertMethod):
         """Refuse a source that has too few instructions or unfit ones, before anything is trained."""
         words = self.indicators.pos, self.indicators.neg
         most = self.template.max_length - max(len(self.template.target_ids(word)) for word in words)
-        drawn = general_negatives(self.general_negatives, self.general_source, 0)
-        drawn += unseen_general(self.against, self.general_source, 0, drawn=len(drawn))
-        for example in drawn if self.general_source == BUILT_IN or not drawn else rows_of(self.general_source):
+        against = self.against if self.calibrate_on else 0
+        general_negatives(self.general_negatives, self.general_source, 0)
+        unseen_general(against, self.general_source, 0, refused=self.general_negatives)
+        needed = self.general_negatives or self.other_instructions or against
+        for example in general_rows(self.general_source) if needed else ():
             place = example.source or self.general_source
             tokens = len(self.template.prompt_ids(example.prompt))
             if tokens > most or any(word in example.prompt for word in words):
@@ -143,7 +147,7 @@ class See(ExpertMethod):
 
     def _unseen_general(self, task: Task) -> list[Example]:
         draw = seed(self.run_seed, task.name, "general negatives")
-        return unseen_general(self.against, self.general_source, draw, drawn=self.general_negatives)
+        return unseen_general(self.against, self.general_source, draw, refused=self.general_negatives)
 
     def _leanings(self, task: Task, examples: Sequence[Example]) -> list[float]:
         """How much the expert of a task leans to accepting some examples' prompts."""

@@ -3,17 +3,13 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import cycle
-from pathlib import Path
+from itertools import chain, cycle, repeat
 
 from see_lightning.config import ConfigError
-from see_lightning.data.checks import BadRow
-from see_lightning.data.example import DataError, Example
-from see_lightning.data.general import GENERAL, general_examples
-from see_lightning.data.reader import json_lines
+from see_lightning.data.example import Example
+from see_lightning.data.general import GENERAL, deal, draw_evenly, general_rows, instruction_of
 
-BUILT_IN = "built_in"
-MOST_OTHER = 250  # instructions that ask for an input
+MOST_OTHER = 250  # own inputs under other instructions
 
 
 def general_negatives(number: int, source: str, draw: int) -> list[Example]:
@@ -21,76 +17,82 @@ def general_negatives(number: int, source: str, draw: int) -> list[Example]:
 
     Args:
         number: how many.
-        source: ``built_in``, see ``general_examples``; or a file of your own, a line ``{"prompt": ..., "answer": ...}``
-            each, whose answers are not used.
+        source: ``built_in``, or a file of your own, see ``general_rows``.
         draw: seed of the choice.
 
     Raises:
-        ConfigError: the source holds fewer, or there is no such file.
+        ConfigError: the source holds fewer.
+        DataError: there is no such file, or a row of it holds no prompt.
     """
-    if source == BUILT_IN:
-        return general_examples(number, draw)
-    examples = rows_of(source)
-    if number > len(examples):
-        raise ConfigError(f"method.general_negatives={number}, but {source} has {len(examples)} rows; give fewer.")
-    return random.Random(draw).sample(examples, number)
+    if not number:
+        return []
+    rows = general_rows(source)
+    if number > len(rows):
+        raise ConfigError(f"method.general_negatives={number}, but {source} has {len(rows)} rows; give fewer.")
+    return draw_evenly(deal(rows, number)[0], number, draw)
 
 
-def unseen_general(number: int, source: str, draw: int, *, drawn: int) -> list[Example]:
-    """Further instructions than ``general_negatives`` draws.
+def unseen_general(number: int, source: str, draw: int, *, refused: int) -> list[Example]:
+    """Further instructions than any expert learns to refuse.
 
     Args:
         number: how many.
-        source: as there.
-        draw: as there.
-        drawn: how many are drawn there.
+        source: as in ``general_negatives``.
+        draw: seed of the choice.
+        refused: ``number`` of ``general_negatives``, for all experts.
 
     Raises:
         ConfigError: the source holds fewer.
     """
-    if source == BUILT_IN:
-        return general_examples(drawn + number, draw)[drawn:]
-    seen = {example.id for example in general_negatives(drawn, source, draw)}
-    left = [example for example in rows_of(source) if example.id not in seen]
+    if not number:
+        return []
+    rows = general_rows(source)
+    left = deal(rows, refused)[1]
     if number > len(left):
-        raise ConfigError(f"method.against={number}, but {source} has {len(left)} rows left; give fewer.")
-    return random.Random(draw).sample(left, number)
+        kinds = len({instruction_of(row.prompt) for row in rows})
+        raise ConfigError(
+            f"method.against={number}, but {source} has {len(left)} rows whose instruction no expert learns to refuse, of"
+            f" {len(rows)} rows with {kinds} instructions (a prompt's first line is its instruction); give method.against="
+            f"{len(left)} or less, a lower method.general_negatives, or a file with more instructions."
+        )
+    return draw_evenly(left, number, draw)
 
 
-def rows_of(source: str) -> list[Example]:
-    """All instructions of a file.
-
-    Raises:
-        DataError: there is no such file, or a row of it holds no instruction.
-    """
-    rows = json_lines(Path(source), task=GENERAL, prompt_key="prompt", answer_key="answer", id_prefix=f"{GENERAL}-")
-    examples = []
-    for row in rows:
-        if isinstance(row, BadRow):
-            raise DataError(f"{row.source}: {row.reason}")
-        examples.append(row)
-    return examples
-
-
-def under_other_instructions(own: Sequence[Example], number: int, draw: int) -> list[Example]:
-    r"""One's own inputs, each under an instruction that is not one's own.
+def under_other_instructions(
+    own: Sequence[Example], number: int, source: str, draw: int, *, refused: int
+) -> list[Example]:
+    r"""One's own inputs, each under an instruction that is not one's own, out of those that experts learn to refuse.
 
     What stands before the first blank line of a prompt is taken for its instruction; a prompt without one is all input.
 
     Args:
         own: of the task.
-        number: how many; an input comes twice only if there are not enough.
+        number: how many; an input or an instruction comes twice only if there are not enough.
+        source: of the instructions, as in ``general_negatives``.
         draw: seed of the choice.
+        refused: as in ``unseen_general``.
+
+    Raises:
+        ConfigError: no instruction of the source has an input, so none can take one.
 
     >>> mine = Example("1", "Is it kind?\n\nWhat a day!", "yes", "tone")
-    >>> under_other_instructions([mine], 1, draw=0)[0].prompt
-    'Work the following out step by step.\n\nWhat a day!'
+    >>> under_other_instructions([mine], 1, "built_in", draw=0, refused=0)[0].prompt
+    'Name the design pattern.\n\nWhat a day!'
     """
+    if not number:
+        return []
+    prompts = [row.prompt.partition("\n\n") for row in deal(general_rows(source), refused)[0]]
+    known = list(dict.fromkeys(instruction for instruction, _, content in prompts if content.strip()))
+    if not known:
+        raise ConfigError(
+            f"method.other_instructions={number}, but no instruction of {source} has an input, a blank line below it; give"
+            f" some that have one."
+        )
     order = random.Random(draw)
-    instructions = [example.prompt.partition("\n\n")[0] for example in general_examples(number, draw, with_input=True)]
+    instructions = chain.from_iterable(order.sample(some, len(some)) for some in repeat(known))
     inputs = cycle(order.sample(list(own), len(own)))
     made = []
-    for place, (instruction, example) in enumerate(zip(instructions, inputs, strict=False)):
+    for place, instruction, example in zip(range(number), instructions, inputs, strict=False):
         _, _, content = example.prompt.partition("\n\n")
         made.append(
             replace(

@@ -5,6 +5,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
+from see_lightning import config
 from see_lightning.config import method_name, numbers_config, run_key
 
 JSONL = ("order=jsonl", "order.tasks=[a]")
@@ -146,6 +147,20 @@ def test_settings_that_came_later_and_are_off_leave_the_keys_of_earlier_runs(com
     ):
         del earlier.method[name]
     assert run_key(earlier) == run_key(composed())
+
+
+@pytest.mark.parametrize(
+    "used", ["method.general_negatives=1", "method.other_instructions=1", "method.calibrate_on=1 method.against=1"]
+)
+def test_where_general_instructions_come_from_and_which_they_are_enter_the_key_where_any_are_used(
+    composed, monkeypatch, used
+):
+    before = run_key(composed())
+    keys = {run_key(composed(*used.split())), run_key(composed(*used.split(), "method.general_source=mine.jsonl"))}
+    monkeypatch.setattr(config, "GENERAL_VERSION", 1)
+    keys.add(run_key(composed(*used.split())))
+    assert len(keys) == 3
+    assert run_key(composed()) == before
 
 
 def test_what_a_threshold_looks_at_has_a_key_where_there_is_a_threshold(composed):

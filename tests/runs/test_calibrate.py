@@ -6,6 +6,7 @@ from unittest.mock import patch
 
 import pytest
 
+from see_lightning import config
 from see_lightning.calibrate import calibrate
 from see_lightning.config import Refusal
 from see_lightning.engine.ensemble import load_ensemble
@@ -148,7 +149,8 @@ def test_a_finished_run_is_calibrated_by_its_folder(base, tmp_path, capsys):
 def test_a_threshold_may_also_look_at_general_instructions(base, tmp_path):
     plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE))
     more = ("method.against=3", "method.leeway=0.5")
-    path = calibrate(plain.directory, on=2, keep=0.5, against=3, leeway=0.5)
+    with patch.object(ContinualRun, "_train", side_effect=AssertionError("trained again")):
+        path = calibrate(plain.directory, on=2, keep=0.5, against=3, leeway=0.5)
     whole = toy.whole(base, *BEFORE, *THEN, *more)
     assert path.parents[1].name == whole.directory.parent.name
     assert without_places(outcome(path.parent)) == without_places(outcome(whole.directory))
@@ -172,6 +174,20 @@ def test_a_threshold_may_also_look_at_general_instructions(base, tmp_path):
 def test_a_run_that_cannot_be_calibrated_is_refused(base, settings, on, keep, message):
     with pytest.raises(Refusal, match=message):
         calibrate(toy.whole(base, *settings).directory, on=on, keep=keep)
+
+
+def test_experts_that_refused_other_instructions_than_there_are_today_are_not_taken_for_those_of_today(
+    base, tmp_path, monkeypatch
+):
+    settings = (*BEFORE, "optim.epochs=1", "method.general_negatives=2")
+    with monkeypatch.context() as before:
+        before.setattr(config, "GENERAL_VERSION", 1)
+        plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *settings))
+    with pytest.raises(Refusal, match="was trained by an earlier version.*Train anew with method.calibrate_on=2"):
+        calibrate(plain.directory, on=2, keep=0.5, against=3)
+    again = toy.run(toy.compose(toy.data_in(base), tmp_path, *settings))
+    assert again.fits == 3
+    assert again.directory != plain.directory
 
 
 def test_a_run_that_does_not_lie_where_its_settings_say_is_refused(base, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from see_lightning.config import ConfigError
-from see_lightning.data.general import general_examples
+from see_lightning.data.general import instruction_of
 from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.ledger import Ledger
 from see_lightning.evaluation.study import gather
@@ -14,9 +14,10 @@ from see_lightning.experts.hearing import Hearing
 from see_lightning.experts.opening import IndicatorTree
 from see_lightning.experts.walk import between, keeping
 from see_lightning.methods.method import Method
+from see_lightning.methods.see import See
 from see_lightning.seeds import seed
 from see_lightning.tasks.datamodule import query_batch
-from see_lightning.tasks.negatives import general_negatives, unseen_general
+from see_lightning.tasks.negatives import unseen_general
 from tests.runs import toy
 
 CALIBRATED = ("train_size=2", "method.calibrate_on=2", "method.keep=0.5", "model.dtype=fp32", "optim.epochs=25")
@@ -60,7 +61,7 @@ def test_a_threshold_that_also_looks_at_general_instructions_lies_between(base, 
         rows = [json.loads(line) for line in (toy.data_in(base) / f"{task}.train.jsonl").read_text().splitlines()]
         # The rows to be held out are drawn; of four rows they are the two that nobody was trained on.
         own = [row["prompt"] for n, row in enumerate(rows, start=1) if f"{task}-train-{n}" not in trained]
-        *_, a, b, c = general_examples(5, seed(3, task, "general negatives"))
+        a, b, c = unseen_general(3, "built_in", seed(3, task, "general negatives"), refused=2)
         words = IndicatorTree(method.indicators, method.template)
         leanings = []
         for prompts in (own, [a.prompt, b.prompt, c.prompt]):
@@ -74,15 +75,24 @@ def test_a_threshold_that_also_looks_at_general_instructions_lies_between(base, 
     assert moved, "general instructions made no difference"
 
 
-def test_general_instructions_that_a_threshold_looks_at_are_none_of_those_that_were_refused(tmp_path):
+def test_general_instructions_that_a_threshold_looks_at_are_none_that_an_expert_refused(base, tmp_path, monkeypatch):
+    trained, looked_at = set(), set()
+    learn, look = See.training_examples, See._unseen_general
+
+    def note(found, examples):
+        found |= {instruction_of(example.prompt) for example in examples if example.task == "general"}
+        return examples
+
+    monkeypatch.setattr(See, "training_examples", lambda *given: note(trained, learn(*given)))
+    monkeypatch.setattr(See, "_unseen_general", lambda *given: note(looked_at, look(*given)))
     path = tmp_path / "mine.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"Do {n}.", "answer": "-"}) + "\n" for n in range(9)))
-    for source in ("built_in", str(path)):
-        refused = general_negatives(4, source, draw=5)
-        further = unseen_general(5, source, draw=5, drawn=4)
-        assert len({example.prompt for example in (*refused, *further)}) == 9
-    with pytest.raises(ConfigError, match="method.against=6, but .* has 5 rows left"):
-        unseen_general(6, str(path), draw=5, drawn=4)
+    path.write_text("".join(json.dumps({"prompt": f"Do {n // 2}.\n\nWith {n}."}) + "\n" for n in range(20)))
+    settings = ("method.general_negatives=4", "method.other_instructions=3", "method.against=5", "optim.epochs=1")
+    for place, more in enumerate(((), (f"method.general_source={path}",))):
+        toy.run(toy.compose(toy.data_in(base), tmp_path / str(place), *CALIBRATED, *settings, *more))
+        assert len(trained) > 5
+        assert len(looked_at) >= 4
+        assert not trained & looked_at
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=["ordinary", "activated"])
