@@ -21,7 +21,8 @@ KEPT = ("results.json", PERPLEXITY, TRANSFER, "harness.json")  # what a run meas
 
 DESCRIPTION = f"""\
 Write the tables of a document anew from a folder of results. A table stands between the lines <!-- KIND: ORDER --> and
-<!-- end -->, where KIND is one of {", ".join(KINDS)}."""
+<!-- end -->, where KIND is one of {", ".join(KINDS)}. A table of foreign queries takes names for sets of its tasks,
+<!-- foreign: ORDER | NAME: TASK, TASK | NAME: * -->, each a column with the mean of their shares."""
 EPILOG = """\
 --add copies what a run measured into the folder, at the place that it has below its own folder of runs, and leaves out
 where it lay on the machine. No model is read."""

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,10 @@ from see_lightning.evaluation.report import number
 Results = Mapping[str, Any]
 Cell = Callable[[Results], float | None]  # one run's value
 
-MARK = re.compile(r"^<!-- (?P<kind>\S+): (?P<order>\S+) -->\n(?P<body>.*?)^<!-- end -->$", re.MULTILINE | re.DOTALL)
+MARK = re.compile(
+    r"^<!-- (?P<head>(?P<kind>\S+): (?P<order>\S+)(?P<sets>(?: \| [^|\n]+)*)) -->\n(?P<body>.*?)^<!-- end -->$",
+    re.MULTILINE | re.DOTALL,
+)
 DIGITS = {"AR": 2, "FWT": 2, "BWT": 2, "forgetting": 2, "AUROC": 3}  # of a column; MiB have two, others one
 SHARES = {"routed right, %": "routing_accuracy", "to the base, %": "base_share"}
 
@@ -25,14 +29,16 @@ def fill(document: str, folder: Path) -> tuple[str, list[Path]]:
     """Write every table of a document anew: what stands between ``<!-- scores: superni_5 -->`` and ``<!-- end -->``.
 
     Args:
-        document: Markdown; the kinds of tables are those of ``KINDS``, each followed by the order whose runs it shows.
+        document: Markdown; the kinds of tables are those of ``KINDS``, each followed by the order whose runs it shows. A
+            table of foreign queries may have columns for sets of tasks too, ``*`` being all that no other set names:
+            ``<!-- foreign: superni_5 | chosen on: CB, COPA | others: * -->``.
         folder: that holds the runs.
 
     Returns:
         The document, and the runs that stand in none of its tables of scores.
 
     Raises:
-        Refusal: the document names a kind or an order that there is not, a place for a table has no end, or a
+        Refusal: the document names a kind, an order or a task that there is not, a place for a table has no end, or a
             ``results.json`` is damaged.
     """
     found, _ = find_runs([folder])
@@ -43,9 +49,9 @@ def fill(document: str, folder: Path) -> tuple[str, list[Path]]:
     shown: set[str] = set()
 
     def table(mark: re.Match[str]) -> str:
-        kind, order = mark["kind"], mark["order"]
+        kind, order, head = mark["kind"], mark["order"], f"<!-- {mark['head']} -->"
         if "<!--" in mark["body"]:
-            raise Refusal(f"<!-- {kind}: {order} --> has no <!-- end --> before the next mark; put it below its table.")
+            raise Refusal(f"{head} has no <!-- end --> before the next mark; put it below its table.")
         if kind not in KINDS:
             raise Refusal(f"there is no table {kind!r}; there are {', '.join(KINDS)}.{nearest(kind, KINDS)}")
         if order not in orders:
@@ -53,7 +59,10 @@ def fill(document: str, folder: Path) -> tuple[str, list[Path]]:
             raise Refusal(f"{folder} holds no run of order {order!r}; {there}.{nearest(order, orders)}")
         if kind == "scores":
             shown.add(order)
-        return f"<!-- {kind}: {order} -->\n{KINDS[kind](orders[order])}<!-- end -->"
+        if mark["sets"] and kind != "foreign":
+            raise Refusal(f"{head}: only a table of foreign queries has columns for sets of tasks.")
+        made = foreign(orders[order], _sets(mark["sets"])) if kind == "foreign" else KINDS[kind](orders[order])
+        return f"{head}\n{made}<!-- end -->"
 
     marks = len(re.findall(rf"<!-- *(?:{'|'.join(KINDS)})\b", document))
     filled, places = MARK.subn(table, document)
@@ -74,8 +83,32 @@ def scores(groups: Sequence[Group]) -> str:
     return _table([(group, group.runs) for group in groups], columns)
 
 
-def foreign(groups: Sequence[Group]) -> str:
-    """Foreign queries, a row for each setting and each set of tasks that it was asked."""
+def _sets(text: str) -> dict[str, list[str]]:
+    """Sets of tasks by the names that a mark gives them.
+
+    >>> _sets(" | chosen on: CB, COPA | others: *")
+    {'chosen on': ['CB', 'COPA'], 'others': ['*']}
+    """
+    found = {}
+    for part in text.split(" | ")[1:]:
+        name, colon, tasks = part.partition(":")
+        found[name.strip()] = [task.strip() for task in tasks.split(",") if task.strip()]
+        if not colon or not name.strip() or not found[name.strip()]:
+            raise Refusal(f"{part!r} names no set of tasks; write it as NAME: TASK, TASK, or NAME: * for all others.")
+    return found
+
+
+def foreign(groups: Sequence[Group], sets: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Foreign queries, a row for each setting and each set of tasks that it was asked.
+
+    Args:
+        groups: of one order.
+        sets: tasks by a name; for each a column with the mean of their shares, where all of them were asked.
+
+    Raises:
+        Refusal: a set names a task that no run was asked.
+    """
+    sets = sets or {}
     rows: dict[tuple[str, ...], tuple[Group, list[Run]]] = {}
     for group in groups:
         for run in group.runs:
@@ -83,8 +116,20 @@ def foreign(groups: Sequence[Group]) -> str:
             if per_task:
                 rows.setdefault((group.first.numbers, *per_task), (group, []))[1].append(run)
     tasks = dict.fromkeys(task for _, *asked in rows for task in asked)
+    named = [task for some in sets.values() for task in some if task != "*"]
+    for task in named:
+        if task not in tasks:
+            raise Refusal(
+                f"no run was asked a foreign task {task!r}.{nearest(task, tasks)} There are {', '.join(tasks)}."
+            )
+    others = [task for task in tasks if task not in named]
+    means: dict[str, Cell] = {}
+    for name, some in sets.items():
+        of = others if "*" in some else some
+        means[f"{name} ({len(of)}), %"] = _mean_reached(of)
     columns: dict[str, Cell] = {
         "reach the base, %": lambda results: _percent(results["ood"]["base_share"]),
+        **means,
         "AUROC": lambda results: results["ood"]["auroc"],
         "FPR at 95 %": lambda results: _percent(results["ood"]["fpr95"]),
         **{task: _reached(task) for task in tasks},
@@ -199,6 +244,17 @@ def _mib(size: int) -> float:
 
 def _reached(task: str) -> Cell:
     return lambda results: _percent(results["ood"]["per_task"].get(task))
+
+
+def _mean_reached(tasks: Sequence[str]) -> Cell:
+    """The mean over tasks, each counted alike; None where one was not asked."""
+    cells = [_reached(task) for task in tasks]
+
+    def mean(results: Results) -> float | None:
+        shares = [share for cell in cells if (share := cell(results)) is not None]
+        return statistics.fmean(shares) if shares and len(shares) == len(cells) else None
+
+    return mean
 
 
 def _percent(share: float | None) -> float | None:

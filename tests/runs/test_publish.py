@@ -213,3 +213,57 @@ def test_what_cannot_be_shown_is_refused(base, tmp_path, folder, document):
         fill("<!-- score: jsonl -->\n<!-- end -->", folder)
     with pytest.raises(Refusal, match="holds no run of order 'jsonl2'; there are jsonl"):
         fill("<!-- scores: jsonl2 -->\n<!-- end -->", folder)
+
+
+def asked_foreign(base, folder, document):
+    """Three seeds in the folder that were asked foreign tasks: two all four of them, one two."""
+    publish(folder, document, [toy.whole(base, "method=base", f"seed={seed}").directory for seed in (1, 2, 4)])
+    shares = ({"a": 1.0, "b": 0.5, "c": 0.2, "d": 0.4}, {"a": 1.0, "b": 1.0, "c": 0.6, "d": 0.4}, {"a": 0.0, "b": 0.3})
+    for path, per_task in zip(sorted(folder.rglob("results.json")), shares, strict=True):
+        results = json.loads(path.read_text())
+        results["ood"] = {"base_share": 0.5, "auroc": None, "fpr95": None, "per_task": per_task}
+        path.write_text(json.dumps(results))
+
+
+@pytest.mark.parametrize(
+    ("sets", "heads", "rows"),
+    [
+        ("", [], [[], []]),
+        (
+            " | found on: a, b | others: *",
+            ["found on (2), %", "others (2), %"],
+            [["87.5 ± 17.7", "40.0 ± 14.1"], ["15.0", "–"]],
+        ),
+        (" | all: *", ["all (4), %"], [["63.8 ± 15.9"], ["–"]]),
+        (" | d alone:d", ["d alone (1), %"], [["40.0 ± 0.0"], ["–"]]),
+    ],
+)
+def test_a_set_of_foreign_tasks_has_the_mean_of_their_shares_where_all_were_asked(
+    base, folder, document, sets, heads, rows
+):
+    asked_foreign(base, folder, document)
+    mark = f"<!-- foreign: jsonl{sets} -->\n"
+    document.write_text(f"<!-- scores: jsonl -->\n<!-- end -->\n{mark}old\n<!-- end -->\n")
+    publish(folder, document)
+    text = document.read_text()
+    assert mark in text
+    first, _, *found = rows_of(text.split("<!-- end -->")[1])
+    assert first[1 : 2 + len(heads)] == ["reach the base, %", *heads]
+    assert [row[2 : 2 + len(heads)] for row in found] == rows
+    publish(folder, document)
+    assert document.read_text() == text, "the mark is read again"
+
+
+@pytest.mark.parametrize(
+    ("mark", "told"),
+    [
+        ("foreign: jsonl | mine: aa", "no run was asked a foreign task 'aa'.*There are a, b, c, d"),
+        ("foreign: jsonl | mine a, b", "'mine a, b' names no set of tasks; write it as NAME: TASK"),
+        ("foreign: jsonl | mine:", "'mine:' names no set of tasks"),
+        ("scores: jsonl | mine: sea", "scores: jsonl | mine: sea -->: only a table of foreign queries has columns"),
+    ],
+)
+def test_a_set_of_tasks_that_cannot_be_shown_is_refused(base, folder, document, mark, told):
+    asked_foreign(base, folder, document)
+    with pytest.raises(Refusal, match=told):
+        fill(f"<!-- {mark} -->\n<!-- end -->", folder)
