@@ -23,8 +23,8 @@ from see_lightning.frame import frame
 
 DESCRIPTION = """\
 A table of finished runs, with mean and sample standard deviation over seeds. Runs that differ in nothing but their seed
-are one row; settings in which rows of one order differ are columns. Only results.json is read, so thousands of runs take
-seconds."""
+are one row; each difference of settings between rows of one order is a column behind the metrics. Only results.json is
+read, so thousands of runs take seconds."""
 EPILOG = """\
 Writes comparison.html (the table, and the matrices side by side), comparison.csv (a line for each row of the table) and
 runs.csv (a line for each run), and prints the path of the page as the last line."""
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write(folder, "comparison.csv", groups_csv(comparison))
     write(folder, "runs.csv", runs_csv(comparison))
     command = shlex.join(["python", "-m", "see_lightning.compare", *words])
-    page = write(folder, "comparison.html", render_comparison(comparison, command))
+    page = write(folder, "comparison.html", render_comparison(comparison, command, folder))
     print_comparison(comparison, Console())
     print(page)
 

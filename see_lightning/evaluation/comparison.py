@@ -7,6 +7,7 @@ runs apart, and is shown as a column.
 import csv
 import io
 import json
+import os
 import re
 import shlex
 import statistics
@@ -15,21 +16,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from omegaconf import OmegaConf
 from rich import box
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from see_lightning.config import NUISANCE, Refusal
+from see_lightning.config import NUISANCE, AdapterConfig, DataConfig, ModelConfig, OptimConfig, Refusal
 from see_lightning.evaluation.drawings import matrix_svg
-from see_lightning.evaluation.finished import METRICS, Run
+from see_lightning.evaluation.finished import METRICS, Run, dotted
 from see_lightning.evaluation.report import FORMULAS, ROUTING, number, page_template, print_table
 
 MEANINGS = {**FORMULAS, "routing accuracy": f"{ROUTING['accuracy']}; higher is better"}
 MATRICES = 24  # on a page, which would otherwise grow with every run
 NOT_TYPED = {*NUISANCE, "trainer"} - {"ratio"}
-NAMED = 10  # runs in a sentence, notices in a terminal, commands below a matrix
+NAMED = 10  # runs in a sentence or a cell, notices in a terminal, commands below a matrix
+WIDEST = 24  # letters of a terminal's column
+DETAILS = r"(benchmark|indicators|method|order|trainer)\."  # of which no terminal is told what is alike
 
 
 # ---------------------------------------------------------------------------------------------- grouping
@@ -165,17 +170,23 @@ def _tell_apart(groups: Iterable[tuple[Run, ...]]) -> tuple[list[Group], set[str
 def _differing(runs: Sequence[Run]) -> Iterator[str]:
     """The settings that are not the same in all runs; a setting of a task matters where the task is learned."""
     for name in {name for run in runs for name in run.settings}:
-        task = name.split(".")[2] if name.startswith("benchmark.tasks.") else None
-        concerned = [run.settings for run in runs if task is None or task in run.tasks]
+        concerned = [run.settings for run in runs if _concerns(name, run)]
         if len({json.dumps(settings[name]) if name in settings else "" for settings in concerned}) > 1:
             yield name
 
 
+def _concerns(name: str, run: Run) -> bool:
+    """Whether a setting is not one of a task that the run does not learn."""
+    return not name.startswith("benchmark.tasks.") or name.split(".")[2] in run.tasks
+
+
 def setting(run: Run, name: str) -> str:
     """A setting for reading; an en dash where a run has none of that name."""
-    if name not in run.settings:
-        return "–"
-    value = run.settings[name]
+    return setting_text(run.settings[name]) if name in run.settings else "–"
+
+
+def setting_text(value: Any) -> str:
+    """A setting's value for reading."""
     if isinstance(value, list) and value:
         return ", ".join(item if isinstance(item, str) else json.dumps(item) for item in value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -248,43 +259,179 @@ def reading(value: Spread | None, seeds: int, show: Callable[[float], str] = num
     return show(value.mean) + deviation + ("" if value.n == seeds else f" (n = {value.n})")
 
 
-def heads(comparison: Comparison) -> tuple[list[str], list[str], list[str]]:
-    """The names of the columns: what a row is, its numbers, and further settings."""
-    words = ["order", "method", "ratio", *comparison.settings, "key"]
-    return words, ["seeds", *METRICS[:-1], "routing accuracy, %"], list(comparison.further)
+# ---------------------------------------------------------------------------------------------- columns
 
 
-def cells(group: Group, comparison: Comparison) -> tuple[list[str], list[str], list[str]]:
-    """The texts of a row, by the columns of `heads`."""
-    run, seeds = group.first, len(group.runs)
-    words = [run.order, run.method, _ratio(run), *(setting(run, name) for name in comparison.settings), run.key]
-    metrics = [
-        reading(value, seeds, (lambda share: number(100 * share, 1)) if name == "routing accuracy" else number)
-        for name, value in group.metrics.items()
+@dataclass(frozen=True)
+class Column:
+    """A column of the table.
+
+    Args:
+        names: of what it holds; several settings if they differ between the same rows.
+        cells: for reading, one for each group.
+        values: to sort by, one for each group; None where nothing is known.
+        is_number: whether cells are measured numbers, which stand on the right.
+    """
+
+    names: tuple[str, ...]
+    cells: tuple[str, ...]
+    values: tuple[float | str | None, ...]
+    is_number: bool = False
+
+
+def columns(comparison: Comparison) -> list[Column]:
+    """The columns of the table: which run, its metrics, and one for each difference of settings.
+
+    Settings that differ between the same rows are one difference. One that has the same value wherever there is any is
+    none if it is there for the same rows as another; `alike` tells it.
+    """
+    groups = comparison.groups
+    first = [group.first for group in groups]
+    found = [Column((name,), texts, texts) for name, texts in _origins(first)]
+    for name in METRICS:
+        spreads = [group.metrics[name] for group in groups]
+        show = _as_percent if name == "routing accuracy" else number
+        cells = tuple(reading(one, len(group.runs), show) for one, group in zip(spreads, groups, strict=True))
+        head = f"{name}, %" if name == "routing accuracy" else name
+        found.append(Column((head,), cells, tuple(one.mean if one else None for one in spreads), is_number=True))
+    counts = [len(group.runs) for group in groups]
+    found.append(Column(("seeds",), tuple(map(str, counts)), tuple(counts), is_number=True))
+    found.append(Column(("key",), keys := tuple(run.key for run in first), keys))
+    if len({run.ratio for run in first} - {None}) > 1:
+        found.append(Column(("ratio",), tuple(map(_ratio, first)), tuple(run.ratio for run in first)))
+    return [*found, *(_settings_column(names, first) for names in differences(comparison))]
+
+
+def _origins(runs: Sequence[Run]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    if len({run.order for run in runs}) > 1:
+        yield "order", tuple(run.order for run in runs)
+    yield "method", tuple(run.method for run in runs)
+
+
+def _settings_column(names: tuple[str, ...], runs: Sequence[Run]) -> Column:
+    texts = [[setting(run, name) for name in names if name in run.settings] for run in runs]
+    cells = tuple(" · ".join(some) or "–" for some in texts)
+    raw = [run.settings.get(names[0]) for run in runs]
+    numeric = [isinstance(value, int | float) and not isinstance(value, bool) for value in raw]
+    pairs = zip(raw, numeric, cells, strict=True)
+    return Column(names, cells, tuple(value if is_number else cell for value, is_number, cell in pairs))
+
+
+def differences(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The settings in which rows differ, those together that differ between the same rows."""
+    runs = [group.first for group in comparison.groups]
+    together: dict[tuple[int, ...], list[str]] = {}
+    for name in (*comparison.settings, *comparison.further):
+        texts = [setting(run, name) if name in run.settings else None for run in runs]
+        together.setdefault(tuple(map(texts.index, texts)), []).append(name)
+
+    def has(name: str) -> tuple[bool, ...]:
+        return tuple(name in run.settings for run in runs)
+
+    def varies(name: str) -> bool:
+        return len({setting(run, name) for run in runs if name in run.settings}) > 1
+
+    told = {has(names[0]) for names in together.values() if varies(names[0])}
+    return [tuple(names) for names in together.values() if varies(names[0]) or has(names[0]) not in told]
+
+
+def alike(comparison: Comparison) -> dict[str, dict[str, str]]:
+    """The settings that are no column, by name, under the rows for which they hold: all (an empty name), or some.
+
+    Settings of a task count where it is learned.
+    """
+    shown = {name for names in differences(comparison) for name in names} | {"order.name"}
+    runs = [group.first for group in comparison.groups]
+    if len({run.ratio for run in runs} - {None}) > 1:
+        shown.add("method.ratio")
+    parts: list[Callable[[Run], str]] = [
+        lambda run: "",
+        lambda run: run.order,
+        lambda run: run.method,
+        lambda run: f"{run.method} on {run.order}",
     ]
-    return words, [str(seeds), *metrics], [setting(run, name) for name in comparison.further]
+    found: dict[str, dict[str, str]] = {}
+    for name in dict.fromkeys(name for run in runs for name in run.settings if name not in shown):
+        if name.endswith("_"):  # Hydra's own, such as _target_
+            continue
+        concerned = [run for run in runs if name in run.settings and _concerns(name, run)]
+        for part in parts:
+            values: dict[str, set[str]] = {}
+            for run in concerned:
+                values.setdefault(part(run), set()).add(setting(run, name))
+            if all(len(some) == 1 for some in values.values()):
+                for where, some in values.items():
+                    found.setdefault(where, {})[name] = next(iter(some))
+                break
+    return dict(sorted(found.items()))
+
+
+def _as_percent(share: float) -> str:
+    return number(100 * share, 1)
 
 
 # ---------------------------------------------------------------------------------------------- terminal
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Print a row for each group, and the notices."""
+    """Print a row for each group, what is alike in all of them, and the notices.
+
+    A terminal that is too narrow gets several tables, one below the other, with the same rows.
+    """
     runs = sum(len(group.runs) for group in comparison.groups)
-    console.print(Text(f"finished runs: {runs:,}, groups of one setting: {len(comparison.groups):,}", style="bold"))
-    table = Table(box=box.SIMPLE_HEAD)
-    words, values, further = heads(comparison)
-    for name in (*words, *values, *further):  # a long one is broken at its dots
-        side: JustifyMethod = "right" if name in values else "left"
-        table.add_column(name.replace(".", ".\n"), justify=side, overflow="fold", max_width=24)
-    for group in comparison.groups:
-        table.add_row(*(Text(cell) for some in cells(group, comparison) for cell in some))
-    print_table(table, console)
+    orders = ", ".join(dict.fromkeys(group.first.order for group in comparison.groups))
+    told = f"{orders} · finished runs: {runs:,}, groups of one setting: {len(comparison.groups):,}"
+    console.print(Text(told, style="bold"), soft_wrap=not console.is_terminal)
+    groups = {"adapter": AdapterConfig, "data": DataConfig, "model": ModelConfig, "optim": OptimConfig}
+    plain = dict(dotted({name: OmegaConf.to_container(OmegaConf.structured(kind)) for name, kind in groups.items()}))
+    for where, settings in alike(comparison).items():
+        words = [
+            f"{name} {value}"
+            for name, value in settings.items()
+            if name in (*comparison.settings, *comparison.further)
+            or (not re.match(DETAILS, name) and value != setting_text(plain.get(name)))
+        ]
+        if words:
+            told = f" alike {f'in {where}' if where else 'wherever set'}: {', '.join(words)}"
+            console.print(Text(told, style="dim"), soft_wrap=not console.is_terminal)
+    for some in _blocks(columns(comparison), console.width if console.is_terminal else None):
+        table = Table(box=box.SIMPLE_HEAD)
+        for column in some:  # a long name is broken at its dots
+            side: JustifyMethod = "right" if column.is_number else "left"
+            table.add_column(_terminal_head(column), justify=side, overflow="fold", max_width=WIDEST)
+        for cells in zip(*(column.cells for column in some), strict=True):
+            table.add_row(*map(Text, cells))
+        print_table(table, console)
     console.print(Text(" mean ± sample standard deviation over seeds   – not measured"), soft_wrap=True)
     for notice in comparison.notices[:NAMED]:
         console.print(Text(f"note: {notice}"), soft_wrap=True)
     if len(comparison.notices) > NAMED:
         console.print(Text(f"note: {len(comparison.notices) - NAMED:,} more notes stand on the page"), soft_wrap=True)
+
+
+def _terminal_head(column: Column) -> str:
+    return ",\n".join(name.replace(".", ".\n") for name in column.names)
+
+
+def _blocks(every: Sequence[Column], width: int | None) -> list[list[Column]]:
+    """Columns in tables that a terminal has room for, each begun by those that say which run it is."""
+    lead = [column for column in every if column.names[0] in ("order", "method")]
+    key = next(column for column in every if column.names == ("key",))
+    blocks = [lead]
+    for column in every[len(lead) :]:
+        block = [*blocks[-1], column]
+        if width is not None and _width(block) > width and len(blocks[-1]) > len(lead):
+            again = [*lead, key] if column is not key else lead
+            block = [*again, column]
+            blocks.append(again)
+        blocks[-1] = block
+    return blocks
+
+
+def _width(some: Sequence[Column]) -> int:
+    """Letters in a line of a table: two blanks and a border for each column."""
+    texts = [[*_terminal_head(column).splitlines(), *column.cells] for column in some]
+    return sum(min(WIDEST, max(map(len, one))) + 3 for one in texts) + 1
 
 
 # ---------------------------------------------------------------------------------------------- spreadsheets
@@ -335,23 +482,30 @@ def _csv(lines: Iterable[Sequence[Any]]) -> str:
 # ---------------------------------------------------------------------------------------------- page
 
 
-def render_comparison(comparison: Comparison, command: str) -> str:
-    """One self-contained page: no network, no script, the same bytes for the same arguments.
+def render_comparison(comparison: Comparison, command: str, folder: Path = Path()) -> str:
+    """One self-contained page: no network, and nothing that is not there without its script, which sorts the table.
 
     Args:
         comparison: what to show; matrices for the first `MATRICES` groups.
         command: that made the page.
+        folder: where the page will lie, from which it links to the runs' own.
     """
     shown = comparison.groups[:MATRICES]
-    words, values, further = heads(comparison)
+    every = columns(comparison)
     return page_template("comparison.html.j2").render(
         title=f"Comparison of {', '.join(dict.fromkeys(group.first.order for group in comparison.groups))}",
         runs=sum(len(group.runs) for group in comparison.groups),
         models=list(dict.fromkeys(group.first.model for group in comparison.groups)),
-        words=[_breakable(name) for name in words],
-        values=[(name, MEANINGS.get(name.removesuffix(", %"), "")) for name in values],
-        further=[_breakable(name) for name in further],
-        rows=[cells(group, comparison) for group in comparison.groups],
+        heads=[
+            (_breakable(", ".join(one.names)), MEANINGS.get(one.names[0].removesuffix(", %"), ""), one.is_number)
+            for one in every
+        ],
+        rows=[
+            [(one.names[0], one.cells[place], one.values[place], one.is_number) for one in every]
+            for place in range(len(comparison.groups))
+        ],
+        links=[[(run.seed, _link(run, folder)) for run in group.runs] for group in comparison.groups],
+        alike=alike(comparison),
         # The word joiner keeps a[t][j] on one line.
         meanings={name: meaning.replace("][", "]\u2060[") for name, meaning in MEANINGS.items()},
         matrices=[_figure(place, group) for place, group in enumerate(shown)],
@@ -365,6 +519,13 @@ def render_comparison(comparison: Comparison, command: str) -> str:
 def _breakable(name: str) -> str:
     """The name of a setting, with an invisible place after each dot where a line may end."""
     return name.replace(".", ".\u200b")
+
+
+def _link(run: Run, folder: Path) -> str:
+    """The address of a run's report from a page in a folder; of its results where there is no report."""
+    report = run.path.with_name("report.html")
+    target = report if run.is_at_home and report.exists() else run.path
+    return quote(Path(os.path.relpath(target, folder)).as_posix())
 
 
 def _figure(place: int, group: Group) -> dict[str, Any]:

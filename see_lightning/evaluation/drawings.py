@@ -5,7 +5,7 @@ Letters: T tasks, in the order in which they are learned.
 
 import io
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def matrix_svg(
             for row in zip(texts, deviations, strict=True)
         ]
     shades = [[None if score is None else score / 100 for score in row] for row in matrix]
-    rows = [f"after {task}" for task in map(short, tasks)]
+    rows = [f"after {task}" for task in short(tasks)]
     return _heatmap(
         name,
         f"{told}; the numbers are in the table below.",
@@ -61,7 +61,7 @@ def confusion_svg(tasks: Sequence[str], columns: Sequence[str], confusion: Seque
     shades = [[count / sum(row) if count else None for count in row] for row in confusion]
     texts = [[f"{count}" for count in row] for row in confusion]
     label = "Queries of each task (rows) by the expert that answered (columns, last the base model)."
-    return _heatmap("routing", label, [short(task) for task in tasks], columns, texts, shades)
+    return _heatmap("routing", label, short(tasks), columns, texts, shades)
 
 
 def _heatmap(
@@ -120,7 +120,7 @@ def draw_cells(
             weight = "bold" if stands_out else "normal"
             axes.text(j + 0.5, i + 0.52, text, ha="center", va="center", color=own, fontsize=size, fontweight=weight)
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
-    axes.set_xticks([j + 0.5 for j in range(len(columns))], [short(column) for column in columns])
+    axes.set_xticks([j + 0.5 for j in range(len(columns))], short(columns))
     axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
     axes.xaxis.tick_top()
     if max(len(column) for column in columns) > 6:
@@ -172,7 +172,7 @@ def study_svg(study: Mapping[str, Any]) -> str:
     middle = (low + high) / 2
     axes.text(middle, -0.3, "threshold, log-odds of accepting", ha="center", va="top", color=INK, fontsize=8.5)
     axes.set(xlim=(low, high), ylim=(0, top))
-    axes.set_yticks([0, 0.5, 1, *heights], ["0 %", "50 %", "100 %", *map(short, experts)])
+    axes.set_yticks([0, 0.5, 1, *heights], ["0 %", "50 %", "100 %", *short(list(experts))])
     return _svg(
         figure,
         "study",
@@ -244,9 +244,22 @@ def _render(figure: "Figure", name: str, **settings: Any) -> str:
     return buffer.getvalue()
 
 
-def short(name: str) -> str:
-    """A name that fits a drawing."""
-    return name if len(name) <= 22 else f"{name[:21]}…"
+def short(names: Sequence[str]) -> list[str]:
+    """Names that fit a drawing: cut at their end; those that this makes alike in their middle, if need be with a number.
+
+    >>> short(["a task with a very long name", "task_84_of_natural_instructions", "task_84_of_natural_inference"])
+    ['a task with a very lo…', 'task_84_of…nstructions', 'task_84_of…l_inference']
+    """
+    cuts: list[Callable[[int, str], str]] = [
+        lambda _, name: f"{name[:21]}…",
+        lambda _, name: f"{name[:10]}…{name[-11:]}",
+        lambda place, name: f"{name[:16]}… {place + 1}",
+    ]
+    fitting = [name if len(name) <= 22 else cuts[0](place, name) for place, name in enumerate(names)]
+    for cut in cuts[1:]:
+        twice = {name for name in fitting if fitting.count(name) > 1}
+        fitting = [cut(place, names[place]) if name in twice else name for place, name in enumerate(fitting)]
+    return fitting
 
 
 def readable_on(colour: Sequence[float]) -> str:

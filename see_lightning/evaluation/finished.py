@@ -143,17 +143,17 @@ def _run(path: Path, results: Mapping[str, Any], content: str) -> Run:
         command=results["command"],
         key=_key(path, results["seed"]) or digest[:8],
         numbers=digest,
-        settings=dict(_dotted(kept)),
+        settings=dict(dotted(kept)),
         made={name: str(value) for name, value in (made | results["versions"]).items() if value is not None},
         storage={str(part): list(map(int, sizes)) for part, sizes in results.get("storage", {}).items()},
     )
 
 
-def _dotted(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Every setting with its dotted name."""
     if isinstance(value, dict) and value:
         for key, part in value.items():
-            yield from _dotted(part, f"{name}.{key}" if name else key)
+            yield from dotted(part, f"{name}.{key}" if name else key)
     else:
         yield name, value
 

@@ -5,6 +5,7 @@ Standalone pictures on a white ground; a method keeps its colour in all of them.
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -82,21 +83,24 @@ def logarithmic(axes: "Axes") -> None:
 
 def name_places(figure: "Figure", axes: "Axes", places: Sequence[float], names: Sequence[str]) -> None:
     """Write names below an axis, slanted if they would touch."""
-    axes.set_xticks(places, [short(name) for name in names])
+    fitting = short(names)
+    axes.set_xticks(places, fitting)
     axes.tick_params(axis="x", length=0)
     room = figure.get_figwidth() / len(names)
-    if max(len(short(name)) for name in names) * 0.085 > room:
+    if max(map(len, fitting)) * 0.085 > room:
         for text in axes.get_xticklabels():
             text.set(rotation=30, horizontalalignment="right", rotation_mode="anchor")
 
 
 def legend(figure: "Figure", handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Above the plots, in as many columns as fit."""
-    labels = [label if len(label) <= 90 else f"{label[:89]}…" for label in labels]
-    columns = max(1, int(figure.get_figwidth() / (0.09 * max(map(len, labels)) + 0.55)))
+    """Above the plots, in as many columns as fit; a long label takes several lines, for what it ends with tells it apart."""
+    lines = [textwrap.wrap(label, 90, break_on_hyphens=False) for label in labels]
+    labels = ["\n".join(some) for some in lines]
+    columns = max(1, int(figure.get_figwidth() / (0.09 * max(len(line) for some in lines for line in some) + 0.55)))
     rows = -(-len(labels) // columns)
     columns = -(-len(labels) // rows)  # rows of one length
-    figure.set_figheight(figure.get_figheight() + 0.22 * rows)
+    height = max(sum(map(len, lines[column::columns])) for column in range(columns))
+    figure.set_figheight(figure.get_figheight() + 0.22 * height)
     # matplotlib counts down the columns; readers go along the rows.
     order = [place for column in range(columns) for place in range(column, len(labels), columns)]
     figure.legend(

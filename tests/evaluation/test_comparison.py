@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import hydra
 import pytest
@@ -24,7 +25,10 @@ from see_lightning.config import Refusal, numbers, numbers_config, register, run
 from see_lightning.evaluation.comparison import (
     MATRICES,
     Comparison,
+    alike,
+    columns,
     compare,
+    differences,
     groups_csv,
     print_comparison,
     render_comparison,
@@ -150,7 +154,7 @@ def test_every_metric_and_every_score_is_a_mean_over_the_seeds(tmp_path):
     assert (first.mean, first.deviation) == (pytest.approx(80 + mean), pytest.approx(deviation))
     assert (last.mean, last.deviation) == (pytest.approx(60 + 2 * mean), pytest.approx(2 * deviation))
     assert re.search(
-        r" 3 +67\.00 ± 2\.65 +12\.50 ± 0\.00 +−12\.00 ± 2\.65 +12\.00 ± 2\.65 +92\.0 ± 2\.6", printed(comparison)
+        r" see +67\.00 ± 2\.65 +12\.50 ± 0\.00 +−12\.00 ± 2\.65 +12\.00 ± 2\.65 +92\.0 ± 2\.6 +3 ", printed(comparison)
     )
 
 
@@ -236,7 +240,7 @@ def test_a_setting_that_differs_between_methods_is_shown_behind_the_numbers(tmp_
     write(tmp_path, results(settings={"method": METHOD, "optim__lr": 1e-3}))
     comparison = compared(tmp_path)
     assert (comparison.settings, comparison.further) == ((), ("optim.lr",))
-    assert re.search(r"two +see +0\.1 +[0-9a-f]{8} +1 +65\.00.* 90\.0 +0\.0002", printed(comparison))
+    assert re.search(r" see +65\.00.* 90\.0 +1 +[0-9a-f]{8} +0\.0002", printed(comparison))
     assert "0.0002" in Page(render_comparison(comparison, "compare")).text
     assert [(row["method"], row["optim.lr"]) for row in table(comparison)] == [("replay", "0.001"), ("see", "0.0002")]
 
@@ -437,9 +441,12 @@ def test_the_page_is_well_formed_and_needs_nothing_but_itself(many):
     page = render_comparison(many, "python -m see_lightning.compare '<b>runs</b>'")
     parsed = Page(page)
     assert parsed.open == []
-    assert not parsed.tags & {"script", "link", "iframe", "img", "object", "b>bold"}
+    assert not parsed.tags & {"link", "iframe", "img", "object", "b>bold"}
+    assert page.count("<script>") == page.count("</script>") == 1
+    assert not re.search(r"fetch|import|http|\bon\w+=", page[page.index("<script>") :])
     loading = [value for name, value in parsed.attributes if name in {"src", "href", "xlink:href", "action"}]
-    assert all(value.startswith("#") for value in loading)
+    assert all(value.startswith("#") or value.endswith("/results.json") for value in loading)
+    loading = [value for value in loading if value.startswith("#")]
     ids = [value for name, value in parsed.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     referred = {value.removeprefix("#") for value in loading} | set(re.findall(r"url\(#([^)]*)\)", page))
@@ -468,9 +475,74 @@ def test_a_file_gets_the_table_whole_and_a_terminal_no_shortened_word(many):
     narrow = printed(many, force_terminal=True, color_system=None, width=70)
     assert "\x1b" not in text
     for group in many.groups:
-        assert re.search(rf"{group.first.key} +[12] +65\.[05]0", text)
+        assert re.search(rf"see +65\.[05]0.* [12] +{group.first.key} +\d", text)
+        assert group.first.key in narrow
     assert "…" not in text + narrow
-    assert re.search(r"\n +adapter\. +optim\. *\n +order +method +ratio +rank +lr +key +seeds", text)
+    assert max(map(len, narrow.splitlines())) <= 70
+    assert re.search(r"\n +adapter\.\n +rank,\n +optim\. *\n +method +AR +FWT .* seeds +key +lr\n", text)
+    assert re.search(r" see +65\.00 +12\.50 +−10\.00 ", narrow), "metrics come first"
+
+
+def test_metrics_stand_behind_the_method_and_settings_behind_them(tmp_path):
+    write(tmp_path, results())
+    write(tmp_path, results(settings={"method": {**METHOD, "ratio": 0.5}, "optim__lr": 1e-3}))
+    heads = [column.names for column in columns(compared(tmp_path))]
+    metrics = [("AR",), ("FWT",), ("BWT",), ("forgetting",), ("routing accuracy, %",)]
+    assert heads == [("method",), *metrics, ("seeds",), ("key",), ("ratio",), ("optim.lr",)]
+    write(tmp_path, results(settings={"order__name": "an order"}))
+    assert [column.names[0] for column in columns(compared(tmp_path))][:3] == ["order", "method", "AR"]
+
+
+def test_settings_that_differ_between_the_same_rows_are_one_column_and_what_is_alike_is_told(tmp_path):
+    """As ``adapter=activated_lora`` sets several, and calibration has settings that mean nothing without it."""
+    activated = {"adapter__activated": True, "adapter__targets": ["q_proj"], "adapter__alpha": 16}
+    calibrated = {"_target_": "see_lightning.methods.see.See", "ratio": 0.1, "draw": "fresh", "against": 60}
+    for settings in ({}, activated, *({"method": {**calibrated, "calibrate_on": n}} for n in (40, 80))):
+        write(tmp_path, results(settings={"test_size": 5, **settings}))
+    comparison = compared(tmp_path)
+    assert differences(comparison) == [
+        ("adapter.activated", "adapter.alpha", "adapter.targets"),
+        ("method.calibrate_on",),
+    ]
+    merged = next(column for column in columns(comparison) if column.names[0] == "adapter.activated")
+    assert set(merged.cells) == {"true · 16 · q_proj", "q_proj, v_proj"}
+    told = alike(comparison)
+    assert told[""]["method.against"] == "60"
+    assert told[""]["test_size"] == "5"
+    assert told[""]["method.ratio"] == "0.1"
+    assert not set(told[""]) & {name for names in differences(comparison) for name in names}
+    everything = {name for group in comparison.groups for name in group.first.settings}
+    shown = {name for names in differences(comparison) for name in names} | {*told[""], "order.name"}
+    assert {name for name in everything - shown if not name.endswith("_")} == set()
+    assert re.search(r"\n alike wherever set: .*test_size 5.*method.against 60", printed(comparison))
+    page = Page(render_comparison(comparison, "x")).text
+    assert page.index("test_size") < page.index("65.00"), "above the table"
+
+
+def test_what_is_alike_in_some_rows_alone_is_told_of_these(tmp_path):
+    write(tmp_path, results(settings={"train_size": 5}))
+    write(tmp_path, results(settings={"train_size": 7, "order__name": "other"}))
+    write(tmp_path, results(settings={"train_size": 7, "order__name": "other", "method": METHOD | {"mine": 1}}))
+    comparison = compared(tmp_path)
+    assert differences(comparison) == []
+    told = alike(comparison)
+    assert (told["two"]["train_size"], told["other"]["train_size"]) == ("5", "7")
+    assert told[""]["method.mine"] == "1"
+    assert "train_size" not in told[""]
+    assert " alike in two: train_size 5\n" in printed(comparison)
+
+
+def test_every_row_leads_to_the_reports_of_its_runs_wherever_the_page_lies(tmp_path):
+    paths = [write(tmp_path / "my runs#1", results(seed)) for seed in (0, 1)]
+    for path in paths:
+        path.with_name("report.html").touch()
+    paths.append(write(tmp_path / "my runs#1", results(settings={"optim__lr": 1.0})))
+    for folder in (tmp_path / "my runs#1", tmp_path / "else", tmp_path):
+        parsed = Page(render_comparison(compared(tmp_path), "x", folder))
+        links = [value for name, value in parsed.attributes if name == "href" and not value.startswith("#")]
+        assert not any(link.startswith("/") for link in links)
+        found = {Path(os.path.normpath(folder / unquote(link))) for link in links}
+        assert found == {*(path.with_name("report.html") for path in paths[:2]), paths[2]}, "results where no report is"
 
 
 def test_notes_beyond_the_first_ten_are_left_to_the_page(tmp_path):

@@ -15,7 +15,7 @@ from see_lightning import figures
 from see_lightning.compare import main as compare_main
 from see_lightning.engine.ledger import Ledger
 from see_lightning.evaluation.comparison import compare
-from see_lightning.evaluation.drawings import readable_on
+from see_lightning.evaluation.drawings import readable_on, short
 from see_lightning.evaluation.figures.latency import latency_figure
 from see_lightning.evaluation.figures.perplexity import quantile
 from see_lightning.evaluation.figures.sheet import sheets
@@ -501,3 +501,27 @@ def test_a_sheet_of_many_groups_is_still_made(tmp_path):
     (sheet,) = sheets(compare(map(read_run, tmp_path.rglob("results.json"))))
     assert tasks_csv(sheet).count("\n") == 1 + 9 * 3
     assert all(f">method{number} 10 %<" in tasks_svg(sheet) for number in range(9))
+
+
+def test_two_runs_that_only_the_end_of_a_label_tells_apart_are_told_apart(tmp_path):
+    long = " ".join(f"benchmark.tasks.qa.something_{n}=1" for n in range(4))
+    for rank in (4, 8):
+        path = add(tmp_path, "see", 0.1, settings={"adapter__rank": rank})
+        content = json.loads(path.read_text())
+        content["command"] = f"python run.py {long} adapter.rank={rank}"
+        content["command"] = content["command"].replace("something_0", f"something_{rank}")
+        path.write_text(json.dumps(content))
+    figures.main([str(tmp_path)])
+    labels = {row["label"] for row in table(tmp_path / "two_tasks.csv")}
+    assert len(labels) == 2
+    assert all(len(label) > 40 for label in labels)
+    shown = " ".join(words(tmp_path / "two_tasks.svg"))
+    assert all(label in shown for label in labels)
+
+
+def test_names_that_one_cut_makes_alike_are_told_apart():
+    names = ["task565_circa_answer_generation", "task565_circa_answer_classification", "a" * 30, "b"]
+    assert short(names) == ["task565_ci…_generation", "task565_ci…ssification", "a" * 21 + "…", "b"]
+    alike = [f"{'a' * 20}{n}{'b' * 20}" for n in range(9)]
+    assert len(set(short(alike))) == 9
+    assert max(map(len, short(alike))) <= 22

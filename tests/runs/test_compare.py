@@ -64,7 +64,7 @@ def test_runs_of_two_seeds_become_a_row_with_mean_and_deviation_and_no_torch(run
             assert float(row[f"{name}_mean"]) == pytest.approx((a + b) / 2)
             assert float(row[f"{name}_std"]) == pytest.approx(abs(a - b) / math.sqrt(2))
         mean = (first["metrics"]["AR"] + second["metrics"]["AR"]) / 2
-        assert re.search(rf"{row['key']} +2 +{mean:.2f} ± ", done.stdout)
+        assert re.search(rf"{row['method']} +{mean:.2f} ± .* 2 +{row['key']}", done.stdout)
         if row["method"] == "see":
             shares = [content["routing"]["accuracy"] for content in (first, second)]
             assert float(row["routing_accuracy_mean"]) == pytest.approx(sum(shares) / 2)
@@ -73,7 +73,10 @@ def test_runs_of_two_seeds_become_a_row_with_mean_and_deviation_and_no_torch(run
     for line in lines:
         last = toy.read_results((folder / line["path"]).parent)["matrix"][-1]
         assert [float(line[f"score_{task}"]) for task in toy.TASKS] == last
-    assert (folder / "runs" / "comparison.html").read_text(encoding="utf-8").count("<svg ") == 2
+    page = (folder / "runs" / "comparison.html").read_text(encoding="utf-8")
+    assert page.count("<svg ") == 2
+    for directory in found.values():
+        assert f'href="{directory.relative_to(folder / "runs").as_posix().replace("=", "%3D")}/report.html"' in page
 
 
 def test_what_cannot_be_compared_is_refused_in_a_line(runs):

@@ -69,9 +69,7 @@ def transfer_svg(sheet: Sheet, transfers: Transfers) -> str:
         voices = list(transfer.scores)
         own = {(voices.index(transfer.own[task]), column) for column, task in enumerate(sheet.tasks)}
         texts = [[f"{score:.1f}" for score in row] for row in rows]
-        draw_cells(
-            axes, [short(voice) for voice in voices], sheet.tasks, texts, shades, own, ink=INK, muted=INK, size=10
-        )
+        draw_cells(axes, short(voices), sheet.tasks, texts, shades, own, ink=INK, muted=INK, size=10)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelsize=10, labelcolor=INK)
         axes.set_title("\n".join(head), fontsize=10, color=INK, loc="left")
