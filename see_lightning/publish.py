@@ -2,17 +2,16 @@
 
 import argparse
 import json
-import re
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from see_lightning.config import ConfigError, load_config
+from see_lightning.config import ConfigError
 from see_lightning.engine.ledger import dump, finished_results, write_atomic
 from see_lightning.engine.measured import is_current, stale
+from see_lightning.evaluation.finished import read_run
 from see_lightning.evaluation.markdown import KINDS, fill
+from see_lightning.evaluation.places import machine, without_places
 from see_lightning.frame import frame
 from see_lightning.perplexity import FILE as PERPLEXITY
 from see_lightning.transfer import FILE as TRANSFER
@@ -24,8 +23,8 @@ Write the tables of a document anew from a folder of results. A table stands bet
 <!-- end -->, where KIND is one of {", ".join(KINDS)}. A table of foreign queries takes names for sets of its tasks,
 <!-- foreign: ORDER | NAME: TASK, TASK | NAME: * -->, each a column with the mean of their shares."""
 EPILOG = """\
---add copies what a run measured into the folder, at the place that it has below its own folder of runs, and leaves out
-where it lay on the machine. No model is read."""
+--add copies what a run measured into the folder, at ORDER/METHOD/KEY/seed=N, without any place of the machine. No model is
+read."""
 
 
 @frame()
@@ -68,25 +67,20 @@ def publish(folder: Path, document: Path, added: Sequence[Path] = ()) -> None:
 
 
 def keep(run_dir: Path, folder: Path) -> Path:
-    """Copy what a run measured, without the places that its data and files had on this machine.
+    """Copy what a run measured, without the places that its data, models and files had on this machine.
 
     Args:
-        run_dir: ``.../<order>/<method>/<key>/seed=<n>``.
+        run_dir: of a run; where it is kept follows from its results.
         folder: below which it is put at ``<order>/<method>/<key>/seed=<n>``.
 
     Raises:
         Refusal: there is no finished run.
     """
-    finished_results(run_dir, "only what a whole run measured is kept")
+    results = finished_results(run_dir, "only what a whole run measured is kept")
     run_dir = run_dir.resolve()
-    paths = load_config(run_dir / "config.yaml").paths
-    places = {
-        paths.data: "data",
-        paths.runs: "runs",
-        str(run_dir.parents[3]): "runs",
-        paths.cache: "~/.cache/see_lightning",
-    }
-    place = folder.joinpath(*run_dir.parts[-4:])
+    run = read_run(run_dir / "results.json")
+    places = machine(results["config"], run_dir.parents[3] if run.is_at_home else run_dir.parent)
+    place = folder / run.order / run.method / run.key / f"seed={run.seed}"
     place.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         content = json.loads((run_dir / name).read_text(encoding="utf-8")) if (run_dir / name).exists() else None
@@ -94,32 +88,12 @@ def keep(run_dir: Path, folder: Path) -> Path:
             raise ConfigError(stale(run_dir / name))
         if content is None:
             (place / name).unlink(missing_ok=True)  # of an earlier state
-        else:
-            write_atomic(place / name, dump(without_places(content, places)))
+            continue
+        kept = without_places(content, places)
+        if "logger" in kept.get("config", {}):
+            kept["config"]["logger"] = None  # an account, or a tracker's address
+        write_atomic(place / name, dump(kept))
     return place
-
-
-def without_places(value: Any, places: dict[str, str]) -> Any:
-    """A copy of JSON content in which no text names a place of the machine.
-
-    Args:
-        value: content.
-        places: what stands for which folder.
-
-    >>> without_places({"command": "python run.py seed=1 paths.runs=/big/runs", "at": "/big/data/a"}, {"/big/data": "data"})
-    {'command': 'python run.py seed=1', 'at': 'data/a'}
-    """
-    if isinstance(value, dict):
-        return {key: without_places(part, places) for key, part in value.items()}
-    if isinstance(value, list):
-        return [without_places(part, places) for part in value]
-    if not isinstance(value, str):
-        return value
-    if value.startswith("python ") and " paths." in value:
-        value = shlex.join(word for word in shlex.split(value) if not word.startswith("paths."))
-    for place, name in places.items():  # as a text, or a word of one, or the value of a setting
-        value = re.sub(rf"(^|[\s='\"]){re.escape(place)}(?=$|[/\s'\"])", rf"\g<1>{name}", value)
-    return value
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 from see_lightning.config import Refusal, nearest
 from see_lightning.evaluation.comparison import Group, compare, reading, spread, typed
 from see_lightning.evaluation.finished import Run, find_runs, read_run
+from see_lightning.evaluation.places import words_without_places
 from see_lightning.evaluation.report import number
 
 Results = Mapping[str, Any]
@@ -203,7 +204,7 @@ def _results(run: Run) -> Results:
 
 
 def _command(group: Group) -> str:
-    words = typed(group)
+    words = words_without_places(typed(group))  # kept results may be older than this rule
     return f"`{shlex.join(words)}`" if words else "(defaults)"
 
 

@@ -1,6 +1,7 @@
 """Tables of a document that are made of kept results, and results that tell nothing of the machine they were made on."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger
 from see_lightning.evaluation.markdown import fill
-from see_lightning.publish import main, publish, without_places
+from see_lightning.publish import main, publish
 from tests.runs import toy
 
 DOCUMENT = "# Results\n\nBefore.\n\n<!-- scores: jsonl -->\nold\n<!-- end -->\n\nAfter.\n"
@@ -92,7 +93,7 @@ def test_what_is_kept_tells_nothing_of_the_machine(base, tmp_path, folder, docum
     (kept,) = folder.rglob("results.json")
     place = toy.place_of(toy.whole(base).directory)
     assert kept == folder / place / "results.json"
-    assert str(base) not in kept.read_text().replace(str(toy.data_in(base)), ""), "but for data outside the data root"
+    assert str(base) not in kept.read_text()
     results = json.loads(kept.read_text())
     assert results["config"]["paths"]["runs"] == "runs"
     assert results["matrix"] == toy.read_results(toy.whole(base).directory)["matrix"]
@@ -181,19 +182,59 @@ def test_a_measurement_of_another_state_is_refused_and_one_that_is_gone_goes(bas
     assert not list(folder.rglob(name))
 
 
-def test_places_are_left_out_of_words_and_of_words_only():
-    places = {"/d": "data", "r": "runs"}
-    kept = {
-        "command": "python -m see_lightning.perplexity /d/x 'r/superni 5'",
-        "origin": "https://host/d/x",
-        "name": "owner/name",
-        "notice": "qg: /d/a.json is missing",
+def test_no_place_of_the_machine_is_kept_however_it_was_given(base, tmp_path, folder, document, monkeypatch):
+    """The whole kind: data, models, files of methods, caches, a home, links, and a folder of runs with another form."""
+    machine = tmp_path / "big disk" / "mine"
+    run = machine / "carried" / "here"
+    shutil.copytree(toy.whole(base).directory, run)
+    (tmp_path / "link").symlink_to(machine)
+    link = tmp_path / "link"
+    monkeypatch.setenv("HOME", str(machine / "home" / "somebody"))
+    results = json.loads((run / "results.json").read_text())
+    results["config"]["paths"] = {"data": f"{link}/data", "runs": str(machine / "runs"), "cache": "~/cache"}
+    results["config"]["benchmark"]["reader"]["folder"] = str(machine / "my data")
+    results["config"]["method"]["general_source"] = f"{link}/general.json"
+    results["config"]["logger"] = {"entity": "somebody", "save_dir": str(machine)}
+    results["model"] = results["config"]["model"]["name"] = str(machine / "models" / "my llama")
+    results["ood"] = {
+        "asked": {"dir": f"{link}/ood", "sources": {str(machine / "s"): {"folder": f"{machine}/data/x"}}},
+        "command": f"python run.py 'ood.dir={machine}/ood' '+x=[{machine}/a,{link}/b]' logger=wandb logger.entity=somebody",
+        "per_task": {"rain": 1.0},
+        "base_share": 1.0,
+        "auroc": None,
+        "fpr95": None,
     }
-    assert without_places(kept, places) == {
-        **kept,
-        "command": "python -m see_lightning.perplexity data/x 'runs/superni 5'",
-        "notice": "qg: data/a.json is missing",
-    }
+    results["command"] = f"python run.py 'benchmark.reader.folder={machine}/my data' model.name={link}/m paths.runs=/r"
+    results["notices"] = [
+        f"qa: {machine}/my data/a.json, row 3",
+        f"file://{link}/b is old",
+        f"'{machine / 'home/somebody'}/c'",
+    ]
+    (run / "results.json").write_text(json.dumps(results))
+    (run / "harness.json").write_text(json.dumps({"command": f"python -m x --include-path '{machine}/tasks'"}))
+    document.write_text("<!-- scores: jsonl -->\n<!-- end -->\n<!-- foreign: jsonl -->\n<!-- end -->\n")
+    publish(folder, document, [run])
+    (kept,) = folder.rglob("results.json")
+    assert re.fullmatch("jsonl/see/[0-9a-f]{8}/seed=3/results.json", kept.relative_to(folder).as_posix())
+    texts = [
+        document.read_text(),
+        *(path.read_text() for path in kept.parent.iterdir()),
+        *map(str, kept.parent.parts[-4:]),
+    ]
+    for text in texts:
+        for leak in (tmp_path, "somebody", "big disk", "mine", "link", str(tmp_path.name)):
+            assert str(leak) not in text
+    content = json.loads(kept.read_text())
+    assert content["model"] == ".../my llama"
+    assert content["ood"]["command"] == "python run.py ood.dir=.../ood '+x=[.../a,.../b]'"
+    assert content["config"]["benchmark"]["reader"]["folder"] == ".../my data"
+    assert content["notices"] == ["qa: .../my data/a.json, row 3", ".../b is old", "'.../c'"]
+    assert content["matrix"] == results["matrix"]
+    content["command"] = f"python run.py ood.dir={machine}/ood"
+    kept.write_text(json.dumps(content))
+    publish(folder, document)
+    assert "`ood.dir" not in document.read_text()
+    assert str(tmp_path) not in document.read_text(), "nor by results that were kept before"
 
 
 def test_a_run_that_stands_in_no_table_is_told(base, folder, document, capsys):
