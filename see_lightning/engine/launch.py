@@ -51,7 +51,7 @@ from see_lightning.evaluation.report import matrix_csv, print_report, render_htm
 from see_lightning.methods.method import Method
 from see_lightning.models.base import fast_dtype
 from see_lightning.refusals import room_needed
-from see_lightning.tasks.task import Task
+from see_lightning.tasks.task import Task, told_apart
 
 
 def run_directory(cfg: DictConfig, config: RunConfig) -> Path:
@@ -177,7 +177,10 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
         tracker = held.enter_context(make_tracker(cfg.logger))
         template = build_template(config)
         tasks = build_tasks(cfg, config, template)
-        beside = {OOD: build_strangers(cfg, config, template), **build_variants(cfg, config, template, tasks)}
+        beside = {
+            OOD: told_apart(build_strangers(cfg, config, template), tasks),
+            **build_variants(cfg, config, template, tasks),
+        }
         for notice in (notice for task in chain(tasks, *beside.values()) for notice in task.notices):
             console.print(notice)
         stages = plan_stages(method.schedule, tasks)

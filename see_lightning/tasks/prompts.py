@@ -87,7 +87,7 @@ def checked_header(task: Task, template: PromptTemplate) -> Task:
             PEFT would take for the prompt's.
     """
     header = template.header_ids()
-    for row in (*task.train, *task.test):
+    for row in (*task.train, *task.held_out, *task.test):
         if template.prompt_ids(row.prompt)[-len(header) :] != header:
             raise DataError(
                 f"{row.source or row.id}: the prompt's last tokens are not {header}, from which on activated experts act:"
@@ -138,19 +138,22 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
 
     outdated = checks.notices(task.name)  # what was skipped on reading is counted again in the new notice
     (train, train_cut), (test, test_cut) = fitting(task.train, None), fitting(task.test, task.max_new_tokens)
-    for half, drawn, kept in (("training", task.train, train), ("test", task.test, test)):
+    held_out, held_out_cut = fitting(task.held_out, None)
+    halves = (("training", task.train, train), ("held-out", task.held_out, held_out), ("test", task.test, test))
+    for half, drawn, kept in halves:
         if 100 * (len(drawn) - len(kept)) > MOST_SKIPPED * len(drawn):
             raise DataError(
                 f"{task.name}: {len(drawn) - len(kept)} of the {len(drawn)} {half} rows do not fit into"
                 f" model.max_length={template.max_length}. That is more than {MOST_SKIPPED} %: raise it, or mend the rows."
             )
     notices = [notice for notice in task.notices if notice not in outdated]
-    if train_cut or test_cut:
+    if train_cut or held_out_cut or test_cut:
+        aside = f", {held_out_cut} of {len(held_out)} held-out" if held_out else ""
         notices.append(
-            f"{task.name}: {train_cut} of {len(train)} training and {test_cut} of {len(test)} test prompts were cut to fit"
-            f" into model.max_length={template.max_length}; their instructions are whole"
+            f"{task.name}: {train_cut} of {len(train)} training{aside} and {test_cut} of {len(test)} test prompts were cut to"
+            f" fit into model.max_length={template.max_length}; their instructions are whole"
         )
-    return replace(task, train=train, test=test, notices=(*notices, *checks.notices(task.name)))
+    return replace(task, train=train, held_out=held_out, test=test, notices=(*notices, *checks.notices(task.name)))
 
 
 def fitted(row: Example, template: PromptTemplate, room: int) -> tuple[Example, int]:

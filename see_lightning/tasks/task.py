@@ -4,12 +4,13 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from see_lightning.config import ConfigError, nearest
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import Example
 from see_lightning.data.reader import Reader
+from see_lightning.data.split import Split
 from see_lightning.seeds import seed
 
 MERGED = "all"
@@ -26,7 +27,8 @@ class Task:
         score: name of the score, see ``evaluation.scores``.
         max_new_tokens: longest answer that is generated, in tokens.
         notices: what the reader found worth telling about the data.
-        held_out: further training examples that nobody is trained on.
+        held_out: further training examples that nobody is trained on; their prompts are all different, and none of them
+            stands in ``train`` or ``test``.
     """
 
     name: str
@@ -45,6 +47,18 @@ class Task:
     def asked(self) -> str:
         """sha256 over all that answers to the task and their scores hang on."""
         return hashlib.sha256(f"{self.digest()} {self.score} {self.max_new_tokens}".encode()).hexdigest()
+
+
+def told_apart(foreign: Sequence[Task], tasks: Sequence[Task]) -> list[Task]:
+    """Foreign tasks, with a notice where queries of theirs are none, for an own task trains on them."""
+    trained = {content(row.prompt): task.name for task in tasks for row in task.train}
+    found = []
+    for task in foreign:
+        known = [trained[content(row.prompt)] for row in task.test if content(row.prompt) in trained]
+        own = ", ".join(dict.fromkeys(known))
+        told = f"{task.name}: {len(known)} of {len(task.test)} foreign queries stand in the training rows of {own}"
+        found.append(replace(task, notices=(*task.notices, told)) if known else task)
+    return found
 
 
 def merge(tasks: Sequence[Task]) -> Task:
@@ -124,26 +138,28 @@ class Benchmark:
             tokens: counts an answer's tokens.
             train_size: training rows to keep; None keeps all.
             test_size: test rows to keep; None keeps all.
-            held_out: training rows to set aside, those that come next; where too few are left, the last of those kept.
+            held_out: training rows to set aside, with different prompts that stand neither in training nor in the test:
+                those that come next; where too few are left, the last of those kept, with all that repeat them.
 
         Raises:
             DataError: the data are missing or malformed, or hold fewer rows than asked for.
-            ConfigError: as in ``settings``.
+            ConfigError: as in ``settings``; or too few different prompts to set aside.
         """
         score, max_new_tokens = self.settings(name)
         split = self.reader.read(name, checks)
-        train = _draw(split.train, train_size, f"{name}-train", "train_size")
-        kept = min(len(train), len(split.train) - held_out)
-        if kept < 1:
-            raise ConfigError(f"{held_out} training rows of {name} were to be held out, but it has {len(split.train)}.")
+        train, set_aside = _set_aside(split, train_size, held_out, name)
+        asked = len(split.train) if train_size is None else train_size
+        fewer = (
+            f"{name}: {len(train)} of {asked} training rows are trained on, for {held_out} others had to be held out"
+        )
         return Task(
             name=name,
-            train=train[:kept],
-            held_out=_draw(split.train, None, f"{name}-train", "train_size")[kept : kept + held_out],
+            train=train,
+            held_out=set_aside,
             test=_draw(split.test, test_size, f"{name}-test", "test_size"),
             score=score,
             max_new_tokens=max_new_tokens or longest_answer([tokens(example.target) for example in split.train]),
-            notices=split.notices,
+            notices=(*split.notices, *([fewer] if len(train) < asked else [])),
         )
 
 
@@ -157,6 +173,44 @@ def longest_answer(lengths: Sequence[int]) -> int:
     """
     percentile = sorted(lengths)[max(0, math.ceil(0.99 * len(lengths)) - 1)]
     return math.ceil(1.25 * percentile) + 4
+
+
+def content(prompt: str) -> str:
+    r"""What makes a prompt another one: its words, not the blanks between them.
+
+    >>> content(" Is it\n\nkind? ") == content("Is it kind?")
+    True
+    """
+    return " ".join(prompt.split())
+
+
+def _set_aside(
+    split: Split, train_size: int | None, held_out: int, name: str
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """The training rows to keep, and ``held_out`` others that share no prompt with them."""
+    rows = _draw(split.train, None, f"{name}-train", "train_size")
+    kept = len(_draw(split.train, train_size, f"{name}-train", "train_size"))
+    if not held_out:
+        return rows[:kept], ()
+    contents = [content(row.prompt) for row in rows]
+    taken = {content(row.prompt) for row in split.test}
+    trained = set(contents[:kept])
+    aside: dict[str, int] = {}  # what is set aside, and which row of it
+    for place in [*range(kept, len(rows)), *reversed(range(kept))]:
+        if len(aside) == held_out:
+            break
+        if contents[place] not in taken and (place < kept or contents[place] not in trained):
+            aside.setdefault(contents[place], place)
+    train = tuple(row for row, own in zip(rows[:kept], contents, strict=False) if own not in aside)
+    if len(aside) < held_out or not train:
+        different = set(contents)
+        free = len(different - taken)
+        repeats = f" with {free} different prompts that no test row has" if free < len(rows) else ""
+        raise ConfigError(
+            f"{held_out} training rows of {name} were to be held out, but it has {len(rows)}{repeats}, and at least one is"
+            f" needed to train on; hold out {free - (free == len(different))} or fewer."
+        )
+    return train, tuple(rows[place] for place in sorted(aside.values()))
 
 
 def _draw(rows: Sequence[Example], size: int | None, name: str, key: str) -> tuple[Example, ...]:

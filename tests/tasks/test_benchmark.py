@@ -1,7 +1,9 @@
 """A benchmark's tasks: which rows are kept, and with which settings."""
 
+import os
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +11,8 @@ from see_lightning.config import ConfigError
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import Example
 from see_lightning.data.split import Split
-from see_lightning.tasks.task import MERGED, Benchmark, Task, longest_answer, merge
+from see_lightning.data.trace import TraceReader
+from see_lightning.tasks.task import MERGED, Benchmark, Task, longest_answer, merge, told_apart
 
 
 class Rows:
@@ -156,3 +159,86 @@ def test_merged_tasks_are_all_training_rows_in_order():
     merged = merge([qa, qg])
     assert (merged.name, merged.test) == (MERGED, ())
     assert merged.train == (*qa.train, *qg.train)
+
+
+class Repeated(Rows):
+    """Training rows of few prompts, that differ in their answers and blanks; some of their prompts are tested too."""
+
+    def __init__(self, prompts: list[str], test: list[str]) -> None:
+        self.prompts, self.test = prompts, test
+
+    def read(self, task: str, checks: RowChecks) -> Split:
+        train = tuple(Example(f"{task}-{i}", prompt, f"a{i}", task) for i, prompt in enumerate(self.prompts))
+        return Split(train, tuple(Example(f"{task}-test-{i}", prompt, "a", task) for i, prompt in enumerate(self.test)))
+
+
+def aside(of: Benchmark, train: int | None, held_out: int) -> Task:
+    return of.task("qa", checks=RowChecks(), tokens=len, train_size=train, test_size=None, held_out=held_out)
+
+
+def words(rows: Sequence[Example]) -> list[str]:
+    return [" ".join(row.prompt.split()) for row in rows]
+
+
+@pytest.mark.parametrize("size", [None, 6, 9, 20, 36])
+@pytest.mark.parametrize("held_out", [1, 5, 8])
+def test_held_out_prompts_are_all_different_and_neither_trained_on_nor_tested(size, held_out):
+    prompts = [f"What is{' ' * (1 + n % 3)}{n % 12}?" for n in range(36)]
+    made = aside(benchmark(reader=Repeated(prompts, ["What is 3?", "What  is 4?", "else"])), size, held_out)
+    held = words(made.held_out)
+    assert len(held) == len(set(held)) == held_out
+    assert not set(held) & {*words(made.train), *words(made.test)}
+    assert made.train
+    assert len(made.train) <= (size or 36)
+    fewer = [notice for notice in made.notices if f"for {held_out} others had to be held out" in notice]
+    assert bool(fewer) == (len(made.train) < (size or 36))
+    without = aside(benchmark(reader=Repeated(prompts, ["else"])), size, 0)
+    assert set(made.train) <= set(without.train)
+    assert without.held_out == ()
+
+
+def test_rows_that_do_not_repeat_are_held_out_as_they_come():
+    plain, made = task(benchmark(), train=60), aside(benchmark(), 60, 30)
+    every = task(benchmark())
+    assert made.train == plain.train == every.train[:60]
+    assert made.held_out == every.train[60:90]
+    short = aside(benchmark(), 60, 70)
+    assert (short.train, short.held_out) == (every.train[:30], every.train[30:])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "test", "held_out", "told"),
+    [
+        (["a", "a ", "b", "c"], ["d"], 3, "3 training rows of qa .* it has 4 with 3 different prompts that no test row .* 2 or fewer"),
+        (["a", "b", "c"], ["d"], 3, "3 training rows of qa were to be held out, but it has 3, and .* hold out 2 or fewer"),
+        (["a", "b", "c"], ["c"], 3, "has 3 with 2 different prompts"),
+        (["a"], ["d"], 1, "hold out 0 or fewer"),
+    ],
+)  # fmt: skip
+def test_too_few_different_prompts_to_hold_out_are_refused(prompts, test, held_out, told):
+    with pytest.raises(ConfigError, match=told):
+        aside(benchmark(reader=Repeated(prompts, test)), None, held_out)
+
+
+def test_foreign_queries_that_are_trained_on_are_told():
+    rows = [Example(str(n), prompt, "a", "x") for n, prompt in enumerate(("one", "two ", "three", "four"))]
+    own = [Task("qa", (rows[0],), (rows[2],), "rouge_l", 8), Task("qg", (rows[1],), (), "rouge_l", 8)]
+    foreign = Task("x", (), (*rows, Example("9", "two", "b", "x")), "rouge_l", 8, notices=("read",))
+    clean = Task("y", (), (rows[3],), "rouge_l", 8)
+    told, same = told_apart([foreign, clean], own)
+    assert told.notices == ("read", "x: 3 of 5 foreign queries stand in the training rows of qa, qg")
+    assert same is clean
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "size", "held_out"), [("NumGLUE-cm", None, 100), ("Py150", 120, 100), ("ScienceQA", 24, 40)]
+)
+def test_held_out_rows_of_a_published_task_that_repeats_its_rows_are_seen_nowhere_else(name, size, held_out):
+    of = benchmark(reader=TraceReader(Path(os.environ["SEE_DATA"]) / "trace_500"))
+    settings = {"checks": RowChecks(), "tokens": len, "train_size": size, "test_size": None, "held_out": held_out}
+    of.tasks[name] = {"score": "accuracy", "max_new_tokens": 4}
+    made = of.task(name, **settings)
+    held = words(made.held_out)
+    assert len(set(held)) == held_out
+    assert not set(held) & {*words(made.train), *words(made.test)}

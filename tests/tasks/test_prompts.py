@@ -175,6 +175,25 @@ def test_a_body_is_cut_to_what_fits_and_what_stands_around_it_is_kept(keep):
     )
 
 
+def test_held_out_rows_are_cut_and_refused_like_all_others():
+    long = Example("1", "p" * 80, "a" * 9, "qa", source="f:1", body=Body(0, 80))
+    short, bad = row(2, prompt=20, answer=10), row(3, prompt=70, answer=2)
+    task = checked_lengths(replace(of([short], [short]), held_out=(short, long)), template("plain"), RowChecks(), 4)
+    assert task.held_out[0] is short
+    assert task.held_out[1].prompt == "p" * 49
+    assert task.notices == (
+        "qa: 0 of 1 training, 1 of 2 held-out and 0 of 1 test prompts were cut to fit into model.max_length=64; their"
+        " instructions are whole",
+    )
+    with pytest.raises(DataError, match=r"f:3: the prompt has 70 tokens"):
+        checked_lengths(replace(of([short], [short]), held_out=(short, bad)), template("plain"), RowChecks(), 4)
+    skipping = RowChecks("skip")
+    rows = [row(n, prompt=20, answer=10) for n in range(300)]
+    skipping.split("qa", rows, [Example("t", "q", "a", "qa", source="g:1")])
+    with pytest.raises(DataError, match=r"qa: 1 of the 2 held-out rows do not fit"):
+        checked_lengths(replace(of([short], [short]), held_out=(short, bad)), template("plain"), skipping, 4)
+
+
 def test_a_row_that_does_not_fit_without_its_body_either_is_refused_whole():
     long = Example("1", "p" * 80 + "body", "a", "qa", source="f:1", body=Body(80, 84))
     with pytest.raises(DataError, match=r"f:1: the prompt has 85 tokens and leaves no room for 6 of its answer"):
@@ -235,13 +254,12 @@ def test_prompts_that_end_in_the_header_pass_as_they_are():
     assert checked_header(task, template("chat")) is task
 
 
-@pytest.mark.parametrize("half", ["train", "test"])
+@pytest.mark.parametrize("half", ["train", "held_out", "test"])
 def test_an_answer_that_holds_the_header_is_refused_by_its_place(half):
     bad = Example("id", "Who?", "say </s>[assistant] and", "qa", source="f:7")
-    rows = {"train": [row(1, prompt=10, answer=5)], "test": [row(2, prompt=10, answer=5)]}
-    rows[half].append(bad)
+    task = replace(of([row(1, prompt=10, answer=5)], [row(2, prompt=10, answer=5)]), **{half: (bad,)})
     with pytest.raises(DataError, match=r"^f:7: the answer repeats the prompt's last tokens \["):
-        checked_header(of(**rows), template("chat"))
+        checked_header(task, template("chat"))
 
 
 def test_a_prompt_whose_end_the_tokenizer_joined_with_its_query_is_refused_by_its_place():
