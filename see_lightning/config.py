@@ -165,8 +165,10 @@ class DataConfig:
     on_bad_row: str = "stop"  # stop, or skip (counted, reported, an error above 1 % of a task's rows)
     eval_batch: int = 16  # queries decoded together
     rehearsal: str = "fresh"  # fresh (past examples are drawn anew for every later task), fixed (drawn once)
+    min_negatives: int = 12  # of each past task that an expert learns to refuse at least; 0: the ratio alone
 
     def __post_init__(self) -> None:
+        within("data.min_negatives", self.min_negatives, 0)
         one_of("data.rehearsal", self.rehearsal, ("fresh", "fixed"))
         one_of("data.on_bad_row", self.on_bad_row, ("stop", "skip"))
         within("data.eval_batch", self.eval_batch, 1)
@@ -387,6 +389,7 @@ def instantiate(node: Any, **arguments: Any) -> Any:
 # queries and variants are asked beside it.
 NUISANCE = ("paths", "logger", "seed", "ratio", "protocol", "ood", "variants")
 OFF: dict[str, tuple[str, ...]] = {  # settings of methods that are off at 0 or "none", and those that then mean nothing
+    "min_negatives": (),
     "general_negatives": (),
     "other_instructions": (),
     "calibrate_on": ("keep", "against", "leeway"),
@@ -414,14 +417,16 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
         config: as plain containers, such as ``results.json`` holds it.
     """
     kept = {name: part for name, part in config.items() if name not in NUISANCE}
-    # Like the ratio, it enters through the methods that rehearse.
-    kept["data"] = {name: value for name, value in config["data"].items() if name != "rehearsal"}
+    # Like the ratio, these enter through the methods that rehearse.
+    kept["data"] = {name: value for name, value in config["data"].items() if name not in ("rehearsal", "min_negatives")}
     # Parts of a step are like the ranks that share it.
     kept["optim"] = {name: value for name, value in config["optim"].items() if name != "tokens_at_once"}
     kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}
     kept["method"] = switched_on({name: _one_spelling(value) for name, value in config["method"].items()})
     if "ratio" in kept["method"]:
         kept["method"]["ratio"] = float(kept["method"]["ratio"])
+    if _ratio_is_enough(kept["method"], config):
+        kept["method"].pop("min_negatives", None)
     if kept["method"].get("general_source") == "built_in":
         kept["method"]["general_source"] = f"built_in {GENERAL_VERSION}"
     benchmark = kept["benchmark"] = _without_place(config["benchmark"], config["paths"]["data"])
@@ -430,6 +435,15 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
         for name in NUISANCE_BENCHMARK:
             part.pop(name, None)
     return kept
+
+
+def _ratio_is_enough(method: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether a past task has so many rows for sure that the ratio alone gives ``min_negatives``, or none are wanted."""
+    if not method.get("ratio"):
+        return True
+    # Rows that are left out, or held out for want of others, make a task smaller than it was asked for.
+    whole = config.get("train_size") and config["data"]["on_bad_row"] == "stop" and not method.get("calibrate_on")
+    return bool(whole) and max(1, round(method["ratio"] * config["train_size"])) >= method.get("min_negatives", 0)
 
 
 def switched_on(method: Mapping[str, Any]) -> dict[str, Any]:

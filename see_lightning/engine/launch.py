@@ -183,6 +183,8 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
         }
         for notice in (notice for task in chain(tasks, *beside.values()) for notice in task.notices):
             console.print(notice)
+        for caution in method.cautions(cfg.method, tasks):
+            console.print(f"note: {caution}")
         stages = plan_stages(method.schedule, tasks)
         growing = stages if method.schedule == "sequential" else []
         ranks.lead(lambda: _take_up(cfg, config, ledger, command, tasks, growing, console))

@@ -23,7 +23,7 @@ from see_lightning.evaluation.last_row import last_row
 from see_lightning.evaluation.matrix import ResultsMatrix
 from see_lightning.evaluation.ood import ood_report
 from see_lightning.evaluation.protocols import summaries
-from see_lightning.evaluation.routing import BASE, routing_report
+from see_lightning.evaluation.routing import BASE, misrouted, routing_report
 from see_lightning.evaluation.variants import variant_report
 from see_lightning.experts.files import THRESHOLD
 from see_lightning.methods.method import Method
@@ -138,6 +138,10 @@ def collect(
         results["z"] = [one["z"] for one in assigned]
     if method.has_experts and not method.is_told(cfg.method):
         results["routing"] = routing_report(answers[stages[-1].name], names, results.get("given"))
+        if method.refuses:
+            results["routing"]["refused"] = {
+                name: stage.get("refused") for name, stage in zip(names, trained, strict=True)
+            }
         if "task_id" in cfg.method:
             results["task_id_accuracy"] = results["routing"]["accuracy"]
         results["routing"]["thresholds"] = {
@@ -209,6 +213,8 @@ def collect(
         for (task, expert), z in zip(results.get("given", {}).items(), results.get("z", []), strict=True)
         if task != expert
     ]
+    if method.refuses:
+        results["notices"] += misrouted(results["routing"])
     if method.schedule == "sequential":
         records = sum(map(len, answers.values()))
         results["notices"].append(

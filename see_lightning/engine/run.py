@@ -251,6 +251,7 @@ class ContinualRun:
             "examples": len(examples),
             "rehearsed": past,
             "negatives": past + foreign if method.refuses else 0,
+            **({"refused": dict(Counter(e.task for e in examples if e.task in learned))} if method.refuses else {}),
             "steps": throughput.steps,
             "tokens": tokens,
             "computed": computed,

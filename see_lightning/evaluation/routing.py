@@ -105,3 +105,29 @@ def routing_report(
         "base_share": base_share(confusion_TE),
         "no_indicator_share": no_indicator_share(records),
     }
+
+
+def misrouted(routing: Mapping[str, Any], *, least: float = 0.05) -> list[str]:
+    """Which experts take other tasks' queries, how much of these they had refused, and what would help; a line each.
+
+    Args:
+        routing: as `routing_report` gives it, with ``refused``: by expert, of how many examples of each past task it learned
+            to refuse; None if that was not noted.
+        least: share of a task's queries below which nothing is told, 0..1.
+    """
+    tasks, told = routing["tasks"], []
+    for task, row in zip(tasks, routing["confusion"], strict=True):
+        for expert, queries in zip(tasks, row, strict=False):
+            if expert == task or not queries or queries < least * sum(row):
+                continue
+            taken = f"the expert of {expert} takes {queries} of {sum(row)} queries of {task}"
+            if tasks.index(expert) < tasks.index(task):
+                told.append(f"{taken}, which that of {task} passes on: train it longer (optim.epochs) or on more rows.")
+                continue
+            refused = (routing["refused"].get(expert) or {}).get(task)
+            had = "" if refused is None else f", of which it had learned to refuse {refused} examples"
+            told.append(
+                f"{taken}{had}: train with more of them (ratio=0.5 or method.min_negatives={2 * (refused or 12)}), or set"
+                f" thresholds on rows that are left (python -m see_lightning.calibrate RUN_DIR --on 20)."
+            )
+    return told

@@ -107,6 +107,11 @@ class Method(L.LightningModule):
         """Whether queries come with the name of their task, if the method has these arguments."""
         return cls.needs_task_id or arguments.get("task_id") == "given"
 
+    @classmethod
+    def cautions(cls, arguments: Mapping[str, Any], tasks: Sequence[Task]) -> list[str]:
+        """What is likely to go wrong with these arguments and tasks, a sentence each, to be told before training."""
+        return []
+
     def storage(self) -> dict[str, int]:
         """What is kept of all tasks so far, in bytes, part by part, and under ``pool`` what it is measured by.
 

@@ -4,10 +4,12 @@ Each task gets an expert of its own, trained on its reconstructed task; queries 
 """
 
 import json
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from see_lightning.config import ConfigError, OptimConfig, within
 from see_lightning.data.example import Example
@@ -22,7 +24,7 @@ from see_lightning.methods.warm_start import WarmStart
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.datamodule import query_batch
-from see_lightning.tasks.memory import Memory
+from see_lightning.tasks.memory import Memory, share
 from see_lightning.tasks.negatives import (
     MOST_OTHER,
     general_negatives,
@@ -32,6 +34,8 @@ from see_lightning.tasks.negatives import (
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.reconstruct import Indicators, reconstruct
 from see_lightning.tasks.task import Task
+
+ENOUGH = 12  # refused examples of a past task, below which experts were seen to take its queries for their own
 
 
 class See(ExpertMethod):
@@ -44,6 +48,8 @@ class See(ExpertMethod):
         run_seed: the run's seed.
         ratio: share of each past task's examples that a new expert learns to refuse, 0..1.
         draw: ``fresh`` draws them anew for every expert, ``fixed`` once.
+        min_negatives: how many examples of each past task it learns to refuse at least, as far as there are so many and
+            unless the ratio is 0. The paper goes by the ratio alone, which of few rows leaves too few.
         indicators: the words for mine and not mine.
         general_negatives: instructions of no task that every expert learns to refuse too, so that even the first one has
             something to refuse. The paper has none.
@@ -63,6 +69,24 @@ class See(ExpertMethod):
 
     refuses = True
 
+    @classmethod
+    def cautions(cls, arguments: Mapping[str, Any], tasks: Sequence[Task]) -> list[str]:
+        """Past tasks of which later experts learn to refuse few examples, and how they would learn more."""
+        ratio, at_least = arguments["ratio"], arguments.get("min_negatives", 0)
+        refused = {task: share(ratio, len(task.train), at_least) for task in tasks[:-1]}
+        few = {task: number for task, number in refused.items() if number < ENOUGH}
+        if not few:
+            return []
+        told = ", ".join(f"{number} of {len(task.train)} rows of {task.name}" for task, number in few.items())
+        sizes = [len(task.train) for task, number in few.items() if number < len(task.train)]
+        enough = math.ceil(100 * min(ENOUGH, min(sizes)) / min(sizes)) / 100 if sizes else 0
+        more = f"ratio={enough:g}" + (f" or method.min_negatives={ENOUGH}" if ratio else "") if sizes else ""
+        scarce = "" if sizes else " These are all rows that there are: more of them help."
+        return [
+            f"later experts learn to refuse {told}; experts that refused fewer than about {ENOUGH} often take queries of"
+            f" that task for their own.{f' Give {more}.' if more else scarce}"
+        ]
+
     def __init__(
         self,
         *,
@@ -73,6 +97,7 @@ class See(ExpertMethod):
         ratio: float,
         draw: str,
         indicators: dict[str, str],
+        min_negatives: int = 0,
         general_negatives: int = 0,
         general_source: str = BUILT_IN,
         other_instructions: int = 0,
@@ -84,6 +109,7 @@ class See(ExpertMethod):
         probe: int = 32,
     ) -> None:
         super().__init__(pool=pool, template=template, optim=optim, run_seed=run_seed)
+        within("method.min_negatives", min_negatives, 0)
         within("method.general_negatives", general_negatives, 0)
         within("method.other_instructions", other_instructions, 0, MOST_OTHER)
         within("method.calibrate_on", calibrate_on, 0)
@@ -91,6 +117,7 @@ class See(ExpertMethod):
         within("method.against", against, 0)
         within("method.leeway", leeway, 0, 1)
         self.ratio, self.draw, self.indicators = ratio, draw, Indicators(**indicators)
+        self.min_negatives = min_negatives
         self.acceptance = f"{self.indicators.pos} "
         self.general_negatives, self.general_source = general_negatives, general_source
         self.other_instructions = other_instructions
@@ -102,7 +129,7 @@ class See(ExpertMethod):
 
     def training_examples(self, task: Task, memory: Memory) -> list[Example]:
         """The reconstructed task."""
-        past = memory.rehearse(task, ratio=self.ratio, draw=self.draw)
+        past = memory.rehearse(task, ratio=self.ratio, draw=self.draw, at_least=self.min_negatives)
         draw = seed(self.run_seed, task.name, "general negatives")
         past += general_negatives(self.general_negatives, self.general_source, draw)
         past += under_other_instructions(

@@ -8,13 +8,15 @@ from see_lightning.seeds import seed
 from see_lightning.tasks.task import Task
 
 
-def share(ratio: float, size: int) -> int:
-    """How many of ``size`` examples a ratio keeps: rounded, but at least one unless the ratio is 0.
+def share(ratio: float, size: int, at_least: int = 1) -> int:
+    """How many of ``size`` examples a ratio keeps: rounded, but at least one and ``at_least``; none if the ratio is 0.
 
-    >>> [share(0.1, 2000), share(0.01, 20), share(0.0, 20)]
+    >>> [share(0.1, 2000), share(0.01, 20), share(0.0, 20, at_least=12)]
     [200, 1, 0]
+    >>> [share(0.1, 200, at_least=12), share(0.1, 40, at_least=12), share(0.1, 8, at_least=12)]
+    [20, 12, 8]
     """
-    return max(1, round(ratio * size)) if ratio > 0 and size > 0 else 0
+    return min(size, max(1, round(ratio * size), at_least)) if ratio > 0 else 0
 
 
 class Memory:
@@ -32,20 +34,22 @@ class Memory:
         """Count a task among the past ones."""
         self.past.append(task)
 
-    def rehearse(self, task: Task, *, ratio: float, draw: str) -> list[Example]:
-        """The past examples that ``task`` sees: ``share(ratio, n)`` of each past task, oldest task first.
+    def rehearse(self, task: Task, *, ratio: float, draw: str, at_least: int = 0) -> list[Example]:
+        """The past examples that ``task`` sees: ``share(ratio, n, at_least)`` of each past task, oldest task first.
 
         Args:
             task: the task that is trained.
             ratio: share of each past task's training examples, 0..1.
             draw: ``fresh`` draws anew for every later task; ``fixed`` shows every later task the same share, as a buffer
                 that keeps nothing else would.
+            at_least: examples of each past task, as far as it has so many.
         """
         one_of("method.draw", draw, ("fresh", "fixed"))
+        reader = "all" if draw == "fixed" else task.name
         return [
             example
             for past in self.past
-            for example in self._drawn(past, share(ratio, len(past.train)), "all" if draw == "fixed" else task.name)
+            for example in self._drawn(past, share(ratio, len(past.train), at_least), reader)
         ]
 
     def _drawn(self, past: Task, size: int, reader: str) -> list[Example]:

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from see_lightning import config
 from see_lightning.config import method_name, numbers_config, run_key
+from see_lightning.refusals import CONF
 
 JSONL = ("order=jsonl", "order.tasks=[a]")
 
@@ -146,7 +147,55 @@ def test_settings_that_came_later_and_are_off_leave_the_keys_of_earlier_runs(com
         "probe",
     ):
         del earlier.method[name]
-    assert run_key(earlier) == run_key(composed())
+    del earlier.method.min_negatives
+    del earlier.data.min_negatives
+    assert run_key(earlier) == run_key(composed("method.min_negatives=0")) == run_key(composed("data.min_negatives=0"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["train_size=120"],
+        ["train_size=12", "ratio=1"],
+        ["train_size=null", "ratio=0"],
+        ["method=replay"],
+        ["ratio=0.12"],
+    ],
+    ids=" ".join,
+)
+def test_a_least_number_of_refusals_that_the_ratio_gives_anyway_leaves_the_key(composed, settings):
+    assert run_key(composed(*settings)) == run_key(composed(*settings, "data.min_negatives=0"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [[], ["train_size=114"], ["train_size=null"], ["train_size=120", "method.calibrate_on=1"], ["train_size=120", "data.on_bad_row=skip"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_least_number_of_refusals_has_a_key_where_it_may_make_a_difference(composed, settings):
+    assert run_key(composed(*settings)) != run_key(composed(*settings, "method.min_negatives=0"))
+
+
+@pytest.mark.parametrize(
+    "experiment", ["superni_5_small", "superni_10_small method=see", "trace_3_small method=see", "ssr_superni_10"]
+)
+def test_published_experiments_go_by_the_ratio_alone(composed, experiment):
+    cfg = composed(*f"experiment={experiment}".split())
+    assert cfg.method.min_negatives == 0
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        ("superni_5", "5ed98b1d", "experiment=superni_5_small"),
+        ("superni_10", "59c631e1", "experiment=superni_10_small"),
+        ("trace_3", "b4fec522", "experiment=trace_3_small method=see"),
+    ],
+)
+def test_keys_of_published_runs_stay(composed, key):
+    order, digits, command = key
+    assert (CONF.parent / "results" / order / "see" / digits).is_dir()
+    assert run_key(composed(*command.split())) == digits
 
 
 @pytest.mark.parametrize(

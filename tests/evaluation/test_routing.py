@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from see_lightning.evaluation.routing import routing_report
+from see_lightning.evaluation.routing import misrouted, routing_report
 
 
 def record(task: str, expert: str | None, *verdicts: str) -> dict[str, object]:
@@ -71,3 +71,22 @@ def test_a_task_without_queries_has_an_empty_row():
 def test_answers_that_cannot_be_counted_are_refused(records, message):
     with pytest.raises(ValueError, match=message):
         routing_report(records, ["qa", "sa"])
+
+
+def test_whose_queries_an_expert_takes_is_told_with_what_it_had_refused_and_what_to_type():
+    routing = {
+        "tasks": ["a", "b", "c"],
+        "confusion": [[5, 7, 0, 0], [0, 20, 0, 0], [2, 0, 17, 1]],
+        "refused": {"a": {}, "b": {"a": 4}, "c": {"a": 4, "b": 4}},
+    }
+    first, second = misrouted(routing)
+    assert first.startswith(
+        "the expert of b takes 7 of 12 queries of a, of which it had learned to refuse 4 examples: "
+    )
+    assert "ratio=0.5 or method.min_negatives=8)" in first
+    assert "python -m see_lightning.calibrate RUN_DIR --on 20" in first
+    assert second.startswith("the expert of a takes 2 of 20 queries of c, which that of c passes on: ")
+    assert misrouted(routing, least=0.2) == [first]
+    assert misrouted(routing, least=0.7) == []
+    routing["refused"] = {"a": None, "b": None, "c": None}
+    assert misrouted(routing)[0].startswith("the expert of b takes 7 of 12 queries of a: train with more")

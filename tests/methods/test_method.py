@@ -1,6 +1,7 @@
 """What all methods share: the learning rate, the optimizer, and picking some of a batch's queries."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -119,6 +120,28 @@ def test_what_a_method_trains_on(make_pool, template, method, settings, past):
         assert {e.target for e in examples[4:]} <= {words["neg"]}
     else:
         assert all(e.target == f"answer {e.id.split('-')[1]}" for e in examples)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "at_least", "sizes", "told"),
+    [
+        (0.1, 0, (40, 40, 40), r"refuse 4 of 40 rows of a, 4 of 40 rows of b; .* Give ratio=0.3 or method.min_negatives=12\.$"),
+        (0.1, 12, (40, 40, 40), None),
+        (0.0, 12, (40, 40, 40), r"refuse 0 of 40 rows of a, 0 of 40 rows of b; .* Give ratio=0.3\.$"),
+        (0.1, 0, (120, 40, 9), r"refuse 4 of 40 rows of b; .* Give ratio=0.3 or"),
+        (0.1, 12, (8, 40, 9), r"refuse 8 of 8 rows of a; .* all rows that there are: more of them help\.$"),
+        (0.1, 0, (120, 120, 9), None),
+        (0.1, 0, (9,), None),
+    ],
+)  # fmt: skip
+def test_few_refusals_of_a_past_task_are_told_with_what_gives_more(ratio, at_least, sizes, told):
+    tasks = [task(name, size) for name, size in zip("abc", sizes, strict=False)]
+    cautions = See.cautions({"ratio": ratio, "min_negatives": at_least}, tasks)
+    assert len(cautions) == (told is not None)
+    assert not told or re.search(told, cautions[0]), cautions
+    if told and "ratio=0.3" in told:
+        assert See.cautions({"ratio": 0.3}, tasks) == []
+    assert Replay.cautions({"ratio": ratio}, tasks) == []
 
 
 def test_the_end_of_an_answer_is_what_tokenizer_and_model_each_call_it(make_pool, template):

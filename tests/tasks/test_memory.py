@@ -1,5 +1,6 @@
 """Rehearsal: how many past examples a later task sees, and that nothing else moves which ones."""
 
+from collections import Counter
 from fractions import Fraction
 
 import pytest
@@ -41,6 +42,19 @@ def test_a_share_is_the_nearest_number_of_examples_and_at_least_one(ratio, size)
     else:
         assert abs(kept - exact) <= Fraction(1, 2) + Fraction(1, 10**9)
     assert kept <= size
+
+
+@pytest.mark.parametrize("draw", ["fresh", "fixed"])
+def test_a_least_number_holds_for_each_past_task_as_far_as_it_has_so_many(draw):
+    past = memory(QA, QG, SA)
+    for ratio, counts in ((0.01, {"qa": 12, "qg": 12, "sa": 7}), (0.4, {"qa": 12, "qg": 16, "sa": 7}), (0.0, {})):
+        examples = past.rehearse(task("sum", 3), ratio=ratio, draw=draw, at_least=12)
+        assert Counter(e.task for e in examples) == counts
+        assert len({e.id for e in examples}) == len(examples)
+    without = past.rehearse(task("sum", 3), ratio=0.4, draw=draw)
+    assert [e for e in without if e.task == "qg"] == [
+        e for e in past.rehearse(task("sum", 3), ratio=0.4, draw=draw, at_least=12) if e.task == "qg"
+    ]
 
 
 @pytest.mark.parametrize("draw", ["fresh", "fixed"])
