@@ -431,6 +431,10 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
         kept["method"]["general_source"] = f"built_in {GENERAL_VERSION}"
     benchmark = kept["benchmark"] = _without_place(config["benchmark"], config["paths"]["data"])
     benchmark["tasks"] = {task: benchmark["tasks"].get(task) for task in config["order"]["tasks"]}
+    # A protocol is a number; that the training answers tell was so before there was the setting.
+    longest, protocol = (benchmark.pop(name, None) for name in ("max_new_tokens", "protocol_max_new_tokens"))
+    if longest not in (None, "training"):
+        benchmark["max_new_tokens"] = protocol if longest == "protocol" else longest
     for part in (benchmark, benchmark["reader"], *filter(None, benchmark["tasks"].values())):
         for name in NUISANCE_BENCHMARK:
             part.pop(name, None)

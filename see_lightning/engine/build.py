@@ -13,13 +13,14 @@ from torch.distributed.device_mesh import DeviceMesh
 from see_lightning.config import VARIANTS, ConfigError, RunConfig, instantiate, nearest
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import DataError
+from see_lightning.evaluation.references import score_notices
 from see_lightning.evaluation.scores import score_fn
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.recall import Recall
 from see_lightning.methods.method import Method
 from see_lightning.models.base import load_model, load_tokenizer
 from see_lightning.models.sharding import shard
-from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths
+from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths, length_notices
 from see_lightning.tasks.task import Benchmark, Task
 from see_lightning.tasks.variants import variant_of
 
@@ -43,7 +44,7 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
         DataError: a row cannot be used, or too many were skipped.
         ConfigError: a task, score or size that there is not.
     """
-    return _read_tasks(
+    tasks = _read_tasks(
         cfg.benchmark,
         config.order.tasks,
         config,
@@ -52,6 +53,23 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
         config.test_size,
         held_out=cfg.method.get("calibrate_on", 0),
     )
+    return [_told(task, template, "benchmark", "benchmark.max_new_tokens") for task in tasks]
+
+
+def _told(task: Task, template: PromptTemplate, benchmark: str, longest: str) -> Task:
+    """The task with notices of what no answer to it can reach, and of what its score cannot tell.
+
+    Args:
+        task: as it is asked.
+        template: counts tokens.
+        benchmark: where the configuration has its benchmark.
+        longest: setting of the longest answer.
+    """
+    score = f"++{benchmark}.tasks.{task.name}.score={{}}"
+    if task.name[0].isdigit():  # which Hydra does not read as part of a longer key
+        score = f"'++{benchmark}.tasks={{{{{task.name}: {{{{score: {{}}}}}}}}}}'"
+    told = score_notices(task.name, task.score, task.test, task.train, score)
+    return replace(task, notices=(*task.notices, *length_notices(task, template, longest), *told))
 
 
 def build_strangers(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> list[Task]:
@@ -85,7 +103,7 @@ def build_strangers(cfg: DictConfig, config: RunConfig, template: PromptTemplate
         except DataError as error:
             raise DataError(f"ood, {name}: {error}") from error
         most = config.ood.max_new_tokens
-        strangers += [
+        asked = [
             replace(
                 task,
                 train=(),
@@ -94,6 +112,7 @@ def build_strangers(cfg: DictConfig, config: RunConfig, template: PromptTemplate
             )
             for task in read
         ]
+        strangers += [_told(task, template, f"ood.sources.{name}", "ood.max_new_tokens") for task in asked]
     return strangers
 
 

@@ -124,6 +124,14 @@ def collect(
         "metrics": continual_metrics(matrix.values_TT),
     }
     results["last_row"] = last_row(answers[stages[-1].name], results["score"])
+    results["lengths"] = {
+        task.name: {
+            "rule": task.rule,
+            "max_new_tokens": task.max_new_tokens,
+            "cut": sum(one["truncated"] for one in answers[stages[-1].name] if one["task"] == task.name),
+        }
+        for task in tasks
+    }
     results["protocols"] = summaries(results)
     stored = [stage["storage"] for stage in trained if stage.get("storage")]
     if stored and len(stored) == len(trained):
@@ -160,6 +168,10 @@ def collect(
             "command": about["asked_by"],
             "scores": {
                 task.name: round(mean(record["score"] for record in foreign if record["task"] == task.name), 4)
+                for task in strangers
+            },
+            "cut": {
+                task.name: sum(record["truncated"] for record in foreign if record["task"] == task.name)
                 for task in strangers
             },
         }

@@ -94,7 +94,10 @@ def add_plain(method: Method, tasks: Sequence[Task], answers: Mapping[str, list[
         checked = {example.id: example.prompt for example in task.test[:PLAIN]}
         for record in answers.get(task.name, ()):
             to_check = record["expert"] == BASE and record["id"] in checked
-            record["plain"] = method.plain(checked[record["id"]], task.max_new_tokens) if to_check else None
+            record["plain"] = None
+            if to_check:
+                prompt = checked[record["id"]]
+                record["plain"] = method.plain(prompt, task.limit(len(method.template.prompt_ids(prompt))))
 
 
 def voice_score(method: ExpertMethod, voice: str | None, task: Task, *, batch_size: int) -> float:

@@ -166,18 +166,40 @@ def _metrics(results: Results, protocol: str) -> list[tuple[str, str, str]]:
 
 
 LAST_ROW = ("task", "score", "n", "standard error", "strict", "normalised")
+RULES = {
+    "protocol": "as long as the benchmark's authors let them become (benchmark.max_new_tokens=protocol)",
+    "training": "a quarter longer than nearly all training answers (benchmark.max_new_tokens=training)",
+    "number": "as many tokens as were asked for (max_new_tokens)",
+}
 
 
 def _last_row(results: Results) -> list[list[str]]:
-    """A readable cell for each column of `LAST_ROW` and each task; nothing for results of an older version."""
-    row = results.get("last_row") or {}
-    return [
+    """Head and rows of a table with a row for each task; empty for results of an older version."""
+    row, lengths = results.get("last_row") or {}, results.get("lengths") or {}
+    rows = [
         [
             f"{task} ({results['score'][task]})",
             *(number(facts.get(name)) for name in ("score", "n", "stderr", "strict", "normalised")),
+            *(number(lengths[task][name]) for name in ("max_new_tokens", "cut") if lengths),
         ]
         for task, facts in row.items()
     ]
+    return [[*LAST_ROW, *(("longest", "cut") if lengths else ())], *rows] if rows else []
+
+
+def _lengths(results: Results) -> str:
+    """What the columns ``longest`` and ``cut`` say; empty for results of an older version."""
+    lengths = results.get("lengths") or {}
+    if not lengths:
+        return ""
+    by_rule: dict[str, list[str]] = {}
+    for task, facts in lengths.items():
+        by_rule.setdefault(facts["rule"], []).append(task)
+    rules = [f"{RULES[rule]}{'' if len(by_rule) == 1 else ': ' + ', '.join(tasks)}" for rule, tasks in by_rule.items()]
+    cut = sum(facts["cut"] for facts in lengths.values())
+    protocol = results.get("config", {}).get("benchmark", {}).get("protocol_max_new_tokens")
+    other = f" Its authors generate up to {protocol}." if protocol and "protocol" not in by_rule else ""
+    return f"Answers end after the tokens under longest, {'; '.join(rules)}; {cut} were cut there.{other}"
 
 
 def _variants(results: Results) -> list[list[str]]:
@@ -223,10 +245,12 @@ def print_report(results: Results, console: Console, protocol: str = "ssr") -> N
     head = "metric" if protocol == "ssr" else f"metric of {protocol}"
     print_table(_table([head, "value", "formula"], _metrics(results, protocol)), console)
     if rows := _last_row(results):
-        table = Table("at the end", *(Column(name, justify="right") for name in LAST_ROW[1:]), box=box.SIMPLE_HEAD)
-        for row in rows:
+        table = Table("at the end", *(Column(name, justify="right") for name in rows[0][1:]), box=box.SIMPLE_HEAD)
+        for row in rows[1:]:
             table.add_row(*map(Text, row))
         print_table(table, console)
+        if told := _lengths(results):
+            console.print(Text(f" {told}"), soft_wrap=True)
     if shares := _shares(results):
         print_table(_table(["routing", "value"], shares.items()), console)
     if rows := _variants(results):
@@ -389,8 +413,8 @@ def render_html(results: Results, study: Study | None = None) -> str:
         metrics=_joined(_metrics(results, protocol)),
         protocol=protocol,
         others={name: _joined(_metrics(results, name)) for name in results.get("protocols", ()) if name != protocol},
-        last_row_head=LAST_ROW,
         last_row=_last_row(results),
+        lengths=_lengths(results),
         matrix_figure=Markup(matrix_svg(tasks, matrix)),
         routing_figure=routing_figure,
         curves=curves if has_curves else [],

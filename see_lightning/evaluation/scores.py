@@ -2,6 +2,7 @@
 
 A score is a pure function ``(text, target) -> float``; every one is found by name in `SCORES`. Those in `READS_PROMPT` need
 the query as well, and `score_fn` gives it to them. A name that ends in a paper's measures as its code does, faults included.
+The text is what was generated, blanks around it included: what they mean is a matter of the score.
 """
 
 import re
@@ -119,7 +120,7 @@ def accuracy(text: str, target: str) -> float:
 def accuracy_trace(text: str, target: str) -> float:
     """100 if both are the same string, blanks included, else 0; two empty strings are 0.
 
-    TRACE's accuracy (C-STANCE, FOMC, NumGLUE). A target with blanks around it is never met, for answers are stripped.
+    TRACE's accuracy (C-STANCE, FOMC, NumGLUE).
 
     >>> accuracy_trace("B", "B"), accuracy_trace("B.", "B"), accuracy_trace("b", "B")
     (100.0, 0.0, 0.0)
@@ -139,15 +140,41 @@ def first_char_trace(text: str, target: str) -> float:
 
 
 def exact_match_olora(text: str, target: str) -> float:
-    """100 if both are the same in lower case, without ASCII punctuation and with single blanks, else 0.
+    r"""100 if both are the same in lower case, without ASCII punctuation and with single blanks, else 0.
 
-    SQuAD's exact match with the articles kept, as in O-LoRA and SAPT. Signs and points of numbers are punctuation too, so
-    that "3.5" equals "35"; and what is nothing but punctuation equals the empty text.
+    SQuAD's exact match with the articles kept. Signs and points of numbers are punctuation too, so that "3.5" equals "35";
+    and what is nothing but punctuation equals the empty text. Of an answer counts what stands behind its last "Answer:",
+    the end of O-LoRA's prompts.
 
     >>> exact_match_olora("Science or  technology!", "science or Technology"), exact_match_olora("the world", "world")
     (100.0, 0.0)
+    >>> exact_match_olora("Bad\nAnswer: good", "Good")
+    100.0
     """
-    return 100.0 * (_squad(text) == _squad(target))
+    return 100.0 * (_squad(_behind(text, "Answer:")) == _squad(target))
+
+
+def exact_match_sapt(text: str, target: str) -> float:
+    r"""As `exact_match_olora`, but of an answer counts what stands behind its last "Output:", the end of SAPT's prompts.
+
+    >>> exact_match_sapt("Bad\nOutput: good", "Good"), exact_match_sapt("Bad\nAnswer: good", "Good")
+    (100.0, 0.0)
+    """
+    return 100.0 * (_squad(_behind(text, "Output:")) == _squad(target))
+
+
+def rouge_l_sapt(text: str, target: str) -> float:
+    """`rouge_l_google` of what stands behind the last "Output:" of an answer, as SAPT's code has it.
+
+    >>> rouge_l_sapt("A dog. Output: a cat", "A cat.")
+    100.0
+    """
+    return rouge_l_google(_behind(text, "Output:"), target)
+
+
+def _behind(text: str, marker: str) -> str:
+    """What stands behind the last marker, or the whole text if there is none: their prompts end in it."""
+    return text.rpartition(marker)[2]
 
 
 def _squad(text: str) -> str:
@@ -316,12 +343,47 @@ def _f1(precision: float, recall: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
+def _stems(text: str) -> list[str]:
+    from nltk.stem.porter import PorterStemmer  # type: ignore[import-untyped]
+
+    stemmer = PorterStemmer()
+    return [stemmer.stem(word) if len(word) > 3 else word for word in re.findall("[a-z0-9]+", text.lower())]
+
+
+def _words_13a(text: str) -> list[str]:
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    words: list[str] = Tokenizer13a()(text).split()
+    return words
+
+
+#: What each score sees of a text: of two texts that look the same to it, one scores 100 against the other.
+SEEN: dict[str, Callable[[str], Sequence[str]]] = {
+    "rouge_l": _tokens,
+    "rouge_l_google": _stems,
+    "rouge_l_sapt": _stems,
+    "rouge_l_trace": lambda text: [word for piece in _pieces(text) for word in piece],
+    "exact_match": str.strip,
+    "exact_match_olora": _squad,
+    "exact_match_sapt": _squad,
+    "accuracy": _label,
+    "accuracy_trace": str,
+    "first_char_trace": lambda text: text[:1],
+    "edit_similarity": _literals,
+    "bleu": lambda text: _words_13a(text.rstrip()),
+    "chrf": lambda text: "".join(text.split()),
+    "sari": lambda text: _words_13a(text.lower()),
+    "sari_trace": lambda text: _words_13a(text.lower()),
+}
+
 SCORES: dict[str, Callable[..., float]] = {
     "rouge_l": rouge_l,
     "rouge_l_google": rouge_l_google,
+    "rouge_l_sapt": rouge_l_sapt,
     "rouge_l_trace": rouge_l_trace,
     "exact_match": exact_match,
     "exact_match_olora": exact_match_olora,
+    "exact_match_sapt": exact_match_sapt,
     "accuracy": accuracy,
     "accuracy_trace": accuracy_trace,
     "first_char_trace": first_char_trace,
@@ -332,7 +394,7 @@ SCORES: dict[str, Callable[..., float]] = {
     "sari_trace": sari_trace,
 }
 READS_PROMPT = ("sari", "sari_trace")
-LABELS = ("exact_match", "exact_match_olora", "accuracy", "accuracy_trace", "first_char_trace")
+LABELS = ("exact_match", "exact_match_olora", "exact_match_sapt", "accuracy", "accuracy_trace", "first_char_trace")
 
 
 def score_fn(name: str, prompt: str = "") -> ScoreFn:
@@ -376,7 +438,7 @@ def references_of(record: Mapping[str, Any]) -> Sequence[str]:
 
 
 def strict_and_normalised(score: str, text: str, target: str) -> tuple[float, float]:
-    r"""A label compared in two ways: as a string, and whatever its case and the blanks and punctuation around it.
+    r"""A label compared in two ways: letter by letter, and whatever its case and the blanks and punctuation around it.
 
     What the two differ by is form, not knowledge: a model may know the answer and have lost the way it is written.
 
@@ -390,4 +452,5 @@ def strict_and_normalised(score: str, text: str, target: str) -> tuple[float, fl
     """
     if score == "first_char_trace":
         return first_char_trace(text, target), first_char_trace(_label(text), _label(target))
-    return accuracy_trace(text, target), accuracy(text, target)
+    strict = accuracy_trace if score == "accuracy_trace" else exact_match  # TRACE alone counts blanks around a label
+    return strict(text, target), accuracy(text, target)

@@ -212,9 +212,7 @@ class Hearing:
                 verdict=verdict,
                 log_odds=round(opening.log_odds, 4) if opening else None,
                 margin=round(opening.margin, 4) if opening else None,
-                text=(text if voice is None else strip_indicator(text, self.words.indicators)).strip()
-                if answered
-                else None,
+                text=(text if voice is None else strip_indicator(text, self.words.indicators)) if answered else None,
                 truncated=not decoded.ended if answered else None,
             )
             self._said[pair] = said

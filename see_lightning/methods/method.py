@@ -269,11 +269,11 @@ class Method(L.LightningModule):
             assert isinstance(model, PeftModel | PreTrainedModel)
             out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
         new = [token for token in out[0, ids.shape[1] :].tolist() if token not in self.eos_ids()]
-        return self.template.text(new).strip()
+        return self.template.text(new)
 
     def to_answer(self, id_: str, decoded: Decoded, expert: str | None) -> Answer:
         """An answer that no verdict stands before."""
-        return Answer(id_, self.template.text(decoded.ids).strip(), expert, (), not decoded.ended)
+        return Answer(id_, self.template.text(decoded.ids), expert, (), not decoded.ended)
 
 
 def learning_rate_share(step: int, steps: int, schedule: str, warmup: float) -> float:
@@ -355,8 +355,9 @@ class ExpertMethod(Method):
         new = [row for row, said in enumerate(known) if said.text is None]
         if new:
             for row, one in zip(new, self.generate(voice, queries.select(new), opening), strict=True):
-                text = self.template.text(one.ids).strip()
-                known[row] = Said(text=text, truncated=not one.ended)
+                text = self.template.text(one.ids)
+                # One blank stands between the word and the answer; others are the answer's.
+                known[row] = Said(text=text.removeprefix(" ") if opening else text, truncated=not one.ended)
                 recollection.put(voice, row, known[row])
         return [
             Answer(id_, said.text or "", voice or "base", (), bool(said.truncated))

@@ -133,11 +133,12 @@ def query_loader(
         windows[-1] += portion
 
     def to_batch(window: list[tuple[int, Example, int]]) -> Queries:
+        prompts = [template.prompt_ids(example.prompt) for _, example, _ in window]
         return Queries(
-            prompts=[template.prompt_ids(example.prompt) for _, example, _ in window],
+            prompts=prompts,
             ids=[str(number) for number, _, _ in window],
             groups=[place for _, _, place in window],
-            limits=[tasks[place].max_new_tokens for _, _, place in window],
+            limits=[tasks[place].limit(len(ids)) for ids, (_, _, place) in zip(prompts, window, strict=True)],
             rows=batch_size,
             tasks=[tasks[place].name for _, _, place in window] if tell_task else [],
             only_decide=only_decide,

@@ -109,7 +109,8 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
     """The task with every row short enough: where a prompt has a body, that is cut, and told in a notice.
 
     A row that is too long all the same ``checks`` refuses or counts. A training row must hold its prompt and its answer, a
-    test row its prompt and the longest answer generated.
+    test row its prompt and what the task reserves for an answer. Where more may be generated, a long prompt leaves room for
+    less.
 
     Args:
         task: as read.
@@ -137,7 +138,8 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
         return tuple(kept), cut
 
     outdated = checks.notices(task.name)  # what was skipped on reading is counted again in the new notice
-    (train, train_cut), (test, test_cut) = fitting(task.train, None), fitting(task.test, task.max_new_tokens)
+    reserved = task.max_new_tokens if task.reserved is None else task.reserved
+    (train, train_cut), (test, test_cut) = fitting(task.train, None), fitting(task.test, reserved)
     held_out, held_out_cut = fitting(task.held_out, None)
     halves = (("training", task.train, train), ("held-out", task.held_out, held_out), ("test", task.test, test))
     for half, drawn, kept in halves:
@@ -153,7 +155,46 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
             f"{task.name}: {train_cut} of {len(train)} training{aside} and {test_cut} of {len(test)} test prompts were cut to"
             f" fit into model.max_length={template.max_length}; their instructions are whole"
         )
-    return replace(task, train=train, held_out=held_out, test=test, notices=(*notices, *checks.notices(task.name)))
+    context = template.max_length - indicator_tokens
+    notices += checks.notices(task.name)
+    return replace(task, train=train, held_out=held_out, test=test, context=context, notices=tuple(notices))
+
+
+def longer_references(task: Task, template: PromptTemplate) -> int:
+    """How many of a task's test references no answer can equal, for they have more tokens than are generated."""
+    return sum(
+        shortest_reference(row, template) > task.limit(len(template.prompt_ids(row.prompt))) for row in task.test
+    )
+
+
+def shortest_reference(row: Example, template: PromptTemplate) -> int:
+    """Tokens of the shortest answer that counts as right."""
+    return min(len(template.target_ids(reference)) - 1 for reference in row.references)
+
+
+def length_notices(task: Task, template: PromptTemplate, setting: str) -> tuple[str, ...]:
+    """What there is to tell of the longest answers to a task's test queries; empty where every reference fits.
+
+    Args:
+        task: as it is asked.
+        template: counts tokens.
+        setting: that sets the longest answer.
+    """
+    limit, rows = task.max_new_tokens, len(task.test)
+    short = sum(task.limit(len(template.prompt_ids(row.prompt))) < limit for row in task.test)
+    longest = max(shortest_reference(row, template) for row in task.test)
+    notices = []
+    if short:
+        notices.append(
+            f"{task.name}: {short} of {rows} test prompts leave room for fewer than the {limit} tokens that an answer may"
+            f" have: it is cut where prompt and answer reach model.max_length={template.max_length}"
+        )
+    if longer := longer_references(task, template):
+        notices.append(
+            f"{task.name}: {longer} of {rows} test references are longer than the {limit} tokens that an answer may have, the"
+            f" longest has {longest}, so no answer can equal them; {setting}={longest + 1} leaves room for all"
+        )
+    return tuple(notices)
 
 
 def fitted(row: Example, template: PromptTemplate, room: int) -> tuple[Example, int]:

@@ -4,7 +4,8 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from see_lightning.config import ConfigError, nearest
 from see_lightning.data.checks import RowChecks
@@ -14,6 +15,8 @@ from see_lightning.data.split import Split
 from see_lightning.seeds import seed
 
 MERGED = "all"
+
+Rule = Literal["protocol", "training", "number"]  # what tells how long an answer may become
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,9 @@ class Task:
         notices: what the reader found worth telling about the data.
         held_out: further training examples that nobody is trained on; their prompts are all different, and none of them
             stands in ``train`` or ``test``.
+        rule: where ``max_new_tokens`` comes from.
+        reserved: tokens that a test prompt must leave for its answer; None: ``max_new_tokens``.
+        context: most tokens of a prompt with its answer; None: any number.
     """
 
     name: str
@@ -38,6 +44,17 @@ class Task:
     max_new_tokens: int
     notices: tuple[str, ...] = ()
     held_out: tuple[Example, ...] = ()
+    rule: Rule = "training"
+    reserved: int | None = None
+    context: int | None = field(default=None, compare=False)
+
+    def limit(self, prompt_tokens: int) -> int:
+        """Most tokens that are generated behind a prompt: what the task allows, or what the context leaves.
+
+        >>> Task("qa", (), (), "rouge_l", 512, context=600).limit(200)
+        400
+        """
+        return self.max_new_tokens if self.context is None else min(self.max_new_tokens, self.context - prompt_tokens)
 
     def digest(self) -> str:
         """sha256 over every id, prompt and reference, so that a run can tell whether its data changed."""
@@ -76,10 +93,12 @@ class Benchmark:
         licence: of the data.
         citation: what to cite when using it.
         reader: turns files into examples.
-        tasks: settings by task: ``score``, if need be ``max_new_tokens`` (by default as long as its training answers
-            are, see ``longest_answer``), and for the report ``licence`` and ``citation``.
+        tasks: settings by task: ``score``, if need be ``max_new_tokens``, and for the report ``licence`` and ``citation``.
         default: settings of the tasks that ``tasks`` leaves out.
         paraphrases: by task, what its prompts' definition says in other words, see ``tasks.variants``.
+        max_new_tokens: longest answer to a task that sets none: a number of tokens, ``protocol`` (what the benchmark's
+            authors generate) or ``training`` (as long as the task's training answers are, see ``longest_answer``).
+        protocol_max_new_tokens: what the benchmark's authors generate; None where there is no protocol.
     """
 
     def __init__(
@@ -93,13 +112,16 @@ class Benchmark:
         tasks: dict[str, dict[str, object]],
         default: dict[str, object] | None = None,
         paraphrases: dict[str, str] | None = None,
+        max_new_tokens: int | str = "training",
+        protocol_max_new_tokens: int | None = None,
     ) -> None:
         self.name, self.version, self.licence, self.citation = name, version, licence, citation
         self.reader, self.tasks, self.default = reader, tasks, default or {}
         self.paraphrases = paraphrases or {}
+        self.max_new_tokens, self.protocol_max_new_tokens = max_new_tokens, protocol_max_new_tokens
 
-    def settings(self, name: str) -> tuple[str, int | None]:
-        """A task's score and its longest answer in tokens, None where its training answers tell.
+    def settings(self, name: str) -> tuple[str, Rule, int | None]:
+        """A task's score, what tells its longest answer, and that in tokens, None where its training answers tell.
 
         Raises:
             ConfigError: one of them is not configured, or is no such thing.
@@ -112,10 +134,27 @@ class Benchmark:
                 f"benchmark {self.name} has no task {name!r}.{nearest(name, self.tasks)} There are:"
                 f" {', '.join(self.tasks) or 'none'}. A task of yours needs a score: benchmark.default.score=rouge_l."
             )
-        longest = settings.get("max_new_tokens")
-        if longest is not None and (not isinstance(longest, int) or longest < 1):
-            raise ConfigError(f"max_new_tokens of task {name!r} must be a whole number, at least 1; got {longest!r}.")
-        return str(settings["score"]), longest
+        own = settings.get("max_new_tokens")
+        place = "benchmark.max_new_tokens" if own is None else f"max_new_tokens of task {name!r}"
+        return (str(settings["score"]), *self._longest(place, self.max_new_tokens if own is None else own))
+
+    def _longest(self, place: str, given: object) -> tuple[Rule, int | None]:
+        """The rule that a setting names, and the tokens of the longest answer by it."""
+        if given == "training":
+            return "training", None
+        if given == "protocol":
+            if self.protocol_max_new_tokens is None:
+                raise ConfigError(
+                    f"{place}=protocol, but benchmark {self.name} has no published protocol; use training, or a number of"
+                    f" tokens such as {place.split()[0]}=128."
+                )
+            return "protocol", self.protocol_max_new_tokens
+        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+            raise ConfigError(
+                f"{place} must be a whole number, at least 1; got {given!r}. It may also be protocol or training."
+                f"{nearest(str(given), ('protocol', 'training'))}"
+            )
+        return "number", given
 
     def task(
         self,
@@ -145,28 +184,32 @@ class Benchmark:
             DataError: the data are missing or malformed, or hold fewer rows than asked for.
             ConfigError: as in ``settings``; or too few different prompts to set aside.
         """
-        score, max_new_tokens = self.settings(name)
+        score, rule, max_new_tokens = self.settings(name)
         split = self.reader.read(name, checks)
         train, set_aside = _set_aside(split, train_size, held_out, name)
         asked = len(split.train) if train_size is None else train_size
         fewer = (
             f"{name}: {len(train)} of {asked} training rows are trained on, for {held_out} others had to be held out"
         )
+        usual = longest_answer([tokens(example.target) for example in split.train])
         return Task(
             name=name,
             train=train,
             held_out=set_aside,
             test=_draw(split.test, test_size, f"{name}-test", "test_size"),
             score=score,
-            max_new_tokens=max_new_tokens or longest_answer([tokens(example.target) for example in split.train]),
+            max_new_tokens=max_new_tokens or usual,
             notices=(*split.notices, *([fewer] if len(train) < asked else [])),
+            rule=rule,
+            reserved=min(max_new_tokens or usual, usual),
         )
 
 
 def longest_answer(lengths: Sequence[int]) -> int:
     """Room for an answer in tokens: the 99th percentile of the training answers' lengths, a quarter of it, and four more.
 
-    A model that finds no end is cut there, and counted as truncated.
+    Under the rule ``training`` a model that finds no end is cut there, and counted as truncated; under any rule test
+    prompts leave that much room.
 
     >>> longest_answer([2] * 99 + [50])
     7

@@ -95,7 +95,7 @@ def variant_of(
                 f" (+benchmark.paraphrases.{task.name}='...'), or leave {variant} out."
             )
         rows = paraphrased(task.test, common, paraphrases[task.name])
-    room = template.max_length - indicator_tokens - task.max_new_tokens
+    room = template.max_length - indicator_tokens - (task.reserved or task.max_new_tokens)
     kept = []
     for row in rows:
         fit, tokens = fitted(row, template, room)

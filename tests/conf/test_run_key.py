@@ -132,6 +132,20 @@ def test_paraphrases_leave_the_key_of_runs_from_before_there_were_any(composed):
     assert run_key(earlier) == run_key(composed()) == run_key(composed("variants=[paraphrased]"))
 
 
+def test_the_rule_of_the_longest_answer_leaves_earlier_keys_and_a_protocol_is_its_number(composed):
+    order = "order=superni_5"
+    earlier = composed(order)
+    OmegaConf.set_struct(earlier, False)
+    del earlier.benchmark.max_new_tokens
+    del earlier.benchmark.protocol_max_new_tokens
+    here = run_key(earlier)
+    assert run_key(composed(order)) == run_key(composed(order, "benchmark.max_new_tokens=training")) == here
+    assert run_key(composed(order, "benchmark.protocol_max_new_tokens=99")) == here
+    keys = [run_key(composed(order, f"benchmark.max_new_tokens={rule}")) for rule in ("protocol", 512, 50)]
+    assert keys[0] == keys[1]
+    assert len({here, *keys}) == 3
+
+
 def test_settings_that_came_later_and_are_off_leave_the_keys_of_earlier_runs(composed):
     earlier = composed()
     OmegaConf.set_struct(earlier, False)

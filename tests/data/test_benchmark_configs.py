@@ -67,7 +67,7 @@ SCORES = {
     "accuracy",
     "accuracy_trace",
 }
-SCORES |= {"first_char_trace", "edit_similarity", "sari"}
+SCORES |= {"first_char_trace", "edit_similarity", "sari_trace", "exact_match_sapt"}
 
 
 def composed(order: str, *overrides: str, conf: Path = CONF) -> DictConfig:
@@ -96,7 +96,7 @@ def test_an_order_of_numbered_tasks_is_the_published_one(order: str) -> None:
     assert config.benchmark.name == ("superni_15" if order.startswith("superni") else "citb")
     assert " ".join(task.split("_")[0].removeprefix("task") for task in config.order.tasks) == NUMBERED[order]
     assert set(config.order.tasks) <= set(config.benchmark.tasks)
-    assert settings(config) == {"rouge_l_google"}
+    assert settings(config) == {"rouge_l_sapt" if order.startswith("superni") else "rouge_l_google"}
 
 
 def settings(config: DictConfig) -> set[str]:
@@ -112,7 +112,27 @@ def test_trace_is_read_from_the_folder_of_its_size(size: int) -> None:
     config = composed("trace_order1", f"benchmark=trace_{size}")
     assert (config.benchmark.name, config.order.name) == (f"trace_{size}", "trace_order1")
     assert str(instantiate(config.benchmark.reader).folder) == f"/data/trace_{size}"
-    assert settings(config) == {"accuracy_trace", "rouge_l_trace", "edit_similarity", "first_char_trace", "sari"}
+    assert settings(config) == {"accuracy_trace", "rouge_l_trace", "edit_similarity", "first_char_trace", "sari_trace"}
+
+
+# What the benchmarks' authors generate, as their code has it.
+PROTOCOL = {"superni": 512, "superni_15": 50, "trace_500": 512, "trace_1000": 512, "trace_5000": 512, "cl_benchmark": 50,
+            "long_sequence": 50, "citb": 128, "pocket": None, "jsonl": None, "hub": None}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("benchmark/*.yaml")), ids=lambda path: path.stem)
+def test_a_benchmark_says_how_long_an_answer_its_authors_generate_or_that_it_has_no_protocol(path: Path) -> None:
+    config = composed("superni_5", f"benchmark={path.stem}").benchmark
+    assert (config.max_new_tokens, config.get("protocol_max_new_tokens")) == ("training", PROTOCOL[path.stem])
+
+
+def test_a_published_experiment_generates_what_its_paper_does_and_a_small_one_does_not() -> None:
+    rules = {
+        path.stem: OmegaConf.select(OmegaConf.load(path), "benchmark.max_new_tokens")
+        for path in CONF.glob("experiment/*.yaml")
+    }
+    assert {name for name, rule in rules.items() if rule == "protocol"} == {"ssr_superni_10"}
+    assert set(rules.values()) == {None, "protocol"}
 
 
 def test_a_benchmark_of_data_sets_on_the_hub_needs_them_named() -> None:

@@ -173,6 +173,18 @@ def test_the_last_row_stands_with_its_standard_errors_and_both_ways_to_compare_l
     assert all(cell in text for cell in ("qa (accuracy)", "79.99", "500", "1.23", "70.10", "80.20"))
 
 
+def test_how_long_answers_may_be_by_which_rule_and_how_many_were_cut_is_told():
+    lengths = {task: {"rule": "training", "max_new_tokens": 31 + n, "cut": n} for n, task in enumerate(TASKS)}
+    given = results(last_row=LAST_ROW, lengths=lengths, config={"benchmark": {"protocol_max_new_tokens": 512}})
+    for text in (printed(given), Page(render_html(given)).text):
+        assert "benchmark.max_new_tokens=training" in text
+        assert "3 were cut there. Its authors generate up to 512." in text
+    assert re.search(r"<b>bold</b> \(rouge_l\) +61\.00 +1 +– +– +– +32 +1\n", printed(given))
+    mixed = results(last_row=LAST_ROW, lengths=lengths | {"qa": {"rule": "protocol", "max_new_tokens": 512, "cut": 0}})
+    assert re.search(r"benchmark.max_new_tokens=protocol\): qa; .*=training\): <b>bold</b>, a_r", printed(mixed))
+    assert "were cut" not in printed(results(last_row=LAST_ROW))
+
+
 def test_nothing_in_the_results_becomes_markup():
     page = render_html(results())
     assert "<b>bold" not in page

@@ -1,5 +1,6 @@
 """Scores against the packages that SSR, Tk-Instruct, TRACE and O-LoRA use, or against their formulas written as loops."""
 
+import itertools
 import random
 import re
 import string
@@ -18,6 +19,7 @@ from see_lightning.evaluation.scores import (
     LABELS,
     READS_PROMPT,
     SCORES,
+    SEEN,
     best_score,
     bleu,
     chrf,
@@ -316,6 +318,52 @@ def test_of_several_references_the_one_that_is_matched_best_counts(name):
     assert best_score(name, text, others[:1], prompt) == apart[0]
 
 
+def skip_instructions(prompt: str, text: str, marker: str) -> str:
+    """O-LoRA's and SAPT's step before they score: what follows the last marker in the prompt and the answer together."""
+    whole = prompt + text
+    return whole.split(marker)[-1].strip() if marker in whole else ""
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "marker"),
+    [
+        ("exact_match_olora", "exact_match_olora", "Answer:"),
+        ("exact_match_sapt", "exact_match_olora", "Output:"),
+        ("rouge_l_sapt", "rouge_l_google", "Output:"),
+    ],
+)
+def test_behind_the_last_mark_of_their_prompts_begins_what_olora_and_sapt_score(name, plain, marker):
+    draw = random.Random(5)
+    pieces = ["good", " bad", marker, f"{marker} ", marker.lower(), "\n", " ", ":"]
+    for _ in range(300):
+        text, target = "".join(draw.choices(pieces, k=draw.randint(0, 6))), draw.choice(["good", "bad", "bad good"])
+        behind = skip_instructions(f"Is it good or bad?\n{marker}", text, marker)
+        assert score_fn(name)(text, target) == score_fn(plain)(behind, target), text
+
+
+@pytest.mark.parametrize("name", sorted(SCORES))
+def test_of_two_texts_that_look_the_same_to_a_score_one_is_a_full_score_for_the_other(name):
+    draw, score = random.Random(6), score_fn(name, prompt="the cat sat on a mat")
+    pieces = "C c # ++ 3 . 5 - run running yes Yes पानी <STR_LIT:x> x".split() + [" ", "\n"]
+    texts = {"".join(draw.choices(pieces, k=draw.randint(1, 3))) for _ in range(400)}
+    alike: dict[str, list[str]] = {}
+    for text in texts:
+        alike.setdefault(repr(SEEN[name](text)), []).append(text)
+    pairs = [(a, b) for some in alike.values() for a, b in itertools.pairwise(some)]
+    assert pairs or name == "accuracy_trace"
+    for a, b in pairs:
+        if score(b, b) == pytest.approx(100):
+            assert score(a, b) == pytest.approx(100), (a, b)
+
+
+def test_two_labels_are_the_same_to_a_score_if_and_only_if_they_look_the_same_to_it():
+    texts = ["C", "C#", "c", " C", "3.5", "35", "-5", "5", "yes", "Yes.", "B\nas", "B", "?", "!"]
+    for name in LABELS:
+        for a in texts:
+            for b in texts:
+                assert (score_fn(name)(a, b) == 100) == (SEEN[name](a) == SEEN[name](b)), (name, a, b)
+
+
 def test_an_unknown_score_is_refused_with_the_nearest_name_and_the_list():
     with pytest.raises(ValueError, match=r"'rougel'.*Did you mean 'rouge_l'\?.*exact_match"):
         score_fn("rougel")
@@ -327,6 +375,8 @@ def test_an_unknown_score_is_refused_with_the_nearest_name_and_the_list():
         ("accuracy_trace", "B", "B", (100.0, 100.0)),
         ("accuracy_trace", "b.", "B", (0.0, 100.0)),
         ("accuracy_trace", "A", "B", (0.0, 0.0)),
+        ("accuracy_trace", "B\n", "B", (0.0, 100.0)),
+        ("exact_match", "B\n", "B", (100.0, 100.0)),
         ("first_char_trace", "B as it falls", "B\nGravity", (100.0, 100.0)),
         ("first_char_trace", " (b) as it falls", "B\nGravity", (0.0, 100.0)),
         ("first_char_trace", "", "B\nGravity", (0.0, 0.0)),

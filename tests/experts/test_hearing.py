@@ -85,11 +85,15 @@ def sequential(theirs: dict[tuple[str | None, int], Decoded], place: int) -> tup
         text = small.TEMPLATE.text(said.ids)
         verdicts.append(read_verdict(text, Indicators()) or NEITHER)
         if verdicts[-1] is POS:
-            return Walked(expert, tuple(verdicts)), text.lstrip().removeprefix("<<pos>>").strip(), not said.ended
+            return (
+                Walked(expert, tuple(verdicts)),
+                text.lstrip().removeprefix("<<pos>>").removeprefix(" "),
+                not said.ended,
+            )
         if verdicts[-1] is NEITHER:
             break
     said = theirs[None, place]
-    return Walked(None, tuple(verdicts)), small.TEMPLATE.text(said.ids).strip(), not said.ended
+    return Walked(None, tuple(verdicts)), small.TEMPLATE.text(said.ids), not said.ended
 
 
 def hear(pool, texts, counts, *, rows=16, recall=None, only_decide=False) -> Hearing:
@@ -157,7 +161,7 @@ def test_the_walks_above_end_in_every_way_there_is(theirs):
     assert found[1] == Walked("qa", (NEG, NEG, POS)), "a refusal after a blank is one"
     assert found[5] == Walked(None, (NEG, NEITHER)), "half a word is none"
     assert found[7] == Walked(None, (NEG, NEITHER)), "nor is a blank"
-    assert sequential(theirs, 3)[1] == "hola"
+    assert sequential(theirs, 3)[1] == "hola "
     assert {sequential(theirs, place)[2] for place in range(len(QUERIES))} == {True, False}
 
 
@@ -208,8 +212,9 @@ def test_a_yes_that_leans_too_little_counts_as_a_no_and_is_not_written_out(pool,
             walks = hearing.walk()
         assert walks == expected
         for place, (one, text) in enumerate(zip(walks, hearing.answers(walks), strict=True)):
-            whole = small.TEMPLATE.text(theirs[one.expert, place].ids).strip()
-            assert text.text == whole.removeprefix("<<pos>>").strip()
+            whole = small.TEMPLATE.text(theirs[one.expert, place].ids)
+            of_an_expert = whole.lstrip().removeprefix("<<pos>>").removeprefix(" ")
+            assert text.text == (of_an_expert if one.expert else whole)
     assert counts == before, "what was remembered was asked again"
     assert counts["generations"] == 2 * len(QUERIES), "a yes that does not count was written out"
     lean = Hearing(pool, WORDS, queries, small.EOS, Counter(), None)

@@ -97,7 +97,7 @@ def test_peft_alone_loads_an_expert_and_says_what_it_said_in_the_run(run):
         if verdict == "pos":
             assert said.lstrip().startswith("<<pos>>")
             if answer["expert"] == "colour":
-                assert said.lstrip().removeprefix("<<pos>>").strip() == answer["text"]
+                assert said.lstrip().removeprefix("<<pos>>").removeprefix(" ") == answer["text"]
         elif verdict == "neg":
             assert said.lstrip().startswith("<<neg>>")
         else:
@@ -122,4 +122,4 @@ def test_what_nobody_accepts_the_base_model_answers_as_transformers_would(run):
             )
             ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
             written = base.generate(**ids, do_sample=False, max_new_tokens=12, pad_token_id=tokenizer.eos_token_id)
-            assert tokenizer.decode(written[0, ids["input_ids"].shape[1] :], skip_special_tokens=True).strip() == text
+            assert tokenizer.decode(written[0, ids["input_ids"].shape[1] :], skip_special_tokens=True) == text

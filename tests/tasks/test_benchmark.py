@@ -138,6 +138,49 @@ def test_where_none_is_set_the_training_answers_tell_how_long_one_may_be(lengths
     assert longest_answer(lengths) == expected
 
 
+def ruled(longest: object, published: int | None = None, **qa: object) -> Benchmark:
+    """A benchmark whose training answers have 8 letters, so that they tell 14 tokens."""
+    return benchmark(
+        reader=Answers([8]),
+        tasks={"qa": {"score": "rouge_l", **qa}},
+        max_new_tokens=longest,
+        protocol_max_new_tokens=published,
+    )
+
+
+@pytest.mark.parametrize(
+    ("of", "rule", "tokens", "reserved"),
+    [
+        (ruled("training"), "training", 14, 14),
+        (ruled("training", 512), "training", 14, 14),
+        (ruled("protocol", 512), "protocol", 512, 14),
+        (ruled("protocol", 10), "protocol", 10, 10),
+        (ruled(99, 512), "number", 99, 14),
+        (ruled("protocol", 512, max_new_tokens=7), "number", 7, 7),
+        (ruled("protocol", 512, max_new_tokens=None), "protocol", 512, 14),
+        (ruled("protocol", 512, max_new_tokens="training"), "training", 14, 14),
+        (ruled(99, 512, max_new_tokens="protocol"), "protocol", 512, 14),
+    ],
+)
+def test_a_rule_tells_the_longest_answer_unless_a_task_sets_its_own(of, rule, tokens, reserved):
+    made = task(of)
+    assert (made.rule, made.max_new_tokens, made.reserved) == (rule, tokens, reserved)
+
+
+def test_a_protocol_that_a_benchmark_does_not_have_is_refused_before_anything_is_read():
+    told = (
+        r"benchmark\.max_new_tokens=protocol, but benchmark mine has no published protocol; use training, or .*=128\."
+    )
+    with pytest.raises(ConfigError, match=told):
+        ruled("protocol").settings("qa")
+
+
+@pytest.mark.parametrize("longest", [0, -1, 1.5, True, "protocl", "64"])
+def test_a_longest_answer_that_is_neither_rule_nor_number_is_refused(longest):
+    with pytest.raises(ConfigError, match=r"benchmark\.max_new_tokens must be a whole number.*protocol or training"):
+        ruled(longest).settings("qa")
+
+
 def test_the_digest_sees_every_change_of_the_data_and_no_other():
     rows = (Example("1", "2+2?", "4", "qa", source="f:1"), Example("2", "3+3?", "6", "qa", source="f:2"))
 

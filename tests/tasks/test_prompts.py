@@ -10,7 +10,8 @@ from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import Body, DataError, Example
 from see_lightning.data.split import Split
 from see_lightning.models.tiny import tiny_tokenizer
-from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths
+from see_lightning.tasks.datamodule import query_loader
+from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths, length_notices
 from see_lightning.tasks.task import Benchmark, Task
 
 QUERY = "Où? {query} ✓"
@@ -204,6 +205,45 @@ def test_a_cut_prompt_is_told_by_the_digest():
     long = Example("1", "p" * 80, "a", "qa", body=Body(0, 80))
     whole = of([long], [])
     assert checked_lengths(whole, template("plain"), RowChecks(), 4).digest() != whole.digest()
+
+
+def test_a_long_prompt_leaves_room_for_a_shorter_answer_instead_of_being_refused():
+    rows = [row(1, prompt=20, answer=20), row(2, prompt=50, answer=9)]
+    task = replace(of([row(3, prompt=9, answer=9)], rows, max_new_tokens=40), reserved=10)
+    checked = checked_lengths(task, template("plain"), RowChecks(), 4)
+    assert checked.test == tuple(rows)
+    assert [checked.limit(prompt) for prompt in (20, 50)] == [40, 10]
+    with pytest.raises(DataError, match="f:9: the prompt has 51 tokens and leaves no room for 14"):
+        checked_lengths(replace(task, test=(row(9, prompt=51, answer=2),)), template("plain"), RowChecks(), 4)
+    batch = next(iter(query_loader([checked], template("plain"), batch_size=4, tell_task=False)))
+    assert dict(zip(map(len, batch.prompts), batch.limits, strict=True)) == {20: 40, 50: 10}
+
+
+def test_a_body_is_cut_for_the_usual_answer_whatever_the_longest_may_be():
+    long = Example("1", "p" * 80, "a", "qa", body=Body(0, 80))
+    cut = [
+        checked_lengths(replace(of([], [long], max_new_tokens=most), reserved=10), template("plain"), RowChecks(), 4)
+        for most in (10, 40, 4000)
+    ]
+    assert cut[0].test == cut[1].test == cut[2].test
+    assert len(template("plain").prompt_ids(cut[0].test[0].prompt)) == 50
+
+
+def test_references_that_no_answer_can_equal_are_told_and_how_to_allow_for_them():
+    made = template("plain")
+    task = replace(
+        of([], [row(1, prompt=20, answer=31), row(2, prompt=20, answer=11), row(3, prompt=9, answer=12)]), reserved=10
+    )
+    checked = checked_lengths(task, made, RowChecks(), 4)
+    assert length_notices(checked, made, "benchmark.max_new_tokens") == (
+        "qa: 2 of 3 test references are longer than the 10 tokens that an answer may have, the longest has 30, so no answer"
+        " can equal them; benchmark.max_new_tokens=31 leaves room for all",
+    )
+    enough = replace(checked, max_new_tokens=31)
+    assert length_notices(enough, made, "benchmark.max_new_tokens") == ()
+    (told,) = length_notices(replace(enough, max_new_tokens=50), made, "benchmark.max_new_tokens")
+    assert told.startswith("qa: 2 of 3 test prompts leave room for fewer than the 50 tokens that an answer may have")
+    assert told.endswith("model.max_length=64")
 
 
 class LongRows:
