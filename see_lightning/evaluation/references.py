@@ -59,9 +59,7 @@ def unreached(score: str, rows: Iterable[Example]) -> list[Example]:
     ['1']
     """
     return [
-        row
-        for row in rows
-        if max(best_score(score, one, row.references, row.prompt) for one in row.references) < FULL
+        row for row in rows if max(best_score(score, one, row.references, row.prompt) for one in row.references) < FULL
     ]
 
 

@@ -344,7 +344,25 @@ def test_behind_the_last_mark_of_their_prompts_begins_what_olora_and_sapt_score(
 @pytest.mark.parametrize("name", sorted(SCORES))
 def test_of_two_texts_that_look_the_same_to_a_score_one_is_a_full_score_for_the_other(name):
     draw, score = random.Random(6), score_fn(name, prompt="the cat sat on a mat")
-    pieces = "C c # ++ 3 . 5 - run running yes Yes पानी <STR_LIT:x> x".split() + [" ", "\n"]
+    pieces = [
+        "C",
+        "c",
+        "#",
+        "++",
+        "3",
+        ".",
+        "5",
+        "-",
+        "run",
+        "running",
+        "yes",
+        "Yes",
+        "पानी",
+        "<STR_LIT:x>",
+        "x",
+        " ",
+        "\n",
+    ]
     texts = {"".join(draw.choices(pieces, k=draw.randint(1, 3))) for _ in range(400)}
     alike: dict[str, list[str]] = {}
     for text in texts:
