@@ -142,19 +142,18 @@ class Benchmark:
         """The rule that a setting names, and the tokens of the longest answer by it."""
         if given == "training":
             return "training", None
-        if given == "protocol":
-            if self.protocol_max_new_tokens is None:
-                raise ConfigError(
-                    f"{place}=protocol, but benchmark {self.name} has no published protocol; use training, or a number of"
-                    f" tokens such as {place.split()[0]}=128."
-                )
-            return "protocol", self.protocol_max_new_tokens
-        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        tokens = self.protocol_max_new_tokens if given == "protocol" else given
+        if tokens is None:
             raise ConfigError(
-                f"{place} must be a whole number, at least 1; got {given!r}. It may also be protocol or training."
-                f"{nearest(str(given), ('protocol', 'training'))}"
+                f"{place}=protocol, but benchmark {self.name} has no published protocol; use training, or a number of tokens,"
+                f" such as 128."
             )
-        return "number", given
+        if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
+            raise ConfigError(
+                f"{place} must be a whole number, at least 1; got {tokens!r}. It may also be protocol or training."
+                f"{nearest(str(tokens), ('protocol', 'training'))}"
+            )
+        return "protocol" if given == "protocol" else "number", tokens
 
     def task(
         self,
