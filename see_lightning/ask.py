@@ -23,7 +23,7 @@ def main() -> None:
     replies = ensemble.answer(queries, task=arguments.task)
     for reply in replies:
         asked = " -> ".join(reply.verdicts) or "no expert asked"
-        print(f"{reply.text}\n  by {reply.expert or 'the adapted model'} ({asked})")
+        print(f"{reply.text.strip()}\n  by {reply.expert or 'the adapted model'} ({asked})")
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class Ensemble:
             rows=self.batch_size,
         )
         with torch.inference_mode():
-            return [Reply(a.text.strip(), a.expert, a.verdicts) for a in self.method.answer(batch)] if queries else []
+            return [Reply(a.text, a.expert, a.verdicts) for a in self.method.answer(batch)] if queries else []
 
 
 def load_ensemble(run_dir: str | Path, *, max_new_tokens: int = 128) -> Ensemble:
