@@ -168,9 +168,7 @@ def test_a_rule_tells_the_longest_answer_unless_a_task_sets_its_own(of, rule, to
 
 
 def test_a_protocol_that_a_benchmark_does_not_have_is_refused_before_anything_is_read():
-    told = (
-        r"benchmark\.max_new_tokens=protocol, but benchmark mine has no published protocol; use training, or .*, such as 128\."
-    )
+    told = r"benchmark\.max_new_tokens=protocol, but benchmark mine has no published protocol; use training, or .*, such as 128\."
     with pytest.raises(ConfigError, match=told):
         ruled("protocol").settings("qa")
 
