@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from see_lightning.config import ConfigError, register, validate
 from see_lightning.frame import frame
+from see_lightning.overrides import translate
 from see_lightning.refusals import CONF, REFUSED, explain
 
 #: Exit codes of a run that was told to stop, by which a multirun stops too: Ctrl-C, SIGTERM, a scheduler's warning.
@@ -34,7 +35,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         version.setbase("1.3")
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, to be told in one line
         parser = get_args_parser()
-        args = parser.parse_intermixed_args(sys.argv[1:] if argv is None else list(argv))
+        args, unknown = parser.parse_known_intermixed_args(sys.argv[1:] if argv is None else list(argv))
+        if unknown:
+            name, equals, value = unknown[0].lstrip("-").partition("=")
+            typed = f"{name or 'NAME'}={value if equals else '...'}"
+            raise ConfigError(f"there is no option {unknown[0]}; a setting is written without hyphens: {typed}")
+        if args.multirun and (args.cfg or args.info):
+            raise ConfigError(
+                "--cfg and --info show one configuration: leave out -m, and choose one value of each setting."
+            )
+        args.overrides = translate(args.overrides, several=args.multirun or "hydra.mode=MULTIRUN" in args.overrides)
         jobs = Jobs(args.overrides)
         try:
             _run_hydra(args, parser, jobs, str(CONF), "run")

@@ -19,6 +19,8 @@ import hydra.utils
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from see_lightning.names import called_here
+
 
 class Refusal(ValueError):
     """What the user gave cannot be used; the message says what was given, what is allowed and what to do."""
@@ -47,8 +49,14 @@ def one_of(key: str, value: str, allowed: Iterable[str]) -> None:
 
 def within(key: str, value: float | None, low: float, high: float = float("inf")) -> None:
     """Refuse a number outside ``low..high``; None means unset and passes."""
-    if value is not None and not low <= value <= high:
-        limit = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+    if value is not None and not (low <= value <= high and value < float("inf")):
+        limit = (
+            f"at least {low:g}, and finite"
+            if value == float("inf")
+            else f"at least {low:g}"
+            if high == float("inf")
+            else f"between {low:g} and {high:g}"
+        )
         raise ConfigError(f"{key} must be {limit}; got {value:g}.")
 
 
@@ -305,7 +313,8 @@ def validate(cfg: DictConfig) -> RunConfig:
         )
     taken = sorted(TRAINER_SET_BY_RUN & set(typed.trainer))
     if taken:
-        raise ConfigError(f"trainer.{taken[0]} is set by the run itself; see optim, data and logger.")
+        ours = called_here(taken[0])
+        raise ConfigError(f"trainer.{taken[0]} is set by the run itself.{ours or ' See optim, data and logger.'}")
     _refuse_additions(typed, "")
     return typed
 
@@ -322,7 +331,7 @@ def _refuse_additions(typed: Any, prefix: str) -> None:
     known = {field.name for field in fields(typed)}
     for key, value in vars(typed).items():
         if key not in known:
-            raise ConfigError(f"there is no setting {prefix + key!r}.{nearest(key, known)}")
+            raise ConfigError(f"there is no setting {prefix + key!r}.{called_here(key) or nearest(key, known)}")
         if is_dataclass(value):
             _refuse_additions(value, f"{prefix}{key}.")
 

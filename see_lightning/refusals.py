@@ -11,12 +11,14 @@ from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConfBaseException
 
 from see_lightning.config import ModelConfig, Refusal, RunConfig, nearest
+from see_lightning.names import called_here
 
 CONF = Path(__file__).parent.parent / "conf"
 REFUSED = (Refusal, HydraException, OmegaConfBaseException)
+OWN_LINES = ("full_key:", "object_type=", "reference_type=", "See https://", "Set the environment variable HYDRA")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -54,13 +56,29 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
         return f"there is no {group}={option}.{nearest(option, error.options)} There are: {', '.join(error.options)}."
-    # Hydra and OmegaConf add lines on their own classes below the one that tells what happened.
-    told, *_ = str(error).strip().splitlines()
+    lines = [line.strip() for line in str(error).splitlines()]
+    # What Hydra and OmegaConf add on their own classes and pages says nothing of what was typed.
+    told = " ".join(line for line in lines if line and not line.startswith(OWN_LINES))
     unknown = re.search(r"Could not override '([^']+)'", told)
     if unknown:
-        return f"there is no setting {unknown[1]!r}.{nearest(unknown[1], known_keys())}"
+        return f"there is no setting {unknown[1]!r}.{hint(unknown[1])}"
     cause = str(getattr(error.__cause__, "msg", None) or "").strip()
-    return f"{told}: {cause.splitlines()[0]}" if cause else told
+    told = f"{told.removeprefix('Error merging override ')}: {cause.splitlines()[0]}" if cause else told
+    told = re.sub(r"field '(\S+)' is not Optional", r"\1 cannot be null", told)
+    told = re.sub(
+        r"Invalid value assigned: .* is not a ListConfig, list or tuple\.", "it is a list, such as [a,b].", told
+    )
+    if isinstance(error, InterpolationKeyError | GrammarParseError) or isinstance(error.__cause__, GrammarParseError):
+        told += r". ${...} stands for the value of a setting; for the text itself write \${...}."
+    return told
+
+
+def hint(key: str) -> str:
+    """What an unknown setting is called here."""
+    known = known_keys()
+    if key.startswith("trainer.") and not called_here(key):
+        return f" One of Lightning's own that the file lacks is added: +{key}=..."
+    return called_here(key) or nearest(key, known)
 
 
 def known_keys() -> list[str]:
