@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from see_lightning.config import ConfigError, register, validate
+from see_lightning.effects import check_effects
 from see_lightning.frame import frame
 from see_lightning.overrides import translate
 from see_lightning.refusals import CONF, REFUSED, explain
@@ -58,10 +59,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 def job(cfg: DictConfig) -> None:
     """Check one configuration, then import torch and begin."""
     validate(cfg)
+    several = HydraConfig.get().mode == RunMode.MULTIRUN or "WANDB_SWEEP_ID" in os.environ
+    own, notes = check_effects(cfg, HydraConfig.get().overrides.task, several=several)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     from see_lightning.engine.launch import launch
 
     # What Hydra took, so that a job of a multirun is recorded as the command that repeats it alone.
-    launch(cfg, shlex.join(["python", "run.py", *HydraConfig.get().overrides.task]))
+    launch(cfg, shlex.join(["python", "run.py", *own]))
 
 
 class Jobs:

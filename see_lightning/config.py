@@ -270,16 +270,24 @@ def register() -> None:
 # What the loop over tasks gives each Trainer, or what would make ``optim.global_batch`` untrue.
 TRAINER_SET_BY_RUN = {
     "accumulate_grad_batches",
+    "barebones",
     "callbacks",
     "default_root_dir",
     "enable_checkpointing",
     "enable_model_summary",
     "enable_progress_bar",
+    "fast_dev_run",
     "gradient_clip_val",
+    "limit_predict_batches",
     "log_every_n_steps",
     "logger",
     "max_epochs",
+    "max_steps",
+    "max_time",
+    "min_epochs",
+    "min_steps",
     "num_sanity_val_steps",
+    "overfit_batches",
     "reload_dataloaders_every_n_epochs",
     "use_distributed_sampler",
 }
@@ -315,6 +323,8 @@ def validate(cfg: DictConfig) -> RunConfig:
     if taken:
         ours = called_here(taken[0])
         raise ConfigError(f"trainer.{taken[0]} is set by the run itself.{ours or ' See optim, data and logger.'}")
+    if typed.trainer.get("limit_train_batches") == 0:
+        raise ConfigError("trainer.limit_train_batches=0 trains nothing; give the steps of an epoch, or method=base.")
     _refuse_additions(typed, "")
     return typed
 

@@ -2,10 +2,11 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from see_lightning.config import ConfigError
 from see_lightning.refusals import REFUSED, explain
 
 
@@ -23,6 +24,7 @@ def frame(code: int = 2, prefix: str = "") -> Iterator[None]:
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(Output, before)
     try:
+        check_launcher(os.environ)
         yield
     except REFUSED as error:
         print(f"{prefix}{explain(error)}", file=sys.stderr)
@@ -31,6 +33,34 @@ def frame(code: int = 2, prefix: str = "") -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
+
+
+#: What torchrun, srun and the like tell a process, each a whole number.
+LAUNCHER = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_PORT"),
+    *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"),
+    *("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES", "JSM_NAMESPACE_RANK"),
+)
+
+
+def check_launcher(environment: MutableMapping[str, str]) -> None:
+    """Take out a launcher's variables that are empty, at which libraries stumble, and refuse what is no number.
+
+    Args:
+        environment: of the process.
+
+    Raises:
+        ConfigError: a variable is no whole number.
+    """
+    for name in LAUNCHER:
+        value = environment.get(name, "0").strip()
+        if not value:
+            del environment[name]
+        elif not value.isdecimal():
+            raise ConfigError(
+                f"the environment variable {name} is {value!r}, where torchrun or srun would put a whole number; without"
+                f" either of them: unset {name}"
+            )
 
 
 class Output:

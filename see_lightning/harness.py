@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from see_lightning.config import ConfigError, Refusal, nearest, one_of
 from see_lightning.engine.ledger import dump, finished_results, write_atomic
 from see_lightning.frame import frame
-from see_lightning.refusals import at_least
+from see_lightning.refusals import at_least, with_cause
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -228,10 +228,9 @@ def _load(manager: "TaskManager", name: str) -> Mapping[str, Any]:
     try:
         loaded = manager.load([name])
     except Exception as error:  # from whatever reads the data: no network, no such file, a broken YAML
-        told = next(iter(str(error).strip().splitlines()), "")
         raise Refusal(
-            f"lm_eval cannot load {name}: {type(error).__name__}: {told} Its data come from the Hub of Hugging Face, or"
-            f" from where its YAML says; without a network they must be in HF_HOME."
+            f"lm_eval cannot load {name}: {type(error).__name__}: {with_cause(error)} Its data come from the Hub of Hugging"
+            f" Face, or from where its YAML says; without a network they must be in HF_HOME."
         ) from error
     unsafe = [task for task, one in loaded["tasks"].items() if getattr(one, "UNSAFE_CODE", False)]
     if unsafe:

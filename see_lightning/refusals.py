@@ -73,9 +73,26 @@ def explain(error: Exception) -> str:
     return told
 
 
+def with_cause(error: BaseException) -> str:
+    """An error in one line, with what is at the bottom of it: a library that is missing, a host that nobody knows.
+
+    Args:
+        error: of a library that says so at the top as "cannot connect".
+    """
+    cause = error
+    while below := cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__):
+        cause = below
+    top, bottom = (next(iter(str(one).strip().splitlines()), "") or type(one).__name__ for one in (error, cause))
+    return top if bottom in top else f"{top} ({type(cause).__name__}: {bottom})"
+
+
 def hint(key: str) -> str:
     """What an unknown setting is called here."""
     known = known_keys()
+    if key in known:
+        group, _, inner = key.partition(".")
+        options = [path.stem for path in sorted((CONF / group).glob("*.yaml")) if inner in _dotted(_loaded(path))]
+        return f" It belongs to {' or '.join(f'{group}={option}' for option in options)}."
     if key.startswith("trainer.") and not called_here(key):
         return f" One of Lightning's own that the file lacks is added: +{key}=..."
     return called_here(key) or nearest(key, known)
@@ -88,10 +105,14 @@ def known_keys() -> list[str]:
     keys += _dotted(OmegaConf.structured(ModelConfig), "model.")
     for path in CONF.glob("*/*.yaml"):
         group = "" if "@package _global_" in path.read_text() else f"{path.parent.name}."
-        config = OmegaConf.load(path)
-        assert isinstance(config, DictConfig)
-        keys += [group + key for key in _dotted(config)]
+        keys += [group + key for key in _dotted(_loaded(path))]
     return sorted(set(keys))
+
+
+def _loaded(path: Path) -> DictConfig:
+    config = OmegaConf.load(path)
+    assert isinstance(config, DictConfig)
+    return config
 
 
 def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:

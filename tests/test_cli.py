@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from see_lightning import cli
 from see_lightning.config import ConfigError, validate
 from see_lightning.frame import Output, frame
+from see_lightning.refusals import with_cause
 
 ROOT = Path(__file__).parents[1]
 
@@ -148,6 +149,7 @@ def test_a_process_without_standard_output_goes_on(monkeypatch):
 CLOSED = """
 import sys
 from see_lightning.frame import Output, frame
+from see_lightning.refusals import with_cause
 with frame():
     for _ in range(100_000):
         print("a line that fills the pipe")
@@ -166,3 +168,27 @@ def test_a_closed_pipe_ends_no_run(tmp_path):
     os.close(write)
     assert done.returncode == 0
     assert (tmp_path / "end").read_text() == "finished"
+
+
+def test_the_bottom_of_a_chain_of_errors_is_told():
+    try:
+        try:
+            try:
+                raise ImportError("the 'socksio' package is not installed\nmore")
+            except ImportError as error:
+                raise RuntimeError("cannot send the request") from error
+        except RuntimeError as error:
+            raise OSError("We couldn't connect to 'https://huggingface.co'") from error
+    except OSError as error:
+        told = with_cause(error)
+    assert (
+        told == "We couldn't connect to 'https://huggingface.co' (ImportError: the 'socksio' package is not installed)"
+    )
+    assert with_cause(ValueError("alone")) == "alone"
+    assert with_cause(ValueError()) == "ValueError"
+
+
+def test_a_launcher_s_empty_variables_do_not_reach_the_libraries(monkeypatch):
+    monkeypatch.setenv("RANK", "")
+    with frame():
+        assert "RANK" not in os.environ

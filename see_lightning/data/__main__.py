@@ -13,6 +13,7 @@ from see_lightning.data.audit import PartAudit, audit, warnings
 from see_lightning.data.example import DataError
 from see_lightning.data.reader import Reader
 from see_lightning.frame import frame
+from see_lightning.overrides import translate
 from see_lightning.refusals import CONF
 
 DESCRIPTION = """\
@@ -47,7 +48,7 @@ def _composed(benchmark: str, settings: Sequence[str]) -> DictConfig:
     """The resolved benchmark as a run would see it."""
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("run", overrides=[f"benchmark={benchmark}", *settings]).benchmark
+        config = compose("run", overrides=[f"benchmark={benchmark}", *translate(settings, several=False)]).benchmark
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise DataError(f"{missing[0]} is not set; give {missing[0]}=...")

@@ -11,6 +11,7 @@ from see_lightning.data.checks import BadRow, RowChecks
 from see_lightning.data.example import DataError, Example
 from see_lightning.data.reader import Part, read_halves, require_task
 from see_lightning.data.split import Split
+from see_lightning.refusals import with_cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +135,8 @@ def _load(task: str, source: Source, split: str) -> Any:
         if (folder / "dataset_dict.json").is_file():
             return load_from_disk(source.path)[split]
         return load_dataset(source.path, source.name, split=split, revision=source.revision)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    except Exception as error:  # of whatever reads files or the network, such as a proxy's library that is missing
+        reason = with_cause(error).rstrip(".")
         raise DataError(
             f"{task}: the split {split!r} of {source.path} cannot be read: {reason}. See benchmark.reader.datasets.{task}: "
             f"path, name, revision, train, test; a machine without network needs the data in its cache (HF_HOME), or a folder"

@@ -1,11 +1,13 @@
 """What is seen of training while it runs, and what is counted of it. Removing a callback changes no number."""
 
 import time
+from datetime import timedelta
 from typing import Any
 
 import lightning as L
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from see_lightning.engine.preemption import Stopped, Told
 from see_lightning.engine.ranks import Ranks
@@ -86,7 +88,7 @@ class StopWhenTold(L.Callback):
 
 
 class StageProgress(L.Callback):
-    """A progress line: which task of how many, step, loss, tokens a second, time left; quiet when not a terminal.
+    """How far a stage is: a bar that fits into the terminal, or lines now and then where there is none.
 
     Args:
         console: where to draw.
@@ -95,33 +97,49 @@ class StageProgress(L.Callback):
     """
 
     def __init__(self, console: Console, title: str, throughput: Throughput) -> None:
-        self.title, self.throughput = title, throughput
+        self.console, self.title, self.throughput = console, title, throughput
+        self.drawn = console.is_terminal and not console.is_dumb_terminal
+        whole = Column(no_wrap=True)
         self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[shown]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            # A long title gives way, so that the numbers are never cut.
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            BarColumn(bar_width=max(4, min(40, console.width - 90))),
+            MofNCompleteColumn(table_column=whole),
+            TextColumn("{task.fields[shown]}", table_column=whole),
+            TimeRemainingColumn(compact=True, table_column=whole),
             console=console,
-            disable=not console.is_terminal,
+            disable=not self.drawn,
             transient=True,
+            expand=console.width < 140,
         )
 
-    def _start(self, verb: str, total: float) -> None:
-        self.bar = self.progress.add_task(f"{self.title} · {verb}", total=total, shown="")
+    def _start(self, verb: str, total: float, unit: str) -> None:
+        self.verb, self.total, self.unit, self.done = verb, int(total), unit, 0
+        self.bar = self.progress.add_task(f"{verb} · {self.title}", total=total, shown="")
         self.progress.start()
+        self._started = self._told = time.monotonic()
+        self._tenth = 0
+
+    def _advance(self, *shown: str) -> None:
+        """One step or batch further."""
+        self.done += 1
+        self.progress.update(self.bar, advance=1, shown=" ".join(shown))
+        now, tenth = time.monotonic(), 10 * self.done // max(1, self.total)
+        if not self.drawn and self.done < self.total and is_due(now - self._told, tenth - self._tenth):
+            self._told, self._tenth = now, tenth
+            left = (now - self._started) / self.done * (self.total - self.done)
+            parts = [f"{self.done:,}/{self.total:,} {self.unit} ({self.done / self.total:.0%})", *shown]
+            self.console.print(f"{self.title} · {self.verb}: {', '.join(parts)}, {timedelta(seconds=round(left))} left")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A step is a batch."""
-        self._start("training", float(trainer.estimated_stepping_batches))
+        self._start("training", float(trainer.estimated_stepping_batches), "steps")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """One step further."""
-        shown = f"loss {self.throughput.loss:.3f} · {self.throughput.tokens_per_s():,.0f} tokens/s"
-        self.progress.update(self.bar, advance=1, shown=shown)
+        self._advance(f"loss {self.throughput.loss:.3f}", f"{self.throughput.tokens_per_s():,.0f} tokens/s")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The bar goes; the run prints what stays."""
@@ -129,7 +147,7 @@ class StageProgress(L.Callback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A batch of queries at a time."""
-        self._start("answering", float(sum(trainer.num_predict_batches)))
+        self._start("answering", float(sum(trainer.num_predict_batches)), "batches")
 
     def on_predict_batch_end(
         self,
@@ -141,7 +159,7 @@ class StageProgress(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """One batch further."""
-        self.progress.update(self.bar, advance=1)
+        self._advance()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The bar goes."""
@@ -150,3 +168,16 @@ class StageProgress(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leave the terminal as it was."""
         self.progress.stop()
+
+
+def is_due(seconds: float, tenths: int) -> bool:
+    """Whether a line is due where there is no bar: at every tenth of a stage, but not every moment; or every minute.
+
+    Args:
+        seconds: since the last line, or since the stage began.
+        tenths: of the stage that were done meanwhile.
+
+    >>> is_due(1, 3), is_due(5, 0), is_due(5, 1), is_due(60, 0)
+    (False, False, True, True)
+    """
+    return seconds >= 60 or (seconds >= 5 and tenths > 0)

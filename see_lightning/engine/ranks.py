@@ -25,6 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 
 import see_lightning
 from see_lightning.config import ConfigError, Refusal
+from see_lightning.frame import LAUNCHER
 
 T = TypeVar("T")
 
@@ -143,13 +144,17 @@ class Place:
 
 def place() -> Place | None:
     """This process's place, as ``torchrun`` or ``srun`` says; None if it was started by itself."""
-    told = os.environ
+    told = {name: int(value) for name, value in os.environ.items() if name in LAUNCHER and value.strip()}
     if {"RANK", "WORLD_SIZE"} <= told.keys():
-        found = Place(int(told["RANK"]), int(told["WORLD_SIZE"]), int(told.get("LOCAL_RANK", "0")))
-    elif "SLURM_STEP_NUM_TASKS" in told:  # which a batch script does not have, but what its srun starts has
-        found = Place(int(told["SLURM_PROCID"]), int(told["SLURM_STEP_NUM_TASKS"]), int(told["SLURM_LOCALID"]))
+        found = Place(told["RANK"], told["WORLD_SIZE"], told.get("LOCAL_RANK", 0))
+    elif {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID"} <= told.keys():  # the first is not in a batch script, but in its srun
+        found = Place(told["SLURM_PROCID"], told["SLURM_STEP_NUM_TASKS"], told.get("SLURM_LOCALID", 0))
     else:
         return None
+    if found.rank >= max(1, found.size):
+        raise ConfigError(
+            f"the environment names this process {found.rank}, from 0, of {found.size}: unset RANK WORLD_SIZE"
+        )
     return found if found.size > 1 else None
 
 
@@ -244,8 +249,17 @@ def check_size(here: Place, wanted: int) -> None:
     Raises:
         ConfigError: they differ.
     """
-    if here.size != wanted:
-        raise ConfigError(
-            f"{here.size} processes were started, but trainer.devices x trainer.num_nodes is {wanted}. Under srun choose"
-            f" trainer=slurm; under torchrun, trainer=ddp trainer.devices=(processes on a machine)."
+    if here.size == wanted:
+        return
+    cure = "Under torchrun choose trainer=ddp trainer.devices=(processes on a machine)."
+    if "RANK" not in os.environ:
+        nodes = int(os.environ.get("SLURM_STEP_NUM_NODES") or os.environ.get("SLURM_NNODES") or 1)
+        each = here.size // nodes
+        cure = (
+            f"Under srun choose trainer=slurm, and let Slurm know how many are on each node: srun --ntasks-per-node={each},"
+            f" or in the job #SBATCH --ntasks-per-node={each}; or say it here: trainer.devices={each}"
+            f" trainer.num_nodes={nodes}."
         )
+    raise ConfigError(
+        f"{here.size} processes were started, but trainer.devices x trainer.num_nodes is {wanted}. {cure}"
+    )

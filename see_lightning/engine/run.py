@@ -235,7 +235,9 @@ class ContinualRun:
         with kept_pages():
             trainer.fit(method, datamodule=data)
         seconds = time.monotonic() - started
-        expected = data.steps_per_epoch * self.settings.epochs
+        limited = trainer.limit_train_batches != 1.0  # by trainer.limit_train_batches, a setting of Lightning's
+        per_epoch = int(trainer.num_training_batches) if limited else data.steps_per_epoch
+        expected = per_epoch * self.settings.epochs
         if throughput.steps != expected:
             raise RuntimeError(f"{stage.name} was trained for {throughput.steps} steps instead of {expected}.")
         if not all(parameter.isfinite().all() for parameter in method.parameters() if parameter.requires_grad):

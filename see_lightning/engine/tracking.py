@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from see_lightning.config import ConfigError, instantiate, one_of
 from see_lightning.engine.ledger import dump, write_atomic
 from see_lightning.evaluation.drawings import confusion_svg, matrix_svg
+from see_lightning.refusals import with_cause
 
 
 class Tracker:
@@ -135,7 +136,7 @@ class WandbTracker(Tracker):
             )
         except wandb.Error as error:
             raise ConfigError(
-                f"W&B cannot be reached ({str(error).splitlines()[0]}); log in with `wandb login`, or keep the run on"
+                f"W&B cannot be reached ({with_cause(error)}); log in with `wandb login`, or keep the run on"
                 f" this machine with logger.mode=offline."
             ) from error
         if self.mode != "disabled":

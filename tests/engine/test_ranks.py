@@ -13,6 +13,7 @@ import pytest
 from see_lightning.config import ConfigError
 from see_lightning.engine import ranks
 from see_lightning.engine.ranks import Place, Ranks, check_size, place, supervise
+from see_lightning.frame import LAUNCHER, check_launcher
 
 
 def program(text: str) -> list[str]:
@@ -171,3 +172,61 @@ def test_alone_a_process_is_all_ranks():
 
 def refuse() -> None:
     raise ConfigError("why")
+
+
+# ---------------------------------------------------------------------------------------------- what launchers say
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """An environment in which only this is said of other processes."""
+    for name in LAUNCHER:
+        monkeypatch.delenv(name, raising=False)
+
+    def say(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, None),
+        ({"RANK": "", "WORLD_SIZE": ""}, None),
+        ({"RANK": "", "WORLD_SIZE": "2"}, None),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, None),
+        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": ""}, Place(1, 2, 0)),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}, Place(3, 4, 1)),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": ""}, None),
+    ],
+)
+def test_a_variable_that_is_empty_says_nothing(said, variables, found):
+    said(**variables)
+    assert place() == found
+    check_launcher(os.environ)
+    assert not {name for name, value in variables.items() if not value} & os.environ.keys()
+    assert place() == found
+
+
+@pytest.mark.parametrize("name", LAUNCHER)
+def test_a_variable_that_is_no_number_is_refused_by_name(said, name):
+    said(**{name: "two"})
+    with pytest.raises(ConfigError, match=f"^the environment variable {name} is 'two', .* unset {name}$"):
+        check_launcher(os.environ)
+
+
+def test_a_place_outside_its_group_is_refused(said):
+    said(RANK="2", WORLD_SIZE="2")
+    with pytest.raises(ConfigError, match="names this process 2, from 0, of 2"):
+        place()
+
+
+def test_srun_without_tasks_per_node_is_told_how_many_there_are(said):
+    said(SLURM_STEP_NUM_TASKS="4", SLURM_PROCID="0", SLURM_STEP_NUM_NODES="2")
+    with pytest.raises(ConfigError, match="srun --ntasks-per-node=2, .* trainer.devices=2 trainer.num_nodes=2"):
+        check_size(place(), 1)
+    said(RANK="0", WORLD_SIZE="4")
+    with pytest.raises(ConfigError, match="4 processes were started, .* Under torchrun choose trainer=ddp"):
+        check_size(place(), 1)

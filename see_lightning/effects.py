@@ -1,0 +1,139 @@
+"""When a setting acts. One that was typed and has no effect under the others is told, or refused where that is no habit.
+
+Defaults and the files of ``conf`` may set what does not act, since one experiment serves several methods.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+from omegaconf import DictConfig, OmegaConf
+
+from see_lightning.config import GENERAL_USES, ConfigError, method_name
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A condition of some settings.
+
+    Args:
+        settings: patterns of their dotted names.
+        acts: whether they have an effect under a composed configuration.
+        why: what is said where they have none; ``{value}`` is what was typed, ``{method}`` the method.
+        soft: it is only told, since commands for all methods set it.
+    """
+
+    settings: tuple[str, ...]
+    acts: Callable[[DictConfig], bool]
+    why: str
+    soft: bool = False
+
+
+def _trains(cfg: DictConfig) -> bool:
+    return method_name(cfg) != "base"
+
+
+def _on(name: str) -> Callable[[DictConfig], bool]:
+    """Whether a method has a setting that is not off."""
+    return lambda cfg: cfg.method.get(name) not in (None, 0, "none")
+
+
+def _rehearses(cfg: DictConfig) -> bool:
+    return "ratio" in cfg.method
+
+
+def _has_default(name: str) -> Callable[[DictConfig], bool]:
+    """Whether some task of the order takes a setting from the benchmark's ``default``."""
+    return lambda cfg: any(name not in (cfg.benchmark.tasks.get(task) or {}) for task in cfg.order.tasks)
+
+
+def _uses(place: str, *parts: str) -> Callable[[DictConfig], bool]:
+    """Whether some part of the configuration is said in terms of a place."""
+    return lambda cfg: any(f"${{{place}}}" in OmegaConf.to_yaml(cfg[part]) for part in parts if cfg.get(part))
+
+
+EFFECTS = (
+    Effect(("model.name",), lambda cfg: cfg.model.source == "hub", "this model's weights lie elsewhere, and nothing named"
+           " {value} would be loaded; write model=hub model.name={value}"),
+    Effect(("model.system_prompt",), lambda cfg: cfg.model.prompt == "chat", "only model.prompt=chat has a system prompt"),
+    Effect(("adapter.*", "optim.*"), _trains, "method=base trains nothing and has no adapter"),
+    Effect(("adapter", "optim"), _trains, "method=base trains nothing and has no adapter", soft=True),
+    Effect(("adapter.cache_gb",), lambda cfg: cfg.adapter.activated, "only activated experts keep what the base model has"
+           " read; write adapter=activated_lora"),
+    Effect(("ratio",), _rehearses, "method={method} rehearses nothing", soft=True),
+    Effect(("data.rehearsal",), lambda cfg: _rehearses(cfg) and float(cfg.method.ratio) > 0, "nothing is rehearsed by"
+           " method={method} with this ratio"),
+    Effect(("indicators.*",), lambda cfg: "indicators" in cfg.method, "method={method} writes no indicators"),
+    Effect(("method.general_source",), lambda cfg: any(_on(name)(cfg) for name in GENERAL_USES), "no general instructions are"
+           " taken; write method.general_negatives=N too"),
+    Effect(("*.min_negatives",), lambda cfg: bool("min_negatives" in cfg.method and cfg.method.ratio),
+           "method={method} refuses no past examples with this ratio"),
+    Effect(("method.keep", "method.against"), _on("calibrate_on"), "no threshold is set; write method.calibrate_on=N too"),
+    Effect(("method.leeway",), lambda cfg: _on("calibrate_on")(cfg) and _on("against")(cfg), "a threshold looks at no general"
+           " instructions; write method.calibrate_on=N method.against=N too"),
+    Effect(("method.probe",), _on("warm_start"), "no expert begins from another; write method.warm_start=loss or knn too"),
+    Effect(("method.score_lr",), _on("score_share"), "no step trains scores; write method.score_share=SHARE too"),
+    Effect(("ood.dir",), _uses("ood.dir", "ood"), "none of these foreign tasks lie there; write ood=folder ood.dir={value}"),
+    Effect(("ood.every",), lambda cfg: method_name(cfg) not in ("base", "mtl"), "method={method} is tested once"),
+    Effect(("benchmark.paraphrases*",), lambda cfg: "paraphrased" in cfg.variants, "they are asked with"
+           " variants=[paraphrased] alone"),
+    Effect(("benchmark.default.score",), _has_default("score"), "each of these tasks has a score of its own: write"
+           " benchmark.tasks.TASK.score={value}"),
+    Effect(("benchmark.default.max_new_tokens",), _has_default("max_new_tokens"), "each of these tasks has a limit of"
+           " its own: write benchmark.tasks.TASK.max_new_tokens={value}"),
+    Effect(("logger.project", "logger.entity", "logger.name", "logger.group", "logger.tags"),
+           lambda cfg: cfg.logger.get("mode") != "disabled", "logger.mode=disabled tells nobody"),
+    Effect(("trainer.*val*", "trainer.*test*"), lambda cfg: False, "a run trains and answers; Lightning's validation and test"
+           " take no part in it"),
+    Effect(("paths.data",), _uses("paths.data", "benchmark", "ood"), "none of these tasks are read from there", soft=True),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A typed setting without effect: its override, what is said of it, and whether it is told alone."""
+
+    override: str
+    told: str
+    soft: bool
+
+
+def idle(cfg: DictConfig, typed: Iterable[str]) -> Iterator[Idle]:
+    """The settings among those typed that have no effect; one that switches something off needs none.
+
+    Args:
+        cfg: composed.
+        typed: overrides, as Hydra took them.
+    """
+    for override in typed:
+        name, _, value = override.lstrip("+").partition("=")
+        if name.startswith("~") or OmegaConf.select(cfg, name, default=value) in (None, 0, False, "none", ""):
+            continue
+        for effect in EFFECTS:
+            if any(fnmatch(name, pattern) for pattern in effect.settings) and not effect.acts(cfg):
+                why = effect.why.format(value=value, method=method_name(cfg))
+                yield Idle(override, f"{name} has no effect here: {why}.", effect.soft)
+                break
+
+
+def check_effects(cfg: DictConfig, typed: Iterable[str], *, several: bool) -> tuple[list[str], list[str]]:
+    """Refuse a typed setting without effect.
+
+    Args:
+        cfg: composed and checked.
+        typed: overrides, as Hydra took them.
+        several: whether the command, or a sweep, has several jobs: what has no effect in one of them is not refused.
+
+    Returns:
+        The overrides by which the job repeats alone, and what else is to be told.
+
+    Raises:
+        ConfigError: a setting was typed that has no effect.
+    """
+    typed = list(typed)
+    found = list(idle(cfg, typed))
+    hard = [one for one in found if not one.soft]
+    if hard and not several:
+        raise ConfigError(hard[0].told)
+    dropped = {one.override for one in hard}
+    return [override for override in typed if override not in dropped], [one.told for one in found]

@@ -1,0 +1,134 @@
+"""A setting that was typed and does not act is refused; what the project itself documents, runs and sweeps is not."""
+
+import json
+import re
+import shlex
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+import yaml
+
+from see_lightning.config import ConfigError, validate
+from see_lightning.effects import EFFECTS, check_effects
+from see_lightning.overrides import translate
+
+ROOT = Path(__file__).parents[2]
+MINE = ["order=jsonl", "benchmark.reader.folder=/mine", "order.tasks=[a,b]"]
+
+# overrides that have no effect, the setting that is named, and what makes it act
+IDLE = [
+    (["model.name=Qwen/Qwen2.5-0.5B"], "model.name", ["model=hub"]),
+    (["model=tiny", "model.name=/my/model"], "model.name", ["model=hub"]),
+    (["model.prompt=plain", "model.system_prompt=Be brief"], "model.system_prompt", ["model.prompt=chat"]),
+    (["method=base", "optim.lr=1"], "optim.lr", ["method=seqft"]),
+    (["method=base", "adapter.rank=4"], "adapter.rank", ["method=seqft"]),
+    (["adapter.cache_gb=8"], "adapter.cache_gb", ["adapter=activated_lora"]),
+    (["method=stl", "data.rehearsal=fixed"], "data.rehearsal", ["method=replay"]),
+    (["ratio=0", "data.rehearsal=fixed"], "data.rehearsal", ["ratio=0.5"]),
+    (["method=seqft", "indicators.pos=yes"], "indicators.pos", ["method=see"]),
+    (["method.general_source=/mine.jsonl"], "method.general_source", ["method.general_negatives=4"]),
+    (["method=replay", "data.min_negatives=5"], "data.min_negatives", ["method=see"]),
+    (["ratio=0", "method.min_negatives=5"], "method.min_negatives", ["ratio=0.1"]),
+    (["method.keep=0.9"], "method.keep", ["method.calibrate_on=10"]),
+    (["method.against=60"], "method.against", ["method.calibrate_on=10"]),
+    (["method.calibrate_on=10", "method.leeway=0.5"], "method.leeway", ["method.against=60"]),
+    (["method.probe=8"], "method.probe", ["method.warm_start=loss"]),
+    (["method=exssnet", "method.probe=8"], "method.probe", ["method.warm_start=knn"]),
+    (["method=exssnet", "method.score_share=0", "method.score_lr=1"], "method.score_lr", ["method.score_share=0.5"]),
+    (["ood=trace_500", "ood.dir=/mine"], "ood.dir", ["ood=folder"]),
+    (["method=mtl", "ood=trace_500", "ood.every=true"], "ood.every", ["method=see"]),
+    (["benchmark.paraphrases.news=Classify"], "benchmark.paraphrases.news", ["variants=[paraphrased]"]),
+    ([*MINE, "+benchmark.tasks={a:{score:rouge_l},b:{score:rouge_l}}", "benchmark.default.score=accuracy"],
+     "benchmark.default.score", ["order.tasks=[a,c]"]),
+    ([*MINE, "+benchmark.tasks={a:{max_new_tokens:4},b:{max_new_tokens:4}}", "benchmark.default.max_new_tokens=9"],
+     "benchmark.default.max_new_tokens", ["order.tasks=[a,c]"]),
+    (["logger=wandb", "logger.mode=disabled", "logger.name=mine"], "logger.name", ["logger.mode=offline"]),
+    (["+trainer.limit_val_batches=2"], "trainer.limit_val_batches", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("typed", "name", "cure"), IDLE, ids=[case[1] for case in IDLE])
+def test_a_typed_setting_without_effect_is_refused_until_something_makes_it_act(composed, typed, name, cure):
+    cfg = composed(*typed)
+    validate(cfg)
+    with pytest.raises(ConfigError, match=f"^{re.escape(name)} has no effect here: "):
+        check_effects(cfg, typed, several=False)
+    if cure:
+        acting = [*typed, *cure]
+        assert check_effects(composed(*acting), acting, several=False) == (acting, [])
+
+
+def test_every_rule_has_a_case():
+    hard = {pattern for effect in EFFECTS if not effect.soft for pattern in effect.settings}
+    tried = {pattern for pattern in hard for _, name, _ in IDLE if fnmatch(name, pattern)}
+    assert hard - tried <= {"logger.project", "logger.entity", "logger.group", "logger.tags", "trainer.*test*"}
+
+
+def test_the_named_model_is_told_with_what_loads_it(composed):
+    typed = ["model.name=Qwen/Qwen2.5-0.5B"]
+    with pytest.raises(ConfigError, match=r"write model=hub model\.name=Qwen/Qwen2\.5-0\.5B\.$"):
+        check_effects(composed(*typed), typed, several=False)
+
+
+@pytest.mark.parametrize("typed", [["method=mtl", "ratio=0.01"], ["method=base", "adapter=lora"], ["paths.data=/d"]])
+def test_what_commands_for_all_methods_set_is_only_told(composed, typed):
+    own, (note,) = check_effects(composed(*typed), typed, several=False)
+    assert own == typed
+    assert note.startswith(f"{typed[-1].split('=')[0]} has no effect here: ")
+
+
+def test_in_one_of_several_jobs_it_is_told_and_is_no_part_of_the_job_s_own_command(composed):
+    typed = ["method=see", "model.prompt=plain", "model.system_prompt=Be brief", "seed=1"]
+    own, notes = check_effects(composed(*typed), typed, several=True)
+    assert own == ["method=see", "model.prompt=plain", "seed=1"]
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [["method.keep=0"], ["method.against=0"], ["model.prompt=plain", "model.system_prompt=null"], ["~method.keep"],
+     ["hydra.verbose=true"], ["experiment=superni_5_small", "method=stl"], ["model.source=hub", "model.name=a/b"]],
+)  # fmt: skip
+def test_what_switches_off_and_what_files_set_is_not_asked(composed, typed):
+    assert check_effects(composed(*typed), typed, several=False) == (typed, [])
+
+
+def commands() -> list[str]:
+    """What the README, the documents, the files of conf and published results say to type."""
+    texts = [
+        path.read_text(encoding="utf-8") for name in ("*.md", "docs/*.md", "conf/**/*.yaml") for path in ROOT.glob(name)
+    ]
+    found = {line for text in texts for line in re.findall(r"python run\.py ((?:[\w.+]+=[^\s`]+ ?|-m ?)+)", text)}
+    for path in ROOT.glob("results/**/results.json"):
+        found.add(json.loads(path.read_text(encoding="utf-8"))["command"].removeprefix("python run.py "))
+    return sorted(line.strip(" `|") for line in found)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_no_documented_command_types_what_has_no_effect(composed, command):
+    words = shlex.split(command)
+    several = "-m" in words
+    overrides = translate([word for word in words if word != "-m"], several=several)
+    single = [
+        override.split(",")[0] if several else override for override in overrides if not override.startswith("hydra")
+    ]
+    if any(re.search("=[A-Z]+$|OWNER|\\.\\.\\.", word) for word in single):
+        return
+    if "order=hub" in single:
+        single.append("benchmark.reader.datasets={a:{path:p,prompt:q,answer:r}}")
+        single = [override for override in single if override != "benchmark=mine"]
+    cfg = composed(*single)
+    own, notes = check_effects(cfg, single, several=False)
+    assert own == single
+    assert not notes or several
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("sweeps/*.yaml")), ids=lambda path: path.stem)
+def test_no_sweep_sets_what_has_no_effect_in_any_of_its_jobs(composed, path):
+    parameters = yaml.safe_load(path.read_text())["parameters"]
+    methods = parameters.get("method", {}).get("values", [parameters.get("method", {}).get("value", "see")])
+    typed = [f"{name}={given.get('value', given.get('values', [None])[-1])}" for name, given in parameters.items()]
+    for override in typed:
+        ran = [[one for one in typed if not one.startswith("method=")] + [f"method={method}"] for method in methods]
+        assert any(not check_effects(composed(*own), [override], several=False)[1] for own in ran)
