@@ -19,7 +19,7 @@ def main() -> None:
     from see_lightning.engine.ensemble import load_ensemble
 
     ensemble = load_ensemble(arguments.run_dir, max_new_tokens=arguments.max_new_tokens)
-    queries = [sys.stdin.read() if query == "-" else query for query in arguments.query]
+    queries = [sys.stdin.read().removeprefix("\ufeff") if query == "-" else query for query in arguments.query]
     replies = ensemble.answer(queries, task=arguments.task)
     for reply in replies:
         asked = " -> ".join(reply.verdicts) or "no expert asked"

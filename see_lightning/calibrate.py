@@ -103,7 +103,7 @@ def calibrate(run_dir: Path, *, on: int, keep: float, against: int = 0, leeway: 
             f"{run_dir} was trained by an earlier version, with other general instructions or settings than this one would"
             f" train with, so its thresholds cannot be set alone. Train anew with method.calibrate_on={on}."
         )
-    tasks = build_tasks(cfg, config, build_template(config))
+    tasks = build_tasks(cfg, config, build_template(config, about.get("date")))
     other = [task.name for task in tasks if about["data"][task.name] != task.digest()]
     if other:
         raise ConfigError(

@@ -16,6 +16,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 import hydra.utils
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -28,6 +29,10 @@ class Refusal(ValueError):
 
 class ConfigError(Refusal):
     """A setting that cannot be used."""
+
+
+class DataError(Refusal):
+    """The data cannot be used as they are; the message names file, line and reason."""
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
@@ -72,6 +77,11 @@ def check_ratio(key: str, ratio: float) -> None:
         )
 
 
+def _open_group() -> Any:
+    """A group to which the command line adds keys without a plus."""
+    return DictConfig({}, flags={"struct": False})
+
+
 @dataclass
 class ModelConfig:
     """The base model and how a query is put to it."""
@@ -81,6 +91,9 @@ class ModelConfig:
     revision: str | None = None  # hub only: commit, tag or branch
     prompt: str = "chat"  # chat (the tokenizer's template), plain (the query alone), alpaca
     system_prompt: str | None = None  # chat only; null leaves it to the template
+    template_args: dict[str, Any] = field(
+        default_factory=_open_group
+    )  # chat only; variables of the template: enable_thinking
     dtype: str = "auto"  # auto (bf16 where the hardware is fast at it, else fp32), bf16, fp32
     max_length: int = 1536  # tokens; the longest prompt with its answer
     trust_remote_code: bool = False  # runs Python code that comes with the model
@@ -90,6 +103,8 @@ class ModelConfig:
         one_of("model.prompt", self.prompt, ("chat", "plain", "alpaca"))
         one_of("model.dtype", self.dtype, ("auto", "bf16", "fp32"))
         within("model.max_length", self.max_length, 16)
+        if self.template_args and self.prompt != "chat":
+            raise ConfigError(f"model.template_args are for model.prompt=chat; the style is {self.prompt}.")
         if self.source != "hub" and (self.revision or self.trust_remote_code):
             raise ConfigError(
                 f"model.revision and model.trust_remote_code belong to model.source=hub, not {self.source}."
@@ -263,7 +278,10 @@ class RunConfig:
 
 
 def register() -> None:
-    """Make the typed root known to Hydra under the name that ``conf/run.yaml`` starts from."""
+    """Make the typed root known to Hydra under the name that ``conf/run.yaml`` starts from, and files by their encoding."""
+    from see_lightning.conf_files import FileConfigSource
+
+    SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
 
 
@@ -441,6 +459,8 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     # Parts of a step are like the ranks that share it.
     kept["optim"] = {name: value for name, value in config["optim"].items() if name != "tokens_at_once"}
     kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}
+    # Came later; without any, prompts are what they were.
+    kept["model"] = {name: value for name, value in config["model"].items() if name != "template_args" or value}
     kept["method"] = switched_on({name: _one_spelling(value) for name, value in config["method"].items()})
     if "ratio" in kept["method"]:
         kept["method"]["ratio"] = float(kept["method"]["ratio"])

@@ -15,6 +15,7 @@ from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConf
 
 from see_lightning.config import ModelConfig, Refusal, RunConfig, nearest
 from see_lightning.names import called_here
+from see_lightning.textfiles import read_text
 
 CONF = Path(__file__).parent.parent / "conf"
 REFUSED = (Refusal, HydraException, OmegaConfBaseException)
@@ -104,13 +105,13 @@ def known_keys() -> list[str]:
     keys += _dotted(OmegaConf.structured(RunConfig))
     keys += _dotted(OmegaConf.structured(ModelConfig), "model.")
     for path in CONF.glob("*/*.yaml"):
-        group = "" if "@package _global_" in path.read_text() else f"{path.parent.name}."
+        group = "" if "@package _global_" in read_text(path) else f"{path.parent.name}."
         keys += [group + key for key in _dotted(_loaded(path))]
     return sorted(set(keys))
 
 
 def _loaded(path: Path) -> DictConfig:
-    config = OmegaConf.load(path)
+    config = OmegaConf.create(read_text(path))
     assert isinstance(config, DictConfig)
     return config
 

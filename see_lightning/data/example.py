@@ -3,11 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from see_lightning.config import Refusal
-
-
-class DataError(Refusal):
-    """The data cannot be used as they are; the message names file, line and reason."""
+from see_lightning.config import DataError as DataError
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import hydra.utils
 from omegaconf import DictConfig
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -20,7 +22,13 @@ from see_lightning.experts.recall import Recall
 from see_lightning.methods.method import Method
 from see_lightning.models.base import load_model, load_tokenizer
 from see_lightning.models.sharding import shard
-from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths, length_notices
+from see_lightning.tasks.prompts import (
+    PromptTemplate,
+    checked_header,
+    checked_lengths,
+    checked_texts,
+    length_notices,
+)
 from see_lightning.tasks.task import Benchmark, Task
 from see_lightning.tasks.variants import variant_of
 
@@ -30,11 +38,22 @@ def cache_folder(config: RunConfig) -> Path:
     return Path(config.paths.cache).expanduser()
 
 
-def build_template(config: RunConfig) -> PromptTemplate:
-    """Tokenizer and prompt style; no weights are loaded."""
+def build_template(config: RunConfig, date: str | None = None) -> PromptTemplate:
+    """Tokenizer and prompt style; no weights are loaded.
+
+    Args:
+        config: of the run.
+        date: that the run notes, in ISO form, for chat templates that write it; None is now.
+    """
     model = config.model
-    tokenizer = load_tokenizer(model, cache_folder(config))
-    return PromptTemplate(tokenizer, style=model.prompt, system_prompt=model.system_prompt, max_length=model.max_length)
+    return PromptTemplate(
+        load_tokenizer(model, cache_folder(config)),
+        style=model.prompt,
+        system_prompt=model.system_prompt,
+        max_length=model.max_length,
+        arguments=model.template_args,
+        date=datetime.fromisoformat(date) if date else None,
+    )
 
 
 def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> list[Task]:
@@ -42,8 +61,14 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
 
     Raises:
         DataError: a row cannot be used, or too many were skipped.
-        ConfigError: a task, score or size that there is not.
+        ConfigError: a task, score or size that there is not, or an indicator that the tokenizer cannot write.
     """
+    method: type[Method] = hydra.utils.get_class(cfg.method._target_)
+    if method.refuses:
+        for name, word in (("pos", config.indicators.pos), ("neg", config.indicators.neg)):
+            told, _ = template.loss(word)
+            if told:
+                raise ConfigError(f"indicators.{name}: the tokenizer cannot write it: {told}. Choose another word.")
     tasks = _read_tasks(
         cfg.benchmark,
         config.order.tasks,
@@ -159,13 +184,17 @@ def _read_tasks(
         score_fn(benchmark.settings(name)[0])  # refused before the data are read
     tasks = [
         checked_lengths(
-            benchmark.task(
-                name,
-                checks=checks,
-                tokens=lambda answer: len(template.target_ids(answer)),
-                train_size=train_size,
-                test_size=test_size,
-                held_out=held_out,
+            checked_texts(
+                benchmark.task(
+                    name,
+                    checks=checks,
+                    tokens=lambda answer: len(template.target_ids(answer)),
+                    train_size=train_size,
+                    test_size=test_size,
+                    held_out=held_out,
+                ),
+                template,
+                checks,
             ),
             template,
             checks,

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from see_lightning.config import ConfigError, load_config, nearest, validate
 from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts, recall_of
 from see_lightning.engine.ledger import REMEMBERED, Ledger, LedgerError
+from see_lightning.engine.made_from import check_prompts
 from see_lightning.evaluation.evaluate import put_back, remembered
 from see_lightning.methods.method import ExpertMethod, Method
 from see_lightning.tasks.datamodule import query_batch, query_loader
@@ -114,8 +115,10 @@ def load_method(cfg: DictConfig, ledger: Ledger) -> Method:
         LedgerError: an expert's file is damaged, or the tokenizer or template is another than at training.
     """
     config = validate(cfg)
-    template = build_template(config)
-    method = build_method(cfg, config, template, ledger.content["about"]["dtype"])
+    about = ledger.content["about"]
+    template = build_template(config, about.get("date"))
+    check_prompts(ledger, template)
+    method = build_method(cfg, config, template, about["dtype"])
     for name, stage in ledger.content["stages"].items():
         if stage["trained"] and stage["trained"].get("ended", True):
             folder = ledger.verified(name) / "expert"

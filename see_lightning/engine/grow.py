@@ -7,6 +7,7 @@ from typing import Any
 
 from see_lightning.config import AFTER_TRAINING, switched_on
 from see_lightning.engine.ledger import BESIDE, Ledger, LedgerError
+from see_lightning.engine.made_from import check_same_prompts
 from see_lightning.engine.stages import Stage
 from see_lightning.experts.files import THRESHOLD
 
@@ -93,6 +94,7 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
         raise LedgerError(
             f"{other} was made from other data: {', '.join(changed)} changed since. Restore them, or move it away."
         )
+    check_same_prompts(ledger, theirs)
     taken: dict[str, dict[str, Any]] = {}
     for stage in stages:
         noted = theirs.stage(stage.name)

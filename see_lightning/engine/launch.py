@@ -41,6 +41,7 @@ from see_lightning.engine.build import (
 )
 from see_lightning.engine.grow import adopt, earlier_run
 from see_lightning.engine.ledger import OOD, Ledger, LedgerError, dump, write_atomic
+from see_lightning.engine.made_from import check_prompts, date_of, prompt_facts
 from see_lightning.engine.preemption import Stopped, Told, exit_code, leave_quietly
 from see_lightning.engine.ranks import Echo, Place, Ranks, check_size, join, place, supervise
 from see_lightning.engine.results import collect, commit, keep_earlier, paraphrases, versions
@@ -51,6 +52,7 @@ from see_lightning.evaluation.report import matrix_csv, print_report, render_htm
 from see_lightning.methods.method import Method
 from see_lightning.models.base import fast_dtype
 from see_lightning.refusals import room_needed
+from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task, told_apart
 
 
@@ -82,7 +84,8 @@ def launch(cfg: DictConfig, command: str) -> Path:
         check_size(here, wanted)
     elif wanted == 1:
         here = Place(0, 1, 0)
-    if not _is_answered(cfg, path):
+    answered = _is_answered(cfg, path)
+    if not answered:
         _check_shardable(cfg)
         if here is None:
             _start_ranks(cfg, command, wanted)
@@ -101,6 +104,8 @@ def launch(cfg: DictConfig, command: str) -> Path:
     elif "WANDB_SWEEP_ID" in os.environ and (here is None or here.rank == 0):
         _tell_again(cfg, path)
     if here is None or here.rank == 0:
+        if answered:
+            _compare_finished(config, Ledger(directory).read())
         print_report(json.loads(path.read_text(encoding="utf-8")), Console(), config.protocol)
         print(f"{directory / 'report.html'}\n{path}", flush=True)
     return path
@@ -118,6 +123,16 @@ def _is_answered(cfg: DictConfig, path: Path) -> bool:
         and wanted <= set(variants.get("asked", ()))
         and ("paraphrased" not in wanted or variants["paraphrases"] == paraphrases(cfg))
     )
+
+
+def _compare_finished(config: RunConfig, ledger: Ledger) -> None:
+    """Refuse to report a run as that of a template or tokenizer which is another by now."""
+    try:
+        template = build_template(config, ledger.content["about"].get("date"))
+    except ConfigError as error:  # the report is there all the same
+        print(f"note: not compared with what this run was made from: {error}", file=sys.stderr, flush=True)
+    else:
+        check_prompts(ledger, template)
 
 
 def _check_shardable(cfg: DictConfig) -> None:
@@ -175,7 +190,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
         told = held.enter_context(Told())
         ranks.lead(lambda: held.enter_context(ledger))
         tracker = held.enter_context(make_tracker(cfg.logger))
-        template = build_template(config)
+        template = build_template(config, ranks.gather(ranks.lead(lambda: date_of(ledger, config)))[0])
         tasks = build_tasks(cfg, config, template)
         beside = {
             OOD: told_apart(build_strangers(cfg, config, template), tasks),
@@ -187,7 +202,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
             console.print(f"note: {caution}")
         stages = plan_stages(method.schedule, tasks)
         growing = stages if method.schedule == "sequential" else []
-        ranks.lead(lambda: _take_up(cfg, config, ledger, command, tasks, growing, console))
+        ranks.lead(lambda: _take_up(cfg, config, ledger, command, template, tasks, growing, console))
         dtype = ledger.read().content["about"]["dtype"]
         make_trainer, mesh = instantiate(cfg.trainer), None
         if cfg.trainer.get("strategy") == FSDP_BASE:
@@ -247,6 +262,7 @@ def _take_up(
     config: RunConfig,
     ledger: Ledger,
     command: str,
+    template: PromptTemplate,
     tasks: list[Task],
     growing: list[Stage],
     console: Console,
@@ -258,6 +274,7 @@ def _take_up(
         config: its typed form.
         ledger: held.
         command: as it was typed.
+        template: as it is now.
         tasks: as read now.
         growing: stages that another run may have finished, see ``earlier_run``.
         console: where it is told.
@@ -274,6 +291,7 @@ def _take_up(
             "versions": versions(),
             "dtype": resolved,
             "data": data,
+            **prompt_facts(template),
             "numbers": numbers_config(cfg),
         }
     )
@@ -283,6 +301,7 @@ def _take_up(
             f"{ledger.directory} was started on other data: {changed} changed since."
             f" Restore them, or move that folder away."
         )
+    check_prompts(ledger, template)
     if here != about["commits"][-1]:
         console.print(f"going on at commit {here}; this run was begun at {about['commits'][-1]}")
         about["commits"].append(here)
@@ -296,7 +315,11 @@ def _take_up(
         earlier = earlier_run(ledger.directory, numbers_config(cfg), data)
         if earlier:
             other, answers_too = earlier
-            taken = adopt(ledger, growing, other, answers_too=answers_too)
+            try:
+                taken = adopt(ledger, growing, other, answers_too=answers_too)
+            except LedgerError:
+                ledger.abandon()  # or it would be taken for begun with what was refused
+                raise
             what = "growing: {} finished stages" if answers_too else "thresholds anew: {} trained stages"
             console.print(f"{what.format(taken)} taken over from {other}")
     if about["dtype"] != resolved:

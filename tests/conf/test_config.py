@@ -38,6 +38,11 @@ REFUSED = [
     (ModelConfig, {"prompt": "chats"}, "model.prompt must be one of chat, plain, alpaca"),
     (ModelConfig, {"dtype": "bf61"}, "model.dtype must be one of auto, bf16, fp32; got 'bf61'. Did you mean 'bf16'?"),
     (ModelConfig, {"max_length": 15}, "model.max_length must be at least 16; got 15"),
+    (
+        ModelConfig,
+        {"prompt": "plain", "template_args": {"enable_thinking": False}},
+        "model.template_args are for model.prompt=chat; the style is plain",
+    ),
     (ModelConfig, {"revision": "main"}, "belong to model.source=hub, not tiny"),
     (ModelConfig, {"trust_remote_code": True}, "belong to model.source=hub, not tiny"),
     (AdapterConfig, {"rank": 0}, "adapter.rank must be at least 1; got 0"),

@@ -296,10 +296,15 @@ def test_prompts_that_end_in_the_header_pass_as_they_are():
 
 @pytest.mark.parametrize("half", ["train", "held_out", "test"])
 def test_an_answer_that_holds_the_header_is_refused_by_its_place(half):
-    bad = Example("id", "Who?", "say </s>[assistant] and", "qa", source="f:7")
+    bad = Example("id", "Who?", "say\n\n### Response:\n and", "qa", source="f:7")
     task = replace(of([row(1, prompt=10, answer=5)], [row(2, prompt=10, answer=5)]), **{half: (bad,)})
     with pytest.raises(DataError, match=r"^f:7: the answer repeats the prompt's last tokens \["):
-        checked_header(task, template("chat"))
+        checked_header(task, template("alpaca", max_length=400))
+
+
+def test_an_answer_that_spells_a_header_of_special_tokens_is_text_and_passes():
+    task = of([Example("id", "Who?", "say </s>[assistant] and", "qa")], [row(2, prompt=10, answer=5)])
+    assert checked_header(task, template("chat")) is task
 
 
 def test_a_prompt_whose_end_the_tokenizer_joined_with_its_query_is_refused_by_its_place():
@@ -314,3 +319,19 @@ def test_a_prompt_whose_end_the_tokenizer_joined_with_its_query_is_refused_by_it
     bad = Example("id", "joins", "a", "qa", source="f:7")
     with pytest.raises(DataError, match=r"^f:7: the prompt's last tokens are not \[.*adapter=lora"):
         checked_header(of([bad], [row(2, prompt=10, answer=5)]), made)
+
+
+def test_what_prompts_are_made_from_tells_template_and_tokenizer_apart():
+    made = template("chat").made_from()
+    edited = template(
+        "chat", chat_template="{% for m in messages %}({{ m['role'] }}){{ m['content'] }}{% endfor %}"
+    ).made_from()
+    ended = template("chat", eos_token="<pad>").made_from()
+    assert template("chat", max_length=99).made_from() == made
+    assert [name for name in made if edited[name] != made[name]] == ["prompt template", "tokenizer"]
+    assert [name for name in made if ended[name] != made[name]] == ["tokenizer"]
+
+
+def test_what_a_template_does_not_write_is_no_reason_not_to_note_what_it_does():
+    picky = "{{ messages[-1]['content'].replace('<', '(') }}"
+    assert template("chat", chat_template=picky).made_from() == template("chat", chat_template=picky).made_from()
