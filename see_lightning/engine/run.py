@@ -235,8 +235,11 @@ class ContinualRun:
         with kept_pages():
             trainer.fit(method, datamodule=data)
         seconds = time.monotonic() - started
-        limited = trainer.limit_train_batches != 1.0  # by trainer.limit_train_batches, a setting of Lightning's
-        per_epoch = int(trainer.num_training_batches) if limited else data.steps_per_epoch
+        limit = (
+            trainer.limit_train_batches
+        )  # of Lightning's: as a float a share, where 1.0 is all; else a number of steps
+        whole = isinstance(limit, float) and limit == 1
+        per_epoch = data.steps_per_epoch if whole else int(trainer.num_training_batches)
         expected = per_epoch * self.settings.epochs
         if throughput.steps != expected:
             raise RuntimeError(f"{stage.name} was trained for {throughput.steps} steps instead of {expected}.")
