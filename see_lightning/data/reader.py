@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from see_lightning.data.split import Split
 from see_lightning.textfiles import read_text, text_bytes
 
 MOST_NAMED = 40  # tasks in a message
+EMPTY_ANSWER = "the answer is empty"  # a remark on rows that their publisher reads all the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,21 @@ def where_to_put(folder: Path, published_at: str) -> str:
 def read_halves(task: str, parts: dict[str, Part], checks: RowChecks) -> Split:
     """The checked rows of ``train`` and ``test``."""
     return checks.split(task, train=parts["train"].rows, test=parts["test"].rows)
+
+
+def read_published(task: str, parts: dict[str, Part], checks: RowChecks) -> Split:
+    """The same, less the test rows whose prompt stands in the training rows, with a notice of them."""
+    train, published = list(parts["train"].rows), list(parts["test"].rows)
+    trained = {row.prompt.strip() for row in train if isinstance(row, Example)}
+    test = [row for row in published if isinstance(row, BadRow) or row.prompt.strip() not in trained]
+    split = checks.split(task, train=train, test=test)
+    if len(test) == len(published):
+        return split
+    notice = (
+        f"{task}: {len(published) - len(test)} of {len(published)} test rows were left out, for their prompts stand in "
+        f"the training rows too; published numbers count them"
+    )
+    return replace(split, notices=(notice, *split.notices))
 
 
 def json_document(path: Path, task: str) -> object:

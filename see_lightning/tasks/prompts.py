@@ -281,15 +281,19 @@ def length_notices(task: Task, template: PromptTemplate, setting: str) -> tuple[
 def fitted(row: Example, template: PromptTemplate, room: int) -> tuple[Example, int]:
     """The row with as much of its body as its prompt has ``room`` tokens for, and the prompt's tokens.
 
-    A row without a body, or that does not fit without it either, is returned as it is.
+    The body's extras are left out first. A row without a body, or that does not fit without it either, is returned as it
+    is.
     """
     short, tokens = row, len(template.prompt_ids(row.prompt))
     whole = tokens
     while tokens > room:
         size = 0 if short.body is None else short.body.stop - short.body.start
-        if size == 0:
+        if short.body is not None and short.body.extras:
+            short = short.without_last_extra()
+        elif size == 0:
             return row, whole
-        # By the characters that a token of the whole prompt has: too few rather than too many, and then again.
-        short = short.shortened(size - max(1, (tokens - room) * size // tokens))
+        else:
+            # By the characters that a token of the whole prompt has: too few rather than too many, and then again.
+            short = short.shortened(size - max(1, (tokens - room) * size // tokens))
         tokens = len(template.prompt_ids(short.prompt))
     return short, tokens

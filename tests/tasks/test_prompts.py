@@ -11,7 +11,7 @@ from see_lightning.data.example import Body, DataError, Example
 from see_lightning.data.split import Split
 from see_lightning.models.tiny import tiny_tokenizer
 from see_lightning.tasks.datamodule import query_loader
-from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths, length_notices
+from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths, fitted, length_notices
 from see_lightning.tasks.task import Benchmark, Task
 
 QUERY = "Où? {query} ✓"
@@ -193,6 +193,23 @@ def test_held_out_rows_are_cut_and_refused_like_all_others():
     skipping.split("qa", rows, [Example("t", "q", "a", "qa", source="g:1")])
     with pytest.raises(DataError, match=r"qa: 1 of the 2 held-out rows do not fit"):
         checked_lengths(replace(of([short], [short]), held_out=(short, bad)), template("plain"), skipping, 4)
+
+
+def test_extras_are_left_out_whole_from_the_last_before_a_body_is_cut():
+    text = "Sum up: (one)(two)(three)0123456789:"
+    long = Example("1", text, "a", "qa", body=Body(25, 35, extras=((8, 13), (13, 18), (18, 25))))
+    tokens = len(template("plain").prompt_ids(text))
+    for room, prompt in (
+        (tokens, text),
+        (tokens - 1, "Sum up: (one)(two)0123456789:"),
+        (tokens - 8, "Sum up: (one)0123456789:"),
+        (tokens - 17, "Sum up: 0123456789:"),
+    ):
+        assert fitted(long, template("plain"), room)[0].prompt == prompt
+    short, left = fitted(long, template("plain"), tokens - 22)
+    assert short.prompt == "Sum up: 01234:"
+    assert left == tokens - 22
+    assert fitted(long, template("plain"), 5) == (long, tokens)
 
 
 def test_a_row_that_does_not_fit_without_its_body_either_is_refused_whole():
