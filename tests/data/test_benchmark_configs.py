@@ -118,7 +118,7 @@ def test_trace_is_read_from_the_folder_of_its_size(size: int) -> None:
 
 # What the benchmarks' authors generate, as their code has it.
 PROTOCOL = {"superni": 512, "superni_15": 50, "trace_500": 512, "trace_1000": 512, "trace_5000": 512, "cl_benchmark": 50,
-            "long_sequence": 50, "citb": 128, "pocket": None, "jsonl": None, "hub": None}  # fmt: skip
+            "long_sequence": 50, "citb": 128, "citb_38": 128, "pocket": None, "jsonl": None, "hub": None}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("benchmark/*.yaml")), ids=lambda path: path.stem)
