@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -523,9 +524,33 @@ def numbers_config(cfg: DictConfig) -> dict[str, Any]:
     return numbers(resolved)
 
 
+def with_values(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of settings with other values for some of them.
+
+    >>> with_values({"model": {"name": "mine", "dtype": "fp32"}}, {"model.name": None})
+    {'model': {'name': None, 'dtype': 'fp32'}}
+    """
+    copied = deepcopy(dict(settings))
+    for name, value in values.items():
+        *groups, last = name.split(".")
+        part = copied
+        for group in groups:
+            part = part[group]
+        part[last] = value
+    return copied
+
+
+def key_of(settings: Mapping[str, Any]) -> str:
+    """Eight hex digits that name settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def run_key(cfg: DictConfig) -> str:
-    """Eight hex digits that name an experiment, however its command was spelt."""
-    return hashlib.sha256(json.dumps(numbers_config(cfg), sort_keys=True).encode()).hexdigest()[:8]
+    """Eight hex digits that name a configuration, however its command was spelt.
+
+    Where a setting says where the user's own data or model lie, a run is called otherwise, see ``engine.contents.placed``.
+    """
+    return key_of(numbers_config(cfg))
 
 
 def method_name(cfg: DictConfig) -> str:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from see_lightning.config import ConfigError, load_config, nearest, validate
 from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts, recall_of
+from see_lightning.engine.find import check_model
 from see_lightning.engine.ledger import REMEMBERED, Ledger, LedgerError
 from see_lightning.engine.made_from import check_prompts
 from see_lightning.evaluation.evaluate import put_back, remembered
@@ -115,6 +116,7 @@ def load_method(cfg: DictConfig, ledger: Ledger) -> Method:
         LedgerError: an expert's file is damaged, or the tokenizer or template is another than at training.
     """
     config = validate(cfg)
+    check_model(ledger, config)
     about = ledger.content["about"]
     template = build_template(config, about.get("date"))
     check_prompts(ledger, template)

@@ -4,26 +4,25 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from see_lightning.config import RunConfig
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.tasks.prompts import PromptTemplate
 
 
-def date_of(ledger: Ledger, config: RunConfig) -> str:
+def date_of(ledger: Ledger, model: str | None) -> str:
     """The date that chat templates write in a run, in ISO form: that of its start, whenever it goes on.
 
     A run that starts takes the date of those beside it, of the same order, method and model, so that it can grow from them.
 
     Args:
         ledger: of the run.
-        config: of the run.
+        model: its name in the settings by which the run is named.
     """
     about = ledger.content["about"]
     if "date" in about:
         return str(about["date"])
     others = ledger.directory.parent.parent.glob("*/seed=*") if not about else ()
     noted = (Ledger(other).read().content["about"] for other in others if (other / "ledger.json").exists())
-    dates = [one["date"] for one in noted if "date" in one and one["numbers"]["model"]["name"] == config.model.name]
+    dates = [one["date"] for one in noted if "date" in one and one["numbers"]["model"]["name"] == model]
     return str(min(dates, default=datetime.now().isoformat(timespec="seconds")))
 
 
