@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from see_lightning.config import VARIANTS, ConfigError, RunConfig, instantiate, nearest
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import DataError
+from see_lightning.engine.contents import shipped_names
 from see_lightning.evaluation.references import score_notices
 from see_lightning.evaluation.scores import score_fn
 from see_lightning.experts.pool import ExpertPool
@@ -106,7 +107,10 @@ def build_strangers(cfg: DictConfig, config: RunConfig, template: PromptTemplate
     """
     if config.ood is None:
         return []
-    readers = {name: instantiate(source).reader for name, source in cfg.ood.sources.items()}
+    benchmarks: dict[str, Benchmark] = {name: instantiate(source) for name, source in cfg.ood.sources.items()}
+    for name, benchmark in benchmarks.items():
+        benchmark.check_names(shipped_names(cfg.ood.sources[name]), f"ood.sources.{name}")
+    readers = {name: benchmark.reader for name, benchmark in benchmarks.items()}
     found = [(task, name) for name, reader in readers.items() for task in reader.tasks()]
     names = [task for task, _ in found]
     for task in config.ood.tasks or ():

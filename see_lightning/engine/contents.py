@@ -22,6 +22,8 @@ from see_lightning.data.example import DataError, Example
 from see_lightning.data.general import BUILT_IN
 from see_lightning.data.reader import Reader
 from see_lightning.models.digest import files_digest, model_files, sha256
+from see_lightning.refusals import CONF
+from see_lightning.tasks.task import Benchmark
 
 MODEL, SOURCE = "model.name", "method.general_source"
 #: Readers of a user's own files, which no benchmark's version describes.
@@ -67,7 +69,9 @@ def read_contents(cfg: DictConfig, config: RunConfig) -> Contents:
         ConfigError: the benchmark is not configured as its reader needs it.
     """
     found = Contents()
-    reader: Reader = instantiate(cfg.benchmark).reader
+    benchmark: Benchmark = instantiate(cfg.benchmark)
+    benchmark.check_names({*config.order.tasks, *shipped_names(cfg.benchmark)})
+    reader = benchmark.reader
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     for task in config.order.tasks:
         name = task_name(task)
@@ -86,6 +90,14 @@ def read_contents(cfg: DictConfig, config: RunConfig) -> Contents:
     found.places[MODEL] = model_places(settings["model"])
     read_model(found, config)
     return found
+
+
+def shipped_names(benchmark: DictConfig) -> set[str]:
+    """Tasks that the files of ``conf`` name, of which a user may have but some; none for a reader of the user's own."""
+    if benchmark.reader["_target_"] in OF_USERS:
+        return set()
+    files: list[Any] = [OmegaConf.load(path) for path in (CONF / "benchmark").glob("*.yaml")]
+    return {str(task) for file in files for task in file.get("tasks") or ()}
 
 
 def read_model(found: Contents, config: RunConfig) -> None:
