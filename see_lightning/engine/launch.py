@@ -90,7 +90,8 @@ def launch(cfg: DictConfig, command: str) -> Path:
         LedgerError: the run directory cannot be used.
     """
     config = validate(cfg)
-    found = find(cfg, config)
+    with room_needed(Path(config.paths.runs)):
+        found = find(cfg, config)
     directory = found.directory
     path = directory / "results.json"
     here, wanted = place(), processes(cfg)

@@ -3,6 +3,7 @@
 ``ledger.json`` names every file that is final, with its sha256. What it does not name does not count and is made anew.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -94,7 +95,10 @@ class Ledger:
     def __enter__(self) -> "Ledger":
         if not self.writes:
             return self
-        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # in /proc, say, where nobody makes folders
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.directory)) from error
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:

@@ -13,6 +13,7 @@ from see_lightning.config import ConfigError, ModelConfig
 from see_lightning.models.attention import NAME, PLAIN
 from see_lightning.models.smollm2 import smollm2_folder
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer
+from see_lightning.refusals import barred
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -38,6 +39,11 @@ def load_tokenizer(config: ModelConfig, cache: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(*_place(config, cache), **_hub(config))
     except OSError as error:
+        for cause in (error, error.__cause__, error.__context__):  # a cache that cannot be used is no wrong name
+            if isinstance(cause, OSError) and (told := barred(cause)):
+                raise ConfigError(
+                    f"cannot get model.name={config.name}: {told} HF_HOME=DIR gives another place."
+                ) from error
         raise ConfigError(
             f"cannot get model.name={config.name}: {str(error).splitlines()[0]} Check the name, the network, and for a"
             f" gated model `hf auth login`."
