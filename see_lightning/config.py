@@ -83,6 +83,15 @@ def _open_group() -> Any:
     return DictConfig({}, flags={"struct": False})
 
 
+TRAIN = "train"  # rows that thresholds are set by: those that were trained on
+
+
+def check_calibrate_on(key: str, value: int | str) -> None:
+    """Refuse what is neither a number of rows nor ``train``."""
+    if value != TRAIN and not (isinstance(value, int) and value >= 0):
+        raise ConfigError(f"{key} must be a number of rows to hold out, at least 0, or {TRAIN}; got {value!r}.")
+
+
 @dataclass
 class ModelConfig:
     """The base model and how a query is put to it."""
@@ -190,9 +199,11 @@ class DataConfig:
     eval_batch: int = 16  # queries decoded together
     rehearsal: str = "fresh"  # fresh (past examples are drawn anew for every later task), fixed (drawn once)
     min_negatives: int = 12  # of each past task that an expert learns to refuse at least; 0: the ratio alone
+    calibrate_on: Any = 0  # rows to hold out by which an expert's threshold is set; train: its training rows; 0: none
 
     def __post_init__(self) -> None:
         within("data.min_negatives", self.min_negatives, 0)
+        check_calibrate_on("data.calibrate_on", self.calibrate_on)
         one_of("data.rehearsal", self.rehearsal, ("fresh", "fixed"))
         one_of("data.on_bad_row", self.on_bad_row, ("stop", "skip"))
         within("data.eval_batch", self.eval_batch, 1)
@@ -270,6 +281,8 @@ class RunConfig:
         check_ratio("ratio", self.ratio)
         if isinstance(self.method, dict) and "ratio" in self.method:
             check_ratio("method.ratio", self.method["ratio"])
+        if isinstance(self.method, dict) and "calibrate_on" in self.method:
+            check_calibrate_on("method.calibrate_on", self.method["calibrate_on"])
         within("seed", self.seed, 0)
         within("train_size", self.train_size, 1)
         within("test_size", self.test_size, 1)
@@ -442,6 +455,7 @@ AFTER_TRAINING = (
     "task_id",
     "refuse",
 )  # settings of methods by which nothing is trained otherwise
+REHEARSAL = ("rehearsal", "min_negatives", "calibrate_on")  # of data, read by methods that rehearse
 GENERAL_USES = ("general_negatives", "other_instructions", "against")  # what general_source is read for
 GENERAL_VERSION = 2  # of the package's general instructions; other ones train other experts
 NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")
@@ -456,7 +470,7 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     kept = {name: part for name, part in config.items() if name not in NUISANCE}
     # Like the ratio, these enter through the methods that rehearse.
-    kept["data"] = {name: value for name, value in config["data"].items() if name not in ("rehearsal", "min_negatives")}
+    kept["data"] = {name: value for name, value in config["data"].items() if name not in REHEARSAL}
     # Parts of a step are like the ranks that share it.
     kept["optim"] = {name: value for name, value in config["optim"].items() if name != "tokens_at_once"}
     kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}
@@ -486,7 +500,11 @@ def _ratio_is_enough(method: Mapping[str, Any], config: Mapping[str, Any]) -> bo
     if not method.get("ratio"):
         return True
     # Rows that are left out, or held out for want of others, make a task smaller than it was asked for.
-    whole = config.get("train_size") and config["data"]["on_bad_row"] == "stop" and not method.get("calibrate_on")
+    whole = (
+        config.get("train_size")
+        and config["data"]["on_bad_row"] == "stop"
+        and method.get("calibrate_on") in (None, 0, TRAIN)
+    )
     return bool(whole) and max(1, round(method["ratio"] * config["train_size"])) >= method.get("min_negatives", 0)
 
 
@@ -497,6 +515,8 @@ def switched_on(method: Mapping[str, Any]) -> dict[str, Any]:
     {'ratio': 0.1}
     """
     off = {name for switch, more in OFF.items() if method.get(switch) in (0, "none") for name in (switch, *more)}
+    if method.get("calibrate_on") == TRAIN:
+        off.discard("leeway")  # refused rows stand where general instructions might
     if not any(name in method and name not in off for name in GENERAL_USES):
         off.add("general_source")
     return {name: value for name, value in method.items() if name not in off}

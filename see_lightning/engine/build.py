@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from see_lightning.config import VARIANTS, ConfigError, RunConfig, instantiate, nearest
+from see_lightning.config import TRAIN, VARIANTS, ConfigError, RunConfig, instantiate, nearest
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import DataError
 from see_lightning.engine.contents import shipped_names
@@ -77,7 +77,7 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
         template,
         config.train_size,
         config.test_size,
-        held_out=cfg.method.get("calibrate_on", 0),
+        held_out=0 if cfg.method.get("calibrate_on") == TRAIN else cfg.method.get("calibrate_on", 0),
     )
     return [_told(task, template, "benchmark", "benchmark.max_new_tokens") for task in tasks]
 

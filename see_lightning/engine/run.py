@@ -300,7 +300,7 @@ class ContinualRun:
 
     def _end(self, task: Task) -> None:
         """Let the method do what it does when a task is learned."""
-        self._at_rest(lambda: self.method.end_task(task))
+        self._at_rest(lambda: self.method.end_task(task, self.memory))
 
     def _at_rest(self, work: Callable[[], T]) -> T:
         """What some work of the method's gives, done while nothing is trained."""

@@ -136,7 +136,7 @@ class Method(L.LightningModule):
     def begin_task(self, task: str) -> None:
         """Allocate what the task will train, freeze the rest."""
 
-    def end_task(self, task: Task) -> None:
+    def end_task(self, task: Task, memory: Memory) -> None:
         """Whatever is to be done once a task is learned: statistics, merging, thresholds."""
 
     @abstractmethod

@@ -178,3 +178,13 @@ def test_the_composed_defaults_are_what_the_typed_root_holds(composed):
 )
 def test_the_nearest_word_is_named_only_when_one_is_near(word, hint):
     assert nearest(word, ["superni_10", "pocket_5"]) == hint
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"), [("jsonl", "train"), ("hub", "train"), ("pocket_5", 0), ("superni_5", 0)]
+)
+def test_thresholds_cost_no_row_of_ones_own_data_and_published_orders_have_none(composed, order, expected):
+    own = ["order.tasks=[a]"] if order in ("jsonl", "hub") else []
+    assert composed(f"order={order}", *own).method.calibrate_on == expected
+    assert composed(f"order={order}", *own, "method.calibrate_on=5").method.calibrate_on == 5
+    assert composed(f"order={order}", *own, "data.calibrate_on=0").method.calibrate_on == 0
