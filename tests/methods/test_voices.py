@@ -169,11 +169,11 @@ def test_whoever_is_chosen_writes_what_the_ensemble_answers(ensemble, ask):
 @pytest.mark.parametrize(
     ("until", "written"),
     [
-        ([], "red or green"),
-        (["gr"], "red or "),
+        ([], "red or<s> green"),  # text is text, whatever it spells
+        (["gr"], "red or<s> "),
         ([" or", "d"], "re"),
         (["d", "ed"], "r"),
-        (["", "\n"], "red or green"),
+        (["", "\n"], "red or<s> green"),
         (["<s>"], "red or"),
         (["r"], ""),
     ],
