@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from see_lightning.config import ConfigError, load_config, validate
-from see_lightning.engine.build import build_strangers, build_template
+from see_lightning.engine.build import build_strangers
 from see_lightning.engine.ensemble import load_method, read_tasks
 from see_lightning.engine.ledger import OOD, Ledger
 from see_lightning.evaluation.evaluate import prompt_sha
@@ -44,9 +44,9 @@ def compare(run_dir: Path) -> dict[str, dict[str, float]]:
     if cfg.ood is None:
         raise ConfigError(f"{run_dir} was asked no foreign queries; give its command with ood=... first.")
     config, ledger = validate(cfg), Ledger(run_dir).read()
-    template = build_template(config)
-    tasks, strangers = read_tasks(cfg, ledger, template), build_strangers(cfg, config, template)
     method = load_method(cfg, ledger).eval()
+    template = method.template
+    tasks, strangers = read_tasks(cfg, ledger, template), build_strangers(cfg, config, template)
 
     def states(prompts: Sequence[str]) -> Tensor:
         return describe(method.pool, [method.template.prompt_ids(prompt) for prompt in prompts])

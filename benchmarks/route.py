@@ -95,7 +95,7 @@ def spread_places(experts: int, queries: int) -> list[int]:
 
 def prompt_of(template: PromptTemplate, text: str, tokens: int) -> str:
     """The beginning of ``text`` as a query whose whole prompt has ``tokens`` tokens, give or take a few."""
-    ids = template.tokenizer(text, add_special_tokens=False).input_ids
+    ids = template.text_ids(text)
     frame = len(template.prompt_ids("x")) - 1
     repeated = list(islice(cycle(ids), max(1, tokens - frame)))
     return template.text(repeated)

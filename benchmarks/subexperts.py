@@ -117,7 +117,7 @@ def teach(setup: Setup, folder: Path) -> None:
         common.fit(setup, method, task.name, rows_of(setup, method, few), Clock(common.sync))
         with torch.no_grad():
             method.eval()
-            method.end_task(few)
+            method.end_task(few, Memory(0))
             method.train()
         method.save(folder / task.name)
 

@@ -4,7 +4,6 @@ import argparse
 import sys
 
 from see_lightning.frame import frame
-from see_lightning.refusals import at_least
 
 
 @frame()
@@ -13,14 +12,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m see_lightning.ask", description="Ask the experts of a run.")
     parser.add_argument("run_dir", help="runs/<order>/<method>/<key>/seed=<n>")
     parser.add_argument("query", nargs="+", help="the query with its instruction; '-' reads one from standard input")
-    parser.add_argument("--max-new-tokens", type=at_least(1), default=128, help="longest answer (default 128)")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer (default 128)")
     parser.add_argument("--task", help="for a method that must be told the task, such as stl")
     arguments = parser.parse_args()
 
     from see_lightning.engine.ensemble import load_ensemble
 
     ensemble = load_ensemble(arguments.run_dir, max_new_tokens=arguments.max_new_tokens)
-    queries = [sys.stdin.read() if query == "-" else query for query in arguments.query]
+    queries = [sys.stdin.read().removeprefix("\ufeff") if query == "-" else query for query in arguments.query]
     replies = ensemble.answer(queries, task=arguments.task)
     for reply in replies:
         asked = " -> ".join(reply.verdicts) or "no expert asked"

@@ -7,7 +7,16 @@ from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from see_lightning.config import ConfigError, load_config, method_name, numbers_config, validate, within
+from see_lightning.config import (
+    TRAIN,
+    ConfigError,
+    check_calibrate_on,
+    load_config,
+    method_name,
+    numbers_config,
+    validate,
+    within,
+)
 from see_lightning.engine.ledger import Ledger, finished_results
 from see_lightning.frame import frame
 
@@ -29,7 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m see_lightning.calibrate", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>")
-    parser.add_argument("--on", type=int, default=60, metavar="N", help="examples of each task (default 60)")
+    parser.add_argument(
+        "--on",
+        type=lambda word: word if word == TRAIN else int(word),
+        default=60,
+        metavar="N",
+        help="further examples of each task (default 60); train: those that the experts were trained on and refused",
+    )
     parser.add_argument(
         "--keep", type=float, default=0.98, metavar="SHARE", help="share of them that is still accepted (default 0.98)"
     )
@@ -47,12 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     calibrate(given.run_dir, on=given.on, keep=given.keep, against=given.against, leeway=given.leeway)
 
 
-def calibrate(run_dir: Path, *, on: int, keep: float, against: int = 0, leeway: float = 0.25) -> Path:
+def calibrate(run_dir: Path, *, on: int | str, keep: float, against: int = 0, leeway: float = 0.25) -> Path:
     """Set thresholds for a finished run's experts, and evaluate it with them.
 
     Args:
         run_dir: of the run.
-        on: examples of each task, further ones than those it was trained on; at least 1.
+        on: examples of each task, further ones than those it was trained on, at least 1; or ``train``.
         keep: share of them that a threshold still accepts, 0.01..1.
         against: general instructions that no expert learned to refuse, which it also looks at.
         leeway: how far down to these it lies, 0..1; see ``experts.walk.between``.
@@ -64,7 +79,9 @@ def calibrate(run_dir: Path, *, on: int, keep: float, against: int = 0, leeway: 
         Refusal: there is no such run where its settings say, its method has no thresholds, or its tasks have no examples
             left.
     """
-    within("--on", on, 1)
+    check_calibrate_on("--on", on)
+    if not isinstance(on, str):
+        within("--on", on, 1)
     within("--keep", keep, 0.01, 1)
     within("--against", against, 0)
     within("--leeway", leeway, 0, 1)
@@ -82,7 +99,7 @@ def calibrate(run_dir: Path, *, on: int, keep: float, against: int = 0, leeway: 
             f"{run_dir} lies elsewhere than a run of these settings does, or is older than this; its experts would not be"
             f" found. Let it lie at .../{'/'.join(place)}, or train anew with method.calibrate_on={on}."
         )
-    settings: dict[str, float] = {"calibrate_on": on, "keep": keep}
+    settings: dict[str, float | str] = {"calibrate_on": on, "keep": keep}
     if against or cfg.method.get("against"):
         settings |= {"against": against, "leeway": leeway}
     for name, value in settings.items():
@@ -103,7 +120,7 @@ def calibrate(run_dir: Path, *, on: int, keep: float, against: int = 0, leeway: 
             f"{run_dir} was trained by an earlier version, with other general instructions or settings than this one would"
             f" train with, so its thresholds cannot be set alone. Train anew with method.calibrate_on={on}."
         )
-    tasks = build_tasks(cfg, config, build_template(config))
+    tasks = build_tasks(cfg, config, build_template(config, about.get("date")))
     other = [task.name for task in tasks if about["data"][task.name] != task.digest()]
     if other:
         raise ConfigError(

@@ -10,12 +10,14 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 import hydra.utils
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -28,6 +30,10 @@ class Refusal(ValueError):
 
 class ConfigError(Refusal):
     """A setting that cannot be used."""
+
+
+class DataError(Refusal):
+    """The data cannot be used as they are; the message names file, line and reason."""
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
@@ -72,6 +78,20 @@ def check_ratio(key: str, ratio: float) -> None:
         )
 
 
+def _open_group() -> Any:
+    """A group to which the command line adds keys without a plus."""
+    return DictConfig({}, flags={"struct": False})
+
+
+TRAIN = "train"  # rows that thresholds are set by: those that were trained on
+
+
+def check_calibrate_on(key: str, value: int | str) -> None:
+    """Refuse what is neither a number of rows nor ``train``."""
+    if value != TRAIN and not (isinstance(value, int) and value >= 0):
+        raise ConfigError(f"{key} must be a number of rows to hold out, at least 0, or {TRAIN}; got {value!r}.")
+
+
 @dataclass
 class ModelConfig:
     """The base model and how a query is put to it."""
@@ -81,6 +101,9 @@ class ModelConfig:
     revision: str | None = None  # hub only: commit, tag or branch
     prompt: str = "chat"  # chat (the tokenizer's template), plain (the query alone), alpaca
     system_prompt: str | None = None  # chat only; null leaves it to the template
+    template_args: dict[str, Any] = field(
+        default_factory=_open_group
+    )  # chat only; variables of the template: enable_thinking
     dtype: str = "auto"  # auto (bf16 where the hardware is fast at it, else fp32), bf16, fp32
     max_length: int = 1536  # tokens; the longest prompt with its answer
     trust_remote_code: bool = False  # runs Python code that comes with the model
@@ -90,18 +113,12 @@ class ModelConfig:
         one_of("model.prompt", self.prompt, ("chat", "plain", "alpaca"))
         one_of("model.dtype", self.dtype, ("auto", "bf16", "fp32"))
         within("model.max_length", self.max_length, 16)
+        if self.template_args and self.prompt != "chat":
+            raise ConfigError(f"model.template_args are for model.prompt=chat; the style is {self.prompt}.")
         if self.source != "hub" and (self.revision or self.trust_remote_code):
             raise ConfigError(
                 f"model.revision and model.trust_remote_code belong to model.source=hub, not {self.source}."
             )
-
-
-ALL_LINEAR = "all-linear"  # PEFT's word
-# What a model is asked for where names of layers are left to it; its answer in Llama's case, which names the runs so far.
-LLAMA_TARGETS: dict[str | None, list[str]] = {
-    None: ["q_proj", "v_proj"],
-    ALL_LINEAR: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-}
 
 
 @dataclass
@@ -111,7 +128,7 @@ class AdapterConfig:
     rank: int = 8
     alpha: float = 32.0  # the update is scaled by alpha / rank
     dropout: float = 0.1  # share of the adapter's inputs
-    targets: Any = field(default_factory=lambda: ["q_proj", "v_proj"])  # names of linear layers; see ``conf/adapter``
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])  # names of linear layers
     activated: bool = (
         False  # acts from the assistant header on, so every expert shares the base model's reading of a query
     )
@@ -123,21 +140,8 @@ class AdapterConfig:
         if self.alpha <= 0:
             raise ConfigError(f"adapter.alpha scales the update and must be above 0; got {self.alpha:g}.")
         within("adapter.dropout", self.dropout, 0, 0.99)
-        if isinstance(self.targets, str):
-            self.targets = [self.targets]
-        if self.targets == [ALL_LINEAR]:
-            self.targets = ALL_LINEAR
-        if self.targets is None or self.targets == ALL_LINEAR:
-            return
-        if isinstance(self.targets, list):  # YAML reads the name of a module in a list as a number
-            self.targets = [str(name) if type(name) is int else name for name in self.targets]
-        if not isinstance(self.targets, list) or not all(isinstance(name, str) and name for name in self.targets):
-            raise ConfigError(f"adapter.targets must be a list of names, {ALL_LINEAR} or null; got {self.targets!r}.")
-        if not self.targets or ALL_LINEAR in self.targets:
-            raise ConfigError(
-                f"adapter.targets is {'empty' if not self.targets else self.targets}; name at least one linear layer, such as"
-                f" [q_proj,v_proj], or give {ALL_LINEAR} alone, or null for PEFT's own choice."
-            )
+        if not self.targets:
+            raise ConfigError("adapter.targets is empty; name at least one linear layer, such as [q_proj,v_proj].")
 
 
 @dataclass
@@ -195,9 +199,11 @@ class DataConfig:
     eval_batch: int = 16  # queries decoded together
     rehearsal: str = "fresh"  # fresh (past examples are drawn anew for every later task), fixed (drawn once)
     min_negatives: int = 12  # of each past task that an expert learns to refuse at least; 0: the ratio alone
+    calibrate_on: Any = 0  # rows to hold out by which an expert's threshold is set; train: its training rows; 0: none
 
     def __post_init__(self) -> None:
         within("data.min_negatives", self.min_negatives, 0)
+        check_calibrate_on("data.calibrate_on", self.calibrate_on)
         one_of("data.rehearsal", self.rehearsal, ("fresh", "fixed"))
         one_of("data.on_bad_row", self.on_bad_row, ("stop", "skip"))
         within("data.eval_batch", self.eval_batch, 1)
@@ -275,6 +281,8 @@ class RunConfig:
         check_ratio("ratio", self.ratio)
         if isinstance(self.method, dict) and "ratio" in self.method:
             check_ratio("method.ratio", self.method["ratio"])
+        if isinstance(self.method, dict) and "calibrate_on" in self.method:
+            check_calibrate_on("method.calibrate_on", self.method["calibrate_on"])
         within("seed", self.seed, 0)
         within("train_size", self.train_size, 1)
         within("test_size", self.test_size, 1)
@@ -284,7 +292,10 @@ class RunConfig:
 
 
 def register() -> None:
-    """Make the typed root known to Hydra under the name that ``conf/run.yaml`` starts from."""
+    """Make the typed root known to Hydra under the name that ``conf/run.yaml`` starts from, and files by their encoding."""
+    from see_lightning.conf_files import FileConfigSource
+
+    SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
 
 
@@ -444,6 +455,7 @@ AFTER_TRAINING = (
     "task_id",
     "refuse",
 )  # settings of methods by which nothing is trained otherwise
+REHEARSAL = ("rehearsal", "min_negatives", "calibrate_on")  # of data, read by methods that rehearse
 GENERAL_USES = ("general_negatives", "other_instructions", "against")  # what general_source is read for
 GENERAL_VERSION = 2  # of the package's general instructions; other ones train other experts
 NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")
@@ -458,14 +470,12 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     kept = {name: part for name, part in config.items() if name not in NUISANCE}
     # Like the ratio, these enter through the methods that rehearse.
-    kept["data"] = {name: value for name, value in config["data"].items() if name not in ("rehearsal", "min_negatives")}
+    kept["data"] = {name: value for name, value in config["data"].items() if name not in REHEARSAL}
     # Parts of a step are like the ranks that share it.
-    targets = config["adapter"]["targets"]
-    if targets is None or targets in (ALL_LINEAR, [ALL_LINEAR]):
-        targets = LLAMA_TARGETS[targets and ALL_LINEAR]
-    kept["adapter"] = {**config["adapter"], "targets": [targets] if isinstance(targets, str) else targets}
     kept["optim"] = {name: value for name, value in config["optim"].items() if name != "tokens_at_once"}
     kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}
+    # Came later; without any, prompts are what they were.
+    kept["model"] = {name: value for name, value in config["model"].items() if name != "template_args" or value}
     kept["method"] = switched_on({name: _one_spelling(value) for name, value in config["method"].items()})
     if "ratio" in kept["method"]:
         kept["method"]["ratio"] = float(kept["method"]["ratio"])
@@ -490,7 +500,11 @@ def _ratio_is_enough(method: Mapping[str, Any], config: Mapping[str, Any]) -> bo
     if not method.get("ratio"):
         return True
     # Rows that are left out, or held out for want of others, make a task smaller than it was asked for.
-    whole = config.get("train_size") and config["data"]["on_bad_row"] == "stop" and not method.get("calibrate_on")
+    whole = (
+        config.get("train_size")
+        and config["data"]["on_bad_row"] == "stop"
+        and method.get("calibrate_on") in (None, 0, TRAIN)
+    )
     return bool(whole) and max(1, round(method["ratio"] * config["train_size"])) >= method.get("min_negatives", 0)
 
 
@@ -501,6 +515,8 @@ def switched_on(method: Mapping[str, Any]) -> dict[str, Any]:
     {'ratio': 0.1}
     """
     off = {name for switch, more in OFF.items() if method.get(switch) in (0, "none") for name in (switch, *more)}
+    if method.get("calibrate_on") == TRAIN:
+        off.discard("leeway")  # refused rows stand where general instructions might
     if not any(name in method and name not in off for name in GENERAL_USES):
         off.add("general_source")
     return {name: value for name, value in method.items() if name not in off}
@@ -528,9 +544,33 @@ def numbers_config(cfg: DictConfig) -> dict[str, Any]:
     return numbers(resolved)
 
 
+def with_values(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of settings with other values for some of them.
+
+    >>> with_values({"model": {"name": "mine", "dtype": "fp32"}}, {"model.name": None})
+    {'model': {'name': None, 'dtype': 'fp32'}}
+    """
+    copied = deepcopy(dict(settings))
+    for name, value in values.items():
+        *groups, last = name.split(".")
+        part = copied
+        for group in groups:
+            part = part[group]
+        part[last] = value
+    return copied
+
+
+def key_of(settings: Mapping[str, Any]) -> str:
+    """Eight hex digits that name settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def run_key(cfg: DictConfig) -> str:
-    """Eight hex digits that name an experiment, however its command was spelt."""
-    return hashlib.sha256(json.dumps(numbers_config(cfg), sort_keys=True).encode()).hexdigest()[:8]
+    """Eight hex digits that name a configuration, however its command was spelt.
+
+    Where a setting says where the user's own data or model lie, a run is called otherwise, see ``engine.contents.placed``.
+    """
+    return key_of(numbers_config(cfg))
 
 
 def method_name(cfg: DictConfig) -> str:

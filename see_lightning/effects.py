@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 
 from omegaconf import DictConfig, OmegaConf
 
-from see_lightning.config import GENERAL_USES, ConfigError, method_name
+from see_lightning.config import GENERAL_USES, TRAIN, ConfigError, method_name
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,10 @@ EFFECTS = (
     Effect(("*.min_negatives",), lambda cfg: bool("min_negatives" in cfg.method and cfg.method.ratio),
            "method={method} refuses no past examples with this ratio"),
     Effect(("method.keep", "method.against"), _on("calibrate_on"), "no threshold is set; write method.calibrate_on=N too"),
-    Effect(("method.leeway",), lambda cfg: _on("calibrate_on")(cfg) and _on("against")(cfg), "a threshold looks at no general"
-           " instructions; write method.calibrate_on=N method.against=N too"),
+    Effect(("method.leeway",),
+           lambda cfg: cfg.method.get("calibrate_on") == TRAIN or (_on("calibrate_on")(cfg) and _on("against")(cfg)),
+           "a threshold looks at nothing else; write method.calibrate_on=N method.against=N or method.calibrate_on=train"),
+    Effect(("data.calibrate_on",), lambda cfg: "calibrate_on" in cfg.method, "method={method} has no thresholds"),
     Effect(("method.probe",), _on("warm_start"), "no expert begins from another; write method.warm_start=loss or knn too"),
     Effect(("method.score_lr",), _on("score_share"), "no step trains scores; write method.score_share=SHARE too"),
     Effect(("ood.dir",), _uses("ood.dir", "ood"), "none of these foreign tasks lie there; write ood=folder ood.dir={value}"),

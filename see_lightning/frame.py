@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from see_lightning.config import ConfigError
-from see_lightning.refusals import REFUSED, explain
+from see_lightning.refusals import REFUSED, barred, explain
 
 
 @contextmanager
@@ -28,6 +28,12 @@ def frame(code: int = 2, prefix: str = "") -> Iterator[None]:
         yield
     except REFUSED as error:
         print(f"{prefix}{explain(error)}", file=sys.stderr)
+        raise SystemExit(code) from None
+    except OSError as error:
+        told = barred(error)
+        if told is None:
+            raise
+        print(f"{prefix}{told}", file=sys.stderr)
         raise SystemExit(code) from None
     finally:
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import shlex
 import sys
 from collections import Counter
@@ -102,6 +103,8 @@ def run_harness(
     if out is None:
         out = run_dir / "harness.json"
         _check_same(out, {"tasks": list(tasks), "limit": limit, "num_fewshot": num_fewshot})
+    if out.absolute().parent.is_dir() and not os.access(out.absolute().parent, os.W_OK):
+        raise Refusal(f"{out} cannot be written, for its folder cannot; give another --out FILE.")
     if not out.absolute().parent.is_dir():
         raise Refusal(f"{out} cannot be written: there is no folder {out.parent}. Make it, or give another --out.")
     manager = _task_manager(include_path)

@@ -111,9 +111,10 @@ class VoiceLM(LM):
         )
 
     def _score_text(self, voice: str | None, text: str) -> float:
-        tokenizer, longest = self.voices.template.tokenizer, self.voices.longest
+        template, longest = self.voices.template, self.voices.longest
+        tokenizer = template.tokenizer
         first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        ids = list(tokenizer(text, add_special_tokens=False).input_ids)
+        ids = template.text_ids(text)
         windows = map(make_disjoint_window, get_rolling_token_windows(ids, first, longest, 1))
         parts = [self.voices.score_ids(voice, past, [Continuation((), new)]) for past, new in windows]
         return sum(part.log_likelihood for (part,) in parts)

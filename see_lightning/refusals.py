@@ -15,36 +15,57 @@ from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConf
 
 from see_lightning.config import ModelConfig, Refusal, RunConfig, nearest
 from see_lightning.names import called_here
+from see_lightning.textfiles import read_text
 
 CONF = Path(__file__).parent.parent / "conf"
 REFUSED = (Refusal, HydraException, OmegaConfBaseException)
 OWN_LINES = ("full_key:", "object_type=", "reference_type=", "See https://", "Set the environment variable HYDRA")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: What the place is to blame for: read-only, not allowed, below a file, a folder where a file belongs.
+BARRED = (
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST),
+)
+
+#: Settings whose last names are those of tasks, so that any may be added.
+BY_TASK = re.compile(r"(benchmark|ood\.sources\.[^.]+)\.(tasks|paraphrases)\.")
 
 
 @contextmanager
-def room_needed(folder: Path) -> Iterator[None]:
-    """Within this, a full disk, a used-up quota and a file that is too large are refusals, which name the place.
+def room_needed(folder: Path, cure: str = "paths.runs=DIR") -> Iterator[None]:
+    """Within this, a full disk or a place that cannot be used is a refusal, which names the place.
 
     Args:
         folder: that is written to, unless the error knows better.
+        cure: what to type to have another place.
 
     Raises:
-        Refusal: there is no room.
+        Refusal: there is no room, or the place cannot be written.
     """
     try:
         yield
     except Exception as error:
         told = re.search(r"\(os error (\d+)\)", str(error))  # how libraries written in Rust tell it
         number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
-        if number not in FULL:
-            raise
         place = getattr(error, "filename", None) or folder
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        raise Refusal(
-            f"{place} cannot be written: {os.strerror(number)}; {shutil.disk_usage(there).free / 1e6:,.0f} MB are free"
-            f" there. Make room or raise the limit, and give the same command again: what is final is kept."
-        ) from error
+        if number in FULL:
+            there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+            raise Refusal(
+                f"{place} cannot be written: {os.strerror(number)}; {shutil.disk_usage(there).free / 1e6:,.0f} MB are free"
+                f" there. Make room or raise the limit, and give the same command again: what is final is kept."
+            ) from error
+        if number in BARRED:
+            raise Refusal(f"{place} cannot be used: {os.strerror(number)}. Give a place that can: {cure}.") from error
+        raise
+
+
+def barred(error: OSError) -> str | None:
+    """One line on a place that cannot be used; None if the error tells of something else."""
+    if "No usable temporary directory" in str(error):
+        return "there is no folder for temporary files that can be written; set TMPDIR=DIR."
+    if error.errno not in BARRED or error.filename is None:
+        return None
+    return f"{error.filename} cannot be used: {os.strerror(error.errno)}."
 
 
 def explain(error: Exception) -> str:
@@ -60,6 +81,9 @@ def explain(error: Exception) -> str:
     # What Hydra and OmegaConf add on their own classes and pages says nothing of what was typed.
     told = " ".join(line for line in lines if line and not line.startswith(OWN_LINES))
     unknown = re.search(r"Could not override '([^']+)'", told)
+    if unknown and BY_TASK.match(unknown[1]):
+        added = re.search(r"use (\+.*)", str(error))
+        return f"{unknown[1]} is not set yet; what is added has a + before it: {added[1] if added else f'+{unknown[1]}=...'}"
     if unknown:
         return f"there is no setting {unknown[1]!r}.{hint(unknown[1])}"
     cause = str(getattr(error.__cause__, "msg", None) or "").strip()
@@ -104,13 +128,13 @@ def known_keys() -> list[str]:
     keys += _dotted(OmegaConf.structured(RunConfig))
     keys += _dotted(OmegaConf.structured(ModelConfig), "model.")
     for path in CONF.glob("*/*.yaml"):
-        group = "" if "@package _global_" in path.read_text() else f"{path.parent.name}."
+        group = "" if "@package _global_" in read_text(path) else f"{path.parent.name}."
         keys += [group + key for key in _dotted(_loaded(path))]
     return sorted(set(keys))
 
 
 def _loaded(path: Path) -> DictConfig:
-    config = OmegaConf.load(path)
+    config = OmegaConf.create(read_text(path))
     assert isinstance(config, DictConfig)
     return config
 

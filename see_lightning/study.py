@@ -11,6 +11,7 @@ from typing import Any
 from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger, dump, finished_results, write_atomic
 from see_lightning.frame import frame
+from see_lightning.refusals import barred, room_needed
 
 DESCRIPTION = """\
 What a finished run of SEE would have given, had its experts been asked in another order or been believed at another
@@ -87,27 +88,34 @@ def run_study(
 
     tasks = results["tasks"]
     named = name_orders(orders, tasks, results["seed"])
-    with Ledger(run_dir) as ledger:
-        if answer:
-            from see_lightning.engine.ensemble import answer_everything
+    if answer:
+        from see_lightning.engine.ensemble import answer_everything
 
-            print(f"{answer_everything(ledger)} answers were written that the run had no need of", file=sys.stderr)
-        stages = list(ledger.content["stages"])
-        records = [record for stage in stages for record in ledger.remembered(stage)]
-        if not records:
-            raise Refusal(f"{run_dir} remembers nothing of what its experts said; run the experiment anew.")
-        said = gather(records, results, ledger.answers(stages[-1]))
-        wrong = disagreement(replay(said, tasks[::-1]), results)
-        if wrong:
-            raise Refusal(
-                f"what {run_dir} remembers does not belong to its results: {wrong}. Put its files back, or run the"
-                f" experiment anew."
-            )
-        text = dump(study(said, named, default_thresholds(said) if thresholds is None else thresholds))
-        studied = json.loads(text)
-        report = run_dir / "report.html"
-        write_atomic(run_dir / "study.json", text)
-        write_atomic(report, render_html(results, studied))
+        with room_needed(run_dir, "a copy of the run"), Ledger(run_dir) as held:
+            print(f"{answer_everything(held)} answers were written that the run had no need of", file=sys.stderr)
+    ledger = Ledger(run_dir).read()  # what is final never changes, so to read it takes no lock
+    stages = list(ledger.content["stages"])
+    records = [record for stage in stages for record in ledger.remembered(stage)]
+    if not records:
+        raise Refusal(f"{run_dir} remembers nothing of what its experts said; run the experiment anew.")
+    said = gather(records, results, ledger.answers(stages[-1]))
+    wrong = disagreement(replay(said, tasks[::-1]), results)
+    if wrong:
+        raise Refusal(
+            f"what {run_dir} remembers does not belong to its results: {wrong}. Put its files back, or run the"
+            f" experiment anew."
+        )
+    text = dump(study(said, named, default_thresholds(said) if thresholds is None else thresholds))
+    studied = json.loads(text)
+    report = run_dir / "report.html"
+    try:
+        with Ledger(run_dir):
+            write_atomic(run_dir / "study.json", text)
+            write_atomic(report, render_html(results, studied))
+    except OSError as error:
+        if (told := barred(error)) is None:
+            raise
+        print(f"note: the study is printed but not kept: {told}", file=sys.stderr)
     print_study(studied, Console())
     return report
 

@@ -1,24 +1,26 @@
 """Check a benchmark's files: ``python -m see_lightning.data check BENCHMARK [key=value ...]``."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from see_lightning.config import instantiate, register
+from see_lightning.config import Refusal, instantiate, register, validate
 from see_lightning.data.audit import PartAudit, audit, warnings
 from see_lightning.data.example import DataError
 from see_lightning.data.reader import Reader
 from see_lightning.frame import frame
 from see_lightning.overrides import translate
-from see_lightning.refusals import CONF
+from see_lightning.refusals import CONF, explain
 
 DESCRIPTION = """\
 Count what stands in your copy of a benchmark: rows, different prompts, rows of other parts that stand in train, the longest
-prompt in characters, labels, and the sha256 of each file. Nothing is trained and nothing is changed."""
+prompt in characters, labels, and the sha256 of each file. Then read every task as a run reads it, and tell what the run
+would tell and what would stop it: the exit code is 1 if something would. Nothing is trained and nothing is changed."""
 
 
 @frame()
@@ -27,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Args:
         arguments: as typed; those of the process by default.
+
+    Raises:
+        SystemExit: with 1, a run of these tasks would stop.
     """
     parser = argparse.ArgumentParser(prog="python -m see_lightning.data", description=DESCRIPTION)
     parser.add_argument("command", choices=["check"], help="audit a benchmark's files")
@@ -36,25 +41,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_intermixed_args(arguments)
     console = Console()
     config = _composed(given.benchmark, given.settings)
-    reader: Reader = instantiate(config.reader)
-    there, absent = _tasks(reader, config, given.task)
+    reader: Reader = instantiate(config.benchmark.reader)
+    there, absent = _tasks(reader, config.benchmark, given.task)
+    notices_of, stops = _as_a_run(config), 0
     for task in there:
-        _print(console, task, audit(reader.parts(task)))
+        try:
+            parts = audit(reader.parts(task))
+            _print(console, task, parts)
+            told = notices_of(task)
+        except Refusal as error:
+            told, stops = [f"a run stops at {task}: {explain(error)}"], stops + 1
+        for line in told:
+            console.print(f"  {line.removeprefix(f'{task}: ')}", soft_wrap=True, highlight=False, markup=False)
+        console.print()
     if absent:
         console.print(f"not there: {', '.join(absent)}", soft_wrap=True)
+    if stops:
+        console.print(f"{stops} of {len(there)} tasks would stop a run", soft_wrap=True)
+        raise SystemExit(1)
 
 
 def _composed(benchmark: str, settings: Sequence[str]) -> DictConfig:
-    """The resolved benchmark as a run would see it."""
+    """The configuration of a run that takes all rows, with the benchmark resolved."""
     register()
+    own = ["order.name=check", "train_size=null", "test_size=null", f"benchmark={benchmark}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("run", overrides=[f"benchmark={benchmark}", *translate(settings, several=False)]).benchmark
-    missing = sorted(OmegaConf.missing_keys(config))
+        config = compose("run", overrides=[*own, *translate(settings, several=False)])
+    missing = sorted(OmegaConf.missing_keys(config.benchmark))
     if missing:
         raise DataError(f"{missing[0]} is not set; give {missing[0]}=...")
-    OmegaConf.resolve(config)
-    assert isinstance(config, DictConfig)
+    OmegaConf.resolve(config.benchmark)
     return config
+
+
+def _as_a_run(config: DictConfig) -> Callable[[str], Sequence[str]]:
+    """What a run tells of a task's data, by the task's name; refuses what the run refuses."""
+    from see_lightning.engine.build import build_tasks, build_template  # late: it takes seconds to import
+
+    typed = validate(config)
+    template = build_template(typed)
+
+    def notices_of(task: str) -> Sequence[str]:
+        (read,) = build_tasks(config, replace(typed, order=replace(typed.order, tasks=[task])), template)
+        return read.notices
+
+    return notices_of
 
 
 def _tasks(reader: Reader, config: DictConfig, asked: list[str] | None) -> tuple[list[str], list[str]]:
@@ -78,7 +109,6 @@ def _print(console: Console, task: str, parts: dict[str, PartAudit]) -> None:
     console.print(table)
     for line in (*_labels(parts), *warnings(parts)):
         console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
-    console.print()
 
 
 def _labels(parts: dict[str, PartAudit]) -> Iterator[str]:

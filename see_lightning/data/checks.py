@@ -28,6 +28,9 @@ class BadRow:
 class _Tally:
     seen: int = 0
     skipped: list[BadRow] = field(default_factory=list)
+    remarks: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # the sources of the rows by what is malformed about them
 
 
 class RowChecks:
@@ -97,19 +100,23 @@ class RowChecks:
         self._tallies.setdefault(task, _Tally()).skipped.append(BadRow(source, reason))
 
     def notices(self, task: str) -> tuple[str, ...]:
-        """One line on the rows of a task skipped so far; empty when there are none.
+        """One line on the rows of a task skipped so far, and one for each kind of malformed rows that were read.
 
         Raises:
             DataError: more than 1 % of its rows were skipped.
         """
         tally = self._tallies.get(task, _Tally())
+        read = tuple(
+            f"{task}: {len(sources)} of {tally.seen} rows are read as published: {remark}; first {sources[0]}"
+            for remark, sources in tally.remarks.items()
+        )
         if not tally.skipped:
-            return ()
+            return read
         first = tally.skipped[0]
         line = f"{task}: {len(tally.skipped)} of {tally.seen} rows skipped: first {first.source}: {first.reason}"
         if 100 * len(tally.skipped) > MOST_SKIPPED * tally.seen:
             raise DataError(f"{line}. That is more than {MOST_SKIPPED} % of the rows: mend the files")
-        return (line,)
+        return (line, *read)
 
     def _passing(
         self, task: str, rows: Iterable[Example | BadRow], *, ids: dict[str, str], taken: dict[str, str]
@@ -123,12 +130,14 @@ class RowChecks:
                 self.bad(task, row.source, reason)
             elif isinstance(row, Example):
                 ids[row.id] = row.source
+                if row.remark:
+                    tally.remarks.setdefault(row.remark, []).append(row.source)
                 yield row
 
     def _fault(self, row: Example, *, ids: dict[str, str], taken: dict[str, str]) -> str:
         """What is wrong with a row, or an empty string."""
         for part, text in (("prompt", row.prompt), *(("answer", text) for text in row.references)):
-            if not text.strip():
+            if not text.strip() and not (part == "answer" and row.remark):
                 return f"empty {part}"
             for indicator in self.indicators:
                 if indicator in text:

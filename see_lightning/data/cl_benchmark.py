@@ -5,13 +5,12 @@ from functools import partial
 from pathlib import Path
 
 from see_lightning.data.checks import BadRow, RowChecks
-from see_lightning.data.example import DataError, Example
+from see_lightning.data.example import Body, DataError, Example
 from see_lightning.data.reader import (
     Part,
-    RowError,
     array_rows,
     json_document,
-    read_halves,
+    read_published,
     require_task,
     texts,
     where_to_put,
@@ -36,7 +35,9 @@ class ClBenchmarkReader:
     """Reads ``<type>/<task>/{train,test,labels}.json``: arrays of ``{"label", "sentence"}``, and one of the labels.
 
     The prompt is O-LoRA's: the question of the task's type, the options, the sentence, ``Answer:``. Texts are taken as they
-    stand; ids are ``<task>-<half>-<row>``. ``dev.json`` is not used: it is the same as ``test.json``.
+    stand; ids are ``<task>-<half>-<row>``. ``dev.json`` is not used: it is the same as ``test.json``. A row whose label is
+    none of the labels is read as O-LoRA reads it, with a notice: on MNLI's test rows without a label every listed answer is
+    a miss. Where a prompt is too long for the model, its sentence may be cut at the end; O-LoRA cuts whole prompts there.
 
     Args:
         folder: where the types' folders lie.
@@ -81,7 +82,7 @@ class ClBenchmarkReader:
         Raises:
             DataError: no such folder, task or file, or a row that ``checks`` refuses.
         """
-        return read_halves(task, self.parts(task), checks)
+        return read_published(task, self.parts(task), checks)
 
     def _folders(self) -> dict[str, Path]:
         """The folder of each task by name."""
@@ -111,8 +112,15 @@ def _example(
     task: str, half: str, before: str, labels: list[str], row: dict[str, object], number: int, source: str
 ) -> Example:
     sentence, label = texts(row, keys=("sentence", "label"))
-    if not sentence.strip():
-        raise RowError("empty sentence")
+    remarks = [] if sentence.strip() else ["the sentence is empty"]
     if label not in labels:
-        raise RowError(f"the label {label!r} is none of labels.json: {', '.join(labels)}")
-    return Example(f"{task}-{half}-{number}", f"{before}{sentence}\nAnswer:", label, task, source=source)
+        remarks.append(f"the label {label!r} is none of labels.json, so none of the options is right")
+    return Example(
+        id=f"{task}-{half}-{number}",
+        prompt=f"{before}{sentence}\nAnswer:",
+        target=label,
+        task=task,
+        source=source,
+        body=Body(len(before), len(before) + len(sentence)),
+        remark=", and ".join(remarks),
+    )

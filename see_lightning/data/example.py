@@ -3,11 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from see_lightning.config import Refusal
-
-
-class DataError(Refusal):
-    """The data cannot be used as they are; the message names file, line and reason."""
+from see_lightning.config import DataError as DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +14,13 @@ class Body:
         start: its first character.
         stop: the character behind its last.
         keep: which end of it stays.
+        extras: start and stop of what stands before it and is left out whole, the last first, before the body is cut.
     """
 
     start: int
     stop: int
     keep: Literal["head", "tail"] = "head"
+    extras: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +35,7 @@ class Example:
         source: ``file:line`` it was read from, for error messages; no part of its identity.
         body: what may be cut of a prompt that is too long; None: nothing.
         alternatives: further answers that count as right; tested with, never trained on.
+        remark: what is malformed about the row although its publisher reads it; the run tells how many rows have it.
     """
 
     id: str
@@ -46,11 +45,29 @@ class Example:
     source: str = field(default="", compare=False)
     body: Body | None = field(default=None, compare=False)
     alternatives: tuple[str, ...] = ()
+    remark: str = field(default="", compare=False)
 
     @property
     def references(self) -> tuple[str, ...]:
         """All answers that count as right, the target first."""
         return self.target, *self.alternatives
+
+    def without_last_extra(self) -> "Example":
+        """The same less the last of its body's extras.
+
+        >>> Example("1", "Sum up: (so) a text.", "", "sum", body=Body(13, 19, extras=((8, 13),))).without_last_extra().prompt
+        'Sum up: a text.'
+        """
+        if self.body is None or not self.body.extras:
+            raise ValueError(f"example {self.id} has nothing that may be left out.")
+        *others, (start, stop) = self.body.extras
+        body = replace(
+            self.body,
+            start=self.body.start - (stop - start),
+            stop=self.body.stop - (stop - start),
+            extras=tuple(others),
+        )
+        return replace(self, prompt=self.prompt[:start] + self.prompt[stop:], body=body)
 
     def shortened(self, size: int) -> "Example":
         """The same with ``size`` characters of its body.

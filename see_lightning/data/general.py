@@ -90,13 +90,13 @@ def draw_evenly(rows: Sequence[Example], number: int, draw: int) -> list[Example
     """Some rows, one drawn from each of ``number`` stretches of equal length, so that all kinds are among them.
 
     Args:
-        rows: at least ``number``.
-        number: how many.
+        rows: to draw from.
+        number: how many; all there are, if there are not so many.
         draw: seed of the choice.
 
     >>> [example.id for example in draw_evenly([Example(str(n), "?", "none", GENERAL) for n in range(9)], 3, draw=1)]
     ['0', '5', '6']
     """
-    order = random.Random(draw)
+    order, number = random.Random(draw), min(number, len(rows))
     bounds = [place * len(rows) // number for place in range(number + 1)] if number else []
     return [rows[order.randrange(start, end)] for start, end in pairwise(bounds)]

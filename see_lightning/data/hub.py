@@ -1,9 +1,8 @@
 """Data sets of the Hugging Face Hub, or a folder of parquet, JSON or CSV files, read by the ``datasets`` library."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 from see_lightning.config import ConfigError, nearest
@@ -11,6 +10,8 @@ from see_lightning.data.checks import BadRow, RowChecks
 from see_lightning.data.example import DataError, Example
 from see_lightning.data.reader import Part, read_halves, require_task
 from see_lightning.data.split import Split
+from see_lightning.data.tables import Row, csv_rows, json_rows
+from see_lightning.data.texts import NoText, as_text, at, column_text, columns_of
 from see_lightning.refusals import with_cause
 
 
@@ -20,8 +21,9 @@ class Source:
 
     Args:
         path: id on the Hub (``fancyzhx/ag_news``), or a folder of files or of ``save_to_disk``.
-        prompt: the query, with columns in braces: ``"{question} {passage}"``.
-        answer: column of the answer.
+        prompt: the query, with columns in braces: ``"{question} {passage}"``. A column that is no text holds one at a path,
+            ``{answers.text.0}``, or is written in a format, ``{score:.1f}``.
+        answer: column of the answer, or a text like ``prompt``.
         labels: words by the answer column's values; by default the names that the data set itself has for them.
         name: the data set's configuration, where it has several.
         revision: commit, tag or branch; without one, the numbers depend on the day.
@@ -40,7 +42,9 @@ class Source:
 
 
 class HubReader:
-    """Reads data sets by id, a task each. A row's id is ``<task>-<split>-<row>``, from 1.
+    """Reads data sets by id, a task each. Cells of CSV files and numbers of JSON files are texts as they stand.
+
+    A row's id is ``<task>-<split>-<row>``, from 1.
 
     Args:
         datasets: by task name, the arguments of ``Source``.
@@ -90,54 +94,98 @@ def _source(task: str, node: Mapping[str, Any]) -> Source:
 
 
 def _rows(task: str, source: Source, split: str) -> Iterator[Example | BadRow]:
-    data = _load(task, source, split)
-    columns = [column for _, column, _, _ in Formatter().parse(source.prompt) if column is not None]
-    absent = [column for column in (*columns, source.answer) if column not in data.column_names]
-    if absent:
-        raise DataError(
-            f"{task}: {source.path} has no column {absent[0]!r}.{nearest(absent[0], data.column_names)} There are: "
-            f"{', '.join(data.column_names)}"
-        )
-    if source.labels is None:
-        names = getattr(data.features[source.answer], "names", None)
-        words = None if names is None else {str(number): name for number, name in enumerate(names)}
-    else:
-        words = {str(value): word for value, word in source.labels.items()}
-    for number, row in enumerate(data, start=1):
-        place = f"{source.path} {split}, row {number}"
-        empty = [column for column in (*columns, source.answer) if row[column] is None]
-        answer = str(row[source.answer])
-        if empty:
-            yield BadRow(place, f"column {empty[0]!r} is empty")
-        elif words is not None and answer not in words:
-            # -1 stands for answers that are kept secret.
-            yield BadRow(place, f"the answer {answer} has no word in labels, which has: {', '.join(words)}")
-        else:
-            yield Example(
-                id=f"{task}-{split}-{number}",
-                prompt=source.prompt.format(**{column: row[column] for column in columns}),
-                target=answer if words is None else words[answer],
-                task=task,
-                source=place,
+    answer = source.answer if "{" in source.answer else f"{{{source.answer}}}"
+    paths = [*columns_of(source.prompt), *columns_of(answer)]
+    rows, columns, names = _load(task, source, split, paths)
+    for path in paths:
+        if columns and path not in columns and path.split(".")[0] not in columns:
+            raise DataError(
+                f"{task}: {source.path} has no column {path!r}.{nearest(path, columns)} There are: {', '.join(columns)}"
             )
+    words = names if source.labels is None else _words(source.labels)
+    for number, row in enumerate(rows, start=1):
+        place = f"{source.path} {split}, row {number}"
+        if isinstance(row, str):
+            yield BadRow(place, row)
+            continue
+        try:
+            empty = [path for path in paths if at(row, path) is None]
+            if empty:
+                raise LookupError(f"column {empty[0]!r} is empty")
+            prompt = column_text(source.prompt, row)
+            target = column_text(answer, row) if words is None else _word(words, row, source.answer)
+        except NoText as error:  # of which the whole column is
+            raise DataError(f"{task}: {place}: {error}") from error
+        except LookupError as error:
+            yield BadRow(place, str(error.args[0]))
+        else:
+            yield Example(id=f"{task}-{split}-{number}", prompt=prompt, target=target, task=task, source=place)
 
 
-def _load(task: str, source: Source, split: str) -> Any:
+def _words(labels: Mapping[Any, str]) -> dict[str, str]:
+    """Words by the spelling of a value; files spell true and false with small letters."""
+    return {spelled: word for value, word in labels.items() for spelled in {str(value), _spelled(value)}}
+
+
+def _spelled(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _word(words: Mapping[str, str], row: Mapping[str, Any], path: str) -> str:
+    value = at(row, path)
+    if str(value) in words:
+        return words[str(value)]
+    if not isinstance(value, str | int | float):
+        as_text(value, path)
+    # -1 stands for answers that are kept secret.
+    raise LookupError(f"the answer {value} has no word in labels, which has: {', '.join(words)}")
+
+
+Loaded = tuple[Iterable[Row], Sequence[str], dict[str, str] | None]
+
+
+def _load(task: str, source: Source, split: str, paths: Sequence[str]) -> Loaded:
+    """The rows of a split, their columns, and the names that the data set has for the answer's values."""
     try:
         # Late: it takes seconds, and only this reader needs it.
-        from datasets import load_dataset, load_from_disk
+        from datasets import DownloadManager, load_dataset, load_dataset_builder, load_from_disk
     except ImportError as error:
         raise DataError(
             f"{task}: data sets of the Hub are read by a library; pip install 'see-lightning[hub]'"
         ) from error
-    folder = Path(source.path)
     try:
-        if (folder / "dataset_dict.json").is_file():
-            return load_from_disk(source.path)[split]
-        return load_dataset(source.path, source.name, split=split, revision=source.revision)
+        if (Path(source.path) / "dataset_dict.json").is_file():
+            data = load_from_disk(source.path)[split]
+        else:
+            builder = load_dataset_builder(source.path, source.name, revision=source.revision)
+            read = {"CsvConfig": csv_rows, "JsonConfig": json_rows}.get(type(builder.config).__name__)
+            if read:
+                files = builder.config.data_files
+                if split not in files:
+                    raise ValueError(f"it has the splits {', '.join(map(str, files))}")
+                more = (builder.config.sep,) if read is csv_rows else ()
+                places = DownloadManager().download_and_extract(list(files[split]))
+                rows = [row for place in places for row in read(Path(place), *more)]
+                columns = list(dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row))
+                return rows, columns, _names(builder.info.features or {}, source.answer)
+            data = load_dataset(source.path, source.name, split=split, revision=source.revision)
+    except DataError:
+        raise
     except Exception as error:  # of whatever reads files or the network, such as a proxy's library that is missing
         reason = with_cause(error).rstrip(".")
         raise DataError(
             f"{task}: the split {split!r} of {source.path} cannot be read: {reason}. See benchmark.reader.datasets.{task}: "
             f"path, name, revision, train, test; a machine without network needs the data in its cache (HF_HOME), or a folder"
         ) from error
+    used = {column for path in paths for column in (path, path.split(".")[0]) if column in data.column_names}
+    for column in used:
+        if hasattr(data.features[column], "decode_example"):
+            raise DataError(
+                f"{task}: column {column!r} of {source.path} holds no text but {type(data.features[column]).__name__}s"
+            )
+    return data.select_columns(sorted(used)), data.column_names, _names(data.features, source.answer)
+
+
+def _names(features: Mapping[str, Any], answer: str) -> dict[str, str] | None:
+    names = getattr(features.get(answer), "names", None)
+    return None if names is None else {str(number): name for number, name in enumerate(names)}

@@ -1,18 +1,22 @@
 """Task files of Super-NaturalInstructions, split into folders as SAPT does, or one file a task as first published."""
 
+import string
 from collections.abc import Iterator
-from itertools import chain
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from pathlib import Path
 
 from see_lightning.config import one_of, within
 from see_lightning.data.checks import BadRow, RowChecks
-from see_lightning.data.example import DataError, Example
+from see_lightning.data.example import Body, DataError, Example
 from see_lightning.data.reader import (
+    EMPTY_ANSWER,
     Part,
     RowError,
     array_rows,
     json_document,
-    read_halves,
+    read_published,
+    references,
     require_task,
     texts,
     where_to_put,
@@ -20,32 +24,80 @@ from see_lightning.data.reader import (
 from see_lightning.data.split import Split
 from see_lightning.seeds import seed
 
-PROMPTS = {
-    "plain": "{definition}\n\n{examples}{input}",
-    "sapt": "Definition: {definition}\n\n{examples}Now complete the following example -\nInput: {input}\nOutput: ",
-    "sapt_long": "{definition}\n{examples}{input}\nOutput: ",
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How definition, positive examples and input become a prompt.
+
+    Args:
+        definition: with a place for the text; what it says is left out where the file has an empty list of definitions.
+        before: stands between the examples and the input.
+        behind: stands behind the input.
+        example: with places for number, input and output.
+        full_stops: end definition, inputs and outputs in a full stop where they end in no ASCII punctuation.
+        strip_input: take off blanks around inputs.
+        strip_answer: take off blanks around answers.
+        needs_definition: refuse a file without a definition.
+    """
+
+    definition: str
+    before: str
+    behind: str
+    example: str = "Positive Example {number} -\nInput: {input}\nOutput: {output}\n\n"
+    full_stops: bool = False
+    strip_input: bool = True
+    strip_answer: bool = True
+    needs_definition: bool = True
+
+    def closed(self, text: str) -> str:
+        """The text, ended in a full stop if this style wants that."""
+        return f"{text}." if self.full_stops and text[-1:] not in (*string.punctuation,) else text
+
+
+NOW = "Now complete the following example -\nInput: "
+STYLES = {
+    "plain": Style("{}\n\n", "", "", needs_definition=False),
+    "sapt": Style("Definition: {}\n\n", NOW, "\nOutput: ", strip_input=False, strip_answer=False),
+    "sapt_long": Style("{}\n", "", "\nOutput: ", strip_input=False, strip_answer=False, needs_definition=False),
+    "tk_instruct": Style(
+        "Definition: {}\n\n",
+        NOW,
+        "\nOutput: ",
+        example=" Positive Example {number} -\nInput: {input}\n Output: {output}\n\n",
+        full_stops=True,
+        strip_answer=False,
+    ),
 }
-EXAMPLE = "Positive Example {number} -\nInput: {input}\nOutput: {output}\n\n"
+SPLITS = ("hash", "first")
 
 
 class NaturalInstructionsReader:
     """Reads ``<task>/{train,test}.json``, or ``tasks/<task>.json`` or ``<task>.json`` and splits it.
 
     Each file is an object with ``Definition``, ``Instances`` and ``Positive Examples``. Definition and output are a string
-    or a list, of which the first counts: SAPT draws one at random, so its references are not the same in every run. Blanks
-    around texts are stripped. A row without ``id`` gets ``<task>-<half>-<row>``; ``dev.json`` is not used, as it is the same
-    as ``test.json`` where SAPT has it.
+    or a list. Of definitions the first counts. Of outputs the first is trained on and all count as right, as in CITB; SAPT
+    draws one at random to train on or to compare with, so its references are not the same in every run. A row with an
+    empty input or output is read, with a notice, as SAPT and CITB read it. A row without ``id`` gets
+    ``<task>-<half>-<row>``; ``dev.json`` is not used, as it is the same as ``test.json`` where SAPT has it.
 
-    A task in one file is split by its inputs: sorted by a hash of task and input, the rows of the first inputs are the
-    test half. So the split depends on nothing but the texts, and no input is in both halves.
+    Where a prompt is too long for the model, its last positive examples may be left out, as Tk-Instruct's collator does,
+    and then its input may be cut at the end.
+
+    A task in one file is split by ``split``. ``hash``: sorted by a hash of task and input, the rows of the first inputs are
+    the test half, so that the split depends on nothing but the texts, and no input is in both halves. ``first``: as in CITB,
+    the first rows are the test half, as many again are for choosing a checkpoint and are not used, and of the others those
+    with the lowest hashes are trained on, where CITB draws by the run's seed; rows with the input of a test row are left
+    out. Where that leaves none to train on, a fifth of the rows is tested.
 
     Args:
         folder: where the tasks lie.
         published_at: where to get them, for messages.
         prompt: ``plain`` (definition, blank line, input), ``sapt`` or ``sapt_long`` (SAPT's for SuperNI and for its long
-            sequence of classification tasks).
-        positive_examples: how many of the file's own stand in the prompt before the input.
-        test_rows: of a task in one file, different inputs for the test half; at most a fifth of them.
+            sequence of classification tasks), ``tk_instruct`` (that of Tk-Instruct's collator, which CITB uses). Blanks
+            around inputs and answers stay where they stay there.
+        positive_examples: how many of the file's own, if it has so many, stand in the prompt before the input.
+        split: how a task in one file is split.
+        test_rows: of a task in one file, different inputs for the test half, at most a fifth of them; of ``first``, rows.
         train_rows: of a task in one file, most rows of the training half; None takes all that are left.
     """
 
@@ -56,16 +108,18 @@ class NaturalInstructionsReader:
         published_at: str,
         prompt: str = "plain",
         positive_examples: int = 0,
+        split: str = "hash",
         test_rows: int = 100,
         train_rows: int | None = None,
     ) -> None:
-        one_of("benchmark.reader.prompt", prompt, PROMPTS)
+        one_of("benchmark.reader.prompt", prompt, STYLES)
+        one_of("benchmark.reader.split", split, SPLITS)
         within("benchmark.reader.positive_examples", positive_examples, 0)
         within("benchmark.reader.test_rows", test_rows, 1)
         within("benchmark.reader.train_rows", train_rows, 1)
         self.folder, self.published_at = Path(folder), published_at
-        self.prompt, self.positive_examples = PROMPTS[prompt], positive_examples
-        self.test_rows, self.train_rows = test_rows, train_rows
+        self.style, self.positive_examples = STYLES[prompt], positive_examples
+        self.split, self.test_rows, self.train_rows = split, test_rows, train_rows
 
     def tasks(self) -> list[str]:
         """Names of the tasks whose files are there.
@@ -98,75 +152,127 @@ class NaturalInstructionsReader:
                 if half != "dev" or path.is_file()
             }
         whole = next(path for place in ("tasks", "") if (path := self.folder / place / f"{task}.json").is_file())
-        train, test = self._halves(task, whole)
-        return {"train": Part(train, (whole,)), "test": Part(test, (whole,))}
+        halves = self._first_rows(task, whole) if self.split == "first" else self._by_hash(task, whole)
+        return {half: Part(rows, (whole,)) for half, rows in halves.items()}
 
     def read(self, task: str, checks: RowChecks) -> Split:
-        """The examples of one task, with a notice where its one file was split.
+        """The examples of one task, with notices: how its one file was split, and what its files lack.
 
         Raises:
             DataError: no such folder, task or file, or a row that ``checks`` refuses.
         """
         parts = self.parts(task)
-        split = read_halves(task, parts, checks)
-        if parts["train"].files != parts["test"].files:
-            return split
-        notice = (
-            f"{task}: {parts['train'].files[0]} was split by a hash of its inputs into {len(split.train)} training and "
-            f"{len(split.test)} test rows"
-        )
-        return Split(train=split.train, test=split.test, notices=(notice, *split.notices))
+        split = read_published(task, parts, checks)
+        files = {*parts["train"].files, *parts["test"].files}
+        notices = []
+        if len(files) == 1:
+            how = "by a hash of its inputs" if self.split == "hash" else "as CITB does, by the order of its rows,"
+            notices.append(
+                f"{task}: {parts['train'].files[0]} was split {how} into {len(split.train)} training and "
+                f"{len(split.test)} test rows"
+            )
+        for path in sorted(files):
+            content = _content(path, task)
+            if not content.get("Definition"):
+                notices.append(f"{task}: {path} has no definition, so its prompts begin without one")
+            if len(_examples(content, self.positive_examples)) < self.positive_examples:
+                shown = len(_examples(content, self.positive_examples))
+                notices.append(f"{task}: {path} has {shown} positive examples, of {self.positive_examples} to be shown")
+        return replace(split, notices=(*notices, *split.notices))
 
-    def _halves(self, task: str, whole: Path) -> tuple[list[Example | BadRow], list[Example | BadRow]]:
-        head, tail = self._frame(whole, task)
+    def _by_hash(self, task: str, whole: Path) -> dict[str, list[Example | BadRow]]:
         rows = list(self._rows(whole, task, "row"))
         bad = [row for row in rows if isinstance(row, BadRow)]
-        by_input: dict[str, list[Example]] = {}
-        for row in rows:
-            if isinstance(row, Example):
-                by_input.setdefault(row.prompt[len(head) : len(row.prompt) - len(tail)], []).append(row)
-        groups = [by_input[text] for text in sorted(by_input, key=lambda text: (seed(0, task, text), text))]
+        groups = _groups(task, [row for row in rows if isinstance(row, Example)])
         tested = min(self.test_rows, len(groups) // 5)
         train = list(chain.from_iterable(groups[tested:]))
-        return [*bad, *train[: self.train_rows]], list(chain.from_iterable(groups[:tested]))
+        return {"train": [*bad, *train[: self.train_rows]], "test": list(chain.from_iterable(groups[:tested]))}
 
-    def _frame(self, path: Path, task: str) -> tuple[str, str]:
-        """What stands before and behind the input in every prompt of a file."""
-        content = _content(path, task)
-        try:
-            head, tail = self.prompt.split("{input}")
-            return head.format(definition=_first(content, "Definition"), examples=self._examples(content)), tail
-        except RowError as reason:
-            raise DataError(f"{path}: {reason}") from reason
+    def _first_rows(self, task: str, whole: Path) -> dict[str, list[Example | BadRow]]:
+        rows = list(self._rows(whole, task, "row"))
+        tested = self.test_rows if 2 * self.test_rows < len(rows) else max(1, len(rows) // 5)
+        test, dev, rest = rows[:tested], rows[tested : 2 * tested], rows[2 * tested :]
+        asked = {_input(row) for row in test if isinstance(row, Example)}
+        free = [row for row in rest if isinstance(row, Example) and _input(row) not in asked]
+        train = list(chain.from_iterable(_groups(task, free)))
+        return {
+            "train": [*(row for row in rest if isinstance(row, BadRow)), *train[: self.train_rows]],
+            "dev": dev,
+            "test": test,
+        }
 
     def _rows(self, path: Path, task: str, half: str) -> Iterator[Example | BadRow]:
-        head, tail = self._frame(path, task)
+        content, style = _content(path, task), self.style
+        try:
+            head = self._definition(content)
+            shown = [
+                style.example.format(
+                    number=number,
+                    input=style.closed(_first(one, "input").strip()),
+                    output=style.closed(_first(one, "output").strip()),
+                )
+                for number, one in enumerate(_examples(content, self.positive_examples), start=1)
+            ]
+        except RowError as reason:
+            raise DataError(f"{path}: {reason}") from reason
+        starts = [len(head) + sum(map(len, shown[:n])) for n in range(len(shown) + 1)]
+        before = "".join((head, *shown, style.before))
 
         def example(row: dict[str, object], number: int, source: str) -> Example:
             row = {"id": f"{task}-{half}-{number}", **row}
-            (id_, text), output = texts(row, keys=("id", "input")), _first(row, "output")
-            if not text.strip():
-                raise RowError("empty input")
-            return Example(id_, f"{head}{text.strip()}{tail}", output, task, source=source)
-
-        yield from array_rows(_content(path, task)["Instances"], f"{path}, Instances", example)
-
-    def _examples(self, content: dict[str, object]) -> str:
-        if not self.positive_examples:
-            return ""
-        examples = content.get("Positive Examples")
-        if not isinstance(examples, list) or len(examples) < self.positive_examples:
-            there = len(examples) if isinstance(examples, list) else "no"
-            raise RowError(
-                f"{there} positive examples, {self.positive_examples} are asked for; set "
-                f"benchmark.reader.positive_examples to what every task has"
+            id_, text = texts(row, keys=("id", "input"))
+            text = text.strip() if style.strip_input else text
+            answers = references(row, "output")
+            target, *others = dict.fromkeys(map(str.strip, answers) if style.strip_answer else answers)
+            remarks = [] if text.strip() else ["the input is empty"]
+            if not all(answer.strip() for answer in answers):
+                remarks.append(EMPTY_ANSWER)
+            return Example(
+                id=id_,
+                prompt=f"{before}{style.closed(text)}{style.behind}",
+                target=target,
+                task=task,
+                source=source,
+                body=Body(len(before), len(before) + len(text), extras=tuple(pairwise(starts))),
+                alternatives=tuple(others),
+                remark=", and ".join(remarks),
             )
-        shown = ""
-        for number, example in enumerate(examples[: self.positive_examples], start=1):
-            if not isinstance(example, dict):
-                raise RowError(f"positive example {number} is a JSON {type(example).__name__}, an object is needed")
-            shown += EXAMPLE.format(number=number, input=_first(example, "input"), output=_first(example, "output"))
-        return shown
+
+        yield from array_rows(content["Instances"], f"{path}, Instances", example)
+
+    def _definition(self, content: dict[str, object]) -> str:
+        """The beginning of every prompt of a file; empty where the file has no definition."""
+        if content.get("Definition") in ("", []) and not self.style.needs_definition:
+            return ""
+        return self.style.definition.format(self.style.closed(_first(content, "Definition").strip()))
+
+
+def _input(row: Example) -> str:
+    assert row.body is not None
+    return row.prompt[row.body.start : row.body.stop].strip()
+
+
+def _groups(task: str, rows: list[Example]) -> list[list[Example]]:
+    """Rows by their input, those with the lowest hash of task and input first."""
+    by_input: dict[str, list[Example]] = {}
+    for row in rows:
+        by_input.setdefault(_input(row), []).append(row)
+    return [by_input[text] for text in sorted(by_input, key=lambda text: (seed(0, task, text), text))]
+
+
+def _examples(content: dict[str, object], most: int) -> list[dict[str, object]]:
+    """At most so many of a file's positive examples.
+
+    Raises:
+        RowError: one is no object, or there is no list of them.
+    """
+    examples = content.get("Positive Examples", []) if most else []
+    if not isinstance(examples, list):
+        raise RowError(f"'Positive Examples' is a JSON {type(examples).__name__}, a list is needed")
+    for number, example in enumerate(examples[:most], start=1):
+        if not isinstance(example, dict):
+            raise RowError(f"positive example {number} is a JSON {type(example).__name__}, an object is needed")
+    return examples[:most]
 
 
 def _content(path: Path, task: str) -> dict[str, object]:
@@ -179,8 +285,5 @@ def _content(path: Path, task: str) -> dict[str, object]:
 
 
 def _first(row: dict[str, object], key: str) -> str:
-    """The text under ``key``, or the first of several, without blanks around it."""
-    value = row.get(key)
-    if isinstance(value, list) and value:
-        row = {**row, key: value[0]}
-    return texts(row, keys=(key,))[0].strip()
+    """The text under ``key``, or the first of several."""
+    return references(row, key)[0]

@@ -3,15 +3,17 @@
 import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from see_lightning.data.checks import BadRow, RowChecks
 from see_lightning.data.example import DataError, Example
 from see_lightning.data.split import Split
+from see_lightning.textfiles import read_text, text_bytes
 
 MOST_NAMED = 40  # tasks in a message
+EMPTY_ANSWER = "the answer is empty"  # a remark on rows that their publisher reads all the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,21 @@ def read_halves(task: str, parts: dict[str, Part], checks: RowChecks) -> Split:
     return checks.split(task, train=parts["train"].rows, test=parts["test"].rows)
 
 
+def read_published(task: str, parts: dict[str, Part], checks: RowChecks) -> Split:
+    """The same, less the test rows whose prompt stands in the training rows, with a notice of them."""
+    train, published = list(parts["train"].rows), list(parts["test"].rows)
+    trained = {row.prompt.strip() for row in train if isinstance(row, Example)}
+    test = [row for row in published if isinstance(row, BadRow) or row.prompt.strip() not in trained]
+    split = checks.split(task, train=train, test=test)
+    if len(test) == len(published):
+        return split
+    notice = (
+        f"{task}: {len(published) - len(test)} of {len(published)} test rows were left out, for their prompts stand in "
+        f"the training rows too; published numbers count them"
+    )
+    return replace(split, notices=(notice, *split.notices))
+
+
 def json_document(path: Path, task: str) -> object:
     """What a JSON file holds.
 
@@ -89,9 +106,7 @@ def json_document(path: Path, task: str) -> object:
     if not path.is_file():
         raise DataError(f"{task}: no file {path}")
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8: byte 0x{error.object[error.start]:02x} at {error.start + 1}") from error
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: invalid JSON: {error.msg} at column {error.colno}") from error
 
@@ -138,7 +153,7 @@ def json_lines(
     """
     if not path.is_file():
         raise DataError(f"{task}: no file {path}")
-    content = path.read_bytes().rstrip()
+    content = text_bytes(path).rstrip()
     # Split at "\n" alone: other line separators of Unicode may stand unescaped inside a JSON string.
     for number, line in enumerate(content.split(b"\n") if content else (), start=1):
         source = f"{path}:{number}"
@@ -163,7 +178,7 @@ def _parse(line: bytes) -> dict[str, object]:
     if not line.strip():
         raise RowError("blank line")
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.decode("utf-8").removeprefix("\ufeff"))  # files put together have several marks
     except UnicodeDecodeError as error:
         raise RowError(f"not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}") from error
     except json.JSONDecodeError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from see_lightning.data.checks import BadRow, RowChecks
 from see_lightning.data.example import DataError, Example
-from see_lightning.data.reader import Part, json_lines, read_halves, require_task, where_to_put
+from see_lightning.data.reader import Part, json_lines, read_published, require_task, where_to_put
 from see_lightning.data.split import Split
 
 PUBLISHED_AT = "https://github.com/DeepLearnXMU/SSR, folder data/ni-cus0.12/split"
@@ -65,7 +65,7 @@ class SsrReader:
             DataError: no such folder, task or file, or a row that ``checks`` refuses.
         """
         parts = self.parts(task)
-        split = read_halves(task, parts, checks)
+        split = read_published(task, parts, checks)
         whole, used = self._whole(task), parts["train"].files
         if used == (whole,):
             return split

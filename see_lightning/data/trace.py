@@ -7,9 +7,11 @@ from pathlib import Path
 from see_lightning.data.checks import BadRow, RowChecks
 from see_lightning.data.example import Body, DataError, Example
 from see_lightning.data.reader import (
+    EMPTY_ANSWER,
     Part,
     array_rows,
     json_document,
+    read_published,
     require_task,
     texts,
     where_to_put,
@@ -78,18 +80,7 @@ class TraceReader:
         Raises:
             DataError: no such folder, task or file, or a row that ``checks`` refuses.
         """
-        parts = self.parts(task)
-        train, published = list(parts["train"].rows), list(parts["test"].rows)
-        trained = {row.prompt.strip() for row in train if isinstance(row, Example)}
-        test = [row for row in published if isinstance(row, BadRow) or row.prompt.strip() not in trained]
-        split = checks.split(task, train=train, test=test)
-        if len(test) == len(published):
-            return split
-        notice = (
-            f"{task}: {len(published) - len(test)} of {len(published)} test rows were left out, for their prompts stand in "
-            f"the training rows too; published numbers count them"
-        )
-        return Split(train=split.train, test=split.test, notices=(notice, *split.notices))
+        return read_published(task, self.parts(task), checks)
 
 
 def _rows(path: Path, task: str) -> Iterator[Example | BadRow]:
@@ -98,7 +89,8 @@ def _rows(path: Path, task: str) -> Iterator[Example | BadRow]:
 
 def _example(task: str, half: str, row: dict[str, object], number: int, source: str) -> Example:
     prompt, answer = texts(row, keys=("prompt", "answer"))
-    return Example(f"{task}-{half}-{number}", prompt, answer, task, source=source, body=_body(task, prompt))
+    id_, remark = f"{task}-{half}-{number}", "" if answer.strip() else EMPTY_ANSWER
+    return Example(id_, prompt, answer, task, source=source, body=_body(task, prompt), remark=remark)
 
 
 def _body(task: str, prompt: str) -> Body | None:

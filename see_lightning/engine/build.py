@@ -2,27 +2,34 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import hydra.utils
 from omegaconf import DictConfig
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from see_lightning.config import LLAMA_TARGETS, VARIANTS, ConfigError, RunConfig, instantiate, nearest
+from see_lightning.config import TRAIN, VARIANTS, ConfigError, RunConfig, instantiate, nearest
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import DataError
+from see_lightning.engine.contents import shipped_names
 from see_lightning.evaluation.references import score_notices
 from see_lightning.evaluation.scores import score_fn
-from see_lightning.experts.pool import ExpertPool, check_activated
+from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.recall import Recall
-from see_lightning.experts.targets import resolve_targets
 from see_lightning.methods.method import Method
-from see_lightning.models.base import load_model, load_tokenizer, model_place, skeleton
+from see_lightning.models.base import load_model, load_tokenizer
 from see_lightning.models.sharding import shard
-from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths, length_notices
+from see_lightning.tasks.prompts import (
+    PromptTemplate,
+    checked_header,
+    checked_lengths,
+    checked_texts,
+    length_notices,
+)
 from see_lightning.tasks.task import Benchmark, Task
 from see_lightning.tasks.variants import variant_of
 
@@ -32,16 +39,22 @@ def cache_folder(config: RunConfig) -> Path:
     return Path(config.paths.cache).expanduser()
 
 
-def build_template(config: RunConfig) -> PromptTemplate:
-    """Tokenizer and prompt style; no weights are loaded."""
+def build_template(config: RunConfig, date: str | None = None) -> PromptTemplate:
+    """Tokenizer and prompt style; no weights are loaded.
+
+    Args:
+        config: of the run.
+        date: that the run notes, in ISO form, for chat templates that write it; None is now.
+    """
     model = config.model
-    tokenizer = load_tokenizer(model, cache_folder(config))
-    template = PromptTemplate(
-        tokenizer, style=model.prompt, system_prompt=model.system_prompt, max_length=model.max_length
+    return PromptTemplate(
+        load_tokenizer(model, cache_folder(config)),
+        style=model.prompt,
+        system_prompt=model.system_prompt,
+        max_length=model.max_length,
+        arguments=model.template_args,
+        date=datetime.fromisoformat(date) if date else None,
     )
-    if config.adapter.activated:
-        check_activated(config.adapter, template.header_ids())
-    return template
 
 
 def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> list[Task]:
@@ -49,8 +62,14 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
 
     Raises:
         DataError: a row cannot be used, or too many were skipped.
-        ConfigError: a task, score or size that there is not.
+        ConfigError: a task, score or size that there is not, or an indicator that the tokenizer cannot write.
     """
+    method: type[Method] = hydra.utils.get_class(cfg.method._target_)
+    if method.refuses:
+        for name, word in (("pos", config.indicators.pos), ("neg", config.indicators.neg)):
+            told, _ = template.loss(word)
+            if told:
+                raise ConfigError(f"indicators.{name}: the tokenizer cannot write it: {told}. Choose another word.")
     tasks = _read_tasks(
         cfg.benchmark,
         config.order.tasks,
@@ -58,7 +77,7 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
         template,
         config.train_size,
         config.test_size,
-        held_out=cfg.method.get("calibrate_on", 0),
+        held_out=0 if cfg.method.get("calibrate_on") == TRAIN else cfg.method.get("calibrate_on", 0),
     )
     return [_told(task, template, "benchmark", "benchmark.max_new_tokens") for task in tasks]
 
@@ -88,7 +107,10 @@ def build_strangers(cfg: DictConfig, config: RunConfig, template: PromptTemplate
     """
     if config.ood is None:
         return []
-    readers = {name: instantiate(source).reader for name, source in cfg.ood.sources.items()}
+    benchmarks: dict[str, Benchmark] = {name: instantiate(source) for name, source in cfg.ood.sources.items()}
+    for name, benchmark in benchmarks.items():
+        benchmark.check_names(shipped_names(cfg.ood.sources[name]), f"ood.sources.{name}")
+    readers = {name: benchmark.reader for name, benchmark in benchmarks.items()}
     found = [(task, name) for name, reader in readers.items() for task in reader.tasks()]
     names = [task for task, _ in found]
     for task in config.ood.tasks or ():
@@ -166,13 +188,17 @@ def _read_tasks(
         score_fn(benchmark.settings(name)[0])  # refused before the data are read
     tasks = [
         checked_lengths(
-            benchmark.task(
-                name,
-                checks=checks,
-                tokens=lambda answer: len(template.target_ids(answer)),
-                train_size=train_size,
-                test_size=test_size,
-                held_out=held_out,
+            checked_texts(
+                benchmark.task(
+                    name,
+                    checks=checks,
+                    tokens=lambda answer: len(template.target_ids(answer)),
+                    train_size=train_size,
+                    test_size=test_size,
+                    held_out=held_out,
+                ),
+                template,
+                checks,
             ),
             template,
             checks,
@@ -181,41 +207,6 @@ def _read_tasks(
         for name in names
     ]
     return [checked_header(task, template) for task in tasks] if config.adapter.activated else tasks
-
-
-def settle_targets(cfg: DictConfig, config: RunConfig) -> None:
-    """Name the layers that are adapted where the configuration leaves them to the model, so that they name the run.
-
-    A model that cannot be looked at is left to ``check_model``: a finished run is reported without it.
-
-    Args:
-        cfg: composed; gets the names.
-        config: its typed form; gets them too.
-    """
-    targets = config.adapter.targets
-    if not isinstance(targets, list):
-        if config.model.source != "hub":  # a Llama, all of them
-            targets = LLAMA_TARGETS[targets]
-        elif _is_trained(cfg):
-            with suppress(ConfigError):
-                targets = resolve_targets(targets, skeleton(config.model, cache_folder(config)), config.model.name)
-    cfg.adapter.targets = config.adapter.targets = targets
-
-
-def check_model(cfg: DictConfig, config: RunConfig) -> None:
-    """Refuse a model, or layers of it, that experts cannot use, before anything is made; weights are not looked at.
-
-    Raises:
-        ConfigError: what cannot be used.
-    """
-    bones = skeleton(config.model, cache_folder(config))
-    if _is_trained(cfg):
-        resolve_targets(config.adapter.targets, bones, config.model.name)
-
-
-def _is_trained(cfg: DictConfig) -> bool:
-    method: type[Method] = hydra.utils.get_class(cfg.method._target_)
-    return method.schedule != "frozen"
 
 
 def build_method(
@@ -231,19 +222,22 @@ def build_method(
         mesh: ranks that share the base model, each holding a part; None leaves it whole.
     """
     base = load_model(config.model, cache_folder(config), dtype)
-    adapter = config.adapter
-    if _is_trained(cfg):
-        adapter = replace(adapter, targets=resolve_targets(adapter.targets, base, config.model.name))
+    limit = getattr(base.config, "max_position_embeddings", None)
+    if limit is not None and limit < config.model.max_length:
+        raise ConfigError(
+            f"model.max_length={config.model.max_length}, but {config.model.name} reads at most {limit} tokens."
+        )
+    names = [name for name, _ in base.named_modules()]
+    for target in config.adapter.targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            linear = {name.rsplit(".", 1)[-1] for name, layer in base.named_modules() if isinstance(layer, nn.Linear)}
+            raise ConfigError(
+                f"adapter.targets names {target!r}, which is no layer of {config.model.name}."
+                f"{nearest(target, linear)} Linear layers are {', '.join(sorted(linear))}."
+            )
     if mesh:
         shard(base, mesh)
-    pool = ExpertPool(
-        base,
-        adapter,
-        config.model.name,
-        config.model.revision,
-        template.header_ids(),
-        place=model_place(config.model, cache_folder(config)),
-    )
+    pool = ExpertPool(base, config.adapter, config.model.name, config.model.revision, template.header_ids())
     method: Method = instantiate(cfg.method, pool=pool, template=template, optim=config.optim, run_seed=config.seed)
     return method
 

@@ -10,7 +10,9 @@ from omegaconf import DictConfig
 
 from see_lightning.config import ConfigError, load_config, nearest, validate
 from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts, recall_of
+from see_lightning.engine.find import check_model
 from see_lightning.engine.ledger import REMEMBERED, Ledger, LedgerError
+from see_lightning.engine.made_from import check_prompts
 from see_lightning.evaluation.evaluate import put_back, remembered
 from see_lightning.methods.method import ExpertMethod, Method
 from see_lightning.tasks.datamodule import query_batch, query_loader
@@ -64,14 +66,12 @@ class Ensemble:
             )
         if task is not None and task not in (names := self.method.pool.names):
             raise ConfigError(f"there is no expert {task!r}.{nearest(task, names)} There are: {', '.join(names)}.")
-        longest = self.method.template.max_length
+        longest = self.method.template.max_length - self.max_new_tokens
         for query in queries:
             tokens = len(self.method.template.prompt_ids(query))
-            if tokens + self.max_new_tokens > longest:
-                room = max(0, longest - tokens)
+            if tokens > longest:
                 raise ConfigError(
-                    f"a query has {tokens} tokens, so model.max_length={longest} leaves {room} for an answer;"
-                    f" {self.max_new_tokens} are asked for (--max-new-tokens, max_new_tokens=): {query[:60]!r}"
+                    f"a query has {tokens} tokens; at most {longest} leave room for an answer: {query[:60]!r}"
                 )
         batch = query_batch(
             queries,
@@ -116,9 +116,11 @@ def load_method(cfg: DictConfig, ledger: Ledger) -> Method:
         LedgerError: an expert's file is damaged, or the tokenizer or template is another than at training.
     """
     config = validate(cfg)
-    template = build_template(config)
-    method = build_method(cfg, config, template, ledger.content["about"]["dtype"])
-    method.pool.choose_reading()
+    check_model(ledger, config)
+    about = ledger.content["about"]
+    template = build_template(config, about.get("date"))
+    check_prompts(ledger, template)
+    method = build_method(cfg, config, template, about["dtype"])
     for name, stage in ledger.content["stages"].items():
         if stage["trained"] and stage["trained"].get("ended", True):
             folder = ledger.verified(name) / "expert"

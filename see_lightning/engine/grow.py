@@ -2,11 +2,15 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from see_lightning.config import AFTER_TRAINING, switched_on
+from see_lightning.engine.contents import Contents
+from see_lightning.engine.find import Compared, comparable, compare
 from see_lightning.engine.ledger import BESIDE, Ledger, LedgerError
+from see_lightning.engine.made_from import check_same_prompts
 from see_lightning.engine.stages import Stage
 from see_lightning.experts.files import THRESHOLD
 
@@ -32,44 +36,63 @@ def _trained_alike(config: dict[str, Any]) -> dict[str, Any]:
 
 def trains_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     """Whether a run that noted ``theirs`` has the experts that a run with the ``numbers_config`` ``ours`` trains."""
-    return _trained_alike(theirs) == _trained_alike(ours)
+    return _trained_alike(comparable(theirs)) == _trained_alike(comparable(ours))
 
 
-def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]) -> tuple[Path, bool] | None:
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A run that has some of what another would compute.
+
+    Args:
+        directory: of the run.
+        answers_too: whether its answers serve too: they do if only the task list got longer; if the experts' thresholds are
+            set otherwise, what was trained and what the experts said of queries does.
+        edited: what changed since it was made, so that nothing of it serves; None where it does.
+    """
+
+    directory: Path
+    answers_too: bool
+    edited: Compared | None = None
+
+
+def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str], contents: Contents) -> Earlier | None:
     """The run beside ``directory`` that has most of what this one would compute.
 
     Args:
         directory: ``runs/<order>/<method>/<key>/seed=<n>`` of the run that starts.
         config: its ``numbers_config``.
         data: digests of its tasks, by name.
+        contents: what it is made from.
 
     Returns:
-        Where it is, and whether its answers serve too: they do if only the task list got longer; if the experts'
-        thresholds are set otherwise, what was trained and what the experts said of queries does.
+        Where it is; if there is none, one that would serve if nothing had changed since.
     """
-    found: list[tuple[int, bool, Path]] = []
+    found: list[tuple[bool, int, bool, Path, Compared]] = []
     for other in directory.parent.parent.glob(f"*/{directory.name}"):
         # What the run noted itself: in its config.yaml the data root is resolved, and another one is no other data.
         ledger = Ledger(other).read()
         about = ledger.content["about"]
-        theirs = about.get("numbers")
+        noted = about.get("numbers")
         trained = sum(bool(stage["trained"]) for stage in ledger.content["stages"].values())
-        if other == directory or theirs is None or not trained:
+        if other == directory or noted is None or not trained:
             continue
-        theirs = {**theirs, "method": switched_on(theirs["method"])}  # of when a setting was new
-        length = len(theirs["order"]["tasks"])
-        if length > len(config["order"]["tasks"]):
+        theirs, tasks = comparable(noted), noted["order"]["tasks"]
+        if len(tasks) > len(config["order"]["tasks"]):
             continue
-        ours = _without_tasks(config, length)
-        if theirs == ours:
-            found.append((trained, True, other))
-        elif trains_alike(theirs, ours) and about["data"].items() <= data.items():
-            # What is held out for thresholds may have to be taken from the training rows; then the data differ.
-            found.append((trained, False, other))
+        ours = comparable(_without_tasks(config, len(tasks)))
+        if not trains_alike(theirs, ours):
+            continue
+        compared = compare(contents, about, lambda: data, tasks=tasks)
+        # What is held out for thresholds may have to be taken from the training rows; then the data differ.
+        answers_too = theirs == ours
+        if not compared.changed and (answers_too or about["data"].items() <= data.items()):
+            found.append((True, trained, answers_too, other, compared))
+        elif compared.is_edited:
+            found.append((False, trained, answers_too, other, compared))
     if not found:
         return None
-    _, answers_too, other = max(found)
-    return other, answers_too
+    serves, _, answers_too, other, compared = max(found, key=lambda one: one[:4])
+    return Earlier(other, answers_too, None if serves else compared)
 
 
 def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool = True) -> int:
@@ -93,6 +116,7 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
         raise LedgerError(
             f"{other} was made from other data: {', '.join(changed)} changed since. Restore them, or move it away."
         )
+    check_same_prompts(ledger, theirs)
     taken: dict[str, dict[str, Any]] = {}
     for stage in stages:
         noted = theirs.stage(stage.name)

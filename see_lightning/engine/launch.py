@@ -6,8 +6,9 @@ import os
 import sys
 import tempfile
 import warnings
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from torch.distributed.device_mesh import DeviceMesh
 
 import see_lightning.engine.strategy  # noqa: F401  makes fsdp_base known to Lightning
 from see_lightning.config import (
@@ -28,7 +30,6 @@ from see_lightning.config import (
     instantiate,
     method_name,
     numbers_config,
-    run_key,
     validate,
 )
 from see_lightning.engine.build import (
@@ -37,12 +38,13 @@ from see_lightning.engine.build import (
     build_tasks,
     build_template,
     build_variants,
-    check_model,
     expert_facts,
-    settle_targets,
 )
+from see_lightning.engine.contents import ROWS, ood_digests, ood_without_places, read_contents
+from see_lightning.engine.find import Found, check_model, edits, find_run, refuse_other_model
 from see_lightning.engine.grow import adopt, earlier_run
 from see_lightning.engine.ledger import OOD, Ledger, LedgerError, dump, write_atomic
+from see_lightning.engine.made_from import check_prompts, date_of, prompt_facts
 from see_lightning.engine.preemption import Stopped, Told, exit_code, leave_quietly
 from see_lightning.engine.ranks import Echo, Place, Ranks, check_size, join, place, supervise
 from see_lightning.engine.results import collect, commit, keep_earlier, paraphrases, versions
@@ -53,12 +55,23 @@ from see_lightning.evaluation.report import matrix_csv, print_report, render_htm
 from see_lightning.methods.method import Method
 from see_lightning.models.base import fast_dtype
 from see_lightning.refusals import room_needed
+from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task, told_apart
 
 
+def find(cfg: DictConfig, config: RunConfig) -> Found:
+    """Where this experiment lives, however its command was spelt and wherever its data lie; see ``find_run``."""
+
+    @cache
+    def digests() -> dict[str, str]:
+        return {task.name: task.digest() for task in build_tasks(cfg, config, build_template(config))}
+
+    return find_run(cfg, config, read_contents(cfg, config), digests)
+
+
 def run_directory(cfg: DictConfig, config: RunConfig) -> Path:
-    """Where this experiment lives, however its command was spelt: ``runs/<order>/<method>/<key>/seed=<n>``."""
-    return Path(config.paths.runs) / config.order.name / method_name(cfg) / run_key(cfg) / f"seed={config.seed}"
+    """The folder of a run, ``runs/<order>/<method>/<key>/seed=<n>``."""
+    return find(cfg, config).directory
 
 
 def launch(cfg: DictConfig, command: str) -> Path:
@@ -77,17 +90,18 @@ def launch(cfg: DictConfig, command: str) -> Path:
         LedgerError: the run directory cannot be used.
     """
     config = validate(cfg)
-    settle_targets(cfg, config)
-    directory = run_directory(cfg, config)
+    with room_needed(Path(config.paths.runs)):
+        found = find(cfg, config)
+    directory = found.directory
     path = directory / "results.json"
     here, wanted = place(), processes(cfg)
     if here:
         check_size(here, wanted)
     elif wanted == 1:
         here = Place(0, 1, 0)
-    if not _is_answered(cfg, path):
+    answered = _is_answered(cfg, path)
+    if not answered:
         _check_shardable(cfg)
-        check_model(cfg, config)
         if here is None:
             _start_ranks(cfg, command, wanted)
             return path
@@ -95,16 +109,23 @@ def launch(cfg: DictConfig, command: str) -> Path:
         ranks = join(here, gpu=_on_gpu(cfg)) if wanted > 1 else Ranks()
         try:
             with room_needed(directory):
-                _run(cfg, config, Ledger(directory, writes=ranks.first), command, ranks)
+                _run(cfg, config, Ledger(directory, writes=ranks.first), command, ranks, found)
         except (Refusal, SystemExit) as end:
             if ranks.first:
                 raise
             if isinstance(end, Refusal) and not isinstance(end, Echo):
                 print(f"rank {ranks.rank}: {end}", file=sys.stderr, flush=True)  # of its own, such as a full disk
             raise leave_quietly() from None
-    elif "WANDB_SWEEP_ID" in os.environ and (here is None or here.rank == 0):
-        _tell_again(cfg, path)
+    elif here is None or here.rank == 0:
+        _tell(found.notes, _console())
+        if not found.notes:
+            with suppress(OSError, LedgerError), Ledger(directory) as ledger:  # of a run from when they were not noted
+                _note_contents(ledger, found)
+        if "WANDB_SWEEP_ID" in os.environ:
+            _tell_again(cfg, path)
     if here is None or here.rank == 0:
+        if answered:
+            _compare_finished(config, Ledger(directory).read())
         print_report(json.loads(path.read_text(encoding="utf-8")), Console(), config.protocol)
         print(f"{directory / 'report.html'}\n{path}", flush=True)
     return path
@@ -115,13 +136,39 @@ def _is_answered(cfg: DictConfig, path: Path) -> bool:
     if not path.exists():
         return False
     results = json.loads(path.read_text(encoding="utf-8"))
-    ood = OmegaConf.to_container(cfg.ood, resolve=True) if cfg.get("ood") else None
     variants, wanted = results.get("variants", {}), set(cfg.get("variants") or ())
     return (
-        (ood is None or results.get("ood", {}).get("asked") == ood)
+        (not cfg.get("ood") or _is_ood_answered(cfg, results.get("ood", {})))
         and wanted <= set(variants.get("asked", ()))
         and ("paraphrased" not in wanted or variants["paraphrases"] == paraphrases(cfg))
     )
+
+
+def _compare_finished(config: RunConfig, ledger: Ledger) -> None:
+    """Refuse to report a run as that of a template or tokenizer which is another by now."""
+    try:
+        template = build_template(config, ledger.content["about"].get("date"))
+    except ConfigError as error:  # the report is there all the same
+        print(f"note: not compared with what this run was made from: {error}", file=sys.stderr, flush=True)
+    else:
+        check_prompts(ledger, template)
+
+
+def _is_ood_answered(cfg: DictConfig, answered: Mapping[str, Any]) -> bool:
+    """Whether a run was asked these foreign queries; of those that cannot be read now, only how they were asked counts."""
+    asked: Any = OmegaConf.to_container(cfg.ood, resolve=True)
+    if "digests" not in answered:
+        return bool(answered.get("asked") == asked)
+    if ood_without_places(answered["asked"]) != ood_without_places(asked):
+        return False
+    now, then = ood_digests(cfg), answered["digests"]
+    unread = sorted(task for task in then if now.get(task) is None)
+    if unread:
+        _tell(
+            [f"not compared with the foreign queries that were asked, for they cannot be read: {', '.join(unread)}"],
+            _console(),
+        )
+    return all(then.get(task) == digest for task, digest in now.items() if digest is not None)
 
 
 def _check_shardable(cfg: DictConfig) -> None:
@@ -169,8 +216,17 @@ def processes(cfg: DictConfig) -> int:
     return int(devices) * int(cfg.trainer.get("num_nodes", 1))
 
 
-def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks: Ranks) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, quiet=not ranks.first)
+def _console(*, quiet: bool = False) -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, quiet=quiet)
+
+
+def _tell(notes: Sequence[str], console: Console) -> None:
+    for note in notes:
+        console.print(f"note: {note}")
+
+
+def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks: Ranks, found: Found) -> None:
+    console = _console(quiet=not ranks.first)
     bind(cfg.method, "pool", "template", "optim", "run_seed")
     method: type[Method] = hydra.utils.get_class(cfg.method._target_)
     if cfg.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
@@ -179,7 +235,9 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
         told = held.enter_context(Told())
         ranks.lead(lambda: held.enter_context(ledger))
         tracker = held.enter_context(make_tracker(cfg.logger))
-        template = build_template(config)
+        template = build_template(
+            config, ranks.gather(ranks.lead(lambda: date_of(ledger, found.settings["model"]["name"])))[0]
+        )
         tasks = build_tasks(cfg, config, template)
         beside = {
             OOD: told_apart(build_strangers(cfg, config, template), tasks),
@@ -191,7 +249,8 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
             console.print(f"note: {caution}")
         stages = plan_stages(method.schedule, tasks)
         growing = stages if method.schedule == "sequential" else []
-        ranks.lead(lambda: _take_up(cfg, config, ledger, command, tasks, growing, console))
+        _tell(found.notes, console)
+        ranks.lead(lambda: _take_up(cfg, config, ledger, command, template, tasks, growing, console, found))
         dtype = ledger.read().content["about"]["dtype"]
         make_trainer, mesh = instantiate(cfg.trainer), None
         if cfg.trainer.get("strategy") == FSDP_BASE:
@@ -214,7 +273,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
                 facts=expert_facts(config, template, dtype),
             ),
             decides=method.refuses,
-            make_method=partial(build_method, cfg, config, template, dtype, mesh),
+            make_method=partial(_make_method, cfg, config, template, dtype, mesh, ledger, ranks),
             make_trainer=make_trainer,
             tracker=tracker,
             console=console,
@@ -229,6 +288,9 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
             code = exit_code(ranks.gather(told.signal))
             console.print("stopped when told to; the same command goes on from here")
             raise SystemExit(code) from None
+        except ConfigError:
+            ledger.abandon()
+            raise
         if ranks.first:
             results = collect(ledger, stages, tasks, beside, cfg, config, method)
             path = ledger.directory / "results.json"
@@ -248,9 +310,11 @@ def _take_up(
     config: RunConfig,
     ledger: Ledger,
     command: str,
+    template: PromptTemplate,
     tasks: list[Task],
     growing: list[Stage],
     console: Console,
+    found: Found,
 ) -> None:
     """Note what the run is started with, or check that it is what it was started with.
 
@@ -259,9 +323,11 @@ def _take_up(
         config: its typed form.
         ledger: held.
         command: as it was typed.
+        template: as it is now.
         tasks: as read now.
         growing: stages that another run may have finished, see ``earlier_run``.
         console: where it is told.
+        found: where the run lies, and what it is made from.
     """
     data = {task.name: task.digest() for task in tasks}
     resolved = (
@@ -275,7 +341,9 @@ def _take_up(
             "versions": versions(),
             "dtype": resolved,
             "data": data,
-            "numbers": numbers_config(cfg),
+            **prompt_facts(template),
+            "numbers": found.settings,
+            "contents": found.contents.noted(),
         }
     )
     if about["data"] != data:
@@ -284,6 +352,8 @@ def _take_up(
             f"{ledger.directory} was started on other data: {changed} changed since."
             f" Restore them, or move that folder away."
         )
+    check_prompts(ledger, template)
+    _note_contents(ledger, found)
     if here != about["commits"][-1]:
         console.print(f"going on at commit {here}; this run was begun at {about['commits'][-1]}")
         about["commits"].append(here)
@@ -294,16 +364,46 @@ def _take_up(
             ledger.commit()
     write_atomic(ledger.directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     if growing and not ledger.content["stages"]:
-        earlier = earlier_run(ledger.directory, numbers_config(cfg), data)
-        if earlier:
-            other, answers_too = earlier
-            taken = adopt(ledger, growing, other, answers_too=answers_too)
-            what = "growing: {} finished stages" if answers_too else "thresholds anew: {} trained stages"
-            console.print(f"{what.format(taken)} taken over from {other}")
+        earlier = earlier_run(ledger.directory, numbers_config(cfg), data, found.contents)
+        try:
+            if earlier and earlier.edited:
+                refuse_other_model(earlier.directory, earlier.edited, found.contents, config)
+                changed = edits(earlier.directory, earlier.edited, found.contents)
+                _tell([f"nothing is taken over from {earlier.directory}: {changed} changed since"], console)
+            elif earlier:
+                taken = adopt(ledger, growing, earlier.directory, answers_too=earlier.answers_too)
+                what = "growing: {} finished stages" if earlier.answers_too else "thresholds anew: {} trained stages"
+                console.print(f"{what.format(taken)} taken over from {earlier.directory}")
+        except LedgerError:
+            ledger.abandon()  # or it would be taken for begun with what was refused
+            raise
     if about["dtype"] != resolved:
         console.print(
             f"going on in {about['dtype']}, in which this run was begun; this machine's own choice is {resolved}"
         )
+
+
+def _note_contents(ledger: Ledger, found: Found) -> None:
+    """Note what a run is made from, where that was not done when it began."""
+    if not (ledger.directory / ROWS).exists():
+        ledger.content["about"].setdefault("contents", found.contents.noted())
+        ledger.commit()
+        write_atomic(ledger.directory / ROWS, json.dumps(found.contents.rows))
+
+
+def _make_method(
+    cfg: DictConfig,
+    config: RunConfig,
+    template: PromptTemplate,
+    dtype: str,
+    mesh: DeviceMesh | None,
+    ledger: Ledger,
+    ranks: Ranks,
+) -> Method:
+    """``build_method``, and a note of the model's files where they came onto this machine only now."""
+    method = build_method(cfg, config, template, dtype, mesh)
+    ranks.lead(lambda: check_model(ledger, config, note=True))
+    return method
 
 
 def _quiet() -> None:

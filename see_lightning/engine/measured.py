@@ -7,6 +7,7 @@ from typing import Any
 
 from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger, dump, finished_results, write_atomic
+from see_lightning.refusals import room_needed
 
 Content = dict[str, Any]
 Measure = Callable[[Mapping[str, Any], Ledger], Content]
@@ -28,14 +29,14 @@ def measured_once(path: Path, command: str, measure: Measure, asked: Mapping[str
         Refusal: the run is not finished, or as ``measure`` does.
     """
     results = finished_results(path.parent, f"{path.stem} is measured after the last task")
-    with Ledger(path.parent) as ledger:
-        head = {"belongs_to": ledger.digest(), **(asked or {})}
-        try:
-            found: Content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except ValueError:
-            found = {}
-        if isinstance(found, dict) and all(name in found and found[name] == value for name, value in head.items()):
+    found = _kept(path, Ledger(path.parent).read(), asked or {})
+    if found is not None:  # to read it takes no lock
+        return found
+    with room_needed(path.parent, "a copy of the run"), Ledger(path.parent) as ledger:
+        found = _kept(path, ledger, asked or {})
+        if found is not None:
             return found
+        head = {"belongs_to": ledger.digest(), **(asked or {})}
         # Late, because it imports torch, which takes longer than a refusal should.
         from see_lightning.engine.results import commit
 
@@ -44,6 +45,17 @@ def measured_once(path: Path, command: str, measure: Measure, asked: Mapping[str
         content = {**about, **measure(results, ledger)}
         write_atomic(path, dump(content))
     return content
+
+
+def _kept(path: Path, ledger: Ledger, asked: Mapping[str, Any]) -> Content | None:
+    """What was measured of a run as it is, asked just so."""
+    head = {"belongs_to": ledger.digest(), **asked}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except ValueError:
+        return None
+    whole = isinstance(found, dict) and all(name in found and found[name] == value for name, value in head.items())
+    return found if whole else None
 
 
 def is_current(path: Path, belongs_to: str) -> bool:

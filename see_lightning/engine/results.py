@@ -15,7 +15,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import see_lightning
-from see_lightning.config import VARIANTS, RunConfig, method_name
+from see_lightning.config import VARIANTS, RunConfig, method_name, numbers_config
+from see_lightning.engine.contents import ood_digests, placed
 from see_lightning.engine.ledger import OOD, Ledger
 from see_lightning.engine.stages import Stage
 from see_lightning.evaluation.continual import continual_metrics
@@ -165,6 +166,7 @@ def collect(
         foreign, _ = ledger.beside(stages[-1].name, OOD, digests)
         results["ood"] = {
             "asked": OmegaConf.to_container(cfg.ood, resolve=True),
+            "digests": ood_digests(cfg),
             "command": about["asked_by"],
             "scores": {
                 task.name: round(mean(record["score"] for record in foreign if record["task"] == task.name), 4)
@@ -242,6 +244,11 @@ def collect(
         for name, origin in origins.items()
     }
     results["config"] = OmegaConf.to_container(cfg, resolve=True)
+    if "contents" in about:
+        results["contents"] = {
+            "digests": about["contents"]["digests"],
+            "in_key": placed(numbers_config(cfg), about["contents"]["digests"]),
+        }
     return results
 
 

@@ -157,8 +157,6 @@ class ContinualRun:
         method = self.make_method()
         # Where it is trained and asked, before anything is restored or chosen there: Lightning would bring it later.
         method.to(self._trainer(self.stages[0], [], alone=True).strategy.root_device)
-        if told := method.pool.choose_reading():
-            self.console.print(told)
         if isinstance(method, ExpertMethod):
             method.recall = recall_of(self.settings.facts)
             for stage in self.stages:
@@ -237,8 +235,11 @@ class ContinualRun:
         with kept_pages():
             trainer.fit(method, datamodule=data)
         seconds = time.monotonic() - started
-        limited = trainer.limit_train_batches != 1.0  # by trainer.limit_train_batches, a setting of Lightning's
-        per_epoch = int(trainer.num_training_batches) if limited else data.steps_per_epoch
+        limit = (
+            trainer.limit_train_batches
+        )  # of Lightning's: as a float a share, where 1.0 is all; else a number of steps
+        whole = isinstance(limit, float) and limit == 1
+        per_epoch = data.steps_per_epoch if whole else int(trainer.num_training_batches)
         expected = per_epoch * self.settings.epochs
         if throughput.steps != expected:
             raise RuntimeError(f"{stage.name} was trained for {throughput.steps} steps instead of {expected}.")
@@ -299,7 +300,7 @@ class ContinualRun:
 
     def _end(self, task: Task) -> None:
         """Let the method do what it does when a task is learned."""
-        self._at_rest(lambda: self.method.end_task(task))
+        self._at_rest(lambda: self.method.end_task(task, self.memory))
 
     def _at_rest(self, work: Callable[[], T]) -> T:
         """What some work of the method's gives, done while nothing is trained."""

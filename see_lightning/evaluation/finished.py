@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from see_lightning.config import Refusal, numbers
+from see_lightning.config import Refusal, numbers, with_values
 from see_lightning.evaluation.report import FORMULAS
 
 METRICS = (*FORMULAS, "routing accuracy")
@@ -118,7 +118,7 @@ def _unreadable(error: OSError) -> NoReturn:
 
 
 def _run(path: Path, results: Mapping[str, Any], content: str) -> Run:
-    kept = numbers(results["config"])
+    kept = with_values(numbers(results["config"]), results.get("contents", {}).get("in_key", {}))
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
     tasks = results["tasks"]
     matrix = tuple(tuple(map(_score, row)) for row in results["matrix"])

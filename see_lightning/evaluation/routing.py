@@ -128,6 +128,6 @@ def misrouted(routing: Mapping[str, Any], *, least: float = 0.05) -> list[str]:
             had = "" if refused is None else f", of which it had learned to refuse {refused} examples"
             told.append(
                 f"{taken}{had}: train with more of them (ratio=0.5 or method.min_negatives={2 * (refused or 12)}), or set"
-                f" thresholds on rows that are left (python -m see_lightning.calibrate RUN_DIR --on 20)."
+                f" thresholds, which trains nothing (python -m see_lightning.calibrate RUN_DIR --on train)."
             )
     return told

@@ -22,6 +22,7 @@ from see_lightning.methods.method import ExpertMethod, learning_rate_share
 from see_lightning.methods.warm_start import WarmStart
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
+from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
@@ -135,7 +136,7 @@ class ExSSNeT(ExpertMethod):
         """AdamW's decay needs no gradient to move a weight."""
         self._share().put_back()
 
-    def end_task(self, task: Task) -> None:
+    def end_task(self, task: Task, memory: Memory) -> None:
         """Its mask is final."""
         if self.learning is None:
             return  # taken over from a run that inferred tasks otherwise: it was ended there

@@ -15,6 +15,7 @@ from see_lightning.experts import files
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.ranks import Activity, MixtureOfRanks, living
 from see_lightning.methods.method import OneAdapterMethod
+from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
@@ -71,7 +72,7 @@ class Mora(OneAdapterMethod):
         self._join(task, self.weights_seed(task))
         self.pool.train_only(self.ADAPTER, task)
 
-    def end_task(self, task: Task) -> None:
+    def end_task(self, task: Task, memory: Memory) -> None:
         """What acted least of the new ranks goes."""
         if not self.pruned:
             return

@@ -23,6 +23,7 @@ from see_lightning.experts.subexperts import SubExperts
 from see_lightning.methods.method import ExpertMethod
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
+from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
@@ -114,7 +115,7 @@ class Moses(ExpertMethod):
         """Nor does it move."""
         self._trained().put_back()
 
-    def end_task(self, task: Task) -> None:
+    def end_task(self, task: Task, memory: Memory) -> None:
         """Its masks are final. What the task moved on its way and does not use goes back to where the pool began."""
         if self.learning is None:
             return  # taken over from a run that inferred tasks otherwise: it was ended there

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import ConfigError, OptimConfig, within
+from see_lightning.config import TRAIN, ConfigError, OptimConfig, check_calibrate_on, within
 from see_lightning.data.example import Example
-from see_lightning.data.general import BUILT_IN, general_rows
+from see_lightning.data.general import BUILT_IN, draw_evenly, general_rows
 from see_lightning.experts.files import THRESHOLD
 from see_lightning.experts.hearing import Hearing
 from see_lightning.experts.opening import IndicatorTree
@@ -35,6 +35,7 @@ from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.reconstruct import Indicators, reconstruct
 from see_lightning.tasks.task import Task
 
+LOOKED_AT = 100  # training rows, and refused ones, at most that a threshold is set by
 ENOUGH = 12  # refused examples of a past task, below which experts were seen to take its queries for their own
 
 
@@ -55,9 +56,10 @@ class See(ExpertMethod):
             something to refuse. The paper has none.
         general_source: where they come from, see ``tasks.negatives``.
         other_instructions: of an expert's own inputs, how many it also learns to refuse under another instruction.
-        calibrate_on: how many further examples of its own task, which it is not trained on, set an expert's threshold; 0
-            takes every expert at its word, as the paper does.
-        keep: share of them, above 0 and at most 1, that the threshold still accepts.
+        calibrate_on: what sets an expert's threshold: so many further examples of its task, which it is not trained on; or
+            ``train``, the examples that it was trained on and those that it learned to refuse, which costs no row; 0 takes
+            every expert at its word, as the paper does.
+        keep: share of its own, above 0 and at most 1, that the threshold still accepts.
         against: how many general instructions, which no expert learns to refuse, a threshold is also set by; 0 looks at own
             examples alone.
         leeway: how far below what ``keep`` asks for the threshold lies, as a part of the way down to the highest of these,
@@ -101,7 +103,7 @@ class See(ExpertMethod):
         general_negatives: int = 0,
         general_source: str = BUILT_IN,
         other_instructions: int = 0,
-        calibrate_on: int = 0,
+        calibrate_on: int | str = 0,
         keep: float = 0.98,
         against: int = 0,
         leeway: float = 0.25,
@@ -112,7 +114,7 @@ class See(ExpertMethod):
         within("method.min_negatives", min_negatives, 0)
         within("method.general_negatives", general_negatives, 0)
         within("method.other_instructions", other_instructions, 0, MOST_OTHER)
-        within("method.calibrate_on", calibrate_on, 0)
+        check_calibrate_on("method.calibrate_on", calibrate_on)
         within("method.keep", keep, 0.01, 1)
         within("method.against", against, 0)
         within("method.leeway", leeway, 0, 1)
@@ -129,13 +131,16 @@ class See(ExpertMethod):
 
     def training_examples(self, task: Task, memory: Memory) -> list[Example]:
         """The reconstructed task."""
-        past = memory.rehearse(task, ratio=self.ratio, draw=self.draw, at_least=self.min_negatives)
+        past = self._rehearsed(task, memory)
         draw = seed(self.run_seed, task.name, "general negatives")
         past += general_negatives(self.general_negatives, self.general_source, draw)
         past += under_other_instructions(
             task.train, self.other_instructions, self.general_source, draw, refused=self.general_negatives
         )
         return reconstruct(task.train, past, self.indicators)
+
+    def _rehearsed(self, task: Task, memory: Memory) -> list[Example]:
+        return memory.rehearse(task, ratio=self.ratio, draw=self.draw, at_least=self.min_negatives)
 
     def choose_parent(self, task: Task) -> str | None:
         """The expert that is most useful to the new task, if experts begin as others."""
@@ -162,15 +167,24 @@ class See(ExpertMethod):
                 reason = f"it has {tokens} tokens, of at most {most}" if tokens > most else "an indicator stands in it"
                 raise ConfigError(f"method.general_source: {place} cannot be learned as a refusal: {reason}.")
 
-    def end_task(self, task: Task) -> None:
-        """Set the new expert's threshold by what it says to examples that it has not seen."""
+    def end_task(self, task: Task, memory: Memory) -> None:
+        """Set the new expert's threshold by what it says to examples, as ``calibrate_on`` has it."""
         if not self.calibrate_on:
             return
-        own = self._leanings(task, task.held_out)
-        self.thresholds[task.name] = keeping(own, self.keep)
-        if self.against:
-            foreign = self._leanings(task, self._unseen_general(task))
-            self.thresholds[task.name] = round(between(own, foreign, self.keep, self.leeway), 4)
+        own, foreign = task.held_out, []
+        if self.calibrate_on == TRAIN:
+            own = task.train[:LOOKED_AT]
+            foreign = draw_evenly(
+                self._rehearsed(task, memory), LOOKED_AT, seed(self.run_seed, task.name, "thresholds")
+            )
+            if not foreign and not self.against:
+                return  # the first expert has refused nothing that it could be told from
+        leanings = self._leanings(task, own)
+        self.thresholds[task.name] = keeping(leanings, self.keep)
+        foreign += self._unseen_general(task)
+        if foreign:
+            others = self._leanings(task, foreign)
+            self.thresholds[task.name] = round(between(leanings, others, self.keep, self.leeway), 4)
 
     def _unseen_general(self, task: Task) -> list[Example]:
         draw = seed(self.run_seed, task.name, "general negatives")

@@ -20,6 +20,7 @@ from see_lightning.experts.pool import ExpertPool
 from see_lightning.methods.method import Assignment, ExpertMethod
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
+from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
@@ -79,7 +80,7 @@ class Sema(ExpertMethod):
         self.given[task.name] = Assignment(task.name if nearest is None or is_new else nearest, z)
         return self.given[task.name]
 
-    def end_task(self, task: Task) -> None:
+    def end_task(self, task: Task, memory: Memory) -> None:
         """The new expert's descriptor; like the expert it stays as it is from now on."""
         if self._states_PH is None:
             return  # taken over from a run that refused otherwise: it was ended there

@@ -30,24 +30,21 @@ def smollm2_folder(cache: Path) -> Path:
     Raises:
         ConfigError: the package is not installed, or the conversion gave other weights than it should.
     """
-    target = converted_folder(cache)
-    cache.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(cache / f"{target.name}.lock"):
-        weights = target / "model.safetensors"
-        if not (weights.exists() and _sha256(weights) == SHA256):
-            shutil.rmtree(target, ignore_errors=True)
-            with room_needed(cache):
+    target = cache / f"smollm2-135m-{SHA256[:8]}"
+    if _is_whole(target):  # it needs no lock, for it is put there as a whole
+        return target
+    with room_needed(cache, "paths.cache=DIR"):
+        cache.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(cache / f"{target.name}.lock"):
+            if not _is_whole(target):
+                shutil.rmtree(target, ignore_errors=True)
                 _convert(target)
     return target
 
 
-def converted_folder(cache: Path) -> Path:
-    """Where the converted model lies once it is made.
-
-    Args:
-        cache: where converted models are kept.
-    """
-    return cache / f"smollm2-135m-{SHA256[:8]}"
+def _is_whole(folder: Path) -> bool:
+    weights = folder / "model.safetensors"
+    return weights.exists() and _sha256(weights) == SHA256
 
 
 def _convert(target: Path) -> None:

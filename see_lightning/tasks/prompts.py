@@ -1,14 +1,17 @@
 """How a query is put to the model: the prompt style, and the check that prompt and answer fit."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from transformers import PreTrainedTokenizerBase
 
 from see_lightning.config import ConfigError, one_of
 from see_lightning.data.checks import MOST_SKIPPED, RowChecks
 from see_lightning.data.example import DataError, Example
+from see_lightning.tasks.chat import ChatTemplate, Piece
+from see_lightning.tasks.pieces import Pieces
 from see_lightning.tasks.task import Task
 
 # The template of Stanford Alpaca without an input field, as SSR uses it.
@@ -17,66 +20,104 @@ ALPACA = (
     "### Instruction:\n{query}\n\n### Response:\n"
 )
 
+# Texts by whose prompts and ids it shows whether a template or a tokenizer is another than it was.
+PROBES = (
+    "A query.", "Sum up:\n\nTom had 1,234.50 coins -- \"so he said\" -- on 5/7/1999.", "  blanks\tand\n\nlines  ",
+    "def f(x):\n    return x ** 2  # naïve", "Où? Żółć, Ελλάδα, Москва, 日本語, हिन्दी, עברית, 🙂",
+    "</s> <|im_end|> <eos> [/INST] <think>", "pneumonoultramicroscopicsilicovolcanoconiosis",
+)  # fmt: skip
+
 
 class PromptTemplate:
     """Queries and answers to token ids.
+
+    What stands in them is text: where it spells a special token of the tokenizer, it is no such token.
 
     Args:
         tokenizer: a Hugging Face tokenizer with an end-of-sequence token.
         style: ``chat`` (the tokenizer's own template), ``plain`` (the query alone), ``alpaca``.
         system_prompt: for ``chat``; None leaves it to the template.
         max_length: most tokens of a prompt together with its answer.
+        arguments: for ``chat``: variables of the template.
+        date: for ``chat``: what the template takes for now; None is now.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, style: str, system_prompt: str | None = None, max_length: int
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        style: str,
+        system_prompt: str | None = None,
+        max_length: int,
+        arguments: Mapping[str, object] | None = None,
+        date: datetime | None = None,
     ) -> None:
         one_of("model.prompt", style, ("chat", "plain", "alpaca"))
-        if style == "chat" and tokenizer.chat_template is None:
-            raise ConfigError("this tokenizer has no chat template; use model.prompt=plain or model.prompt=alpaca.")
         if style != "chat" and system_prompt is not None:
             raise ConfigError(f"model.system_prompt is for model.prompt=chat; the style is {style}.")
-        self.tokenizer, self.style, self.system_prompt, self.max_length = tokenizer, style, system_prompt, max_length
+        self.tokenizer, self.style, self.max_length = tokenizer, style, max_length
+        self.pieces = Pieces(tokenizer)
+        date = date or datetime.now()
+        self.chat = ChatTemplate(tokenizer, system_prompt, arguments, date) if style == "chat" else None
+        #: What prompts tell the date of, in ISO form; None where they tell none.
+        self.date = date.isoformat(timespec="seconds") if self.chat and self.chat.dated else None
 
     def prompt_ids(self, query: str) -> list[int]:
-        """The ids up to where the answer begins."""
-        if self.style == "chat":
-            system = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
-            text = self.tokenizer.apply_chat_template(
-                [*system, {"role": "user", "content": query}], add_generation_prompt=True, tokenize=False
-            )
-            # The template writes the special tokens itself.
-            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
-        text = query if self.style == "plain" else ALPACA.format(query=query)
+        """The ids up to where the answer begins.
+
+        Raises:
+            ConfigError: the chat template fails or changes the query, or the tokenizer takes a part of it for a token of its
+                own.
+        """
+        if self.chat:
+            return self.pieces.ids(self.chat.pieces(query))  # the template writes the special tokens itself
+        before, behind = ALPACA.split("{query}") if self.style == "alpaca" else ("", "")
         bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        return [*bos, *self.tokenizer(text, add_special_tokens=False).input_ids]
+        return [*bos, *self.pieces.ids([Piece(before, False), Piece(query, True), Piece(behind, False)])]
 
     def header_ids(self) -> list[int]:
         """The ids that end every prompt, such as a chat's assistant header; empty if prompts end with the query."""
-        if self.style == "chat":
-            query = [{"role": "user", "content": "A query."}]
-            bare, whole = (
-                str(self.tokenizer.apply_chat_template(query, add_generation_prompt=add, tokenize=False))
-                for add in (False, True)
-            )
-            if whole.startswith(bare) and whole != bare:
-                return list(self.tokenizer(whole.removeprefix(bare), add_special_tokens=False).input_ids)
+        header = self.chat.header() if self.chat else ""
+        if header:
+            return self.pieces.ids([Piece(header, False)])
         first, second = (self.prompt_ids(query)[::-1] for query in ("A query.", "Another one?"))
         alike = next(n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
         return first[:alike][::-1]
 
+    def text_ids(self, text: str) -> list[int]:
+        """The ids of a text by itself."""
+        return self.pieces.text_ids(text)
+
     def target_ids(self, target: str) -> list[int]:
         """The ids of an answer with the end-of-sequence token that closes it."""
-        return [*self.tokenizer(target, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
+        return [*self.text_ids(target), self.tokenizer.eos_token_id]
 
     def text(self, ids: list[int]) -> str:
         """The text of generated ids, without special tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return self.pieces.text(ids)
+
+    def loss(self, text: str) -> tuple[str, bool]:
+        """How a text comes back from its ids, see ``Pieces.loss``."""
+        return self.pieces.loss(text)
 
     def digest(self) -> str:
         """sha256 of the ids of a fixed query: two templates with one digest put queries alike."""
         ids = (*self.prompt_ids("A query."), *self.target_ids("An answer."))
         return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()
+
+    def made_from(self) -> dict[str, str]:
+        """What a run is made from: sha256 of the prompts that some queries become, and of the ids of some texts."""
+        prompts, ids = [], []
+        for query in PROBES:
+            try:
+                prompts.append(self.chat.text(query) if self.chat else query)
+                ids.append(self.prompt_ids(query) + self.target_ids(query))
+            except ConfigError as error:  # some templates and tokenizers cannot write each of them
+                prompts.append(str(error))
+        return {
+            "prompt template": hashlib.sha256("\x1e".join(prompts).encode()).hexdigest(),
+            "tokenizer": hashlib.sha256(repr(ids).encode()).hexdigest(),
+        }
 
 
 def checked_header(task: Task, template: PromptTemplate) -> Task:
@@ -103,6 +144,46 @@ def checked_header(task: Task, template: PromptTemplate) -> Task:
 
 def _holds(ids: Sequence[int], part: Sequence[int]) -> bool:
     return any(ids[start : start + len(part)] == part for start in range(len(ids) - len(part) + 1))
+
+
+def checked_texts(task: Task, template: PromptTemplate, checks: RowChecks) -> Task:
+    """The task with every row that becomes token ids and comes back from them.
+
+    An answer of which the tokenizer loses a part, and a prompt that the template changes, are bad rows. What comes back with
+    other blanks, case, or compositions of Unicode is told in a notice, as are prompts of which the tokenizer loses a part.
+
+    Args:
+        task: as read.
+        template: of the run.
+        checks: what to do with a bad row.
+    """
+    altered: dict[str, list[str]] = {"prompts": [], "answers": []}
+
+    def writable(rows: Iterable[Example]) -> Iterator[Example]:
+        for row in rows:
+            place = row.source or row.id
+            try:
+                template.prompt_ids(row.prompt)
+                (prompt, _), (answer, lost) = template.loss(row.prompt), template.loss(row.target)
+                if lost:
+                    raise ConfigError(f"the tokenizer cannot write the answer: {answer}")
+            except ConfigError as error:
+                checks.bad(task.name, place, str(error).rstrip("."))
+                continue
+            for part, told in (("prompts", prompt), ("answers", answer)):
+                altered[part] += [f"{place}: {told}"] if told else []
+            yield row
+
+    outdated = checks.notices(task.name)  # what was skipped on reading is counted again in the new notice
+    train, test, held_out = (tuple(writable(rows)) for rows in (task.train, task.test, task.held_out))
+    number = len(train) + len(test) + len(held_out)
+    told = [
+        f"{task.name}: the tokenizer does not give {len(rows)} of {number} {part} back as they stand; first {rows[0]}"
+        for part, rows in altered.items()
+        if rows
+    ]
+    notices = (*(notice for notice in task.notices if notice not in outdated), *checks.notices(task.name), *told)
+    return replace(task, train=train, test=test, held_out=held_out, notices=notices)
 
 
 def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, indicator_tokens: int) -> Task:
@@ -200,15 +281,19 @@ def length_notices(task: Task, template: PromptTemplate, setting: str) -> tuple[
 def fitted(row: Example, template: PromptTemplate, room: int) -> tuple[Example, int]:
     """The row with as much of its body as its prompt has ``room`` tokens for, and the prompt's tokens.
 
-    A row without a body, or that does not fit without it either, is returned as it is.
+    The body's extras are left out first. A row without a body, or that does not fit without it either, is returned as it
+    is.
     """
     short, tokens = row, len(template.prompt_ids(row.prompt))
     whole = tokens
     while tokens > room:
         size = 0 if short.body is None else short.body.stop - short.body.start
-        if size == 0:
+        if short.body is not None and short.body.extras:
+            short = short.without_last_extra()
+        elif size == 0:
             return row, whole
-        # By the characters that a token of the whole prompt has: too few rather than too many, and then again.
-        short = short.shortened(size - max(1, (tokens - room) * size // tokens))
+        else:
+            # By the characters that a token of the whole prompt has: too few rather than too many, and then again.
+            short = short.shortened(size - max(1, (tokens - room) * size // tokens))
         tokens = len(template.prompt_ids(short.prompt))
     return short, tokens

@@ -3,14 +3,14 @@
 import hashlib
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from see_lightning.config import ConfigError, nearest
 from see_lightning.data.checks import RowChecks
-from see_lightning.data.example import Example
-from see_lightning.data.reader import Reader
+from see_lightning.data.example import DataError, Example
+from see_lightning.data.reader import MOST_NAMED, Reader
 from see_lightning.data.split import Split
 from see_lightning.seeds import seed
 
@@ -84,6 +84,10 @@ def merge(tasks: Sequence[Task]) -> Task:
     return Task(name=MERGED, train=examples, test=(), score="", max_new_tokens=0)
 
 
+#: What may be set of a task: how it is scored, and where its rows come from.
+TASK_SETTINGS = ("score", "max_new_tokens", "package", "licence", "citation")
+
+
 class Benchmark:
     """A family of tasks: where it is read from and how each task is scored.
 
@@ -119,6 +123,38 @@ class Benchmark:
         self.reader, self.tasks, self.default = reader, tasks, default or {}
         self.paraphrases = paraphrases or {}
         self.max_new_tokens, self.protocol_max_new_tokens = max_new_tokens, protocol_max_new_tokens
+
+    def check_names(self, tasks: Collection[str], setting: str = "benchmark") -> None:
+        """Refuse settings of a task that there is not, and such as no task has: nothing would ever read them.
+
+        Args:
+            tasks: further names that are known.
+            setting: where the benchmark is configured.
+
+        Raises:
+            ConfigError: there are some.
+        """
+        for place, settings in (
+            ("default", self.default),
+            *((f"tasks.{name}", one) for name, one in self.tasks.items()),
+        ):
+            for key in settings or {}:
+                if key not in TASK_SETTINGS:
+                    raise ConfigError(
+                        f"{setting}.{place} has a setting {key!r} that no task takes.{nearest(key, TASK_SETTINGS)} There are:"
+                        f" {', '.join(TASK_SETTINGS)}."
+                    )
+        try:
+            found = self.reader.tasks()
+        except DataError:
+            return  # without the data nobody knows their names
+        for place, named in (("tasks", self.tasks), ("paraphrases", self.paraphrases)):
+            for name in named:
+                if name not in found and name not in tasks:
+                    raise ConfigError(
+                        f"{setting}.{place} names {name!r}, but there is no such task.{nearest(name, [*tasks, *found])} There"
+                        f" are: {', '.join(found[:MOST_NAMED])}."
+                    )
 
     def settings(self, name: str) -> tuple[str, Rule, int | None]:
         """A task's score, what tells its longest answer, and that in tokens, None where its training answers tell.

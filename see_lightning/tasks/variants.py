@@ -54,7 +54,12 @@ def _begun(example: Example, left_out: int, beginning: str) -> Example:
     """The example with another beginning in the place of its prompt's first characters."""
     body, more = example.body, len(beginning) - left_out
     if body is not None:  # what may be cut is still the same text, less what was left out of it
-        body = replace(body, start=max(body.start, left_out) + more, stop=max(body.stop, left_out) + more)
+        body = replace(
+            body,
+            start=max(body.start, left_out) + more,
+            stop=max(body.stop, left_out) + more,
+            extras=tuple((start + more, stop + more) for start, stop in body.extras if start >= left_out),
+        )
     return replace(example, prompt=beginning + example.prompt[left_out:], body=body)
 
 

@@ -38,6 +38,11 @@ REFUSED = [
     (ModelConfig, {"prompt": "chats"}, "model.prompt must be one of chat, plain, alpaca"),
     (ModelConfig, {"dtype": "bf61"}, "model.dtype must be one of auto, bf16, fp32; got 'bf61'. Did you mean 'bf16'?"),
     (ModelConfig, {"max_length": 15}, "model.max_length must be at least 16; got 15"),
+    (
+        ModelConfig,
+        {"prompt": "plain", "template_args": {"enable_thinking": False}},
+        "model.template_args are for model.prompt=chat; the style is plain",
+    ),
     (ModelConfig, {"revision": "main"}, "belong to model.source=hub, not tiny"),
     (ModelConfig, {"trust_remote_code": True}, "belong to model.source=hub, not tiny"),
     (AdapterConfig, {"rank": 0}, "adapter.rank must be at least 1; got 0"),
@@ -116,7 +121,7 @@ def test_an_indicator_with_a_leading_blank_is_refused_as_no_answer_could_begin_w
 @pytest.mark.parametrize(
     "override",
     ["ratio=abc", "seed=1.5", "optim.lr=fast", "optim.epochs=2.5", "train_size=few", "order.tasks=qa",
-     "model.trust_remote_code=perhaps", "paths.runs=[a]"],
+     "model.trust_remote_code=perhaps", "adapter.targets=q_proj", "paths.runs=[a]"],
 )  # fmt: skip
 def test_a_value_of_another_type_is_refused(composed, override):
     with pytest.raises((HydraException, OmegaConfBaseException)):
@@ -173,3 +178,13 @@ def test_the_composed_defaults_are_what_the_typed_root_holds(composed):
 )
 def test_the_nearest_word_is_named_only_when_one_is_near(word, hint):
     assert nearest(word, ["superni_10", "pocket_5"]) == hint
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"), [("jsonl", "train"), ("hub", "train"), ("pocket_5", 0), ("superni_5", 0)]
+)
+def test_thresholds_cost_no_row_of_ones_own_data_and_published_orders_have_none(composed, order, expected):
+    own = ["order.tasks=[a]"] if order in ("jsonl", "hub") else []
+    assert composed(f"order={order}", *own).method.calibrate_on == expected
+    assert composed(f"order={order}", *own, "method.calibrate_on=5").method.calibrate_on == 5
+    assert composed(f"order={order}", *own, "data.calibrate_on=0").method.calibrate_on == 0

@@ -29,6 +29,8 @@ IDLE = [
     (["method=seqft", "indicators.pos=yes"], "indicators.pos", ["method=see"]),
     (["method.general_source=/mine.jsonl"], "method.general_source", ["method.general_negatives=4"]),
     (["method=replay", "data.min_negatives=5"], "data.min_negatives", ["method=see"]),
+    (["method=replay", "data.calibrate_on=train"], "data.calibrate_on", ["method=see"]),
+    (["method.calibrate_on=10", "method.leeway=0.4"], "method.leeway", ["method.calibrate_on=train"]),
     (["ratio=0", "method.min_negatives=5"], "method.min_negatives", ["ratio=0.1"]),
     (["method.keep=0.9"], "method.keep", ["method.calibrate_on=10"]),
     (["method.against=60"], "method.against", ["method.calibrate_on=10"]),

@@ -233,3 +233,5 @@ def test_what_a_threshold_looks_at_has_a_key_where_there_is_a_threshold(composed
     ]
     assert len(set(keys)) == 3
     assert run_key(composed(on, "method.leeway=1")) == keys[0]
+    train = "method.calibrate_on=train"
+    assert run_key(composed(train, "method.leeway=1")) != run_key(composed(train)), "refused rows are looked at"

@@ -1,14 +1,19 @@
 """The audit counts what is there, and finds in the public files what is known of them."""
 
 import hashlib
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import hydra
 import pytest
+from omegaconf import DictConfig
 
+from see_lightning.config import Refusal, register
 from see_lightning.data import BadRow, Example, Part, Reader
 from see_lightning.data.__main__ import main
 from see_lightning.data.audit import PartAudit, audit, warnings
@@ -16,8 +21,16 @@ from see_lightning.data.cl_benchmark import ClBenchmarkReader
 from see_lightning.data.natural_instructions import NaturalInstructionsReader
 from see_lightning.data.ssr import SsrReader
 from see_lightning.data.trace import TraceReader
+from see_lightning.engine.launch import launch
+from see_lightning.refusals import CONF
 
 ROOT = Path(__file__).parents[2]
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    register()
+    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        return hydra.compose("run", overrides=overrides)
 
 
 def part(*rows: tuple[str, str], bad: Iterable[str] = ()) -> Part:
@@ -148,20 +161,81 @@ def test_the_command_prints_counts_warnings_and_what_is_missing(capsys: pytest.C
     assert ["not", "there:", "C-STANCE,", "FOMC,", "MeetingBank,", "NumGLUE-ds,", "20Minuten"] in lines
 
 
-def test_the_command_looks_at_the_task_that_was_asked_for_without_torch(tmp_path: Path) -> None:
-    for half, answer in (("train", "a"), ("test", "b")):
-        line = f'{{"prompt": "{half}?", "answer": "{answer}"}}\n'
-        (tmp_path / f"mine.{half}.jsonl").write_text(line)
-        (tmp_path / f"other.{half}.jsonl").write_text(line)
-    command = [sys.executable, "-X", "importtime", "-m", "see_lightning.data", "check", "jsonl", "--task", "mine"]
-    done = subprocess.run(
-        [*command, f"benchmark.reader.folder={tmp_path}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+def write(folder: Path, task: str, *train: dict[str, object], test: str = "test?") -> list[str]:
+    """A task's files, and the words that check their folder."""
+    rows = train or ({"prompt": "train?", "answer": "a"},)
+    (folder / f"{task}.train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / f"{task}.test.jsonl").write_text(json.dumps({"prompt": test, "answer": "b"}) + "\n")
+    return ["check", "jsonl", f"benchmark.reader.folder={folder}", "model=tiny"]
+
+
+def test_the_command_looks_at_the_task_that_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "other")
+    main([*write(tmp_path, "mine"), "--task", "mine"])
+    out = capsys.readouterr().out
+    assert "mine" in out
+    assert "other" not in out
+
+
+def test_help_comes_without_torch() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "see_lightning.data", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert "mine" in done.stdout
-    assert "other" not in done.stdout
     assert "| torch\n" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("row", "test", "settings", "reason"),
+    [
+        ({"prompt": "p", "answer": ""}, "q", [], "empty answer"),
+        ({"prompt": "p"}, "q", [], "missing key 'answer'"),
+        ({"prompt": "p", "answer": "a <<neg>>"}, "q", [], "the indicator '<<neg>>' stands in the answer"),
+        ({"prompt": "p", "answer": "a"}, " p ", [], "this test prompt stands in the training rows too"),
+        ({"prompt": "p" * 100, "answer": "a"}, "q", ["model.max_length=90"], "leaves no room for"),
+        ({"prompt": "p", "answer": "a"}, "q", ["benchmark.default.score=rouge"], "there is no score 'rouge'"),
+        (
+            {"prompt": "p", "answer": "a</s>[assistant]b"},
+            "q",
+            ["adapter=activated_lora"],
+            "the answer repeats the prompt's",
+        ),
+    ],
+)
+def test_what_stops_a_run_is_told_in_its_words_for_every_task(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    row: dict[str, object],
+    test: str,
+    settings: list[str],
+    reason: str,
+) -> None:
+    write(tmp_path, "sound")
+    words = write(tmp_path, "bad", row, test=test)
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, *settings])
+    assert stopped.value.code == 1
+    out = capsys.readouterr().out
+    with pytest.raises(Refusal, match=re.escape(reason)) as refused:
+        launch(
+            composed(["order=jsonl", "order.tasks=[bad]", *words[2:], *settings, f"paths.runs={tmp_path}/runs"]), "c"
+        )
+    assert f"a run stops at bad: {str(refused.value).splitlines()[0]}\n" in out
+    assert ("1 of 2 tasks would stop a run\n" in out) == ("rouge" not in reason)
+
+
+def test_what_a_run_tells_of_the_data_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "cl_benchmark" / "NLI" / "MNLI"
+    folder.mkdir(parents=True)
+    (folder / "labels.json").write_text('["neutral", "entailment"]')
+    for half in ("train", "test"):
+        rows = [
+            {"label": label, "sentence": f"{half} {label}"}
+            for label in ("neutral", "-" if half == "test" else "neutral")
+        ]
+        (folder / f"{half}.json").write_text(json.dumps(rows))
+    main(["check", "cl_benchmark", f"paths.data={tmp_path}", "model=tiny", "--task", "MNLI"])
+    told = "  1 of 4 rows are read as published: the label '-' is none of labels.json, so none of the options is right; first"
+    assert f"{told} {folder}/test.json, row 2\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,15 @@ def test_a_bad_test_row_stops_with_its_place_and_reason(bad: Example | BadRow, m
     assert str(error.value) == message + REMEDY
 
 
+def test_a_malformed_row_that_its_publisher_reads_is_kept_and_told() -> None:
+    odd = [replace(example(n, target=" "), remark="the answer is empty") for n in (5, 6)]
+    split = RowChecks().split("qa", train=[*many(1, 4), *odd], test=many(7, 8))
+    assert split.train[-2:] == tuple(odd)
+    assert split.notices == ("qa: 2 of 8 rows are read as published: the answer is empty; first f:5",)
+    with pytest.raises(DataError, match="f:9: the indicator"):
+        RowChecks().split("qa", train=[replace(example(9, target="<<pos>>"), remark="odd")], test=many(7, 8))
+
+
 def test_an_id_used_twice_within_the_training_rows_stops() -> None:
     with pytest.raises(DataError, match=r"^f:3: id 'id-1' is used twice, first at f:1\."):
         RowChecks().split("qa", train=[example(1), example(2), example(3, name="id-1")], test=many(4, 5))

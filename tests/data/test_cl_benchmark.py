@@ -58,9 +58,7 @@ def test_the_tasks_name_is_in_the_prompt_only_if_asked_for(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ({"label": "fair", "sentence": "s"}, "row 2: the label 'fair' is none of labels.json: good, bad"),
         ({"label": "good"}, "row 2: missing key 'sentence'; found: label"),
-        ({"label": "good", "sentence": " "}, "row 2: empty sentence"),
         ({"label": 1, "sentence": "s"}, "row 2: 'label' must be a string, found int"),
         ("s", "row 2: a JSON str where an object is needed"),
     ],
@@ -70,6 +68,37 @@ def test_a_malformed_row_is_told_with_file_and_row(tmp_path: Path, row: object, 
     with pytest.raises(DataError) as error:
         reader.read("yelp", RowChecks())
     assert str(error.value).startswith(f"{tmp_path}/SC/yelp/train.json, {told}. Mend the row")
+
+
+@pytest.mark.parametrize(
+    ("label", "sentence", "remark"),
+    [
+        ("-", "s", "the label '-' is none of labels.json, so none of the options is right"),
+        ("", "s", "the label '' is none of labels.json, so none of the options is right"),
+        ("good", " ", "the sentence is empty"),
+        ("-", "", "the sentence is empty, and the label '-' is none of labels.json, so none of the options is right"),
+    ],
+)
+def test_a_row_that_o_lora_reads_all_the_same_is_read_and_told(
+    tmp_path: Path, label: str, sentence: str, remark: str
+) -> None:
+    rows = [*ROWS, {"label": label, "sentence": sentence}]
+    split = write(tmp_path, "SC", "yelp", rows).read("yelp", RowChecks())
+    assert split.train[-1].target == label
+    assert split.train[-1].prompt.endswith(f"\n{sentence}\nAnswer:")
+    assert split.notices[-1].endswith(f"rows are read as published: {remark}; first {split.train[-1].source}")
+
+
+def test_a_test_sentence_that_stands_in_train_is_left_out_and_a_long_one_may_be_cut(tmp_path: Path) -> None:
+    reader = write(tmp_path, "SC", "yelp", [*ROWS, {"label": "bad", "sentence": "not  in test"}])
+    test = tmp_path / "SC" / "yelp" / "test.json"
+    test.write_text(json.dumps([{"label": "bad", "sentence": "not  in test"}, {"label": "bad", "sentence": "here"}]))
+    split = reader.read("yelp", RowChecks())
+    assert [row.id for row in split.test] == ["yelp-test-2"]
+    assert split.notices[0].startswith(
+        "yelp: 1 of 2 test rows were left out, for their prompts stand in the training rows"
+    )
+    assert split.test[0].shortened(2).prompt == split.test[0].prompt.replace("here", "he")
 
 
 @pytest.mark.parametrize("labels", [[], {"good": 1}, ["good", 1]])

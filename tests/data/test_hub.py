@@ -1,13 +1,15 @@
 """Data sets as the ``datasets`` library holds them, here in folders: columns become prompt and answer."""
 
 import builtins
+import gzip
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 from see_lightning.config import ConfigError
 from see_lightning.data import DataError, Example, RowChecks, Split
@@ -87,7 +89,7 @@ def test_the_names_that_a_data_set_has_for_its_labels_are_the_answers(tmp_path: 
 
 def test_an_answer_without_labels_is_its_text(tmp_path: Path) -> None:
     folder = in_json(tmp_path, rows(1, 2, label=[7, 2.5]), rows(3, 3, label=[1.0]))
-    assert [row.target for row in read(folder, labels=None).train] == ["7.0", "2.5"]
+    assert [row.target for row in read(folder, labels=None).train] == ["7", "2.5"]
     assert [row.target for row in read(folder, labels=None, answer="title").train] == ["t1", "t2"]
 
 
@@ -171,3 +173,133 @@ def test_without_the_library_it_is_told_how_to_install_it(tmp_path: Path, monkey
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(DataError, match=r"pip install 'see-lightning\[hub\]'"):
         read(tmp_path)
+
+
+CELLS = ["None", "001", "1e3", "true", "NA", "nan", "1.50", "2024-01-01", "null", "-", " x "]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "csv.gz"])
+def test_cells_are_texts_as_they_stand(tmp_path: Path, encoding: str, ending: str) -> None:
+    between = "\t" if ending == "tsv" else ","
+    for half, cells in (("train", CELLS), ("test", ["é"])):
+        lines = ["title,text,label".replace(",", between)]
+        lines += [between.join((f"{half}{n}", '"a ""b"", c\n\nd"', cell)) for n, cell in enumerate(cells)]
+        content = "\n".join([*lines, "", ""]).encode(encoding)
+        (tmp_path / f"{half}.{ending}").write_bytes(gzip.compress(content) if ending == "csv.gz" else content)
+    split = read(tmp_path, labels=None)
+    assert [row.target for row in split.train] == CELLS
+    assert split.train[0].prompt == 'Good or bad?\n\ntrain0: a "b", c\n\nd'
+    assert split.test[0].target == "é"
+
+
+def test_an_empty_cell_is_an_empty_text_and_as_an_answer_refused(tmp_path: Path) -> None:
+    for half in ("train", "test"):
+        (tmp_path / f"{half}.csv").write_text(f"title,text,label\n{half},,yes\n", encoding="utf-8")
+    assert read(tmp_path, labels=None).train[0].prompt == "Good or bad?\n\ntrain: "
+    with pytest.raises(DataError, match="row 1: empty answer"):
+        read(tmp_path, labels=None, answer="text")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("title,text,label\na,b\n", "row 1: 2 cells under 3 columns"),
+        ("title,text,label\na,b,c,d\n", "row 1: 4 cells under 3 columns"),
+        ('title,text,label\na,"b,c\n', r"train\.csv:2: invalid CSV"),
+        ("title,title,label\na,b,c\n", "two columns are named 'title'"),
+    ],
+)
+def test_a_malformed_csv_file_is_told(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "train.csv").write_text(content)
+    (tmp_path / "test.csv").write_text("title,text,label\nx,y,z\n")
+    with pytest.raises(DataError, match=told):
+        read(tmp_path, labels=None)
+
+
+def test_numbers_and_dates_of_json_files_are_spelled_as_they_stand(tmp_path: Path) -> None:
+    spelled = ["7", "1.50", "1e3", '"2024-01-01"', '"007"', "12345678901234567890"]
+    lines = [f'{{"title": "t{n}", "text": "x", "label": {value}}}' for n, value in enumerate(spelled)]
+    (tmp_path / "train.jsonl").write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    (tmp_path / "test.json").write_text('[{"title": "t", "text": "y", "label": 0.10}]')
+    split = read(tmp_path, labels=None)
+    assert [row.target for row in split.train] == [value.strip('"') for value in spelled]
+    assert split.test[0].target == "0.10"
+
+
+MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+
+
+@pytest.mark.parametrize("write", [in_json, in_parquet, on_disk])
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (
+            {"text": ["R0"], "start": [3]},
+            r"an object \(dict with text, start\); name the text in it, such as label\.text\.0",
+        ),
+        (MESSAGES, r"a list of 2; name the text in it, such as label\.0\.(role|content)"),
+        (["a", "b"], r"a list of 2; name the text in it, such as label\.0, label\.1"),
+        (True, r"true or false \(bool\); give the words for it, labels: \{true"),
+    ],
+)
+def test_a_column_without_text_is_refused_with_its_kind(tmp_path: Path, write: Any, value: Any, told: str) -> None:
+    folder = write(tmp_path, rows(1, 2, label=[value, value]), rows(3, 3, label=[value]))
+    for settings in ({}, {"prompt": "{label}", "answer": "title"}):
+        with pytest.raises(DataError, match=f"train, row 1: column 'label' holds no text but {told}"):
+            read(folder, RowChecks("skip"), labels=None, **settings)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (b"ab", "bytes"),
+        (datetime(2024, 1, 1), "datetime"),
+        (2.5, r"a number \(float\); say how to write it, such as {label:.1f}, or give the words for it"),
+    ],
+)
+def test_values_that_only_typed_files_hold_are_refused_too(tmp_path: Path, value: Any, told: str) -> None:
+    folder = in_parquet(tmp_path, rows(1, 2, label=[value, value]), rows(3, 3, label=[value]))
+    with pytest.raises(DataError, match=f"column 'label' holds no text but {told}"):
+        read(folder, labels=None)
+
+
+def test_images_are_no_text_and_need_not_be_decoded_beside_text(tmp_path: Path) -> None:
+    features = Features({"title": Value("string"), "text": Value("string"), "label": Image()})
+    halves = {
+        half: Dataset.from_dict(rows(n, n, label=[{"bytes": b"no image", "path": None}]), features=features)
+        for n, half in enumerate(("train", "test"))
+    }
+    DatasetDict(halves).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(DataError, match="column 'label' of .* holds no text but Images"):
+        read(tmp_path / "saved", labels=None)
+    assert read(tmp_path / "saved", labels=None, answer="title").train[0].target == "t0"
+
+
+@pytest.mark.parametrize("write", [in_json, in_parquet, on_disk])
+def test_a_path_reaches_the_text_inside_a_column(tmp_path: Path, write: Any) -> None:
+    value = {"text": ["R0", "R1"], "turns": MESSAGES}
+    folder = write(tmp_path, rows(1, 2, label=[value, value]), rows(3, 3, label=[value]))
+    split = read(folder, labels=None, prompt="{title} {label.turns.0.content}", answer="label.text.1")
+    assert (split.train[0].prompt, split.train[0].target) == ("t1 Hi", "R1")
+    assert read(folder, labels=None, answer="{label.text.0}, {title}").train[0].target == "R0, t1"
+    with pytest.raises(DataError, match=r"row 1: 'label\.text' is a list of 2, in which there is no '2'"):
+        read(folder, labels=None, answer="label.text.2")
+    with pytest.raises(DataError, match=r"row 1: 'label' has no 'txt', only text, turns"):
+        read(folder, labels=None, answer="label.txt.0")
+
+
+def test_a_format_makes_text_of_a_number(tmp_path: Path) -> None:
+    for write in (in_json, in_parquet):
+        folder = write(tmp_path, rows(1, 2, label=[2.5, 1.0]), rows(3, 3, label=[1.25]))
+        assert [row.target for row in read(folder, labels=None, answer="{label:.2f}").train] == ["2.50", "1.00"]
+        for file in tmp_path.iterdir():
+            file.unlink()
+
+
+def test_labels_name_true_and_false_as_every_file_spells_them(tmp_path: Path) -> None:
+    for write in (in_json, in_csv, in_parquet):
+        folder = write(tmp_path, rows(1, 2, label=[True, False]), rows(3, 3, label=[True]))
+        assert [row.target for row in read(folder, labels={True: "yes", False: "no"}).train] == ["yes", "no"]
+        for file in tmp_path.iterdir():
+            file.unlink()

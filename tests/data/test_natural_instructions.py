@@ -67,6 +67,102 @@ def test_a_string_or_the_first_of_a_list_counts_without_blanks(
     assert (row.prompt, row.target) == ("Do it.\n\nwith {braces}", "{a}")
 
 
+PUBLISHED = [
+    {"input": " 1, 2 ", "output": "3"},
+    {"input": "4 and 4?", "output": " 8!"},
+    {"input": "x", "output": "y"},
+]
+NOW = "Now complete the following example -\nInput: "
+
+
+@pytest.mark.parametrize(
+    ("definition", "examples", "text", "prompt"),
+    [
+        (
+            ["Say the sum"],
+            PUBLISHED,
+            " 2, 3 \n",
+            "Definition: Say the sum.\n\n Positive Example 1 -\nInput: 1, 2.\n Output: 3.\n\n"
+            f" Positive Example 2 -\nInput: 4 and 4?\n Output: 8!\n\n{NOW}2, 3.\nOutput: ",
+        ),
+        (
+            [" Is it so? ", "other"],
+            PUBLISHED[:1],
+            "so.",
+            f"Definition: Is it so?\n\n Positive Example 1 -\nInput: 1, 2.\n Output: 3.\n\n{NOW}so.\nOutput: ",
+        ),
+        ("Sum.", [], "", f"Definition: Sum.\n\n{NOW}.\nOutput: "),
+        (
+            ["Add"],
+            [{"input": "", "output": " "}],
+            "ä",
+            f"Definition: Add.\n\n Positive Example 1 -\nInput: .\n Output: .\n\n{NOW}ä.\nOutput: ",
+        ),
+    ],
+)
+def test_prompts_are_those_of_tk_instructs_collator(
+    tmp_path: Path, definition: object, examples: object, text: str, prompt: str
+) -> None:
+    train = content(instance(1, input=text), **{"Definition": definition, "Positive Examples": examples})
+    row = in_folder(tmp_path, train, prompt="tk_instruct", positive_examples=2).read("task1_x", RowChecks()).train[0]
+    assert row.prompt == prompt  # what the published collator makes of these inputs
+
+
+def test_where_a_prompt_is_too_long_the_last_positive_examples_go_first_and_then_the_input(tmp_path: Path) -> None:
+    train = content(instance(1, input="2, 3"), **{"Definition": "Say the sum", "Positive Examples": PUBLISHED})
+    row = in_folder(tmp_path, train, prompt="tk_instruct", positive_examples=2).read("task1_x", RowChecks()).train[0]
+    one = row.without_last_extra()
+    assert one.prompt == (
+        f"Definition: Say the sum.\n\n Positive Example 1 -\nInput: 1, 2.\n Output: 3.\n\n{NOW}2, 3.\nOutput: "
+    )
+    none = one.without_last_extra()
+    assert none.prompt == f"Definition: Say the sum.\n\n{NOW}2, 3.\nOutput: "
+    assert none.shortened(1).prompt == f"Definition: Say the sum.\n\n{NOW}2.\nOutput: "
+
+
+@pytest.mark.parametrize(("style", "blanks"), [("plain", False), ("sapt", True), ("sapt_long", True)])
+def test_blanks_around_inputs_and_answers_stay_where_sapt_leaves_them(tmp_path: Path, style: str, blanks: bool) -> None:
+    train = content(instance(1, input=" in\n", output=[" out ", " or"]))
+    row = in_folder(tmp_path, train, prompt=style).read("task1_x", RowChecks()).train[0]
+    assert (" in\n" in row.prompt) == blanks
+    assert row.references == ((" out ", " or") if blanks else ("out", "or"))
+
+
+def test_all_outputs_are_references_and_the_first_is_trained_on(tmp_path: Path) -> None:
+    train = content(instance(1, output=["b", "a", "b"]), instance(2, output="c"))
+    first, second = in_folder(tmp_path, train).read("task1_x", RowChecks()).train
+    assert (first.target, first.alternatives) == ("b", ("a",))
+    assert second.references == ("c",)
+
+
+@pytest.mark.parametrize("style", ["plain", "sapt", "sapt_long", "tk_instruct"])
+def test_an_empty_input_or_output_is_read_as_published_and_told(tmp_path: Path, style: str) -> None:
+    train = content(instance(1), instance(2, output=[""]), instance(3, input=" "), instance(4, output=["a", " "]))
+    split = in_folder(tmp_path, train, prompt=style).read("task1_x", RowChecks())
+    assert len(split.train) == 4
+    place = f"{tmp_path}/task1_x/train.json, Instances, row"
+    assert split.notices == (
+        f"task1_x: 2 of 5 rows are read as published: the answer is empty; first {place} 2",
+        f"task1_x: 1 of 5 rows are read as published: the input is empty; first {place} 3",
+    )
+
+
+@pytest.mark.parametrize("definition", [[], ""])
+def test_a_file_of_the_long_sequence_may_have_no_definition(tmp_path: Path, definition: object) -> None:
+    whole = content(instance(1), Definition=definition)
+    split = in_folder(tmp_path, whole, prompt="sapt_long").read("task1_x", RowChecks())
+    assert split.train[0].prompt == "input 1\nOutput: "
+    path = tmp_path / "task1_x" / "train.json"
+    assert split.notices == (f"task1_x: {path} has no definition, so its prompts begin without one",)
+
+
+def test_fewer_positive_examples_than_asked_for_are_shown_and_told(tmp_path: Path) -> None:
+    whole = content(instance(1), **{"Positive Examples": []})
+    split = in_folder(tmp_path, whole, positive_examples=2).read("task1_x", RowChecks())
+    assert split.train[0].prompt == "Do it.\n\ninput 1"
+    assert split.notices == (f"task1_x: {tmp_path}/task1_x/train.json has 0 positive examples, of 2 to be shown",)
+
+
 def test_a_row_without_an_id_is_named_by_its_place(tmp_path: Path) -> None:
     train = content(instance(1), {"input": "i", "output": "o"})
     assert in_folder(tmp_path, train).read("task1_x", RowChecks()).train[1].id == "task1_x-train-2"
@@ -76,10 +172,8 @@ def test_a_row_without_an_id_is_named_by_its_place(tmp_path: Path) -> None:
     ("row", "told"),
     [
         ({"id": "a", "input": "i"}, "missing key 'output'; found: id, input"),
-        (instance(2, output=[]), "'output' must be a string, found list"),
+        (instance(2, output=[]), "'output' is an empty list"),
         (instance(2, output=[3]), "'output' must be a string, found int"),
-        (instance(2, output=" "), "empty answer"),
-        (instance(2, input="\n"), "empty input"),
         (instance(2, id="t-1"), "id 't-1' is used twice, first at {train}, Instances, row 1"),
         ("i", "a JSON str where an object is needed"),
     ],
@@ -98,15 +192,14 @@ def test_a_malformed_row_is_told_with_file_and_row(tmp_path: Path, row: object, 
         ({"Definition": "d"}, "missing key 'Instances'; found: Definition"),
         ({"Instances": []}, "missing key 'Definition'; found: Instances"),
         ({"Definition": "d", "Instances": {}}, ", Instances: a JSON dict where an array of rows is needed"),
-        (
-            content(instance(1), **{"Positive Examples": []}),
-            "0 positive examples, 1 are asked for; set benchmark.reader.pos",
-        ),
+        (content(instance(1), **{"Positive Examples": {}}), "'Positive Examples' is a JSON dict, a list is needed"),
+        (content(instance(1), **{"Positive Examples": ["e"]}), "positive example 1 is a JSON str, an object is needed"),
+        (content(instance(1), Definition=[]), "'Definition' is an empty list"),
     ],
 )
 def test_a_file_malformed_as_a_whole_is_told(tmp_path: Path, whole: object, told: str) -> None:
     with pytest.raises(DataError) as error:
-        in_folder(tmp_path, whole, positive_examples=int("are asked" in told)).read("task1_x", RowChecks())
+        in_folder(tmp_path, whole, prompt="sapt", positive_examples=int("ositive" in told)).read("task1_x", RowChecks())
     assert str(error.value).startswith(str(tmp_path / "task1_x" / "train.json"))
     assert told in str(error.value)
 
@@ -145,6 +238,30 @@ def test_rows_of_one_input_stay_together_and_a_fifth_at_most_is_tested(tmp_path:
     assert len({row.prompt for row in split.test}) == 2
 
 
+def test_of_one_file_the_first_rows_are_tested_as_in_citb(tmp_path: Path) -> None:
+    rows = [instance(number) for number in range(60)] + [instance(99, input="input 3")]
+    of = in_one_file(tmp_path, *rows, split="first", test_rows=10, train_rows=30)
+    dev = [row.id for row in of.parts("task1_x")["dev"].rows if isinstance(row, Example)]
+    assert dev == [f"t-{number}" for number in range(10, 20)]
+    split = of.read("task1_x", RowChecks())
+    assert [row.id for row in split.test] == [f"t-{number}" for number in range(10)]
+    assert len(split.train) == 30
+    assert ids(split.train) < {f"t-{number}" for number in range(20, 60)}
+    assert split.notices[0].endswith(
+        "was split as CITB does, by the order of its rows, into 30 training and 10 test rows"
+    )
+    assert of.read("task1_x", RowChecks()).train == split.train
+    everything = in_one_file(tmp_path, *rows, split="first", test_rows=10).read("task1_x", RowChecks())
+    assert ids(everything.train) == {f"t-{number}" for number in range(20, 60)}, (
+        "an input of a test row is not trained on"
+    )
+
+
+def test_where_a_file_is_too_short_for_its_first_rows_a_fifth_is_tested(tmp_path: Path) -> None:
+    split = in_one_file(tmp_path, *map(instance, range(10)), split="first", test_rows=5).read("task1_x", RowChecks())
+    assert (ids(split.test), len(split.train)) == ({"t-0", "t-1"}, 6)
+
+
 def test_a_bad_row_of_one_file_is_told(tmp_path: Path) -> None:
     rows = [instance(number) for number in range(10)] + [{"id": "x", "input": "y"}]
     with pytest.raises(DataError, match=r"tasks/task1_x\.json, Instances, row 11: missing key 'output'"):
@@ -175,8 +292,9 @@ def test_of_very_many_tasks_only_some_are_named(tmp_path: Path) -> None:
     [
         (
             {"prompt": "spat"},
-            r"benchmark\.reader\.prompt must be one of plain, sapt, sapt_long; got 'spat'\. Did you mean 's",
+            r"benchmark\.reader\.prompt must be one of plain, sapt, sapt_long, tk_instruct; got 'spat'\. ",
         ),
+        ({"split": "last"}, r"benchmark\.reader\.split must be one of hash, first; got 'last'"),
         ({"positive_examples": -1}, r"benchmark\.reader\.positive_examples must be at least 0; got -1"),
         ({"test_rows": 0}, r"benchmark\.reader\.test_rows must be at least 1; got 0"),
         ({"train_rows": 0}, r"benchmark\.reader\.train_rows must be at least 1; got 0"),

@@ -74,13 +74,19 @@ def test_a_prompt_of_another_form_has_no_body(tmp_path: Path, task: str, prompt:
     assert write(tmp_path, task, [row(prompt)], [row("r")]).read(task, RowChecks()).train[0].body is None
 
 
+def test_an_empty_answer_is_read_as_trace_reads_it_and_told(tmp_path: Path) -> None:
+    split = write(tmp_path, "FOMC", [row("p"), row("q", "")], [row("r", " ")]).read("FOMC", RowChecks())
+    assert [example.target for example in split.train + split.test] == ["a", "", " "]
+    first = f"{tmp_path}/FOMC/train.json, row 2"
+    assert split.notices == (f"FOMC: 2 of 3 rows are read as published: the answer is empty; first {first}",)
+
+
 @pytest.mark.parametrize(
     ("train", "told"),
     [
         ([row("p"), {"prompt": "q"}], "{train}, row 2: missing key 'answer'; found: prompt"),
         ([row("p"), ["q", "a"]], "{train}, row 2: a JSON list where an object is needed"),
         ([{"prompt": "p", "answer": 3}], "{train}, row 1: 'answer' must be a string, found int"),
-        ([row("p"), row("q", "")], "{train}, row 2: empty answer"),
         ({"rows": []}, "{train}: a JSON dict where an array of rows is needed"),
         ("[", "{train}:1: invalid JSON: Expecting value at column 2"),
         ([], "FOMC: no training rows; a task needs at least one"),

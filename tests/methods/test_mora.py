@@ -16,6 +16,7 @@ from see_lightning.experts.ranks import MixtureOfRanks
 from see_lightning.methods.mora import Mora
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.tasks.batches import IGNORED, collate
+from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 from tests.experts import small
 from tests.runs import toy
@@ -128,7 +129,7 @@ def test_the_ranks_that_acted_least_on_the_tasks_own_prompts_go(activated):
     old = weights(method.pool, "sky")
     before = {layer: method.pool.pair(layer, "sea")[0].detach().clone() for layer in method.pool.layers()}
     with torch.no_grad(), patch.object(MixtureOfRanks, "add", listening):
-        method.end_task(task("sea"))
+        method.end_task(task("sea"), Memory(0))
     own = [small.TEMPLATE.prompt_ids(example.prompt) for example in task("sea").train]
     tokens = sum(len(small.HEADER) if activated else len(prompt) for prompt in own)
     for (layer, a), gone in zip(before.items(), pruned(method.pool, "sea"), strict=True):
@@ -157,7 +158,7 @@ def test_without_pruning_the_end_of_a_task_reads_nothing_and_changes_nothing():
     learn(method, "sky")
     before = weights(method.pool, "sky")
     with patch.object(ExpertPool, "read_as", side_effect=AssertionError("a prompt was read")):
-        method.end_task(task("sky"))
+        method.end_task(task("sky"), Memory(0))
     assert all(torch.equal(here, there) for here, there in zip(weights(method.pool, "sky"), before, strict=True))
 
 
@@ -166,7 +167,7 @@ def test_files_hold_a_tasks_own_ranks_and_what_was_pruned_stays_gone(tmp_path):
     for name in ("sky", "sea", "ice"):
         learn(method, name)
         with torch.no_grad():
-            method.end_task(task(name))
+            method.end_task(task(name), Memory(0))
         method.save(tmp_path / name)
     again = mora(rank=4, prune=0.5, threshold=0.0)
     for name in ("sky", "sea", "ice"):
@@ -181,7 +182,7 @@ def test_storage_counts_the_ranks_that_are_there(tmp_path):
     for number, name in enumerate(("sky", "sea"), start=1):
         learn(method, name)
         with torch.no_grad():
-            method.end_task(task(name))
+            method.end_task(task(name), Memory(0))
         method.save(tmp_path / name)
         whole = sum(weight.nbytes for weight in load_file(tmp_path / name / "adapter_model.safetensors").values())
         assert [len(gone) for gone in pruned(method.pool, name)] == [1] * 4

@@ -11,6 +11,7 @@ from see_lightning.experts.descriptor import describe
 from see_lightning.experts.novelty import Gaussian
 from see_lightning.methods.method import Assignment
 from see_lightning.methods.sema import Sema
+from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
 
@@ -47,7 +48,7 @@ def learn(method: Sema, one: Task) -> Assignment:
         for parameter in method.parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(len(one.name)))
-        method.end_task(one)
+        method.end_task(one, Memory(0))
     return given
 
 
@@ -148,7 +149,7 @@ def test_what_was_saved_after_each_task_is_taken_up_again(make, ask, tmp_path, d
     again = make(descriptor=descriptor)
     for one in tasks:
         again.restore(one.name, tmp_path / one.name)
-        again.end_task(one)  # as a run does that refuses otherwise: nothing is found anew
+        again.end_task(one, Memory(0))  # as a run does that refuses otherwise: nothing is found anew
         again.save(tmp_path / "again" / one.name)
         for path in (tmp_path / one.name).iterdir():
             assert (tmp_path / "again" / one.name / path.name).read_bytes() == path.read_bytes()

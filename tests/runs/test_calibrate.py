@@ -161,6 +161,15 @@ def test_a_threshold_may_also_look_at_general_instructions(base, tmp_path):
     }
 
 
+def test_thresholds_by_training_rows_need_no_rows_that_are_left(base, tmp_path):
+    plain = toy.run(toy.compose(toy.data_in(base), tmp_path, "model.dtype=fp32", "optim.epochs=25"))
+    with patch.object(ContinualRun, "_train", side_effect=AssertionError("trained again")):
+        path = calibrate(plain.directory, on="train", keep=0.98)
+    whole = toy.whole(base, "model.dtype=fp32", "optim.epochs=25", "method.calibrate_on=train")
+    assert path.parents[1].name == whole.directory.parent.name
+    assert without_places(outcome(path.parent)) == without_places(outcome(whole.directory))
+
+
 @pytest.mark.parametrize(
     ("settings", "on", "keep", "message"),
     [

@@ -137,10 +137,12 @@ def test_a_damaged_expert_of_the_shorter_run_is_refused_by_name(base, tmp_path):
         toy.run(toy.compose(toy.data_in(base), tmp_path, SKY_ICE))
 
 
-def test_a_shorter_run_on_other_data_is_refused_by_name(base, tmp_path):
+def test_of_a_shorter_run_on_other_data_nothing_is_taken_over_and_that_is_said(base, tmp_path, capfd):
     data = toy.write_tasks(tmp_path / "data")
     shorter = toy.run(toy.compose(data, tmp_path / "runs", SKY))
     file = data / "sky.train.jsonl"
     file.write_text(file.read_text().replace('"x"', '"w"'))
-    with pytest.raises(grow.LedgerError, match=f"^{shorter.directory} was made from other data"):
-        toy.run(toy.compose(data, tmp_path / "runs", SKY_ICE))
+    longer = toy.run(toy.compose(data, tmp_path / "runs", SKY_ICE))
+    assert (longer.fits, grown_from(longer.directory)) == (2, None)
+    told = f"nothing is taken over from {shorter.directory}: sky (train: 4 rows added, 4 removed) changed since"
+    assert told in capfd.readouterr().err

@@ -28,8 +28,8 @@ def watched(base, runs, *settings):
     end_task, batch_end = Moses.end_task, Moses.on_train_batch_end
     ids = torch.randint(0, 64, (2, 12), generator=torch.Generator().manual_seed(0))
 
-    def look(method, task):
-        end_task(method, task)
+    def look(method, task, memory):
+        end_task(method, task, memory)
         voices = {}
         for name in method.parts.of:
             with method.pool.speaking(name) as model:
@@ -168,9 +168,9 @@ def test_scores_and_router_go_on_from_the_task_before_or_are_drawn_anew(base, tm
         begin_task(method, task)
         began.append(state(method.learning))
 
-    def end(method, task):
+    def end(method, task, memory):
         ended.append(state(method.learning))
-        end_task(method, task)
+        end_task(method, task, memory)
 
     with patch.object(Moses, "begin_task", begin), patch.object(Moses, "end_task", end):
         toy.run(toy.compose(toy.data_in(base), tmp_path, *MOSES, f"method.{setting}"))

@@ -96,6 +96,31 @@ def test_general_instructions_that_a_threshold_looks_at_are_none_that_an_expert_
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=["ordinary", "activated"])
+def test_a_threshold_by_training_rows_lies_between_them_and_what_was_refused_and_costs_no_row(base, kind):
+    plain = toy.whole(base, *kind, "model.dtype=fp32", "optim.epochs=25")
+    run = toy.whole(
+        base, *kind, "model.dtype=fp32", "optim.epochs=25", "method.calibrate_on=train", "method.leeway=0.5"
+    )
+    assert run.steps == plain.steps, "trained on other rows"
+    (method,) = run.methods
+    method.eval()
+    thresholds = toy.read_results(run.directory)["routing"]["thresholds"]
+    assert list(thresholds) == list(toy.TASKS)[1:], "the first expert has refused nothing"
+    for number, task in enumerate(thresholds, start=2):
+        learned = run.directory / "tasks" / f"0{number}-{task}" / "examples.jsonl"
+        rows = [json.loads(line) for line in learned.read_text().splitlines()]
+        leanings = []
+        for word in ("++", "--"):
+            prompts = [row["prompt"] for row in rows if row["target"].startswith(word)]
+            queries = query_batch(prompts, method.template, max_new_tokens=1)
+            words = IndicatorTree(method.indicators, method.template)
+            with torch.inference_mode():
+                hearing = Hearing(method.pool, words, queries, method.eos_ids(), method.counts, None)
+                leanings.append(hearing.leanings(task))
+        assert thresholds[task] == pytest.approx(between(*leanings, 0.98, 0.5), abs=3e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["ordinary", "activated"])
 def test_an_answer_is_a_yes_that_leans_far_enough(base, kind):
     run = toy.whole(base, *kind, *CALIBRATED)
     results = toy.read_results(run.directory)
@@ -151,6 +176,8 @@ def test_a_run_that_goes_on_uses_the_thresholds_that_were_set_before(base, tmp_p
 def test_more_held_out_than_there_is_is_refused(base, tmp_path):
     with pytest.raises(ConfigError, match="4 training rows of sky were to be held out, but it has 4"):
         toy.run(toy.compose(toy.data_in(base), tmp_path, "method.calibrate_on=4"))
+    with pytest.raises(ConfigError, match="method.calibrate_on must be a number of rows .* or train; got 'trian'"):
+        toy.run(toy.compose(toy.data_in(base), tmp_path, "method.calibrate_on=trian"))
     with pytest.raises(ConfigError, match="method.leeway must be between"):
         toy.run(toy.compose(toy.data_in(base), tmp_path, "method.leeway=1.5"))
     with pytest.raises(ConfigError, match="method.keep must be between"):

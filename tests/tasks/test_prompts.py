@@ -11,7 +11,7 @@ from see_lightning.data.example import Body, DataError, Example
 from see_lightning.data.split import Split
 from see_lightning.models.tiny import tiny_tokenizer
 from see_lightning.tasks.datamodule import query_loader
-from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths, length_notices
+from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths, fitted, length_notices
 from see_lightning.tasks.task import Benchmark, Task
 
 QUERY = "Où? {query} ✓"
@@ -195,6 +195,23 @@ def test_held_out_rows_are_cut_and_refused_like_all_others():
         checked_lengths(replace(of([short], [short]), held_out=(short, bad)), template("plain"), skipping, 4)
 
 
+def test_extras_are_left_out_whole_from_the_last_before_a_body_is_cut():
+    text = "Sum up: (one)(two)(three)0123456789:"
+    long = Example("1", text, "a", "qa", body=Body(25, 35, extras=((8, 13), (13, 18), (18, 25))))
+    tokens = len(template("plain").prompt_ids(text))
+    for room, prompt in (
+        (tokens, text),
+        (tokens - 1, "Sum up: (one)(two)0123456789:"),
+        (tokens - 8, "Sum up: (one)0123456789:"),
+        (tokens - 17, "Sum up: 0123456789:"),
+    ):
+        assert fitted(long, template("plain"), room)[0].prompt == prompt
+    short, left = fitted(long, template("plain"), tokens - 22)
+    assert short.prompt == "Sum up: 01234:"
+    assert left == tokens - 22
+    assert fitted(long, template("plain"), 5) == (long, tokens)
+
+
 def test_a_row_that_does_not_fit_without_its_body_either_is_refused_whole():
     long = Example("1", "p" * 80 + "body", "a", "qa", source="f:1", body=Body(80, 84))
     with pytest.raises(DataError, match=r"f:1: the prompt has 85 tokens and leaves no room for 6 of its answer"):
@@ -296,10 +313,15 @@ def test_prompts_that_end_in_the_header_pass_as_they_are():
 
 @pytest.mark.parametrize("half", ["train", "held_out", "test"])
 def test_an_answer_that_holds_the_header_is_refused_by_its_place(half):
-    bad = Example("id", "Who?", "say </s>[assistant] and", "qa", source="f:7")
+    bad = Example("id", "Who?", "say\n\n### Response:\n and", "qa", source="f:7")
     task = replace(of([row(1, prompt=10, answer=5)], [row(2, prompt=10, answer=5)]), **{half: (bad,)})
     with pytest.raises(DataError, match=r"^f:7: the answer repeats the prompt's last tokens \["):
-        checked_header(task, template("chat"))
+        checked_header(task, template("alpaca", max_length=400))
+
+
+def test_an_answer_that_spells_a_header_of_special_tokens_is_text_and_passes():
+    task = of([Example("id", "Who?", "say </s>[assistant] and", "qa")], [row(2, prompt=10, answer=5)])
+    assert checked_header(task, template("chat")) is task
 
 
 def test_a_prompt_whose_end_the_tokenizer_joined_with_its_query_is_refused_by_its_place():
@@ -314,3 +336,19 @@ def test_a_prompt_whose_end_the_tokenizer_joined_with_its_query_is_refused_by_it
     bad = Example("id", "joins", "a", "qa", source="f:7")
     with pytest.raises(DataError, match=r"^f:7: the prompt's last tokens are not \[.*adapter=lora"):
         checked_header(of([bad], [row(2, prompt=10, answer=5)]), made)
+
+
+def test_what_prompts_are_made_from_tells_template_and_tokenizer_apart():
+    made = template("chat").made_from()
+    edited = template(
+        "chat", chat_template="{% for m in messages %}({{ m['role'] }}){{ m['content'] }}{% endfor %}"
+    ).made_from()
+    ended = template("chat", eos_token="<pad>").made_from()
+    assert template("chat", max_length=99).made_from() == made
+    assert [name for name in made if edited[name] != made[name]] == ["prompt template", "tokenizer"]
+    assert [name for name in made if ended[name] != made[name]] == ["tokenizer"]
+
+
+def test_what_a_template_does_not_write_is_no_reason_not_to_note_what_it_does():
+    picky = "{{ messages[-1]['content'].replace('<', '(') }}"
+    assert template("chat", chat_template=picky).made_from() == template("chat", chat_template=picky).made_from()

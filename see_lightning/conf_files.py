@@ -1,0 +1,26 @@
+"""Configuration files of users, as Hydra reads them, in the encodings that their editors write."""
+
+from pathlib import Path
+
+from hydra._internal.core_plugins import file_config_source
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from omegaconf import OmegaConf
+
+from see_lightning.textfiles import read_text
+
+
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's own, by whose name it is known; which overlooks ``# @package`` behind a mark of the byte order."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """A file's content with what its first lines say of it."""
+        path = Path(self.path) / self._normalize_file_name(config_path)
+        if not path.is_file():
+            return super().load_config(config_path)  # which tells it
+        text = read_text(path)
+        return ConfigResult(
+            provider=self.provider,
+            path=f"{self.scheme()}://{self.path}",
+            config=OmegaConf.create(text),
+            header=ConfigSource._get_header_dict(text[:512]),
+        )

@@ -1,0 +1,64 @@
+"""CSV and JSON files as rows of texts, each as it stands in its file: nothing is guessed to be a number, a date or empty."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from see_lightning.data.example import DataError
+from see_lightning.textfiles import read_text
+
+Row = dict[str, Any] | str  # a string says why a row is none
+
+
+def csv_rows(path: Path, separator: str = ",") -> Iterator[Row]:
+    """The rows of a CSV file with a line of column names; blank lines are none.
+
+    Raises:
+        DataError: it is not CSV in an encoding that is read, or two columns have one name.
+    """
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=separator, strict=True)
+    try:
+        columns = next(reader, [])
+        twice = next((name for name in columns if columns.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"{path}: two columns are named {twice!r}")
+        for cells in reader:
+            if len(cells) == len(columns):
+                yield dict(zip(columns, cells, strict=True))
+            elif cells:
+                yield f"{len(cells)} cells under {len(columns)} columns"
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: invalid CSV: {error}") from error
+
+
+def json_rows(path: Path) -> Iterator[Row]:
+    """The rows of a JSON file: an array of objects, or one object a line; numbers are texts as they are spelled.
+
+    Raises:
+        DataError: it is neither.
+    """
+    content = read_text(path)
+    if content.lstrip()[:1] == "[":
+        try:
+            rows = _parsed(content)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{error.lineno}: invalid JSON: {error.msg} at column {error.colno}") from error
+        yield from (row if isinstance(row, dict) else "no JSON object" for row in rows)
+        return
+    # Split at the line break alone: other separators of Unicode may stand unescaped inside a JSON string.
+    for line in filter(str.strip, content.split("\n")):
+        try:
+            row = _parsed(line)
+        except json.JSONDecodeError as error:
+            yield f"invalid JSON: {error.msg} at column {error.colno}"
+        else:
+            yield row if isinstance(row, dict) else "no JSON object"
+
+
+def _parsed(content: str) -> Any:
+    return json.loads(content, parse_int=str, parse_float=str, parse_constant=str)

@@ -1,0 +1,279 @@
+"""What a run is made from besides its settings: rows, base model and files, each by a digest of its content.
+
+A place is only where something lies: the same rows in another folder are the same experiment, other rows in the same
+folder are another one.
+"""
+
+import hashlib
+import inspect
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import hydra.utils
+from omegaconf import DictConfig, OmegaConf
+
+from see_lightning.config import RunConfig, instantiate, with_values
+from see_lightning.data.checks import BadRow
+from see_lightning.data.example import DataError, Example
+from see_lightning.data.general import BUILT_IN
+from see_lightning.data.reader import Reader
+from see_lightning.models.digest import files_digest, model_files, sha256
+from see_lightning.refusals import CONF
+from see_lightning.tasks.task import Benchmark
+
+MODEL, SOURCE = "model.name", "method.general_source"
+#: Readers of a user's own files, which no benchmark's version describes.
+OF_USERS = ("see_lightning.data.jsonl.JsonlReader", "see_lightning.data.hub.HubReader")
+ROWS = "rows.json"  # in a run's folder: the digests of the rows that it was made from
+
+Rows = dict[str, dict[str, list[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What the settings of a run name, as it is now.
+
+    Args:
+        digests: by name: sha256 of a task's rows (``task NAME``), of the base model's files, of a file; None if it is not
+            there.
+        places: by the same names, where it lies: as it was given, and where that leads to.
+        rows: task -> ``train``, ``test`` -> a short digest of each row's prompt and answer.
+        missing: by the same names, why something could not be read.
+        files: of the base model, by name, their sha256.
+    """
+
+    digests: dict[str, str | None] = field(default_factory=dict)
+    places: dict[str, list[str]] = field(default_factory=dict)
+    rows: Rows = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+    def noted(self) -> dict[str, Any]:
+        """What a run's ledger says of them."""
+        return {"digests": self.digests, "places": self.places, "files": self.files}
+
+
+def task_name(task: str) -> str:
+    """The name of a task's rows among contents."""
+    return f"task {task}"
+
+
+def read_contents(cfg: DictConfig, config: RunConfig) -> Contents:
+    """Read and digest all that a configuration names.
+
+    Raises:
+        ConfigError: the benchmark is not configured as its reader needs it.
+    """
+    found = Contents()
+    benchmark: Benchmark = instantiate(cfg.benchmark)
+    benchmark.check_names({*config.order.tasks, *shipped_names(cfg.benchmark)})
+    reader = benchmark.reader
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    for task in config.order.tasks:
+        name = task_name(task)
+        found.digests[name] = None
+        found.places[name] = sorted({place for path in _folders(settings["benchmark"], task) for place in places(path)})
+        try:
+            found.digests[name], found.rows[task] = rows_digest(reader, task)
+        except (DataError, OSError) as error:
+            found.missing[name] = _reason(error)
+    if source := source_file(settings["method"]):
+        found.places[SOURCE], found.digests[SOURCE] = places(source), None
+        try:
+            found.digests[SOURCE] = sha256(Path(source))
+        except OSError as error:
+            found.missing[SOURCE] = _reason(error)
+    found.places[MODEL] = model_places(settings["model"])
+    read_model(found, config)
+    return found
+
+
+def shipped_names(benchmark: DictConfig) -> set[str]:
+    """Tasks that the files of ``conf`` name, of which a user may have but some; none for a reader of the user's own."""
+    if benchmark.reader["_target_"] in OF_USERS:
+        return set()
+    files: list[Any] = [OmegaConf.load(path) for path in (CONF / "benchmark").glob("*.yaml")]
+    return {str(task) for file in files for task in file.get("tasks") or ()}
+
+
+def read_model(found: Contents, config: RunConfig) -> None:
+    """Add the digest of the base model's files to contents, if they are on this machine."""
+    files = model_files(config.model, Path(config.paths.cache).expanduser())
+    found.digests[MODEL] = files_digest(files) if files else None
+    found.files.update(files or {})
+    if not files:
+        found.missing[MODEL] = f"{config.model.name} is not on this machine"
+
+
+def ood_digests(cfg: DictConfig) -> dict[str, str | None]:
+    """sha256 over the test rows of each foreign task that there is, by name; None where they cannot be read."""
+    found: dict[str, str | None] = {}
+    for source in cfg.ood.sources.values() if cfg.get("ood") else ():
+        try:
+            reader: Reader = instantiate(source).reader
+            names = [task for task in reader.tasks() if not cfg.ood.tasks or task in cfg.ood.tasks]
+        except (DataError, OSError):
+            continue
+        for task in names:
+            try:
+                found[task], _ = rows_digest(reader, task, ("test",))
+            except (DataError, OSError):
+                found[task] = None
+    return found
+
+
+def ood_without_places(ood: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved configuration of foreign queries without what says where they lie."""
+    sources = {
+        name: with_values(source, {".".join(keys): None for keys, _ in _place_settings(source)})
+        for name, source in ood["sources"].items()
+    }
+    return {**ood, "sources": sources, "dir": None}
+
+
+def rows_digest(
+    reader: Reader, task: str, halves: Sequence[str] = ("train", "test")
+) -> tuple[str, dict[str, list[str]]]:
+    """sha256 over the rows of a task as they are read, and a short digest of each.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    parts = reader.parts(task)
+    whole, short = hashlib.sha256(), {}
+    for half in halves:
+        short[half] = [_row(row, whole) for row in parts[half].rows]
+        whole.update(b"\x1d")
+    return whole.hexdigest(), short
+
+
+def _row(row: Example | BadRow, whole: Any) -> str:
+    if isinstance(row, BadRow):
+        texts: tuple[str, ...] = (row.reason,)
+    else:
+        more = [one for one in fields(row) if one.compare and one.name not in ("id", "prompt", "target", "task")]
+        beside = [getattr(row, one.name) for one in more if getattr(row, one.name) != _default(one)]
+        texts = (row.id, row.prompt, row.target, *map(repr, beside))
+    whole.update("\x1f".join(texts).encode(errors="surrogatepass") + b"\x1e")
+    return hashlib.sha256("\x1f".join(texts[1:] or texts).encode(errors="surrogatepass")).hexdigest()[:12]
+
+
+def _default(one: Any) -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    return str(error).splitlines()[0].partition(". ")[0].rstrip(".")  # what to do is told where it must be done
+
+
+def source_file(method: Mapping[str, Any]) -> str | None:
+    """The user's own file of general instructions that a method's settings name, or its digest; None: the package's."""
+    source = method.get("general_source")
+    return None if source is None or source.split(" ")[0] == BUILT_IN else str(source)
+
+
+def is_folder(name: str) -> bool:
+    """Whether a model or data set is named by where it lies, not by its id on the Hub."""
+    return name.startswith((os.sep, ".", "~")) or Path(name).exists()
+
+
+def model_places(model: Mapping[str, Any]) -> list[str]:
+    """Where a configured model lies: its folder, or its name with its revision."""
+    name, revision = model["name"], model.get("revision")
+    if model["source"] == "hub" and is_folder(name):
+        return places(name)
+    return [f"{name}@{revision}" if revision else name]
+
+
+def places(path: str) -> list[str]:
+    """The absolute path as given, and where it leads to; a link that is set anew keeps the first."""
+    plain = os.path.abspath(os.path.expanduser(path))
+    return sorted({plain, os.path.realpath(plain)})
+
+
+def _folders(benchmark: Mapping[str, Any], task: str) -> list[str]:
+    """The folders that a resolved benchmark reads a task from."""
+    return [value for _, value in _place_settings(benchmark, task)]
+
+
+def _place_settings(benchmark: Mapping[str, Any], *tasks: str) -> Iterator[tuple[list[str], Any]]:
+    """Settings of a benchmark's reader that say where data lie: their keys below ``benchmark``, and their values."""
+    reader = benchmark["reader"]
+    datasets = reader.get("datasets")
+    for task, source in datasets.items() if isinstance(datasets, Mapping) else ():
+        path = source.get("path") if isinstance(source, Mapping) else None
+        # A ledger has a digest there, where a folder was given.
+        if path and (task in tasks or not tasks) and (not isinstance(path, str) or is_folder(path)):
+            yield ["reader", "datasets", task, "path"], path
+    for name, parameter in inspect.signature(hydra.utils.get_object(reader["_target_"])).parameters.items():
+        annotation = parameter.annotation
+        if reader.get(name) is not None and (annotation is Path or Path in get_args(annotation)):
+            yield ["reader", name], reader[name]
+
+
+def placed(kept: Mapping[str, Any], digests: Mapping[str, str | None], *, everything: bool = False) -> dict[str, Any]:
+    """What stands in the place of settings by which a run shall not be named: digests where the user's own places are.
+
+    What a benchmark's version describes keeps its name, and so does a model of the Hub.
+
+    Args:
+        kept: what ``numbers`` keeps of a configuration.
+        digests: see ``Contents``.
+        everything: whether all digests count beside, also those of what has a name.
+
+    Returns:
+        By dotted setting, its value.
+    """
+    found: dict[str, Any] = {"contents": dict(digests)} if everything else {}
+    tasks = kept["order"]["tasks"]
+    own = kept["benchmark"]["reader"]["_target_"] in OF_USERS
+    for keys, value in _place_settings(kept["benchmark"], *tasks):
+        if own or not value.startswith("<data>"):
+            of = [keys[2]] if keys[1] == "datasets" else tasks
+            found[".".join(["benchmark", *keys])] = {task: digests.get(task_name(task)) for task in of}
+    if source_file(kept["method"]):
+        found[SOURCE] = digests.get(SOURCE)
+    if kept["model"]["source"] == "hub" and is_folder(kept["model"]["name"]):
+        found[MODEL] = digests.get(MODEL)
+    return found
+
+
+def without_places(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run, as a ledger has them, without what says where something lies."""
+    tasks = kept["order"]["tasks"]
+    nowhere = {".".join(["benchmark", *keys]): None for keys, _ in _place_settings(kept["benchmark"], *tasks)}
+    result = with_values(kept, nowhere)
+    result.pop("contents", None)
+    datasets = result["benchmark"]["reader"].get("datasets")
+    if isinstance(datasets, dict):  # those of other tasks are not read
+        result["benchmark"]["reader"]["datasets"] = {task: datasets[task] for task in datasets if task in tasks}
+    if source_file(result["method"]):
+        result["method"]["general_source"] = None
+    if result["model"]["source"] == "hub":
+        result["model"] |= {"name": None, "revision": None}
+    return result
+
+
+def changed_rows(before: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> str:
+    """How the rows of a task differ, in words.
+
+    >>> changed_rows({"train": ["a", "b"], "test": ["x"]}, {"train": ["b", "c", "d"], "test": ["x"]})
+    'train: 2 rows added, 1 removed'
+    >>> changed_rows({"train": ["a", "b"], "test": ["x"]}, {"train": ["b", "a"], "test": ["x"]})
+    'train: the same rows in another order'
+    """
+    told = []
+    for half, rows in now.items():
+        ours, theirs = Counter(rows), Counter(before.get(half, ()))
+        more, fewer = (ours - theirs).total(), (theirs - ours).total()
+        if more or fewer:
+            told.append(f"{half}: {more} rows added, {fewer} removed")
+        elif list(before.get(half, ())) != list(rows):
+            told.append(f"{half}: the same rows in another order")
+    return "; ".join(told) or "the ids of its rows"

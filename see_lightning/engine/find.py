@@ -1,0 +1,290 @@
+"""Where a run lies: the folder of an earlier start of the same experiment, wherever its data lay then, or one of its own."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from see_lightning.config import Refusal, RunConfig, key_of, method_name, numbers_config, switched_on, with_values
+from see_lightning.engine.contents import (
+    MODEL,
+    ROWS,
+    SOURCE,
+    Contents,
+    changed_rows,
+    model_places,
+    placed,
+    places,
+    read_model,
+    source_file,
+    task_name,
+    without_places,
+)
+from see_lightning.engine.ledger import Ledger, LedgerError
+from see_lightning.models.digest import files_digest, weights_of
+
+Digests = Callable[[], Mapping[str, str]]
+
+
+@dataclass(slots=True)
+class Compared:
+    """What a run is made from now, beside what another start of it was.
+
+    Args:
+        changed: names of what is other than it was.
+        same_place: those of them that lie where they lay.
+        unread: names of what is not there now, and so was not compared.
+    """
+
+    changed: list[str] = field(default_factory=list)
+    same_place: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether all that changed lies where it lay: the user's own material in a new state, and no other material."""
+        return bool(self.changed) and self.changed == self.same_place
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a run lies.
+
+    Args:
+        directory: of the run, which may not be there yet.
+        settings: by which it is named.
+        contents: what it is made from.
+        notes: what its user should know of other runs, or of what could not be compared.
+    """
+
+    directory: Path
+    settings: dict[str, Any]
+    contents: Contents
+    notes: tuple[str, ...] = ()
+
+
+def compare(
+    ours: Contents,
+    about: Mapping[str, Any],
+    digests: Digests,
+    *,
+    tasks: list[str] | None = None,
+    one_name: bool = False,
+) -> Compared:
+    """Compare what a run is made from with what another was.
+
+    Args:
+        ours: of the run.
+        about: what the other's ledger says of its start.
+        digests: of our tasks as they are trained and tested, by name; for runs from when rows were not noted.
+        tasks: of ours, those that count; None: all.
+        one_name: whether both go by one name, so that what has no place of the user's own is one thing.
+    """
+    theirs = about.get("contents") or _old_contents(about)
+    left_out = (
+        () if tasks is None else {name for name in ours.digests if name.startswith("task ")} - {*map(task_name, tasks)}
+    )
+    found = Compared()
+    for name in (name for name in ours.digests if name not in left_out):
+        now, then = ours.digests[name], theirs["digests"].get(name)
+        here, there = ours.places.get(name) or ["packaged"], theirs["places"].get(name) or ["packaged"]
+        together = one_name or not set(here).isdisjoint(there)
+        if now and not then and name.startswith("task "):
+            now, then = _of_task(name.removeprefix("task "), about, digests)
+        if name == MODEL and together and now and then:  # what prompts are made from is compared by itself
+            now, then = (files_digest(weights_of(files)) for files in (ours.files, theirs["files"]))
+        if now and then:
+            alike = now == then
+        elif now is None:
+            alike = together
+            if together and (then or name != MODEL):
+                found.unread.append(name)
+        else:
+            alike = together  # it was not noted then
+        if not alike:
+            found.changed.append(name)
+            if together:
+                found.same_place.append(name)
+    return found
+
+
+def _of_task(task: str, about: Mapping[str, Any], digests: Digests) -> tuple[str | None, str | None]:
+    try:
+        return digests().get(task), about["data"].get(task)
+    except Refusal:
+        return None, None
+
+
+def _old_contents(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What settings of earlier versions say of places; digests were not noted then."""
+    kept = about.get("numbers")
+    if kept is None:
+        return {"digests": {}, "places": {}}
+    own = {
+        task_name(task): [place for path in _texts(kept["benchmark"]["reader"], task) for place in places(path)]
+        for task in kept["order"]["tasks"]
+    }
+    source = source_file(kept["method"])
+    return {
+        "digests": {},
+        "places": {**own, MODEL: model_places(kept["model"]), SOURCE: places(source) if source else []},
+    }
+
+
+def _texts(reader: Mapping[str, Any], task: str) -> list[str]:
+    of = (reader.get("datasets") or {}).get(task, reader)
+    return [value for key, value in of.items() if isinstance(value, str) and key in ("folder", "path")]
+
+
+def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Digests) -> Found:
+    """The folder of this experiment, ``runs/<order>/<method>/<key>/seed=<n>``, however its command was spelt.
+
+    Args:
+        cfg: composed.
+        config: its typed form.
+        contents: what it names.
+        digests: see ``compare``.
+
+    Raises:
+        LedgerError: the run was begun with other files of a model that goes by its name.
+    """
+    kept = numbers_config(cfg)
+    root = Path(config.paths.runs) / config.order.name / method_name(cfg)
+    seed = f"seed={config.seed}"
+    settings = with_values(kept, placed(kept, contents.digests))
+    key, old_key = key_of(settings), key_of(kept)
+    alike = comparable(kept)
+    same: list[tuple[tuple[Any, ...], Path, Compared]] = []
+    siblings: list[Path] = []
+    edited: list[tuple[float, Path, Compared]] = []
+    for path in sorted(root.glob("*/seed=*/ledger.json")):
+        other = path.parent
+        about = _about(other)
+        theirs, one_name = about.get("numbers"), other.parent.name in (key, old_key)
+        if not (one_name if theirs is None else comparable(theirs) == alike):
+            continue
+        compared = compare(contents, about, digests, one_name=one_name)
+        if other.name != seed:
+            if not compared.changed and not compared.unread:
+                siblings.append(other.parent)
+        elif not compared.changed:
+            names = (other.parent.name == key, other.parent.name == old_key, (other / "results.json").exists())
+            same.append(((-len(compared.unread), *names, path.stat().st_mtime), other, compared))
+        elif compared.is_edited:
+            edited.append((path.stat().st_mtime, other, compared))
+    if same:
+        _, directory, compared = max(same, key=lambda one: one[0])
+        return Found(directory, settings, contents, tuple(_unread(directory, compared, contents)))
+    for _, other, compared in edited:
+        refuse_other_model(other, compared, contents, config)
+    directory = (siblings[0] if siblings else root / key) / seed
+    if (directory / "ledger.json").exists():  # the name is taken by a run on other material
+        settings = with_values(kept, placed(kept, contents.digests, everything=True))
+        directory = root / key_of(settings) / seed
+    notes = tuple(_edited(directory, edited, contents)) if contents.digests else ()
+    return Found(directory, settings, contents, notes)
+
+
+def comparable(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as any run's ledger has them, without places and without what is switched off, for a comparison."""
+    plain = without_places({**kept, "method": switched_on(kept["method"])})
+    read: dict[str, Any] = json.loads(json.dumps(plain))
+    return read
+
+
+def _about(directory: Path) -> dict[str, Any]:
+    try:
+        about: dict[str, Any] = Ledger(directory).read().content["about"]
+    except (LedgerError, OSError):  # told where that run is needed
+        return {}
+    return about
+
+
+def refuse_other_model(other: Path, compared: Compared, contents: Contents, config: RunConfig) -> None:
+    """Refuse to go on with other weights than a run was begun with, where both go by one name.
+
+    Raises:
+        LedgerError: only the model's files changed.
+    """
+    begun = any(stage["trained"] for stage in Ledger(other).read().content["stages"].values())
+    if compared.changed == [MODEL] and begun:
+        theirs = _about(other)["contents"]["files"]
+        raise LedgerError(other_model(other, config.model.name, theirs, contents.files))
+
+
+def other_model(directory: Path, name: str, theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
+    """The words for a base model that is not the one that a run was made with."""
+    differing = changed_files(theirs, ours)
+    return (
+        f"{directory} was made with other files of the model {name}: {', '.join(differing)} changed since. Put them back"
+        f" (for a model of the Hub, give the model.revision of then), or give another paths.runs."
+    )
+
+
+def changed_files(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
+    """Names of files of which the digests differ."""
+    return sorted(file for file in {*theirs, *ours} if theirs.get(file) != ours.get(file))
+
+
+def edits(other: Path, compared: Compared, contents: Contents) -> str:
+    """What changed since a run was made, in words."""
+    path = other / ROWS
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    told = []
+    for name in compared.changed:
+        task = name.removeprefix("task ")
+        if name == MODEL:
+            theirs = _about(other).get("contents", {}).get("files", {})
+            told.append(f"the model's {', '.join(changed_files(theirs, contents.files))}")
+        elif name == SOURCE or task not in before or task not in contents.rows:
+            told.append(task)
+        else:
+            told.append(f"{task} ({changed_rows(before[task], contents.rows[task])})")
+    return ", ".join(told)
+
+
+def _unread(directory: Path, compared: Compared, contents: Contents) -> Iterator[str]:
+    if compared.unread:
+        names = ", ".join(name.removeprefix("task ") for name in compared.unread)
+        reason = next((contents.missing[name] for name in compared.unread if name in contents.missing), "")
+        yield f"not compared with what {directory} was made from, for it cannot be read: {names} ({reason})"
+
+
+def _edited(directory: Path, edited: list[tuple[float, Path, Compared]], contents: Contents) -> Iterator[str]:
+    if edited:
+        _, other, compared = max(edited, key=lambda one: one[0])
+        more = f" and {len(edited) - 1} more" if len(edited) > 1 else ""
+        yield (
+            f"changed since {other} was made{more}: {edits(other, compared, contents)}; what follows is a run of its own,"
+            f" {directory}"
+        )
+
+
+def check_model(ledger: Ledger, config: RunConfig, *, note: bool = False) -> None:
+    """Refuse a base model whose files are not those that a run was begun with.
+
+    Args:
+        ledger: of the run.
+        config: of the run.
+        note: whether to note the files where that could not be done before, in a ledger that is held.
+
+    Raises:
+        LedgerError: they are others. What was not noted is not compared.
+    """
+    noted = ledger.content["about"].get("contents")
+    now = Contents()
+    read_model(now, config)
+    if not noted or not now.files:
+        return
+    then = weights_of(noted["files"])
+    if then and then != weights_of(now.files):
+        raise LedgerError(other_model(ledger.directory, config.model.name, then, weights_of(now.files)))
+    if note and not noted["files"]:
+        noted["files"], noted["digests"][MODEL] = now.files, now.digests[MODEL]
+        ledger.commit()

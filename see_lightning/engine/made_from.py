@@ -1,0 +1,67 @@
+"""What a run's prompts are made from: noted when it starts, compared whenever it goes on, grows or is asked."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from see_lightning.engine.ledger import Ledger, LedgerError
+from see_lightning.tasks.prompts import PromptTemplate
+
+
+def date_of(ledger: Ledger, model: str | None) -> str:
+    """The date that chat templates write in a run, in ISO form: that of its start, whenever it goes on.
+
+    A run that starts takes the date of those beside it, of the same order, method and model, so that it can grow from them.
+
+    Args:
+        ledger: of the run.
+        model: its name in the settings by which the run is named.
+    """
+    about = ledger.content["about"]
+    if "date" in about:
+        return str(about["date"])
+    others = ledger.directory.parent.parent.glob("*/seed=*") if not about else ()
+    noted = (Ledger(other).read().content["about"] for other in others if (other / "ledger.json").exists())
+    dates = [one["date"] for one in noted if "date" in one and one["numbers"]["model"]["name"] == model]
+    return str(min(dates, default=datetime.now().isoformat(timespec="seconds")))
+
+
+def prompt_facts(template: PromptTemplate) -> dict[str, Any]:
+    """What a run notes of its prompts: digests, and the date if the chat template writes it."""
+    return {"prompts": template.made_from(), **({"date": template.date} if template.date else {})}
+
+
+def check_prompts(ledger: Ledger, template: PromptTemplate) -> None:
+    """Compare a run's prompts with what they were when it started; what an older run did not note is not compared.
+
+    Raises:
+        LedgerError: template or tokenizer are others.
+    """
+    _refuse_changes(
+        ledger,
+        _noted(ledger),
+        template.made_from(),
+        "Restore it, or give the run another folder (paths.runs=DIR).",
+    )
+
+
+def check_same_prompts(ledger: Ledger, other: Ledger) -> None:
+    """Compare the prompts of a run with those of another, which it is to go on from.
+
+    Raises:
+        LedgerError: template, tokenizer or date are others.
+    """
+    ours, theirs = (_noted(one) for one in (ledger, other))
+    _refuse_changes(other, theirs, ours, "Restore it, or move that folder away.")
+
+
+def _noted(ledger: Ledger) -> dict[str, Any]:
+    about = ledger.content["about"]
+    return {**about.get("prompts", {}), **({"date in its prompts": about["date"]} if "date" in about else {})}
+
+
+def _refuse_changes(made: Ledger, then: Mapping[str, Any], now: Mapping[str, Any], cure: str) -> None:
+    # Other prompts have other ids too, so the first that differs is the cause.
+    changed = next((name for name, noted in then.items() if name in now and noted != now[name]), None)
+    if changed:
+        raise LedgerError(f"{made.directory} was made with another {changed} than there is now. {cure}")

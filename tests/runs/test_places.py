@@ -1,0 +1,140 @@
+"""Places that cannot be written: what is only read needs no lock, and what must be written says in one line where it cannot."""
+
+import errno
+import io
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from see_lightning import compare, figures, harness, perplexity, publish, study, transfer
+from see_lightning.config import Refusal
+from see_lightning.engine import launch
+from see_lightning.engine.ensemble import load_ensemble
+from see_lightning.models import smollm2
+from tests.runs import toy
+
+
+@contextmanager
+def read_only(folder):
+    """Let every attempt to write below a folder fail as on a file system that is mounted so."""
+    folder = os.path.realpath(folder)
+
+    def guarded(real, writes):
+        def call(path, *more, **named):
+            inside = isinstance(path, str | os.PathLike) and os.path.realpath(path).startswith(folder)
+            if inside and writes(*more, **named):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fspath(path))
+            return real(path, *more, **named)
+
+        return call
+
+    def opens(mode="r", *_, **named):
+        return set(named.get("mode", mode)) & set("wax+")
+
+    def flags(flag, *_, **__):
+        return flag & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+
+    def always(*_, **__):
+        return True
+
+    with (
+        patch.object(io, "open", guarded(io.open, opens)),
+        patch.object(os, "open", guarded(os.open, flags)),
+        patch.object(os, "mkdir", guarded(os.mkdir, always)),
+        patch.object(os, "unlink", guarded(os.unlink, always)),
+        patch.object(os, "replace", guarded(os.replace, always)),
+    ):
+        yield
+
+
+@pytest.fixture
+def run(base):
+    return toy.whole(base, "method=see").directory
+
+
+def refused(capsys, command, *arguments):
+    with pytest.raises(SystemExit) as end:
+        command([str(one) for one in arguments])
+    assert end.value.code == 2
+    told = capsys.readouterr().err.splitlines()
+    return told[-1]
+
+
+def test_a_run_is_asked_reported_and_studied_where_it_cannot_be_written(run, base, capsys):
+    with read_only(run.parents[3]):
+        assert load_ensemble(run).answer(["sky101?"])
+        assert toy.run(toy.compose(toy.data_in(base), run.parents[3], "method=see")).fits == 0
+        study.main([str(run)])
+    told = capsys.readouterr()
+    assert "note: the study is printed but not kept: " in told.err
+    assert "Read-only file system" in told.err
+    assert str(run) in told.err
+    assert "newest" in told.out
+
+
+@pytest.mark.parametrize("module", [perplexity, transfer], ids=lambda module: module.__name__)
+def test_what_was_measured_is_read_without_a_lock_and_else_is_refused_before_the_model(run, tmp_path, capsys, module):
+    import shutil
+
+    mine = tmp_path / "copy" / Path(*run.parts[-4:])
+    shutil.copytree(run, mine)
+    with read_only(tmp_path / "copy"), patch.object(module, "measure", side_effect=AssertionError("measured")):
+        told = refused(capsys, module.main, mine)
+    assert str(mine) in told
+    assert "Read-only file system" in told
+    module.main([str(mine)])
+    with read_only(tmp_path / "copy"):
+        module.main([str(mine)])
+
+
+def test_pages_that_cannot_be_written_name_their_place(run, tmp_path, capsys):
+    with read_only(run.parents[3]):
+        assert "comparison.csv cannot be written: Read-only file system" in refused(capsys, compare.main, run)
+        assert " cannot be written: Read-only file system" in refused(capsys, figures.main, run)
+    document = tmp_path / "RESULTS.md"
+    document.write_text("nothing")
+    with read_only(tmp_path):
+        told = refused(capsys, publish.main, tmp_path / "kept", document, "--add", run)
+    assert told.startswith(str(tmp_path))
+    assert told.endswith("cannot be used: Read-only file system.")
+
+
+def test_the_harness_is_refused_before_anything_is_asked(run, tmp_path):
+    with (
+        patch.object(os, "access", return_value=False),
+        pytest.raises(Refusal, match=r"harness\.json cannot be written"),
+    ):
+        harness.run_harness(run, ["any"])
+
+
+@pytest.mark.parametrize("place", ["/proc/runs", "/sys/runs", "/dev/null/runs", "file/runs", "read-only", "a" * 300])
+def test_a_run_that_cannot_be_written_is_refused_in_one_line(base, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    runs = Path(tmp_path, place)
+    cfg = toy.compose(toy.data_in(base), runs)
+    with read_only(tmp_path / "read-only"), pytest.raises(Refusal, match="cannot be used: .* paths.runs=DIR") as told:
+        launch.launch(cfg, "test")
+    assert len(str(told.value).splitlines()) == 1
+
+
+def test_a_whole_model_in_a_cache_that_cannot_be_written_is_used(tmp_path, monkeypatch):
+    whole = tmp_path / f"smollm2-135m-{smollm2.SHA256[:8]}"
+    whole.mkdir()
+    (whole / "model.safetensors").write_text("weights")
+    with read_only(tmp_path):
+        with pytest.raises(Refusal, match=f"{tmp_path}.* cannot be used: Read-only file system. .* paths.cache=DIR"):
+            smollm2.smollm2_folder(tmp_path)
+        monkeypatch.setattr(smollm2, "SHA256", smollm2.SHA256[:8] + smollm2._sha256(whole / "model.safetensors")[8:])
+        monkeypatch.setattr(smollm2, "_sha256", lambda path: smollm2.SHA256)
+        assert smollm2.smollm2_folder(tmp_path) == whole
+
+
+def test_no_folder_for_temporary_files_is_told_in_one_line(capsys):
+    from see_lightning.frame import frame
+
+    with pytest.raises(SystemExit), frame():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/nowhere']")
+    assert capsys.readouterr().err == "there is no folder for temporary files that can be written; set TMPDIR=DIR.\n"
