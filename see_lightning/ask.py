@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from see_lightning.frame import frame
+from see_lightning.refusals import at_least
 
 
 @frame()
@@ -12,7 +13,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m see_lightning.ask", description="Ask the experts of a run.")
     parser.add_argument("run_dir", help="runs/<order>/<method>/<key>/seed=<n>")
     parser.add_argument("query", nargs="+", help="the query with its instruction; '-' reads one from standard input")
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer (default 128)")
+    parser.add_argument("--max-new-tokens", type=at_least(1), default=128, help="longest answer (default 128)")
     parser.add_argument("--task", help="for a method that must be told the task, such as stl")
     arguments = parser.parse_args()
 

@@ -121,6 +121,14 @@ class ModelConfig:
             )
 
 
+ALL_LINEAR = "all-linear"  # PEFT's word
+# What a model is asked for where names of layers are left to it; its answer in Llama's case, which names the runs so far.
+LLAMA_TARGETS: dict[str | None, list[str]] = {
+    None: ["q_proj", "v_proj"],
+    ALL_LINEAR: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+
+
 @dataclass
 class AdapterConfig:
     """One expert's LoRA."""
@@ -128,7 +136,7 @@ class AdapterConfig:
     rank: int = 8
     alpha: float = 32.0  # the update is scaled by alpha / rank
     dropout: float = 0.1  # share of the adapter's inputs
-    targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])  # names of linear layers
+    targets: Any = field(default_factory=lambda: ["q_proj", "v_proj"])  # names of linear layers; see ``conf/adapter``
     activated: bool = (
         False  # acts from the assistant header on, so every expert shares the base model's reading of a query
     )
@@ -140,8 +148,21 @@ class AdapterConfig:
         if self.alpha <= 0:
             raise ConfigError(f"adapter.alpha scales the update and must be above 0; got {self.alpha:g}.")
         within("adapter.dropout", self.dropout, 0, 0.99)
-        if not self.targets:
-            raise ConfigError("adapter.targets is empty; name at least one linear layer, such as [q_proj,v_proj].")
+        if isinstance(self.targets, str):
+            self.targets = [self.targets]
+        if self.targets == [ALL_LINEAR]:
+            self.targets = ALL_LINEAR
+        if self.targets is None or self.targets == ALL_LINEAR:
+            return
+        if isinstance(self.targets, list):  # YAML reads the name of a module in a list as a number
+            self.targets = [str(name) if type(name) is int else name for name in self.targets]
+        if not isinstance(self.targets, list) or not all(isinstance(name, str) and name for name in self.targets):
+            raise ConfigError(f"adapter.targets must be a list of names, {ALL_LINEAR} or null; got {self.targets!r}.")
+        if not self.targets or ALL_LINEAR in self.targets:
+            raise ConfigError(
+                f"adapter.targets is {'empty' if not self.targets else self.targets}; name at least one linear layer, such as"
+                f" [q_proj,v_proj], or give {ALL_LINEAR} alone, or null for PEFT's own choice."
+            )
 
 
 @dataclass
@@ -472,6 +493,10 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     # Like the ratio, these enter through the methods that rehearse.
     kept["data"] = {name: value for name, value in config["data"].items() if name not in REHEARSAL}
     # Parts of a step are like the ranks that share it.
+    targets = config["adapter"]["targets"]
+    if targets is None or targets in (ALL_LINEAR, [ALL_LINEAR]):
+        targets = LLAMA_TARGETS[targets and ALL_LINEAR]
+    kept["adapter"] = {**config["adapter"], "targets": [targets] if isinstance(targets, str) else targets}
     kept["optim"] = {name: value for name, value in config["optim"].items() if name != "tokens_at_once"}
     kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}
     # Came later; without any, prompts are what they were.

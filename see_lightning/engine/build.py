@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -9,19 +10,19 @@ from typing import Any
 
 import hydra.utils
 from omegaconf import DictConfig
-from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from see_lightning.config import TRAIN, VARIANTS, ConfigError, RunConfig, instantiate, nearest
+from see_lightning.config import LLAMA_TARGETS, TRAIN, VARIANTS, ConfigError, RunConfig, instantiate, nearest
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import DataError
 from see_lightning.engine.contents import shipped_names
 from see_lightning.evaluation.references import score_notices
 from see_lightning.evaluation.scores import score_fn
-from see_lightning.experts.pool import ExpertPool
+from see_lightning.experts.pool import ExpertPool, check_activated
 from see_lightning.experts.recall import Recall
+from see_lightning.experts.targets import resolve_targets
 from see_lightning.methods.method import Method
-from see_lightning.models.base import load_model, load_tokenizer
+from see_lightning.models.base import load_model, load_tokenizer, model_place, skeleton
 from see_lightning.models.sharding import shard
 from see_lightning.tasks.prompts import (
     PromptTemplate,
@@ -47,7 +48,7 @@ def build_template(config: RunConfig, date: str | None = None) -> PromptTemplate
         date: that the run notes, in ISO form, for chat templates that write it; None is now.
     """
     model = config.model
-    return PromptTemplate(
+    template = PromptTemplate(
         load_tokenizer(model, cache_folder(config)),
         style=model.prompt,
         system_prompt=model.system_prompt,
@@ -55,6 +56,9 @@ def build_template(config: RunConfig, date: str | None = None) -> PromptTemplate
         arguments=model.template_args,
         date=datetime.fromisoformat(date) if date else None,
     )
+    if config.adapter.activated:
+        check_activated(config.adapter, template.header_ids())
+    return template
 
 
 def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> list[Task]:
@@ -209,6 +213,41 @@ def _read_tasks(
     return [checked_header(task, template) for task in tasks] if config.adapter.activated else tasks
 
 
+def settle_targets(cfg: DictConfig, config: RunConfig) -> None:
+    """Name the layers that are adapted where the configuration leaves them to the model, so that they name the run.
+
+    A model that cannot be looked at is left to ``check_adaptable``: a finished run is reported without it.
+
+    Args:
+        cfg: composed; gets the names.
+        config: its typed form; gets them too.
+    """
+    targets = config.adapter.targets
+    if not isinstance(targets, list):
+        if config.model.source != "hub":  # a Llama, all of them
+            targets = LLAMA_TARGETS[targets]
+        elif _is_trained(cfg):
+            with suppress(ConfigError):
+                targets = resolve_targets(targets, skeleton(config.model, cache_folder(config)), config.model.name)
+    cfg.adapter.targets = config.adapter.targets = targets
+
+
+def check_adaptable(cfg: DictConfig, config: RunConfig) -> None:
+    """Refuse a model, or layers of it, that experts cannot use, before anything is made; weights are not looked at.
+
+    Raises:
+        ConfigError: what cannot be used.
+    """
+    bones = skeleton(config.model, cache_folder(config))
+    if _is_trained(cfg):
+        resolve_targets(config.adapter.targets, bones, config.model.name)
+
+
+def _is_trained(cfg: DictConfig) -> bool:
+    method: type[Method] = hydra.utils.get_class(cfg.method._target_)
+    return method.schedule != "frozen"
+
+
 def build_method(
     cfg: DictConfig, config: RunConfig, template: PromptTemplate, dtype: str, mesh: DeviceMesh | None = None
 ) -> Method:
@@ -222,22 +261,19 @@ def build_method(
         mesh: ranks that share the base model, each holding a part; None leaves it whole.
     """
     base = load_model(config.model, cache_folder(config), dtype)
-    limit = getattr(base.config, "max_position_embeddings", None)
-    if limit is not None and limit < config.model.max_length:
-        raise ConfigError(
-            f"model.max_length={config.model.max_length}, but {config.model.name} reads at most {limit} tokens."
-        )
-    names = [name for name, _ in base.named_modules()]
-    for target in config.adapter.targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            linear = {name.rsplit(".", 1)[-1] for name, layer in base.named_modules() if isinstance(layer, nn.Linear)}
-            raise ConfigError(
-                f"adapter.targets names {target!r}, which is no layer of {config.model.name}."
-                f"{nearest(target, linear)} Linear layers are {', '.join(sorted(linear))}."
-            )
+    adapter = config.adapter
+    if _is_trained(cfg):
+        adapter = replace(adapter, targets=resolve_targets(adapter.targets, base, config.model.name))
     if mesh:
         shard(base, mesh)
-    pool = ExpertPool(base, config.adapter, config.model.name, config.model.revision, template.header_ids())
+    pool = ExpertPool(
+        base,
+        adapter,
+        config.model.name,
+        config.model.revision,
+        template.header_ids(),
+        place=model_place(config.model, cache_folder(config)),
+    )
     method: Method = instantiate(cfg.method, pool=pool, template=template, optim=config.optim, run_seed=config.seed)
     return method
 

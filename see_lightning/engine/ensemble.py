@@ -66,12 +66,14 @@ class Ensemble:
             )
         if task is not None and task not in (names := self.method.pool.names):
             raise ConfigError(f"there is no expert {task!r}.{nearest(task, names)} There are: {', '.join(names)}.")
-        longest = self.method.template.max_length - self.max_new_tokens
+        longest = self.method.template.max_length
         for query in queries:
             tokens = len(self.method.template.prompt_ids(query))
-            if tokens > longest:
+            if tokens + self.max_new_tokens > longest:
+                room = max(0, longest - tokens)
                 raise ConfigError(
-                    f"a query has {tokens} tokens; at most {longest} leave room for an answer: {query[:60]!r}"
+                    f"a query has {tokens} tokens, so model.max_length={longest} leaves {room} for an answer;"
+                    f" {self.max_new_tokens} are asked for (--max-new-tokens, max_new_tokens=): {query[:60]!r}"
                 )
         batch = query_batch(
             queries,
@@ -121,6 +123,7 @@ def load_method(cfg: DictConfig, ledger: Ledger) -> Method:
     template = build_template(config, about.get("date"))
     check_prompts(ledger, template)
     method = build_method(cfg, config, template, about["dtype"])
+    method.pool.choose_reading()
     for name, stage in ledger.content["stages"].items():
         if stage["trained"] and stage["trained"].get("ended", True):
             folder = ledger.verified(name) / "expert"

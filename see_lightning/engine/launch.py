@@ -38,7 +38,9 @@ from see_lightning.engine.build import (
     build_tasks,
     build_template,
     build_variants,
+    check_adaptable,
     expert_facts,
+    settle_targets,
 )
 from see_lightning.engine.contents import ROWS, ood_digests, ood_without_places, read_contents
 from see_lightning.engine.find import Found, check_model, edits, find_run, refuse_other_model
@@ -90,6 +92,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
         LedgerError: the run directory cannot be used.
     """
     config = validate(cfg)
+    settle_targets(cfg, config)
     with room_needed(Path(config.paths.runs)):
         found = find(cfg, config)
     directory = found.directory
@@ -102,6 +105,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
     answered = _is_answered(cfg, path)
     if not answered:
         _check_shardable(cfg)
+        check_adaptable(cfg, config)
         if here is None:
             _start_ranks(cfg, command, wanted)
             return path
@@ -288,9 +292,6 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
             code = exit_code(ranks.gather(told.signal))
             console.print("stopped when told to; the same command goes on from here")
             raise SystemExit(code) from None
-        except ConfigError:
-            ledger.abandon()
-            raise
         if ranks.first:
             results = collect(ledger, stages, tasks, beside, cfg, config, method)
             path = ledger.directory / "results.json"
@@ -365,18 +366,14 @@ def _take_up(
     write_atomic(ledger.directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     if growing and not ledger.content["stages"]:
         earlier = earlier_run(ledger.directory, numbers_config(cfg), data, found.contents)
-        try:
-            if earlier and earlier.edited:
-                refuse_other_model(earlier.directory, earlier.edited, found.contents, config)
-                changed = edits(earlier.directory, earlier.edited, found.contents)
-                _tell([f"nothing is taken over from {earlier.directory}: {changed} changed since"], console)
-            elif earlier:
-                taken = adopt(ledger, growing, earlier.directory, answers_too=earlier.answers_too)
-                what = "growing: {} finished stages" if earlier.answers_too else "thresholds anew: {} trained stages"
-                console.print(f"{what.format(taken)} taken over from {earlier.directory}")
-        except LedgerError:
-            ledger.abandon()  # or it would be taken for begun with what was refused
-            raise
+        if earlier and earlier.edited:
+            refuse_other_model(earlier.directory, earlier.edited, found.contents, config)
+            changed = edits(earlier.directory, earlier.edited, found.contents)
+            _tell([f"nothing is taken over from {earlier.directory}: {changed} changed since"], console)
+        elif earlier:
+            taken = adopt(ledger, growing, earlier.directory, answers_too=earlier.answers_too)
+            what = "growing: {} finished stages" if earlier.answers_too else "thresholds anew: {} trained stages"
+            console.print(f"{what.format(taken)} taken over from {earlier.directory}")
     if about["dtype"] != resolved:
         console.print(
             f"going on in {about['dtype']}, in which this run was begun; this machine's own choice is {resolved}"

@@ -89,12 +89,14 @@ class Ledger:
 
     def __init__(self, directory: Path, *, writes: bool = True) -> None:
         self.directory, self.writes = directory, writes
+        self._made: list[Path] = []  # folders that were not there before, the innermost first
         self._lock = filelock.FileLock(directory / ".lock")
         self.content: dict[str, Any] = {"about": {}, "stages": {}}
 
     def __enter__(self) -> "Ledger":
         if not self.writes:
             return self
+        self._made = [folder for folder in (self.directory, *self.directory.parents) if not folder.exists()]
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except FileNotFoundError as error:  # in /proc, say, where nobody makes folders
@@ -116,15 +118,19 @@ class Ledger:
             self._lock.release()
             raise
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind and issubclass(kind, Refusal):
+            self._abandon()
         self._lock.release()
 
-    def abandon(self) -> None:
-        """Remove a run of which nothing is final, so that nobody waits for its end."""
-        if self.writes and not Ledger(self.directory).read().content["stages"]:
-            shutil.rmtree(self.directory)
-            with suppress(OSError):  # it holds runs of other seeds
-                self.directory.parent.rmdir()
+    def _abandon(self) -> None:
+        """Leave nothing of a run that was refused at its first start, so that nobody waits for its end."""
+        if not self._made or Ledger(self.directory).read().content["stages"]:
+            return
+        shutil.rmtree(self.directory)
+        with suppress(OSError):  # it holds runs of others by now
+            for folder in self._made[1:]:
+                folder.rmdir()
 
     def read(self) -> "Ledger":
         """Take in what is final on disk; reading needs no hold on the directory.

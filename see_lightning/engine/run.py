@@ -157,6 +157,8 @@ class ContinualRun:
         method = self.make_method()
         # Where it is trained and asked, before anything is restored or chosen there: Lightning would bring it later.
         method.to(self._trainer(self.stages[0], [], alone=True).strategy.root_device)
+        if told := method.pool.choose_reading():
+            self.console.print(told)
         if isinstance(method, ExpertMethod):
             method.recall = recall_of(self.settings.facts)
             for stage in self.stages:

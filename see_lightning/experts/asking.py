@@ -13,11 +13,12 @@ from torch import Tensor
 
 from see_lightning.experts.opening import IndicatorTree, Opening
 from see_lightning.experts.pool import ExpertPool
-from see_lightning.models.reading import Read, Tree, read_on
+from see_lightning.models.reading import READING, Read, Tree, one_by_one, read_on
 from see_lightning.tasks.batches import Queries
 
 # In bf16 a logit of 16 to 32 has steps of 1/8, so which of two tokens leads by less than two steps can hang on the other
-# rows of the batch. Such queries are decided again by themselves.
+# rows of the batch. Such queries are decided again by themselves, and the base model's answers with such a token are written
+# again.
 SURE = 0.25
 # Activated experts that decide in one pass. More of them read words for queries that a newer expert takes anyway.
 TOGETHER = 8
@@ -53,7 +54,7 @@ class Asking(ABC):
     def __init__(self, pool: ExpertPool, words: IndicatorTree, queries: Queries, counts: Counter[str]) -> None:
         self.pool, self.words, self.queries, self.counts = pool, words, queries, counts
         self.prompts = queries.prompts
-        self.exact = next(pool.model.parameters()).dtype == torch.float32
+        self.exact = pool.is_exact()
 
     @abstractmethod
     def ask(self, expert: str, rows: Sequence[int]) -> list[Asked]:
@@ -178,7 +179,8 @@ class SharedReading(Asking):
         """The expert decides, and with it those that would be asked next."""
         new = [row for row in rows if (expert, row) not in self._asked]
         if new:
-            names = self.order[self.order.index(expert) :][:TOGETHER]
+            together = 1 if READING in one_by_one(self.pool.model) else TOGETHER
+            names = self.order[self.order.index(expert) :][:together]
             for name, asked in self._decide(names, self._read.select(new)).items():
                 self._asked |= {(name, row): one for row, one in zip(new, asked, strict=True)}
         return self._sure(expert, rows, [self._asked[expert, row] for row in rows])

@@ -43,7 +43,7 @@ def save(pool: ExpertPool, name: str, folder: Path) -> None:
     pairs = {layer: voice.pair(layer) for layer in pool.layers()} if voice else pool.pairs(adapter)
     write_tensors(_named(pool, pairs), folder / WEIGHTS, {"format": "pt"})
     config = pool.settings(adapter)
-    config |= {"inference_mode": True, "base_model_name_or_path": pool.base_id, "revision": pool.revision}
+    config |= {"inference_mode": True, "base_model_name_or_path": pool.place, "revision": pool.revision}
     if pool.header_ids:
         config["alora_invocation_tokens"] = pool.header_ids  # what makes it an activated one for PEFT
     # PEFT keeps names in sets, whose order changes from process to process; sorted, the file does not.

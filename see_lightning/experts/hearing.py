@@ -6,7 +6,7 @@ from functools import cache, partial
 
 import torch
 
-from see_lightning.experts.asking import Asked, Asking, OwnReading, SharedReading
+from see_lightning.experts.asking import SURE, Asked, Asking, OwnReading, SharedReading
 from see_lightning.experts.opening import IndicatorTree, Opening
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.recall import Recall, Recollection, Said
@@ -205,6 +205,10 @@ class Hearing:
         self.writing.make_room(0)
         for pair, decoded in self.writing.done.items():
             voice, row = pair
+            if voice is None and decoded.margin < SURE and not self.pool.is_exact():
+                prompt, limit = self.queries.prompts[row], self.queries.limits[row]
+                decoded = self.pool.answer_alone(prompt, limit, self.writing.eos_ids)
+                self.counts["prefills"] += 1
             text, verdict = self.words.text(decoded.ids), self._verdicts.get(pair)
             answered = voice is None or (self._accepts(pair, verdict) and not self.queries.only_decide)
             opening = self._openings.get(pair)

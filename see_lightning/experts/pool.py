@@ -8,7 +8,7 @@ Letters: B rows, S tokens, E experts, L labels, V vocabulary.
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -22,9 +22,10 @@ from transformers import PreTrainedModel
 from see_lightning.config import AdapterConfig, ConfigError
 from see_lightning.experts.composition import Addition, Composition
 from see_lightning.experts.learning import update
-from see_lightning.models.base import head_on
+from see_lightning.models.decode import Decoded, Row, Writing
 from see_lightning.models.kept_prompts import KeptPrompts, KeptReadings
-from see_lightning.models.reading import Read, read_on, read_start
+from see_lightning.models.reading import Read, logits_at, read_on, read_start
+from see_lightning.models.self_test import choose_reading
 from see_lightning.models.sharding import in_step
 from see_lightning.tasks.batches import IGNORED, left_pad
 
@@ -40,6 +41,21 @@ def _in_peft(name: str) -> str:
     return f"expert_{name}"
 
 
+def check_activated(adapter: AdapterConfig, header_ids: Sequence[int]) -> None:
+    """Refuse activated experts where prompts do not end alike.
+
+    Args:
+        adapter: whether they are activated.
+        header_ids: tokens that end every prompt.
+    """
+    if adapter.activated and not header_ids:
+        raise ConfigError(
+            "adapter.activated needs prompts that end alike, for there the experts begin to act; model.prompt=plain ends with"
+            " the query, and so does a chat template without an assistant header. Choose model.prompt=chat or alpaca, or"
+            " adapter=lora."
+        )
+
+
 class ExpertPool(nn.Module):
     """The base model and its experts.
 
@@ -49,6 +65,7 @@ class ExpertPool(nn.Module):
         base_id: the base model's name in the experts' files.
         revision: its revision there.
         header_ids: for activated experts: the tokens that end every prompt, from which on they act.
+        place: where PEFT finds the base model: a folder, or its name on the hub; ``base_id`` by default.
     """
 
     def __init__(
@@ -58,15 +75,13 @@ class ExpertPool(nn.Module):
         base_id: str,
         revision: str | None = None,
         header_ids: Sequence[int] = (),
+        *,
+        place: str | None = None,
     ) -> None:
         super().__init__()
         self.model: PreTrainedModel | PeftModel = base
-        self.adapter, self.base_id, self.revision = adapter, base_id, revision
-        if adapter.activated and not header_ids:
-            raise ConfigError(
-                "adapter.activated needs prompts that end alike, for there the experts begin to act; model.prompt=plain"
-                " ends with the query. Choose model.prompt=chat or alpaca, or adapter=lora."
-            )
+        self.adapter, self.base_id, self.revision, self.place = adapter, base_id, revision, place or base_id
+        check_activated(adapter, header_ids)
         self.header_ids = list(header_ids) if adapter.activated else []
         #: Who can speak, in order of birth.
         self.names: list[str] = []
@@ -78,6 +93,11 @@ class ExpertPool(nn.Module):
         self._cast: dict[tuple[LoraLayer, str, torch.dtype], tuple[tuple[int, int], tuple[Tensor, Tensor]]] = {}
         self._digests: dict[str, tuple[tuple[int, ...], str]] = {}
         self._stacks: dict[tuple[LoraLayer, tuple[str, ...]], tuple[Tensor, Tensor]] = {}
+
+    def choose_reading(self) -> str | None:
+        """Try out, before there is any expert, how the base model can be read; see ``self_test``."""
+        assert isinstance(self.model, PreTrainedModel)
+        return choose_reading(self.model, self.base_id)
 
     # ------------------------------------------------------------------------------------------ birth and training
 
@@ -120,6 +140,7 @@ class ExpertPool(nn.Module):
         with torch.random.fork_rng(), warnings.catch_warnings():
             # PEFT asks transformers by a name that the latter gives up.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # PEFT sets it right by itself
             torch.manual_seed(weights_seed)
             if isinstance(self.model, PeftModel):
                 self.model.add_adapter(_in_peft(adapter), config)
@@ -198,16 +219,8 @@ class ExpertPool(nn.Module):
             )
         # Position s predicts label s + 1.
         wanted_BS = nn.functional.pad(labels_BS[:, 1:] != IGNORED, (0, 1))
-        with self._with(self._learn) as model, head_on(self.model, wanted_BS):
-            mask_BS = attention_mask_BS if read is None else torch.cat([read.mask_BK.long(), attention_mask_BS], dim=1)
-            logits: Tensor = model(
-                input_ids=input_ids_BS,
-                attention_mask=mask_BS,
-                position_ids=(mask_BS.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids_BS.shape[1] :],
-                past_key_values=None if read is None else read.cache(),
-                use_cache=False,
-            ).logits[0]
-        return logits
+        with self._with(self._learn):
+            return logits_at(self.model, input_ids_BS, attention_mask_BS, wanted_BS, read)
 
     def _before_header(self, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor) -> tuple[Read, Tensor, Tensor, Tensor]:
         """What the base model reads of each row, and the rest: ids, mask and labels from the header on."""
@@ -376,6 +389,19 @@ class ExpertPool(nn.Module):
                 content.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
             self._digests[name] = versions, content.hexdigest()
         return self._digests[name][1]
+
+    def is_exact(self) -> bool:
+        """Whether the precision is such that no row of a batch sways what another's most probable token is."""
+        dtype: torch.dtype = next(self.model.parameters()).dtype
+        return dtype == torch.float32
+
+    def answer_alone(self, prompt: list[int], limit: int, eos_ids: Collection[int]) -> Decoded:
+        """The base model's greedy answer to a prompt in a batch of its own, as transformers' ``generate`` gives it."""
+        logits_1V, read = self.read_as(None, [prompt], (0, None))
+        writing: Writing[int] = Writing(self.speaking, eos_ids)
+        writing.start(logits_1V, read, [Row(0, None, [], limit)])
+        writing.make_room(0)
+        return writing.done[0]
 
     # ------------------------------------------------------------------------------------------ reading as an expert
 

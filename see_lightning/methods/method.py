@@ -23,6 +23,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from see_lightning.config import ConfigError, OptimConfig
 from see_lightning.data.example import Example
 from see_lightning.experts import files
+from see_lightning.experts.asking import SURE
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.recall import Recall, Recollection, Said
 from see_lightning.methods.loss import answer_loss
@@ -253,6 +254,11 @@ class Method(L.LightningModule):
             writing.start(logits_BV, read, begun)
         writing.make_room(0)
         done = [writing.done[row] for row in range(len(queries))]
+        if voice is None and not opening and not self.pool.is_exact():
+            for row, one in enumerate(done):
+                if one.margin < SURE:
+                    done[row] = self.pool.answer_alone(queries.prompts[row], queries.limits[row], self.eos_ids())
+                    self.counts["prefills"] += 1
         decoded = [replace(one, ids=one.ids[len(opening) :]) for one in done]
         self.counts["prefills"] += len(queries)
         self.counts["generations"] += len(queries)

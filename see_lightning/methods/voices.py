@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from see_lightning.config import ConfigError
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.methods.method import Method
+from see_lightning.models.architecture import longest_text
 from see_lightning.models.decode import Row, Writing
 from see_lightning.models.reading import Read, read_on
 from see_lightning.tasks.batches import cut
@@ -101,7 +102,7 @@ class Voices:
         self.method, self.rows = method.eval(), rows
         self.pool, self.template = method.pool, method.template
         #: Most tokens that the base model reads.
-        self.longest = int(getattr(self.pool.model.config, "max_position_embeddings", None) or self.template.max_length)
+        self.longest = longest_text(self.pool.model.config) or self.template.max_length
 
     @torch.inference_mode()
     def choose(self, queries: Sequence[str]) -> list[str | None]:

@@ -5,15 +5,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from see_lightning.config import ConfigError, ModelConfig
+from see_lightning.config import ConfigError, ModelConfig, Refusal
+from see_lightning.models.architecture import check_architecture, open_windows
 from see_lightning.models.attention import NAME, PLAIN
-from see_lightning.models.smollm2 import smollm2_folder
+from see_lightning.models.smollm2 import converted_folder, smollm2_folder
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer
-from see_lightning.refusals import barred
+from see_lightning.refusals import FULL, barred, with_cause
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -36,21 +42,35 @@ def load_tokenizer(config: ModelConfig, cache: Path) -> PreTrainedTokenizerBase:
     """The tokenizer alone, which is all that reading and checking the data needs."""
     if config.source == "tiny":
         return tiny_tokenizer()
-    try:
+    with _refused_in_one_line(config):
         tokenizer = AutoTokenizer.from_pretrained(*_place(config, cache), **_hub(config))
-    except OSError as error:
-        for cause in (error, error.__cause__, error.__context__):  # a cache that cannot be used is no wrong name
-            if isinstance(cause, OSError) and (told := barred(cause)):
-                raise ConfigError(
-                    f"cannot get model.name={config.name}: {told} HF_HOME=DIR gives another place."
-                ) from error
-        raise ConfigError(
-            f"cannot get model.name={config.name}: {str(error).splitlines()[0]} Check the name, the network, and for a"
-            f" gated model `hf auth login`."
-        ) from error
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"the tokenizer of {config.name} has no end-of-sequence token, so answers could not end.")
     return tokenizer
+
+
+def load_settings(config: ModelConfig, cache: Path) -> PreTrainedConfig:
+    """The model's own configuration, checked; no weights are loaded.
+
+    Raises:
+        ConfigError: there is no such model, or experts cannot share it.
+    """
+    if config.source == "tiny":
+        return tiny_model().config
+    with _refused_in_one_line(config):
+        settings: PreTrainedConfig = AutoConfig.from_pretrained(*_place(config, cache), **_hub(config))
+    check_architecture(config, settings)
+    open_windows(settings)
+    return settings
+
+
+def skeleton(config: ModelConfig, cache: Path) -> PreTrainedModel:
+    """The model without weights: its layers by name and kind."""
+    with torch.device("meta"), _refused_in_one_line(config):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            load_settings(config, cache), trust_remote_code=config.trust_remote_code
+        )
+    return model
 
 
 def load_model(config: ModelConfig, cache: Path, dtype: str) -> PreTrainedModel:
@@ -60,23 +80,32 @@ def load_model(config: ModelConfig, cache: Path, dtype: str) -> PreTrainedModel:
         config: which model.
         cache: where converted models are kept.
         dtype: ``bf16`` or ``fp32``.
+
+    Raises:
+        ConfigError: there is no such model, its files are not whole, or experts cannot share it.
     """
+    settings = load_settings(config, cache)
     if config.source == "tiny":
         model = tiny_model().to(DTYPES[dtype])
     else:
         # On a CPU the fused kernel loses to plain attention at these lengths: 15 to 30 % of a training step.
         attention = "sdpa" if torch.cuda.is_available() else "eager"
-        model = AutoModelForCausalLM.from_pretrained(
-            *_place(config, cache), dtype=DTYPES[dtype], attn_implementation=attention, **_hub(config)
-        )
+        with _refused_in_one_line(config):
+            model, told = AutoModelForCausalLM.from_pretrained(
+                *_place(config, cache),
+                config=settings,
+                dtype=DTYPES[dtype],
+                attn_implementation=attention,
+                output_loading_info=True,
+                **_hub(config),
+            )
+        if told["missing_keys"]:
+            raise ConfigError(
+                f"the files of model.name={config.name} lack {len(told['missing_keys'])} of its weights, such as"
+                f" {min(told['missing_keys'])}; they would be drawn at random. Get them whole, or choose another model."
+            )
     if model.config._attn_implementation == "eager" and model.config.model_type in PLAIN:
         model.set_attn_implementation(NAME)
-    kinds = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers} - {DynamicLayer.__name__}
-    if kinds:
-        raise ConfigError(
-            f"{config.name} keeps what it has read in {', '.join(sorted(kinds))}, of which no part can be read on by itself;"
-            f" models with full attention in every layer can be used."
-        )
     # Given some positions only, the head gets a strided slice, for which torch would copy its weight once per row.
     model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
     model.requires_grad_(False)
@@ -84,26 +113,67 @@ def load_model(config: ModelConfig, cache: Path, dtype: str) -> PreTrainedModel:
 
 
 @contextmanager
-def head_on(model: PreTrainedModel, chosen_BS: Tensor) -> Iterator[None]:
-    """Let the vocabulary head run on some positions only: its logits are then (1, chosen, V), row by row.
+def _refused_in_one_line(config: ModelConfig) -> Iterator[None]:
+    """Within this, a model that cannot be got or read is a refusal that says what to do.
 
-    The head costs a fifth of a small model's forward pass, and all but a few positions of a training batch need none of
-    it. Chosen before the head rather than after, so whatever a model does to its logits it still does.
-
-    Args:
-        model: a causal language model of Hugging Face's interface.
-        chosen_BS: True where logits are wanted.
+    Raises:
+        ConfigError: so it is.
     """
-    hook = model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0][chosen_BS][None],))
+    if config.source == "hub":
+        _check_folder(config.name)
     try:
         yield
-    finally:
-        hook.remove()
+    except Refusal:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise  # tells of the disk
+        for cause in (error, error.__cause__, error.__context__):  # a cache that cannot be used is no wrong name
+            if isinstance(cause, OSError) and (told := barred(cause)):
+                raise ConfigError(
+                    f"cannot get model.name={config.name}: {told} HF_HOME=DIR gives another place."
+                ) from error
+        told = with_cause(error)
+        if "trust_remote_code" in str(error):
+            advice = "It brings code of its own, which runs with model.trust_remote_code=true."
+        elif Path(config.name).is_dir() or config.source != "hub":
+            advice = "Get the files whole, or choose another model."
+        else:
+            advice = "Check the name, the network, and for a gated model `hf auth login`."
+        raise ConfigError(f"cannot get model.name={config.name}: {told} {advice}") from error
+
+
+def _check_folder(name: str) -> None:
+    """Refuse what is plainly a path but no folder with a model, which the hub would be asked for."""
+    place = Path(name)
+    if not (place.exists() or name.startswith(("/", ".", "~")) or name.endswith("/") or name.count("/") > 1):
+        return
+    if not place.is_dir():
+        what = "is a file; give the folder it lies in" if place.exists() else "is no folder here"
+        home = " (~ is not resolved; write the path in full)" if name.startswith("~") else ""
+        raise ConfigError(f"model.name={name} {what}{home}.")
+    if not (place / "config.json").exists():
+        holds = ", ".join(sorted(path.name for path in place.iterdir())[:5]) or "nothing"
+        adapter = (place / "adapter_config.json").exists()
+        raise ConfigError(
+            f"model.name={name} is a folder without config.json, so it holds no model; it holds {holds}."
+            + (" It is an adapter: give the model that it belongs to." if adapter else "")
+        )
 
 
 def model_id(config: ModelConfig) -> str:
     """How experts and reports name the base model."""
     return f"{config.name}@{config.revision}" if config.revision else config.name
+
+
+def model_place(config: ModelConfig, cache: Path) -> str:
+    """Where others find the very weights: a folder in full, or the name on the hub; a random model has no place but its name.
+
+    A package's weights are those of its converted folder: what the hub has under a like name was never quantised.
+    """
+    if config.source == "package":
+        return str(converted_folder(cache).absolute())
+    return str(Path(config.name).absolute()) if Path(config.name).is_dir() else config.name
 
 
 def _place(config: ModelConfig, cache: Path) -> tuple[str]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from see_lightning.models.reading import Read, join, read_on
+from see_lightning.models.reading import READING, Read, join, one_by_one, read_on
 
 K = TypeVar("K")
 
@@ -19,10 +20,12 @@ class Decoded:
     Args:
         ids: generated tokens, without the end-of-sequence token.
         ended: whether it ended by itself; False if it was cut at the limit or stopped from outside.
+        margin: the smallest lead of a token, the end included, over the next best, in logits; of those chosen here.
     """
 
     ids: list[int]
     ended: bool
+    margin: float = field(default=float("inf"), compare=False)
 
 
 @dataclass(slots=True)
@@ -34,12 +37,14 @@ class Row(Generic[K]):
         voice: who writes it, as ``speaking`` takes it.
         ids: what it generated so far; all but the last of these have been read.
         limit: most tokens it may generate.
+        margin: see ``Decoded``.
     """
 
     key: K
     voice: str | None
     ids: list[int]
     limit: int
+    margin: float = float("inf")
 
 
 class Writing(Generic[K]):
@@ -87,24 +92,33 @@ class Writing(Generic[K]):
         Rows that have tokens already, all of them as many, were given these, and go on from there.
         """
         if not rows[0].ids:
-            for row, token in zip(rows, logits_BV.argmax(dim=-1).tolist(), strict=True):
-                row.ids.append(token)
+            _add_best(rows, logits_BV)
         elif rows[0].ids[:-1]:
-            with self.speaking([row.voice for row in rows]) as model:
-                _, read = read_on(model, read, [row.ids[:-1] for row in rows])
+            _, read = self._read_on(read, rows, [row.ids[:-1] for row in rows])
         self.join(read, rows)
 
     def step(self) -> None:
         """Write one token on every row."""
         assert self.read is not None
-        with self.speaking([row.voice for row in self.rows]) as model:
-            logits_BKV, self.read = read_on(model, self.read, [row.ids[-1:] for row in self.rows])
-        for row, token in zip(self.rows, logits_BKV[:, -1].argmax(dim=-1).tolist(), strict=True):
-            row.ids.append(token)
+        logits_BKV, self.read = self._read_on(self.read, self.rows, [row.ids[-1:] for row in self.rows])
+        _add_best(self.rows, logits_BKV[:, -1])
         stays = [place for place, row in enumerate(self.rows) if not self._ends(row)]
         if len(stays) < len(self.rows):
             self.rows = [self.rows[place] for place in stays]
             self.read = self.read.select(stays) if stays else None
+
+    def _read_on(self, read: Read, rows: Sequence[Row[K]], ids: Sequence[list[int]]) -> tuple[Tensor, Read]:
+        """Let each row's voice read on; where rows are read one by one, one voice at a time."""
+        with self.speaking([row.voice for row in rows]) as model:
+            if READING not in one_by_one(model):
+                return read_on(model, read, ids)
+        told, parts = [], []
+        for place, row in enumerate(rows):
+            with self.speaking([row.voice]) as model:
+                logits_1KV, part = read_on(model, read.select([place]), ids[place : place + 1])
+            told.append(logits_1KV)
+            parts.append(part)
+        return torch.cat(told), join(parts)
 
     def make_room(self, rows: int) -> None:
         """Write on until no more than ``rows`` rows are left."""
@@ -118,5 +132,14 @@ class Writing(Generic[K]):
             row.ids.pop()
         elif not self.stop(row.key, row.ids) and len(row.ids) < row.limit:
             return False
-        self.done[row.key] = Decoded(row.ids, ended)
+        self.done[row.key] = Decoded(row.ids, ended, row.margin)
         return True
+
+
+def _add_best(rows: Sequence[Row[K]], logits_BV: Tensor) -> None:
+    """Write on every row its most probable token."""
+    tokens = logits_BV.argmax(dim=-1).tolist()  # of equal ones the first, which topk does not promise
+    best_B2 = logits_BV.topk(2, dim=-1).values.float()
+    for row, token, lead in zip(rows, tokens, (best_B2[:, 0] - best_B2[:, 1]).tolist(), strict=True):
+        row.ids.append(token)
+        row.margin = min(row.margin, lead)

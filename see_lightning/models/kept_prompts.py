@@ -27,7 +27,7 @@ class KeptPrompts:
         self.held = 0  # bytes
         #: Tokens that the base model has read, common beginnings counted once.
         self.tokens_read = 0
-        self._kept: dict[tuple[int, ...], Tensor] = {}  # (L, 2, H, K, D), without padding
+        self._kept: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}  # by layer (H, K, D), without padding
 
     def clear(self) -> None:
         """Let go of everything."""
@@ -70,24 +70,34 @@ class KeptPrompts:
         return join([read, read_on(model, None, rest)[1]]).select([order.index(n) for n in range(len(prompts))])
 
     def _keep(self, prompts: Sequence[tuple[int, ...]], read: Read) -> bool:
-        whole_LBHKD = [torch.stack([pair[side] for pair in read.layers]) for side in (0, 1)]
         for row, prompt in enumerate(prompts):
-            kept = torch.stack([side[:, row][:, :, read.mask_BK[row]] for side in whole_LBHKD], dim=1)
-            if self.held + kept.nbytes > self.budget:
+            columns = read.mask_BK[row]
+            kept = [(k[row][:, columns], v[row][:, columns]) for k, v in read.layers]
+            size = sum(part.nbytes for pair in kept for part in pair)
+            if self.held + size > self.budget:
                 return False
             self._kept[prompt] = kept
-            self.held += kept.nbytes
+            self.held += size
         return True
 
     def _assemble(self, prompts: Sequence[tuple[int, ...]]) -> Read:
         rows = [self._kept[prompt] for prompt in prompts]
-        width, first = max(row.shape[3] for row in rows), rows[0]
-        whole = first.new_zeros(*first.shape[:2], len(rows), first.shape[2], width, first.shape[4])
+        width = max(map(len, prompts))
+        first = rows[0][0][0]
         mask_BK = torch.zeros(len(rows), width, dtype=torch.bool, device=first.device)
-        for place, row in enumerate(rows):
-            whole[:, :, place, :, width - row.shape[3] :] = row
-            mask_BK[place, width - row.shape[3] :] = True
-        return Read([(layer[0], layer[1]) for layer in whole], mask_BK)
+        for place, prompt in enumerate(prompts):
+            mask_BK[place, width - len(prompt) :] = True
+        layers = []
+        for parts in zip(*rows, strict=True):
+            pair = []
+            for side in (0, 1):
+                first = parts[0][side]
+                whole = first.new_zeros(len(rows), first.shape[0], width, first.shape[2])
+                for place, part in enumerate(parts):
+                    whole[place, :, width - part[side].shape[1] :] = part[side]
+                pair.append(whole)
+            layers.append((pair[0], pair[1]))
+        return Read(layers, mask_BK)
 
 
 class KeptReadings:

@@ -30,7 +30,7 @@ def smollm2_folder(cache: Path) -> Path:
     Raises:
         ConfigError: the package is not installed, or the conversion gave other weights than it should.
     """
-    target = cache / f"smollm2-135m-{SHA256[:8]}"
+    target = converted_folder(cache)
     if _is_whole(target):  # it needs no lock, for it is put there as a whole
         return target
     with room_needed(cache, "paths.cache=DIR"):
@@ -45,6 +45,15 @@ def smollm2_folder(cache: Path) -> Path:
 def _is_whole(folder: Path) -> bool:
     weights = folder / "model.safetensors"
     return weights.exists() and _sha256(weights) == SHA256
+
+
+def converted_folder(cache: Path) -> Path:
+    """Where the converted model lies once it is made.
+
+    Args:
+        cache: where converted models are kept.
+    """
+    return cache / f"smollm2-135m-{SHA256[:8]}"
 
 
 def _convert(target: Path) -> None:

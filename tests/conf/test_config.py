@@ -121,7 +121,7 @@ def test_an_indicator_with_a_leading_blank_is_refused_as_no_answer_could_begin_w
 @pytest.mark.parametrize(
     "override",
     ["ratio=abc", "seed=1.5", "optim.lr=fast", "optim.epochs=2.5", "train_size=few", "order.tasks=qa",
-     "model.trust_remote_code=perhaps", "adapter.targets=q_proj", "paths.runs=[a]"],
+     "model.trust_remote_code=perhaps", "paths.runs=[a]"],
 )  # fmt: skip
 def test_a_value_of_another_type_is_refused(composed, override):
     with pytest.raises((HydraException, OmegaConfBaseException)):

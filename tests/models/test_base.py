@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from see_lightning.config import ConfigError, ModelConfig
-from see_lightning.models import base
+from see_lightning.models import base, reading
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer
 
 TINY = ModelConfig(source="tiny", name="tiny")
@@ -56,7 +56,7 @@ class Loader:
 
     def from_pretrained(self, *args: object, **kwargs: object) -> object:
         self.calls.append((args, kwargs))
-        return self.result
+        return (self.result, {"missing_keys": []}) if kwargs.get("output_loading_info") else self.result
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,14 @@ class Loader:
     ],
 )
 def test_code_that_comes_with_a_model_is_trusted_only_when_asked_for(monkeypatch, tmp_path, settings, expected):
-    tokenizers, models = Loader(tiny_tokenizer()), Loader(tiny_model())
+    tokenizers, models, configs = Loader(tiny_tokenizer()), Loader(tiny_model()), Loader(tiny_model().config)
     monkeypatch.setattr(base, "AutoTokenizer", tokenizers)
+    monkeypatch.setattr(base, "AutoConfig", configs)
     monkeypatch.setattr(base, "AutoModelForCausalLM", models)
     config = ModelConfig(source="hub", name="owner/name", **settings)
     base.load_tokenizer(config, tmp_path)
     base.load_model(config, tmp_path, "bf16")
-    assert tokenizers.calls == [(("owner/name",), expected)]
+    assert tokenizers.calls == configs.calls == [(("owner/name",), expected)]
     ((place, given),) = models.calls
     assert place == ("owner/name",)
     assert given.items() >= {"dtype": torch.bfloat16, **expected}.items()
@@ -111,9 +112,9 @@ def test_the_head_runs_on_the_chosen_positions_row_by_row_and_is_whole_again_aft
     chosen_BS = torch.rand(3, 8, generator=torch.Generator().manual_seed(0)) < 0.4
     with torch.no_grad():
         whole = model(input_ids=ids).logits
-        with base.head_on(model, chosen_BS):
+        with reading.head_on(model, chosen_BS):
             some = model(input_ids=ids).logits
         torch.testing.assert_close(some[0], whole[chosen_BS], atol=1e-6, rtol=1e-6)
-        with pytest.raises(ZeroDivisionError), base.head_on(model, chosen_BS):
+        with pytest.raises(ZeroDivisionError), reading.head_on(model, chosen_BS):
             raise ZeroDivisionError
         assert torch.equal(model(input_ids=ids).logits, whole)

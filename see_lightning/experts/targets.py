@@ -1,0 +1,85 @@
+"""Which layers of a model experts adapt: by name, by PEFT's defaults for the architecture, or all linear ones."""
+
+import re
+from collections.abc import Sequence
+
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFTS_OWN
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from see_lightning.config import ALL_LINEAR, ConfigError, nearest
+
+ADAPTABLE = (nn.Linear, Conv1D)  # Conv1D is GPT-2's linear layer
+
+
+def resolve_targets(targets: Sequence[str] | str | None, model: PreTrainedModel, name: str) -> list[str]:
+    """The names of the layers that are adapted, each checked by its kind.
+
+    Args:
+        targets: names, or the ends of names after a dot, as PEFT takes them; ``all-linear`` for all linear layers but the
+            vocabulary head; None for the query and value projections, or where a model has none of these names for PEFT's
+            own default.
+        model: with or without weights.
+        name: how messages call it.
+
+    Raises:
+        ConfigError: a name is that of no linear layer, or PEFT has no default.
+    """
+    if targets == ALL_LINEAR:
+        return _all_linear(model)
+    linear = dict.fromkeys(path.rsplit(".", 1)[-1] for path in _linear(model))
+    if targets is None:
+        targets = ["q_proj", "v_proj"] if {"q_proj", "v_proj"} <= linear.keys() else _pefts_own(model)
+        if not targets:
+            raise ConfigError(
+                f"PEFT has no default layers for {name} ({model.config.model_type}); give adapter.targets=all-linear, or name"
+                f" some. {_told(linear)}"
+            )
+    for target in targets:
+        _check(target, model, name, linear)
+    return list(targets)
+
+
+def _check(target: str, model: PreTrainedModel, name: str, linear: Sequence[str] | dict[str, None]) -> None:
+    found = {path: layer for path, layer in model.named_modules() if _ends(path, target)}
+    other = next((layer for layer in found.values() if not isinstance(layer, ADAPTABLE)), None)
+    if other is not None:
+        raise ConfigError(
+            f"adapter.targets names {target!r}, which is a {type(other).__name__} in {name}; experts adapt linear layers."
+            f" {_told(linear)}"
+        )
+    if not found:
+        is_weight = any(_ends(path, target) for path, _ in model.named_parameters())
+        what = "a weight but no layer" if is_weight else "no layer"
+        raise ConfigError(
+            f"adapter.targets names {target!r}, which is {what} of {name}.{nearest(target, linear)} {_told(linear)}"
+        )
+
+
+def _told(linear: Sequence[str] | dict[str, None]) -> str:
+    return f"Linear layers are {', '.join(sorted(linear))}."
+
+
+def _ends(path: str, target: str) -> bool:
+    return path == target or path.endswith(f".{target}")
+
+
+def _linear(model: PreTrainedModel) -> list[str]:
+    return [path for path, layer in model.named_modules() if isinstance(layer, ADAPTABLE)]
+
+
+def _pefts_own(model: PreTrainedModel) -> list[str]:
+    wanted = PEFTS_OWN.get(model.config.model_type, [])
+    if isinstance(wanted, str):  # an expression over whole names
+        return [path for path in _linear(model) if re.fullmatch(wanted, path)]
+    return [str(target) for target in wanted]
+
+
+def _all_linear(model: PreTrainedModel) -> list[str]:
+    """The last parts of their names in the model's order; the whole name where a last part is another layer's too."""
+    head = model.get_output_embeddings()
+    wanted = [path for path, layer in model.named_modules() if isinstance(layer, ADAPTABLE) and layer is not head]
+    others = [path for path, _ in model.named_modules() if path not in set(wanted)]
+    taken = {path.rsplit(".", 1)[-1] for path in others}
+    return list(dict.fromkeys(path if (last := path.rsplit(".", 1)[-1]) in taken else last for path in wanted))

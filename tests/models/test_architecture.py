@@ -1,0 +1,104 @@
+"""What a model's own configuration tells: refused before its weights are loaded, in one line that says what would do."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from see_lightning.config import ConfigError, ModelConfig
+from see_lightning.models import base
+from see_lightning.models.architecture import longest_text, shortest_window
+from tests.models.zoo import CONFIGS, model_folder
+
+
+def given(place: Path | str, max_length: int = 512) -> ModelConfig:
+    return ModelConfig(source="hub", name=str(place), max_length=max_length)
+
+
+def refusal(place: Path | str, tmp_path: Path, **settings: int) -> str:
+    with pytest.raises(ConfigError) as told:
+        base.load_settings(given(place, **settings), tmp_path)
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("t5", "no causal language model"),
+        ("bart", "no causal language model"),
+        ("bert", "reads in both directions"),
+        ("mamba", "a state that experts cannot share"),
+        ("rwkv", "a state that experts cannot share"),
+        ("windows", "a window of 64 tokens, fewer than model.max_length=512; set model.max_length=64"),
+        ("gpt_neo", "a window of 256 tokens"),
+    ],
+)
+def test_a_kind_that_experts_cannot_share_is_refused_by_its_configuration_alone(tmp_path, kind, why):
+    CONFIGS[kind]().save_pretrained(tmp_path / kind)  # no weights
+    assert why in refusal(tmp_path / kind, tmp_path)
+
+
+def test_a_window_as_long_as_what_is_read_is_served_and_opened(tmp_path):
+    CONFIGS["windows"]().save_pretrained(tmp_path / "windows")
+    settings = base.load_settings(given(tmp_path / "windows", max_length=64), tmp_path)
+    assert settings.sliding_window > 10**6
+    assert longest_text(settings) == 64  # what may be asked of it without templates too
+    assert shortest_window(CONFIGS["windows"]()) == 64
+    assert shortest_window(CONFIGS["llama"]()) is None
+
+
+def test_a_model_that_reads_less_than_is_asked_for_is_refused(tmp_path):
+    CONFIGS["gpt2"]().save_pretrained(tmp_path / "gpt2")
+    assert "reads at most 2048 tokens" in refusal(tmp_path / "gpt2", tmp_path, max_length=4096)
+
+
+def test_a_path_that_is_no_model_is_told_as_a_path(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    (tmp_path / "unknown").mkdir()
+    (tmp_path / "unknown" / "config.json").write_text(json.dumps({"model_type": "never_heard_of"}))
+    for place, why in {
+        tmp_path / "missing": "is no folder here",
+        "./missing": "is no folder here",
+        "~/missing": "~ is not resolved",
+        "some/deep/folder": "is no folder here",
+        tmp_path / "broken" / "config.json": "is a file; give the folder",
+        tmp_path / "empty": "it holds nothing",
+        tmp_path / "adapter": "It is an adapter",
+        tmp_path / "broken": "Get the files whole",
+        tmp_path / "unknown": "never_heard_of",
+    }.items():
+        told = refusal(place, tmp_path)
+        assert why in told
+        assert "repo" not in told
+
+
+def test_weights_that_are_missing_or_broken_are_refused_instead_of_drawn_at_random(tmp_path):
+    folder = model_folder("llama", tmp_path / "llama")
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    left_out = "model.layers.1.mlp.up_proj.weight"
+    save_file(
+        {name: t for name, t in tensors.items() if name != left_out}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(ConfigError, match=f"lack 1 of its weights, such as {left_out}"):
+        base.load_model(given(folder), tmp_path, "fp32")
+    (folder / "model.safetensors").write_bytes(b"\0" * 9)
+    with pytest.raises(ConfigError, match="Get the files whole"):
+        base.load_model(given(folder), tmp_path, "fp32")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="no file named"):
+        base.load_model(given(folder), tmp_path, "fp32")
+
+
+def test_a_skeleton_has_no_weights(tmp_path):
+    CONFIGS["gpt2"]().save_pretrained(tmp_path / "gpt2")
+    assert {weight.device for weight in base.skeleton(given(tmp_path / "gpt2"), tmp_path).parameters()} == {
+        torch.device("meta")
+    }
