@@ -108,7 +108,7 @@ def test_a_run_that_had_begun_stays_when_it_is_refused_later(tmp_path):
     cfg = toy.compose(data, tmp_path / "runs", "method=see", "optim.epochs=1")
     toy.run(cfg)
     (path,) = (tmp_path / "runs").rglob("ledger.json")
-    (data / "sky.train.jsonl").write_text('{"prompt": "another", "answer": "x"}\n' * 4)
+    (data / "sky.train.jsonl").write_text('{"prompt": "a row without an answer"}\n' * 4)
     (path.parent / "results.json").unlink()
     ledger = path.read_text()
     with pytest.raises(ValueError):
