@@ -17,6 +17,7 @@ from see_lightning.config import (
     validate,
     within,
 )
+from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import Ledger, finished_results
 from see_lightning.frame import frame
 
@@ -37,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: as typed; those of the process by default.
     """
     parser = argparse.ArgumentParser(prog="python -m see_lightning.calibrate", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>")
+    parser.add_argument(
+        "run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>, or runs/<order>/<method>/latest"
+    )
     parser.add_argument(
         "--on",
         type=lambda word: word if word == TRAIN else int(word),
@@ -85,6 +88,7 @@ def calibrate(run_dir: Path, *, on: int | str, keep: float, against: int = 0, le
     within("--keep", keep, 0.01, 1)
     within("--against", against, 0)
     within("--leeway", leeway, 0, 1)
+    run_dir = find_run(run_dir)
     results = finished_results(run_dir, "thresholds are set for the experts of all tasks")
     run_dir = run_dir.resolve()
     cfg = load_config(run_dir / "config.yaml")

@@ -15,6 +15,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from see_lightning.config import ConfigError, Refusal, nearest, one_of
+from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import dump, finished_results, write_atomic
 from see_lightning.frame import frame
 from see_lightning.refusals import at_least, with_cause
@@ -43,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: as typed; those of the process by default.
     """
     parser = argparse.ArgumentParser(prog="python -m see_lightning.harness", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>")
+    parser.add_argument(
+        "run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>, or runs/<order>/<method>/latest"
+    )
     parser.add_argument(
         "--tasks", required=True, type=_words, metavar="TASK,...", help="tasks or groups of the harness"
     )
@@ -99,6 +102,7 @@ def run_harness(
     """
     for voice in voices or ():
         one_of("--voices", voice, VOICES)
+    run_dir = find_run(run_dir)
     finished_results(run_dir, "its voices are asked when all have learned")
     if out is None:
         out = run_dir / "harness.json"

@@ -18,7 +18,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from see_lightning.config import ConfigError, nearest
-from see_lightning.engine.ensemble import load_ensemble
+from see_lightning.engine.ensemble import load_ensemble, usable_device
 from see_lightning.frame import frame
 from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.voices import Continuation, Voices
@@ -153,13 +153,8 @@ def load_voices(run_dir: str | Path, device: str | None = None) -> Voices:
     Raises:
         Refusal: there is no such device, or as in ``load_ensemble``.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
-    ensemble = load_ensemble(run_dir)
-    ensemble.method.to(device)
+    place = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    ensemble = load_ensemble(run_dir, device=place)
     return Voices(ensemble.method, ensemble.batch_size)
 
 

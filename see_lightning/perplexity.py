@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.config import load_config, validate
+from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.measured import measured_once
 from see_lightning.frame import frame
@@ -30,9 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: as typed; those of the process by default.
     """
     parser = argparse.ArgumentParser(prog="python -m see_lightning.perplexity", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>")
+    parser.add_argument(
+        "run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>, or runs/<order>/<method>/latest"
+    )
     words = list(sys.argv[1:] if arguments is None else arguments)
-    path = parser.parse_args(words).run_dir / FILE
+    path = find_run(parser.parse_args(words).run_dir) / FILE
     measured = measured_once(path, shlex.join(["python", "-m", "see_lightning.perplexity", *words]), measure)
     _print(measured)
     print(path)

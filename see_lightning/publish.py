@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from see_lightning.config import ConfigError
+from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import dump, finished_results, write_atomic
 from see_lightning.engine.measured import is_current, stale
 from see_lightning.evaluation.finished import read_run
@@ -76,6 +77,7 @@ def keep(run_dir: Path, folder: Path) -> Path:
     Raises:
         Refusal: there is no finished run.
     """
+    run_dir = find_run(run_dir)
     results = finished_results(run_dir, "only what a whole run measured is kept")
     run_dir = run_dir.resolve()
     run = read_run(run_dir / "results.json")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.config import Refusal
+from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import Ledger, dump, finished_results, write_atomic
 from see_lightning.frame import frame
 from see_lightning.refusals import barred, room_needed
@@ -31,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: as typed; those of the process by default.
     """
     parser = argparse.ArgumentParser(prog="python -m see_lightning.study", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>")
+    parser.add_argument(
+        "run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>, or runs/<order>/<method>/latest"
+    )
     parser.add_argument(
         "--thresholds",
         type=_numbers,
@@ -79,6 +82,7 @@ def run_study(
     Raises:
         Refusal: the run or what it remembers cannot be studied.
     """
+    run_dir = find_run(run_dir)
     results = _finished(run_dir)
     # Late, because these import torch, which takes longer than a refusal should.
     from rich.console import Console

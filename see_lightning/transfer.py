@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.config import Refusal, load_config, validate
+from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import FORCED, Ledger
 from see_lightning.engine.measured import measured_once
 from see_lightning.frame import frame
@@ -34,13 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: as typed; those of the process by default.
     """
     parser = argparse.ArgumentParser(prog="python -m see_lightning.transfer", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>")
+    parser.add_argument(
+        "run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>, or runs/<order>/<method>/latest"
+    )
     parser.add_argument(
         "--size", type=at_least(1), metavar="N", help="only the first N test queries of each task (default: all)"
     )
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(words)
-    path, command = given.run_dir / FILE, shlex.join(["python", "-m", "see_lightning.transfer", *words])
+    path, command = find_run(given.run_dir) / FILE, shlex.join(["python", "-m", "see_lightning.transfer", *words])
     measured = measured_once(path, command, partial(measure, size=given.size), {"size": given.size})
     _print(measured)
     print(path)

@@ -1,23 +1,63 @@
 """Using a finished run: its experts answer new queries."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from see_lightning.config import ConfigError, load_config, nearest, validate
+from see_lightning.config import ConfigError, load_config, nearest, one_of, validate
 from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts, recall_of
 from see_lightning.engine.find import check_model
+from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import REMEMBERED, Ledger, LedgerError
 from see_lightning.engine.made_from import check_prompts
 from see_lightning.evaluation.evaluate import put_back, remembered
 from see_lightning.methods.method import ExpertMethod, Method
+from see_lightning.models.base import DTYPES
 from see_lightning.tasks.datamodule import query_batch, query_loader
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
+
+Messages = Sequence[Mapping[str, str]]  # of one chat: {"role": ..., "content": ...}
+
+
+class Verdicts(tuple[str, ...]):
+    """What the experts asked said, newest first: ``pos``, ``neg`` or ``neither``, with the experts' names.
+
+    Args:
+        words: what each said.
+        experts: their names.
+
+    >>> said = Verdicts(["neg", "pos"], experts=["french", "news"])
+    >>> said[0], said["news"], dict(said.items()), said == ("neg", "pos")
+    ('neg', 'pos', {'french': 'neg', 'news': 'pos'}, True)
+    """
+
+    experts: tuple[str, ...]
+
+    def __new__(cls, words: Sequence[str] = (), experts: Sequence[str] = ()) -> "Verdicts":
+        """As the class says."""
+        made = super().__new__(cls, words)
+        made.experts = tuple(experts)
+        return made
+
+    def __getnewargs__(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return tuple(self), self.experts
+
+    def __getitem__(self, which: Any) -> Any:
+        """A verdict by its place, or by the name of an expert that was asked."""
+        return super().__getitem__(self.experts.index(which) if which in self.experts else which)
+
+    def items(self) -> Sequence[tuple[str, str]]:
+        """Expert and verdict, newest first."""
+        return list(zip(self.experts, self, strict=True))
+
+    def __repr__(self) -> str:
+        return f"Verdicts({', '.join(f'{expert}={word!r}' for expert, word in self.items())})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +67,12 @@ class Reply:
     Args:
         text: the answer, without indicator.
         expert: who answered: a task's name, ``base``, or None for a method without experts.
-        verdicts: of the experts asked, newest first: ``pos``, ``neg`` or ``neither``.
+        verdicts: of the experts asked, newest first: ``pos``, ``neg`` or ``neither``; by name as well.
     """
 
     text: str
     expert: str | None
-    verdicts: tuple[str, ...]
+    verdicts: Verdicts
 
 
 class Ensemble:
@@ -48,15 +88,23 @@ class Ensemble:
         self.method = method.eval()
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
 
-    def answer(self, queries: Sequence[str], task: str | None = None) -> list[Reply]:
+    def answer(self, queries: Sequence[str | Messages], task: str | None = None) -> list[Reply]:
         """Answer queries, in their order.
 
         Args:
-            queries: as a user would type them, the instruction included.
+            queries: as a user would type them, the instruction included; or as messages, a query of the role ``user`` and
+                before it, if need be, a system prompt of the role ``system``. Experts learned to accept single queries, so
+                a chat of several turns is refused.
             task: for a method that must be told (``stl``); others refuse it.
+
+        Raises:
+            ConfigError: a query is too long or cannot be put to the model, or the task is missing, unknown or not wanted.
         """
         if isinstance(queries, str):
             raise TypeError("answer takes a list of queries; for one, write answer([query]).")
+        if queries and isinstance(queries[0], Mapping):
+            raise TypeError("answer takes a list of queries; for one in messages, write answer([messages]).")
+        read = [_read(query) for query in queries]
         if self.method.needs_task_id != (task is not None):
             raise ConfigError(
                 "this method must be told the task: answer(queries, task=...), --task on the command line. There are:"
@@ -67,8 +115,13 @@ class Ensemble:
         if task is not None and task not in (names := self.method.pool.names):
             raise ConfigError(f"there is no expert {task!r}.{nearest(task, names)} There are: {', '.join(names)}.")
         longest = self.method.template.max_length
-        for query in queries:
-            tokens = len(self.method.template.prompt_ids(query))
+        prompts = []
+        for system_prompt, query in read:
+            template = self.method.template
+            if system_prompt is not None:
+                template = template.with_system_prompt(system_prompt)
+            prompts.append(template.prompt_ids(query))
+            tokens = len(prompts[-1])
             if tokens + self.max_new_tokens > longest:
                 room = max(0, longest - tokens)
                 raise ConfigError(
@@ -76,43 +129,95 @@ class Ensemble:
                     f" {self.max_new_tokens} are asked for (--max-new-tokens, max_new_tokens=): {query[:60]!r}"
                 )
         batch = query_batch(
-            queries,
+            [query for _, query in read],
             self.method.template,
             tasks=[task] * len(queries) if task else [],
             max_new_tokens=self.max_new_tokens,
             rows=self.batch_size,
         )
+        newest_first = self.method.pool.names[::-1]
         with torch.inference_mode():
-            return [Reply(a.text, a.expert, a.verdicts) for a in self.method.answer(batch)] if queries else []
+            answers = self.method.answer(replace(batch, prompts=prompts)) if queries else []
+        return [Reply(a.text, a.expert, Verdicts(a.verdicts, newest_first[: len(a.verdicts)])) for a in answers]
 
 
-def load_ensemble(run_dir: str | Path, *, max_new_tokens: int = 128) -> Ensemble:
-    """The experts of a run, on the CPU, each checked against the hash it was saved with.
+def _read(query: str | Messages) -> tuple[str | None, str]:
+    """System prompt, or None, and query."""
+    if isinstance(query, str):
+        return None, query
+    for message in query:
+        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str) or "role" not in message:
+            raise ConfigError(
+                f'a message is {{"role": "user", "content": "..."}}, with a text as its content; got {message!r:.100}'
+            )
+    roles = [message["role"] for message in query]
+    if roles == ["user"]:
+        return None, query[0]["content"]
+    if roles == ["system", "user"]:
+        return query[0]["content"], query[1]["content"]
+    raise ConfigError(
+        f"messages have the roles {', '.join(roles) or 'of none'}; experts learned to accept single queries, so give one of"
+        f" the role user, and before it, if need be, one of the role system."
+    )
 
-    Args:
-        run_dir: a run's directory, ``runs/<order>/<method>/<key>/seed=<n>``; an unfinished one gives the experts it has.
-        max_new_tokens: longest answer.
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """A device that there is.
 
     Raises:
-        ConfigError: there is no run in that folder.
+        ConfigError: it cannot be used.
+    """
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"--device {device} cannot be used: {str(error).strip().splitlines()[0]}") from error
+    return found
+
+
+def load_ensemble(
+    run_dir: str | Path,
+    *,
+    max_new_tokens: int = 128,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+) -> Ensemble:
+    """The experts of a run, each checked against the hash it was saved with.
+
+    Args:
+        run_dir: a run's directory, ``runs/<order>/<method>/<key>/seed=<n>``, or as ``find_run`` takes it, such as
+            ``runs/<order>/<method>/latest``; an unfinished one gives the experts it has.
+        max_new_tokens: longest answer.
+        device: where to compute, such as ``cuda`` or ``cuda:1``.
+        dtype: of the base model: ``bf16`` or ``fp32``, or torch's own; None takes the run's. In another one than the run's a
+            close verdict may be another.
+
+    Raises:
+        ConfigError: there is no run in that folder, or no such device or dtype.
         LedgerError: an expert's file is damaged, or the tokenizer or template is another than at training.
     """
-    run_dir = Path(run_dir)
+    names = {kind: name for name, kind in DTYPES.items()}
+    name = names.get(dtype, str(dtype)) if isinstance(dtype, torch.dtype) else dtype
+    if name is not None:
+        one_of("dtype", name, DTYPES)
+    place = usable_device(device)
+    run_dir = find_run(run_dir)
     if not (run_dir / "config.yaml").exists() or not (run_dir / "ledger.json").exists():
         raise ConfigError(f"{run_dir} holds no run; give the folder that has ledger.json in it.")
     cfg = load_config(run_dir / "config.yaml")
-    method = load_method(cfg, Ledger(run_dir).read())
+    method = load_method(cfg, Ledger(run_dir).read(), name)
     if method.schedule != "frozen" and not method.pool.names:
         raise ConfigError(f"{run_dir} has finished no task yet, so there is nothing to ask.")
-    return Ensemble(method, max_new_tokens=max_new_tokens, batch_size=cfg.data.eval_batch)
+    return Ensemble(method.to(place), max_new_tokens=max_new_tokens, batch_size=cfg.data.eval_batch)
 
 
-def load_method(cfg: DictConfig, ledger: Ledger) -> Method:
+def load_method(cfg: DictConfig, ledger: Ledger, dtype: str | None = None) -> Method:
     """A run's method with all that it has learned, on the CPU.
 
     Args:
         cfg: of the run.
         ledger: of the run.
+        dtype: of the base model; None takes the run's.
 
     Raises:
         LedgerError: an expert's file is damaged, or the tokenizer or template is another than at training.
@@ -122,7 +227,7 @@ def load_method(cfg: DictConfig, ledger: Ledger) -> Method:
     about = ledger.content["about"]
     template = build_template(config, about.get("date"))
     check_prompts(ledger, template)
-    method = build_method(cfg, config, template, about["dtype"])
+    method = build_method(cfg, config, template, dtype or about["dtype"])
     method.pool.choose_reading()
     for name, stage in ledger.content["stages"].items():
         if stage["trained"] and stage["trained"].get("ended", True):

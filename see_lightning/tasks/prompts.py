@@ -62,6 +62,21 @@ class PromptTemplate:
         #: What prompts tell the date of, in ISO form; None where they tell none.
         self.date = date.isoformat(timespec="seconds") if self.chat and self.chat.dated else None
 
+    def with_system_prompt(self, system_prompt: str) -> "PromptTemplate":
+        """The same with another system prompt.
+
+        Raises:
+            ConfigError: the template has no place for it.
+        """
+        return PromptTemplate(
+            self.tokenizer,
+            style=self.style,
+            system_prompt=system_prompt,
+            max_length=self.max_length,
+            arguments=self.chat.arguments if self.chat else None,
+            date=datetime.fromisoformat(self.date) if self.date else None,
+        )
+
     def prompt_ids(self, query: str) -> list[int]:
         """The ids up to where the answer begins.
 

@@ -228,7 +228,7 @@ def test_no_place_of_the_machine_is_kept_however_it_was_given(base, tmp_path, fo
     assert content["model"] == ".../my llama"
     assert content["ood"]["command"] == "python run.py ood.dir=.../ood '+x=[.../a,.../b]'"
     assert content["config"]["benchmark"]["reader"]["folder"] == ".../my data"
-    assert content["notices"] == ["qa: .../my data/a.json, row 3", ".../b is old", "'.../c'"]
+    assert content["notices"] == ["qa: .../my data/a.json, row 3", ".../b is old", "'~/c'"]
     assert content["matrix"] == results["matrix"]
     content["command"] = f"python run.py ood.dir={machine}/ood"
     kept.write_text(json.dumps(content))
