@@ -16,7 +16,8 @@ from see_lightning.config import ConfigError, register, validate
 from see_lightning.effects import check_effects
 from see_lightning.frame import frame
 from see_lightning.overrides import translate
-from see_lightning.refusals import CONF, REFUSED, explain
+from see_lightning.refusals import REFUSED, explain
+from see_lightning.search_path import CONF, PROGRAM, register_own_conf
 
 #: Exit codes of a run that was told to stop, by which a multirun stops too: Ctrl-C, SIGTERM, a scheduler's warning.
 STOPPED = (130, 143, 75)
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "--cfg and --info show one configuration: leave out -m, and choose one value of each setting."
             )
         args.overrides = translate(args.overrides, several=args.multirun or "hydra.mode=MULTIRUN" in args.overrides)
+        register_own_conf([args.config_dir])
         jobs = Jobs(args.overrides)
         try:
             _run_hydra(args, parser, jobs, str(CONF), "run")
@@ -66,7 +68,7 @@ def job(cfg: DictConfig) -> None:
     from see_lightning.engine.launch import launch
 
     # What Hydra took, so that a job of a multirun is recorded as the command that repeats it alone.
-    launch(cfg, shlex.join(["python", "run.py", *own]))
+    launch(cfg, shlex.join([*PROGRAM, *own]))
 
 
 class Jobs:

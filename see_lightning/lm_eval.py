@@ -4,6 +4,7 @@ That is the harness's own command, which knows this model; ``--model_args run_di
 ``ensemble``, ``base``, or an expert by its name.
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -184,6 +185,17 @@ def _shown(what: Iterable[T], name: str) -> Iterable[T]:
     return shown
 
 
+@frame()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The harness's own command.
+
+    Args:
+        arguments: as typed; those of the process by default.
+    """
+    if arguments is not None:
+        sys.argv = ["lm_eval", *arguments]  # it looks nowhere else
+    cli_evaluate()
+
+
 if __name__ == "__main__":
-    with frame():
-        cli_evaluate()
+    main()

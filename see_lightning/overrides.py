@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from see_lightning.config import ConfigError, RunConfig
-from see_lightning.refusals import CONF
+from see_lightning.search_path import is_group, options
 
 MAY_BE_NULL = ("experiment", "debug")  # groups of which none need be chosen
 _PARSER = OverridesParser.create()
@@ -90,15 +90,15 @@ def _set(key: str, value: Any, text: str | None = None) -> list[str]:
 def _fit(key: str, value: Any) -> Any:
     """A value as the setting can hold it: Python's None is null, and a number between quotes a number where one is due."""
     name, nothing = key.lstrip("+"), value is None or value == "None"
-    if not (CONF / name).is_dir():
+    if not is_group(name):
         return "none" if nothing and "none" in _in_files(name) else _as_one_of(kinds_of(name), value)
-    options = sorted(path.stem for path in (CONF / name).glob("*.yaml"))
-    if (nothing or value is False) and "none" in options:
+    stems = sorted({path.stem for path in options(name)})
+    if (nothing or value is False) and "none" in stems:
         return "none"
     if nothing and name in MAY_BE_NULL:
         return None
     if nothing or not isinstance(value, str | QuotedString | list):
-        raise ConfigError(f"{name} must be one of {', '.join(options)}; got {_written(value)}.")
+        raise ConfigError(f"{name} must be one of {', '.join(stems)}; got {_written(value)}.")
     return value
 
 
@@ -258,14 +258,14 @@ def _typed(key: str, text: str) -> str:
 
 
 def _meant(word: str) -> str:
-    groups = [path.parent.name for path in sorted(CONF.glob("*/*.yaml")) if path.stem == word]
+    groups = [path.parent.name for path in options() if path.stem == word]
     return f" Did you mean {groups[0]}={word}?" if groups else ""
 
 
 def _is_part(key: str) -> bool:
     """Whether a key names a group of settings, which is filled by setting each."""
     name = key.lstrip("+")
-    return (CONF / name).is_dir() or is_dataclass(get_type_hints(RunConfig).get(name))
+    return is_group(name) or is_dataclass(get_type_hints(RunConfig).get(name))
 
 
 def kinds_of(key: str) -> tuple[Any, ...]:
@@ -300,7 +300,7 @@ def _in_files(key: str) -> list[Any]:
     """The values that a setting has in the files of its group, as they stand there."""
     group, _, inner = key.partition(".")
     found: list[Any] = []
-    for path in sorted((CONF / group).glob("*.yaml")) if inner else []:
+    for path in options(group) if inner else []:
         value: Any = OmegaConf.load(path)
         for name in inner.split("."):
             value = value._get_node(name) if isinstance(value, DictConfig) and name in value else None

@@ -15,9 +15,10 @@ from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConf
 
 from see_lightning.config import ModelConfig, Refusal, RunConfig, nearest
 from see_lightning.names import called_here
+from see_lightning.search_path import CONF as CONF
+from see_lightning.search_path import options
 from see_lightning.textfiles import read_text
 
-CONF = Path(__file__).parent.parent / "conf"
 REFUSED = (Refusal, HydraException, OmegaConfBaseException)
 OWN_LINES = ("full_key:", "object_type=", "reference_type=", "See https://", "Set the environment variable HYDRA")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -115,8 +116,8 @@ def hint(key: str) -> str:
     known = known_keys()
     if key in known:
         group, _, inner = key.partition(".")
-        options = [path.stem for path in sorted((CONF / group).glob("*.yaml")) if inner in _dotted(_loaded(path))]
-        return f" It belongs to {' or '.join(f'{group}={option}' for option in options)}."
+        names = [path.stem for path in options(group) if inner in _dotted(_loaded(path))]
+        return f" It belongs to {' or '.join(f'{group}={option}' for option in names)}."
     if key.startswith("trainer.") and not called_here(key):
         return f" One of Lightning's own that the file lacks is added: +{key}=..."
     return called_here(key) or nearest(key, known)
@@ -124,10 +125,10 @@ def hint(key: str) -> str:
 
 def known_keys() -> list[str]:
     """Every setting and group that the command line takes, as far as the files of ``conf`` tell."""
-    keys = [group.name for group in CONF.iterdir() if group.is_dir()]
+    keys = list({path.parent.name for path in options()})
     keys += _dotted(OmegaConf.structured(RunConfig))
     keys += _dotted(OmegaConf.structured(ModelConfig), "model.")
-    for path in CONF.glob("*/*.yaml"):
+    for path in options():
         group = "" if "@package _global_" in read_text(path) else f"{path.parent.name}."
         keys += [group + key for key in _dotted(_loaded(path))]
     return sorted(set(keys))

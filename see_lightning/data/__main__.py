@@ -15,7 +15,8 @@ from see_lightning.data.example import DataError
 from see_lightning.data.reader import Reader
 from see_lightning.frame import frame
 from see_lightning.overrides import translate
-from see_lightning.refusals import CONF, explain
+from see_lightning.refusals import explain
+from see_lightning.search_path import CONF, register_own_conf
 
 DESCRIPTION = """\
 Count what stands in your copy of a benchmark: rows, different prompts, rows of other parts that stand in train, the longest
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _composed(benchmark: str, settings: Sequence[str]) -> DictConfig:
     """The configuration of a run that takes all rows, with the benchmark resolved."""
     register()
+    register_own_conf()
     own = ["order.name=check", "train_size=null", "test_size=null", f"benchmark={benchmark}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("run", overrides=[*own, *translate(settings, several=False)])

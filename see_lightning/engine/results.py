@@ -46,8 +46,10 @@ def commit() -> str | None:
     if shutil.which("git") is None:
         return None
     git = ["git", "-C", str(here)]
+    # An installed package may lie in somebody's own checkout, whose commit says nothing of it.
+    ours = subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=False)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    if head.returncode != 0:
+    if ours.returncode or head.returncode:
         return None
     # Files that git does not know yet count: a new method is code too.
     code = [f":/{part}" for part in ("see_lightning", "conf", "run.py", "pyproject.toml")]

@@ -1,0 +1,67 @@
+"""Where configurations are found: the project's own, in a clone or in an installed package, and the user's beside them."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+
+def _conf() -> Path:
+    """The project's configurations: a folder of the package where it is installed, the root's in a clone."""
+    package = Path(__file__).parent
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+CONF = _conf()
+#: How an experiment is run: a clone has run.py.
+PROGRAM = ("see-lightning", "run") if CONF.parent == Path(__file__).parent else ("python", "run.py")
+
+
+def own_conf() -> list[Path]:
+    """``conf`` in the working directory, unless it is the project's: it may hold further options of any group."""
+    folder = Path("conf").absolute()
+    return [folder] if folder.is_dir() and not folder.samefile(CONF) else []
+
+
+def options(group: str = "*") -> list[Path]:
+    """The files of a group's options, or of all groups': the project's own, then the user's."""
+    return [path for folder in (CONF, *own_conf()) for path in sorted(folder.glob(f"{group}/*.yaml"))]
+
+
+def is_group(name: str) -> bool:
+    """Whether a setting is chosen among options."""
+    return any((folder / name).is_dir() for folder in (CONF, *own_conf()))
+
+
+class OwnConf(SearchPathPlugin):
+    """Lets Hydra find what lies in ``own_conf``, behind the project's own."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """As Hydra asks for it."""
+        for folder in own_conf():
+            search_path.append("see_lightning, working directory", f"file://{folder}")
+
+
+def register_own_conf(given: Iterable[str | Path | None] = ()) -> None:
+    """Make ``own_conf`` known to Hydra, and tell which files of one's own are not read for the project has such.
+
+    Args:
+        given: further folders that are searched, as by ``--config-dir``.
+    """
+    if OwnConf not in Plugins.instance().discover(SearchPathPlugin):
+        Plugins.instance().register(OwnConf)
+    for folder in (*own_conf(), *(Path(folder) for folder in given if folder)):
+        hidden = [
+            str(path.relative_to(folder))
+            for path in sorted(folder.glob("*/*.yaml"))
+            if (there := CONF / path.relative_to(folder)).exists() and there.read_bytes() != path.read_bytes()
+        ]
+        if hidden:
+            told = f"{', '.join(hidden[:3])}{' and others' if len(hidden) > 3 else ''}"
+            print(
+                f"note: {folder} has {told}, as see_lightning has; its own are read. Give yours other names.",
+                file=sys.stderr,
+            )
