@@ -68,6 +68,7 @@ def within(key: str, value: float | None, low: float, high: float = float("inf")
 
 PROTOCOLS = ("ssr", "trace", "olora", "sapt")
 VARIANTS = ("input_only", "paraphrased")
+PROMPT_STYLES = ("chat", "plain", "alpaca", "llama2")
 
 
 def check_ratio(key: str, ratio: float) -> None:
@@ -99,8 +100,8 @@ class ModelConfig:
     source: str = MISSING  # package (weights inside a pip package), tiny (random, for tests), hub
     name: str = MISSING  # hub id, or the name the model goes by
     revision: str | None = None  # hub only: commit, tag or branch
-    prompt: str = "chat"  # chat (the tokenizer's template), plain (the query alone), alpaca
-    system_prompt: str | None = None  # chat only; null leaves it to the template
+    prompt: str = "chat"  # chat (the tokenizer's template), plain (the query alone), alpaca, llama2 (SSR's for it)
+    system_prompt: str | None = None  # chat, where null leaves it to the template, and llama2, where null writes none
     template_args: dict[str, Any] = field(
         default_factory=_open_group
     )  # chat only; variables of the template: enable_thinking
@@ -110,7 +111,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         one_of("model.source", self.source, ("package", "tiny", "hub"))
-        one_of("model.prompt", self.prompt, ("chat", "plain", "alpaca"))
+        one_of("model.prompt", self.prompt, PROMPT_STYLES)
         one_of("model.dtype", self.dtype, ("auto", "bf16", "fp32"))
         within("model.max_length", self.max_length, 16)
         if self.template_args and self.prompt != "chat":

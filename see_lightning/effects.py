@@ -55,7 +55,11 @@ def _uses(place: str, *parts: str) -> Callable[[DictConfig], bool]:
 EFFECTS = (
     Effect(("model.name",), lambda cfg: cfg.model.source == "hub", "this model's weights lie elsewhere, and nothing named"
            " {value} would be loaded; write model=hub model.name={value}"),
-    Effect(("model.system_prompt",), lambda cfg: cfg.model.prompt == "chat", "only model.prompt=chat has a system prompt"),
+    Effect(
+        ("model.system_prompt",),
+        lambda cfg: cfg.model.prompt in ("chat", "llama2"),
+        "only model.prompt=chat and llama2 have a system prompt",
+    ),
     Effect(("adapter.*", "optim.*"), _trains, "method=base trains nothing and has no adapter"),
     Effect(("adapter", "optim"), _trains, "method=base trains nothing and has no adapter", soft=True),
     Effect(("adapter.cache_gb",), lambda cfg: cfg.adapter.activated, "only activated experts keep what the base model has"

@@ -7,18 +7,24 @@ from datetime import datetime
 
 from transformers import PreTrainedTokenizerBase
 
-from see_lightning.config import ConfigError, one_of
+from see_lightning.config import PROMPT_STYLES, ConfigError, one_of
 from see_lightning.data.checks import MOST_SKIPPED, RowChecks
 from see_lightning.data.example import DataError, Example
 from see_lightning.tasks.chat import ChatTemplate, Piece
 from see_lightning.tasks.pieces import Pieces
 from see_lightning.tasks.task import Task
 
-# The template of Stanford Alpaca without an input field, as SSR uses it.
-ALPACA = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{query}\n\n### Response:\n"
-)
+# What stands before and behind a query. Alpaca's is Stanford's without an input field, as SSR uses it; Llama 2's is SSR's,
+# with a blank behind it that the model's own template has not.
+AROUND = {
+    "plain": ("", ""),
+    "alpaca": (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n",
+        "\n\n### Response:\n",
+    ),
+    "llama2": ("[INST] ", " [/INST] "),
+}
 
 # Texts by whose prompts and ids it shows whether a template or a tokenizer is another than it was.
 PROBES = (
@@ -35,8 +41,8 @@ class PromptTemplate:
 
     Args:
         tokenizer: a Hugging Face tokenizer with an end-of-sequence token.
-        style: ``chat`` (the tokenizer's own template), ``plain`` (the query alone), ``alpaca``.
-        system_prompt: for ``chat``; None leaves it to the template.
+        style: ``chat`` (the tokenizer's own template), ``plain`` (the query alone), ``alpaca``, ``llama2`` (SSR's for it).
+        system_prompt: for ``chat``, where None leaves it to the template, and ``llama2``, where None writes none.
         max_length: most tokens of a prompt together with its answer.
         arguments: for ``chat``: variables of the template.
         date: for ``chat``: what the template takes for now; None is now.
@@ -52,9 +58,10 @@ class PromptTemplate:
         arguments: Mapping[str, object] | None = None,
         date: datetime | None = None,
     ) -> None:
-        one_of("model.prompt", style, ("chat", "plain", "alpaca"))
-        if style != "chat" and system_prompt is not None:
-            raise ConfigError(f"model.system_prompt is for model.prompt=chat; the style is {style}.")
+        one_of("model.prompt", style, PROMPT_STYLES)
+        if style not in ("chat", "llama2") and system_prompt is not None:
+            raise ConfigError(f"model.system_prompt is for model.prompt=chat and llama2; the style is {style}.")
+        self.system_prompt = system_prompt
         self.tokenizer, self.style, self.max_length = tokenizer, style, max_length
         self.pieces = Pieces(tokenizer)
         date = date or datetime.now()
@@ -86,9 +93,12 @@ class PromptTemplate:
         """
         if self.chat:
             return self.pieces.ids(self.chat.pieces(query))  # the template writes the special tokens itself
-        before, behind = ALPACA.split("{query}") if self.style == "alpaca" else ("", "")
+        before, behind = AROUND[self.style]
         bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        return [*bos, *self.pieces.ids([Piece(before, False), Piece(query, True), Piece(behind, False)])]
+        system = []
+        if self.system_prompt is not None:
+            system = [Piece("<<SYS>>\n", False), Piece(self.system_prompt, True), Piece("\n<</SYS>>\n\n", False)]
+        return [*bos, *self.pieces.ids([Piece(before, False), *system, Piece(query, True), Piece(behind, False)])]
 
     def header_ids(self) -> list[int]:
         """The ids that end every prompt, such as a chat's assistant header; empty if prompts end with the query."""

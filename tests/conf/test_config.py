@@ -35,7 +35,7 @@ def given(config: type, **settings: object) -> object:
 
 REFUSED = [
     (ModelConfig, {"source": "hup"}, "model.source must be one of package, tiny, hub; got 'hup'. Did you mean 'hub'?"),
-    (ModelConfig, {"prompt": "chats"}, "model.prompt must be one of chat, plain, alpaca"),
+    (ModelConfig, {"prompt": "chats"}, "model.prompt must be one of chat, plain, alpaca, llama2"),
     (ModelConfig, {"dtype": "bf61"}, "model.dtype must be one of auto, bf16, fp32; got 'bf61'. Did you mean 'bf16'?"),
     (ModelConfig, {"max_length": 15}, "model.max_length must be at least 16; got 15"),
     (

@@ -193,12 +193,6 @@ def test_help_comes_without_torch() -> None:
         ({"prompt": "p", "answer": "a"}, " p ", [], "this test prompt stands in the training rows too"),
         ({"prompt": "p" * 100, "answer": "a"}, "q", ["model.max_length=90"], "leaves no room for"),
         ({"prompt": "p", "answer": "a"}, "q", ["benchmark.default.score=rouge"], "there is no score 'rouge'"),
-        (
-            {"prompt": "p", "answer": "a</s>[assistant]b"},
-            "q",
-            ["adapter=activated_lora"],
-            "the answer repeats the prompt's",
-        ),
     ],
 )
 def test_what_stops_a_run_is_told_in_its_words_for_every_task(

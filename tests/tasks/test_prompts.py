@@ -4,12 +4,14 @@ import re
 from dataclasses import replace
 
 import pytest
+from omegaconf import OmegaConf
 
 from see_lightning.config import ConfigError
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import Body, DataError, Example
 from see_lightning.data.split import Split
 from see_lightning.models.tiny import tiny_tokenizer
+from see_lightning.refusals import CONF
 from see_lightning.tasks.datamodule import query_loader
 from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths, fitted, length_notices
 from see_lightning.tasks.task import Benchmark, Task
@@ -43,11 +45,22 @@ def written(of: PromptTemplate, ids: list[int]) -> str:
             "<s>Below is an instruction that describes a task. Write a response that appropriately completes the request."
             "\n\n### Instruction:\nOù? {query} ✓\n\n### Response:\n",
         ),
+        ("llama2", None, "<s>[INST] Où? {query} ✓ [/INST] "),
+        ("llama2", "Be brief.", "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nOù? {query} ✓ [/INST] "),
     ],
 )
 def test_a_query_is_put_letter_by_letter_so(style, system_prompt, expected):
     made = template(style, system_prompt=system_prompt)
     assert written(made, made.prompt_ids(QUERY)) == expected
+
+
+def test_ssrs_second_model_is_asked_with_the_blanks_of_ssrs_template():
+    model = OmegaConf.load(CONF / "model" / "llama2_7b_chat.yaml")
+    made = template(model.prompt, system_prompt=model.system_prompt)
+    text = written(made, made.prompt_ids("Hi"))
+    assert text.startswith("<s>[INST] <<SYS>>\nYou are a helpful, respectful and honest assistant. Always answer as ")
+    assert "while being safe.  Your answers should not" in text
+    assert text.endswith("please don't share false information.\n<</SYS>>\n\nHi [/INST] ")
 
 
 def test_a_tokenizer_without_a_beginning_token_gets_none():
@@ -72,12 +85,16 @@ def test_a_tokenizer_without_a_chat_template_is_refused_for_chat_alone():
 
 @pytest.mark.parametrize("style", ["plain", "alpaca"])
 def test_a_system_prompt_is_refused_where_it_would_be_dropped(style):
-    with pytest.raises(ConfigError, match=f"model.system_prompt is for model.prompt=chat; the style is {style}"):
+    with pytest.raises(
+        ConfigError, match=f"model.system_prompt is for model.prompt=chat and llama2; the style is {style}"
+    ):
         template(style, system_prompt="Be brief.")
 
 
 def test_a_style_that_there_is_not_is_refused():
-    with pytest.raises(ConfigError, match=r"must be one of chat, plain, alpaca; got 'chatt'\. Did you mean 'chat'"):
+    with pytest.raises(
+        ConfigError, match=r"must be one of chat, plain, alpaca, llama2; got 'chatt'\. Did you mean 'chat'"
+    ):
         template("chatt")
 
 
