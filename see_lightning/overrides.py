@@ -74,9 +74,21 @@ def _translated(word: str, several: bool) -> list[str]:
         return [_keyed(key, ",".join(map(_written, fitted)))]
     if isinstance(value, Sweep):
         return [_keyed(key, text)]
-    if str in kinds and isinstance(value, int | float):
+    if isinstance(value, int | float) and _is_text(key, kinds):
         return [_keyed(key, _quoted(text))]  # 1.10 is a text of four characters there
     return _set(key, value, text)
+
+
+def _is_text(key: str, kinds: tuple[Any, ...]) -> bool:
+    """Whether a number is a text under a setting: where only texts are allowed, or the files have texts of digits.
+
+    >>> [_is_text(key, kinds_of(key)) for key in ("model.revision", "benchmark.version", "trainer.devices")]
+    [True, True, False]
+    """
+    group = key.lstrip("+").partition(".")[0]
+    if get_type_hints(RunConfig).get(group) is not Any:
+        return str in kinds
+    return any(isinstance(value, str) and re.fullmatch(r"[\d.]+", value) for value in _in_files(key.lstrip("+")))
 
 
 def _set(key: str, value: Any, text: str | None = None) -> list[str]:

@@ -28,6 +28,11 @@ def value(override: str) -> object:
         ("order.tasks=[None,qa]", ["order.tasks=[None,qa]"]),
         ("ood.tasks=None", ["ood.tasks=null"]),
         ("method.warm_start=None", ["method.warm_start=none"]),
+        # a number stays one beside words such as auto and training
+        ("trainer.devices=2", ["trainer.devices=2"]),
+        ("benchmark.max_new_tokens=40", ["benchmark.max_new_tokens=40"]),
+        ("benchmark.version=2", ['benchmark.version="2"']),
+        ("model.revision=12", ['model.revision="12"']),
         ("method.temperature=None", ["method.temperature=null"]),
         ("+trainer.max_time=None", ["+trainer.max_time=null"]),
         ("logger=None", ["logger=none"]),

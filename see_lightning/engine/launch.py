@@ -125,6 +125,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
         if not found.notes:
             with suppress(OSError, LedgerError), Ledger(directory) as ledger:  # of a run from when they were not noted
                 _note_contents(ledger, found)
+                _note_places(directory / "config.yaml", cfg)
         if "WANDB_SWEEP_ID" in os.environ:
             _tell_again(cfg, path)
     if here is None or here.rank == 0:
@@ -386,6 +387,16 @@ def _note_contents(ledger: Ledger, found: Found) -> None:
         ledger.content["about"].setdefault("contents", found.contents.noted())
         ledger.commit()
         write_atomic(ledger.directory / ROWS, json.dumps(found.contents.rows))
+
+
+def _note_places(path: Path, cfg: DictConfig) -> None:
+    """Let a finished run's settings say where its data and model lie now, for commands that read them."""
+    kept = OmegaConf.load(path)
+    before = OmegaConf.to_yaml(kept)
+    for name in ("benchmark.reader", "model.name"):
+        OmegaConf.update(kept, name, OmegaConf.select(OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True)), name))
+    if OmegaConf.to_yaml(kept) != before:
+        write_atomic(path, OmegaConf.to_yaml(kept))
 
 
 def _make_method(

@@ -84,7 +84,7 @@ def test_the_place_of_the_data_does_not_enter_the_key(composed, monkeypatch):
     assert len(keys) == 1
 
 
-def test_the_folder_of_ones_own_tasks_is_their_only_name_and_so_enters_the_key(composed):
+def test_the_folder_of_ones_own_tasks_counts_where_nothing_is_known_of_its_content(composed):
     keys = {run_key(composed(*JSONL, f"benchmark.reader.folder={folder}")) for folder in ("/one", "/two")}
     assert len(keys) == 2
 

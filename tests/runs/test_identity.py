@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
+from see_lightning import perplexity
 from see_lightning.config import Refusal, key_of, numbers_config
 from see_lightning.engine import launch
 from see_lightning.engine.ensemble import load_ensemble
@@ -73,6 +74,10 @@ def test_a_finished_run_is_reported_under_every_spelling_and_an_old_key_too(data
         for spelling in spellings(data):
             seen = toy.run(toy.compose(spelling, tmp_path / "runs", *FAST))
             assert (seen.fits, seen.directory) == (0, old)
+        shutil.rmtree(data)
+        seen = toy.run(toy.compose(tmp_path / "elsewhere" / "moved", tmp_path / "runs", *FAST))
+        assert seen.directory == old
+        perplexity.main([str(old)])  # which reads the data where they lie now
     assert "note:" not in capfd.readouterr().err
     assert "task sky" in Ledger(old).read().content["about"]["contents"]["digests"], "from now on it is noted"
 

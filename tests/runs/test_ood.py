@@ -63,7 +63,7 @@ def test_what_the_results_say_is_what_the_files_hold(base, tmp_path, foreign, se
     scores = {task: [answer["score"] for answer in answers if answer["task"] == task] for task in ("far", "near")}
     assert found["scores"] == {task: pytest.approx(sum(some) / 5) for task, some in scores.items()}
     if settings[0] != "method=see":
-        assert set(found) == {"asked", "command", "scores"}
+        assert set(found) == {"asked", "digests", "command", "scores", "cut"}
         return
     by = [answer["expert"] for answer in answers]
     assert found["queries"] == 10
