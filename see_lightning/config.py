@@ -528,7 +528,7 @@ def _ratio_is_enough(method: Mapping[str, Any], config: Mapping[str, Any]) -> bo
     # Rows that are left out, or held out for want of others, make a task smaller than it was asked for.
     whole = (
         config.get("train_size")
-        and config["data"]["on_bad_row"] == "stop"
+        and config["data"].get("on_bad_row", "stop") == "stop"
         and method.get("calibrate_on") in (None, 0, TRAIN)
     )
     return bool(whole) and max(1, round(method["ratio"] * config["train_size"])) >= method.get("min_negatives", 0)
