@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--on",
-        type=lambda word: word if word == TRAIN else int(word),
+        type=_rows_or_train,
         default=60,
         metavar="N",
         help="further examples of each task (default 60); train: those that the experts were trained on and refused",
@@ -59,13 +59,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="general instructions that no expert refused, which a threshold also looks at (default 0: own examples alone)",
     )
     parser.add_argument(
-        "--leeway", type=float, default=0.25, metavar="SHARE", help="how far down to these it lies (default 0.25)"
+        "--leeway",
+        type=float,
+        metavar="SHARE",
+        help="how far down to these, or to refused rows, it lies (default 0.25)",
     )
     given = parser.parse_args(arguments)
     calibrate(given.run_dir, on=given.on, keep=given.keep, against=given.against, leeway=given.leeway)
 
 
-def calibrate(run_dir: Path, *, on: int | str, keep: float, against: int = 0, leeway: float = 0.25) -> Path:
+def _rows_or_train(word: str) -> int | str:
+    """What ``--on`` takes."""
+    if word == TRAIN or word.isdecimal():
+        return word if word == TRAIN else int(word)
+    raise argparse.ArgumentTypeError(f"a number of examples of each task is wanted, or {TRAIN}; got {word!r}")
+
+
+def calibrate(run_dir: Path, *, on: int | str, keep: float, against: int = 0, leeway: float | None = None) -> Path:
     """Set thresholds for a finished run's experts, and evaluate it with them.
 
     Args:
@@ -73,7 +83,8 @@ def calibrate(run_dir: Path, *, on: int | str, keep: float, against: int = 0, le
         on: examples of each task, further ones than those it was trained on, at least 1; or ``train``.
         keep: share of them that a threshold still accepts, 0.01..1.
         against: general instructions that no expert learned to refuse, which it also looks at.
-        leeway: how far down to these it lies, 0..1; see ``experts.walk.between``.
+        leeway: how far down to these, or with ``train`` to the rows that were refused, it lies, 0..1; None is 0.25; see
+            ``experts.walk.between``.
 
     Returns:
         The path of the new run's ``results.json``.
@@ -104,8 +115,10 @@ def calibrate(run_dir: Path, *, on: int | str, keep: float, against: int = 0, le
             f" found. Let it lie at .../{'/'.join(place)}, or train anew with method.calibrate_on={on}."
         )
     settings: dict[str, float | str] = {"calibrate_on": on, "keep": keep}
-    if against or cfg.method.get("against"):
-        settings |= {"against": against, "leeway": leeway}
+    if on == TRAIN or against or cfg.method.get("against"):
+        settings |= {"against": against, "leeway": 0.25 if leeway is None else leeway}
+    elif leeway is not None:
+        raise ConfigError(f"--leeway={leeway:g} has no effect without --against N or --on {TRAIN}; leave it out.")
     for name, value in settings.items():
         cfg.method[name] = value
     cfg.paths.runs = str(run_dir.parents[3])  # where it lies now, which may be elsewhere than it was made

@@ -45,3 +45,12 @@ def read_text(path: Path) -> str:
         return text_bytes(path).decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8: byte 0x{error.object[error.start]:02x} at {error.start + 1}") from error
+
+
+def holds_surrogate(text: str) -> bool:
+    r"""Whether a text has half a surrogate pair, as JSON may spell it and bytes that are no UTF-8 leave it.
+
+    >>> holds_surrogate("caf\udce9"), holds_surrogate("café")
+    (True, False)
+    """
+    return any("\ud800" <= character <= "\udfff" for character in text)

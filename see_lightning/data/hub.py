@@ -13,6 +13,7 @@ from see_lightning.data.split import Split
 from see_lightning.data.tables import Row, csv_rows, json_rows
 from see_lightning.data.texts import NoText, as_text, at, column_text, columns_of
 from see_lightning.refusals import with_cause
+from see_lightning.textfiles import holds_surrogate
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,9 @@ def _rows(task: str, source: Source, split: str) -> Iterator[Example | BadRow]:
         except LookupError as error:
             yield BadRow(place, str(error.args[0]))
         else:
+            if holds_surrogate(prompt + target):
+                yield BadRow(place, "it holds half a surrogate pair, which cannot be written as UTF-8")
+                continue
             yield Example(id=f"{task}-{split}-{number}", prompt=prompt, target=target, task=task, source=place)
 
 
@@ -159,6 +163,8 @@ def _load(task: str, source: Source, split: str, paths: Sequence[str]) -> Loaded
         else:
             builder = load_dataset_builder(source.path, source.name, revision=source.revision)
             read = {"CsvConfig": csv_rows, "JsonConfig": json_rows}.get(type(builder.config).__name__)
+            if source.revision and Path(source.path).is_dir():
+                raise DataError(f"{task}: revision={source.revision} has no effect on a folder ({source.path}).")
             if read:
                 files = builder.config.data_files
                 if split not in files:

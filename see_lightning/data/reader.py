@@ -10,7 +10,7 @@ from typing import Protocol
 from see_lightning.data.checks import BadRow, RowChecks
 from see_lightning.data.example import DataError, Example
 from see_lightning.data.split import Split
-from see_lightning.textfiles import read_text, text_bytes
+from see_lightning.textfiles import holds_surrogate, read_text, text_bytes
 
 MOST_NAMED = 40  # tasks in a message
 EMPTY_ANSWER = "the answer is empty"  # a remark on rows that their publisher reads all the same
@@ -213,7 +213,7 @@ def texts(row: dict[str, object], *, keys: Sequence[str]) -> list[str]:
             value = str(value)
         if not isinstance(value, str):
             raise RowError(f"{key!r} must be a string, found {type(value).__name__}")
-        if any("\ud800" <= character <= "\udfff" for character in value):
+        if holds_surrogate(value):
             raise RowError(f"{key!r} holds half a surrogate pair, which cannot be written as UTF-8")
         found.append(value)
     return found

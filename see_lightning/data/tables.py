@@ -24,6 +24,8 @@ def csv_rows(path: Path, separator: str = ",") -> Iterator[Row]:
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=separator, strict=True)
     try:
         columns = next(reader, [])
+        if len(columns) == 1 and (other := next((mark for mark in (";", "\t") if mark in columns[0]), None)):
+            raise DataError(_other_separator(path, other))
         twice = next((name for name in columns if columns.count(name) > 1), None)
         if twice is not None:
             raise DataError(f"{path}: two columns are named {twice!r}")
@@ -33,7 +35,13 @@ def csv_rows(path: Path, separator: str = ",") -> Iterator[Row]:
             elif cells:
                 yield f"{len(cells)} cells under {len(columns)} columns"
     except csv.Error as error:
+        if reader.line_num == 1 and separator == "," and ";" in read_text(path).partition("\n")[0]:
+            raise DataError(_other_separator(path, ";")) from error
         raise DataError(f"{path}:{reader.line_num}: invalid CSV: {error}") from error
+
+
+def _other_separator(path: Path, mark: str) -> str:
+    return f"{path}: its columns seem to be separated by {mark!r}; save it with commas, or as .tsv with tabs"
 
 
 def json_rows(path: Path) -> Iterator[Row]:

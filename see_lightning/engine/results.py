@@ -230,7 +230,12 @@ def collect(
         if task != expert
     ]
     if method.refuses:
-        results["notices"] += misrouted(results["routing"])
+        results["notices"] += misrouted(
+            results["routing"],
+            ratio=cfg.method.get("ratio", 0.0),
+            sizes={task.name: len(task.train) for task in tasks},
+            calibrated=bool(cfg.method.get("calibrate_on")),
+        )
     if method.schedule == "sequential":
         records = sum(map(len, answers.values()))
         results["notices"].append(

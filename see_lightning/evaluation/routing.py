@@ -107,13 +107,23 @@ def routing_report(
     }
 
 
-def misrouted(routing: Mapping[str, Any], *, least: float = 0.05) -> list[str]:
+def misrouted(
+    routing: Mapping[str, Any],
+    *,
+    least: float = 0.05,
+    ratio: float = 0.0,
+    sizes: Mapping[str, int] | None = None,
+    calibrated: bool = False,
+) -> list[str]:
     """Which experts take other tasks' queries, how much of these they had refused, and what would help; a line each.
 
     Args:
         routing: as `routing_report` gives it, with ``refused``: by expert, of how many examples of each past task it learned
             to refuse; None if that was not noted.
         least: share of a task's queries below which nothing is told, 0..1.
+        ratio: of the run; a higher one is advised where there is one.
+        sizes: training rows of tasks, of which no more can be refused; None if they are not known.
+        calibrated: whether the experts have thresholds already, so that setting them is no advice.
     """
     tasks, told = routing["tasks"], []
     for task, row in zip(tasks, routing["confusion"], strict=True):
@@ -126,8 +136,13 @@ def misrouted(routing: Mapping[str, Any], *, least: float = 0.05) -> list[str]:
                 continue
             refused = (routing["refused"].get(expert) or {}).get(task)
             had = "" if refused is None else f", of which it had learned to refuse {refused} examples"
-            told.append(
-                f"{taken}{had}: train with more of them (ratio=0.5 or method.min_negatives={2 * (refused or 12)}), or set"
-                f" thresholds, which trains nothing (python -m see_lightning.calibrate RUN_DIR --on train)."
-            )
+            most = (sizes or {}).get(task, 2 * (refused or 12))
+            more = ["ratio=0.5"] if ratio < 0.5 else []
+            more += [f"method.min_negatives={min(2 * (refused or 12), most)}"]
+            cures = [f"train with more of them ({' or '.join(more)})"] if most > (refused or 0) else ["give more rows"]
+            if not calibrated:
+                cures.append(
+                    "set thresholds, which trains nothing (python -m see_lightning.calibrate RUN_DIR --on train)"
+                )
+            told.append(f"{taken}{had}: {', or '.join(cures)}.")
     return told

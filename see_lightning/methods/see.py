@@ -81,12 +81,16 @@ class See(ExpertMethod):
             return []
         told = ", ".join(f"{number} of {len(task.train)} rows of {task.name}" for task, number in few.items())
         sizes = [len(task.train) for task, number in few.items() if number < len(task.train)]
-        enough = math.ceil(100 * min(ENOUGH, min(sizes)) / min(sizes)) / 100 if sizes else 0
-        more = f"ratio={enough:g}" + (f" or method.min_negatives={ENOUGH}" if ratio else "") if sizes else ""
-        scarce = "" if sizes else " These are all rows that there are: more of them help."
+        scarce = [task.name for task, number in few.items() if number == len(task.train)]
+        advice = ""
+        if sizes:
+            enough = math.ceil(100 * min(ENOUGH, min(sizes)) / min(sizes)) / 100
+            advice += f" Give ratio={enough:g}{f' or method.min_negatives={ENOUGH}' if ratio else ''}."
+        if scarce:
+            advice += f" Of {', '.join(scarce)} there are no more rows: more of them help."
         return [
             f"later experts learn to refuse {told}; experts that refused fewer than about {ENOUGH} often take queries of"
-            f" that task for their own.{f' Give {more}.' if more else scarce}"
+            f" that task for their own.{advice}"
         ]
 
     def __init__(

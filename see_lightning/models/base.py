@@ -1,5 +1,6 @@
 """The base model that all experts share: its tokenizer, its weights, and the precision the hardware is fast at."""
 
+import codecs
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,7 +135,10 @@ def _refused_in_one_line(config: ModelConfig) -> Iterator[None]:
                     f"cannot get model.name={config.name}: {told} HF_HOME=DIR gives another place."
                 ) from error
         told = with_cause(error)
-        if "trust_remote_code" in str(error):
+        marked = [path for path in Path(config.name).glob("*.json") if path.read_bytes()[:3] == codecs.BOM_UTF8]
+        if marked:
+            told, advice = f"{marked[0]} begins with a byte order mark.", "Save it as UTF-8 without one."
+        elif "trust_remote_code" in str(error):
             advice = "It brings code of its own, which runs with model.trust_remote_code=true."
         elif Path(config.name).is_dir() or config.source != "hub":
             advice = "Get the files whole, or choose another model."

@@ -1,5 +1,6 @@
 """A tokenizer's chat template: what it writes around a query, with arguments of one's own and the date of the run."""
 
+import ast
 import inspect
 import json
 import re
@@ -7,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
+from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from see_lightning.config import ConfigError, nearest
@@ -188,12 +190,16 @@ def with_date(source: str, date: datetime) -> str:
     """
     if NOW not in source:
         return source
-    forms = {text for _, text in re.findall(r"""(["'])((?:(?!\1).)*%(?:(?!\1).)*)\1""", source)}
+    try:
+        words = [ast.literal_eval(word) for _, kind, word in Environment().lex(source) if kind == "string"]
+    except (TemplateError, SyntaxError, ValueError):
+        return source  # what is wrong with it shows when it is rendered
+    forms = {word for word in words if "%" in word}
     dates = json.dumps({form: date.strftime(form) for form in sorted(forms)})
     refused = "it asks for the date in a form that it puts together"
     # The line break is no part of the template: one behind a block is left out.
     return (
-        f"{{% macro {NOW}(form) %}}{{% set dates = {dates} %}}{{% if form in dates %}}{{{{ dates[form] }}}}"
+        f"{{% macro {NOW}(format) %}}{{% set dates = {dates} %}}{{% if format in dates %}}{{{{ dates[format] }}}}"
         f"{{% else %}}{{{{ raise_exception({refused!r}) }}}}{{% endif %}}{{% endmacro %}}\n{source}"
     )
 

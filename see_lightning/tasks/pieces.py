@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from see_lightning.config import ConfigError
 from see_lightning.tasks.chat import Piece
+from see_lightning.textfiles import holds_surrogate
 
 STAND_IN = 0xF0000  # the first of 65,534 characters without a meaning
 RULES = ("single_word", "lstrip", "rstrip", "normalized")  # of an added token, by which it is found in a text
@@ -92,6 +93,8 @@ class Pieces:
         return self._unknown is not None and str(self._unknown) in text
 
     def _ids(self, text: str) -> list[int]:
+        if holds_surrogate(text):
+            raise ConfigError("a text holds half a surrogate pair, or bytes that are no UTF-8; it cannot be tokenised")
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def _ids_apart(self, pieces: Sequence[Piece], markers: set[int]) -> list[int]:

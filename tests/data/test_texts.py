@@ -15,6 +15,7 @@ from see_lightning.data.jsonl import JsonlReader
 from see_lightning.data.natural_instructions import NaturalInstructionsReader
 from see_lightning.data.reader import Reader
 from see_lightning.data.ssr import SsrReader
+from see_lightning.data.tables import csv_rows
 from see_lightning.data.trace import TraceReader
 from see_lightning.refusals import CONF
 from see_lightning.textfiles import read_text
@@ -104,3 +105,10 @@ def test_another_encoding_is_told_in_one_line(tmp_path: Path, content: bytes, to
         read_text(tmp_path / "f")
     assert str(tmp_path / "f") in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", ["q;a\n1;2\n", '"q";"a"\n"1";"2"\n', "q\ta\n1\t2\n"])
+def test_a_csv_with_other_separators_is_told_of_them(tmp_path: Path, content: str) -> None:
+    (tmp_path / "train.csv").write_text(content)
+    with pytest.raises(DataError, match="columns seem to be separated by"):
+        list(csv_rows(tmp_path / "train.csv"))

@@ -90,3 +90,11 @@ def test_whose_queries_an_expert_takes_is_told_with_what_it_had_refused_and_what
     assert misrouted(routing, least=0.7) == []
     routing["refused"] = {"a": None, "b": None, "c": None}
     assert misrouted(routing)[0].startswith("the expert of b takes 7 of 12 queries of a: train with more")
+
+
+def test_what_is_advised_against_wrong_routing_would_have_an_effect():
+    routing = {"tasks": ["a", "b"], "confusion": [[5, 7, 0], [0, 9, 0]], "refused": {"a": {}, "b": {"a": 12}}}
+    (told,) = misrouted(routing, ratio=0.5, sizes={"a": 40, "b": 40}, calibrated=True)
+    assert told.endswith("12 examples: train with more of them (method.min_negatives=24).")
+    (told,) = misrouted(routing, ratio=0.1, sizes={"a": 12, "b": 40})
+    assert "give more rows, or set thresholds" in told

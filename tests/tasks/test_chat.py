@@ -168,6 +168,9 @@ def test_a_template_that_is_given_the_date_asks_for_none():
         "{% macro head() %}{{ 'Year ' + strftime_now(\"%Y\") }}{% endmacro %}\n{{ head() }}" + LAST,
         "{%- if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}none{% endif %}" + LAST,
         "{# the year #}{% set form = '%Y' %}{{ strftime_now(form) }}" + LAST,
+        "{{ \"Today's year: \" + strftime_now('%Y') + '.' }}" + LAST,
+        "{{ '<s>' }}{% set d = strftime_now(\"%Y\") %}{{ d }}" + LAST,
+        "{{ strftime_now(format='%Y') }}" + LAST,
     ],
 )
 def test_nothing_but_the_date_is_changed(template):
