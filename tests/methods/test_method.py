@@ -130,7 +130,7 @@ def test_what_a_method_trains_on(make_pool, template, method, settings, past):
         (0.0, 12, (40, 40, 40), r"refuse 0 of 40 rows of a, 0 of 40 rows of b; .* Give ratio=0.3\.$"),
         (0.1, 0, (120, 40, 9), r"refuse 4 of 40 rows of b; .* Give ratio=0.3 or"),
         (0.1, 12, (8, 40, 9), r"refuse 8 of 8 rows of a; .* Of a there are no more rows: more of them help\.$"),
-        (0.1, 10, (8, 40, 9), r" Give ratio=0.3 or method.min_negatives=12. Of a there are no more rows: more of them help\.$"),
+        (0.1, 10, (8, 40, 9), r" or method.min_negatives=12\. Of a there are no more rows: more of them help\.$"),
         (0.1, 0, (120, 120, 9), None),
         (0.1, 0, (9,), None),
     ],
