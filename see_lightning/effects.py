@@ -95,6 +95,15 @@ EFFECTS = (
 )  # fmt: skip
 
 
+#: Settings through which methods get one of their own; that one, typed too, takes their place.
+OWN = {
+    "ratio": "method.ratio",
+    "data.rehearsal": "method.draw",
+    "data.min_negatives": "method.min_negatives",
+    "data.calibrate_on": "method.calibrate_on",
+}
+
+
 @dataclass(frozen=True)
 class Idle:
     """A typed setting without effect: its override, what is said of it, and whether it is told alone."""
@@ -111,8 +120,13 @@ def idle(cfg: DictConfig, typed: Iterable[str]) -> Iterator[Idle]:
         cfg: composed.
         typed: overrides, as Hydra took them.
     """
+    typed = list(typed)
+    names = {override.lstrip("+").partition("=")[0] for override in typed}
     for override in typed:
         name, _, value = override.lstrip("+").partition("=")
+        if (own := OWN.get(name)) in names:
+            yield Idle(override, f"{name} has no effect here: {own}, which was typed too, takes its place.", soft=False)
+            continue
         if name.startswith("~") or OmegaConf.select(cfg, name, default=value) in (None, 0, False, "none", ""):
             continue
         for effect in EFFECTS:

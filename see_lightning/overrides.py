@@ -16,11 +16,12 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra._internal.grammar.utils import escape_special_characters
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Quote, QuotedString, Sweep
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Quote, QuotedString, Sweep
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from see_lightning.config import ConfigError, RunConfig
+from see_lightning.config import AdapterConfig, ConfigError, RunConfig
+from see_lightning.refusals import settings_in
 from see_lightning.search_path import is_group, options
 
 MAY_BE_NULL = ("experiment", "debug")  # groups of which none need be chosen
@@ -72,7 +73,7 @@ def _translated(word: str, several: bool) -> list[str]:
         if not value.simple_form or _same(fitted, value.list):
             return [_keyed(key, text)]
         return [_keyed(key, ",".join(map(_written, fitted)))]
-    if isinstance(value, Sweep):
+    if isinstance(value, Sweep | Glob):
         return [_keyed(key, text)]
     if isinstance(value, int | float) and _is_text(key, kinds):
         return [_keyed(key, _quoted(text))]  # 1.10 is a text of four characters there
@@ -284,7 +285,7 @@ def kinds_of(key: str) -> tuple[Any, ...]:
     """What a setting may be, as types: by the typed root, else by the values that it has in the files of its group.
 
     >>> kinds_of("train_size"), kinds_of("adapter.targets"), kinds_of("method.keep"), kinds_of("trainer.foo")
-    ((<class 'int'>, <class 'NoneType'>), (list[str],), (<class 'float'>,), ())
+    ((<class 'int'>, <class 'NoneType'>), (list[str], <class 'NoneType'>), (<class 'float'>,), ())
     """
     *above, last = key.lstrip("+").split(".")
     at: Any = RunConfig
@@ -294,6 +295,8 @@ def kinds_of(key: str) -> tuple[Any, ...]:
         if at is None:
             return _kinds_in_files(key.lstrip("+"))
     hint = get_type_hints(at).get(last, Any)
+    if (at, last) == (AdapterConfig, "targets"):
+        return list[str], NoneType  # a list of names, a word, or null, which is more than its schema can say
     return () if hint is Any or is_dataclass(hint) else get_args(hint) if NoneType in get_args(hint) else (hint,)
 
 
@@ -313,7 +316,7 @@ def _in_files(key: str) -> list[Any]:
     group, _, inner = key.partition(".")
     found: list[Any] = []
     for path in options(group) if inner else []:
-        value: Any = OmegaConf.load(path)
+        value: Any = settings_in(path)
         for name in inner.split("."):
             value = value._get_node(name) if isinstance(value, DictConfig) and name in value else None
         if value is not None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
-from see_lightning.config import ModelConfig, Refusal, RunConfig, nearest
+from see_lightning.config import DataError, ModelConfig, Refusal, RunConfig, nearest
 from see_lightning.names import called_here
 from see_lightning.search_path import CONF as CONF
 from see_lightning.search_path import options
@@ -116,7 +117,7 @@ def hint(key: str) -> str:
     known = known_keys()
     if key in known:
         group, _, inner = key.partition(".")
-        names = [path.stem for path in options(group) if inner in _dotted(_loaded(path))]
+        names = [path.stem for path in options(group) if inner in _dotted(settings_in(path))]
         return f" It belongs to {' or '.join(f'{group}={option}' for option in names)}."
     if key.startswith("trainer.") and not called_here(key):
         return f" One of Lightning's own that the file lacks is added: +{key}=..."
@@ -130,14 +131,17 @@ def known_keys() -> list[str]:
     keys += _dotted(OmegaConf.structured(ModelConfig), "model.")
     for path in options():
         group = "" if "@package _global_" in read_text(path) else f"{path.parent.name}."
-        keys += [group + key for key in _dotted(_loaded(path))]
+        keys += [group + key for key in _dotted(settings_in(path))]
     return sorted(set(keys))
 
 
-def _loaded(path: Path) -> DictConfig:
-    config = OmegaConf.create(read_text(path))
-    assert isinstance(config, DictConfig)
-    return config
+def settings_in(path: Path) -> DictConfig:
+    """A file of ``conf``; empty if it holds no settings, of which Hydra tells when it is chosen."""
+    try:
+        config = OmegaConf.create(read_text(path))
+    except (YAMLError, OmegaConfBaseException, DataError):
+        return DictConfig({})
+    return config if isinstance(config, DictConfig) else DictConfig({})
 
 
 def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -28,6 +28,7 @@ def value(override: str) -> object:
         ("order.tasks=[None,qa]", ["order.tasks=[None,qa]"]),
         ("ood.tasks=None", ["ood.tasks=null"]),
         ("method.warm_start=None", ["method.warm_start=none"]),
+        ("method=glob(s*)", ["method=glob(s*)"]),
         # a number stays one beside words such as auto and training
         ("trainer.devices=2", ["trainer.devices=2"]),
         ("benchmark.max_new_tokens=40", ["benchmark.max_new_tokens=40"]),

@@ -211,9 +211,11 @@ def _place_settings(benchmark: Mapping[str, Any], *tasks: str) -> Iterator[tuple
         # A ledger has a digest there, where a folder was given.
         if path and (task in tasks or not tasks) and (not isinstance(path, str) or is_folder(path)):
             yield ["reader", "datasets", task, "path"], path
-    for name, parameter in inspect.signature(hydra.utils.get_object(reader["_target_"])).parameters.items():
+    for name, parameter in inspect.signature(
+        hydra.utils.get_object(reader["_target_"]), eval_str=True
+    ).parameters.items():
         annotation = parameter.annotation
-        if reader.get(name) is not None and (annotation is Path or Path in get_args(annotation)):
+        if isinstance(reader.get(name), str | Mapping) and (annotation is Path or Path in get_args(annotation)):
             yield ["reader", name], reader[name]
 
 

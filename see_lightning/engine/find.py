@@ -164,6 +164,9 @@ def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Di
         other = path.parent
         about = _about(other)
         theirs, one_name = about.get("numbers"), other.parent.name in (key, old_key)
+        # A reader that is gone can be no one's but another experiment's, so it is not looked for.
+        if theirs is not None and theirs["benchmark"]["reader"]["_target_"] != kept["benchmark"]["reader"]["_target_"]:
+            continue
         if not (one_name if theirs is None else comparable(theirs) == alike):
             continue
         compared = compare(contents, about, digests, one_name=one_name)

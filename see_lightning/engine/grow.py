@@ -70,11 +70,16 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
     found: list[tuple[bool, int, bool, Path, Compared]] = []
     for other in directory.parent.parent.glob(f"*/{directory.name}"):
         # What the run noted itself: in its config.yaml the data root is resolved, and another one is no other data.
-        ledger = Ledger(other).read()
+        try:
+            ledger = Ledger(other).read()
+        except LedgerError:
+            continue  # told where that run itself is needed
         about = ledger.content["about"]
         noted = about.get("numbers")
         trained = sum(bool(stage["trained"]) for stage in ledger.content["stages"].values())
         if other == directory or noted is None or not trained:
+            continue
+        if noted["benchmark"]["reader"]["_target_"] != config["benchmark"]["reader"]["_target_"]:
             continue
         theirs, tasks = comparable(noted), noted["order"]["tasks"]
         if len(tasks) > len(config["order"]["tasks"]):

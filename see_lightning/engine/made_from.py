@@ -1,6 +1,7 @@
 """What a run's prompts are made from: noted when it starts, compared whenever it goes on, grows or is asked."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -20,9 +21,12 @@ def date_of(ledger: Ledger, model: str | None) -> str:
     about = ledger.content["about"]
     if "date" in about:
         return str(about["date"])
-    others = ledger.directory.parent.parent.glob("*/seed=*") if not about else ()
-    noted = (Ledger(other).read().content["about"] for other in others if (other / "ledger.json").exists())
-    dates = [one["date"] for one in noted if "date" in one and one["numbers"]["model"]["name"] == model]
+    dates = []
+    for other in ledger.directory.parent.parent.glob("*/seed=*") if not about else ():
+        with suppress(LedgerError):  # a damaged one is told where that run itself is needed
+            noted = Ledger(other).read().content["about"]
+            if "date" in noted and noted["numbers"]["model"]["name"] == model:
+                dates.append(noted["date"])
     return str(min(dates, default=datetime.now().isoformat(timespec="seconds")))
 
 

@@ -60,8 +60,14 @@ def model_files(config: ModelConfig, cache: Path) -> dict[str, str] | None:
 
 def weights_of(files: Mapping[str, str]) -> dict[str, str]:
     """Of a model's files those that say how it computes; the others make its prompts, which are compared by themselves."""
-    kinds = (*WEIGHTS, ".py")
-    return {name: digest for name, digest in files.items() if name.endswith(kinds) or name == "config.json"}
+    safe = any(name.endswith(".safetensors") for name in files)  # then transformers reads no other weights
+
+    def counts(name: str) -> bool:
+        if name.endswith(".bin"):
+            return not safe and name.rpartition("/")[2].startswith(("pytorch_model", "model"))
+        return name.endswith((*WEIGHTS, ".py")) or name == "config.json"
+
+    return {name: digest for name, digest in files.items() if counts(name)}
 
 
 def files_digest(files: Mapping[str, str]) -> str:

@@ -47,10 +47,13 @@ IDLE = [
      "benchmark.default.max_new_tokens", ["order.tasks=[a,c]"]),
     (["logger=wandb", "logger.mode=disabled", "logger.name=mine"], "logger.name", ["logger.mode=offline"]),
     (["+trainer.limit_val_batches=2"], "trainer.limit_val_batches", None),
+    (["ratio=0.9", "method.ratio=0.1"], "ratio", None),
+    (["data.min_negatives=3", "method.min_negatives=5"], "data.min_negatives", None),
+    (["data.calibrate_on=9", "method.calibrate_on=train"], "data.calibrate_on", None),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("typed", "name", "cure"), IDLE, ids=[case[1] for case in IDLE])
+@pytest.mark.parametrize(("typed", "name", "cure"), IDLE, ids=[" ".join(case[0]) for case in IDLE])
 def test_a_typed_setting_without_effect_is_refused_until_something_makes_it_act(composed, typed, name, cure):
     cfg = composed(*typed)
     validate(cfg)
