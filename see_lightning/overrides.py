@@ -81,7 +81,7 @@ def _translated(word: str, several: bool) -> list[str]:
 
 
 def _is_text(key: str, kinds: tuple[Any, ...]) -> bool:
-    """Whether a number is a text under a setting: where only texts are allowed, or the files have texts of digits.
+    """Whether a number is a text under a setting: where only texts are allowed, or the files have texts of digits, or it names something.
 
     >>> [_is_text(key, kinds_of(key)) for key in ("model.revision", "benchmark.version", "trainer.devices")]
     [True, True, False]
@@ -89,6 +89,8 @@ def _is_text(key: str, kinds: tuple[Any, ...]) -> bool:
     group = key.lstrip("+").partition(".")[0]
     if get_type_hints(RunConfig).get(group) is not Any:
         return str in kinds
+    if key.rpartition(".")[2] in ("folder", "path", "dir", "name"):
+        return True
     return any(isinstance(value, str) and re.fullmatch(r"[\d.]+", value) for value in _in_files(key.lstrip("+")))
 
 
