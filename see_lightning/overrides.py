@@ -81,7 +81,7 @@ def _translated(word: str, several: bool) -> list[str]:
 
 
 def _is_text(key: str, kinds: tuple[Any, ...]) -> bool:
-    """Whether a number is a text under a setting: where only texts are allowed, or the files have texts of digits, or it names something.
+    """Whether a number is a text under a setting: by its type, by texts of digits in the files, or as a name.
 
     >>> [_is_text(key, kinds_of(key)) for key in ("model.revision", "benchmark.version", "trainer.devices")]
     [True, True, False]
