@@ -84,6 +84,13 @@ class Output:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
+    def __eq__(self, other: object) -> bool:
+        """It stands for its stream: absl's log handler, which Hydra has closed, closes a stream that it finds in no one's use."""
+        return other is self or other is self._stream
+
+    def __hash__(self) -> int:
+        return hash(self._stream)
+
     def write(self, text: str) -> int:
         """As the stream does."""
         try:

@@ -88,6 +88,8 @@ def explain(error: Exception) -> str:
         return f"{unknown[1]} is not set yet; what is added has a + before it: {added[1] if added else f'+{unknown[1]}=...'}"
     if unknown:
         return f"there is no setting {unknown[1]!r}.{hint(unknown[1])}"
+    if isinstance(error, Refusal):
+        return told  # ours say all that there is to say
     cause = str(getattr(error.__cause__, "msg", None) or "").strip()
     told = f"{told.removeprefix('Error merging override ')}: {cause.splitlines()[0]}" if cause else told
     told = re.sub(r"field '(\S+)' is not Optional", r"\1 cannot be null", told)

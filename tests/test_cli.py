@@ -192,3 +192,11 @@ def test_a_launcher_s_empty_variables_do_not_reach_the_libraries(monkeypatch):
     monkeypatch.setenv("RANK", "")
     with frame():
         assert "RANK" not in os.environ
+
+
+def test_a_log_handler_that_closes_streams_which_are_not_the_process_s_leaves_ours_open():
+    before = sys.stderr
+    with frame():
+        assert before in (sys.stdout, sys.stderr)  # as absl's handler asks
+        assert sys.stdout != sys.stderr
+    assert not before.closed

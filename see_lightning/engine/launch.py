@@ -92,12 +92,17 @@ def launch(cfg: DictConfig, command: str) -> Path:
         LedgerError: the run directory cannot be used.
     """
     config = validate(cfg)
-    settle_targets(cfg, config)
-    with room_needed(Path(config.paths.runs)):
-        found = find(cfg, config)
+    here, wanted = place(), processes(cfg)
+    try:
+        settle_targets(cfg, config)
+        with room_needed(Path(config.paths.runs)):
+            found = find(cfg, config)
+    except Refusal:
+        if here is None or here.rank == 0:
+            raise
+        raise leave_quietly() from None  # the first rank reads the same, and tells of it
     directory = found.directory
     path = directory / "results.json"
-    here, wanted = place(), processes(cfg)
     if here:
         check_size(here, wanted)
     elif wanted == 1:
