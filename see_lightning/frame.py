@@ -85,7 +85,7 @@ class Output:
         return getattr(self._stream, name)
 
     def __eq__(self, other: object) -> bool:
-        """It stands for its stream: absl's log handler, which Hydra has closed, closes a stream that it finds in no one's use."""
+        """It equals its stream: absl's log handler, when Hydra closes it, closes a stream that is not the process's."""
         return other is self or other is self._stream
 
     def __hash__(self) -> int:
