@@ -42,7 +42,7 @@ def template_of(*pieces: str) -> PromptTemplate:
         ((" four",), "four", [" four", "</s>"]),  # the blank is the answer's, as in words of most vocabularies
         ((), " 4", [" ", "4", "</s>"]),
         ((), "", ["</s>"]),
-        ((), "</s>", ["</s>", "</s>"]),
+        ((), "</s>", [*"</s>", "</s>"]),  # text, whatever it spells
         ((), "<<pos>> 4", [*"<<pos>> 4", "</s>"]),
         ((), "ä", ["\ufffd", "\ufffd", "</s>"]),
     ],
