@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -57,13 +58,17 @@ def commit() -> str | None:
     return head.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
 
 
+@cache
+def _installed() -> dict[str, str]:
+    return {package: version(package) for package in PACKAGES}
+
+
 def versions() -> dict[str, str]:
     """What was installed."""
-    found = {package: version(package) for package in PACKAGES}
     return {
         "see_lightning": see_lightning.__version__,
         "python": platform.python_version(),
-        **found,
+        **_installed(),
         "threads": str(torch.get_num_threads()),  # as much part of the numbers as a version
     }
 

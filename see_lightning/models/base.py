@@ -19,7 +19,7 @@ from see_lightning.config import ConfigError, ModelConfig, Refusal
 from see_lightning.models.architecture import check_architecture, open_windows
 from see_lightning.models.attention import NAME, PLAIN
 from see_lightning.models.smollm2 import converted_folder, smollm2_folder
-from see_lightning.models.tiny import tiny_model, tiny_tokenizer
+from see_lightning.models.tiny import tiny_config, tiny_model, tiny_tokenizer
 from see_lightning.refusals import FULL, barred, with_cause
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -57,7 +57,7 @@ def load_settings(config: ModelConfig, cache: Path) -> PreTrainedConfig:
         ConfigError: there is no such model, or experts cannot share it.
     """
     if config.source == "tiny":
-        return tiny_model().config
+        return tiny_config()
     with _refused_in_one_line(config):
         settings: PreTrainedConfig = AutoConfig.from_pretrained(*_place(config, cache), **_hub(config))
     check_architecture(config, settings)

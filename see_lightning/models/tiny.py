@@ -26,9 +26,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
     )
 
 
-def tiny_model() -> PreTrainedModel:
-    """The same weights every time, whatever the run's seed: a base model is given, not drawn."""
-    config = LlamaConfig(
+def tiny_config() -> LlamaConfig:
+    """What the model is like."""
+    return LlamaConfig(
         vocab_size=len(SPECIAL) + 256,
         hidden_size=32,
         intermediate_size=64,
@@ -40,6 +40,10 @@ def tiny_model() -> PreTrainedModel:
         bos_token_id=1,
         eos_token_id=2,
     )
+
+
+def tiny_model() -> PreTrainedModel:
+    """The same weights every time, whatever the run's seed: a base model is given, not drawn."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return LlamaForCausalLM(config)
+        return LlamaForCausalLM(tiny_config())
