@@ -235,5 +235,5 @@ def test_a_refusal_of_the_first_rank_is_told_once(base, tmp_path):
     directory.mkdir(parents=True)
     (directory / "ledger.json").write_text("{")
     log = tmp_path / "log"
-    assert toy.ended(toy.start_ranks(2, work, log)) == [1, 0]
+    assert toy.ended(toy.start_ranks(2, work, log)) == [1, 0], log.read_text()[-3000:]
     assert log.read_text().count(f"LedgerError: {directory / 'ledger.json'} is damaged") == 1, log.read_text()[-3000:]
