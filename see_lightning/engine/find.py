@@ -163,9 +163,12 @@ def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Di
     for path in sorted(root.glob("*/seed=*/ledger.json")):
         other = path.parent
         about = _about(other)
-        if "data" not in about:
-            continue  # never begun, or damaged, which is told where that run is needed
-        theirs, one_name = about.get("numbers"), other.parent.name in (key, old_key)
+        one_name = other.parent.name in (key, old_key)
+        if "data" not in about:  # never begun, or damaged
+            if one_name and other.name == seed:
+                Ledger(other).read()  # tells of it
+            continue
+        theirs = about.get("numbers")
         # A reader that is gone can be no one's but another experiment's, so it is not looked for.
         if theirs is not None and theirs["benchmark"]["reader"]["_target_"] != kept["benchmark"]["reader"]["_target_"]:
             continue
