@@ -48,7 +48,7 @@ def test_killed_at_every_step_of_every_commit_a_run_ends_as_if_it_had_not_been(u
     assert ends[-1] == 0, log.read_text()[-2000:]
     moments = diary.read_text().splitlines()
     assert len(moments) == len(set(moments)) == ends.count(-9)
-    whole_files = {"ledger.json", "config.yaml", "expert.json", "matrix.csv", "report.html", "results.json"}
+    whole_files = {"ledger.json", "config.yaml", "expert.json", "matrix.csv", "report.html", "results.json", "rows.json"}
     stage_files = {
         "examples.jsonl",
         "adapter_model.safetensors",
