@@ -128,7 +128,15 @@ def kills(base, tmp_path_factory) -> Kills:
 
 
 def test_a_rank_killed_at_every_step_of_every_commit_changes_nothing(kills):
-    whole_files = {"ledger.json", "config.yaml", "expert.json", "matrix.csv", "report.html", "results.json"}
+    whole_files = {
+        "ledger.json",
+        "config.yaml",
+        "expert.json",
+        "matrix.csv",
+        "report.html",
+        "results.json",
+        "rows.json",
+    }
     stage_files = {
         "examples.jsonl",
         "adapter_model.safetensors",
