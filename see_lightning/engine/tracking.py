@@ -160,7 +160,7 @@ class WandbTracker(Tracker):
             return
         tasks, routing = results["tasks"], results.get("routing", {})
         numbers = {f"continual/{name}": value for name, value in results["metrics"].items()}
-        numbers |= {f"route/{name}": value for name, value in routing.items() if not isinstance(value, list)}
+        numbers |= {f"route/{name}": value for name, value in routing.items() if not isinstance(value, list | dict)}
         pictures = {"picture/matrix": _picture(matrix_svg(tasks, results["matrix"]))}
         if routing:
             drawn = confusion_svg(routing["tasks"], routing["columns"], routing["confusion"])
