@@ -58,7 +58,7 @@ def require_task(task: str, tasks: Sequence[str], hint: str = "") -> None:
 
     >>> require_task("quiz", ["qa", "quizz"])
     Traceback (most recent call last):
-    see_lightning.data.example.DataError: no task 'quiz'; did you mean 'quizz'? There are: qa, quizz
+    see_lightning.config.DataError: no task 'quiz'; did you mean 'quizz'? There are: qa, quizz
     """
     if task in tasks:
         return

@@ -127,7 +127,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
             raise leave_quietly() from None
     elif here is None or here.rank == 0:
         _tell(found.notes, _console())
-        if not found.notes:
+        if not found.notes and not _is_noted(directory, cfg):
             with suppress(OSError, LedgerError), Ledger(directory) as ledger:  # of a run from when they were not noted
                 _note_contents(ledger, found)
                 _note_places(directory / "config.yaml", cfg)
@@ -394,14 +394,26 @@ def _note_contents(ledger: Ledger, found: Found) -> None:
         write_atomic(ledger.directory / ROWS, json.dumps(found.contents.rows))
 
 
-def _note_places(path: Path, cfg: DictConfig) -> None:
-    """Let a finished run's settings say where its data and model lie now, for commands that read them."""
-    kept = OmegaConf.load(path)
+def _with_places(path: Path, cfg: DictConfig) -> tuple[str, str]:
+    """A run's settings as they are kept, and as they are with the places where its data and model lie now."""
+    kept, now = OmegaConf.load(path), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
     before = OmegaConf.to_yaml(kept)
     for name in ("benchmark.reader", "model.name"):
-        OmegaConf.update(kept, name, OmegaConf.select(OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True)), name))
-    if OmegaConf.to_yaml(kept) != before:
-        write_atomic(path, OmegaConf.to_yaml(kept))
+        OmegaConf.update(kept, name, OmegaConf.select(now, name))
+    return before, OmegaConf.to_yaml(kept)
+
+
+def _is_noted(directory: Path, cfg: DictConfig) -> bool:
+    """Whether a finished run has nothing left to note, so that its report writes nothing."""
+    before, now = _with_places(directory / "config.yaml", cfg)
+    return before == now and "contents" in Ledger(directory).read().content["about"]
+
+
+def _note_places(path: Path, cfg: DictConfig) -> None:
+    """Let a finished run's settings say where its data and model lie now, for commands that read them."""
+    before, now = _with_places(path, cfg)
+    if now != before:
+        write_atomic(path, now)
 
 
 def _make_method(
