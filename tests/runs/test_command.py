@@ -80,4 +80,4 @@ def test_a_run_from_its_command_to_its_report_and_to_a_query(place):
     assert asked.returncode == 0, asked.stderr
     who = [line for line in asked.stdout.splitlines() if line.startswith("  by ")]
     assert len(who) == 2
-    assert all(line.startswith(("  by sea (pos)", "  by base (ne")) for line in who)
+    assert all(line.startswith(("  by sea (sea pos)", "  by base (sea ne")) for line in who)
