@@ -366,7 +366,7 @@ def _take_up(
         about["commits"].append(here)
         ledger.commit()
     for name, asked in (("asked_by", config.ood), ("variants_asked_by", config.variants)):
-        if asked:
+        if asked and about.get(name) != command:
             about[name] = command
             ledger.commit()
     write_atomic(ledger.directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
@@ -388,9 +388,11 @@ def _take_up(
 
 def _note_contents(ledger: Ledger, found: Found) -> None:
     """Note what a run is made from, where that was not done when it began."""
-    if not (ledger.directory / ROWS).exists():
-        ledger.content["about"].setdefault("contents", found.contents.noted())
+    about = ledger.content["about"]
+    if "contents" not in about:
+        about["contents"] = found.contents.noted()
         ledger.commit()
+    if not (ledger.directory / ROWS).exists():
         write_atomic(ledger.directory / ROWS, json.dumps(found.contents.rows))
 
 
