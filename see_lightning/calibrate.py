@@ -130,6 +130,7 @@ def calibrate(run_dir: Path, *, on: int | str, keep: float, against: int = 0, le
     from see_lightning.engine.build import build_tasks, build_template
     from see_lightning.engine.grow import trains_alike
     from see_lightning.engine.launch import launch
+    from see_lightning.tasks.task import changed_data
 
     config = validate(cfg)
     if not trains_alike(about["numbers"], numbers_config(cfg)):
@@ -138,7 +139,7 @@ def calibrate(run_dir: Path, *, on: int | str, keep: float, against: int = 0, le
             f" train with, so its thresholds cannot be set alone. Train anew with method.calibrate_on={on}."
         )
     tasks = build_tasks(cfg, config, build_template(config, about.get("date")))
-    other = [task.name for task in tasks if about["data"][task.name] != task.digest()]
+    other = changed_data({task.name: task.digest() for task in tasks}, about["data"])
     if other:
         raise ConfigError(
             f"{run_dir} was trained on rows of {', '.join(other)} that {on} held out would need, or its data changed since."

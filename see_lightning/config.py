@@ -46,6 +46,21 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+MOST_NAMED, LONGEST_NAME = 40, 80  # names in a message, and characters of each
+
+
+def listed(names: Iterable[Any], most: int = MOST_NAMED) -> str:
+    """Names for a message: the first ones, long ones cut, and how many more there are.
+
+    >>> listed(["qa", "qg", "sa"], most=2), listed([])
+    ('qa, qg and 1 more', 'none')
+    """
+    every = [str(name) for name in names]
+    shown = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in every[:most]]
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return (", ".join(shown) or "none") + more
+
+
 def one_of(key: str, value: str, allowed: Iterable[str]) -> None:
     """Refuse a value that is not one of the allowed words."""
     allowed = list(allowed)

@@ -1,7 +1,11 @@
 """Text files of users, in the encodings that their editors write."""
 
 import codecs
+import json
+import re
+import sys
 from pathlib import Path
+from typing import Any
 
 from see_lightning.config import DataError
 
@@ -44,7 +48,69 @@ def read_text(path: Path) -> str:
     try:
         return text_bytes(path).decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8: byte 0x{error.object[error.start]:02x} at {error.start + 1}") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        column = error.start - error.object.rfind(b"\n", 0, error.start)
+        raise DataError(
+            f"{path}:{line}: not UTF-8: byte 0x{error.object[error.start]:02x} at column {column}"
+        ) from error
+
+
+class NoJson(ValueError):
+    """A text that is no JSON that can be read.
+
+    Args:
+        line: where it is not, from 1.
+        reason: why.
+    """
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(reason)
+        self.line = line
+
+
+def parse_json(content: str, **parsers: Any) -> Any:
+    r"""What a JSON text holds.
+
+    Args:
+        content: the text.
+        parsers: as ``json.loads`` takes them, such as ``parse_int``.
+
+    Raises:
+        NoJson: it is no JSON, or Python cannot hold what it says.
+
+    >>> try: parse_json('{"a": 1,\n "b": ' + 5000 * "9" + "}")
+    ... except NoJson as error: print(error.line, error)
+    2 invalid JSON: a number of 5000 digits; at most 4300 can be read
+    """
+    try:
+        return json.loads(content, **parsers)
+    except json.JSONDecodeError as error:
+        raise NoJson(error.lineno, f"invalid JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        start, depth = _deepest(content)
+        raise NoJson(_line(content, start), f"invalid JSON: values nested {depth} deep, which is too deep") from error
+    except ValueError as error:  # Python's limit on the digits of a number
+        most = sys.get_int_max_str_digits()
+        found = next((one for one in re.finditer(rf"{_STRING}|(\d{{{most + 1},}})", content) if one[1]), None)
+        told = f"a number of {len(found[1])} digits; at most {most} can be read" if found else str(error)
+        raise NoJson(_line(content, found.start() if found else 0), f"invalid JSON: {told}") from error
+
+
+_STRING = r'"(?:[^"\\]|\\.)*"'
+
+
+def _deepest(content: str) -> tuple[int, int]:
+    """Where a JSON text is nested most, and how deep."""
+    start = depth = most = 0
+    for one in re.finditer(rf"{_STRING}|[\[\]{{}}]", content):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(one[0], 0)
+        if depth > most:
+            start, most = one.start(), depth
+    return start, most
+
+
+def _line(content: str, start: int) -> int:
+    return content.count("\n", 0, start) + 1
 
 
 def holds_surrogate(text: str) -> bool:

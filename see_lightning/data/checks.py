@@ -40,7 +40,7 @@ class RowChecks:
         on_bad_row: ``stop`` raises at the first bad row; ``skip`` leaves it out and counts it, up to 1 % of the rows of
             a task.
         indicators: strings that no prompt and no answer may hold, as an expert would take them for a verdict.
-        trained_on: whether the training rows are; if not, test rows may stand among them.
+        trained_on: whether the training rows are; if not, test rows may stand among them, and there need be none.
 
     Raises:
         ValueError: ``on_bad_row`` is neither.
@@ -77,7 +77,7 @@ class RowChecks:
         test_examples = tuple(self._passing(task, test, ids=ids, taken=prompts))
         notices = self.notices(task)
         for half, examples in (("training", train_examples), ("test", test_examples)):
-            if not examples:
+            if not examples and (half == "test" or self.trained_on):
                 raise DataError(f"{task}: no {half} rows; a task needs at least one")
         return Split(train=train_examples, test=test_examples, notices=notices)
 
@@ -143,7 +143,7 @@ class RowChecks:
                 if indicator in text:
                     return f"the indicator {indicator!r} stands in the {part}"
         if row.id in ids:
-            return f"id {row.id!r} is used twice, first at {ids[row.id]}"
+            return f"id {row.id!r:.100} is used twice, first at {ids[row.id]}"
         if row.prompt.strip() in taken:
             return f"this test prompt stands in the training rows too, at {taken[row.prompt.strip()]}"
         return ""

@@ -114,7 +114,7 @@ def _example(
     sentence, label = texts(row, keys=("sentence", "label"))
     remarks = [] if sentence.strip() else ["the sentence is empty"]
     if label not in labels:
-        remarks.append(f"the label {label!r} is none of labels.json, so none of the options is right")
+        remarks.append(f"the label {label!r:.100} is none of labels.json, so none of the options is right")
     return Example(
         id=f"{task}-{half}-{number}",
         prompt=f"{before}{sentence}\nAnswer:",

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import ConfigError, nearest
+from see_lightning.config import ConfigError, Refusal, listed, nearest
 from see_lightning.data.checks import BadRow, RowChecks
 from see_lightning.data.example import DataError, Example
-from see_lightning.data.reader import Part, read_halves, require_task
+from see_lightning.data.reader import Part, RowError, made, read_halves, require_task
 from see_lightning.data.split import Split
 from see_lightning.data.tables import Row, csv_rows, json_rows
 from see_lightning.data.texts import NoText, as_text, at, column_text, columns_of
@@ -101,14 +102,13 @@ def _rows(task: str, source: Source, split: str) -> Iterator[Example | BadRow]:
     for path in paths:
         if columns and path not in columns and path.split(".")[0] not in columns:
             raise DataError(
-                f"{task}: {source.path} has no column {path!r}.{nearest(path, columns)} There are: {', '.join(columns)}"
+                f"{task}: {source.path} has no column {path!r}.{nearest(path, columns)} There are: {listed(columns)}"
             )
     words = names if source.labels is None else _words(source.labels)
-    for number, row in enumerate(rows, start=1):
-        place = f"{source.path} {split}, row {number}"
+
+    def example(row: Row, number: int, place: str) -> Example:
         if isinstance(row, str):
-            yield BadRow(place, row)
-            continue
+            raise RowError(row)
         try:
             empty = [path for path in paths if at(row, path) is None]
             if empty:
@@ -118,12 +118,20 @@ def _rows(task: str, source: Source, split: str) -> Iterator[Example | BadRow]:
         except NoText as error:  # of which the whole column is
             raise DataError(f"{task}: {place}: {error}") from error
         except LookupError as error:
-            yield BadRow(place, str(error.args[0]))
-        else:
-            if holds_surrogate(prompt + target):
-                yield BadRow(place, "it holds half a surrogate pair, which cannot be written as UTF-8")
-                continue
-            yield Example(id=f"{task}-{split}-{number}", prompt=prompt, target=target, task=task, source=place)
+            raise RowError(str(error.args[0])) from error
+        if holds_surrogate(prompt + target):
+            raise RowError("it holds half a surrogate pair, which cannot be written as UTF-8")
+        return Example(id=f"{task}-{split}-{number}", prompt=prompt, target=target, task=task, source=place)
+
+    number = 0
+    try:
+        for number, row in enumerate(rows, start=1):
+            place = f"{source.path} {split}, row {number}"
+            yield made(place, partial(example, row, number, place))
+    except (Refusal, MemoryError):
+        raise
+    except Exception as error:  # of whatever reads the file on
+        raise DataError(f"{task}: {source.path} {split}, row {number + 1}: {with_cause(error)[:300]}") from error
 
 
 def _words(labels: Mapping[Any, str]) -> dict[str, str]:
@@ -142,7 +150,7 @@ def _word(words: Mapping[str, str], row: Mapping[str, Any], path: str) -> str:
     if not isinstance(value, str | int | float):
         as_text(value, path)
     # -1 stands for answers that are kept secret.
-    raise LookupError(f"the answer {value} has no word in labels, which has: {', '.join(words)}")
+    raise LookupError(f"the answer {value!s:.100} has no word in labels, which has: {listed(words)}")
 
 
 Loaded = tuple[Iterable[Row], Sequence[str], dict[str, str] | None]
@@ -168,14 +176,14 @@ def _load(task: str, source: Source, split: str, paths: Sequence[str]) -> Loaded
             if read:
                 files = builder.config.data_files
                 if split not in files:
-                    raise ValueError(f"it has the splits {', '.join(map(str, files))}")
+                    raise ValueError(f"it has the splits {listed(files)}")
                 more = (builder.config.sep,) if read is csv_rows else ()
                 places = DownloadManager().download_and_extract(list(files[split]))
                 rows = [row for place in places for row in read(Path(place), *more)]
                 columns = list(dict.fromkeys(key for row in rows if isinstance(row, dict) for key in row))
                 return rows, columns, _names(builder.info.features or {}, source.answer)
             data = load_dataset(source.path, source.name, split=split, revision=source.revision)
-    except DataError:
+    except (Refusal, MemoryError):
         raise
     except Exception as error:  # of whatever reads files or the network, such as a proxy's library that is missing
         reason = with_cause(error).rstrip(".")

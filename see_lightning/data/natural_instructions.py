@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
 
-from see_lightning.config import one_of, within
+from see_lightning.config import listed, one_of, within
 from see_lightning.data.checks import BadRow, RowChecks
 from see_lightning.data.example import Body, DataError, Example
 from see_lightning.data.reader import (
@@ -74,11 +74,12 @@ SPLITS = ("hash", "first")
 class NaturalInstructionsReader:
     """Reads ``<task>/{train,test}.json``, or ``tasks/<task>.json`` or ``<task>.json`` and splits it.
 
-    Each file is an object with ``Definition``, ``Instances`` and ``Positive Examples``. Definition and output are a string
-    or a list. Of definitions the first counts. Of outputs the first is trained on and all count as right, as in CITB; SAPT
-    draws one at random to train on or to compare with, so its references are not the same in every run. A row with an
-    empty input or output is read, with a notice, as SAPT and CITB read it. A row without ``id`` gets
-    ``<task>-<half>-<row>``; ``dev.json`` is not used, as it is the same as ``test.json`` where SAPT has it.
+    Of foreign queries ``<task>/test.json`` is enough. Each file is an object with ``Definition``, ``Instances`` and
+    ``Positive Examples``. Definition and output are a string or a list. Of definitions the first counts. Of outputs the
+    first is trained on and all count as right, as in CITB; SAPT draws one at random to train on or to compare with, so
+    its references are not the same in every run. A row with an empty input or output is read, with a notice, as SAPT and
+    CITB read it. A row without ``id`` gets ``<task>-<half>-<row>``; ``dev.json`` is not used, as it is the same as
+    ``test.json`` where SAPT has it.
 
     Where a prompt is too long for the model, its last positive examples may be left out, as Tk-Instruct's collator does,
     and then its input may be cut at the end.
@@ -127,12 +128,13 @@ class NaturalInstructionsReader:
         Raises:
             DataError: no such folder, or no task in it.
         """
-        folders = {path.parent.name for path in self.folder.glob("*/train.json")}
+        folders = {path.parent.name for half in ("train", "test") for path in self.folder.glob(f"*/{half}.json")}
         files = {path.stem for place in (self.folder, self.folder / "tasks") for path in place.glob("*.json")}
         if not folders | files:
             raise DataError(
                 f"task files of natural-instructions were looked for in {self.folder}, where there is neither "
-                f"<task>/train.json nor tasks/<task>.json. {where_to_put(self.folder, self.published_at)}"
+                f"<task>/train.json nor tasks/<task>.json. "
+                f"{where_to_put(self.folder, self.published_at)}"
             )
         return sorted(folders | files)
 
@@ -144,7 +146,7 @@ class NaturalInstructionsReader:
         """
         require_task(task, self.tasks(), where_to_put(self.folder, self.published_at))
         folder = self.folder / task
-        if (folder / "train.json").is_file():
+        if any((folder / f"{half}.json").is_file() for half in ("train", "test")):
             files = {half: folder / f"{half}.json" for half in ("train", "dev", "test")}
             return {
                 half: Part(self._rows(path, task, half), (path,))
@@ -162,10 +164,12 @@ class NaturalInstructionsReader:
             DataError: no such folder, task or file, or a row that ``checks`` refuses.
         """
         parts = self.parts(task)
+        if not checks.trained_on and not all(path.is_file() for path in parts["train"].files):
+            parts["train"] = Part(())
         split = read_published(task, parts, checks)
         files = {*parts["train"].files, *parts["test"].files}
         notices = []
-        if len(files) == 1:
+        if parts["train"].files == parts["test"].files:
             how = "by a hash of its inputs" if self.split == "hash" else "as CITB does, by the order of its rows,"
             notices.append(
                 f"{task}: {parts['train'].files[0]} was split {how} into {len(split.train)} training and "
@@ -280,7 +284,7 @@ def _content(path: Path, task: str) -> dict[str, object]:
     if not isinstance(content, dict):
         raise DataError(f"{path}: a JSON {type(content).__name__} where an object with Instances is needed")
     if "Instances" not in content:
-        raise DataError(f"{path}: missing key 'Instances'; found: {', '.join(content) or 'none'}")
+        raise DataError(f"{path}: missing key 'Instances'; found: {listed(content)}")
     return content
 
 

@@ -1,18 +1,18 @@
 """What a reader is, and the steps that readers of files share."""
 
 import difflib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from see_lightning.config import Refusal, listed
 from see_lightning.data.checks import BadRow, RowChecks
 from see_lightning.data.example import DataError, Example
 from see_lightning.data.split import Split
-from see_lightning.textfiles import holds_surrogate, read_text, text_bytes
+from see_lightning.textfiles import NoJson, holds_surrogate, parse_json, read_text, text_bytes
 
-MOST_NAMED = 40  # tasks in a message
 EMPTY_ANSWER = "the answer is empty"  # a remark on rows that their publisher reads all the same
 
 
@@ -64,9 +64,7 @@ def require_task(task: str, tasks: Sequence[str], hint: str = "") -> None:
         return
     nearest = difflib.get_close_matches(task, tasks, n=1)
     guess = f"; did you mean {nearest[0]!r}?" if nearest else "."
-    more = f" and {len(tasks) - MOST_NAMED} more" if len(tasks) > MOST_NAMED else ""
-    known = ", ".join(tasks[:MOST_NAMED]) or "none"
-    raise DataError(f"no task {task!r}{guess} There are: {known}{more}{hint and f'. {hint}'}")
+    raise DataError(f"no task {task!r}{guess} There are: {listed(tasks)}{hint and f'. {hint}'}")
 
 
 def where_to_put(folder: Path, published_at: str) -> str:
@@ -106,9 +104,34 @@ def json_document(path: Path, task: str) -> object:
     if not path.is_file():
         raise DataError(f"{task}: no file {path}")
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: invalid JSON: {error.msg} at column {error.colno}") from error
+        return parse_json(read_text(path))
+    except NoJson as error:
+        raise DataError(f"{path}:{error.line}: {error}") from error
+
+
+class RowError(ValueError):
+    """Why a row holds no example."""
+
+
+def made(source: str, example: Callable[[], Example]) -> Example | BadRow:
+    """The example that a row holds, or why it holds none, whatever goes wrong in reading it.
+
+    Args:
+        source: of the row, such as ``file:line``.
+        example: makes it, or raises ``RowError``.
+
+    Raises:
+        Refusal: the whole file or column cannot be used, not this row alone.
+    """
+    try:
+        return example()
+    except RowError as reason:
+        return BadRow(source, str(reason))
+    except (Refusal, MemoryError):
+        raise
+    except Exception as error:  # of whatever class: a row may hold anything
+        told = next(iter(str(error).strip().splitlines()), "")
+        return BadRow(source, f"it cannot be read ({type(error).__name__}: {told[:200]})")
 
 
 def array_rows(
@@ -128,12 +151,15 @@ def array_rows(
         raise DataError(f"{place}: a JSON {type(rows).__name__} where an array of rows is needed")
     for number, row in enumerate(rows, start=1):
         source = f"{place}, row {number}"
-        try:
-            if not isinstance(row, dict):
-                raise RowError(f"a JSON {type(row).__name__} where an object is needed")
-            yield example(row, number, source)
-        except RowError as reason:
-            yield BadRow(source, str(reason))
+        yield made(source, partial(_of_object, example, row, number, source))
+
+
+def _of_object(
+    example: Callable[[dict[str, object], int, str], Example], row: object, number: int, source: str
+) -> Example:
+    if not isinstance(row, dict):
+        raise RowError(f"a JSON {type(row).__name__} where an object is needed")
+    return example(row, number, source)
 
 
 def json_lines(
@@ -154,35 +180,31 @@ def json_lines(
     if not path.is_file():
         raise DataError(f"{task}: no file {path}")
     content = text_bytes(path).rstrip()
+
+    def example(line: bytes, number: int, source: str) -> Example:
+        row = _parse(line)
+        if id_prefix:
+            row.setdefault("id", f"{id_prefix}{number}")
+        require_keys(row, ("id", prompt_key, answer_key))
+        example_id, prompt = texts(row, keys=("id", prompt_key))
+        target, *others = references(row, answer_key)
+        return Example(example_id, prompt, target, task, source=source, alternatives=tuple(others))
+
     # Split at "\n" alone: other line separators of Unicode may stand unescaped inside a JSON string.
     for number, line in enumerate(content.split(b"\n") if content else (), start=1):
         source = f"{path}:{number}"
-        try:
-            row = _parse(line)
-            if id_prefix:
-                row.setdefault("id", f"{id_prefix}{number}")
-            require_keys(row, ("id", prompt_key, answer_key))
-            example_id, prompt = texts(row, keys=("id", prompt_key))
-            target, *others = references(row, answer_key)
-        except RowError as reason:
-            yield BadRow(source, str(reason))
-        else:
-            yield Example(example_id, prompt, target, task, source=source, alternatives=tuple(others))
-
-
-class RowError(ValueError):
-    """Why a row holds no example."""
+        yield made(source, partial(example, line, number, source))
 
 
 def _parse(line: bytes) -> dict[str, object]:
     if not line.strip():
         raise RowError("blank line")
     try:
-        row = json.loads(line.decode("utf-8").removeprefix("\ufeff"))  # files put together have several marks
+        row = parse_json(line.decode("utf-8").removeprefix("\ufeff"))  # files put together have several marks
     except UnicodeDecodeError as error:
         raise RowError(f"not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}") from error
-    except json.JSONDecodeError as error:
-        raise RowError(f"invalid JSON: {error.msg} at column {error.colno}") from error
+    except NoJson as error:
+        raise RowError(str(error)) from error
     if not isinstance(row, dict):
         raise RowError(f"a JSON {type(row).__name__} where an object is needed")
     return row
@@ -196,7 +218,7 @@ def require_keys(row: dict[str, object], keys: Sequence[str]) -> None:
     """
     missing = [key for key in keys if key not in row]
     if missing:
-        raise RowError(f"missing key {', '.join(map(repr, missing))}; found: {', '.join(row) or 'none'}")
+        raise RowError(f"missing key {', '.join(map(repr, missing))}; found: {listed(row)}")
 
 
 def texts(row: dict[str, object], *, keys: Sequence[str]) -> list[str]:

@@ -2,14 +2,14 @@
 
 import csv
 import io
-import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from see_lightning.data.example import DataError
-from see_lightning.textfiles import read_text
+from see_lightning.textfiles import NoJson, parse_json, read_text
 
 Row = dict[str, Any] | str  # a string says why a row is none
 
@@ -26,9 +26,9 @@ def csv_rows(path: Path, separator: str = ",") -> Iterator[Row]:
         columns = next(reader, [])
         if len(columns) == 1 and (other := next((mark for mark in (";", "\t") if mark in columns[0]), None)):
             raise DataError(_other_separator(path, other))
-        twice = next((name for name in columns if columns.count(name) > 1), None)
+        twice = next((name for name, number in Counter(columns).items() if number > 1), None)
         if twice is not None:
-            raise DataError(f"{path}: two columns are named {twice!r}")
+            raise DataError(f"{path}: two columns are named {twice!r:.100}")
         for cells in reader:
             if len(cells) == len(columns):
                 yield dict(zip(columns, cells, strict=True))
@@ -54,19 +54,21 @@ def json_rows(path: Path) -> Iterator[Row]:
     if content.lstrip()[:1] == "[":
         try:
             rows = _parsed(content)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{error.lineno}: invalid JSON: {error.msg} at column {error.colno}") from error
+        except NoJson as error:
+            raise DataError(f"{path}:{error.line}: {error}") from error
         yield from (row if isinstance(row, dict) else "no JSON object" for row in rows)
         return
     # Split at the line break alone: other separators of Unicode may stand unescaped inside a JSON string.
-    for line in filter(str.strip, content.split("\n")):
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
             row = _parsed(line)
-        except json.JSONDecodeError as error:
-            yield f"invalid JSON: {error.msg} at column {error.colno}"
+        except NoJson as error:
+            yield f"{error} ({path.name}:{number})"
         else:
             yield row if isinstance(row, dict) else "no JSON object"
 
 
 def _parsed(content: str) -> Any:
-    return json.loads(content, parse_int=str, parse_float=str, parse_constant=str)
+    return parse_json(content, parse_int=str, parse_float=str, parse_constant=str)

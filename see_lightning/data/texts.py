@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from string import Formatter
 from typing import Any
 
+from see_lightning.config import listed
+
 
 class NoText(ValueError):
     """A value that is no text; the message says what it is and what to write."""
@@ -63,7 +65,7 @@ def at(row: Mapping[str, Any], path: str) -> Any:
         before = ".".join([column, *steps[: number - 1]])
         if isinstance(value, Mapping):
             if step not in value:
-                raise LookupError(f"{before!r} has no {step!r}, only {', '.join(map(str, value))}")
+                raise LookupError(f"{before!r} has no {step!r}, only {listed(value)}")
             value = value[step]
         elif _is_list(value):
             if not step.isdecimal() or int(step) >= len(value):
@@ -108,7 +110,7 @@ def kind_of(value: Any) -> str:
     if isinstance(value, int | float):
         return f"a number ({type(value).__name__})"
     if isinstance(value, Mapping):
-        return f"an object (dict with {', '.join(map(str, value)) or 'no keys'})"
+        return f"an object (dict with {listed(value) if value else 'no keys'})"
     if _is_list(value):
         return f"a list of {len(value)}"
     return type(value).__name__

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from see_lightning.config import RunConfig, instantiate, with_values
 from see_lightning.data.checks import BadRow
-from see_lightning.data.example import DataError, Example
+from see_lightning.data.example import DataError, Example, joined
 from see_lightning.data.general import BUILT_IN
 from see_lightning.data.reader import Reader
 from see_lightning.models.digest import files_digest, model_files, sha256
@@ -158,8 +158,8 @@ def _row(row: Example | BadRow, whole: Any) -> str:
         more = [one for one in fields(row) if one.compare and one.name not in ("id", "prompt", "target", "task")]
         beside = [getattr(row, one.name) for one in more if getattr(row, one.name) != _default(one)]
         texts = (row.id, row.prompt, row.target, *map(repr, beside))
-    whole.update("\x1f".join(texts).encode(errors="surrogatepass") + b"\x1e")
-    return hashlib.sha256("\x1f".join(texts[1:] or texts).encode(errors="surrogatepass")).hexdigest()[:12]
+    whole.update(joined(texts).encode(errors="surrogatepass") + b"\x1e")
+    return hashlib.sha256(joined(texts[1:] or texts).encode(errors="surrogatepass")).hexdigest()[:12]
 
 
 def _default(one: Any) -> Any:

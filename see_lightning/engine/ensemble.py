@@ -20,7 +20,7 @@ from see_lightning.methods.method import ExpertMethod, Method
 from see_lightning.models.base import DTYPES
 from see_lightning.tasks.datamodule import query_batch, query_loader
 from see_lightning.tasks.prompts import PromptTemplate
-from see_lightning.tasks.task import Task
+from see_lightning.tasks.task import Task, changed_data
 
 Messages = Sequence[Mapping[str, str]]  # of one chat: {"role": ..., "content": ...}
 
@@ -252,7 +252,7 @@ def read_tasks(cfg: DictConfig, ledger: Ledger, template: PromptTemplate) -> lis
         DataError: the data cannot be read.
     """
     tasks = build_tasks(cfg, validate(cfg), template)
-    changed = [task.name for task in tasks if task.digest() != ledger.content["about"]["data"][task.name]]
+    changed = changed_data({task.name: task.digest() for task in tasks}, ledger.content["about"]["data"])
     if changed:
         raise LedgerError(
             f"{ledger.directory} was run on other data: {', '.join(changed)} changed since. Restore them."

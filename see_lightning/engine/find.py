@@ -25,6 +25,7 @@ from see_lightning.engine.contents import (
 )
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.models.digest import files_digest, weights_of
+from see_lightning.tasks.task import is_same_data
 
 Digests = Callable[[], Mapping[str, str]]
 
@@ -97,7 +98,7 @@ def compare(
         if name == MODEL and together and now and then:  # what prompts are made from is compared by itself
             now, then = (files_digest(weights_of(files)) for files in (ours.files, theirs["files"]))
         if now and then:
-            alike = now == then
+            alike = is_same_data(then, now)
         elif now is None:
             alike = together
             if together and (then or name != MODEL):

@@ -13,6 +13,7 @@ from see_lightning.engine.ledger import BESIDE, Ledger, LedgerError
 from see_lightning.engine.made_from import check_same_prompts
 from see_lightning.engine.stages import Stage
 from see_lightning.experts.files import THRESHOLD
+from see_lightning.tasks.task import changed_data
 
 
 def _without_tasks(config: dict[str, Any], tasks: int) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
         compared = compare(contents, about, lambda: data, tasks=tasks)
         # What is held out for thresholds may have to be taken from the training rows; then the data differ.
         answers_too = theirs == ours
-        if not compared.changed and (answers_too or about["data"].items() <= data.items()):
+        if not compared.changed and (answers_too or not changed_data(about["data"], data)):
             found.append((True, trained, answers_too, other, compared))
         elif compared.is_edited:
             found.append((False, trained, answers_too, other, compared))
@@ -115,8 +116,7 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
         How many trained stages were taken over.
     """
     theirs = Ledger(other).read()  # what is final there never changes, so a run in progress may be read too
-    their_data = theirs.content["about"]["data"]
-    changed = [task for task, digest in their_data.items() if ledger.content["about"]["data"].get(task) != digest]
+    changed = changed_data(theirs.content["about"]["data"], ledger.content["about"]["data"])
     if changed:
         raise LedgerError(
             f"{other} was made from other data: {', '.join(changed)} changed since. Restore them, or move it away."

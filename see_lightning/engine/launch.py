@@ -58,7 +58,7 @@ from see_lightning.methods.method import Method
 from see_lightning.models.base import fast_dtype
 from see_lightning.refusals import room_needed
 from see_lightning.tasks.prompts import PromptTemplate
-from see_lightning.tasks.task import Task, told_apart
+from see_lightning.tasks.task import Task, changed_data, told_apart
 
 
 def find(cfg: DictConfig, config: RunConfig) -> Found:
@@ -353,10 +353,9 @@ def _take_up(
             "contents": found.contents.noted(),
         }
     )
-    if about["data"] != data:
-        changed = ", ".join(task for task in data if about["data"].get(task) != data[task])
+    if changed := changed_data(data, about["data"]):
         raise LedgerError(
-            f"{ledger.directory} was started on other data: {changed} changed since."
+            f"{ledger.directory} was started on other data: {', '.join(changed)} changed since."
             f" Restore them, or move that folder away."
         )
     check_prompts(ledger, template)

@@ -356,7 +356,7 @@ class ContinualRun:
                     "task": stage.task.name,
                     "born": number + 1 if told.get("expanded", True) else None,
                     "parent": parent,
-                    "data_sha256": stage.task.digest(),
+                    "data_sha256": stage.task.rows_sha256(),
                     **told,
                     "training": {key: facts[key] for key in ("examples", "rehearsed", "negatives", "steps")},
                     "score": score,

@@ -3,14 +3,14 @@
 import hashlib
 import math
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from see_lightning.config import ConfigError, nearest
+from see_lightning.config import ConfigError, listed, nearest
 from see_lightning.data.checks import RowChecks
-from see_lightning.data.example import DataError, Example
-from see_lightning.data.reader import MOST_NAMED, Reader
+from see_lightning.data.example import DataError, Example, joined
+from see_lightning.data.reader import Reader
 from see_lightning.data.split import Split
 from see_lightning.seeds import seed
 
@@ -57,13 +57,34 @@ class Task:
         return self.max_new_tokens if self.context is None else min(self.max_new_tokens, self.context - prompt_tokens)
 
     def digest(self) -> str:
-        """sha256 over every id, prompt and reference, so that a run can tell whether its data changed."""
-        text = "\x1e".join("\x1f".join((e.id, e.prompt, *e.references)) for e in (*self.train, *self.test))
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Number of training rows, and sha256 over every id, prompt and reference: tells whether a run's data changed."""
+        return f"{len(self.train)}:{self.rows_sha256()}"
 
     def asked(self) -> str:
-        """sha256 over all that answers to the task and their scores hang on."""
-        return hashlib.sha256(f"{self.digest()} {self.score} {self.max_new_tokens}".encode()).hexdigest()
+        """sha256 over all that answers to the task and their scores are made from."""
+        return hashlib.sha256(f"{self.rows_sha256()} {self.score} {self.max_new_tokens}".encode()).hexdigest()
+
+    def rows_sha256(self) -> str:
+        """sha256 over the rows, the training rows first."""
+        text = "\x1e".join(joined((e.id, e.prompt, *e.references)) for e in (*self.train, *self.test))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_same_data(noted: str | None, now: str | None) -> bool:
+    """Whether two of ``Task.digest`` are of the same rows; older ones lack the number of training rows.
+
+    >>> is_same_data("2:ab", "2:ab"), is_same_data("ab", "2:ab"), is_same_data("3:ab", "2:ab")
+    (True, True, False)
+    """
+    if noted is None or now is None:
+        return noted == now
+    (number, rows), (our_number, our_rows) = (digest.rpartition(":")[::2] for digest in (noted, now))
+    return rows == our_rows and (number == our_number or "" in (number, our_number))
+
+
+def changed_data(noted: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Names of the tasks of ``noted`` whose digests differ now, or that are not there."""
+    return [task for task, digest in noted.items() if not is_same_data(digest, now.get(task))]
 
 
 def told_apart(foreign: Sequence[Task], tasks: Sequence[Task]) -> list[Task]:
@@ -153,7 +174,7 @@ class Benchmark:
                 if name not in found and name not in tasks:
                     raise ConfigError(
                         f"{setting}.{place} names {name!r}, but there is no such task.{nearest(name, [*tasks, *found])} There"
-                        f" are: {', '.join(found[:MOST_NAMED])}."
+                        f" are: {listed(found)}."
                     )
 
     def settings(self, name: str) -> tuple[str, Rule, int | None]:
@@ -226,7 +247,7 @@ class Benchmark:
         fewer = (
             f"{name}: {len(train)} of {asked} training rows are trained on, for {held_out} others had to be held out"
         )
-        usual = longest_answer([tokens(example.target) for example in split.train])
+        usual = longest_answer([tokens(example.target) for example in split.train or split.test])
         return Task(
             name=name,
             train=train,

@@ -96,7 +96,7 @@ def test_configuration_files_are_read_likewise_with_their_package(tmp_path: Path
     [
         (b"\xff\xfea\x00b", "not UTF-16, as its first bytes say"),
         ("{}".encode("utf-16-le"), "neither UTF-8 nor marked as UTF-16; save it as UTF-8"),
-        (b"caf\xe9", "not UTF-8: byte 0xe9 at 4"),
+        (b"caf\xe9", "not UTF-8: byte 0xe9 at column 4"),
     ],
 )
 def test_another_encoding_is_told_in_one_line(tmp_path: Path, content: bytes, told: str) -> None:

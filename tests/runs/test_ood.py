@@ -50,6 +50,14 @@ def test_a_finished_run_is_asked_without_training_and_ends_as_if_asked_at_once(b
     assert (again.fits, again.methods) == (0, [])
 
 
+def test_tasks_that_have_nothing_but_a_test_file_are_asked(base, tmp_path, foreign):
+    for name in ("near", "far"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test.json").write_bytes((foreign / name / "test.json").read_bytes())
+    run = toy.run(toy.compose(toy.data_in(base), tmp_path / "runs", "method=seqft", "optim.epochs=1", *asked(tmp_path)))
+    assert set(toy.read_results(run.directory)["ood"]["scores"]) == {"near", "far"}
+
+
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: " ".join(s[:2]))
 def test_what_the_results_say_is_what_the_files_hold(base, tmp_path, foreign, settings):
     run = toy.run(toy.compose(toy.data_in(base), tmp_path, *settings, *asked(foreign, "ood.every=true")))

@@ -1,8 +1,10 @@
 """A benchmark's tasks: which rows are kept, and with which settings."""
 
+import hashlib
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import Example
 from see_lightning.data.split import Split
 from see_lightning.data.trace import TraceReader
-from see_lightning.tasks.task import MERGED, Benchmark, Task, longest_answer, merge, told_apart
+from see_lightning.tasks.task import MERGED, Benchmark, Task, changed_data, longest_answer, merge, told_apart
 
 
 class Rows:
@@ -193,6 +195,28 @@ def test_the_digest_sees_every_change_of_the_data_and_no_other():
               digest(Example("1", "2+2?4", "", "qa"), rows[1]), digest(Example("", "12+2?", "4", "qa"), rows[1]),
               digest(*rows, test=rows[1:]), digest(Example("1", "2+2?", "4", "qa", alternatives=("four",)), rows[1])]  # fmt: skip
     assert len({here, *others}) == 1 + len(others)
+
+
+def test_a_row_that_moves_between_the_halves_and_a_separator_in_an_answer_are_other_data():
+    def digest(train: int, *answers: str) -> str:
+        rows = tuple(Example(str(n), "?", answer, "qa") for n, answer in enumerate(answers))
+        return Task("qa", rows[:train], rows[train:], "rouge_l", 8).digest()
+
+    found = [digest(1, "a", "b"), digest(2, "a", "b"), digest(1, "a\x1e1\x1f?\x1fb"), digest(1, "a\x1e1", "b")]
+    found.append(Task("qa", (Example("0", "?", "a", "qa", alternatives=("b",)),), (), "rouge_l", 8).digest())
+    found.append(Task("qa", (Example("0", "?", "a\x1fb", "qa"),), (), "rouge_l", 8).digest())
+    assert len(set(found)) == len(found)
+
+
+def test_the_digest_of_an_earlier_version_is_recognised_as_that_of_the_same_data():
+    rows = (Example("1", "2+2?", "4", "qa"), Example("2", "3+3?", "6", "qa"))
+    before = hashlib.sha256(b"1\x1f2+2?\x1f4\x1e2\x1f3+3?\x1f6").hexdigest()
+    now = Task("qa", rows[:1], rows[1:], "rouge_l", 8)
+    assert changed_data({"qa": now.digest()}, {"qa": before}) == []
+    assert changed_data({"qa": before}, {"qa": now.digest()}) == []
+    assert changed_data({"qa": now.digest()}, {"qa": replace(now, train=rows, test=()).digest()}) == ["qa"]
+    assert changed_data({"qa": before}, {"qa": Task("qa", rows[:1], (), "rouge_l", 8).digest()}) == ["qa"]
+    assert changed_data({"qa": before}, {}) == ["qa"]
 
 
 def test_merged_tasks_are_all_training_rows_in_order():
