@@ -4,13 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from see_lightning.frame import frame
+from see_lightning.frame import frame, print_exactly
 from see_lightning.refusals import at_least
 
 
 @frame()
 def main(words: Sequence[str] | None = None) -> None:
-    """Print each answer, who gave it, and what the experts said.
+    """Print each answer, who gave it, and what the experts said; into a pipe, answers go as they are.
 
     Args:
         words: as typed; those of the process by default.
@@ -36,7 +36,8 @@ def main(words: Sequence[str] | None = None) -> None:
     replies = ensemble.answer(queries, task=arguments.task)
     for reply in replies:
         asked = " -> ".join(f"{name} {verdict}" for name, verdict in reply.verdicts.items()) or "no expert asked"
-        print(f"{reply.text.strip()}\n  by {reply.expert or 'the adapted model'} ({asked})")
+        print_exactly(reply.text.strip())
+        print(f"  by {reply.expert or 'the adapted model'} ({asked})")
 
 
 if __name__ == "__main__":

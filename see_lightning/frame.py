@@ -1,6 +1,7 @@
 """The frame in which every command runs: what is refused is told in one line, and output never ends a run."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
@@ -8,6 +9,13 @@ from typing import Any, TextIO
 
 from see_lightning.config import ConfigError
 from see_lightning.refusals import REFUSED, barred, explain
+from see_lightning.textfiles import CONTROL, visible
+
+#: What a table or a progress bar writes itself: a return at its start or a line's end, lines up, weights and hues.
+MOVED = re.compile(r"(?:\x1b\[A)+\Z|\r?")
+STYLE = r"(?!\x1b\[(?:(?:[0-4]|2[1-4]|3[1-69]|9[1-6])(?:;(?!m)|(?=m)))*m)"
+OBEYED = re.compile(rf"(?!\r\n){CONTROL.pattern}")
+OBEYED_IN_TERMINAL = re.compile(rf"(?!\r\n){STYLE}{CONTROL.pattern}")
 
 
 @contextmanager
@@ -69,8 +77,18 @@ def check_launcher(environment: MutableMapping[str, str]) -> None:
             )
 
 
+def print_exactly(text: str) -> None:
+    """Print what a program may read on: as it is into a pipe or a file; for a terminal, control characters are escapes."""
+    if isinstance(sys.stdout, Output) and not sys.stdout.isatty():
+        sys.stdout.write_exactly(f"{text}\n")
+    else:
+        print(visible(text))
+
+
 class Output:
-    """A text stream that writes what its encoding lacks as an escape, and drops what is written to a closed pipe.
+    """A text stream for people: what its encoding lacks, and what a terminal would obey, is written as an escape.
+
+    What is written to a closed pipe is dropped. Weights, hues and returns of tables and progress bars stay.
 
     Args:
         stream: standard output or error; None if the process was started without.
@@ -92,6 +110,13 @@ class Output:
         return hash(self._stream)
 
     def write(self, text: str) -> int:
+        """As the stream does, less what a terminal would obey."""
+        start = MOVED.match(text).end()  # type: ignore[union-attr]  # it matches nothing, too
+        styled = self.isatty() or "FORCE_COLOR" in os.environ
+        self.write_exactly(text[:start] + visible(text[start:], OBEYED_IN_TERMINAL if styled else OBEYED))
+        return len(text)
+
+    def write_exactly(self, text: str) -> int:
         """As the stream does."""
         try:
             return self._stream.write(text)

@@ -1,4 +1,4 @@
-"""Text files of users, in the encodings that their editors write."""
+"""Texts of users: files in the encodings that their editors write, and characters that a terminal would act on."""
 
 import codecs
 import json
@@ -17,6 +17,28 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+#: Characters that a terminal obeys instead of showing them: C0 but tab and newline, DEL, C1, and those that turn the
+#: direction of writing.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str, control: re.Pattern[str] = CONTROL) -> str:
+    r"""A text whose control characters are escapes, as a terminal can show them without harm.
+
+    Args:
+        text: from a file, a model or a setting.
+        control: what becomes an escape, character by character.
+
+    >>> print(visible("a\x1b[2Jb\u202ec"))
+    a\x1b[2Jb\u202ec
+    """
+    return control.sub(lambda found: "".join(map(_escape, found[0])), text)
+
+
+def _escape(character: str) -> str:
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
 def text_bytes(path: Path) -> bytes:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from rich.console import Console
+from rich.text import Text
 
 from see_lightning import cli
 from see_lightning.config import ConfigError, validate
-from see_lightning.frame import Output, frame
+from see_lightning.frame import Output, frame, print_exactly
 from see_lightning.refusals import with_cause
 
 ROOT = Path(__file__).parents[1]
@@ -200,3 +202,31 @@ def test_a_log_handler_that_closes_streams_which_are_not_the_process_s_leaves_ou
         assert before in (sys.stdout, sys.stderr)  # as absl's handler asks
         assert sys.stdout != sys.stderr
     assert not before.closed
+
+
+HARMFUL = "a\x1b]0;title\x07\x1b[2Jb\rc\x9b31m\u202ed\x7f\x1b[8m"
+SHOWN = r"a\x1b]0;title\x07\x1b[2Jb\x0dc\x9b31m\u202ed\x7f\x1b[8m"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_a_terminal_would_obey_is_shown_and_tables_and_bars_stay(monkeypatch, is_terminal):
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    with pytest.raises(SystemExit), frame():  # noqa: PT012
+        print(HARMFUL)
+        Console(highlight=False).print(Text(HARMFUL.replace("\r", ""), style="bold"))
+        print("\r 3 of 4\x1b[K", end="\r\n")
+        print("\x1b[1;31mhue\x1b[0m\tütf")
+        print_exactly(HARMFUL)
+        raise ConfigError(f"there is no {HARMFUL}")
+    first, styled, bar, hue, exact, refusal = stream.getvalue().split("\n")[:6]
+    assert first == SHOWN
+    bold = ("\x1b[1m", "\x1b[0m") if is_terminal else ("", "")
+    assert styled == SHOWN.replace("\\x0d", "").replace("\\x07", "").join(bold)  # rich drops a bell by itself
+    assert bar == "\r 3 of 4\\x1b[K\r"
+    assert hue == ("\x1b[1;31mhue\x1b[0m\tütf" if is_terminal else "\\x1b[1;31mhue\\x1b[0m\tütf")
+    assert exact == (SHOWN if is_terminal else HARMFUL)
+    assert refusal == f"there is no {SHOWN}".replace("\\x0d", " ")

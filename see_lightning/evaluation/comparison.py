@@ -4,8 +4,6 @@ Runs that differ in nothing but their seed are a group, and a group is a row of 
 runs apart, and is shown as a column.
 """
 
-import csv
-import io
 import json
 import os
 import re
@@ -28,6 +26,7 @@ from see_lightning.config import NUISANCE, AdapterConfig, DataConfig, ModelConfi
 from see_lightning.evaluation.drawings import matrix_svg
 from see_lightning.evaluation.finished import METRICS, Run, dotted
 from see_lightning.evaluation.report import FORMULAS, ROUTING, number, page_template, print_table
+from see_lightning.evaluation.spreadsheets import csv_text
 
 MEANINGS = {**FORMULAS, "routing accuracy": f"{ROUTING['accuracy']}; higher is better"}
 MATRICES = 24  # on a page, which would otherwise grow with every run
@@ -449,7 +448,7 @@ def groups_csv(comparison: Comparison) -> str:
             values += [value.mean, value.deviation, value.n] if value else [None, None, 0]
         seeds = " ".join(str(run.seed) for run in group.runs)
         lines.append([*_origin(group, comparison), len(group.runs), seeds, *values])
-    return _csv(lines)
+    return csv_text(lines)
 
 
 def runs_csv(comparison: Comparison) -> str:
@@ -464,19 +463,13 @@ def runs_csv(comparison: Comparison) -> str:
             values = [*map(run.metrics.get, METRICS), *map(last.get, tasks)]
             origin = [*_origin(group, comparison), run.seed]
             lines.append([*origin, *values, run.made["commit"], run.path, run.command])
-    return _csv(lines)
+    return csv_text(lines)
 
 
 def _origin(group: Group, comparison: Comparison) -> list[Any]:
     run = group.first
     settings = (setting(run, name) for name in (*comparison.settings, *comparison.further))
     return [run.order, run.method, run.ratio, *settings, run.model, run.key]
-
-
-def _csv(lines: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
 
 
 # ---------------------------------------------------------------------------------------------- page

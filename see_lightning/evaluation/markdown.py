@@ -14,6 +14,7 @@ from see_lightning.evaluation.comparison import Group, compare, reading, spread,
 from see_lightning.evaluation.finished import Run, find_runs, read_run
 from see_lightning.evaluation.places import words_without_places
 from see_lightning.evaluation.report import number
+from see_lightning.textfiles import visible
 
 Results = Mapping[str, Any]
 Cell = Callable[[Results], float | None]  # one run's value
@@ -146,7 +147,7 @@ def variants(groups: Sequence[Group]) -> str:
         for name in asked:
             columns = {"AR": _of_variant(name, "AR")}
             columns |= {head: _as_percent(_of_variant(name, key)) for head, key in SHARES.items()}
-            rows.append([_command(group), name.replace("_", " "), *_cells(group.runs, columns)])
+            rows.append([_command(group), _text(name.replace("_", " ")), *_cells(group.runs, columns)])
     return _markdown(["run.py", "variant", "AR", *SHARES], rows)
 
 
@@ -205,11 +206,11 @@ def _results(run: Run) -> Results:
 
 def _command(group: Group) -> str:
     words = words_without_places(typed(group))  # kept results may be older than this rule
-    return f"`{shlex.join(words)}`" if words else "(defaults)"
+    return _code(shlex.join(words)) if words else "(defaults)"
 
 
 def _commits(runs: Sequence[Run]) -> str:
-    return ", ".join(dict.fromkeys(f"`{run.made['commit']}`" for run in runs))
+    return ", ".join(dict.fromkeys(_code(run.made["commit"]) for run in runs))
 
 
 def _metric(name: str) -> Cell:
@@ -267,13 +268,35 @@ def _as_percent(cell: Cell) -> Cell:
 
 
 def _markdown(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of Markdown.
+    r"""A table of Markdown; the heads are texts, and the rows' cells Markdown already.
 
-    >>> print(_markdown(["a", "b"], [["1", "2"]]), end="")
-    | a | b |
+    >>> print(_markdown(["a", "b|c"], [["1", "2"]]), end="")
+    | a | b\|c |
     | --- | --- |
     | 1 | 2 |
     """
-    heads = list(heads)
+    heads = [_text(head) for head in heads]
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _text(text: str) -> str:
+    r"""A text that Markdown shows as it is, in one line.
+
+    >>> print(_text("a_b | <!-- end -->"))
+    a_b \| &lt;!-- end --&gt;
+    """
+    shown = re.sub(r"([\\`*\[\]|])", r"\\\1", visible(" ".join(text.split())))
+    return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _code(text: str) -> str:
+    r"""A text as code in a table's cell; in it, no comment begins, for it might be a mark.
+
+    >>> print(_code("seed=1"), _code("a`b|c"), _code("<!-- end -->"))
+    `seed=1` ``a`b\|c`` `<! -- end -->`
+    """
+    shown = visible(" ".join(text.split())).replace("|", "\\|").replace("<!--", "<! --")
+    ticks = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    blank = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{ticks}{blank}{shown}{blank}{ticks}"

@@ -3,12 +3,12 @@
 Letters: T tasks, in the order in which they are learned.
 """
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 
 import torch
+
+from see_lightning.evaluation.spreadsheets import csv_text
 
 
 class ResultsMatrix:
@@ -79,11 +79,8 @@ class ResultsMatrix:
         qa,80.0,
         qg,75.5,60.0
         """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["after", *self.tasks])
-        writer.writerows([task, *row] for task, row in zip(self.tasks, self.to_list(), strict=True))
-        return text.getvalue()
+        rows = zip(self.tasks, self.to_list(), strict=True)
+        return csv_text([["after", *self.tasks], *([task, *row] for task, row in rows)])
 
     def _index(self, after: int) -> int:
         if not 1 <= after <= len(self.tasks):

@@ -3,8 +3,6 @@
 Standalone pictures on a white ground; a method keeps its colour in all of them.
 """
 
-import csv
-import io
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,13 +28,6 @@ COLOURS = {
 }
 OTHERS = ("#8c564b", "#17a0b0", "#e377c2")
 INK, LINE = "#222222", "#d0d0d0"
-
-
-def csv_text(lines: Sequence[Sequence[Any]]) -> str:
-    """A table as the text of a CSV file."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
 
 
 def colours(methods: Sequence[str]) -> list[str]:

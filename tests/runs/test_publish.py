@@ -308,3 +308,33 @@ def test_a_set_of_tasks_that_cannot_be_shown_is_refused(base, folder, document, 
     asked_foreign(base, folder, document)
     with pytest.raises(Refusal, match=told):
         fill(f"<!-- {mark} -->\n<!-- end -->", folder)
+
+
+def test_no_name_of_a_kept_result_breaks_the_document_or_its_next_filling(base, folder, document):
+    """Whatever a task, a variant, a commit or a command is called, a table stays one, and has no HTML."""
+    document.write_text(
+        "".join(f"<!-- {kind}: jsonl -->\n<!-- end -->\n" for kind in ("scores", "foreign", "variants"))
+    )
+    publish(folder, document, [toy.whole(base).directory])
+    names = ["<!-- end -->", "a | b\n<!-- scores: jsonl -->", "`x` <b>*[u](v)"]
+    (path,) = folder.rglob("results.json")
+    results = json.loads(path.read_text())
+    results["tasks"] = results["config"]["order"]["tasks"] = names
+    results["config"]["indicators"]["pos"] = "`` <!-- end -->\n<!-- scores: jsonl -->|"
+    results["command"] = f"python run.py 'indicators.pos={results['config']['indicators']['pos']}'"
+    results["commit"], results["commits"] = names[1], names
+    results["ood"] = {"base_share": 1.0, "auroc": None, "fpr95": None, "per_task": dict.fromkeys(names, 0.5)}
+    row = {"AR": 1.0, "routing_accuracy": 1.0, "base_share": 0.0}
+    results["variants"] = {"asked": names, **dict.fromkeys(names, row)}
+    path.write_text(json.dumps(results))
+    publish(folder, document)
+    once = document.read_text()
+    assert once.count("<!--") == 6
+    lines = [line for line in once.splitlines() if not line.startswith("<!-- ")]
+    assert all(line.startswith("| ") and line.endswith(" |") for line in lines)
+    tables = re.split(r"<!-- .* -->\n", once)
+    for table in filter(None, tables):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+    assert not re.search(r"<[^!]|<!--(?! (end|\w+: jsonl) -->\n)", re.sub("(`+).*?[^`]\\1(?!`)", "", once))
+    publish(folder, document)
+    assert document.read_text() == once

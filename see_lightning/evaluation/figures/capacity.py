@@ -7,7 +7,8 @@ from typing import Any
 from see_lightning.evaluation.comparison import Group, Spread, spread
 from see_lightning.evaluation.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
 from see_lightning.evaluation.finished import Run
-from see_lightning.evaluation.plots import colours, csv_text
+from see_lightning.evaluation.plots import colours
+from see_lightning.evaluation.spreadsheets import csv_text
 from see_lightning.evaluation.transfer import mean
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from see_lightning.evaluation.drawings import readable_on
 from see_lightning.evaluation.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
-from see_lightning.evaluation.plots import INK, colours, csv_text, logarithmic, name_places, parts_of
+from see_lightning.evaluation.plots import INK, colours, logarithmic, name_places, parts_of
+from see_lightning.evaluation.spreadsheets import csv_text
 
 #: Shares of answers, in percent, that lie below the parts of a box: whisker, edge, line, edge, whisker.
 SHARES = (5, 25, 50, 75, 95)

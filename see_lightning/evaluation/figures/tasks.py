@@ -5,7 +5,8 @@ from typing import Any
 
 from see_lightning.evaluation.comparison import Group, Spread, spread
 from see_lightning.evaluation.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
-from see_lightning.evaluation.plots import INK, colours, csv_text, name_places
+from see_lightning.evaluation.plots import INK, colours, name_places
+from see_lightning.evaluation.spreadsheets import csv_text
 from see_lightning.evaluation.transfer import mean
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from see_lightning.evaluation.drawings import draw_cells, short, standalone_svg
 from see_lightning.evaluation.figures.sheet import ORIGIN, Sheet, origin
-from see_lightning.evaluation.plots import INK, csv_text
+from see_lightning.evaluation.plots import INK
 from see_lightning.evaluation.report import number as readable
+from see_lightning.evaluation.spreadsheets import csv_text
 from see_lightning.evaluation.transfer import Transfer, mean
 
 #: Label of a group -> transfer matrices by seed.
