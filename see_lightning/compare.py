@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.console import Console
 
 from see_lightning.config import Refusal
-from see_lightning.engine.ledger import write_atomic
 from see_lightning.evaluation.comparison import (
     compare,
     groups_csv,
@@ -20,6 +19,7 @@ from see_lightning.evaluation.comparison import (
 )
 from see_lightning.evaluation.finished import find_runs, read_run
 from see_lightning.frame import frame
+from see_lightning.writing import write_text
 
 DESCRIPTION = """\
 A table of finished runs, with mean and sample standard deviation over seeds. Runs that differ in nothing but their seed
@@ -77,7 +77,7 @@ def write(folder: Path, name: str, text: str) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / name, text)
+        write_text(folder / name, text)
     except OSError as error:
         raise Refusal(
             f"{folder / name} cannot be written: {error.strerror}; give another folder with --out."

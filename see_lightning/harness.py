@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 import shlex
 import sys
 from collections import Counter
@@ -16,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from see_lightning.config import ConfigError, Refusal, nearest, one_of
 from see_lightning.engine.latest import find_run
-from see_lightning.engine.ledger import dump, finished_results, write_atomic
+from see_lightning.engine.ledger import dump, finished_results
 from see_lightning.frame import frame
 from see_lightning.refusals import at_least, with_cause
+from see_lightning.writing import check_out, write_text
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -61,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--voices", type=_words, metavar="VOICE,...", help="base, experts, ensemble (default: all that the run has)"
     )
     parser.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="instead of harness.json in the run's directory")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="instead of harness.json in the run's directory; no link"
+    )
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = vars(parser.parse_args(words))
     command = shlex.join(["python", "-m", "see_lightning.harness", *words])
@@ -107,10 +109,7 @@ def run_harness(
     if out is None:
         out = run_dir / "harness.json"
         _check_same(out, {"tasks": list(tasks), "limit": limit, "num_fewshot": num_fewshot})
-    if out.absolute().parent.is_dir() and not os.access(out.absolute().parent, os.W_OK):
-        raise Refusal(f"{out} cannot be written, for its folder cannot; give another --out FILE.")
-    if not out.absolute().parent.is_dir():
-        raise Refusal(f"{out} cannot be written: there is no folder {out.parent}. Make it, or give another --out.")
+    check_out(out)
     manager = _task_manager(include_path)
     specs: list[Any] = []
     members: dict[str, Any] = {}
@@ -162,9 +161,9 @@ def run_harness(
         "metrics": metrics,
         **(_routes(last.answered) if last.voice == ENSEMBLE else {}),
     }
-    write_atomic(out, dump(content))
     shown = [task for spec in specs for task in _shown(getattr(spec, "task_name", None) or spec.name, first)]
     print_scores(content, shown, len(names), Console())
+    write_text(out, dump(content))
     return out
 
 

@@ -34,11 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "run_dir", type=Path, help="runs/<order>/<method>/<key>/seed=<n>, or runs/<order>/<method>/latest"
     )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="instead of perplexity.json in the run's directory, into which nothing is written then: for a run of"
+        " others, or a read-only one. No link",
+    )
     words = list(sys.argv[1:] if arguments is None else arguments)
-    path = find_run(parser.parse_args(words).run_dir) / FILE
-    measured = measured_once(path, shlex.join(["python", "-m", "see_lightning.perplexity", *words]), measure)
-    _print(measured)
-    print(path)
+    given = parser.parse_args(words)
+    path, command = find_run(given.run_dir) / FILE, shlex.join(["python", "-m", "see_lightning.perplexity", *words])
+    _print(measured_once(path, command, measure, out=given.out))
+    print(given.out or path)
 
 
 def measure(results: Mapping[str, Any], ledger: Ledger) -> dict[str, Any]:

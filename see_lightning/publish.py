@@ -8,7 +8,7 @@ from pathlib import Path
 
 from see_lightning.config import ConfigError
 from see_lightning.engine.latest import find_run
-from see_lightning.engine.ledger import dump, finished_results, write_atomic
+from see_lightning.engine.ledger import dump, finished_results
 from see_lightning.engine.measured import is_current, stale
 from see_lightning.evaluation.finished import read_run
 from see_lightning.evaluation.markdown import KINDS, fill
@@ -16,6 +16,7 @@ from see_lightning.evaluation.places import machine, without_places
 from see_lightning.frame import frame
 from see_lightning.perplexity import FILE as PERPLEXITY
 from see_lightning.transfer import FILE as TRANSFER
+from see_lightning.writing import refuse_links, write_text
 
 KEPT = ("results.json", PERPLEXITY, TRANSFER, "harness.json")  # what a run measured, without what it answered
 
@@ -62,7 +63,7 @@ def publish(folder: Path, document: Path, added: Sequence[Path] = ()) -> None:
     for run_dir in added:
         keep(run_dir, folder)
     text, left_out = fill(document.read_text(encoding="utf-8"), folder)
-    write_atomic(document, text)
+    write_text(document, text)
     for path in left_out:
         print(f"note: {path} stands in no table of {document}", file=sys.stderr)
 
@@ -82,7 +83,11 @@ def keep(run_dir: Path, folder: Path) -> Path:
     run_dir = run_dir.resolve()
     run = read_run(run_dir / "results.json")
     places = machine(results["config"], run_dir.parents[3] if run.is_at_home else run_dir.parent)
+    for name in (run.order, run.method):
+        if "/" in name or name in ("", ".", ".."):
+            raise ConfigError(f"{run.path} calls its order or method {name!r}, which is no name of a folder.")
     place = folder / run.order / run.method / run.key / f"seed={run.seed}"
+    refuse_links(place, folder)
     place.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         content = json.loads((run_dir / name).read_text(encoding="utf-8")) if (run_dir / name).exists() else None
@@ -94,7 +99,7 @@ def keep(run_dir: Path, folder: Path) -> Path:
         kept = without_places(content, places)
         if "logger" in kept.get("config", {}):
             kept["config"]["logger"] = None  # an account, or a tracker's address
-        write_atomic(place / name, dump(kept))
+        write_text(place / name, dump(kept))
     return place
 
 

@@ -51,20 +51,32 @@ def room_needed(folder: Path, cure: str = "paths.runs=DIR") -> Iterator[None]:
         number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
         place = getattr(error, "filename", None) or folder
         if number in FULL:
-            there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-            raise Refusal(
-                f"{place} cannot be written: {os.strerror(number)}; {shutil.disk_usage(there).free / 1e6:,.0f} MB are free"
-                f" there. Make room or raise the limit, and give the same command again: what is final is kept."
-            ) from error
+            raise Refusal(full(place, number)) from error
         if number in BARRED:
             raise Refusal(f"{place} cannot be used: {os.strerror(number)}. Give a place that can: {cure}.") from error
         raise
+
+
+def full(place: str | Path, number: int) -> str:
+    """One line on a place that has no room.
+
+    Args:
+        place: what was written.
+        number: of the system's error, of ``FULL``.
+    """
+    there = next(path for path in (Path(place), *Path(place).absolute().parents) if path.exists())
+    return (
+        f"{place} cannot be written: {os.strerror(number)}; {shutil.disk_usage(there).free / 1e6:,.0f} MB are free there."
+        f" Make room or raise the limit, and give the same command again: what is final is kept."
+    )
 
 
 def barred(error: OSError) -> str | None:
     """One line on a place that cannot be used; None if the error tells of something else."""
     if "No usable temporary directory" in str(error):
         return "there is no folder for temporary files that can be written; set TMPDIR=DIR."
+    if error.errno in FULL and error.filename is not None:
+        return full(error.filename, error.errno)
     if error.errno not in BARRED or error.filename is None:
         return None
     return f"{error.filename} cannot be used: {os.strerror(error.errno)}."

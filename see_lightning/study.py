@@ -10,9 +10,10 @@ from typing import Any
 
 from see_lightning.config import Refusal
 from see_lightning.engine.latest import find_run
-from see_lightning.engine.ledger import Ledger, dump, finished_results, write_atomic
+from see_lightning.engine.ledger import Ledger, Unheld, dump, finished_results
 from see_lightning.frame import frame
 from see_lightning.refusals import barred, room_needed
+from see_lightning.writing import check_out, write_text
 
 DESCRIPTION = """\
 What a finished run of SEE would have given, had its experts been asked in another order or been believed at another
@@ -55,18 +56,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="first let the experts answer every test query that they accept, and the base model all: then every order by"
         " their verdicts is exact. Reads the model and the data; what is answered stays with the run",
     )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="instead of study.json and the report in the run's directory, into which nothing is written then: for a run of"
+        " others, or a read-only one. No link",
+    )
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--thresholds" in words[:-1]:  # argparse would take -2,0 for an option
         at = words.index("--thresholds")
         words[at : at + 2] = [f"--thresholds={words[at + 1]}"]
     given = parser.parse_args(words)
     orders = given.orders or ["newest,oldest,random:3"]
-    path = run_study(given.run_dir, given.thresholds, orders, answer=given.answer)
+    path = run_study(given.run_dir, given.thresholds, orders, answer=given.answer, out=given.out)
     print(path)
 
 
 def run_study(
-    run_dir: Path, thresholds: Sequence[float] | None, orders: Sequence[str], *, answer: bool = False
+    run_dir: Path,
+    thresholds: Sequence[float] | None,
+    orders: Sequence[str],
+    *,
+    answer: bool = False,
+    out: Path | None = None,
 ) -> Path:
     """Print the study of a run, keep it beside its results, and draw it into the report.
 
@@ -75,9 +88,10 @@ def run_study(
         thresholds: log-odds from which on a query is accepted; None chooses them by what was observed.
         orders: as `name_orders` takes them.
         answer: whether to load the experts first and let them answer all that they accept.
+        out: where the study is kept instead; then nothing is written into the run's directory, and no lock is taken there.
 
     Returns:
-        The path of the report.
+        The path of the report, or ``out``.
 
     Raises:
         Refusal: the run or what it remembers cannot be studied.
@@ -92,12 +106,15 @@ def run_study(
 
     tasks = results["tasks"]
     named = name_orders(orders, tasks, results["seed"])
+    ledger = Unheld(run_dir)  # what is final never changes, so to read it takes no lock
+    if out:
+        check_out(out)
     if answer:
         from see_lightning.engine.ensemble import answer_everything
 
-        with room_needed(run_dir, "a copy of the run"), Ledger(run_dir) as held:
+        with room_needed(run_dir, "--out FILE"), ledger if out else Ledger(run_dir) as held:
             print(f"{answer_everything(held)} answers were written that the run had no need of", file=sys.stderr)
-    ledger = Ledger(run_dir).read()  # what is final never changes, so to read it takes no lock
+        ledger = ledger if out else Unheld(run_dir)
     stages = list(ledger.content["stages"])
     records = [record for stage in stages for record in ledger.remembered(stage)]
     if not records:
@@ -113,15 +130,18 @@ def run_study(
     studied = json.loads(text)
     report = run_dir / "report.html"
     try:
-        with Ledger(run_dir):
-            write_atomic(run_dir / "study.json", text)
-            write_atomic(report, render_html(results, studied))
+        if out:
+            write_text(out, text)
+        else:
+            with Ledger(run_dir) as held:
+                held.write(run_dir / "study.json", text)
+                held.write(report, render_html(results, studied))
     except OSError as error:
         if (told := barred(error)) is None:
             raise
-        print(f"note: the study is printed but not kept: {told}", file=sys.stderr)
+        print(f"note: the study is printed but not kept: {told} --out FILE keeps it elsewhere.", file=sys.stderr)
     print_study(studied, Console())
-    return report
+    return out or report
 
 
 def _finished(run_dir: Path) -> dict[str, Any]:

@@ -41,12 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--size", type=at_least(1), metavar="N", help="only the first N test queries of each task (default: all)"
     )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="instead of transfer.json in the run's directory, into which nothing is written then: for a run of"
+        " others, or a read-only one. No link",
+    )
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(words)
     path, command = find_run(given.run_dir) / FILE, shlex.join(["python", "-m", "see_lightning.transfer", *words])
-    measured = measured_once(path, command, partial(measure, size=given.size), {"size": given.size})
-    _print(measured)
-    print(path)
+    _print(measured_once(path, command, partial(measure, size=given.size), {"size": given.size}, given.out))
+    print(given.out or path)
 
 
 def measure(results: Mapping[str, Any], ledger: Ledger, size: int | None = None) -> dict[str, Any]:
@@ -54,7 +60,7 @@ def measure(results: Mapping[str, Any], ledger: Ledger, size: int | None = None)
 
     Args:
         results: of the run.
-        ledger: of the run, held.
+        ledger: of the run, held; or an ``Unheld`` one, which keeps nothing of what is answered.
         size: test queries of each task, the first ones; None takes all.
 
     Raises:

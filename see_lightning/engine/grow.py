@@ -1,6 +1,5 @@
 """Taking over what another run has finished: by a longer task list all of it, by other thresholds what was trained."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from see_lightning.engine.made_from import check_same_prompts
 from see_lightning.engine.stages import Stage
 from see_lightning.experts.files import THRESHOLD
 from see_lightning.tasks.task import changed_data
+from see_lightning.writing import copy_folder, refuse_links
 
 
 def _without_tasks(config: dict[str, Any], tasks: int) -> dict[str, Any]:
@@ -128,8 +128,10 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
         if not noted["trained"]:
             break
         folder = ledger.folder(stage.name)
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(theirs.verified(stage.name), folder)
+        ledger.check_held()
+        refuse_links(folder, ledger.directory)
+        folder.parent.mkdir(exist_ok=True)
+        copy_folder(theirs.verified(stage.name), folder)
         theirs.answers(stage.name), theirs.remembered(stage.name)  # read, which checks them
         for kind in BESIDE:
             theirs.beside(stage.name, kind)

@@ -45,7 +45,7 @@ from see_lightning.engine.build import (
 from see_lightning.engine.contents import ROWS, ood_digests, ood_without_places, read_contents
 from see_lightning.engine.find import Found, check_model, edits, find_run, refuse_other_model
 from see_lightning.engine.grow import adopt, earlier_run
-from see_lightning.engine.ledger import OOD, Ledger, LedgerError, dump, write_atomic
+from see_lightning.engine.ledger import OOD, Ledger, LedgerError, dump
 from see_lightning.engine.made_from import check_prompts, date_of, prompt_facts
 from see_lightning.engine.preemption import Stopped, Told, exit_code, leave_quietly
 from see_lightning.engine.ranks import Echo, Place, Ranks, check_size, join, place, supervise
@@ -128,9 +128,9 @@ def launch(cfg: DictConfig, command: str) -> Path:
     elif here is None or here.rank == 0:
         _tell(found.notes, _console())
         if not found.notes and not _is_noted(directory, cfg):
-            with suppress(OSError, LedgerError), Ledger(directory) as ledger:  # of a run from when they were not noted
+            with suppress(OSError, Refusal), Ledger(directory) as ledger:  # of a run from when they were not noted
                 _note_contents(ledger, found)
-                _note_places(directory / "config.yaml", cfg)
+                _note_places(ledger, cfg)
         if "WANDB_SWEEP_ID" in os.environ:
             _tell_again(cfg, path)
     if here is None or here.rank == 0:
@@ -303,12 +303,12 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
             path = ledger.directory / "results.json"
             if path.exists():
                 keep_earlier(results, json.loads(path.read_text(encoding="utf-8")))
-            write_atomic(ledger.directory / "matrix.csv", matrix_csv(results))
+            ledger.write(ledger.directory / "matrix.csv", matrix_csv(results))
             study = ledger.directory / "study.json"  # of a finished run that was asked foreign queries afterwards
             studied = json.loads(study.read_text(encoding="utf-8")) if study.exists() else None
-            write_atomic(ledger.directory / "report.html", render_html(results, studied))
+            ledger.write(ledger.directory / "report.html", render_html(results, studied))
             tracker.finish(results, ledger.directory / "report.html")
-            write_atomic(path, dump(results))  # last: that it is there means all is there
+            ledger.write(path, dump(results))  # last: that it is there means all is there
     ranks.leave()
 
 
@@ -368,7 +368,7 @@ def _take_up(
         if asked and about.get(name) != command:
             about[name] = command
             ledger.commit()
-    write_atomic(ledger.directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    ledger.write(ledger.directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     if growing and not ledger.content["stages"]:
         earlier = earlier_run(ledger.directory, numbers_config(cfg), data, found.contents)
         if earlier and earlier.edited:
@@ -392,7 +392,7 @@ def _note_contents(ledger: Ledger, found: Found) -> None:
         about["contents"] = found.contents.noted()
         ledger.commit()
     if not (ledger.directory / ROWS).exists():
-        write_atomic(ledger.directory / ROWS, json.dumps(found.contents.rows))
+        ledger.write(ledger.directory / ROWS, json.dumps(found.contents.rows))
 
 
 def _with_places(path: Path, cfg: DictConfig) -> tuple[str, str]:
@@ -410,11 +410,12 @@ def _is_noted(directory: Path, cfg: DictConfig) -> bool:
     return before == now and "contents" in Ledger(directory).read().content["about"]
 
 
-def _note_places(path: Path, cfg: DictConfig) -> None:
+def _note_places(ledger: Ledger, cfg: DictConfig) -> None:
     """Let a finished run's settings say where its data and model lie now, for commands that read them."""
+    path = ledger.directory / "config.yaml"
     before, now = _with_places(path, cfg)
     if now != before:
-        write_atomic(path, now)
+        ledger.write(path, now)
 
 
 def _make_method(

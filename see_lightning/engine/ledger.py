@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from typing import Any
 import filelock
 
 from see_lightning.config import VARIANTS, Refusal
+from see_lightning.writing import append, refuse_link, refuse_links, refuse_links_in, remove_unfinished, write_text
 
 OOD = "ood"
 REMEMBERED, FORCED = (
@@ -23,7 +25,11 @@ REMEMBERED, FORCED = (
     "transfer_remembered",
 )  # said of their own accord, and because they were told to answer
 BESIDE = (OOD, *VARIANTS)  # kinds of queries beside the run's own
-UNFINISHED = ".tmp"  # ends the name of a file that is being written
+#: What a run keeps in its directory; anything else there is the user's.
+OURS = (
+    *("config.yaml", "ledger.json", "rows.json", "matrix.csv", "report.html", "results.json", "tasks", "wandb"),
+    *("study.json", "perplexity.json", "transfer.json", "harness.json", ".lock-holder", ".lock"),
+)
 
 
 class LedgerError(Refusal):
@@ -34,24 +40,6 @@ def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a file as a whole: at any moment its old or its new text is there, never a part.
-
-    The new text is written beside the target, for a rename across file systems would be a copy.
-    """
-    beside = path.with_name(f".{path.name}{UNFINISHED}")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself must reach the disk
-    finally:
-        os.close(folder)
 
 
 def dump(value: Any) -> str:
@@ -82,6 +70,8 @@ def finished_results(run_dir: Path, why: str) -> dict[str, Any]:
 class Ledger:
     """One run directory, held by one process at a time.
 
+    The directory may lie behind links; nothing of ours in it may be one.
+
     Args:
         directory: of the run; made if missing.
         writes: False for a rank that only follows: it notes what becomes final, and leaves files and hold to the first.
@@ -91,6 +81,7 @@ class Ledger:
         self.directory, self.writes = directory, writes
         self._made: list[Path] = []  # folders that were not there before, the innermost first
         self._lock = filelock.FileLock(directory / ".lock")
+        self._held: tuple[Any, ...] | None = None  # what the directory and its lock were when they were taken
         self.content: dict[str, Any] = {"about": {}, "stages": {}}
 
     def __enter__(self) -> "Ledger":
@@ -101,22 +92,53 @@ class Ledger:
             self.directory.mkdir(parents=True, exist_ok=True)
         except FileNotFoundError as error:  # in /proc, say, where nobody makes folders
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.directory)) from error
+        for name in OURS:
+            refuse_link(self.directory / name)
+        refuse_links_in(self.directory / "tasks")
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
-            holder = self.directory / ".lock-holder"
-            who = holder.read_text() if holder.exists() else "another process"
             raise LedgerError(
-                f"{self.directory} is in use by {who}. Wait for it, or give this run another seed or paths.runs."
+                f"{self.directory} is in use by {self._holder()}. Wait for it, or give this run another seed or"
+                f" paths.runs."
             ) from None
         try:
-            (self.directory / ".lock-holder").write_text(f"process {os.getpid()} on {os.uname().nodename}")
-            for unfinished in self.directory.rglob(f".*{UNFINISHED}"):
-                unfinished.unlink()  # its writer was killed
+            self._held = self._identity()
+            write_text(self.directory / ".lock-holder", f"process {os.getpid()} on {os.uname().nodename}")
+            remove_unfinished(self.directory)
             return self.read()
         except BaseException:
             self._lock.release()
             raise
+
+    def _holder(self) -> str:
+        """Who holds the directory, as that process noted it."""
+        try:
+            told = (self.directory / ".lock-holder").read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            told = ""
+        return told if re.fullmatch(r"process \d+ on [\w.-]+", told) else "another process"
+
+    def _identity(self) -> tuple[Any, ...]:
+        """What the directory and its lock are on disk, whatever they are called."""
+        try:
+            found = [os.lstat(self.directory / ".lock"), os.stat(self.directory)]
+        except OSError:
+            return ()
+        return tuple((one.st_dev, one.st_ino) for one in found)
+
+    def check_held(self) -> None:
+        """Stop before anything is written where another process may be at work by now.
+
+        Raises:
+            LedgerError: the directory, or the lock in it, is no longer the one that this process took.
+        """
+        if self.writes and (self._held is None or self._identity() != self._held):
+            raise LedgerError(
+                f"{self.directory} is no longer held by this process: the folder was moved, or {self.directory / '.lock'}"
+                f" was deleted, so another process may be at work there. What was not final yet is not written; give the"
+                f" same command again."
+            )
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind and issubclass(kind, Refusal):
@@ -125,11 +147,13 @@ class Ledger:
 
     def _abandon(self) -> None:
         """Leave nothing of a run that was refused at its first start, so that nobody waits for its end."""
-        if not self._made or Ledger(self.directory).read().content["stages"]:
+        if not self._made or self._identity() != self._held or Ledger(self.directory).read().content["stages"]:
             return
-        shutil.rmtree(self.directory)
-        with suppress(OSError):  # it holds runs of others by now
-            for folder in self._made[1:]:
+        for name in OURS:  # the lock last
+            path = self.directory / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        with suppress(OSError):  # notes of the user's, or runs of others, are there by now
+            for folder in self._made:
                 folder.rmdir()
 
     def read(self) -> "Ledger":
@@ -148,8 +172,23 @@ class Ledger:
 
     def commit(self) -> None:
         """Make all that was noted since the last commit final, in one act."""
+        self.write(self.directory / "ledger.json", dump(self.content))
+
+    def write(self, path: Path, text: str) -> None:
+        """Replace a file of the run as a whole; only the rank that writes does so.
+
+        Args:
+            path: of the file, in the directory.
+            text: of the file.
+
+        Raises:
+            LedgerError: the directory is no longer held.
+            Refusal: a link is on the way.
+        """
         if self.writes:
-            write_atomic(self.directory / "ledger.json", dump(self.content))
+            self.check_held()
+            refuse_links(path, self.directory)
+            write_text(path, text)
 
     def about(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """What the run was started with; noted at the first start, given back at every later one."""
@@ -173,12 +212,16 @@ class Ledger:
         folder = self.folder(stage)
         if not self.writes:
             return folder
+        self.check_held()
+        refuse_links(folder, self.directory)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
 
     def only_final(self, stage: str, part: str) -> None:
         """Remove what is not final from a part of a trained stage's folder."""
+        self.check_held()
+        refuse_links(self.folder(stage) / part, self.directory)
         for path in (self.folder(stage) / part).iterdir():
             if f"{part}/{path.name}" not in self.stage(stage)["trained"]["files"]:
                 path.unlink()
@@ -188,7 +231,7 @@ class Ledger:
 
         Args:
             stage: its name.
-            files: paths within its folder, all written by now; those that were final before are taken to be unchanged.
+            files: paths within its folder, all on disk by now; those that were final before are taken to be unchanged.
             facts: counts and seconds for the report.
         """
         folder = self.folder(stage)
@@ -197,8 +240,6 @@ class Ledger:
         for file in files if self.writes else ():
             if file in final:
                 continue
-            with (folder / file).open("rb") as written:
-                os.fsync(written.fileno())
             hashes[file] = sha256(folder / file)
         self.stage(stage)["trained"] = {**facts, "files": hashes}
         self.commit()
@@ -252,14 +293,11 @@ class Ledger:
         start = max((block["end"] for block in self.stage(stage).get(kind, {}).values()), default=0)
         block = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
         path = self.folder(stage) / f"{kind}.jsonl"
+        self.check_held()
+        refuse_links(path, self.directory)
         path.parent.mkdir(parents=True, exist_ok=True)
         if block:
-            with path.open("r+b" if path.exists() else "w+b") as file:
-                file.truncate(start)  # a killed run may have left lines that were never made final
-                file.seek(start)
-                file.write(block)
-                file.flush()
-                os.fsync(file.fileno())
+            append(path, start, block)  # behind it a killed run may have left lines that were never made final
         return {"start": start, "end": start + len(block), "sha256": hashlib.sha256(block).hexdigest()}
 
     def answers(self, stage: str) -> list[dict[str, Any]]:
@@ -317,3 +355,26 @@ class Ledger:
                 )
             records += [json.loads(line) for line in lines.splitlines()]
         return records
+
+
+class Unheld(Ledger):
+    """A finished run that is only read: nothing in its directory is written or locked, and what is noted stays here.
+
+    Args:
+        directory: of the run.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, writes=False)
+        self._noted: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self.read()
+
+    def note_answers(
+        self, stage: str, task: str, blocks: Mapping[str, Sequence[Mapping[str, Any]]], facts: Mapping[str, Any]
+    ) -> None:
+        """Keep records for as long as this object is there; see ``Ledger``."""
+        for kind, records in blocks.items():
+            self._noted.setdefault((stage, kind), []).extend(map(dict, records))
+
+    def _records(self, stage: str, kind: str, digests: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        return super()._records(stage, kind, digests) + self._noted.get((stage, kind), [])

@@ -6,33 +6,40 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.config import Refusal
-from see_lightning.engine.ledger import Ledger, dump, finished_results, write_atomic
+from see_lightning.engine.ledger import Ledger, Unheld, dump, finished_results
 from see_lightning.refusals import room_needed
+from see_lightning.writing import check_out, write_text
 
 Content = dict[str, Any]
 Measure = Callable[[Mapping[str, Any], Ledger], Content]
 
 
-def measured_once(path: Path, command: str, measure: Measure, asked: Mapping[str, Any] | None = None) -> Content:
+def measured_once(
+    path: Path, command: str, measure: Measure, asked: Mapping[str, Any] | None = None, out: Path | None = None
+) -> Content:
     """What was measured of a run; measured now if it was not yet, or if the run has become another since.
 
     Args:
         path: of the file, in the run's directory.
         command: that asks for it.
-        measure: given the run's results and its ledger, held, what is to be kept.
+        measure: given the run's results and its ledger, held unless ``out`` is given, what is to be kept.
         asked: settings of the measurement, kept with it; with others it is made anew.
+        out: where it is kept instead; then nothing is written into the run's directory, and no lock is taken there.
 
     Returns:
         The content of the file.
 
     Raises:
-        Refusal: the run is not finished, or as ``measure`` does.
+        Refusal: the run is not finished, its directory or ``out`` cannot be written, or as ``measure`` does.
     """
-    results = finished_results(path.parent, f"{path.stem} is measured after the last task")
-    found = _kept(path, Ledger(path.parent).read(), asked or {})
+    run_dir, name, path = path.parent, path.stem, out or path
+    results = finished_results(run_dir, f"{name} is measured after the last task")
+    found = _kept(path, Ledger(run_dir).read(), asked or {})
     if found is not None:  # to read it takes no lock
         return found
-    with room_needed(path.parent, "a copy of the run"), Ledger(path.parent) as ledger:
+    if out:
+        check_out(out)
+    with room_needed(path.parent, "--out FILE"), Unheld(run_dir) if out else Ledger(run_dir) as ledger:
         found = _kept(path, ledger, asked or {})
         if found is not None:
             return found
@@ -43,7 +50,8 @@ def measured_once(path: Path, command: str, measure: Measure, asked: Mapping[str
         origin = {name: results[name] for name in ("method", "ratio", "order", "seed")}
         about = {"command": command, "commit": commit(), **origin, **head}
         content = {**about, **measure(results, ledger)}
-        write_atomic(path, dump(content))
+        ledger.check_held()
+        write_text(path, dump(content))
     return content
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from see_lightning.data.example import Example
 from see_lightning.engine.build import recall_of
 from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughput
-from see_lightning.engine.ledger import OOD, Ledger, dump, sha256, write_atomic
+from see_lightning.engine.ledger import OOD, Ledger, dump, sha256
 from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.preemption import Stopped, Told
 from see_lightning.engine.ranks import Ranks
@@ -32,6 +32,7 @@ from see_lightning.seeds import seed
 from see_lightning.tasks.datamodule import TaskDataModule
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
+from see_lightning.writing import write_text
 
 T = TypeVar("T")
 
@@ -269,6 +270,7 @@ class ContinualRun:
             **({"assigned": asdict(assigned)} if assigned else {}),
         }
         if self.ranks.first:
+            self.ledger.check_held()
             method.save(folder / "expert")
         self._commit_trained(stage, facts)
         began = f"begun as {method.parent}, " if method.parent else ""
@@ -348,7 +350,7 @@ class ContinualRun:
         if began_as := facts.get("parent"):
             parent = next(one.name for one in self.stages if one.task and one.task.name == began_as)
         path = self.ledger.folder(stage.name) / "expert" / "expert.json"
-        write_atomic(
+        self.ledger.write(
             path,
             dump(
                 {
@@ -473,4 +475,4 @@ class ContinualRun:
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
     """What a stage trained on, a line for each example."""
     lines = [{"id": e.id, "task": e.task, "prompt": e.prompt, "target": e.target} for e in examples]
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

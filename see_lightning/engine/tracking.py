@@ -15,9 +15,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from see_lightning.config import ConfigError, instantiate, one_of
-from see_lightning.engine.ledger import dump, write_atomic
+from see_lightning.engine.ledger import dump
 from see_lightning.evaluation.drawings import confusion_svg, matrix_svg
 from see_lightning.refusals import with_cause
+from see_lightning.writing import refuse_links, write_text
 
 
 class Tracker:
@@ -115,6 +116,7 @@ class WandbTracker(Tracker):
 
         *group, seed = directory.parts[-4:]
         kept = directory / "wandb" / "id"
+        refuse_links(kept, directory)
         given = (
             kept.read_text() if kept.exists() else f"{group[-1]}-{seed.removeprefix('seed=')}-{secrets.token_hex(3)}"
         )
@@ -141,7 +143,7 @@ class WandbTracker(Tracker):
             ) from error
         if self.mode != "disabled":
             kept.parent.mkdir(exist_ok=True)
-            write_atomic(kept, self._run.id)
+            write_text(kept, self._run.id)
         self._run.define_metric("eval/*", step_metric="tasks_learned")
 
     def stage(self, task: str, folder: Path) -> Logger | Literal[False]:
@@ -177,7 +179,7 @@ class WandbTracker(Tracker):
         for name, text in (("report.html", report.read_text(encoding="utf-8")), ("results.json", dump(results))):
             # Beside W&B's own files, where it lies until an offline run is sent, and is not taken for the run's.
             kept = Path(self._run.dir) / f"report-{name}"
-            write_atomic(kept, text)
+            write_text(kept, text)
             artifact.add_file(str(kept), name=name, policy="immutable")
         self._run.log_artifact(artifact)
 

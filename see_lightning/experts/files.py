@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor
 
 from see_lightning.config import ConfigError
 from see_lightning.experts.pool import ExpertPool
+from see_lightning.writing import write_bytes, write_text
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
 THRESHOLD = "threshold.json"  # beside them, of an expert that has one
@@ -25,8 +27,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, about: dict[str, st
         path: of the file.
         about: what the file says of itself.
     """
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, about)
-    path.chmod(0o644)  # safetensors writes 0600 whatever the umask
+    write_bytes(path, serialized({name: tensor.contiguous() for name, tensor in tensors.items()}, about))
 
 
 def save(pool: ExpertPool, name: str, folder: Path) -> None:
@@ -48,7 +49,7 @@ def save(pool: ExpertPool, name: str, folder: Path) -> None:
         config["alora_invocation_tokens"] = pool.header_ids  # what makes it an activated one for PEFT
     # PEFT keeps names in sets, whose order changes from process to process; sorted, the file does not.
     text = json.dumps(config, indent=2, sort_keys=True, default=sorted)
-    (folder / CONFIG).write_text(text + "\n")
+    write_text(folder / CONFIG, text + "\n")
 
 
 def load(pool: ExpertPool, name: str, folder: Path) -> None:

@@ -34,6 +34,7 @@ from see_lightning.tasks.negatives import (
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.reconstruct import Indicators, reconstruct
 from see_lightning.tasks.task import Task
+from see_lightning.writing import write_text
 
 LOOKED_AT = 100  # training rows, and refused ones, at most that a threshold is set by
 ENOUGH = 12  # refused examples of a past task, below which experts were seen to take its queries for their own
@@ -207,7 +208,7 @@ class See(ExpertMethod):
         super().save(folder)
         name = self.pool.names[-1]
         if name in self.thresholds:
-            (folder / THRESHOLD).write_text(json.dumps({"log_odds": self.thresholds[name]}) + "\n", encoding="utf-8")
+            write_text(folder / THRESHOLD, json.dumps({"log_odds": self.thresholds[name]}) + "\n")
 
     def restore(self, task: str, folder: Path) -> None:
         """An expert comes back with its threshold."""

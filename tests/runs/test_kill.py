@@ -56,16 +56,14 @@ def test_killed_at_every_step_of_every_commit_a_run_ends_as_if_it_had_not_been(u
         "report.html",
         "results.json",
         "rows.json",
-    }
-    stage_files = {
+        ".lock-holder",
         "examples.jsonl",
         "adapter_model.safetensors",
         "adapter_config.json",
-        "answers.jsonl",
-        "remembered.jsonl",
     }
+    appended = {"answers.jsonl", "remembered.jsonl"}
     assert toy.kinds_of(moments) == {
-        (step, file) for step in ("half", "written") for file in whole_files | stage_files
+        (step, file) for step in ("half", "written") for file in whole_files | appended
     } | {("replaced", file) for file in whole_files}
     # ledger.json: its start, three trainings, eight evaluations, and verdicts on a task not yet tested; three steps each.
     assert sum("ledger.json" in moment for moment in moments) == 3 * 13

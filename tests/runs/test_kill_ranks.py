@@ -136,17 +136,15 @@ def test_a_rank_killed_at_every_step_of_every_commit_changes_nothing(kills):
         "report.html",
         "results.json",
         "rows.json",
-    }
-    stage_files = {
+        ".lock-holder",
         "examples.jsonl",
         "adapter_model.safetensors",
         "adapter_config.json",
-        "answers.jsonl",
-        "remembered.jsonl",
     }
+    appended = {"answers.jsonl", "remembered.jsonl"}
     assert len(kills.moments) == len(set(kills.moments)) == len(kills.survivors) - len(kills.victims)
     assert toy.kinds_of(kills.moments) == {
-        (step, file) for step in ("half", "written") for file in whole_files | stage_files
+        (step, file) for step in ("half", "written") for file in whole_files | appended
     } | {("replaced", file) for file in whole_files}
     # ledger.json: its start, two trainings, and the answers after each, of all tasks at once; three steps each.
     assert sum("ledger.json" in moment for moment in kills.moments) == 3 * 5

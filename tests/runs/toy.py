@@ -36,6 +36,7 @@ from see_lightning.engine.ledger import Ledger
 from see_lightning.methods.method import Method
 from see_lightning.models.tiny import tiny_model
 from see_lightning.refusals import CONF
+from see_lightning.writing import UNFINISHED
 
 # The same numbers on every machine; and threads that wait for work would not live on in a forked process.
 torch.set_num_threads(1)
@@ -305,9 +306,9 @@ def kill_where_new(diary: Path) -> None:
     fsync, replace = os.fsync, os.replace
 
     def label(path: Path) -> str:
-        # Times differ from attempt to attempt; the rest of the content does not.
-        content = re.sub(rb'"seconds": [\d.e-]+', b"", path.read_bytes())
-        return f"{path.name} {zlib.crc32(content):08x}"
+        # Times and processes differ from attempt to attempt; the rest of the content does not.
+        content = re.sub(rb'"seconds": [\d.e-]+|process \d+', b"", path.read_bytes())
+        return f"{target_of(path.name)} {zlib.crc32(content):08x}"
 
     def die_unless_past(moment: str, path: Path, *, cut: int = 0) -> None:
         if moment not in past:
@@ -327,14 +328,21 @@ def kill_where_new(diary: Path) -> None:
 
     def traced_replace(source: Path, target: Path) -> None:
         replace(source, target)
-        die_unless_past(f"replaced {label(Path(target))}", Path(target))
+        if Path(target).is_file():
+            die_unless_past(f"replaced {label(Path(target))}", Path(target))
 
     os.fsync, os.replace = traced_fsync, traced_replace
 
 
 def kinds_of(moments: Iterable[str]) -> set[tuple[str, str]]:
     """Step and file of what `kill_where_new` noted."""
-    return {(line.split()[0], line.split()[-2].strip(".").removesuffix(".tmp")) for line in moments}
+    return {(line.split()[0], line.split()[-2]) for line in moments}
+
+
+def target_of(name: str) -> str:
+    """What a file will be called that is being written."""
+    unfinished = UNFINISHED.fullmatch(name)
+    return unfinished[1] if unfinished else name
 
 
 def load_everything(directory: Path) -> None:

@@ -1,0 +1,229 @@
+"""Every file of ours is written here: whole or not at all, never through a link, never under a name that can be guessed.
+
+A run's folder may come from other people. A link in it, or at the name of a file that is about to be written, would let it
+choose which file of the user's is overwritten. Links above the folder that a user names, such as ``runs -> /scratch/runs``,
+are the user's own and are followed.
+"""
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from see_lightning.config import Refusal
+
+#: The name under which a file or folder is written until it is whole; a killed process leaves it behind.
+UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole, in UTF-8; see ``write_bytes``."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file as a whole: at any moment its old or its new content is there, never a part.
+
+    The new content is written beside the target, for a rename across file systems would be a copy. Who may read it is up to
+    the umask.
+
+    Args:
+        path: of the file; its folder exists.
+        content: of the file.
+
+    Raises:
+        Refusal: the path is a link.
+        OSError: it cannot be written; the error names the path, and the old file is as it was.
+    """
+    refuse_link(path)
+    beside = _beside(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with _in_place_of(path, beside), open(os.open(beside, flags, 0o666), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Replace a folder as a whole.
+
+    Args:
+        folder: what it shall be called; the folder above it exists, and no other process writes this one.
+        fill: puts files into the folder whose path it is given, by whatever means.
+
+    Raises:
+        Refusal: the path is a link.
+        OSError: it cannot be written; the error names the path.
+    """
+    refuse_link(folder)
+    beside = _beside(folder)
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        if UNFINISHED.fullmatch(left.name):
+            shutil.rmtree(left, ignore_errors=True)  # by a killed process
+    with _in_place_of(folder, beside):
+        beside.mkdir()
+        fill(beside)
+        mode = beside.stat().st_mode & 0o666  # what the umask leaves; safetensors writes 0600 whatever it is
+        for path in beside.rglob("*"):
+            if path.is_file():
+                path.chmod(mode)
+            _reach_disk(path)
+        _reach_disk(beside)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Replace a folder by a copy of another.
+
+    Args:
+        source: what is copied; the copy of a link would be a file from elsewhere, so it is refused.
+        target: what the copy shall be called; the folder above it exists.
+
+    Raises:
+        Refusal: there is a link in the source, or the target is one.
+    """
+    refuse_links_in(source)
+
+    def fill(folder: Path) -> None:
+        for above, folders, files in os.walk(source):
+            here = folder / Path(above).relative_to(source)
+            for name in folders:
+                (here / name).mkdir()
+            for name in files:
+                (here / name).write_bytes(Path(above, name).read_bytes())
+
+    write_folder(target, fill)
+
+
+def append(path: Path, start: int, block: bytes) -> None:
+    """Write a block behind the first bytes of a file, which is made if need be; what stood behind them goes.
+
+    Args:
+        path: of the file.
+        start: how many bytes stay.
+        block: what follows them.
+
+    Raises:
+        Refusal: the path is a link.
+    """
+    refuse_link(path)
+    with _named(path, path), open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
+        if os.fstat(file.fileno()).st_nlink == 1:
+            file.truncate(start)
+            file.seek(start)
+            file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+            return
+        kept = file.read(start)
+    write_bytes(path, kept + block)  # the file has a second name, at which it stays as it is
+
+
+def check_out(path: Path) -> None:
+    """Refuse a file that a user wants written, before what it shall hold is computed.
+
+    Args:
+        path: as ``--out`` was given; no link, for one in a folder of others may lead to anything.
+
+    Raises:
+        Refusal: it cannot be written.
+    """
+    refuse_link(path)
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise Refusal(f"{path} cannot be written: there is no folder {path.parent}. Make it, or give another --out.")
+    if path.is_dir():
+        raise Refusal(f"{path} cannot be written, for it is a folder; give a file with --out.")
+    if not os.access(folder, os.W_OK):
+        raise Refusal(f"{path} cannot be written, for its folder cannot; give another --out FILE.")
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse to write where a symbolic link is.
+
+    Raises:
+        Refusal: the path is one.
+    """
+    if path.is_symlink():
+        raise Refusal(
+            f"{path} is a symbolic link (to {os.readlink(path)}) where a file or folder of ours belongs, and nothing is"
+            f" written through links; delete it, or put what it leads to in its place."
+        )
+
+
+def refuse_links(path: Path, root: Path) -> None:
+    """Refuse to write where a link is on the way.
+
+    Args:
+        path: what is to be written.
+        root: a folder above it that may itself be a link; below it nothing may.
+
+    Raises:
+        Refusal: the path, or a folder between it and the root, is a link.
+    """
+    for parent in [*path.relative_to(root).parents][-2::-1]:
+        refuse_link(root / parent)
+    refuse_link(path)
+
+
+def refuse_links_in(folder: Path) -> None:
+    """Refuse a folder that is a link or holds one, at any depth.
+
+    Raises:
+        Refusal: which one.
+    """
+    refuse_link(folder)
+    for above, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            refuse_link(Path(above, name))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left half written, at any depth; links and files of other names stay."""
+    for above, folders, files in os.walk(folder):
+        for name in filter(UNFINISHED.fullmatch, folders):
+            shutil.rmtree(Path(above, name), ignore_errors=True)  # does not follow links
+        for name in filter(UNFINISHED.fullmatch, files):
+            path = Path(above, name)
+            if path.is_file() and not path.is_symlink():
+                path.unlink()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+@contextmanager
+def _in_place_of(path: Path, beside: Path) -> Iterator[None]:
+    """Within this, something is written beside a path; behind it, it stands there, or nothing is left of it."""
+    try:
+        with _named(path, beside):
+            yield
+            os.replace(beside, path)
+            _reach_disk(path.parent)  # the rename itself
+    except BaseException:
+        with suppress(OSError):
+            shutil.rmtree(beside) if beside.is_dir() else beside.unlink()
+        raise
+
+
+@contextmanager
+def _named(path: Path, beside: Path) -> Iterator[None]:
+    """Let an error in writing beside a path name the path."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename).startswith(str(beside)):
+            error.filename = str(path)
+        raise
+
+
+def _reach_disk(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
