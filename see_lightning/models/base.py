@@ -1,9 +1,11 @@
 """The base model that all experts share: its tokenizer, its weights, and the precision the hardware is fast at."""
 
 import codecs
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -15,13 +17,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from see_lightning.config import ConfigError, ModelConfig, Refusal
+from see_lightning.config import ConfigError, ModelConfig, Refusal, listed
 from see_lightning.models.architecture import check_architecture, open_windows
 from see_lightning.models.attention import NAME, PLAIN
 from see_lightning.models.smollm2 import converted_folder, smollm2_folder
 from see_lightning.models.tiny import tiny_config, tiny_model, tiny_tokenizer
 from see_lightning.refusals import FULL, barred, with_cause
 
+#: Tensors in files of earlier versions of transformers that hold nothing learned: masks, rotary frequencies.
+FORMER = re.compile(r"(attn|attention)\.(bias|masked_bias|causal_mask)$|\binv_freq$|\bversion$")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -98,19 +102,40 @@ def load_model(config: ModelConfig, cache: Path, dtype: str) -> PreTrainedModel:
                 dtype=DTYPES[dtype],
                 attn_implementation=attention,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, with their names
                 **_hub(config),
             )
-        if told["missing_keys"]:
-            raise ConfigError(
-                f"the files of model.name={config.name} lack {len(told['missing_keys'])} of its weights, such as"
-                f" {min(told['missing_keys'])}; they would be drawn at random. Get them whole, or choose another model."
-            )
+        _check_whole(config, told)
     if model.config._attn_implementation == "eager" and model.config.model_type in PLAIN:
         model.set_attn_implementation(NAME)
     # Given some positions only, the head gets a strided slice, for which torch would copy its weight once per row.
     model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
     model.requires_grad_(False)
     return model.eval()
+
+
+def _check_whole(config: ModelConfig, told: Mapping[str, Any]) -> None:
+    """Refuse files whose tensors are not those of the model: it would not be the one that was saved.
+
+    Args:
+        config: which model.
+        told: what transformers tells of the loading. What a model's class says may be missing or left over is not in it.
+    """
+    left = [name for name in told["unexpected_keys"] if not FORMER.search(name)]
+    sizes = [
+        f"{name} ({list(found)} in the files, {list(wanted)} in the model)"
+        for name, found, wanted in sorted(told["mismatched_keys"])
+    ]
+    for names, fault in (
+        (told["missing_keys"], "lack {} of its weights, such as {}; they would be drawn at random"),
+        (left, "hold {} tensors that its configuration has no place for, such as {}"),
+        (sizes, "hold {} tensors of another size than its configuration says: {}"),
+    ):
+        if names:
+            raise ConfigError(
+                f"the files of model.name={config.name} {fault.format(len(names), listed(sorted(names), most=3))}. Get them"
+                f" whole, or choose another model."
+            )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from see_lightning.config import ConfigError, ModelConfig
 from see_lightning.models import base
@@ -80,8 +81,6 @@ def test_a_path_that_is_no_model_is_told_as_a_path(tmp_path):
 
 def test_weights_that_are_missing_or_broken_are_refused_instead_of_drawn_at_random(tmp_path):
     folder = model_folder("llama", tmp_path / "llama")
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(folder / "model.safetensors")
     left_out = "model.layers.1.mlp.up_proj.weight"
     save_file(
@@ -95,6 +94,36 @@ def test_weights_that_are_missing_or_broken_are_refused_instead_of_drawn_at_rand
     (folder / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="no file named"):
         base.load_model(given(folder), tmp_path, "fp32")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", "falcon"])
+def test_files_with_tensors_too_many_or_of_another_size_are_refused_with_their_names(tmp_path, kind):
+    folder = model_folder(kind, tmp_path / kind)
+    tensors = load_file(folder / "model.safetensors")
+    name = min(tensors)
+    for other, told in (
+        ({"left.over": torch.zeros(2)}, "hold 1 tensors that its configuration has no place for, such as left.over"),
+        ({name: torch.zeros(3, 3)}, r"hold 1 tensors of another size than its configuration says: .*\[3, 3\] in the"),
+    ):
+        save_file({**tensors, **other}, folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ConfigError, match=told):
+            base.load_model(given(folder), tmp_path, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("gpt2", "transformer.h.0.attn.bias"),
+        ("gptj", "transformer.h.0.attn.masked_bias"),
+        ("gpt_neox", "gpt_neox.layers.0.attention.bias"),
+        ("llama", "model.layers.0.self_attn.rotary_emb.inv_freq"),
+    ],
+)
+def test_masks_in_files_of_earlier_versions_are_no_fault(tmp_path, kind, name):
+    folder = model_folder(kind, tmp_path / kind)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, name: torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
+    base.load_model(given(folder), tmp_path, "fp32")
 
 
 def test_a_skeleton_has_no_weights(tmp_path):

@@ -56,7 +56,8 @@ class Loader:
 
     def from_pretrained(self, *args: object, **kwargs: object) -> object:
         self.calls.append((args, kwargs))
-        return (self.result, {"missing_keys": []}) if kwargs.get("output_loading_info") else self.result
+        told = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
+        return (self.result, told) if kwargs.get("output_loading_info") else self.result
 
 
 @pytest.mark.parametrize(
