@@ -21,7 +21,7 @@ from see_lightning.data.checks import BadRow
 from see_lightning.data.example import DataError, Example, joined
 from see_lightning.data.general import BUILT_IN
 from see_lightning.data.reader import Reader
-from see_lightning.models.digest import files_digest, model_files, sha256
+from see_lightning.models.digest import files_digest, model_files, sha256, weights_of
 from see_lightning.refusals import CONF
 from see_lightning.tasks.task import Benchmark
 
@@ -103,7 +103,8 @@ def shipped_names(benchmark: DictConfig) -> set[str]:
 def read_model(found: Contents, config: RunConfig) -> None:
     """Add the digest of the base model's files to contents, if they are on this machine."""
     files = model_files(config.model, Path(config.paths.cache).expanduser())
-    found.digests[MODEL] = files_digest(files) if files else None
+    named = weights_of(files or {}) if config.model.source == "package" else files  # a package's version says the rest
+    found.digests[MODEL] = files_digest(named) if named else None
     found.files.update(files or {})
     if not files:
         found.missing[MODEL] = f"{config.model.name} is not on this machine"

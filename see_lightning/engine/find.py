@@ -8,7 +8,16 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from see_lightning.config import Refusal, RunConfig, key_of, method_name, numbers_config, switched_on, with_values
+from see_lightning.config import (
+    Refusal,
+    RunConfig,
+    key_of,
+    listed,
+    method_name,
+    numbers_config,
+    switched_on,
+    with_values,
+)
 from see_lightning.engine.contents import (
     MODEL,
     ROWS,
@@ -24,7 +33,7 @@ from see_lightning.engine.contents import (
     without_places,
 )
 from see_lightning.engine.ledger import Ledger, LedgerError
-from see_lightning.models.digest import files_digest, weights_of
+from see_lightning.models.digest import changed_files
 from see_lightning.tasks.task import is_same_data
 
 Digests = Callable[[], Mapping[str, str]]
@@ -95,9 +104,9 @@ def compare(
         together = one_name or not set(here).isdisjoint(there)
         if now and not then and name.startswith("task "):
             now, then = _of_task(name.removeprefix("task "), about, digests)
-        if name == MODEL and together and now and then:  # what prompts are made from is compared by itself
-            now, then = (files_digest(weights_of(files)) for files in (ours.files, theirs["files"]))
-        if now and then:
+        if name == MODEL and together and now and then:
+            alike = not changed_files(theirs["files"], ours.files, chat=_is_chat(about))
+        elif now and then:
             alike = is_same_data(then, now)
         elif now is None:
             alike = together
@@ -220,22 +229,22 @@ def refuse_other_model(other: Path, compared: Compared, contents: Contents, conf
     """
     begun = any(stage["trained"] for stage in Ledger(other).read().content["stages"].values())
     if compared.changed == [MODEL] and begun:
-        theirs = _about(other)["contents"]["files"]
-        raise LedgerError(other_model(other, config.model.name, theirs, contents.files))
+        about = _about(other)
+        changed = changed_files(about["contents"]["files"], contents.files, chat=_is_chat(about))
+        raise LedgerError(_other_model(other, config.model.name, changed))
 
 
-def other_model(directory: Path, name: str, theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
+def _other_model(directory: Path, name: str, changed: list[str]) -> str:
     """The words for a base model that is not the one that a run was made with."""
-    differing = changed_files(theirs, ours)
     return (
-        f"{directory} was made with other files of the model {name}: {', '.join(differing)} changed since. Put them back"
+        f"{directory} was made with other files of the model {name}: {listed(changed)} changed since. Put them back"
         f" (for a model of the Hub, give the model.revision of then), or give another paths.runs."
     )
 
 
-def changed_files(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
-    """Names of files of which the digests differ."""
-    return sorted(file for file in {*theirs, *ours} if theirs.get(file) != ours.get(file))
+def _is_chat(about: Mapping[str, Any]) -> bool:
+    """Whether a run reads the chat template of its model, as far as its ledger tells."""
+    return bool(about.get("numbers", {}).get("model", {}).get("prompt", "chat") == "chat")
 
 
 def edits(other: Path, compared: Compared, contents: Contents) -> str:
@@ -249,8 +258,9 @@ def edits(other: Path, compared: Compared, contents: Contents) -> str:
     for name in compared.changed:
         task = name.removeprefix("task ")
         if name == MODEL:
-            theirs = _about(other).get("contents", {}).get("files", {})
-            told.append(f"the model's {', '.join(changed_files(theirs, contents.files))}")
+            about = _about(other)
+            theirs = about.get("contents", {}).get("files", {})
+            told.append(f"the model's {listed(changed_files(theirs, contents.files, chat=_is_chat(about)))}")
         elif name == SOURCE or task not in before or task not in contents.rows:
             told.append(task)
         else:
@@ -291,9 +301,8 @@ def check_model(ledger: Ledger, config: RunConfig, *, note: bool = False) -> Non
     read_model(now, config)
     if not noted or not now.files:
         return
-    then = weights_of(noted["files"])
-    if then and then != weights_of(now.files):
-        raise LedgerError(other_model(ledger.directory, config.model.name, then, weights_of(now.files)))
-    if note and not noted["files"]:
+    if changed := changed_files(noted["files"], now.files, chat=config.model.prompt == "chat"):
+        raise LedgerError(_other_model(ledger.directory, config.model.name, changed))
+    if note and "config.json" not in noted["files"] and noted["files"] != now.files:
         noted["files"], noted["digests"][MODEL] = now.files, now.digests[MODEL]
         ledger.commit()

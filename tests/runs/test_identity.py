@@ -251,6 +251,48 @@ def test_a_run_does_not_go_on_grow_or_answer_with_other_weights(data, tmp_path, 
     assert toy.run(of_model(data, runs, model, more)).fits == ("sea" in more)
 
 
+def change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def swap_two_rare_tokens(path):
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    first, second = (token for token in vocabulary if token in ("$", "%"))
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    path.write_text(json.dumps(content))
+
+
+EDITS = {
+    "config.json": lambda folder: change(folder / "config.json", rms_norm_eps=1e-3),
+    "generation_config.json": lambda folder: change(folder / "generation_config.json", eos_token_id=[2, 5]),
+    "tokenizer.json": lambda folder: swap_two_rare_tokens(folder / "tokenizer.json"),
+    "tokenizer_config.json": lambda folder: change(folder / "tokenizer_config.json", padding_side="left"),
+    "adapter_config.json": lambda folder: (folder / "adapter_config.json").write_text("{}"),
+}
+
+
+def test_every_file_that_a_model_is_loaded_from_is_compared_at_every_start_growth_and_load(data, tmp_path):
+    model, runs = save_model(tmp_path / "model"), tmp_path / "runs"
+    short, long = "order.tasks=[sky]", "order.tasks=[sky,sea]"
+    directory = toy.run(of_model(data, runs, model, short)).directory
+    for name, edit in EDITS.items():
+        kept = shutil.copytree(model, tmp_path / "kept")
+        edit(model)
+        told = f"^{directory} was made with other files of the model {model}: {name} changed since"
+        with pytest.raises(Refusal, match=told):
+            load_ensemble(directory)
+        for tasks in (short, long):
+            with pytest.raises(Refusal, match=told):
+                toy.run(of_model(data, runs, model, tasks))
+        shutil.rmtree(model)
+        kept.rename(model)
+    (model / "README.md").write_text("of no account")
+    (model / "chat_template.jinja").write_text("{{ messages }}")  # prompts are plain
+    assert load_ensemble(directory)
+    assert toy.run(of_model(data, runs, model, long)).fits == 1
+
+
 def cached(hub, weights_from, commit):
     """A model of the Hub as its client keeps it, its main branch at a commit."""
     snapshot = hub / "models--me--mine" / "snapshots" / commit
