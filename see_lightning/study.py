@@ -12,7 +12,7 @@ from see_lightning.config import Refusal
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import Ledger, Unheld, dump, finished_results
 from see_lightning.frame import frame
-from see_lightning.refusals import barred, room_needed
+from see_lightning.refusals import FULL, barred, room_needed
 from see_lightning.writing import check_out, write_text
 
 DESCRIPTION = """\
@@ -137,7 +137,7 @@ def run_study(
                 held.write(run_dir / "study.json", text)
                 held.write(report, render_html(results, studied))
     except OSError as error:
-        if (told := barred(error)) is None:
+        if error.errno in FULL or (told := barred(error)) is None:
             raise
         print(f"note: the study is printed but not kept: {told} --out FILE keeps it elsewhere.", file=sys.stderr)
     print_study(studied, Console())

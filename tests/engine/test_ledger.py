@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 from unittest.mock import patch
 
@@ -9,7 +10,7 @@ import pytest
 
 from see_lightning.config import Refusal
 from see_lightning.engine import ledger as module
-from see_lightning.engine.ledger import Ledger, LedgerError, dump
+from see_lightning.engine.ledger import OURS, Ledger, LedgerError, Unheld, dump
 from tests.runs import toy
 
 SAID = [{"id": f"a-{number}", "key": f"{number:x}", "verdict": "neg"} for number in range(1, 8)]
@@ -256,6 +257,144 @@ def test_a_stage_is_begun_in_an_empty_folder(run):
         (ledger.folder("02-b") / "expert" / "half").write_text("made")
         assert list(ledger.begin("02-b").iterdir()) == []
         assert ledger.verified("01-a").exists()
+
+
+def take_away(directory, what):
+    """Let a process lose its hold without being told."""
+    if what == "the lock is deleted":
+        (directory / ".lock").unlink()
+    elif what == "the lock is replaced":
+        (directory / ".lock").unlink()
+        (directory / ".lock").touch()
+    else:
+        directory.rename(directory.with_name("moved"))
+        if what == "the folder is moved and begun anew":
+            directory.mkdir()
+            (directory / ".lock").touch()
+
+
+WRITES = {
+    "commit": lambda ledger: ledger.commit(),
+    "write": lambda ledger: ledger.write(ledger.directory / "results.json", "{}"),
+    "begin": lambda ledger: ledger.begin("01-a"),
+    "only_final": lambda ledger: ledger.only_final("01-a", "expert"),
+    "note_answers": lambda ledger: ledger.note_answers("01-a", "d", {"answers": RECORDS}, {}),
+    "commit_trained": lambda ledger: ledger.commit_trained("01-a", ["examples.jsonl"], {}),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize(
+    "what",
+    [
+        "the lock is deleted", "the lock is replaced", "the folder is moved away", "the folder is moved and begun anew",
+    ],
+)  # fmt: skip
+def test_who_lost_its_hold_stops_before_it_writes(run, what, write):
+    def files():
+        return {path: path.read_bytes() for path in run.parent.rglob("*") if path.is_file()}
+
+    with pytest.raises(LedgerError, match=f"^{run} is no longer held by this process") as told, Ledger(run) as ledger:  # noqa: PT012
+        (run / "tasks" / "01-a" / "expert" / "not final").touch()
+        take_away(run, what)
+        before = files()
+        WRITES[write](ledger)
+    assert files() == before
+    assert len(str(told.value).splitlines()) == 1
+    with Ledger(run):  # the lock is not left behind
+        pass
+
+
+def test_a_first_start_that_lost_its_hold_removes_nothing_of_the_next_one(tmp_path):
+    with pytest.raises(LedgerError), Ledger(tmp_path / "run") as ledger:  # noqa: PT012
+        ledger.commit()
+        take_away(tmp_path / "run", "the lock is replaced")
+        ledger.commit()
+    assert (tmp_path / "run" / "ledger.json").exists()
+
+
+def test_a_rank_that_follows_has_no_hold_to_lose(run):
+    follower = Ledger(run, writes=False)
+    with follower as ledger:
+        ledger.note_answers("01-a", "d", {"answers": RECORDS}, {})
+        ledger.commit()
+    assert Ledger(run).read().answers("01-a") == RECORDS
+
+
+@pytest.mark.parametrize("name", [*OURS, "tasks/01-a", "tasks/01-a/expert", "tasks/01-a/expert/weights", "tasks/02-b"])
+def test_a_link_where_something_of_ours_belongs_is_named_and_nothing_is_written(run, tmp_path, name):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "weights").write_text("mine")
+    path = run / name
+    if path.exists():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    is_folder = name.startswith(("tasks", "wandb")) and not name.endswith("weights")
+    path.symlink_to(precious if is_folder else precious / "weights")
+    before = {one for one in run.rglob("*")}
+    with pytest.raises(Refusal, match=f"^{path} is a symbolic link"), Ledger(run):
+        pass
+    assert {one for one in run.rglob("*")} == before
+    assert (precious / "weights").read_text() == "mine"
+    assert len([*precious.iterdir()]) == 1
+
+
+def test_a_lock_that_is_another_file_of_the_users_keeps_its_content(run, tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    for name in (".lock", ".lock-holder"):
+        (run / name).unlink()
+        os.link(tmp_path / "precious", run / name)
+    with Ledger(run):
+        pass
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_links_of_the_users_own_above_the_run_are_followed_and_others_in_it_stay(run, tmp_path):
+    (tmp_path / "linked").symlink_to(run)
+    (run / "notes").symlink_to(tmp_path)
+    with Ledger(tmp_path / "linked") as ledger:
+        ledger.commit()
+    assert (run / "notes").is_symlink()
+
+
+def test_the_holder_is_told_by_nothing_but_process_and_machine(run, tmp_path):
+    heard, ready = os.pipe()
+    holder = toy.start(lambda: hold(run, ready), tmp_path / "log")
+    try:
+        assert os.read(heard, 1) == b"!"
+        for text in ("\x1b]0;owned\x07", "process 1 on a\nb", "\udcff"):
+            (run / ".lock-holder").write_bytes(text.encode(errors="surrogateescape"))
+            with pytest.raises(LedgerError, match=r"is in use by another process\."), Ledger(run):
+                pass
+    finally:
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        os.close(heard)
+        os.close(ready)
+
+
+def test_a_first_start_that_is_refused_leaves_the_users_notes(tmp_path):
+    run = tmp_path / "see" / "0123abcd" / "seed=1"
+    for notes in (False, True):
+        with pytest.raises(LedgerError, match="refused"), Ledger(run) as ledger:  # noqa: PT012
+            ledger.about({"command": "first"})
+            (ledger.begin("01-a") / "examples.jsonl").touch()
+            if notes:
+                (run / "notes.txt").write_text("mine")
+            raise LedgerError("refused")
+        found = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+        assert found == (["see/0123abcd/seed=1/notes.txt"] if notes else [])
+        assert (tmp_path / "see").exists() == notes
+
+
+def test_a_run_that_is_read_without_a_hold_remembers_what_is_noted_and_writes_nothing(run):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with Ledger(run), Unheld(run) as ledger:  # somebody else holds it
+        ledger.note_answers("01-a", "d", {"answers": RECORDS[:1]}, {})
+        ledger.commit()
+    assert ledger.answers("01-a") == [*RECORDS, RECORDS[0]]
+    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert after == before
 
 
 def test_not_a_number_is_no_result():

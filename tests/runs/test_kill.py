@@ -158,6 +158,29 @@ def test_killed_by_the_clock_a_run_ends_as_if_it_had_not_been(undisturbed, killa
     assert toy.kept(directory) == undisturbed
 
 
+@pytest.mark.parametrize("lost", ["the lock is deleted", "the folder is moved away"])
+def test_a_run_that_lost_its_hold_to_another_stops_and_changes_nothing_there(undisturbed, killable, lost):
+    attempt, directory, log = killable
+
+    def attempt_and_lose() -> None:
+        def lose(call: int) -> None:
+            if call != 46:  # in the middle of training the second task
+                return
+            if lost == "the lock is deleted":
+                (directory / ".lock").unlink()
+            else:
+                directory.rename(directory.with_name("moved"))
+            assert toy.forked(attempt, log) == 0
+
+        with toy.count_model_calls(lose):
+            attempt()
+
+    assert toy.forked(attempt_and_lose, log) == 1
+    *_, told = log.read_text().splitlines()
+    assert f"LedgerError: {directory} is no longer held by this process" in told
+    assert toy.kept(directory) == undisturbed
+
+
 def test_what_a_killed_run_left_half_made_is_gone_in_the_end(undisturbed, killable):
     attempt, directory, log = killable
 

@@ -2,7 +2,10 @@
 
 import errno
 import io
+import json
 import os
+import shutil
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
@@ -77,17 +80,89 @@ def test_a_run_is_asked_reported_and_studied_where_it_cannot_be_written(run, bas
 
 @pytest.mark.parametrize("module", [perplexity, transfer], ids=lambda module: module.__name__)
 def test_what_was_measured_is_read_without_a_lock_and_else_is_refused_before_the_model(run, tmp_path, capsys, module):
-    import shutil
-
     mine = tmp_path / "copy" / Path(*run.parts[-4:])
     shutil.copytree(run, mine)
     with read_only(tmp_path / "copy"), patch.object(module, "measure", side_effect=AssertionError("measured")):
         told = refused(capsys, module.main, mine)
     assert str(mine) in told
     assert "Read-only file system" in told
+    assert told.endswith(" --out FILE.")
     module.main([str(mine)])
     with read_only(tmp_path / "copy"):
         module.main([str(mine)])
+
+
+MEASURED = {perplexity: "perplexity.json", transfer: "transfer.json", study: "study.json"}
+
+
+@pytest.mark.parametrize("module", MEASURED, ids=lambda module: module.__name__)
+def test_a_run_of_others_is_measured_without_a_trace_in_it(run, tmp_path, module):
+    """With --out the run's folder stays as it is, to the byte; what is measured is what is measured there."""
+    theirs, mine = (shutil.copytree(run, tmp_path / name / Path(*run.parts[-4:])) for name in ("theirs", "mine"))
+    for path in theirs.rglob("*"):
+        os.utime(path, (0, 0))
+    out, more = tmp_path / "out.json", ["--answer"] if module is study else []
+
+    def state():
+        return {path: (path.stat().st_mtime, path.is_file() and path.read_bytes()) for path in theirs.rglob("*")}
+
+    before = state()
+    with read_only(tmp_path / "theirs"):
+        module.main([str(theirs), "--out", str(out), *more])
+    assert state() == before
+    module.main([str(mine), *more])
+    found, wanted = (json.loads(path.read_text()) for path in (out, mine / MEASURED[module]))
+    for content in (found, wanted):
+        content.pop("command", None)
+    assert found == wanted
+
+
+@pytest.mark.parametrize("module", [*MEASURED, harness], ids=lambda module: module.__name__)
+def test_a_link_given_as_out_is_refused_before_anything_is_measured(run, tmp_path, capsys, module):
+    (tmp_path / "out.json").symlink_to(tmp_path / "precious")
+    more = ["--tasks", "any"] if module is harness else []
+    told = refused(capsys, module.main, run, "--out", tmp_path / "out.json", *more)
+    assert told.startswith(f"{tmp_path / 'out.json'} is a symbolic link")
+    assert not (tmp_path / "precious").exists()
+
+
+@pytest.mark.parametrize("module", MEASURED, ids=lambda module: module.__name__)
+def test_a_full_disk_is_told_in_one_line_and_the_old_file_stays(run, tmp_path, module):
+    mine = shutil.copytree(run, tmp_path / Path(*run.parts[-4:]))
+    kept = mine / MEASURED[module]
+    kept.write_text("{}")
+
+    def full() -> None:
+        import resource
+
+        os.dup2(said, 1), os.dup2(said, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))  # enough for who holds the run, not for what is measured
+        module.main([str(mine)])
+
+    heard, said = os.pipe()
+    assert toy.forked(full, Path("/dev/null")) == 2
+    os.close(said)
+    with os.fdopen(heard) as log:
+        told = log.read().splitlines()
+    assert "cannot be written: File too large; " in told[-1], told
+    assert told[-1].startswith(str(mine)), told
+    assert not any("Traceback" in line for line in told), told
+    assert kept.read_text() == "{}"
+    assert not [*mine.rglob("*.tmp")]
+
+
+@pytest.mark.parametrize("module", [compare, figures], ids=lambda module: module.__name__)
+def test_pages_are_not_written_through_links(run, tmp_path, capsys, module):
+    mine = shutil.copytree(run, tmp_path / "runs" / Path(*run.parts[-4:]))
+    assert mine.exists()
+    module.main([str(tmp_path / "runs")])
+    for path in [path for path in (tmp_path / "runs").iterdir() if path.is_file()]:
+        path.unlink()
+        path.symlink_to(tmp_path / "precious")
+        assert f"{path} is a symbolic link" in refused(capsys, module.main, tmp_path / "runs")
+        path.unlink()
+    assert not (tmp_path / "precious").exists()
 
 
 def test_pages_that_cannot_be_written_name_their_place(run, tmp_path, capsys):
