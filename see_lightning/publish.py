@@ -82,10 +82,13 @@ def keep(run_dir: Path, folder: Path) -> Path:
     results = finished_results(run_dir, "only what a whole run measured is kept")
     run_dir = run_dir.resolve()
     run = read_run(run_dir / "results.json")
-    places = machine(results["config"], run_dir.parents[3] if run.is_at_home else run_dir.parent)
     for name in (run.order, run.method):
         if "/" in name or name in ("", ".", ".."):
             raise ConfigError(f"{run.path} calls its order or method {name!r}, which is no name of a folder.")
+    from see_lightning.engine.contents import place_values  # imports torch, which filling a document does without
+
+    runs = run_dir.parents[3] if run.is_at_home else run_dir.parent
+    places = machine(results["config"], runs, place_values(results))
     place = folder / run.order / run.method / run.key / f"seed={run.seed}"
     refuse_links(place, folder)
     place.mkdir(parents=True, exist_ok=True)

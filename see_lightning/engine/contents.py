@@ -220,6 +220,29 @@ def _place_settings(benchmark: Mapping[str, Any], *tasks: str) -> Iterator[tuple
             yield ["reader", name], reader[name]
 
 
+def place_values(results: Mapping[str, Any]) -> set[str]:
+    """The values of a run's settings that say where its data, its model or its files lay.
+
+    Args:
+        results: content of ``results.json``.
+    """
+    config = results["config"]
+    queries = [foreign for foreign in (config.get("ood"), (results.get("ood") or {}).get("asked")) if foreign]
+    sources = [config["benchmark"], *(source for foreign in queries for source in foreign["sources"].values())]
+    found = [value for source in sources if "reader" in source for _, value in _place_settings(source)]
+    found += [foreign.get("dir") for foreign in queries]
+    found += [source_file(config["method"])]
+    # What was no name but a place when the run was made, has a digest in the run's key.
+    for name in results.get("contents", {}).get("in_key", {}):
+        value = config
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        found.append(value)
+    if config["model"]["source"] == "hub" and is_folder(config["model"]["name"]):
+        found.append(config["model"]["name"])
+    return {value for value in found if isinstance(value, str)}
+
+
 def placed(kept: Mapping[str, Any], digests: Mapping[str, str | None], *, everything: bool = False) -> dict[str, Any]:
     """What stands in the place of settings by which a run shall not be named: digests where the user's own places are.
 

@@ -17,14 +17,16 @@ CACHE = "~/.cache/see_lightning"
 NOT_KEPT = ("paths", "logger", "hydra")  # settings that tell of a machine or an account, and change no number
 
 
-def machine(config: Mapping[str, Any], runs: Path) -> dict[str, str]:
+def machine(config: Mapping[str, Any], runs: Path, own: Iterable[str] = ()) -> dict[str, str]:
     """What stands for each place that a run knows, in all forms in which it may be written, and for the machine's name.
 
     Args:
         config: of the run, resolved.
         runs: the folder of runs in which it lies.
+        own: values of settings that say where something lies, such as a folder of data below the working folder.
     """
     paths = config.get("paths") or {}
+    below_data = f"{paths.get('data') or 'data'}/"
     told = {name: part for name, part in config.items() if name not in NOT_KEPT}
     places = [
         (paths.get("data"), "data"),
@@ -34,12 +36,17 @@ def machine(config: Mapping[str, Any], runs: Path) -> dict[str, str]:
         (os.getcwd(), "."),
         (os.path.expanduser("~"), "~"),
         *((text, _last(text)) for text in _leaves(told) if re.match(OUTSIDE, text) and "\n" not in text),
+        *(
+            (place, _last(place))
+            for place in own
+            if "/" in os.path.normpath(place) and not place.startswith(below_data)
+        ),
     ]
     found: dict[str, str] = {}
     for place, name in places:
         if place:
             there = os.path.expanduser(place)
-            for form in (place, there, os.path.abspath(there), os.path.realpath(there)):
+            for form in (place, there, os.path.normpath(there), os.path.abspath(there), os.path.realpath(there)):
                 found.setdefault(form.rstrip("/"), name)
     host = socket.gethostname()
     if re.search(r"[\d.-]", host):  # another may be a word of the results
@@ -82,7 +89,7 @@ def without_places(value: Any, places: Mapping[str, str]) -> Any:
         except ValueError:  # no command after all
             return _text(value, places)
         kept = [word for word in words if re.split(r"[.=]", word.lstrip("+~"))[0] not in NOT_KEPT]
-        changed = [_argument(word, places) for word in kept]
+        changed = [_operand(_argument(word, places), places) for word in kept]
         return value if changed == words else shlex.join(changed)
     return _value(value, places)
 
@@ -91,6 +98,13 @@ def _argument(word: str, places: Mapping[str, str]) -> str:
     """A word of a command: the paths in it may have blanks, and stand in lists."""
     cut = re.compile(rf"(?<![^=,:'\"(\[{{]){OUTSIDE}[^,'\"()\[\]{{}}]*")
     return cut.sub(lambda found: _last(found[0]), _known(word, places))
+
+
+def _operand(word: str, places: Mapping[str, str]) -> str:
+    """A word of a command that is no setting: a path below the working folder, unless what it lies in has a name already."""
+    first = os.path.normpath(word).split("/")[0]
+    is_path = "/" in word and "=" not in first and not word.startswith((".../", "~"))
+    return _last(word) if is_path and first not in places.values() else word
 
 
 def _value(text: str, places: Mapping[str, str]) -> str:
@@ -108,8 +122,8 @@ def _known(text: str, places: Mapping[str, str]) -> str:
     if text in places:
         return places[text]
     for place in sorted(places, key=len, reverse=True):  # the inner ones first
-        # A relative one may be a word of any text, unless something lies below it.
-        is_word = not place.startswith(("/", "~")) and places[place] != HOST
+        # One name may be a word of any text, unless something lies below it.
+        is_word = "/" not in place and not place.startswith("~") and places[place] != HOST
         end = "(?=/)" if is_word else r"(?![\w-]|\.\w)"
         text = re.sub(rf"(?<![\w./~-])(?:file://)?{re.escape(place)}{end}", places[place], text)
     return text

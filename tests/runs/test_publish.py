@@ -338,3 +338,57 @@ def test_no_name_of_a_kept_result_breaks_the_document_or_its_next_filling(base, 
     assert not re.search(r"<[^!]|<!--(?! (end|\w+: jsonl) -->\n)", re.sub("(`+).*?[^`]\\1(?!`)", "", once))
     publish(folder, document)
     assert document.read_text() == once
+
+
+@pytest.mark.parametrize(
+    "root", ["PRIVATE", "./PRIVATE/deep", "/PRIVATE/deep", "~/PRIVATE", "../PRIVATE", "PRI VATE/x"]
+)
+def test_no_setting_that_says_where_something_lies_is_published(base, tmp_path, folder, document, root):
+    """Of every such setting and every command the last part alone is kept, below the working folder too."""
+    run = tmp_path / "carried"
+    shutil.copytree(toy.whole(base).directory, run)
+    results = json.loads((run / "results.json").read_text())
+    config = results["config"]
+    config["paths"] = {"data": f"{root}/data", "runs": f"{root}/runs", "cache": f"{root}/cache"}
+    config["benchmark"]["reader"] = {
+        "_target_": "see_lightning.data.hub.HubReader",
+        "datasets": {task: {"path": f"{root}/sets/{task}"} for task in results["tasks"]},
+    }
+    config["method"]["general_source"] = f"{root}/general.json"
+    config["model"] |= {"source": "hub", "name": f"{root}/my-model"}
+    config["logger"] = {"entity": "PRIVATE"}
+    results["model"] = config["model"]["name"]
+    results["contents"]["in_key"] = {
+        **{f"benchmark.reader.datasets.{task}.path": {task: "ab"} for task in results["tasks"]},
+        **{"model.name": "ab", "method.general_source": "ab"},
+    }
+    asked = {"_target_": "see_lightning.data.jsonl.JsonlReader", "folder": f"{root}/ood"}
+    source = {"_target_": "see_lightning.tasks.task.Benchmark", "name": "x", "version": "1", "reader": asked}
+    results["ood"] = {
+        "asked": {"dir": f"{root}/foreign", "sources": {"x": source}},
+        "command": f"python run.py 'ood.dir={root}/foreign'",
+        **{"per_task": {"rain": 1.0}, "base_share": 1.0, "auroc": None, "fpr95": None},
+    }
+    results["command"] = (
+        f"python run.py 'model.name={root}/my-model' 'method.general_source={root}/general.json' 'paths.runs={root}/runs'"
+        f" '+benchmark.reader.datasets.sky.path={root}/sets/sky' logger.entity=PRIVATE seed=3"
+    )
+    results["notices"] = [f"sky: {root}/sets/sky/a.json, row 3", f"{root}/ood is empty"]
+    (run / "results.json").write_text(json.dumps(results))
+    (run / "harness.json").write_text(
+        json.dumps(
+            {
+                "command": f"python -m see_lightning.harness '{root}/runs/jsonl/see/ab/seed=3' '{root}/other/run' --tasks x"
+            }
+        )
+    )
+    document.write_text("<!-- scores: jsonl -->\n<!-- end -->\n<!-- foreign: jsonl -->\n<!-- end -->\n")
+    publish(folder, document, [run])
+    for path in (document, *(path for path in folder.rglob("*") if path.is_file())):
+        assert "PRI" not in path.read_text()
+    (kept,) = folder.rglob("results.json")
+    content = json.loads(kept.read_text())
+    assert content["model"] == content["config"]["model"]["name"] == ".../my-model"
+    assert content["ood"]["command"] == "python run.py ood.dir=.../foreign"
+    assert content["config"]["paths"]["data"] == "data"
+    assert "runs/jsonl/see/ab/seed=3" in json.loads(kept.with_name("harness.json").read_text())["command"]
