@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
@@ -27,13 +28,16 @@ def frame(code: int = 2, prefix: str = "") -> Iterator[None]:
         prefix: of the line.
 
     Raises:
-        SystemExit: something was refused.
+        SystemExit: something was refused, or Ctrl-C was given.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(Output, before)
     try:
         check_launcher(os.environ)
         yield
+    except KeyboardInterrupt:
+        print(f"{prefix}stopped by Ctrl-C", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except REFUSED as error:
         print(f"{prefix}{explain(error)}", file=sys.stderr)
         raise SystemExit(code) from None

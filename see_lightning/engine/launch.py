@@ -210,7 +210,7 @@ def _tell_again(cfg: DictConfig, path: Path) -> None:
     """Tell a sweep of a run that was finished before the sweep asked for it, or the sweep would wait for its metric."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     with make_tracker(cfg.logger) as tracker:
-        tracker.open(path.parent, settings)
+        tracker.open(path.parent, settings, Told())
         tracker.finish(json.loads(path.read_text(encoding="utf-8")), path.parent / "report.html")
 
 
@@ -291,7 +291,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
             told=told,
         )
         settings: Any = OmegaConf.to_container(cfg, resolve=True)
-        ranks.lead(lambda: tracker.open(ledger.directory, settings))
+        ranks.lead(lambda: tracker.open(ledger.directory, settings, told))
         try:
             run.run()
         except Stopped:
@@ -307,9 +307,12 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
             study = ledger.directory / "study.json"  # of a finished run that was asked foreign queries afterwards
             studied = json.loads(study.read_text(encoding="utf-8")) if study.exists() else None
             ledger.write(ledger.directory / "report.html", render_html(results, studied))
-            tracker.finish(results, ledger.directory / "report.html")
             ledger.write(path, dump(results))  # last: that it is there means all is there
+            tracker.finish(results, ledger.directory / "report.html")
     ranks.leave()
+    if ranks.first and told.signal:
+        console.print("stopped when told to; the run is finished, and the same command prints its report")
+        raise SystemExit(exit_code([told.signal]))
 
 
 def _take_up(

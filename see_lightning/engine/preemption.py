@@ -2,11 +2,13 @@
 
 import signal
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+HURRY = 3.0  # seconds that others get to end once this process is to end at once
 AGAIN = 75  # exit code of a run that stopped before its time was up and wants to be started again (EX_TEMPFAIL)
 
 
@@ -35,6 +37,34 @@ class Told:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._note)
+
+    def patience(self, seconds: float, *, stopped: bool) -> float:
+        """Seconds to wait at the end: few after SIGTERM and Ctrl-C, for a scheduler's announcement leaves some time.
+
+        Args:
+            seconds: at the end of a run that was not stopped.
+            stopped: whether it was.
+        """
+        return min(seconds, HURRY) if stopped and self.signal not in (signal.SIGUSR1, signal.SIGUSR2) else seconds
+
+    def wait(self, is_done: Callable[[], bool], seconds: float) -> bool:
+        """Wait for something, but no longer than ``HURRY`` seconds once a SIGTERM came.
+
+        Args:
+            is_done: whether it has happened.
+            seconds: to wait at most.
+
+        Returns:
+            whether it has happened.
+        """
+        until, hurried = time.monotonic() + seconds, False
+        while not is_done():
+            if self.signal == signal.SIGTERM and not hurried:
+                until, hurried = min(until, time.monotonic() + HURRY), True
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.02)
+        return True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)

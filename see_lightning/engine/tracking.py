@@ -1,12 +1,24 @@
 """Who is told of a run while it goes on: nobody, a Lightning logger for each stage, or Weights & Biases.
 
-A tracker is told and decides nothing: whichever it is, the run ends with the same numbers.
+A tracker is told and decides nothing: whichever it is and whatever befalls it, the run ends with the same numbers. So each
+is told in a thread (W&B's client in a process too), its failure is a notice, and the run waits for it ``timeout`` seconds at
+most.
 """
 
 import importlib.util
+import json
 import os
 import secrets
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,11 +26,15 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from see_lightning.config import ConfigError, instantiate, one_of
+from see_lightning.config import ConfigError, instantiate, one_of, within
+from see_lightning.engine import wandb_client
 from see_lightning.engine.ledger import dump
+from see_lightning.engine.preemption import Told
+from see_lightning.engine.relay import Relay, notice
 from see_lightning.evaluation.drawings import confusion_svg, matrix_svg
-from see_lightning.refusals import with_cause
 from see_lightning.writing import refuse_links, write_text
+
+TIMEOUT = 30.0  # seconds
 
 
 class Tracker:
@@ -33,18 +49,21 @@ class Tracker:
                 self.close(0)
             case SystemExit(code=int(code)):
                 self.close(code, goes_on=True)
+            case KeyboardInterrupt():
+                self.close(128 + signal.SIGINT, goes_on=True)
             case _:
                 self.close(1)
 
-    def open(self, directory: Path, config: Mapping[str, Any]) -> None:
+    def open(self, directory: Path, config: Mapping[str, Any], told: Told) -> None:
         """Begin, or go on, before anything is trained.
 
         Args:
             directory: of the run.
             config: resolved, as plain containers.
+            told: whether to stop, by which every wait for others ends.
 
         Raises:
-            ConfigError: nobody could be told.
+            ConfigError: nobody could ever be told.
         """
 
     def stage(self, task: str, folder: Path) -> Logger | Literal[False]:
@@ -55,7 +74,7 @@ class Tracker:
         """A cell of the results matrix: the score (0..100) on a task after so many tasks, from 1."""
 
     def finish(self, results: Mapping[str, Any], report: Path) -> None:
-        """Everything is computed: the content of ``results.json``, and the page made from it."""
+        """Everything is computed and written: the content of ``results.json``, and the page made from it."""
 
     def close(self, code: int, *, goes_on: bool = False) -> None:
         """The run ends with this exit code, or was told to stop and goes on when its command is given again."""
@@ -67,26 +86,148 @@ def make_tracker(node: DictConfig | None) -> Tracker:
     return tracker
 
 
+class Relayed(Logger):
+    """What a Trainer reports to; each report is passed on and not waited for.
+
+    Args:
+        metrics: takes metrics and their step.
+        name: of the kind of logger.
+        finalize: takes how training ended.
+    """
+
+    def __init__(
+        self,
+        metrics: Callable[[dict[str, float], int | None], None],
+        name: str,
+        finalize: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        super().__init__()
+        self._metrics, self._name, self._finalize = metrics, name, finalize
+
+    @property
+    def name(self) -> str:
+        """As Lightning wants it."""
+        return self._name
+
+    @property
+    def version(self) -> str:
+        """A stage has one logger."""
+        return ""
+
+    def log_hyperparams(self, *_: object) -> None:
+        """They are in the run's ``config.yaml``."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Numbers of a step."""
+        self._metrics(dict(metrics), step)
+
+    def finalize(self, status: str) -> None:
+        """Training ended."""
+        self._finalize(status)
+
+
 class StageLoggers(Tracker):
     """A logger of Lightning's for each stage, in the stage's folder.
 
     Args:
         logger: makes one, given ``save_dir``.
+        timeout: seconds that a run waits for it at its end.
     """
 
-    def __init__(self, *, logger: Callable[..., Logger]) -> None:
-        self.logger = logger
+    def __init__(self, *, logger: Callable[..., Logger], timeout: float = TIMEOUT) -> None:
+        within("logger.timeout", timeout, 0)
+        self.logger, self.timeout = logger, timeout
+        kind = getattr(logger, "func", logger)
+        self.name = str(getattr(kind, "__name__", kind))
+        self._relay: Relay | None = None
+
+    def open(self, directory: Path, config: Mapping[str, Any], told: Told) -> None:
+        """A thread for all stages."""
+        self._told, self._relay = told, Relay(self.name)
 
     def stage(self, task: str, folder: Path) -> Logger | Literal[False]:
         """A fresh one."""
-        return self.logger(save_dir=str(folder))
+        assert self._relay is not None
+        put, made = self._relay.put, list[Logger]()
+        put(lambda: made.append(self.logger(save_dir=str(folder))))
+
+        def log(metrics: dict[str, float], step: int | None) -> None:
+            put(lambda: (made[0].log_metrics(metrics, step), made[0].save()))
+
+        return Relayed(log, self.name, lambda status: put(lambda: made[0].finalize(status)))
+
+    def close(self, code: int, *, goes_on: bool = False) -> None:
+        """What is left is told."""
+        if self._relay is None:
+            return
+        if not self._relay.end(self._told.patience(self.timeout, stopped=goes_on), self._told):
+            notice(
+                f"{self.name} did not end and is not waited for; what it was told last may be missing from its files"
+            )
+        self._relay = None
+
+
+class Lost(Exception):
+    """W&B's client does not answer, or answers that it failed."""
+
+
+class Client:
+    """Runs ``wandb_client`` and puts requests to it. Whoever waits for an answer is freed by ``kill`` from any thread."""
+
+    def __init__(self) -> None:
+        # Not a module of this package, for -m would look for it in the working folder first.
+        command = [sys.executable, "-P", wandb_client.__file__]
+        program = {"WANDB_PROGRAM": sys.argv[0]} if sys.argv[0] else {}
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env=program | os.environ,
+            start_new_session=True,  # so that Ctrl-C does not reach it
+        )
+
+    def ask(self, do: str, until: Callable[[], float], **content: Any) -> dict[str, Any]:
+        """What a method of the client returns.
+
+        Args:
+            do: its name.
+            until: the time, by the monotonic clock, at which waiting ends.
+            content: its arguments.
+
+        Raises:
+            Lost: there is no answer.
+        """
+        assert self._process.stdin
+        assert self._process.stdout
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **content}) + "\n")
+            self._process.stdin.flush()
+            while not select.select([self._process.stdout], [], [], 0.1)[0]:
+                if time.monotonic() > until():
+                    raise Lost(f"its client did not answer in time ({do})")
+            reply: dict[str, Any] = json.loads(self._process.stdout.readline())
+        except (OSError, ValueError) as error:
+            raise Lost("its client has ended") from error
+        if "failed" in reply:
+            raise Lost(reply["failed"])
+        return reply
+
+    def kill(self) -> None:
+        """End it; W&B's own process ends with it."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
 
 
 class WandbTracker(Tracker):
     """One W&B run for a run directory: over all stages, and under one id however often it is resumed.
 
     Its id is kept beside W&B's own files, so that a run that is begun anew is a new one there too. Within a sweep the
-    agent has chosen id and project already.
+    agent has chosen id and project already. Where the server or W&B's client fails, the rest is kept for ``wandb sync``.
 
     Args:
         project: where the run is listed.
@@ -95,25 +236,41 @@ class WandbTracker(Tracker):
         name: of the run; None takes its place, ``<order>/<method>/<key>/seed=<n>``.
         group: what it is compared with; None takes the same without the seed.
         tags: to find it by.
+        timeout: seconds that the server has to begin a run, and that a run waits for it at its end.
 
     Raises:
         ConfigError: there is no such mode, or W&B is not installed.
     """
 
     def __init__(
-        self, *, project: str, entity: str | None, mode: str, name: str | None, group: str | None, tags: Sequence[str]
+        self,
+        *,
+        project: str,
+        entity: str | None,
+        mode: str,
+        name: str | None,
+        group: str | None,
+        tags: Sequence[str],
+        timeout: float = TIMEOUT,
     ) -> None:
         one_of("logger.mode", mode, ("online", "offline", "disabled"))
+        within("logger.timeout", timeout, 0)
         if importlib.util.find_spec("wandb") is None:
             raise ConfigError("logger=wandb needs a package that is not installed; pip install -e '.[wandb]'")
         self.project, self.entity, self.mode = project, entity, mode
-        self.name, self.group, self.tags = name, group, tags
-        self._run: Any = None
+        self.name, self.group, self.tags, self.timeout = name, group, tags, timeout
+        self._relay: Relay | None = None
+        self._client: Client | None = None
+        self._mode = mode  # as long as nothing fails
+        self._folders: list[str] = []  # of W&B's own in the run directory, that this process wrote
+        self._metrics: list[tuple[str, str]] = []
+        self._is_told = self._is_over = False  # whether the client has taken everything; whether it may still be told
+        self._latest = float("inf")  # when W&B must have taken what it was told, by the monotonic clock
 
-    def open(self, directory: Path, config: Mapping[str, Any]) -> None:
+    def open(self, directory: Path, config: Mapping[str, Any], told: Told) -> None:
         """Settings are told under the names that the command line has for them, which are a sweep's names too."""
-        import wandb
-
+        if self.mode == "disabled":
+            return
         *group, seed = directory.parts[-4:]
         kept = directory / "wandb" / "id"
         refuse_links(kept, directory)
@@ -121,108 +278,169 @@ class WandbTracker(Tracker):
             kept.read_text() if kept.exists() else f"{group[-1]}-{seed.removeprefix('seed=')}-{secrets.token_hex(3)}"
         )
         in_sweep = "WANDB_SWEEP_ID" in os.environ
-        try:
-            self._run = wandb.init(
-                project=None if in_sweep else self.project,
-                entity=None if in_sweep else self.entity,
-                id=None if in_sweep else given,
-                name=self.name or "/".join([*group, seed]),
-                group=self.group or "/".join(group),
-                job_type=group[1],
-                tags=self.tags,
-                config=flat(config),
-                dir=directory,
-                mode=self.mode,  # type: ignore[arg-type]  # checked in the constructor
-                resume="allow",
-                reinit="finish_previous",  # else a multirun's second job would go on in the first one's run
-            )
-        except wandb.Error as error:
+        init = {
+            "project": None if in_sweep else self.project,
+            "entity": None if in_sweep else self.entity,
+            "id": None if in_sweep else given,
+            "name": self.name or "/".join([*group, seed]),
+            "group": self.group or "/".join(group),
+            "job_type": group[1],
+            "tags": list(self.tags),
+            "config": flat(config),
+            "dir": str(directory),
+            "resume": "allow",
+            "argv": sys.argv,
+            "settings": {"init_timeout": self.timeout},
+        }
+        checked, refused = threading.Event(), list[str]()
+
+        def begin() -> None:
+            try:
+                self._client = Client()
+                refused.extend(self._ask("check", mode=self.mode).values())
+            finally:
+                checked.set()
+            if not refused:
+                self._begin(init)
+                kept.parent.mkdir(exist_ok=True)
+                write_text(kept, self._id)
+
+        self._told, self._relay = told, Relay("W&B")
+        self._relay.put(begin)
+        told.wait(checked.is_set, self.timeout)
+        if refused:
             raise ConfigError(
-                f"W&B cannot be reached ({with_cause(error)}); log in with `wandb login`, or keep the run on"
-                f" this machine with logger.mode=offline."
-            ) from error
-        if self.mode != "disabled":
-            kept.parent.mkdir(exist_ok=True)
-            write_text(kept, self._run.id)
-        self._run.define_metric("eval/*", step_metric="tasks_learned")
+                f"W&B cannot be told ({refused[0]}); log in with `wandb login`, or keep the run on this machine with"
+                f" logger.mode=offline."
+            )
+        self._metric("eval/*", "tasks_learned")
 
     def stage(self, task: str, folder: Path) -> Logger | Literal[False]:
         """All report to the one run, each under its task's name and with its own steps."""
-        return _TaskLogger(self._run, task)
+        if self._relay is None:
+            return False
+        self._metric(f"train/{task}/*", f"train/{task}/step")
+
+        def log(metrics: dict[str, float], step: int | None) -> None:
+            """``train/loss`` becomes ``train/<task>/loss``."""
+            here = {f"train/{task}/{name.removeprefix('train/')}": value for name, value in metrics.items()}
+            self._put("log", row={f"train/{task}/step": step, **here})
+
+        return Relayed(log, "wandb")
 
     def score(self, *, after: int, task: str, score: float) -> None:
         """Once as a point of the task's curve, once as a cell of the matrix."""
-        self._run.log({"tasks_learned": after, f"eval/{task}": score, f"eval/after={after}/{task}": score})
+        self._put("log", row={"tasks_learned": after, f"eval/{task}": score, f"eval/after={after}/{task}": score})
 
     def finish(self, results: Mapping[str, Any], report: Path) -> None:
         """Metrics, pictures, the report; and the whole matrix, of which a run that was killed or grew told a part."""
-        import wandb
-
-        if self.mode == "disabled":
+        if self._relay is None:
             return
-        tasks, routing = results["tasks"], results.get("routing", {})
-        numbers = {f"continual/{name}": value for name, value in results["metrics"].items()}
-        numbers |= {f"route/{name}": value for name, value in routing.items() if not isinstance(value, list | dict)}
-        pictures = {"picture/matrix": _picture(matrix_svg(tasks, results["matrix"]))}
-        if routing:
-            drawn = confusion_svg(routing["tasks"], routing["columns"], routing["confusion"])
-            pictures["picture/routing"] = _picture(drawn)
-        self._run.log({name: value for name, value in numbers.items() if value is not None} | pictures)
-        cells = {
+        self._relay.put(lambda: self._tell("results", **_last_words(results, report)))
+
+    def close(self, code: int, *, goes_on: bool = False) -> None:
+        """Any code but 0 is a failure; a sweep hands a run that was preempted out again."""
+        if self._relay is None:
+            return
+        if goes_on:
+            self._put("preempting")
+        self._relay.put(partial(self._end, code))
+        seconds = self._told.patience(self.timeout, stopped=goes_on)
+        # Half of it for the server; the other half is enough to keep what it did not take.
+        self._latest = time.monotonic() + seconds / 2
+        relay, self._relay, done = self._relay, None, False
+        try:
+            done = relay.end(seconds, self._told)
+        finally:
+            self._is_over = True
+            if self._client:
+                self._client.kill()
+            if not done:
+                notice(f"W&B did not take everything in time; {self._cure(whole=self._is_told)}")
+
+    def _metric(self, name: str, step: str) -> None:
+        self._metrics.append((name, step))
+        self._put("metric", name=name, step=step)
+
+    def _put(self, do: str, **content: Any) -> None:
+        if self._relay:
+            self._relay.put(lambda: self._tell(do, **content))
+
+    # What follows runs in the relay's thread.
+
+    def _ask(self, do: str, *, waits: bool = True, **content: Any) -> dict[str, Any]:
+        """Put a request to the client; where ``waits`` is false, ``close`` alone ends the wait."""
+        assert self._client is not None
+        until = time.monotonic() + self.timeout if waits else float("inf")
+        latest = lambda: min(until, self._latest) if waits and self._mode == "online" else until  # noqa: E731
+        return self._client.ask(do, latest, **content)
+
+    def _begin(self, init: dict[str, Any]) -> None:
+        self._init = init
+        try:
+            self._opened(self._ask("open", mode=self._mode, **init))
+        except Lost as error:
+            self._keep(error)
+
+    def _opened(self, told: dict[str, Any]) -> None:
+        self._id = told["id"]
+        self._folders.append(told["folder"])
+
+    def _tell(self, do: str, **content: Any) -> dict[str, Any]:
+        """Let W&B know, or else its files."""
+        try:
+            return self._ask(do, **content)
+        except Lost as error:
+            self._keep(error)
+            return self._ask(do, **content)
+
+    def _keep(self, error: Lost) -> None:
+        """Go on with a fresh client, which only keeps what it is told."""
+        if self._mode == "offline" or self._is_over:
+            raise error
+        if self._client:
+            self._client.kill()
+        self._mode = "offline"
+        self._client = Client()
+        self._opened(self._ask("open", mode=self._mode, **self._init))
+        for name, step in self._metrics:
+            self._ask("metric", name=name, step=step)
+        notice(f"W&B: {error}; the run goes on, and {self._cure()}")
+
+    def _end(self, code: int) -> None:
+        self._is_told = True
+        told = self._tell("close", waits=False, code=code)
+        if "unsent" in told:
+            notice(f"W&B: {told['unsent']}; {self._cure()}")
+
+    def _cure(self, *, whole: bool = True) -> str:
+        """How what was not sent is sent, if the whole of it or at least a part is kept."""
+        if not self._folders:
+            return "it was not reached, and nothing is kept for it."
+        online = any(not Path(folder).name.startswith("offline-") for folder in self._folders)
+        command = shlex.join(["wandb", "sync", *(["--include-online"] if online else []), *self._folders])
+        return f"what was not sent is kept{'' if whole else ' in part'}; send it with: {command}"
+
+
+def _last_words(results: Mapping[str, Any], report: Path) -> dict[str, Any]:
+    """What W&B is told at the end, see ``wandb_client.Client.results``."""
+    tasks, routing = results["tasks"], results.get("routing", {})
+    numbers = {f"continual/{name}": value for name, value in results["metrics"].items()}
+    numbers |= {f"route/{name}": value for name, value in routing.items() if not isinstance(value, list | dict)}
+    pictures = {"picture/matrix": _page(matrix_svg(tasks, results["matrix"]))}
+    if routing:
+        pictures["picture/routing"] = _page(confusion_svg(routing["tasks"], routing["columns"], routing["confusion"]))
+    return {
+        "numbers": {name: value for name, value in numbers.items() if value is not None},
+        "pictures": pictures,
+        "cells": {
             f"eval/after={after}/{task}": score
             for after, row in enumerate(results["matrix"], start=1)
             for task, score in zip(tasks, row, strict=True)
             if score is not None
-        }
-        self._run.summary.update(cells)
-        artifact = wandb.Artifact(f"report-{self._run.id}", type="report")
-        for name, text in (("report.html", report.read_text(encoding="utf-8")), ("results.json", dump(results))):
-            # Beside W&B's own files, where it lies until an offline run is sent, and is not taken for the run's.
-            kept = Path(self._run.dir) / f"report-{name}"
-            write_text(kept, text)
-            artifact.add_file(str(kept), name=name, policy="immutable")
-        self._run.log_artifact(artifact)
-
-    def close(self, code: int, *, goes_on: bool = False) -> None:
-        """Any code but 0 is a failure; a sweep hands a run that was preempted out again."""
-        if self._run is None:
-            return
-        if goes_on:
-            self._run.mark_preempting()
-        self._run.finish(exit_code=code)
-        self._run = None
-
-
-class _TaskLogger(Logger):
-    """Lightning's view of a W&B run that belongs to no single Trainer.
-
-    Args:
-        run: of W&B.
-        task: that is trained.
-    """
-
-    def __init__(self, run: Any, task: str) -> None:
-        super().__init__()
-        self.run, self.task = run, task
-        run.define_metric(f"train/{task}/*", step_metric=f"train/{task}/step")
-
-    @property
-    def name(self) -> str:
-        """As Lightning wants it."""
-        return "wandb"
-
-    @property
-    def version(self) -> str:
-        """The id of the run."""
-        return str(self.run.id)
-
-    def log_hyperparams(self, *_: object) -> None:
-        """They are the run's config."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """``train/loss`` becomes ``train/<task>/loss``."""
-        here = {f"train/{self.task}/{name.removeprefix('train/')}": value for name, value in metrics.items()}
-        self.run.log({f"train/{self.task}/step": step, **here})
+        },
+        "files": {"report.html": report.read_text(encoding="utf-8"), "results.json": dump(results)},
+    }
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -237,10 +455,7 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _picture(svg: str) -> Any:
+def _page(svg: str) -> str:
     """A drawing as W&B shows it, in a page of its own that brings the colours; greys stand on light and on dark."""
-    import wandb
-
     colours = ":root { color-scheme: light dark; --muted: #808890; --line: #80889060; --accent: #4a90d9 }"
-    page = f'<html><head><meta charset="utf-8"><style>{colours}</style></head><body>{svg}</body></html>'
-    return wandb.Html(page, inject=False, data_is_not_path=True)
+    return f'<html><head><meta charset="utf-8"><style>{colours}</style></head><body>{svg}</body></html>'

@@ -43,9 +43,15 @@ class Run:
 
 
 class Standin:
-    """Serves while it is entered."""
+    """Serves while it is entered.
+
+    Args:
+        failing: how it fails from now on: ``500``, ``401``, ``hang``, ``close``, ``slow``; None if it does not.
+    """
 
     def __init__(self) -> None:
+        self.failing: str | None = None
+        self.closing = threading.Event()
         self.runs: dict[str, Run] = {}
         self.sweep = ""  # the sweep's YAML
         self.waiting: list[dict[str, Any]] = []  # its combinations that no agent has got yet
@@ -60,6 +66,7 @@ class Standin:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -211,6 +218,21 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
+        match self.standin.failing:
+            case "hang":
+                self.standin.closing.wait()
+                self.close_connection = True
+                return
+            case "close":
+                self.close_connection = True
+                return
+            case "500" | "401" as code:
+                self.send_response(int(code))
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            case "slow":
+                self.standin.closing.wait(2)
         answer = json.dumps(self.standin.answer(self.path, body)).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

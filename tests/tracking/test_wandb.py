@@ -210,14 +210,6 @@ def test_without_a_login_the_run_is_refused_before_training(composed, tmp_path):
         refused(composed("logger=wandb"), "`wandb login`.*logger.mode=offline")
 
 
-def test_without_a_network_the_run_is_refused_before_training(composed, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "2")
-    with toy.count_model_calls(lambda number: pytest.fail("the model was used")):
-        refused(composed("logger=wandb"), "logger.mode=offline")
-
-
 def test_of_several_processes_the_first_alone_tells(composed, monkeypatch):
     node = composed(*OFFLINE).logger
     assert type(make_tracker(node)) is WandbTracker

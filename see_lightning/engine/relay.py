@@ -1,0 +1,63 @@
+"""What must not disturb a run: calls made in a thread of their own, a failure of which is a notice."""
+
+import sys
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from see_lightning.engine.preemption import Told
+from see_lightning.refusals import with_cause
+
+
+class Relay:
+    """Makes calls one after the other, in the order in which they were put.
+
+    The first that raises is told in one line, and those after it are dropped. One that never returns keeps its thread, which
+    nobody waits for when the process ends.
+
+    Args:
+        name: of the tracker, for the notice.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._given_up = False
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, call: Callable[[], object]) -> None:
+        """Let a call be made; returns at once."""
+        self._calls.put(call)
+
+    def end(self, seconds: float, told: Told) -> bool:
+        """Wait until all calls are made, and make no more.
+
+        Args:
+            seconds: to wait at most.
+            told: by which the wait ends earlier.
+
+        Returns:
+            whether they were made.
+        """
+        self._calls.put(None)
+        try:
+            return told.wait(lambda: not self._thread.is_alive(), seconds)
+        finally:
+            self._given_up = True
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            if self._given_up:
+                continue
+            try:
+                call()
+            except Exception as error:
+                if not self._given_up:
+                    notice(f"{self.name} failed and is told no more: {with_cause(error)}; the run goes on")
+                self._given_up = True
+
+
+def notice(text: str) -> None:
+    """A line beside the run's own."""
+    print(f"note: {text}", file=sys.stderr, flush=True)
