@@ -120,7 +120,7 @@ def run_harness(
     # Late, because these import torch, which takes longer than a refusal should.
     from rich.console import Console
 
-    from see_lightning.engine.results import commit, versions
+    from see_lightning.engine.record import commit, versions
     from see_lightning.lm_eval import BASE, ENSEMBLE, VoiceLM, experts, greedy, load_voices
 
     for one in members.values():

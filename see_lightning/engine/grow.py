@@ -10,6 +10,7 @@ from see_lightning.engine.contents import Contents
 from see_lightning.engine.find import Compared, comparable, compare
 from see_lightning.engine.ledger import BESIDE, Ledger, LedgerError
 from see_lightning.engine.made_from import check_same_prompts
+from see_lightning.engine.record import starts_of
 from see_lightning.engine.stages import Stage
 from see_lightning.experts.files import THRESHOLD
 from see_lightning.tasks.task import changed_data
@@ -139,6 +140,8 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
     ours, about = ledger.content["about"], theirs.content["about"]
     ours["dtype"], ours["grown_from"] = about["dtype"], str(other)
     ours["commits"] = [*about["commits"], *(commit for commit in ours["commits"] if commit != about["commits"][-1])]
+    theirs_made, start = starts_of(about), {**starts_of(ours)[-1], "dtype": about["dtype"]}
+    ours["starts"] = theirs_made if start == theirs_made[-1] else [*theirs_made, start]
     ledger.content["stages"] = taken
     ledger.commit()
     return len(taken)

@@ -49,7 +49,8 @@ from see_lightning.engine.ledger import OOD, Ledger, LedgerError, dump
 from see_lightning.engine.made_from import check_prompts, date_of, prompt_facts
 from see_lightning.engine.preemption import Stopped, Told, exit_code, leave_quietly
 from see_lightning.engine.ranks import Echo, Place, Ranks, check_size, join, place, supervise
-from see_lightning.engine.results import collect, commit, keep_earlier, paraphrases, versions
+from see_lightning.engine.record import commit, differing, starts_of, versions, why_no_commit
+from see_lightning.engine.results import collect, keep_earlier, paraphrases
 from see_lightning.engine.run import ContinualRun, RunSettings
 from see_lightning.engine.stages import Stage, plan_stages
 from see_lightning.engine.tracking import make_tracker
@@ -260,7 +261,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
         stages = plan_stages(method.schedule, tasks)
         growing = stages if method.schedule == "sequential" else []
         _tell(found.notes, console)
-        ranks.lead(lambda: _take_up(cfg, config, ledger, command, template, tasks, growing, console, found))
+        ranks.lead(lambda: _take_up(cfg, config, ledger, command, ranks.size, template, tasks, growing, console, found))
         dtype = ledger.read().content["about"]["dtype"]
         make_trainer, mesh = instantiate(cfg.trainer), None
         if cfg.trainer.get("strategy") == FSDP_BASE:
@@ -320,6 +321,7 @@ def _take_up(
     config: RunConfig,
     ledger: Ledger,
     command: str,
+    size: int,
     template: PromptTemplate,
     tasks: list[Task],
     growing: list[Stage],
@@ -333,6 +335,7 @@ def _take_up(
         config: its typed form.
         ledger: held.
         command: as it was typed.
+        size: how many ranks do the run together.
         template: as it is now.
         tasks: as read now.
         growing: stages that another run may have finished, see ``earlier_run``.
@@ -343,12 +346,21 @@ def _take_up(
     resolved = (
         fast_dtype(cfg.trainer.get("accelerator", "auto")) if config.model.dtype == "auto" else config.model.dtype
     )
-    here = commit()
+    start = {
+        "command": command,
+        "commit": commit(),
+        "versions": versions(),
+        "dtype": ledger.content["about"].get("dtype", resolved),
+        "ranks": size,
+    }
+    if start["commit"] is None and (why := why_no_commit()):
+        console.print(f"note: the commit of this code is not recorded: {why}")
     about = ledger.about(
         {
             "command": command,
-            "commits": [here],
-            "versions": versions(),
+            "commits": [start["commit"]],
+            "versions": start["versions"],
+            "starts": [start],
             "dtype": resolved,
             "data": data,
             **prompt_facts(template),
@@ -363,9 +375,12 @@ def _take_up(
         )
     check_prompts(ledger, template)
     _note_contents(ledger, found)
-    if here != about["commits"][-1]:
-        console.print(f"going on at commit {here}; this run was begun at {about['commits'][-1]}")
-        about["commits"].append(here)
+    if start != (last := starts_of(about)[-1]):  # nothing is written at a start like the last one
+        if told := differing(last, start):
+            console.print(f"going on with {told}")
+        about["starts"] = [*starts_of(about), start]
+        if start["commit"] != about["commits"][-1]:
+            about["commits"].append(start["commit"])
         ledger.commit()
     for name, asked in (("asked_by", config.ood), ("variants_asked_by", config.variants)):
         if asked and about.get(name) != command:

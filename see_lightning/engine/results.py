@@ -1,24 +1,17 @@
 """``results.json``: every number of a run, computed from its ledger and its answers."""
 
 import json
-import platform
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.metadata import version
 from itertools import chain
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
-import see_lightning
 from see_lightning.config import VARIANTS, RunConfig, method_name, numbers_config
 from see_lightning.engine.contents import ood_digests, placed
 from see_lightning.engine.ledger import OOD, Ledger
+from see_lightning.engine.record import starts_of
 from see_lightning.engine.stages import Stage
 from see_lightning.evaluation.continual import continual_metrics
 from see_lightning.evaluation.last_row import last_row
@@ -31,46 +24,6 @@ from see_lightning.experts.files import THRESHOLD
 from see_lightning.methods.method import Method
 from see_lightning.models.base import model_id
 from see_lightning.tasks.task import Task
-
-PACKAGES = ("torch", "lightning", "transformers", "peft", "hydra-core", "torchmetrics", "tokenizers")
-
-
-def commit() -> str | None:
-    """The commit of the code that runs, with ``-dirty`` if it was changed since; None outside a checkout.
-
-    A copy that a cluster job was submitted with says in its file ``COMMIT`` what it is a copy of.
-    """
-    here = Path(see_lightning.__file__).parent
-    copied = here.parent / "COMMIT"
-    if copied.exists():
-        return copied.read_text(encoding="utf-8").strip()
-    if shutil.which("git") is None:
-        return None
-    git = ["git", "-C", str(here)]
-    # An installed package may lie in somebody's own checkout, whose commit says nothing of it.
-    ours = subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, check=False)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    if ours.returncode or head.returncode:
-        return None
-    # Files that git does not know yet count: a new method is code too.
-    code = [f":/{part}" for part in ("see_lightning", "conf", "run.py", "pyproject.toml")]
-    changed = subprocess.run([*git, "status", "--porcelain", "--", *code], capture_output=True, text=True, check=False)
-    return head.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
-
-
-@cache
-def _installed() -> dict[str, str]:
-    return {package: version(package) for package in PACKAGES}
-
-
-def versions() -> dict[str, str]:
-    """What was installed."""
-    return {
-        "see_lightning": see_lightning.__version__,
-        "python": platform.python_version(),
-        **_installed(),
-        "threads": str(torch.get_num_threads()),  # as much part of the numbers as a version
-    }
 
 
 def collect(
@@ -118,6 +71,7 @@ def collect(
         "command": about["command"],
         "commit": about["commits"][-1],
         "commits": about["commits"],
+        "starts": starts_of(about),
         "grown_from": about.get("grown_from"),
         "versions": about["versions"],
         "seed": config.seed,

@@ -144,9 +144,15 @@ def _run(path: Path, results: Mapping[str, Any], content: str) -> Run:
         key=_key(path, results["seed"]) or digest[:8],
         numbers=digest,
         settings=dict(dotted(kept)),
-        made={name: str(value) for name, value in (made | results["versions"]).items() if value is not None},
+        made={name: str(value) for name, value in (made | _versions(results)).items() if value is not None},
         storage={str(part): list(map(int, sizes)) for part, sizes in results.get("storage", {}).items()},
     )
+
+
+def _versions(results: Mapping[str, Any]) -> dict[str, str]:
+    """What was installed, of a run of several starts at all of them."""
+    starts = [start["versions"] for start in results.get("starts") or ()] or [results["versions"]]
+    return {name: " then ".join(dict.fromkeys(str(one[name]) for one in starts if name in one)) for name in starts[-1]}
 
 
 def dotted(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

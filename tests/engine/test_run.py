@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from see_lightning import config, load_ensemble
 from see_lightning.config import Refusal
 from see_lightning.data.example import DataError
-from see_lightning.engine import build, launch, results
+from see_lightning.engine import build, launch, record
 from see_lightning.engine.callbacks import Throughput
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.methods import method as methods
@@ -208,7 +208,7 @@ def test_a_task_may_have_any_name_that_the_configuration_lets_pass(data, tmp_pat
 def test_results_need_no_git(monkeypatch):
     """A cluster's container often has none."""
     monkeypatch.setenv("PATH", "")
-    assert results.commit() is None
+    assert record.commit() is None
 
 
 def test_an_unfinished_run_of_one_adapter_says_that_it_has_none_yet(data, tmp_path):

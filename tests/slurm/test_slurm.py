@@ -92,7 +92,9 @@ def test_a_run_on_several_nodes_gives_the_answers_and_metrics_of_one_process(clu
     assert cluster.wait(job) == "COMPLETED", (tmp_path / "job.log").read_text()[-3000:]
     directory = run_directory(tmp_path)
     assert outcome(directory) == alone
-    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", str(toy.read_results(directory)["commit"])), "that of the copied code"
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty(\.[0-9a-f]{8})?)?", str(toy.read_results(directory)["commit"])), (
+        "that of the copied code"
+    )
     log = (tmp_path / "job.log").read_text()
     assert log.splitlines()[-1].endswith("results.json")
     assert log.count("results.json") == 1
