@@ -73,7 +73,9 @@ def test_the_digest_changes_with_the_data_with_every_expert_and_with_the_last_an
 
 
 def test_what_is_no_finished_run_is_refused_in_a_line(run, tmp_path, capsys):
-    assert refused(capsys, str(tmp_path)) == f"{tmp_path} holds no run; give the folder that has ledger.json in it."
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert refused(capsys, str(empty)) == f"{empty} holds no run; give the folder that has ledger.json in it."
     (run / "results.json").unlink()
     assert refused(capsys, str(run)) == (
         f"{run} is not finished, and perplexity is measured after the last task; go on with: test"
