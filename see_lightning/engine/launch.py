@@ -7,7 +7,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -47,8 +47,8 @@ from see_lightning.engine.find import Found, check_model, edits, find_run, refus
 from see_lightning.engine.grow import adopt, earlier_run
 from see_lightning.engine.ledger import OOD, Ledger, LedgerError, dump
 from see_lightning.engine.made_from import check_prompts, date_of, prompt_facts
-from see_lightning.engine.preemption import Stopped, Told, exit_code, leave_quietly
-from see_lightning.engine.ranks import Echo, Place, Ranks, check_size, join, place, supervise
+from see_lightning.engine.preemption import STOPPED, Stopped, Told, ended_at_once, exit_code, leave_quietly
+from see_lightning.engine.ranks import GRACE, Echo, Place, Ranks, check_size, join, place, supervise
 from see_lightning.engine.record import commit, differing, starts_of, versions, why_no_commit
 from see_lightning.engine.results import collect, keep_earlier, paraphrases
 from see_lightning.engine.run import ContinualRun, RunSettings
@@ -95,20 +95,21 @@ def launch(cfg: DictConfig, command: str) -> Path:
     config = validate(cfg)
     here, wanted = place(), processes(cfg)
     try:
-        settle_targets(cfg, config)
-        with room_needed(Path(config.paths.runs)):
-            found = find(cfg, config)
+        with ended_at_once():
+            settle_targets(cfg, config)
+            with room_needed(Path(config.paths.runs)):
+                found = find(cfg, config)
+            directory = found.directory
+            path = directory / "results.json"
+            answered = _is_answered(cfg, path)
     except Refusal:
         if here is None or here.rank == 0:
             raise
         raise leave_quietly() from None  # the first rank reads the same, and tells of it
-    directory = found.directory
-    path = directory / "results.json"
     if here:
         check_size(here, wanted)
     elif wanted == 1:
         here = Place(0, 1, 0)
-    answered = _is_answered(cfg, path)
     if not answered:
         _check_shardable(cfg)
         check_adaptable(cfg, config)
@@ -244,16 +245,24 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
         raise ConfigError("trainer=gpu, but torch finds no GPU here; use trainer=cpu.")
     with ExitStack() as held:
         told = held.enter_context(Told())
+        if ranks.size > 1:
+            held.enter_context(told.ends_within(GRACE))
         ranks.lead(lambda: held.enter_context(ledger))
         tracker = held.enter_context(make_tracker(cfg.logger))
         template = build_template(
             config, ranks.gather(ranks.lead(lambda: date_of(ledger, found.settings["model"]["name"])))[0]
         )
-        tasks = build_tasks(cfg, config, template)
-        beside = {
-            OOD: told_apart(build_strangers(cfg, config, template), tasks),
-            **build_variants(cfg, config, template, tasks),
-        }
+
+        def read() -> tuple[list[Task], dict[str, list[Task]]]:
+            with told.at_once():
+                tasks = build_tasks(cfg, config, template)
+                strangers = told_apart(build_strangers(cfg, config, template), tasks)
+                return tasks, {OOD: strangers, **build_variants(cfg, config, template, tasks)}
+
+        try:
+            tasks, beside = ranks.stop_together(read, nullcontext())
+        except Stopped:
+            raise _stopped(ranks, told, console) from None
         for notice in (notice for task in chain(tasks, *beside.values()) for notice in task.notices):
             console.print(notice)
         for caution in method.cautions(cfg.method, tasks):
@@ -296,9 +305,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
         try:
             run.run()
         except Stopped:
-            code = exit_code(ranks.gather(told.signal))
-            console.print("stopped when told to; the same command goes on from here")
-            raise SystemExit(code) from None
+            raise _stopped(ranks, told, console) from None
         if ranks.first:
             results = collect(ledger, stages, tasks, beside, cfg, config, method)
             path = ledger.directory / "results.json"
@@ -314,6 +321,13 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
     if ranks.first and told.signal:
         console.print("stopped when told to; the run is finished, and the same command prints its report")
         raise SystemExit(exit_code([told.signal]))
+
+
+def _stopped(ranks: Ranks, told: Told, console: Console) -> SystemExit:
+    """How a run ends of which some rank was told to stop."""
+    code = exit_code(ranks.gather(told.signal))
+    console.print(STOPPED)
+    return SystemExit(code)
 
 
 def _take_up(

@@ -1,9 +1,12 @@
 """Being told to stop: one flag for the whole run, set by a signal, read where nothing half done is lost."""
 
+import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Self
 
@@ -12,8 +15,11 @@ HURRY = 3.0  # seconds that others get to end once this process is to end at onc
 AGAIN = 75  # exit code of a run that stopped before its time was up and wants to be started again (EX_TEMPFAIL)
 
 
-class Stopped(Exception):
-    """The run ends here, in good order; the same command goes on from the ledger."""
+STOPPED = "stopped when told to; the same command goes on from here"
+
+
+class Stopped(BaseException):
+    """The run ends here, in good order; the same command goes on from the ledger. No failure that a library may try again."""
 
 
 class Told:
@@ -21,6 +27,7 @@ class Told:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._raises = False
 
     def __enter__(self) -> Self:
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -37,6 +44,58 @@ class Told:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._note)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within this nothing is half done, such as while data are read, and a signal ends it wherever it is.
+
+        Raises:
+            Stopped: one came.
+        """
+        self._raises = True
+        try:
+            yield
+        finally:
+            self._raises = False
+        if self.signal:  # in a place where Python raises nothing
+            raise Stopped
+
+    @contextmanager
+    def ends_within(self, seconds: float) -> Iterator[None]:
+        """Within this a SIGTERM ends the process after some time if it is still there, even while it waits for other ranks.
+
+        Such a wait hears no signal, for it is not in Python. Nothing is lost but what was not final.
+
+        Args:
+            seconds: from the signal on.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        over = threading.Event()
+
+        def watch() -> None:
+            while number := os.read(reader, 1):
+                if number[0] == signal.SIGTERM and not over.wait(seconds):
+                    print(
+                        f"told to stop, and kept waiting for another rank; ended after {seconds:g} s", file=sys.stderr
+                    )
+                    sys.stderr.flush()
+                    os._exit(128 + signal.SIGTERM)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            signal.set_wakeup_fd(before)
+            os.close(writer)
+            watcher.join()
+            os.close(reader)
 
     def patience(self, seconds: float, *, stopped: bool) -> float:
         """Seconds to wait at the end: few after SIGTERM and Ctrl-C, for a scheduler's announcement leaves some time.
@@ -68,11 +127,30 @@ class Told:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
+        if self._raises:
+            self._raises = False
+            raise Stopped
 
 
 def exit_code(told: Sequence[signal.Signals | None]) -> int:
     """128 + 15 if a rank got SIGTERM; ``AGAIN`` after SIGUSR1 and SIGUSR2, by which a scheduler announces the end."""
     return 128 + signal.SIGTERM if signal.SIGTERM in told else AGAIN
+
+
+@contextmanager
+def ended_at_once() -> Iterator[None]:
+    """Within this nothing is begun yet, and a signal to stop ends the process.
+
+    Raises:
+        SystemExit: one came.
+    """
+    with Told() as told:
+        try:
+            with told.at_once():
+                yield
+        except Stopped:
+            print(STOPPED, file=sys.stderr, flush=True)
+            raise SystemExit(exit_code([told.signal])) from None
 
 
 def leave_quietly() -> SystemExit:

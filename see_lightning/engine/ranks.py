@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 
 import see_lightning
 from see_lightning.config import ConfigError, Refusal
+from see_lightning.engine.preemption import Stopped
 from see_lightning.frame import LAUNCHER
 
 T = TypeVar("T")
@@ -73,6 +75,26 @@ class Ranks:
         votes = torch.tensor(int(said))
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return bool(votes)
+
+    def stop_together(self, work: Callable[[], T], within: AbstractContextManager[None]) -> T:
+        """What some work gives.
+
+        Args:
+            work: of this rank.
+            within: in which it is done, and which no rank that is stopped leaves by an exception.
+
+        Raises:
+            Stopped: on every rank, once each has ended its work, if one was stopped in it.
+        """
+        result, stopped = None, False
+        with within:
+            try:
+                result = work()
+            except Stopped:
+                stopped = True
+        if self.agree(stopped):
+            raise Stopped
+        return result  # type: ignore[return-value]
 
     def lead(self, work: Callable[[], T]) -> T | None:
         """Let the first rank do something while the others wait; only it gets what that returns.
@@ -209,6 +231,7 @@ def supervise(command: Sequence[str], size: int) -> int:
         for one in ranks:
             if one.poll() is None:
                 one.send_signal(number)
+                one.send_signal(signal.SIGCONT)  # one that is halted hears nothing, and the others wait for it
 
     passed = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
     before = {number: signal.signal(number, pass_on) for number in passed}

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -155,7 +156,8 @@ class ContinualRun:
 
     @cached_property
     def _fresh_method(self) -> Method:
-        method = self.make_method()
+        with self.told.at_once() if self.ranks.size == 1 else nullcontext():  # the ranks meet while they load it
+            method = self.make_method()
         # Where it is trained and asked, before anything is restored or chosen there: Lightning would bring it later.
         method.to(self._trainer(self.stages[0], [], alone=True).strategy.root_device)
         if told := method.pool.choose_reading():
@@ -381,15 +383,7 @@ class ContinualRun:
 
     def _meet(self, work: Callable[[], T]) -> list[T]:
         """What each rank's work gives; a rank that was told to stop meets the others first."""
-        result, stopped = None, False
-        with in_step(self.method):
-            try:
-                result = work()
-            except Stopped:
-                stopped = True
-        if self.ranks.agree(stopped):
-            raise Stopped
-        return self.ranks.gather(result)  # type: ignore[arg-type]
+        return self.ranks.gather(self.ranks.stop_together(work, in_step(self.method)))
 
     def _ask_share(self, tasks: Sequence[Task], stage: Stage, title: str, only_decide: bool, kind: str | None) -> Asked:
         method, shares = self.method, [self._shares[kind][task.name] for task in tasks]

@@ -81,6 +81,29 @@ def test_signals_to_stop_reach_every_rank_once(tmp_path, number):
     assert signal.getsignal(number) == before
 
 
+def test_a_rank_that_is_halted_hears_a_signal_to_stop(tmp_path):
+    code = f"""
+        import os, signal, time
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(71))
+        open(f"{tmp_path}/ready" + os.environ["RANK"], "w").close()
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(30)
+    """
+
+    def send() -> None:
+        wait_for(lambda: all((tmp_path / f"ready{rank}").exists() for rank in (0, 1)))
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    started = time.monotonic()
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert supervise(program(code), 2) == 71
+    sender.join()
+    assert time.monotonic() - started < 20
+
+
 def test_ranks_end_with_a_supervisor_that_is_killed(tmp_path):
     """Else they would go on, and hold the run directory, unseen."""
     rank = f"""

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from see_lightning.engine import launch
+from see_lightning.engine.preemption import AGAIN
 from tests.runs import toy
 
 
@@ -123,25 +124,26 @@ def test_a_signal_that_can_be_heard_ends_the_run_and_loses_nothing(undisturbed, 
     assert toy.kept(directory) == undisturbed
 
 
-@pytest.mark.parametrize("loaded", ["build_tasks", "build_method"])
-def test_a_signal_while_data_or_the_model_are_loaded_is_heeded_before_anything_else_begins(
-    killable, monkeypatch, loaded
-):
+@pytest.mark.parametrize(("told", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, AGAIN)])
+@pytest.mark.parametrize("loaded", ["read_contents", "build_tasks", "build_method"])
+def test_a_signal_while_data_or_the_model_are_loaded_ends_that_at_once(killable, monkeypatch, loaded, told, code):
     attempt, directory, log = killable
-    builds = {name: getattr(launch, name) for name in ("build_tasks", "build_method")}
+    builds = {name: getattr(launch, name) for name in ("read_contents", "build_tasks", "build_method")}
 
     def told_while_loading(name, *given):
         if name == loaded:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), told)
+            for _ in range(600):  # rows, or layers
+                time.sleep(0.1)
         print(name)
         return builds[name](*given)
 
     for name in builds:
         monkeypatch.setattr(launch, name, partial(told_while_loading, name))
-    assert toy.forked(attempt, log) == 128 + signal.SIGTERM
-    *done, told, _ = log.read_text().splitlines()  # last, its exit code
-    assert [line for line in done if not line.startswith("note: ")] == list(builds)[: list(builds).index(loaded) + 1]
-    assert told.startswith("stopped when told to")
+    assert toy.forked(attempt, log) == code
+    *done, last, _ = log.read_text().splitlines()  # last, its exit code
+    assert [line for line in done if not line.startswith("note: ")] == list(builds)[: list(builds).index(loaded)]
+    assert last.startswith("stopped when told to")
     assert not (directory / "tasks").exists(), "a stage was begun"
 
 

@@ -230,6 +230,33 @@ def test_a_signal_to_one_rank_while_data_are_loaded_stops_all_before_training(ba
     assert not (directory / "tasks").exists(), "a stage was begun"
 
 
+def test_a_rank_told_to_stop_does_not_wait_for_ever_for_one_that_is_halted(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "GRACE", 2)
+    work, directory = together(base, tmp_path / "runs", 2, "method=see")
+    log = tmp_path / "log"
+
+    def halted() -> None:
+        def halt(call: int) -> None:
+            if os.environ["RANK"] == "1" and call == 5:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        with toy.count_model_calls(halt):
+            work()
+
+    first, other = toy.start_ranks(2, halted, log)
+    assert os.WIFSTOPPED(os.waitpid(other, os.WUNTRACED)[1])
+    time.sleep(1)
+    started = time.monotonic()
+    os.kill(first, signal.SIGTERM)
+    assert toy.ended([first]) == [143], log.read_text()[-3000:]
+    assert time.monotonic() - started < 2 + 3
+    assert "kept waiting for another rank" in log.read_text()
+    os.kill(other, signal.SIGKILL)
+    assert toy.ended([other]) == [-9]
+    assert toy.ended(toy.start_ranks(2, work, log)) == [0, 0], log.read_text()[-3000:]
+    assert outcome(directory) == outcome(toy.whole(base, *CALM, "method=see").directory)
+
+
 def test_a_refusal_of_the_first_rank_is_told_once(base, tmp_path):
     work, directory = together(base, tmp_path / "runs", 2, "method=see")
     directory.mkdir(parents=True)
