@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -375,6 +376,7 @@ def validate(cfg: DictConfig) -> RunConfig:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ConfigError(f"{missing[0]} is not set; give {missing[0]}=... on the command line.")
+    _refuse_endless(OmegaConf.to_container(cfg, resolve=True), "")
     typed = OmegaConf.to_object(cfg)
     assert isinstance(typed, RunConfig)
     for name in ("devices", "num_nodes"):
@@ -403,6 +405,24 @@ def load_config(path: Path) -> DictConfig:
     cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
     assert isinstance(cfg, DictConfig)
     return cfg
+
+
+#: What YAML reads as a number in a file, and Hydra as a text on the command line.
+_ENDLESS = re.compile(r"[-+]?\.(inf|nan)", re.IGNORECASE)
+
+
+def _refuse_endless(value: Any, name: str) -> None:
+    """No setting means anything as ``inf`` or ``nan``, and few comparisons see them."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            _refuse_endless(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list):
+        for part in value:
+            _refuse_endless(part, name)
+    elif (isinstance(value, float) and not math.isfinite(value)) or (
+        isinstance(value, str) and _ENDLESS.fullmatch(value)
+    ):
+        raise ConfigError(f"{name} must be a finite number; got {value}.")
 
 
 def _refuse_additions(typed: Any, prefix: str) -> None:

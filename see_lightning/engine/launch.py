@@ -125,8 +125,12 @@ def launch(cfg: DictConfig, command: str) -> Path:
             if ranks.first:
                 raise
             if isinstance(end, Refusal) and not isinstance(end, Echo):
-                print(f"rank {ranks.rank}: {end}", file=sys.stderr, flush=True)  # of its own, such as a full disk
+                ranks.leave_word(f"rank {ranks.rank}: {end}")  # of its own, such as a full disk
             raise leave_quietly() from None
+        except RuntimeError as error:
+            if ranks.first and (word := ranks.last_word()):  # what failed is the talk with that rank
+                raise Refusal(word) from error
+            raise
     elif here is None or here.rank == 0:
         _tell(found.notes, _console())
         if not found.notes and not _is_noted(directory, cfg):

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(hours=2)  # how long a rank waits for the slowest one
 GRACE = 30.0  # seconds that the others get to end by themselves once a rank has died
-_STOP = "stop"
+_STOP, _WORD = "stop", "word"
 
 
 class Echo(Refusal):
@@ -148,6 +148,17 @@ class Ranks:
     def told_to_stop(self) -> bool:
         """Whether some rank was told to stop."""
         return self.store is not None and bool(self.store.check([_STOP]))
+
+    def leave_word(self, word: str) -> None:
+        """Let the first rank know why this one ends, or tell it here if there is no first one any more."""
+        try:
+            self.store.set(_WORD, word)
+        except RuntimeError:
+            print(word, file=sys.stderr, flush=True)
+
+    def last_word(self) -> str | None:
+        """Why another rank ended, if one has said so."""
+        return self.store.get(_WORD).decode() if self.store is not None and self.store.check([_WORD]) else None
 
     def leave(self) -> None:
         """Part from the others."""

@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from rich.console import Console
 
+from see_lightning.config import Refusal
 from see_lightning.data.example import Example
 from see_lightning.engine.build import recall_of
 from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughput
@@ -80,6 +81,10 @@ class Asked:
     remembered: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+
+
+class Diverged(Refusal):
+    """Training came to numbers that are none."""
 
 
 class ContinualRun:
@@ -237,8 +242,19 @@ class ContinualRun:
         purpose = "dropout" if self.ranks.first else f"dropout of rank {self.ranks.rank}"
         torch.manual_seed(seed(self.settings.seed, task.name, purpose))
         started = time.monotonic()
-        with kept_pages():
-            trainer.fit(method, datamodule=data)
+        try:
+            with kept_pages():
+                trainer.fit(method, datamodule=data)
+            # The loss tells of every step but the last.
+            if not all(parameter.isfinite().all() for parameter in method.parameters() if parameter.requires_grad):
+                raise FloatingPointError("weights are no numbers.")
+        except FloatingPointError as error:
+            per_epoch, lr = int(trainer.num_training_batches), method.optim.lr
+            step = min(throughput.steps + 1, per_epoch * self.settings.epochs)
+            raise Diverged(
+                f"{task.name} diverged in step {step}, epoch {(step - 1) // per_epoch + 1}: {error} Nothing of this task is"
+                f" kept. optim.lr is {lr:g}; lower it, such as to optim.lr={lr / 10:g}"
+            ) from error
         seconds = time.monotonic() - started
         limit = (
             trainer.limit_train_batches
@@ -248,9 +264,6 @@ class ContinualRun:
         expected = per_epoch * self.settings.epochs
         if throughput.steps != expected:
             raise RuntimeError(f"{stage.name} was trained for {throughput.steps} steps instead of {expected}.")
-        if not all(parameter.isfinite().all() for parameter in method.parameters() if parameter.requires_grad):
-            # The loss tells of every step but the last.
-            raise FloatingPointError(f"{stage.name} ended with weights that are no numbers; lower optim.lr.")
         self._end(task)
         shares = self.ranks.gather((throughput.tokens, throughput.computed, throughput.loss))
         tokens, computed, loss = (sum(column) for column in zip(*shares, strict=True))

@@ -170,7 +170,8 @@ class Method(L.LightningModule):
         logits_LV = self.pool(part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
         loss = answer_loss(logits_LV, part.labels_BS, self.optim.loss_mean)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} on the examples {', '.join(part.ids)}.")
+            named = ", ".join(part.ids[:8]) + (f" and {len(part.ids) - 8} more" if len(part.ids) > 8 else "")
+            raise FloatingPointError(f"the loss is {loss.item()} on the examples {named}.")
         return loss
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -188,3 +188,21 @@ def test_thresholds_cost_no_row_of_ones_own_data_and_published_orders_have_none(
     assert composed(f"order={order}", *own).method.calibrate_on == expected
     assert composed(f"order={order}", *own, "method.calibrate_on=5").method.calibrate_on == 5
     assert composed(f"order={order}", *own, "data.calibrate_on=0").method.calibrate_on == 0
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999", ".inf", ".nan"])
+@pytest.mark.parametrize(
+    "name",
+    ["ratio", "optim.lr", "adapter.alpha", "method.keep", "logger.timeout", "trainer.limit_train_batches", "seed"],
+)
+def test_no_setting_is_endless_or_no_number(composed, name, value):
+    added = "+" if name.startswith("trainer") else ""
+    with pytest.raises((ConfigError, OmegaConfBaseException, HydraException), match=re.escape(name)):
+        validate(composed("logger=csv", f"{added}{name}={value}"))
+
+
+def test_a_file_s_endless_setting_is_refused_too(composed):
+    cfg = composed()
+    cfg.method.keep = float("inf")
+    with pytest.raises(ConfigError, match=r"method\.keep must be a finite number; got inf"):
+        validate(cfg)

@@ -15,6 +15,7 @@ from see_lightning.data.example import DataError
 from see_lightning.engine import build, launch, record
 from see_lightning.engine.callbacks import Throughput
 from see_lightning.engine.ledger import Ledger, LedgerError
+from see_lightning.engine.run import Diverged
 from see_lightning.methods import method as methods
 from see_lightning.tasks.batches import IGNORED, Batch
 from tests.runs import toy
@@ -142,9 +143,13 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_its_examples(data, tmp
         return seen[-1] * loss if len(seen) == 3 else seen[-1]
 
     cfg = toy.compose(data, tmp_path / "runs", "order.tasks=[sea]", "optim.epochs=2", "optim.global_batch=4")
-    with patch.object(methods, "answer_loss", third_loss_lost), pytest.raises(FloatingPointError) as error:
+    with patch.object(methods, "answer_loss", third_loss_lost), pytest.raises(Diverged) as error:
         toy.run(cfg)
-    assert str(error.value).startswith(f"the loss is {loss} on the examples sea-train-")
+    told = f"sea diverged in step 3, epoch 2: the loss is {loss} on the examples sea-train-"
+    assert str(error.value).startswith(told)
+    assert str(error.value).endswith(
+        "Nothing of this task is kept. optim.lr is 0.012; lower it, such as to optim.lr=0.0012"
+    )
     assert str(error.value).count("sea-train-") == 4
     # Nothing of it is final, so the same command trains the task anew.
     assert toy.run(cfg).fits == 1
@@ -160,7 +165,10 @@ def test_weights_that_are_no_numbers_are_not_saved_as_an_expert(data, tmp_path):
         return found
 
     cfg = toy.compose(data, tmp_path / "runs", *ONE_TASK)
-    with patch.object(torch.optim.AdamW, "step", step_and_break), pytest.raises(FloatingPointError, match="sky"):
+    with (
+        patch.object(torch.optim.AdamW, "step", step_and_break),
+        pytest.raises(Diverged, match=r"sky diverged in step 1, epoch 1: weights"),
+    ):
         toy.run(cfg)
 
 
