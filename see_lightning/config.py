@@ -208,6 +208,9 @@ class OptimConfig:
         one_of("optim.loss_mean", self.loss_mean, ("tokens", "examples"))
 
 
+RESERVED = ("base", "ensemble")  # what answers call the base model, and the harness all experts together
+
+
 @dataclass
 class OrderConfig:
     """Which tasks, and in which order."""
@@ -222,7 +225,7 @@ class OrderConfig:
         if twice:
             raise ConfigError(f"order.tasks names {', '.join(sorted(twice))} more than once.")
         for task in self.tasks:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", task) or task in ("base", "ensemble"):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", task) or task in RESERVED:
                 raise ConfigError(
                     f"task name {task!r} cannot name an expert; use letters, digits, '-' and '_', and neither 'base' nor"
                     f" 'ensemble'."

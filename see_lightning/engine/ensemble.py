@@ -1,6 +1,5 @@
 """Using a finished run: its experts answer new queries."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from see_lightning.engine.build import build_method, build_tasks, build_template
 from see_lightning.engine.find import check_model
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import REMEMBERED, Ledger, LedgerError
-from see_lightning.engine.made_from import check_prompts
+from see_lightning.engine.made_from import check_expert, check_prompts
 from see_lightning.evaluation.evaluate import put_back, remembered
 from see_lightning.methods.method import ExpertMethod, Method
 from see_lightning.models.base import DTYPES
@@ -229,13 +228,12 @@ def load_method(cfg: DictConfig, ledger: Ledger, dtype: str | None = None) -> Me
     check_prompts(ledger, template)
     method = build_method(cfg, config, template, dtype or about["dtype"])
     method.pool.choose_reading()
+    facts = expert_facts(config, template, about["dtype"])
     for name, stage in ledger.content["stages"].items():
         if stage["trained"] and stage["trained"].get("ended", True):
             folder = ledger.verified(name) / "expert"
-            record = json.loads((folder / "expert.json").read_text(encoding="utf-8"))
-            if record["template_sha256"] != template.digest():
-                raise LedgerError(f"{folder} was trained with another tokenizer or prompt template than is there now.")
-            method.restore(record["task"], folder)
+            check_expert(ledger, name, facts)
+            method.restore(name.partition("-")[2], folder)
     return method
 
 

@@ -1,10 +1,12 @@
 """What a run's prompts are made from: noted when it starts, compared whenever it goes on, grows or is asked."""
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+from see_lightning.config import RESERVED
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.tasks.prompts import PromptTemplate
 
@@ -57,6 +59,33 @@ def check_same_prompts(ledger: Ledger, other: Ledger) -> None:
     """
     ours, theirs = (_noted(one) for one in (ledger, other))
     _refuse_changes(other, theirs, ours, "Restore it, or move that folder away.")
+
+
+def check_expert(ledger: Ledger, stage: str, facts: Mapping[str, Any]) -> None:
+    """Compare where an expert says that it comes from with the run that takes it up.
+
+    A base model whose files the ledger names is compared by these: its name may be another by now, and its revision.
+
+    Args:
+        ledger: of the run.
+        stage: name of the one that trained it.
+        facts: what this run's experts say, see ``expert_facts``.
+
+    Raises:
+        LedgerError: it is of another task, model, precision, template, or has other indicators.
+    """
+    path = ledger.folder(stage) / "expert" / "expert.json"
+    said = json.loads(path.read_text(encoding="utf-8"))
+    named = ledger.content["about"].get("contents", {}).get("files")
+    task = stage.partition("-")[2]
+    if task in RESERVED:
+        raise LedgerError(f"{ledger.directory} has a stage {stage}, but {task!r} is no name of an expert.")
+    for name, value in {"task": task, **facts}.items():
+        if name in said and said[name] != value and not (named and name in ("base_model", "base_revision")):
+            raise LedgerError(
+                f"{path} says that its expert's {name} is {said[name]!r:.100}, and this run's is {value!r:.100}. Put the file"
+                f" back, or delete {ledger.directory} to run anew."
+            )
 
 
 def _noted(ledger: Ledger) -> dict[str, Any]:

@@ -1,15 +1,16 @@
 """Experts on disk: plain PEFT adapter folders, which ``PeftModel.from_pretrained`` loads."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialized
 from torch import Tensor
 
-from see_lightning.config import ConfigError
+from see_lightning.config import ConfigError, listed
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.writing import write_bytes, write_text
 
@@ -26,8 +27,34 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, about: dict[str, st
         tensors: by name.
         path: of the file.
         about: what the file says of itself.
+
+    Raises:
+        ConfigError: they hold numbers that are none; nothing is written.
     """
+    _refuse_not_finite(tensors, path)
     write_bytes(path, serialized({name: tensor.contiguous() for name, tensor in tensors.items()}, about))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name.
+
+    Raises:
+        ConfigError: it is damaged, or holds numbers that are none.
+    """
+    try:
+        found = load_file(path)
+    except SafetensorError as error:
+        raise ConfigError(f"{path} cannot be read as safetensors: {error}. Put the file back.") from error
+    _refuse_not_finite(found, path)
+    return found
+
+
+def _refuse_not_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ConfigError(
+                f"{path} is no expert: {name} holds numbers that are none (nan or inf). Train it with a lower optim.lr."
+            )
 
 
 def save(pool: ExpertPool, name: str, folder: Path) -> None:
@@ -79,14 +106,17 @@ def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
     Raises:
         ConfigError: the folder's tensors are not exactly those that this pool's experts have.
     """
-    found = load_file(folder / WEIGHTS)
+    found = read_tensors(folder / WEIGHTS)
     wanted = _named(pool, pool.pairs(adapter))
     differing = [
         key for key in found.keys() | wanted.keys()
         if key not in found or key not in wanted or found[key].shape != wanted[key].shape
     ]  # fmt: skip
     if differing:
-        raise ConfigError(f"{folder / WEIGHTS} does not hold an expert of this run: {sorted(differing)[0]} differs.")
+        raise ConfigError(
+            f"{folder / WEIGHTS} does not hold an expert of this run: {sorted(differing)[0]} differs. Such are"
+            f" {_sizes(found, differing)}; this run's {_sizes(wanted, differing)}."
+        )
     acts_from = json.loads((folder / CONFIG).read_text()).get("alora_invocation_tokens") or []
     if acts_from != pool.header_ids:
         raise ConfigError(
@@ -94,6 +124,10 @@ def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
             f" from {pool.header_ids or 'the beginning'}."
         )
     return {layer: (found[_name(place, "A")], found[_name(place, "B")]) for layer, place in pool.places().items()}
+
+
+def _sizes(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:
+    return listed((f"{name} {list(tensors[name].shape)}" for name in sorted(names) if name in tensors), most=3)
 
 
 def _named(pool: ExpertPool, pairs: Mapping[LoraLayer, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

@@ -4,10 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from see_lightning.experts.descriptor import Keys
-from see_lightning.experts.files import read, write_tensors
+from see_lightning.experts.files import read, read_tensors, write_tensors
 from see_lightning.experts.mixture import LayerMask, Learning, SubExpert
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.shared import SharedAdapter
@@ -79,7 +77,7 @@ class SubExperts:
             shared: the adapter that it is a part of.
             folder: where the pool and ``save`` have written.
         """
-        pairs, tensors = read(self.pool, shared.name, folder), load_file(folder / FILE)
+        pairs, tensors = read(self.pool, shared.name, folder), read_tensors(folder / FILE)
         masks, routers = [], []
         for place, (a, b) in enumerate(pairs.values()):
             masks.append(LayerMask.read(tensors, f"{place}.", a.shape, b.shape, self.pool.device()))

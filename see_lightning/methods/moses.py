@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from see_lightning.config import OptimConfig, one_of, within
-from see_lightning.experts.files import write_tensors
+from see_lightning.experts.files import read_tensors, write_tensors
 from see_lightning.experts.mixture import Learning, Scores, Superposition
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.shared import SharedAdapter
@@ -195,7 +194,7 @@ class Moses(ExpertMethod):
         if self.keep_scores:
             draw = torch.Generator()
             self._scores = [self._draw(shared, layer, draw) for layer in self.pool.layers()]
-            values_of = load_file(folder / SCORES)
+            values_of = read_tensors(folder / SCORES)
             with torch.no_grad():
                 for number, value in enumerate(value for scores in self._scores for value in scores.values):
                     value.copy_(values_of[str(number)])

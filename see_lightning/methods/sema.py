@@ -9,12 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from see_lightning.config import ConfigError, OptimConfig, one_of, within
 from see_lightning.experts.descriptor import describe
-from see_lightning.experts.files import write_tensors
+from see_lightning.experts.files import read_tensors, write_tensors
 from see_lightning.experts.novelty import DESCRIPTORS, FEWEST, Descriptor
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.methods.method import Assignment, ExpertMethod
@@ -121,4 +120,4 @@ class Sema(ExpertMethod):
         self.given[task] = Assignment(**json.loads((folder / GIVEN).read_text(encoding="utf-8")))
         if self.given[task].expert == task:
             super().restore(task, folder)
-            self.descriptors[task] = self.kind(load_file(folder / FILE))
+            self.descriptors[task] = self.kind(read_tensors(folder / FILE))
