@@ -409,8 +409,8 @@ def _take_up(
         earlier = earlier_run(ledger.directory, numbers_config(cfg), data, found.contents)
         if earlier and earlier.edited:
             refuse_other_model(earlier.directory, earlier.edited, found.contents, config)
-            changed = edits(earlier.directory, earlier.edited, found.contents)
-            _tell([f"nothing is taken over from {earlier.directory}: {changed} changed since"], console)
+            edited = edits(earlier.directory, earlier.edited, found.contents)
+            _tell([f"nothing is taken over from {earlier.directory}: {edited} changed since"], console)
         elif earlier:
             taken = adopt(ledger, growing, earlier.directory, answers_too=earlier.answers_too)
             what = "growing: {} finished stages" if earlier.answers_too else "thresholds anew: {} trained stages"

@@ -45,7 +45,7 @@ def measured_once(
             return found
         head = {"belongs_to": ledger.digest(), **(asked or {})}
         # Late, because it imports torch, which takes longer than a refusal should.
-        from see_lightning.engine.results import commit
+        from see_lightning.engine.record import commit
 
         origin = {name: results[name] for name in ("method", "ratio", "order", "seed")}
         about = {"command": command, "commit": commit(), **origin, **head}
