@@ -22,7 +22,7 @@ from see_lightning.experts.pool import ExpertPool, check_activated
 from see_lightning.experts.recall import Recall
 from see_lightning.experts.targets import resolve_targets
 from see_lightning.methods.method import Method
-from see_lightning.models.base import load_model, load_tokenizer, model_place, skeleton
+from see_lightning.models.base import end_ids, load_model, load_tokenizer, model_place, skeleton
 from see_lightning.models.sharding import shard
 from see_lightning.tasks.prompts import (
     PromptTemplate,
@@ -66,14 +66,12 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
 
     Raises:
         DataError: a row cannot be used, or too many were skipped.
-        ConfigError: a task, score or size that there is not, or an indicator that the tokenizer cannot write.
+        ConfigError: a task, score or size that there is not, or an indicator that the tokenizer cannot write, or that
+            ends an answer.
     """
     method: type[Method] = hydra.utils.get_class(cfg.method._target_)
     if method.refuses:
-        for name, word in (("pos", config.indicators.pos), ("neg", config.indicators.neg)):
-            told, _ = template.loss(word)
-            if told:
-                raise ConfigError(f"indicators.{name}: the tokenizer cannot write it: {told}. Choose another word.")
+        _check_indicators(config, template)
     tasks = _read_tasks(
         cfg.benchmark,
         config.order.tasks,
@@ -84,6 +82,20 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
         held_out=0 if cfg.method.get("calibrate_on") == TRAIN else cfg.method.get("calibrate_on", 0),
     )
     return [_told(task, template, "benchmark", "benchmark.max_new_tokens") for task in tasks]
+
+
+def _check_indicators(config: RunConfig, template: PromptTemplate) -> None:
+    """Refuse an indicator that no expert could write, or behind which none could go on."""
+    ends = end_ids(config.model, cache_folder(config), template.tokenizer)
+    for name, word in (("pos", config.indicators.pos), ("neg", config.indicators.neg)):
+        for text, id_ in sorted((template.tokenizer.decode([id_]), id_) for id_ in ends):
+            if (text.strip() and text in word) or id_ in template.text_ids(word):
+                raise ConfigError(
+                    f"indicators.{name}={word!r} holds {text!r}, with which the model ends an answer. Choose another word."
+                )
+        told, _ = template.loss(word)
+        if told:
+            raise ConfigError(f"indicators.{name}: the tokenizer cannot write it: {told}. Choose another word.")
 
 
 def _told(task: Task, template: PromptTemplate, benchmark: str, longest: str) -> Task:

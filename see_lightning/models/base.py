@@ -3,7 +3,7 @@
 import codecs
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -67,6 +68,18 @@ def load_settings(config: ModelConfig, cache: Path) -> PreTrainedConfig:
     check_architecture(config, settings)
     open_windows(settings)
     return settings
+
+
+def end_ids(config: ModelConfig, cache: Path, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that end an answer: the tokenizer's, and what the model's own settings add; no weights are loaded."""
+    settings: list[Any] = [load_settings(config, cache)]
+    if config.source != "tiny":
+        with suppress(OSError, ValueError):  # there need be none
+            settings.append(GenerationConfig.from_pretrained(*_place(config, cache), revision=config.revision))
+    ends = [tokenizer.eos_token_id]
+    for one in (getattr(one, "eos_token_id", None) for one in settings):
+        ends += one if isinstance(one, list) else [one]
+    return {id_ for id_ in ends if isinstance(id_, int)}
 
 
 def skeleton(config: ModelConfig, cache: Path) -> PreTrainedModel:

@@ -1,6 +1,7 @@
 """The loop over tasks: what stops it, what it counts, and what a later start holds on to."""
 
 import json
+import re
 import stat
 from unittest.mock import patch
 
@@ -17,7 +18,9 @@ from see_lightning.engine.callbacks import Throughput
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.engine.run import Diverged
 from see_lightning.methods import method as methods
+from see_lightning.models.tiny import tiny_tokenizer
 from see_lightning.tasks.batches import IGNORED, Batch
+from tests.models.zoo import model_folder
 from tests.runs import toy
 
 ONE_TASK = ("order.tasks=[sky]", "optim.epochs=1")
@@ -106,6 +109,20 @@ def bad_rows(data, count):
     more = [{"prompt": f"more {number}?", "answer": "" if number < count else "x"} for number in range(196 - 4)]
     file.write_text(file.read_text() + "".join(json.dumps(row) + "\n" for row in more))
     return file
+
+
+@pytest.mark.parametrize(("word", "end"), [("</s>", "</s>"), ("no</s>thing", "</s>"), ("no|", "|")])
+def test_an_indicator_that_ends_an_answer_is_refused(data, tmp_path, word, end):
+    model = model_folder("llama", tmp_path / "model")
+    settings = json.loads((model / "generation_config.json").read_text())
+    ends = [2, tiny_tokenizer().convert_tokens_to_ids("|")]
+    (model / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": ends}))
+    hub = ("model=hub", f"model.name={model}", "model.prompt=plain", "model.dtype=fp32")
+    told = re.escape(f"indicators.pos={word!r} holds {end!r}, with which the model ends an answer")
+    with pytest.raises(Refusal, match=f"^{told}"):
+        toy.run(toy.compose(data, tmp_path / "runs", *ONE_TASK, *hub, "method=see", f"indicators.pos='{word}'"))
+    assert not list(tmp_path.glob("runs/**/ledger.json"))
+    toy.run(toy.compose(data, tmp_path / "runs", *ONE_TASK, *hub, "method=seqft", f"indicators.pos='{word}'"))
 
 
 def test_a_bad_row_stops_the_run_before_anything_is_trained(data, tmp_path):

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from see_lightning import perplexity
 from see_lightning.config import Refusal, key_of, numbers_config
+from see_lightning.data.jsonl import JsonlReader
 from see_lightning.engine import launch
+from see_lightning.engine.contents import rows_digest
 from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.ledger import Ledger
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer
@@ -114,6 +116,18 @@ def test_the_same_rows_written_otherwise_are_the_same_data(data, tmp_path):
     toy.run(cfg)
     rewrite(data / "sea.train.jsonl", '": "', '":   "')
     assert toy.run(cfg).fits == 0
+
+
+def test_rows_that_differ_in_separators_alone_or_change_halves_have_digests_of_their_own(data):
+    def digest(train, test):
+        for half, answers in (("train", train), ("test", test)):
+            rows = [{"id": f"{half}{n}", "prompt": f"{n}?", "answer": answer} for n, answer in enumerate(answers)]
+            (data / f"sky.{half}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return rows_digest(JsonlReader(data), "sky")[0]
+
+    halves = [(["a", "b"], ["c"]), (["a\x1etrain1\x1f1?\x1fb"], ["c"]), (["a\x1f", "b"], ["c"]), (["a", "b\x1e\x1d"], ["c"]),
+              (["a"], ["b", "c"])]  # fmt: skip
+    assert len({digest(*one) for one in halves}) == len(halves)
 
 
 @pytest.mark.parametrize("old", [False, True])
