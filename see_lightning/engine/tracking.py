@@ -278,7 +278,7 @@ class WandbTracker(Tracker):
             kept.read_text() if kept.exists() else f"{group[-1]}-{seed.removeprefix('seed=')}-{secrets.token_hex(3)}"
         )
         in_sweep = "WANDB_SWEEP_ID" in os.environ
-        init = {
+        self._init = {
             "project": None if in_sweep else self.project,
             "entity": None if in_sweep else self.entity,
             "id": None if in_sweep else given,
@@ -301,14 +301,17 @@ class WandbTracker(Tracker):
             finally:
                 checked.set()
             if not refused:
-                self._begin(init)
+                self._begin()
                 kept.parent.mkdir(exist_ok=True)
                 write_text(kept, self._id)
 
         self._told, self._relay = told, Relay("W&B")
         self._relay.put(begin)
-        told.wait(checked.is_set, self.timeout)
+        told.wait(checked.is_set, TIMEOUT)
         if refused:
+            self._relay.end(TIMEOUT, told)
+            self._relay = None
+            self._drop()
             raise ConfigError(
                 f"W&B cannot be told ({refused[0]}); log in with `wandb login`, or keep the run on this machine with"
                 f" logger.mode=offline."
@@ -352,11 +355,15 @@ class WandbTracker(Tracker):
         try:
             done = relay.end(seconds, self._told)
         finally:
-            self._is_over = True
-            if self._client:
-                self._client.kill()
+            self._drop()
             if not done:
                 notice(f"W&B did not take everything in time; {self._cure(whole=self._is_told)}")
+
+    def _drop(self) -> None:
+        """End the client, after which there is no other one."""
+        self._is_over = True
+        if self._client:
+            self._client.kill()
 
     def _metric(self, name: str, step: str) -> None:
         self._metrics.append((name, step))
@@ -368,17 +375,19 @@ class WandbTracker(Tracker):
 
     # What follows runs in the relay's thread.
 
-    def _ask(self, do: str, *, waits: bool = True, **content: Any) -> dict[str, Any]:
-        """Put a request to the client; where ``waits`` is false, ``close`` alone ends the wait."""
+    def _ask(self, do: str, *, seconds: float = TIMEOUT, **content: Any) -> dict[str, Any]:
+        """Put a request to the client, and wait so long; but for the last one, no longer than ``close`` says."""
         assert self._client is not None
-        until = time.monotonic() + self.timeout if waits else float("inf")
-        latest = lambda: min(until, self._latest) if waits and self._mode == "online" else until  # noqa: E731
+        until = time.monotonic() + seconds
+
+        def latest() -> float:
+            return min(until, self._latest) if self._mode == "online" and do != "close" else until
+
         return self._client.ask(do, latest, **content)
 
-    def _begin(self, init: dict[str, Any]) -> None:
-        self._init = init
+    def _begin(self) -> None:
         try:
-            self._opened(self._ask("open", mode=self._mode, **init))
+            self._opened(self._ask("open", seconds=self.timeout, mode=self._mode, **self._init))
         except Lost as error:
             self._keep(error)
 
@@ -409,7 +418,7 @@ class WandbTracker(Tracker):
 
     def _end(self, code: int) -> None:
         self._is_told = True
-        told = self._tell("close", waits=False, code=code)
+        told = self._tell("close", seconds=float("inf"), code=code)
         if "unsent" in told:
             notice(f"W&B: {told['unsent']}; {self._cure()}")
 

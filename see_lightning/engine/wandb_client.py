@@ -9,6 +9,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +127,22 @@ class Client:
 
 def first_line(error: BaseException) -> str:
     """An error in one line."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    kind, told = type(error).__name__, next(iter(str(error).strip().splitlines()), "")
+    return f"{kind}: {told}" if told and told != kind else kind
+
+
+def end_with(parent: int) -> None:
+    """End when the run's process has, whatever W&B is waiting for."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def main() -> None:
     """Answer requests as long as there are any."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # a scheduler sends them to every process; the run has the last word
+    threading.Thread(target=end_with, args=(PARENT,), daemon=True).start()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what W&B prints is for the terminal
     client = Client()
@@ -140,7 +151,7 @@ def main() -> None:
         try:
             reply = getattr(client, request.pop("do"))(**request)
         except Exception as error:
-            reply = {"failed": f"{type(error).__name__}: {first_line(error)}"}
+            reply = {"failed": first_line(error)}
         print(json.dumps(reply or {}), file=replies, flush=True)
     os._exit(0)
 

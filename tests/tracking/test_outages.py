@@ -149,6 +149,25 @@ def test_a_signal_ends_the_wait_for_a_server(composed, backend, tmp_path, told):
     assert "wandb sync" in log.read_text()
 
 
+def test_the_client_ends_with_a_run_that_is_killed_though_it_waits_for_a_server(composed, backend, tmp_path):
+    def work():
+        with toy.count_model_calls(lambda call: time.sleep(60)):
+            toy.run(composed(*quick(60)))
+
+    backend.failing = "hang"
+    process = toy.start(work, tmp_path / "log")
+    until = time.monotonic() + 60
+    while not (started := children(children([process], "wandb_client"), "wandb-core")):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.kill(process, signal.SIGKILL)
+    toy.ended([process])
+    until = time.monotonic() + 5
+    while os.path.exists(f"/proc/{started[0]}/exe"):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 class Raising(CSVLogger):
     """A user's own, whose server is gone."""
 

@@ -188,26 +188,31 @@ def test_disabled_leaves_nothing_and_tells_nobody(composed, backend):
     assert not backend.runs
 
 
-def refused(cfg, message):
+def refused(capsys, cfg, message):
     """Refuse before anything is trained, in one line."""
     with pytest.raises(ConfigError, match=message) as told:
         toy.run(cfg)
     assert "\n" not in str(told.value)
+    assert not [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: W&B")]
 
 
-def test_a_mode_that_there_is_not_is_refused(composed):
-    refused(composed("logger=wandb", "logger.mode=ofline"), "logger.mode must be one of .* Did you mean 'offline'?")
+def test_a_mode_that_there_is_not_is_refused(capsys, composed):
+    refused(
+        capsys, composed("logger=wandb", "logger.mode=ofline"), "logger.mode must be one of .* Did you mean 'offline'?"
+    )
 
 
-def test_without_the_package_its_installation_is_named_before_the_data_are_read(composed, monkeypatch, tmp_path):
+def test_without_the_package_its_installation_is_named_before_the_data_are_read(
+    composed, capsys, monkeypatch, tmp_path
+):
     monkeypatch.setitem(sys.modules, "wandb", None)
     cfg = composed("logger=wandb", f"benchmark.reader.folder={tmp_path / 'nowhere'}")
-    refused(cfg, re.escape("pip install -e '.[wandb]'"))
+    refused(capsys, cfg, re.escape("pip install -e '.[wandb]'"))
 
 
-def test_without_a_login_the_run_is_refused_before_training(composed, tmp_path):
+def test_without_a_login_the_run_is_refused_before_training(composed, capsys):
     with toy.count_model_calls(lambda number: pytest.fail("the model was used")):
-        refused(composed("logger=wandb"), "`wandb login`.*logger.mode=offline")
+        refused(capsys, composed("logger=wandb"), "`wandb login`.*logger.mode=offline")
 
 
 def test_of_several_processes_the_first_alone_tells(composed, monkeypatch):
