@@ -1,7 +1,25 @@
 """Sequential Ensemble of Experts, its rivals and its benchmarks, under one protocol."""
 
-import os
-from typing import TYPE_CHECKING, Any
+import sys
+
+
+def _only_reads(words: list[str]) -> bool:
+    """Whether Python was told, with ``-m``, to run a command of ours that only reads runs, which others may have made."""
+    for at, word in enumerate(words[1:], 1):
+        name = word.removeprefix("-m")
+        if name == "see_lightning":
+            return words[at + 1 : at + 2] not in (["run"], ["data"])
+        if name.startswith("see_lightning."):
+            return name.split(".")[1] not in ("cli", "data", "engine")
+    return False
+
+
+# First of all: Python put the working folder, which may be a run's folder of someone else, before its own library.
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and _only_reads(sys.orig_argv):
+    del sys.path[0]
+
+import os  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 # Read once, when torch is imported. Threads that spin while they wait can slow a shared machine severalfold, and threads
 # that sleep at once cost small operations a third of their speed: so they spin for some microseconds, and then sleep.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from see_lightning.frame import frame, print_exactly
 from see_lightning.refusals import at_least
+from see_lightning.trust import add_arguments
 
 
 @frame()
@@ -22,6 +23,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--task", help="for a method that must be told the task, such as stl")
     parser.add_argument("--device", default="cpu", help="such as cuda (default cpu)")
     parser.add_argument("--dtype", help="bf16 or fp32 (default: the run's own)")
+    add_arguments(parser)
     arguments = parser.parse_args(words)
 
     from see_lightning.engine.ensemble import load_ensemble
@@ -31,6 +33,8 @@ def main(words: Sequence[str] | None = None) -> None:
         max_new_tokens=arguments.max_new_tokens,
         device=arguments.device,
         dtype=arguments.dtype,
+        trust=arguments.trust,
+        trust_remote_code=arguments.trust_remote_code,
     )
     queries = [sys.stdin.read().removeprefix("\ufeff") if query == "-" else query for query in arguments.query]
     replies = ensemble.answer(queries, task=arguments.task)

@@ -11,7 +11,6 @@ from see_lightning.config import (
     TRAIN,
     ConfigError,
     check_calibrate_on,
-    load_config,
     method_name,
     numbers_config,
     validate,
@@ -20,6 +19,7 @@ from see_lightning.config import (
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import Ledger, finished_results
 from see_lightning.frame import frame
+from see_lightning.trust import NOTHING, Trust, add_arguments, load_config, trust_in
 
 DESCRIPTION = """\
 Set a threshold for each expert of a run, by examples of its task that it was not trained on: its yes counts only where it
@@ -64,8 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="SHARE",
         help="how far down to these, or to refused rows, it lies (default 0.25)",
     )
+    add_arguments(parser)
     given = parser.parse_args(arguments)
-    calibrate(given.run_dir, on=given.on, keep=given.keep, against=given.against, leeway=given.leeway)
+    calibrate(
+        given.run_dir,
+        on=given.on,
+        keep=given.keep,
+        against=given.against,
+        leeway=given.leeway,
+        trust=trust_in(given),
+    )
 
 
 def _rows_or_train(word: str) -> int | str:
@@ -75,7 +83,15 @@ def _rows_or_train(word: str) -> int | str:
     raise argparse.ArgumentTypeError(f"a number of examples of each task is wanted, or {TRAIN}; got {word!r}")
 
 
-def calibrate(run_dir: Path, *, on: int | str, keep: float, against: int = 0, leeway: float | None = None) -> Path:
+def calibrate(
+    run_dir: Path,
+    *,
+    on: int | str,
+    keep: float,
+    against: int = 0,
+    leeway: float | None = None,
+    trust: Trust = NOTHING,
+) -> Path:
     """Set thresholds for a finished run's experts, and evaluate it with them.
 
     Args:
@@ -85,6 +101,7 @@ def calibrate(run_dir: Path, *, on: int | str, keep: float, against: int = 0, le
         against: general instructions that no expert learned to refuse, which it also looks at.
         leeway: how far down to these, or with ``train`` to the rows that were refused, it lies, 0..1; None is 0.25; see
             ``experts.walk.between``.
+        trust: what of the run's settings may be run.
 
     Returns:
         The path of the new run's ``results.json``.
@@ -102,7 +119,7 @@ def calibrate(run_dir: Path, *, on: int | str, keep: float, against: int = 0, le
     run_dir = find_run(run_dir)
     results = finished_results(run_dir, "thresholds are set for the experts of all tasks")
     run_dir = run_dir.resolve()
-    cfg = load_config(run_dir / "config.yaml")
+    cfg = load_config(run_dir / "config.yaml", trust)
     if "calibrate_on" not in cfg.method:
         raise ConfigError(
             f"{run_dir} is a run of {method_name(cfg)}, whose models have no thresholds; give one of see."

@@ -15,7 +15,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, cast, get_args, get_origin
 
 import hydra.utils
 from hydra._internal.sources_registry import SourcesRegistry
@@ -403,9 +403,14 @@ def validate(cfg: DictConfig) -> RunConfig:
     return typed
 
 
-def load_config(path: Path) -> DictConfig:
-    """The resolved configuration that a run left behind."""
-    cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
+def load_composed(path: Path) -> DictConfig:
+    """A composed configuration that another process of this run wrote down."""
+    return typed(cast("DictConfig", OmegaConf.load(path)))
+
+
+def typed(settings: DictConfig) -> DictConfig:
+    """Resolved settings with their types."""
+    cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), settings)
     assert isinstance(cfg, DictConfig)
     return cfg
 
@@ -436,6 +441,9 @@ def _refuse_additions(typed: Any, prefix: str) -> None:
             raise ConfigError(f"there is no setting {prefix + key!r}.{called_here(key) or nearest(key, known)}")
         if is_dataclass(value):
             _refuse_additions(value, f"{prefix}{key}.")
+
+
+METHOD_GIVEN = ("pool", "template", "optim", "run_seed")  # what a method gets beside its settings
 
 
 def bind(node: Any, *arguments: str) -> None:

@@ -1,14 +1,13 @@
 """The paper's figures from finished runs: ``python -m see_lightning.figures PATH...``."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from see_lightning.compare import common_folder, write
 from see_lightning.config import Refusal
-from see_lightning.engine.measured import damaged, is_current, stale
+from see_lightning.engine.measured import is_current, stale
 from see_lightning.evaluation.comparison import compare, counted
 from see_lightning.evaluation.drawings import standalone_svg
 from see_lightning.evaluation.figures.capacity import capacity_csv, capacity_svg, has_capacity
@@ -21,6 +20,7 @@ from see_lightning.evaluation.finished import Run, find_runs, read_run
 from see_lightning.evaluation.transfer import Transfer
 from see_lightning.frame import frame
 from see_lightning.perplexity import FILE as PERPLEXITY
+from see_lightning.run_files import read_file, well_shaped
 from see_lightning.transfer import FILE as TRANSFER
 
 DESCRIPTION = """\
@@ -100,16 +100,13 @@ def _measured(run: Run) -> dict[str, list[tuple[float, int]]] | None:
     path = run.path.with_name(PERPLEXITY)
     if not path.exists():
         return None
-    try:
-        content = json.loads(_read(path))
+    content = read_file(path)
+    with well_shaped(path):
         tasks = {
-            task: [(float(query["nll"]), int(query["tokens"])) for query in content["tasks"][task]["queries"]]
+            task: [(float(query["nll"]), query["tokens"]) for query in content["tasks"][task]["queries"]]
             for task in run.tasks
         }
-        belongs_to = content["belongs_to"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise damaged(path, error) from error
-    return tasks if is_current(path, belongs_to) else None
+    return tasks if is_current(path, content["belongs_to"]) else None
 
 
 def _transfers(sheet: Sheet) -> dict[str, dict[int, Transfer]]:
@@ -120,12 +117,10 @@ def _transfers(sheet: Sheet) -> dict[str, dict[int, Transfer]]:
             path = run.path.with_name(TRANSFER)
             if not path.exists():
                 continue
-            try:
-                content = json.loads(_read(path))
-                transfer, belongs_to = Transfer.of(content, run.tasks), content["belongs_to"]
-            except (AttributeError, ValueError, KeyError, TypeError) as error:
-                raise damaged(path, error) from error
-            if is_current(path, belongs_to):
+            content = read_file(path)
+            with well_shaped(path):
+                transfer = Transfer.of(content, run.tasks)
+            if is_current(path, content["belongs_to"]):
                 found.setdefault(label, {})[run.seed] = transfer
             else:
                 print(f"note: {stale(path)}", file=sys.stderr)

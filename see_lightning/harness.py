@@ -1,7 +1,6 @@
 """General ability of a finished run: ``python -m see_lightning.harness RUN_DIR --tasks mmlu,gsm8k``."""
 
 import argparse
-import json
 import math
 import shlex
 import sys
@@ -18,6 +17,8 @@ from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import dump, finished_results
 from see_lightning.frame import frame
 from see_lightning.refusals import at_least, with_cause
+from see_lightning.run_files import read_file, seal
+from see_lightning.trust import add_arguments
 from see_lightning.writing import check_out, write_text
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="instead of harness.json in the run's directory; no link"
     )
+    add_arguments(parser)
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = vars(parser.parse_args(words))
     command = shlex.join(["python", "-m", "see_lightning.harness", *words])
@@ -82,6 +84,8 @@ def run_harness(
     device: str | None = None,
     out: Path | None = None,
     command: str | None = None,
+    trust: Sequence[str] = (),
+    trust_remote_code: bool = False,
 ) -> Path:
     """Put tasks of lm-evaluation-harness to the voices of a run, print a table and keep the metrics.
 
@@ -95,6 +99,8 @@ def run_harness(
         device: where to compute; by default on a GPU if there is one.
         out: where the metrics are kept; by default ``harness.json`` in the run's directory.
         command: what to note as the command.
+        trust: as ``load_ensemble`` takes it.
+        trust_remote_code: likewise.
 
     Returns:
         The path of the metrics.
@@ -127,7 +133,7 @@ def run_harness(
         if one.OUTPUT_TYPE == "generate_until":
             greedy(one.config.generation_kwargs or {})
 
-    speakers = load_voices(run_dir, device)
+    speakers = load_voices(run_dir, device, trust, trust_remote_code=trust_remote_code)
     names = experts(speakers)
     if voices is None:
         silent = {"experts": not names, "ensemble": speakers.method.needs_task_id}
@@ -163,7 +169,7 @@ def run_harness(
     }
     shown = [task for spec in specs for task in _shown(getattr(spec, "task_name", None) or spec.name, first)]
     print_scores(content, shown, len(names), Console())
-    write_text(out, dump(content))
+    write_text(out, dump(seal(content)))
     return out
 
 
@@ -204,7 +210,7 @@ def print_scores(content: Mapping[str, Any], tasks: Sequence[str], experts: int,
 
 def _check_same(path: Path, asked: Mapping[str, Any]) -> None:
     """Refuse to put a trial or other tasks in the place of what was measured."""
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else asked
+    found = read_file(path, "harness.json") if path.exists() else asked
     for name, value in asked.items():
         if found[name] != value:
             raise Refusal(

@@ -131,6 +131,8 @@ class SeeLightning(VoiceLM):
         device: where to compute; without a GPU the CPU, for the harness asks for one unless it is told otherwise.
         batch_size: not used; the harness hands it over.
         max_batch_size: likewise.
+        trust: as ``load_ensemble`` takes it, with blanks between several.
+        trust_remote_code: as ``load_ensemble`` takes it.
     """
 
     def __init__(
@@ -140,22 +142,29 @@ class SeeLightning(VoiceLM):
         device: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
+        trust: str = "",
+        trust_remote_code: bool = False,
     ) -> None:
-        super().__init__(load_voices(run_dir, device if torch.cuda.is_available() else "cpu"), voice)
+        place = device if torch.cuda.is_available() else "cpu"
+        super().__init__(load_voices(run_dir, place, trust.split(), trust_remote_code=trust_remote_code), voice)
 
 
-def load_voices(run_dir: str | Path, device: str | None = None) -> Voices:
+def load_voices(
+    run_dir: str | Path, device: str | None = None, trust: Sequence[str] = (), *, trust_remote_code: bool = False
+) -> Voices:
     """The voices of a run.
 
     Args:
         run_dir: as ``load_ensemble`` takes it.
         device: where to compute; by default on a GPU if there is one.
+        trust: as ``load_ensemble`` takes it.
+        trust_remote_code: likewise.
 
     Raises:
         Refusal: there is no such device, or as in ``load_ensemble``.
     """
     place = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    ensemble = load_ensemble(run_dir, device=place)
+    ensemble = load_ensemble(run_dir, device=place, trust=trust, trust_remote_code=trust_remote_code)
     return Voices(ensemble.method, ensemble.batch_size)
 
 

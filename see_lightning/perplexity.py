@@ -4,14 +4,16 @@ import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import load_config, validate
+from see_lightning.config import validate
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.measured import measured_once
 from see_lightning.frame import frame
+from see_lightning.trust import NOTHING, Trust, add_arguments, load_config, trust_in
 
 DESCRIPTION = """\
 The perplexity of the reference answers to a finished run's test queries, each under the model that answers that query after
@@ -41,19 +43,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="instead of perplexity.json in the run's directory, into which nothing is written then: for a run of"
         " others, or a read-only one. No link",
     )
+    add_arguments(parser)
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(words)
     path, command = find_run(given.run_dir) / FILE, shlex.join(["python", "-m", "see_lightning.perplexity", *words])
-    _print(measured_once(path, command, measure, out=given.out))
+    _print(measured_once(path, command, partial(measure, trust=trust_in(given)), out=given.out))
     print(given.out or path)
 
 
-def measure(results: Mapping[str, Any], ledger: Ledger) -> dict[str, Any]:
+def measure(results: Mapping[str, Any], ledger: Ledger, trust: Trust = NOTHING) -> dict[str, Any]:
     """What ``perplexity.json`` says of the answers.
 
     Args:
         results: of the run.
         ledger: of the run.
+        trust: what of its settings may be run.
 
     Raises:
         LedgerError: a file of the run is damaged, or tokenizer, template or data are others than in the run.
@@ -65,7 +69,7 @@ def measure(results: Mapping[str, Any], ledger: Ledger) -> dict[str, Any]:
     from see_lightning.engine.ensemble import load_method, read_tasks
     from see_lightning.evaluation.likelihood import likelihoods, perplexity
 
-    cfg = load_config(ledger.directory / "config.yaml")
+    cfg = load_config(ledger.directory / "config.yaml", trust)
     config = validate(cfg)
     method = load_method(cfg, ledger).eval()
     *_, last = ledger.content["stages"]

@@ -1,7 +1,6 @@
 """Results for others to see: ``python -m see_lightning.publish results RESULTS.md --add RUN_DIR``."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from see_lightning.evaluation.markdown import KINDS, fill
 from see_lightning.evaluation.places import machine, without_places
 from see_lightning.frame import frame
 from see_lightning.perplexity import FILE as PERPLEXITY
+from see_lightning.run_files import read_file
 from see_lightning.transfer import FILE as TRANSFER
 from see_lightning.writing import refuse_links, write_text
 
@@ -93,7 +93,7 @@ def keep(run_dir: Path, folder: Path) -> Path:
     refuse_links(place, folder)
     place.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
-        content = json.loads((run_dir / name).read_text(encoding="utf-8")) if (run_dir / name).exists() else None
+        content = read_file(run_dir / name) if (run_dir / name).exists() else None
         if name in (PERPLEXITY, TRANSFER) and content and not is_current(run_dir / name, content["belongs_to"]):
             raise ConfigError(stale(run_dir / name))
         if content is None:

@@ -1,7 +1,6 @@
 """The runs that lie in some folders: ``python -m see_lightning.runs [PATH...]``."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +15,7 @@ from see_lightning.config import Refusal
 from see_lightning.evaluation.finished import find_runs, read_run
 from see_lightning.evaluation.report import number, print_table
 from see_lightning.frame import frame
+from see_lightning.run_files import LedgerError, read_file
 
 DESCRIPTION = """\
 A list of runs, the one that went on last at the top. PATH/latest, wherever a command takes a RUN_DIR, is the one that was
@@ -88,9 +88,9 @@ def _finished(path: Path) -> Listed:
 def _unfinished(directory: Path) -> Listed:
     ledger = directory / "ledger.json"
     try:
-        stages = json.loads(ledger.read_text(encoding="utf-8"))["stages"]
+        stages = read_file(ledger)["stages"]
         state = f"unfinished, {sum(bool(stage['trained']) for stage in stages.values())} stages trained"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except LedgerError:
         state = "damaged"
     return Listed(directory, _changed(ledger), *_by_place(directory), state)
 

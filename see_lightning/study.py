@@ -1,7 +1,6 @@
 """Study a finished run without its model: ``python -m see_lightning.study RUN_DIR``."""
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,8 @@ from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import Ledger, Unheld, dump, finished_results
 from see_lightning.frame import frame
 from see_lightning.refusals import FULL, barred, room_needed
+from see_lightning.run_files import seal, well_shaped
+from see_lightning.trust import NOTHING, Trust, add_arguments, trust_in
 from see_lightning.writing import check_out, write_text
 
 DESCRIPTION = """\
@@ -63,13 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="instead of study.json and the report in the run's directory, into which nothing is written then: for a run of"
         " others, or a read-only one. No link",
     )
+    add_arguments(parser)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--thresholds" in words[:-1]:  # argparse would take -2,0 for an option
         at = words.index("--thresholds")
         words[at : at + 2] = [f"--thresholds={words[at + 1]}"]
     given = parser.parse_args(words)
     orders = given.orders or ["newest,oldest,random:3"]
-    path = run_study(given.run_dir, given.thresholds, orders, answer=given.answer, out=given.out)
+    path = run_study(given.run_dir, given.thresholds, orders, answer=given.answer, out=given.out, trust=trust_in(given))
     print(path)
 
 
@@ -80,6 +82,7 @@ def run_study(
     *,
     answer: bool = False,
     out: Path | None = None,
+    trust: Trust = NOTHING,
 ) -> Path:
     """Print the study of a run, keep it beside its results, and draw it into the report.
 
@@ -89,6 +92,7 @@ def run_study(
         orders: as `name_orders` takes them.
         answer: whether to load the experts first and let them answer all that they accept.
         out: where the study is kept instead; then nothing is written into the run's directory, and no lock is taken there.
+        trust: what of the run's settings may be run for that.
 
     Returns:
         The path of the report, or ``out``.
@@ -113,21 +117,22 @@ def run_study(
         from see_lightning.engine.ensemble import answer_everything
 
         with room_needed(run_dir, "--out FILE"), ledger if out else Ledger(run_dir) as held:
-            print(f"{answer_everything(held)} answers were written that the run had no need of", file=sys.stderr)
+            print(f"{answer_everything(held, trust)} answers were written that the run had no need of", file=sys.stderr)
         ledger = ledger if out else Unheld(run_dir)
     stages = list(ledger.content["stages"])
     records = [record for stage in stages for record in ledger.remembered(stage)]
     if not records:
         raise Refusal(f"{run_dir} remembers nothing of what its experts said; run the experiment anew.")
-    said = gather(records, results, ledger.answers(stages[-1]))
-    wrong = disagreement(replay(said, tasks[::-1]), results)
+    with well_shaped(run_dir / "results.json"):
+        said = gather(records, results, ledger.answers(stages[-1]))
+        wrong = disagreement(replay(said, tasks[::-1]), results)
     if wrong:
         raise Refusal(
             f"what {run_dir} remembers does not belong to its results: {wrong}. Put its files back, or run the"
             f" experiment anew."
         )
-    text = dump(study(said, named, default_thresholds(said) if thresholds is None else thresholds))
-    studied = json.loads(text)
+    studied = study(said, named, default_thresholds(said) if thresholds is None else thresholds)
+    text = dump(seal(studied))
     report = run_dir / "report.html"
     try:
         if out:

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import Refusal, load_config, validate
+from see_lightning.config import Refusal, validate
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import FORCED, Ledger
 from see_lightning.engine.measured import measured_once
 from see_lightning.frame import frame
 from see_lightning.refusals import at_least
+from see_lightning.trust import NOTHING, Trust, add_arguments, load_config, trust_in
 
 DESCRIPTION = """\
 The transfer matrix of a finished run: the score of each expert, and of the base model, on each task's test queries, whoever
@@ -48,20 +49,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="instead of transfer.json in the run's directory, into which nothing is written then: for a run of"
         " others, or a read-only one. No link",
     )
+    add_arguments(parser)
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(words)
     path, command = find_run(given.run_dir) / FILE, shlex.join(["python", "-m", "see_lightning.transfer", *words])
-    _print(measured_once(path, command, partial(measure, size=given.size), {"size": given.size}, given.out))
+    _print(
+        measured_once(
+            path, command, partial(measure, size=given.size, trust=trust_in(given)), {"size": given.size}, given.out
+        )
+    )
     print(given.out or path)
 
 
-def measure(results: Mapping[str, Any], ledger: Ledger, size: int | None = None) -> dict[str, Any]:
+def measure(
+    results: Mapping[str, Any], ledger: Ledger, size: int | None = None, trust: Trust = NOTHING
+) -> dict[str, Any]:
     """What ``transfer.json`` says of the voices.
 
     Args:
         results: of the run.
         ledger: of the run, held; or an ``Unheld`` one, which keeps nothing of what is answered.
         size: test queries of each task, the first ones; None takes all.
+        trust: what of the run's settings may be run.
 
     Raises:
         Refusal: the method has no experts.
@@ -78,7 +87,7 @@ def measure(results: Mapping[str, Any], ledger: Ledger, size: int | None = None)
     from see_lightning.evaluation.routing import BASE
     from see_lightning.methods.method import ExpertMethod
 
-    cfg = load_config(ledger.directory / "config.yaml")
+    cfg = load_config(ledger.directory / "config.yaml", trust)
     if not issubclass(get_class(cfg.method._target_), ExpertMethod):
         raise Refusal(
             f"{ledger.directory} is a run of {results['method']}, whose answers to all tasks come from one model, so there is"

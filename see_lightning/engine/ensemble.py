@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from see_lightning.config import ConfigError, load_config, nearest, one_of, validate
+from see_lightning.config import ConfigError, nearest, one_of, validate
 from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts, recall_of
 from see_lightning.engine.find import check_model
 from see_lightning.engine.latest import find_run
@@ -20,6 +20,7 @@ from see_lightning.models.base import DTYPES
 from see_lightning.tasks.datamodule import query_batch, query_loader
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task, changed_data
+from see_lightning.trust import NOTHING, Trust, load_config
 
 Messages = Sequence[Mapping[str, str]]  # of one chat: {"role": ..., "content": ...}
 
@@ -180,6 +181,8 @@ def load_ensemble(
     max_new_tokens: int = 128,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
+    trust: Sequence[str] = (),
+    trust_remote_code: bool = False,
 ) -> Ensemble:
     """The experts of a run, each checked against the hash it was saved with.
 
@@ -190,10 +193,13 @@ def load_ensemble(
         device: where to compute, such as ``cuda`` or ``cuda:1``.
         dtype: of the base model: ``bf16`` or ``fp32``, or torch's own; None takes the run's. In another one than the run's a
             close verdict may be another.
+        trust: dotted names of classes of one's own that the run may name, method or reader, and that are imported for it;
+            those that the calling program has imported itself are trusted. Nothing else in the folder is ever run.
+        trust_remote_code: whether Python code runs that comes with the run's base model.
 
     Raises:
-        ConfigError: there is no run in that folder, or no such device or dtype.
-        LedgerError: an expert's file is damaged, or the tokenizer or template is another than at training.
+        ConfigError: there is no run in that folder, it wants code to run that is not trusted, or no such device or dtype.
+        LedgerError: a file of the run is damaged, or the tokenizer or template is another than at training.
     """
     names = {kind: name for name, kind in DTYPES.items()}
     name = names.get(dtype, str(dtype)) if isinstance(dtype, torch.dtype) else dtype
@@ -203,7 +209,9 @@ def load_ensemble(
     run_dir = find_run(run_dir)
     if not (run_dir / "config.yaml").exists() or not (run_dir / "ledger.json").exists():
         raise ConfigError(f"{run_dir} holds no run; give the folder that has ledger.json in it.")
-    cfg = load_config(run_dir / "config.yaml")
+    if isinstance(trust, str):
+        raise TypeError(f"trust takes a list of names; for one, write trust=[{trust!r}].")
+    cfg = load_config(run_dir / "config.yaml", Trust(tuple(trust), trust_remote_code))
     method = load_method(cfg, Ledger(run_dir).read(), name)
     if method.schedule != "frozen" and not method.pool.names:
         raise ConfigError(f"{run_dir} has finished no task yet, so there is nothing to ask.")
@@ -223,7 +231,7 @@ def load_method(cfg: DictConfig, ledger: Ledger, dtype: str | None = None) -> Me
     """
     config = validate(cfg)
     check_model(ledger, config)
-    about = ledger.content["about"]
+    about = ledger.facts()
     template = build_template(config, about.get("date"))
     check_prompts(ledger, template)
     method = build_method(cfg, config, template, dtype or about["dtype"])
@@ -258,13 +266,14 @@ def read_tasks(cfg: DictConfig, ledger: Ledger, template: PromptTemplate) -> lis
     return tasks
 
 
-def answer_everything(ledger: Ledger) -> int:
+def answer_everything(ledger: Ledger, trust: Trust = NOTHING) -> int:
     """Let each expert of a finished run answer every test query it accepts, and the base model every one.
 
     What is remembered is not computed again, and what is new is remembered with the run's last stage.
 
     Args:
         ledger: of the run, held.
+        trust: what of its settings may be run.
 
     Returns:
         How many answers were written.
@@ -273,7 +282,7 @@ def answer_everything(ledger: Ledger) -> int:
         LedgerError: the data are not those of the run, or as in ``load_method``.
         DataError: the data cannot be read.
     """
-    cfg = load_config(ledger.directory / "config.yaml")
+    cfg = load_config(ledger.directory / "config.yaml", trust)
     method = load_remembering(cfg, ledger)
     for task in read_tasks(cfg, ledger, method.template):
         loader = query_loader([task], method.template, batch_size=validate(cfg).data.eval_batch, tell_task=False)

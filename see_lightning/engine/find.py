@@ -34,6 +34,7 @@ from see_lightning.engine.contents import (
 )
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.models.digest import changed_files
+from see_lightning.run_files import read_file, well_shaped
 from see_lightning.tasks.task import is_same_data
 
 Digests = Callable[[], Mapping[str, str]]
@@ -68,12 +69,14 @@ class Found:
         settings: by which it is named.
         contents: what it is made from.
         notes: what its user should know of other runs, or of what could not be compared.
+        left_out: runs beside it that were not looked at, for they are damaged.
     """
 
     directory: Path
     settings: dict[str, Any]
     contents: Contents
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def compare(
@@ -170,21 +173,27 @@ def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Di
     same: list[tuple[tuple[Any, ...], Path, Compared]] = []
     siblings: list[Path] = []
     edited: list[tuple[float, Path, Compared]] = []
+    left_out: list[str] = []
     for path in sorted(root.glob("*/seed=*/ledger.json")):
         other = path.parent
-        about = _about(other)
         one_name = other.parent.name in (key, old_key)
-        if "data" not in about:  # never begun, or damaged
+        try:
+            about = Ledger(other).read().content["about"]
+            if "data" not in about:  # never begun
+                continue
+            with well_shaped(path):
+                theirs = about.get("numbers")
+                # A reader that is gone can be no one's but another experiment's, so it is not looked for.
+                if theirs is not None and _reader(theirs) != _reader(kept):
+                    continue
+                if not (one_name if theirs is None else comparable(theirs) == alike):
+                    continue
+                compared = compare(contents, about, digests, one_name=one_name)
+        except LedgerError as error:
             if one_name and other.name == seed:
-                Ledger(other).read()  # tells of it
+                raise
+            left_out.append(f"left out, as a run beside this one: {error}")
             continue
-        theirs = about.get("numbers")
-        # A reader that is gone can be no one's but another experiment's, so it is not looked for.
-        if theirs is not None and theirs["benchmark"]["reader"]["_target_"] != kept["benchmark"]["reader"]["_target_"]:
-            continue
-        if not (one_name if theirs is None else comparable(theirs) == alike):
-            continue
-        compared = compare(contents, about, digests, one_name=one_name)
         if other.name != seed:
             if not compared.changed and not compared.unread:
                 siblings.append(other.parent)
@@ -195,7 +204,7 @@ def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Di
             edited.append((path.stat().st_mtime, other, compared))
     if same:
         _, directory, compared = max(same, key=lambda one: one[0])
-        return Found(directory, settings, contents, tuple(_unread(directory, compared, contents)))
+        return Found(directory, settings, contents, tuple(_unread(directory, compared, contents)), tuple(left_out))
     for _, other, compared in edited:
         refuse_other_model(other, compared, contents, config)
     directory = (siblings[0] if siblings else root / key) / seed
@@ -203,7 +212,11 @@ def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Di
         settings = with_values(kept, placed(kept, contents.digests, everything=True))
         directory = root / key_of(settings) / seed
     notes = tuple(_edited(directory, edited, contents)) if contents.digests else ()
-    return Found(directory, settings, contents, notes)
+    return Found(directory, settings, contents, notes, tuple(left_out))
+
+
+def _reader(kept: Mapping[str, Any]) -> str:
+    return str(kept["benchmark"]["reader"]["_target_"])
 
 
 def comparable(kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,8 +264,8 @@ def edits(other: Path, compared: Compared, contents: Contents) -> str:
     """What changed since a run was made, in words."""
     path = other / ROWS
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        before = read_file(path)
+    except LedgerError:
         before = {}
     told = []
     for name in compared.changed:

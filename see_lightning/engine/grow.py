@@ -72,15 +72,17 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
     found: list[tuple[bool, int, bool, Path, Compared]] = []
     for other in directory.parent.parent.glob(f"*/{directory.name}"):
         # What the run noted itself: in its config.yaml the data root is resolved, and another one is no other data.
+        if other == directory:
+            continue
         try:
             ledger = Ledger(other).read()
+            noted = ledger.content["about"].get("numbers")
+            trained = sum(bool(stage["trained"]) for stage in ledger.content["stages"].values())
+            if noted is None or not trained:
+                continue
+            about = ledger.facts()
         except LedgerError:
-            continue  # told where that run itself is needed
-        about = ledger.content["about"]
-        noted = about.get("numbers")
-        trained = sum(bool(stage["trained"]) for stage in ledger.content["stages"].values())
-        if other == directory or noted is None or not trained:
-            continue
+            continue  # told when this run was looked for
         if noted["benchmark"]["reader"]["_target_"] != config["benchmark"]["reader"]["_target_"]:
             continue
         theirs, tasks = comparable(noted), noted["order"]["tasks"]

@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import DeviceMesh
 import see_lightning.engine.strategy  # noqa: F401  makes fsdp_base known to Lightning
 from see_lightning.config import (
     FSDP_BASE,
+    METHOD_GIVEN,
     ConfigError,
     Refusal,
     RunConfig,
@@ -54,12 +55,15 @@ from see_lightning.engine.results import collect, keep_earlier, paraphrases
 from see_lightning.engine.run import ContinualRun, RunSettings
 from see_lightning.engine.stages import Stage, plan_stages
 from see_lightning.engine.tracking import make_tracker
+from see_lightning.evaluation.finished import read_results
 from see_lightning.evaluation.report import matrix_csv, print_report, render_html
 from see_lightning.methods.method import Method
 from see_lightning.models.base import fast_dtype
 from see_lightning.refusals import room_needed
+from see_lightning.run_files import read_file, seal, well_shaped
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task, changed_data, told_apart
+from see_lightning.trust import read_settings, sealed_settings
 
 
 def find(cfg: DictConfig, config: RunConfig) -> Found:
@@ -132,7 +136,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
                 raise Refusal(word) from error
             raise
     elif here is None or here.rank == 0:
-        _tell(found.notes, _console())
+        _tell((*found.notes, *found.left_out), _console())
         if not found.notes and not _is_noted(directory, cfg):
             with suppress(OSError, Refusal), Ledger(directory) as ledger:  # of a run from when they were not noted
                 _note_contents(ledger, found)
@@ -142,7 +146,9 @@ def launch(cfg: DictConfig, command: str) -> Path:
     if here is None or here.rank == 0:
         if answered:
             _compare_finished(config, Ledger(directory).read())
-        print_report(json.loads(path.read_text(encoding="utf-8")), Console(), config.protocol)
+        results = read_results(path)
+        with well_shaped(path):
+            print_report(results, Console(), config.protocol)
         print(f"{directory / 'report.html'}\n{path}", flush=True)
     return path
 
@@ -151,7 +157,7 @@ def _is_answered(cfg: DictConfig, path: Path) -> bool:
     """Whether a run is finished, and was asked the foreign queries and the variants that it shall be asked."""
     if not path.exists():
         return False
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = read_results(path)
     variants, wanted = results.get("variants", {}), set(cfg.get("variants") or ())
     return (
         (not cfg.get("ood") or _is_ood_answered(cfg, results.get("ood", {})))
@@ -217,7 +223,7 @@ def _tell_again(cfg: DictConfig, path: Path) -> None:
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     with make_tracker(cfg.logger) as tracker:
         tracker.open(path.parent, settings, Told())
-        tracker.finish(json.loads(path.read_text(encoding="utf-8")), path.parent / "report.html")
+        tracker.finish(read_results(path), path.parent / "report.html")
 
 
 def _on_gpu(cfg: DictConfig) -> bool:
@@ -243,7 +249,7 @@ def _tell(notes: Sequence[str], console: Console) -> None:
 
 def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks: Ranks, found: Found) -> None:
     console = _console(quiet=not ranks.first)
-    bind(cfg.method, "pool", "template", "optim", "run_seed")
+    bind(cfg.method, *METHOD_GIVEN)
     method: type[Method] = hydra.utils.get_class(cfg.method._target_)
     if cfg.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ConfigError("trainer=gpu, but torch finds no GPU here; use trainer=cpu.")
@@ -273,7 +279,7 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
             console.print(f"note: {caution}")
         stages = plan_stages(method.schedule, tasks)
         growing = stages if method.schedule == "sequential" else []
-        _tell(found.notes, console)
+        _tell((*found.notes, *found.left_out), console)
         ranks.lead(lambda: _take_up(cfg, config, ledger, command, ranks.size, template, tasks, growing, console, found))
         dtype = ledger.read().content["about"]["dtype"]
         make_trainer, mesh = instantiate(cfg.trainer), None
@@ -314,12 +320,12 @@ def _run(cfg: DictConfig, config: RunConfig, ledger: Ledger, command: str, ranks
             results = collect(ledger, stages, tasks, beside, cfg, config, method)
             path = ledger.directory / "results.json"
             if path.exists():
-                keep_earlier(results, json.loads(path.read_text(encoding="utf-8")))
+                keep_earlier(results, read_results(path))
             ledger.write(ledger.directory / "matrix.csv", matrix_csv(results))
             study = ledger.directory / "study.json"  # of a finished run that was asked foreign queries afterwards
-            studied = json.loads(study.read_text(encoding="utf-8")) if study.exists() else None
+            studied = read_file(study) if study.exists() else None
             ledger.write(ledger.directory / "report.html", render_html(results, studied))
-            ledger.write(path, dump(results))  # last: that it is there means all is there
+            ledger.write(path, dump(seal(results)))  # last: that it is there means all is there
             tracker.finish(results, ledger.directory / "report.html")
     ranks.leave()
     if ranks.first and told.signal:
@@ -404,7 +410,7 @@ def _take_up(
         if asked and about.get(name) != command:
             about[name] = command
             ledger.commit()
-    ledger.write(ledger.directory / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    ledger.write(ledger.directory / "config.yaml", sealed_settings(cfg))
     if growing and not ledger.content["stages"]:
         earlier = earlier_run(ledger.directory, numbers_config(cfg), data, found.contents)
         if earlier and earlier.edited:
@@ -428,16 +434,18 @@ def _note_contents(ledger: Ledger, found: Found) -> None:
         about["contents"] = found.contents.noted()
         ledger.commit()
     if not (ledger.directory / ROWS).exists():
-        ledger.write(ledger.directory / ROWS, json.dumps(found.contents.rows))
+        ledger.write(ledger.directory / ROWS, json.dumps(seal(found.contents.rows)))
 
 
 def _with_places(path: Path, cfg: DictConfig) -> tuple[str, str]:
-    """A run's settings as they are kept, and as they are with the places where its data and model lie now."""
-    kept, now = OmegaConf.load(path), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
-    before = OmegaConf.to_yaml(kept)
+    """A run's settings as they are kept, if they are, and as they are with the places where its data and model lie now."""
+    if not path.exists():
+        return "", sealed_settings(cfg)
+    kept, now = read_settings(path), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
+    before = sealed_settings(kept)
     for name in ("benchmark.reader", "model.name"):
         OmegaConf.update(kept, name, OmegaConf.select(now, name))
-    return before, OmegaConf.to_yaml(kept)
+    return before, sealed_settings(kept)
 
 
 def _is_noted(directory: Path, cfg: DictConfig) -> bool:

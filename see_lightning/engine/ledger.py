@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from typing import Any
 import filelock
 
 from see_lightning.config import VARIANTS, Refusal
+from see_lightning.evaluation.finished import read_results
+from see_lightning.run_files import NEEDED, check, read_file, read_records, seal, well_shaped
+from see_lightning.run_files import LedgerError as LedgerError
 from see_lightning.writing import append, refuse_link, refuse_links, refuse_links_in, remove_unfinished, write_text
 
 OOD = "ood"
@@ -30,10 +33,6 @@ OURS = (
     *("config.yaml", "ledger.json", "rows.json", "matrix.csv", "report.html", "results.json", "tasks", "wandb"),
     *("study.json", "perplexity.json", "transfer.json", "harness.json", ".lock-holder", ".lock"),
 )
-
-
-class LedgerError(Refusal):
-    """A run directory that cannot be used as it is; the message names the file and what to do."""
 
 
 def sha256(path: Path) -> str:
@@ -63,8 +62,7 @@ def finished_results(run_dir: Path, why: str) -> dict[str, Any]:
     if not path.exists():
         command = Ledger(run_dir).read().content["about"].get("command")
         raise Refusal(f"{run_dir} is not finished, and {why}; go on with: {command}")
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return results
+    return read_results(path)
 
 
 class Ledger:
@@ -164,15 +162,35 @@ class Ledger:
         """
         path = self.directory / "ledger.json"
         if path.exists():
-            try:
-                self.content = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise LedgerError(f"{path} is damaged ({error}); move {self.directory} away to start anew.") from error
+            self.content = read_file(path)
+            with well_shaped(path):
+                strange = [
+                    name for name in self._names() if not re.fullmatch(r"[\w+=-][\w.+=-]*(/[\w+=-][\w.+=-]*)*", name)
+                ]
+                if strange:
+                    raise ValueError(f"{strange[0][:60]!r} is no name of a stage or of its file")
         return self
+
+    def _names(self) -> Iterator[str]:
+        """Of stages and their files, as they become parts of paths."""
+        for name, stage in self.content["stages"].items():
+            yield name
+            yield from (stage["trained"] or {"files": ()})["files"]
+
+    def facts(self) -> dict[str, Any]:
+        """What the run was started with, all that every run notes.
+
+        Raises:
+            LedgerError: some of it is missing.
+        """
+        about: dict[str, Any] = self.content["about"]
+        with well_shaped(self.directory / "ledger.json"):
+            check(about, NEEDED, "about")
+        return about
 
     def commit(self) -> None:
         """Make all that was noted since the last commit final, in one act."""
-        self.write(self.directory / "ledger.json", dump(self.content))
+        self.write(self.directory / "ledger.json", dump(seal(self.content)))
 
     def write(self, path: Path, text: str) -> None:
         """Replace a file of the run as a whole; only the rank that writes does so.
@@ -253,7 +271,8 @@ class Ledger:
         folder = self.folder(stage)
         for file, expected in self.stage(stage)["trained"]["files"].items():
             path = folder / file
-            found = sha256(path) if path.exists() else "nothing"
+            with well_shaped(path):
+                found = sha256(path) if path.exists() else "nothing"
             if found != expected:
                 raise LedgerError(
                     f"{path} is damaged: sha256 {expected} was written, {found} is there. Put the file back, or delete"
@@ -343,17 +362,18 @@ class Ledger:
     def _records(self, stage: str, kind: str, digests: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
         path = self.folder(stage) / f"{kind}.jsonl"
         records: list[dict[str, Any]] = []
-        content = path.read_bytes() if path.exists() else b""
-        for task, block in self.stage(stage).get(kind, {}).items():
-            if digests is not None and digests.get(block["task"]) != block["digest"]:
-                continue
-            lines = content[block["start"] : block["end"]]
-            if hashlib.sha256(lines).hexdigest() != block["sha256"]:
-                raise LedgerError(
-                    f"{path} is damaged: the answers to {task!r} (bytes {block['start']} to {block['end']}) are not those"
-                    f" that were written. Put the file back, or delete {self.directory} to run anew."
-                )
-            records += [json.loads(line) for line in lines.splitlines()]
+        with well_shaped(path):
+            content = path.read_bytes() if path.exists() else b""
+            for task, block in self.stage(stage).get(kind, {}).items():
+                if digests is not None and digests.get(block["task"]) != block["digest"]:
+                    continue
+                lines = content[block["start"] : block["end"]]
+                if hashlib.sha256(lines).hexdigest() != block["sha256"]:
+                    raise LedgerError(
+                        f"{path} is damaged: the answers to {task!r} (bytes {block['start']} to {block['end']}) are not those"
+                        f" that were written. Put the file back, or delete {self.directory} to run anew."
+                    )
+                records += read_records(lines, kind, path)
         return records
 
 

@@ -1,13 +1,12 @@
 """What a command measures of a finished run once and keeps beside its results, together with what it belongs to."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger, Unheld, dump, finished_results
 from see_lightning.refusals import room_needed
+from see_lightning.run_files import read_file, seal
 from see_lightning.writing import check_out, write_text
 
 Content = dict[str, Any]
@@ -51,19 +50,17 @@ def measured_once(
         about = {"command": command, "commit": commit(), **origin, **head}
         content = {**about, **measure(results, ledger)}
         ledger.check_held()
-        write_text(path, dump(content))
+        write_text(path, dump(seal(content)))
     return content
 
 
 def _kept(path: Path, ledger: Ledger, asked: Mapping[str, Any]) -> Content | None:
     """What was measured of a run as it is, asked just so."""
     head = {"belongs_to": ledger.digest(), **asked}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    except ValueError:
+    if not path.exists():
         return None
-    whole = isinstance(found, dict) and all(name in found and found[name] == value for name, value in head.items())
-    return found if whole else None
+    found = read_file(path)
+    return found if all(name in found and found[name] == value for name, value in head.items()) else None
 
 
 def is_current(path: Path, belongs_to: str) -> bool:
@@ -83,8 +80,3 @@ def stale(path: Path) -> str:
         f"{path} was measured before the run became what it is; give python -m see_lightning.{path.stem} {path.parent}"
         f" again, or delete it."
     )
-
-
-def damaged(path: Path, error: Exception) -> Refusal:
-    """What is told of a file that does not hold what was measured."""
-    return Refusal(f"{path} is damaged ({error!r}); delete it and have it measured anew.")

@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from see_lightning.config import load_config, register
+from see_lightning.config import load_composed, register
 from see_lightning.frame import frame
 
 _PR_SET_PDEATHSIG = 1
@@ -25,7 +25,7 @@ def main() -> None:
     from see_lightning.engine.launch import launch
 
     with frame(code=1, prefix="error: "):
-        launch(load_config(Path(config)), command)
+        launch(load_composed(Path(config)), command)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """``results.json``: every number of a run, computed from its ledger and its answers."""
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from statistics import mean
@@ -23,6 +22,7 @@ from see_lightning.evaluation.variants import variant_report
 from see_lightning.experts.files import THRESHOLD
 from see_lightning.methods.method import Method
 from see_lightning.models.base import model_id
+from see_lightning.run_files import read_file
 from see_lightning.tasks.task import Task
 
 
@@ -115,7 +115,7 @@ def collect(
         if "task_id" in cfg.method:
             results["task_id_accuracy"] = results["routing"]["accuracy"]
         results["routing"]["thresholds"] = {
-            stage.task.name: json.loads(path.read_text(encoding="utf-8"))["log_odds"]
+            stage.task.name: read_file(path)["log_odds"]
             for stage in stages
             if stage.task and (path := ledger.folder(stage.name) / "expert" / THRESHOLD).exists()
         }

@@ -12,7 +12,9 @@ from typing import Any, NoReturn
 
 from see_lightning.config import Refusal, numbers, with_values
 from see_lightning.evaluation.report import FORMULAS
+from see_lightning.run_files import read_bytes, read_content, well_shaped
 
+RESULTS = "results.json"
 METRICS = (*FORMULAS, "routing accuracy")
 
 
@@ -98,19 +100,30 @@ def read_run(path: Path) -> Run:
     Raises:
         Refusal: it cannot be read, or is not what a run writes.
     """
-    try:
-        content = path.read_bytes()
-        return _run(path, json.loads(content), hashlib.sha256(content).hexdigest())
-    except OSError as error:
-        _unreadable(error)
-    except KeyError as error:
-        told = f"it has no {error}"
-    except (ValueError, TypeError, AttributeError) as error:
-        told = str(error)
-    raise Refusal(
-        f"{path} is damaged: {told}. Delete it and give the run's command again, which makes it anew from the run's ledger;"
-        f" or compare without it."
-    )
+    content = read_bytes(path, RESULTS)
+    results = read_results(path, content)
+    with well_shaped(path):
+        return _run(path, results, hashlib.sha256(content).hexdigest())
+
+
+def read_results(path: Path, content: bytes | None = None) -> dict[str, Any]:
+    """What a ``results.json`` holds, whose parts belong together.
+
+    Args:
+        path: of the file.
+        content: of it, if it was read before.
+
+    Raises:
+        Refusal: it cannot be read, or is not what a run writes.
+    """
+    results = read_content(read_bytes(path, RESULTS) if content is None else content, path, RESULTS)
+    with well_shaped(path):
+        tasks = results["tasks"]
+        if not tasks or len(set(tasks)) < len(tasks) or not {*tasks} <= {*results.get("score", tasks)}:
+            raise ValueError("its tasks are none, or not those of its scores")
+        if [len(row) for row in results["matrix"]] != [len(tasks)] * len(tasks):
+            raise ValueError(f"its matrix does not belong to the tasks {', '.join(tasks)}")
+    return results
 
 
 def _unreadable(error: OSError) -> NoReturn:
@@ -122,7 +135,7 @@ def _run(path: Path, results: Mapping[str, Any], content: str) -> Run:
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
     tasks = results["tasks"]
     matrix = tuple(tuple(map(_score, row)) for row in results["matrix"])
-    if tasks != kept["order"]["tasks"] or [len(row) for row in matrix] != [len(tasks)] * len(tasks):
+    if tasks != kept["order"]["tasks"]:
         raise ValueError(f"its matrix does not belong to the tasks {', '.join(kept['order']['tasks'])}")
     metrics = {name: _score(results["metrics"][name]) for name in FORMULAS}
     if routing := results.get("routing"):

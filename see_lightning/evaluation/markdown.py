@@ -1,6 +1,5 @@
 """Tables of finished runs for a document, made from their ``results.json`` alone."""
 
-import json
 import re
 import shlex
 import statistics
@@ -11,7 +10,7 @@ from typing import Any
 
 from see_lightning.config import Refusal, nearest
 from see_lightning.evaluation.comparison import Group, compare, reading, spread, typed
-from see_lightning.evaluation.finished import Run, find_runs, read_run
+from see_lightning.evaluation.finished import Run, find_runs, read_results, read_run
 from see_lightning.evaluation.places import words_without_places
 from see_lightning.evaluation.report import number
 from see_lightning.textfiles import visible
@@ -200,8 +199,7 @@ def _cells(runs: Sequence[Run], columns: Mapping[str, Cell]) -> list[str]:
 
 
 def _results(run: Run) -> Results:
-    results: Results = json.loads(run.path.read_text(encoding="utf-8"))
-    return results
+    return read_results(run.path)
 
 
 def _command(group: Group) -> str:

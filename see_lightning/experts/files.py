@@ -12,6 +12,7 @@ from torch import Tensor
 
 from see_lightning.config import ConfigError, listed
 from see_lightning.experts.pool import ExpertPool
+from see_lightning.run_files import read_file
 from see_lightning.writing import write_bytes, write_text
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
@@ -117,7 +118,7 @@ def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
             f"{folder / WEIGHTS} does not hold an expert of this run: {sorted(differing)[0]} differs. Such are"
             f" {_sizes(found, differing)}; this run's {_sizes(wanted, differing)}."
         )
-    acts_from = json.loads((folder / CONFIG).read_text()).get("alora_invocation_tokens") or []
+    acts_from = read_file(folder / CONFIG).get("alora_invocation_tokens") or []
     if acts_from != pool.header_ids:
         raise ConfigError(
             f"{folder} holds an expert that acts from the tokens {acts_from or 'of the beginning'} on, this run's"

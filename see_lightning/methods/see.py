@@ -21,6 +21,7 @@ from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.walk import between, keeping
 from see_lightning.methods.method import Answer, ExpertMethod
 from see_lightning.methods.warm_start import WarmStart
+from see_lightning.run_files import read_file
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.datamodule import query_batch
@@ -214,7 +215,7 @@ class See(ExpertMethod):
         """An expert comes back with its threshold."""
         super().restore(task, folder)
         if (folder / THRESHOLD).exists():
-            self.thresholds[task] = json.loads((folder / THRESHOLD).read_text(encoding="utf-8"))["log_odds"]
+            self.thresholds[task] = read_file(folder / THRESHOLD)["log_odds"]
 
     def answer(self, queries: Queries) -> list[Answer]:
         """Walk the experts, newest first; the base model answers what nobody accepts."""

@@ -17,6 +17,7 @@ from see_lightning.experts.files import read_tensors, write_tensors
 from see_lightning.experts.novelty import DESCRIPTORS, FEWEST, Descriptor
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.methods.method import Assignment, ExpertMethod
+from see_lightning.run_files import read_file
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
@@ -117,7 +118,7 @@ class Sema(ExpertMethod):
 
     def restore(self, task: str, folder: Path) -> None:
         """An expert comes back with its descriptor; where a task was given an earlier one, there is nothing more."""
-        self.given[task] = Assignment(**json.loads((folder / GIVEN).read_text(encoding="utf-8")))
+        self.given[task] = Assignment(**read_file(folder / GIVEN))
         if self.given[task].expert == task:
             super().restore(task, folder)
             self.descriptors[task] = self.kind(read_tensors(folder / FILE))

@@ -13,8 +13,8 @@ from see_lightning.engine import ledger as module
 from see_lightning.engine.ledger import OURS, Ledger, LedgerError, Unheld, dump
 from tests.runs import toy
 
-SAID = [{"id": f"a-{number}", "key": f"{number:x}", "verdict": "neg"} for number in range(1, 8)]
-RECORDS = [{"id": f"a-{number}", "text": "viñedo " * number} for number in range(1, 5)]
+SAID = [{**toy.SAID, "id": f"a-{number}", "key": f"{number:x}", "verdict": "neg"} for number in range(1, 8)]
+RECORDS = [{**toy.ANSWER, "id": f"a-{number}", "text": "viñedo " * number} for number in range(1, 5)]
 
 
 @pytest.fixture

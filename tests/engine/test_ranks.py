@@ -115,7 +115,7 @@ def test_ranks_end_with_a_supervisor_that_is_killed(tmp_path):
             time.sleep(60)
         launch.launch = wait
         import see_lightning.engine.rank as rank
-        rank.load_config = lambda path: None
+        rank.load_composed = lambda path: None
         rank.main()
     """
     parent = f"""

@@ -382,8 +382,8 @@ def test_runs_that_are_not_finished_are_counted_and_named(tmp_path):
         ("[]", "list"),
         (json.dumps({name: value for name, value in results().items() if name != "metrics"}), "it has no 'metrics'"),
         (json.dumps(results(matrix=[[1.0]])), "does not belong to the tasks qa"),
-        (json.dumps(results(matrix=[[float("nan"), 1.0], [1.0, 1.0]])), "a number or null is wanted, not nan"),
-        (json.dumps(results(seed=0) | {"config": None}), "NoneType"),
+        (json.dumps(results(matrix=[[float("nan"), 1.0], [1.0, 1.0]])), "NaN is no number"),
+        (json.dumps(results(seed=0) | {"config": None}), "config is null, where an object belongs"),
     ],
     ids=["empty", "cut", "list", "no metrics", "another matrix", "nan", "no config"],
 )

@@ -272,8 +272,8 @@ def test_a_damaged_file_of_perplexities_is_named(tmp_path, capsys, text):
     path = add(tmp_path, "see", 0.1).with_name("perplexity.json")
     path.write_text(text)
     told = refused(capsys, tmp_path)
-    assert told.startswith(f"{path} is damaged (")
-    assert told.endswith("delete it and have it measured anew.")
+    assert told.startswith(f"{path} is damaged: ")
+    assert told.endswith("Delete it and have it measured anew.")
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 40])
@@ -383,7 +383,7 @@ def test_a_damaged_transfer_matrix_is_named(tmp_path, capsys, content):
         path.with_name("transfer.json").write_text(content)
     else:
         transferred(path, **content)
-    assert refused(capsys, tmp_path).startswith(f"{path.with_name('transfer.json')} is damaged (")
+    assert refused(capsys, tmp_path).startswith(f"{path.with_name('transfer.json')} is damaged: ")
 
 
 # ---------------------------------------------------------------------------------------------- latency

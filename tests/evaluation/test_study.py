@@ -27,6 +27,7 @@ from see_lightning.evaluation.study import (
 from see_lightning.study import main
 from tests.evaluation.test_report import Page
 from tests.evaluation.test_report import results as report_results
+from tests.runs import toy
 
 
 def asked_by_hand(order, born, opinion):
@@ -424,8 +425,8 @@ def run_dir(world, tmp_path):
             for task in world.tasks:
                 # The base model's answers come with the last stage.
                 voices = [newest, "base"] if t == 2 else [newest]
-                new = [r for r in world.records() if r["expert"] in voices and r["task"] == task]
-                answers = [answer for answer in world.answers() if answer["task"] == task]
+                new = [{**toy.SAID, **r} for r in world.records() if r["expert"] in voices and r["task"] == task]
+                answers = [{**toy.ANSWER, **answer} for answer in world.answers() if answer["task"] == task]
                 blocks = {"answers": answers} if task in world.tasks[: t + 2] else {}
                 ledger.note_answers(f"0{t + 1}-stage", task, blocks | {"remembered": new}, {})
                 ledger.commit()

@@ -67,6 +67,16 @@ SETTINGS = (
 ACTIVATED = ("adapter=activated_lora", "model.prompt=chat", "adapter.rank=8", "ratio=1")
 
 
+# Records as a run keeps them.
+ANSWER = {
+    "id": "a-1", "task": "a", "prompt_sha": "0", "expert": "a", "verdicts": ["pos"], "text": "x", "target": "x", "score": 0.0,
+}  # fmt: skip
+SAID = {
+    "id": "a-1", "task": "a", "prompt_sha": "0", "expert": "a", "verdict": "pos", "log_odds": 1.0, "margin": 1.0, "text": None,
+    "truncated": None, "score": None, "key": "1",
+}  # fmt: skip
+
+
 def write_tasks(folder: Path, prompt: str = "{name}{name}{number}?") -> Path:
     """The data of the toy: short prompts that name their task, and one answer for each task."""
     folder.mkdir(parents=True)

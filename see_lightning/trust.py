@@ -1,0 +1,250 @@
+"""The ``config.yaml`` of a run's folder as it is read: as data of someone else, until its reader says otherwise.
+
+Nothing in it is resolved or imported before all of it was looked at. It may name the classes that the package's own
+configurations name, at the places where these name them, and what the reader of the folder names.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from see_lightning.config import METHOD_GIVEN, ConfigError, RunConfig, bind, typed, validate
+from see_lightning.run_files import LedgerError, check
+from see_lightning.search_path import CONF
+
+LARGEST, DEPTH, NODES = 1_000_000, 32, 100_000  # bytes; mappings and lists in each other; of these and of values
+SEAL = "# sha256: "  # begins the last line
+BASES = ("see_lightning.methods.method.Method", "see_lightning.data.reader.Reader")
+SHAPE = {
+    "method": {"_target_": str},
+    "order": dict,
+    "benchmark": {"_target_": str, "reader": {"_target_": str}, "tasks": {str: (dict, None)}},
+    "model": dict,
+    "trainer": {"_target_": str},
+    "logger?": (dict, None),
+    "ood?": ({"sources": {str: {"_target_": str, "reader": {"_target_": str}}}}, None),
+    "paths": {str: str},
+}
+BROKEN = (
+    *(yaml.YAMLError, OmegaConfBaseException, ConfigError, ValueError, TypeError, AttributeError, AssertionError),
+    *(LookupError, ArithmeticError, RecursionError, MemoryError),
+)
+CURE = "Put it back, or delete it and give the run's command again, which writes it."
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What the reader of a run's folder trusts in it.
+
+    Args:
+        classes: dotted names of the reader's own method or reader of data, which are imported.
+        remote_code: whether Python code that comes with the base model runs.
+    """
+
+    classes: tuple[str, ...] = ()
+    remote_code: bool = False
+
+
+NOTHING = Trust()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Let a command take what its user trusts in a run's folder; ``trust_in`` gives it back."""
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="MODULE.CLASS",
+        help="a class that is no part of see_lightning, your own method or reader, and may be imported for this run; may be"
+        " given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="let Python code run that comes with this run's base model"
+    )
+
+
+def trust_in(given: argparse.Namespace) -> Trust:
+    """What was typed of ``add_arguments``."""
+    return Trust(tuple(given.trust), given.trust_remote_code)
+
+
+def sealed_settings(settings: DictConfig) -> str:
+    """The text of a run's ``config.yaml``: settings, resolved, and a last line with the sha256 of what stands above it."""
+    text = OmegaConf.to_yaml(settings, resolve=True)
+    return f"{text}{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
+def read_settings(path: Path) -> DictConfig:
+    """The settings in a run's ``config.yaml``, as data: nothing in them is resolved, typed or imported.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        LedgerError: it cannot be read, was edited, or is not what a run writes.
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise LedgerError(f"{path} has more than {LARGEST:,} bytes, which no run writes. {CURE}")
+        text = path.read_bytes().decode("utf-8")
+        text, sealed, digest = text.rpartition(SEAL) if SEAL in text else (text, "", "")
+        if sealed and digest.strip() != hashlib.sha256(text.encode()).hexdigest():
+            raise LedgerError(
+                f"{path} is not as the run wrote it: it was edited, or is damaged. A setting is changed by giving the run's"
+                f" command with another value, not in this file. {CURE}"
+            )
+        _check_form(text)
+        settings = OmegaConf.create(text)
+        plain: Any = OmegaConf.to_container(settings, resolve=False)
+        if not isinstance(settings, DictConfig):
+            raise ValueError("it holds no settings")
+        for place, value in _texts(plain):
+            if "${" in value or value == "???":
+                raise ValueError(f"{place or 'a name'} is {value[:60]!r}, and a run writes its settings resolved")
+        check(plain, SHAPE)
+    except LedgerError:
+        raise
+    except OSError as error:
+        raise LedgerError(f"{path} cannot be read: {error.strerror}. {CURE}") from error
+    except UnicodeDecodeError as error:
+        raise LedgerError(f"{path} is damaged: byte {error.start} is not UTF-8. {CURE}") from error
+    except BROKEN as error:
+        raise _damaged(path, error) from error
+    return settings
+
+
+def load_config(path: Path, trust: Trust = NOTHING) -> DictConfig:
+    """The resolved configuration that a run left behind, from which only trusted classes are made.
+
+    Args:
+        path: of the run's ``config.yaml``.
+        trust: what its reader trusts beside the package's own classes. A program's own methods and readers that it has
+            imported itself are trusted too.
+
+    Raises:
+        LedgerError: it cannot be read, was edited, or is not what a run writes.
+        ConfigError: it names a class that is not trusted, or wants code to run that comes with its base model.
+    """
+    settings = read_settings(path)
+    plain: Any = OmegaConf.to_container(settings)
+    for place, name in sorted(_targets(plain)):
+        if not (name in trust.classes or name in allowed().get(place, ()) or _is_imported(name)):
+            raise ConfigError(
+                f"{path} names {name[:200]} as its {place}, which is no part of see_lightning and would run as code. If it is"
+                f" your own, or you trust it, add --trust {name[:200]} (in Python, trust=[...])."
+            )
+    try:
+        cfg = typed(settings)
+        cfg.paths.cache = os.environ.get(
+            "SEE_CACHE", RunConfig().paths.cache
+        )  # of the reader, who need not have made it
+        validate(cfg)
+    except BROKEN as error:
+        raise _damaged(path, error) from error
+    if cfg.model.trust_remote_code and not trust.remote_code:
+        raise ConfigError(
+            f"{path} has model.trust_remote_code: Python code that comes with its base model {cfg.model.name[:200]} would"
+            f" run. If you trust it, add --trust-remote-code (in Python, trust_remote_code=True)."
+        )
+    if trust.classes:
+        _let_be_found(path)
+    _bind(path, cfg)
+    return cfg
+
+
+def _bind(path: Path, cfg: DictConfig) -> None:
+    """Import what the settings name, now that all of it is trusted, and refuse arguments that it does not take."""
+    benchmarks = [cfg.benchmark, *(cfg.ood.sources.values() if cfg.ood else ())]
+    nodes = [
+        (cfg.method, METHOD_GIVEN),
+        *((node, ()) for benchmark in benchmarks for node in (benchmark, benchmark.reader)),
+    ]
+    for node, given in nodes:
+        try:
+            bind(node, *given)
+        except ConfigError as error:
+            raise _damaged(path, error) from error
+        except ImportError as error:
+            raise ConfigError(
+                f"{path} names {node['_target_']}, which cannot be imported: {error}. Let Python find it:"
+                f" PYTHONPATH=DIR."
+            ) from error
+
+
+def _damaged(path: Path, error: Exception) -> LedgerError:
+    return LedgerError(f"{path} is damaged: {' '.join(str(error).split())[:300]}. {CURE}")
+
+
+def _check_form(text: str) -> None:
+    """Refuse what a run's YAML never has: anchors, aliases, tags, several documents, and more than a little depth or size."""
+    depth = nodes = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise ValueError(f"line {event.start_mark.line + 1} has an anchor or an alias, which no run writes")
+        if getattr(event, "tag", None):
+            raise ValueError(f"line {event.start_mark.line + 1} has the tag {event.tag[:60]}, which no run writes")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        nodes += isinstance(event, yaml.NodeEvent)
+        if depth > DEPTH or nodes > NODES:
+            raise ValueError(f"line {event.start_mark.line + 1} is nested too deep, or is of too many values")
+
+
+def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every text with its dotted place, names of settings among them."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if isinstance(name, str):
+                yield place, name
+            yield from _texts(part, f"{place}.{name}" if place else str(name))
+    elif isinstance(value, list):
+        for at, part in enumerate(value):
+            yield from _texts(part, f"{place}.{at}")
+    elif isinstance(value, str):
+        yield place, value
+
+
+def _targets(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every class that settings name, and what else Hydra takes as its own, with the place as ``allowed`` spells it."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if re.fullmatch(r"_\w+_", str(name)):
+                yield (place, str(part)) if name == "_target_" else (f"{place}.{name}", str(part))
+            else:
+                inner = "*" if place == "ood.sources" else str(name)
+                yield from _targets(part, f"{place}.{inner}".lstrip(".").replace("ood.sources.*", "benchmark"))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _targets(part, f"{place}.*")
+
+
+@cache
+def allowed() -> dict[str, frozenset[str]]:
+    """By place, the classes that the package's own configurations name there."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(CONF.glob("*/*.yaml")):
+        for place, name in _targets({path.parent.name: yaml.safe_load(path.read_text(encoding="utf-8"))}):
+            found.setdefault(place, set()).add(name)
+    return {place: frozenset(names) for place, names in found.items()}
+
+
+def _is_imported(name: str) -> bool:
+    """Whether a name is that of a method or reader of the calling program; nothing is imported to find out."""
+    module, _, attribute = name.rpartition(".")
+    found = vars(sys.modules[module]).get(attribute) if module in sys.modules else None
+    mro = found.__mro__[1:] if isinstance(found, type) else ()
+    return any(f"{base.__module__}.{base.__qualname__}" in BASES for base in mro)
+
+
+def _let_be_found(path: Path) -> None:
+    """Let trusted classes be imported from the working folder too, behind all else, unless that is the run's own folder."""
+    here, run = Path.cwd().resolve(), path.resolve().parent
+    if here != run and run not in here.parents and str(here) not in sys.path:
+        sys.path.append(str(here))
