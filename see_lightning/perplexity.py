@@ -13,6 +13,7 @@ from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.measured import measured_once
 from see_lightning.frame import frame
+from see_lightning.run_files import well_shaped
 from see_lightning.trust import NOTHING, Trust, add_arguments, load_config, trust_in
 
 DESCRIPTION = """\
@@ -47,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(words)
     path, command = find_run(given.run_dir) / FILE, shlex.join(["python", "-m", "see_lightning.perplexity", *words])
-    _print(measured_once(path, command, partial(measure, trust=trust_in(given)), out=given.out))
+    measured = measured_once(path, command, partial(measure, trust=trust_in(given)), out=given.out)
+    with well_shaped(path):
+        _print(measured)
     print(given.out or path)
 
 

@@ -14,6 +14,7 @@ from see_lightning.engine.ledger import FORCED, Ledger
 from see_lightning.engine.measured import measured_once
 from see_lightning.frame import frame
 from see_lightning.refusals import at_least
+from see_lightning.run_files import well_shaped
 from see_lightning.trust import NOTHING, Trust, add_arguments, load_config, trust_in
 
 DESCRIPTION = """\
@@ -53,11 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(words)
     path, command = find_run(given.run_dir) / FILE, shlex.join(["python", "-m", "see_lightning.transfer", *words])
-    _print(
-        measured_once(
-            path, command, partial(measure, size=given.size, trust=trust_in(given)), {"size": given.size}, given.out
-        )
-    )
+    ask = partial(measure, size=given.size, trust=trust_in(given))
+    measured = measured_once(path, command, ask, {"size": given.size}, given.out)
+    with well_shaped(path):
+        _print(measured)
     print(given.out or path)
 
 

@@ -1,12 +1,13 @@
 """What a command measures of a finished run once and keeps beside its results, together with what it belongs to."""
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from see_lightning.engine.ledger import Ledger, Unheld, dump, finished_results
 from see_lightning.refusals import room_needed
-from see_lightning.run_files import read_file, seal
+from see_lightning.run_files import LedgerError, read_file, seal
 from see_lightning.writing import check_out, write_text
 
 Content = dict[str, Any]
@@ -59,7 +60,11 @@ def _kept(path: Path, ledger: Ledger, asked: Mapping[str, Any]) -> Content | Non
     head = {"belongs_to": ledger.digest(), **asked}
     if not path.exists():
         return None
-    found = read_file(path)
+    try:
+        found = read_file(path)
+    except LedgerError as error:
+        print(f"note: measured anew: {error}", file=sys.stderr)
+        return None
     return found if all(name in found and found[name] == value for name, value in head.items()) else None
 
 

@@ -119,8 +119,8 @@ def read_results(path: Path, content: bytes | None = None) -> dict[str, Any]:
     results = read_content(read_bytes(path, RESULTS) if content is None else content, path, RESULTS)
     with well_shaped(path):
         tasks = results["tasks"]
-        if not tasks or len(set(tasks)) < len(tasks) or not {*tasks} <= {*results.get("score", tasks)}:
-            raise ValueError("its tasks are none, or not those of its scores")
+        if not tasks or len(set(tasks)) < len(tasks):
+            raise ValueError("its tasks are none, or not all of different names")
         if [len(row) for row in results["matrix"]] != [len(tasks)] * len(tasks):
             raise ValueError(f"its matrix does not belong to the tasks {', '.join(tasks)}")
     return results

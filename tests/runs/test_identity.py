@@ -41,7 +41,7 @@ def old_run(cfg):
     directory.rename(old)
     directory.parent.rmdir()
     (old / "rows.json").unlink()
-    ledger = json.loads((old / "ledger.json").read_text())
+    ledger = toy.read_file(old / "ledger.json")
     del ledger["about"]["contents"]
     ledger["about"]["numbers"] = numbers_config(cfg)
     (old / "ledger.json").write_text(json.dumps(ledger))
@@ -87,7 +87,7 @@ def test_a_finished_run_is_reported_under_every_spelling_and_an_old_key_too(data
 def test_an_old_unfinished_run_goes_on(data, tmp_path):
     cfg = toy.compose(data, tmp_path / "runs", *FAST)
     old = old_run(cfg)
-    ledger = json.loads((old / "ledger.json").read_text())
+    ledger = toy.read_file(old / "ledger.json")
     del ledger["stages"]["02-sea"]
     (old / "ledger.json").write_text(json.dumps(ledger))
     (old / "results.json").unlink()

@@ -56,7 +56,7 @@ def on(monkeypatch: pytest.MonkeyPatch, year: int) -> None:
 
 
 def about(directory: Path) -> dict[str, object]:
-    content: dict[str, object] = json.loads((directory / "ledger.json").read_text())["about"]
+    content: dict[str, object] = toy.read_file(directory / "ledger.json")["about"]
     return content
 
 
@@ -80,7 +80,7 @@ def test_a_run_that_goes_on_keeps_its_date(start, monkeypatch):
     on(monkeypatch, 2031)
     directory = start(*TWO)
     (directory / "results.json").unlink()
-    ledger = json.loads((directory / "ledger.json").read_text())
+    ledger = toy.read_file(directory / "ledger.json")
     ledger["stages"].popitem()
     (directory / "ledger.json").write_text(json.dumps(ledger))
     on(monkeypatch, 2032)
@@ -114,7 +114,7 @@ def test_another_tokenizer_under_one_name_is_told_as_such(start, model):
 
 def test_what_an_older_run_did_not_note_is_not_compared(start, model):
     directory = start(*TWO, "model.prompt=plain")
-    ledger = json.loads((directory / "ledger.json").read_text())
+    ledger = toy.read_file(directory / "ledger.json")
     assert "date" not in ledger["about"]
     del ledger["about"]["prompts"]
     (directory / "ledger.json").write_text(json.dumps(ledger))

@@ -94,7 +94,7 @@ def test_what_is_kept_tells_nothing_of_the_machine(base, tmp_path, folder, docum
     place = toy.place_of(toy.whole(base).directory)
     assert kept == folder / place / "results.json"
     assert str(base) not in kept.read_text()
-    results = json.loads(kept.read_text())
+    results = toy.read_file(kept)
     assert results["config"]["paths"]["runs"] == "runs"
     assert results["matrix"] == toy.read_results(toy.whole(base).directory)["matrix"]
 
@@ -102,7 +102,7 @@ def test_what_is_kept_tells_nothing_of_the_machine(base, tmp_path, folder, docum
 def test_foreign_queries_and_variants_have_tables_of_their_own(base, folder, document):
     publish(folder, document, [toy.whole(base).directory])
     (kept,) = folder.rglob("results.json")
-    results = json.loads(kept.read_text())
+    results = toy.read_file(kept)
     results["ood"] = {"base_share": 0.75, "auroc": 0.9, "fpr95": 0.5, "per_task": {"rain": 1.0, "snow": 0.5}}
     results["variants"] = {
         "asked": ["input_only"],
@@ -136,7 +136,7 @@ def test_runs_of_one_order_with_other_tasks_have_their_scores_under_their_names(
 def test_seeds_that_were_asked_other_foreign_queries_are_rows_of_their_own(base, folder, document):
     publish(folder, document, [toy.whole(base, "method=base", f"seed={seed}").directory for seed in (1, 2, 4)])
     for path, tasks in zip(sorted(folder.rglob("results.json")), (("rain",), ("snow",), ()), strict=True):
-        results = json.loads(path.read_text())
+        results = toy.read_file(path)
         if tasks:
             per_task = dict.fromkeys(tasks, 1.0)
             results["ood"] = {"base_share": 1.0, "auroc": None, "fpr95": None, "per_task": per_task}
@@ -190,7 +190,7 @@ def test_no_place_of_the_machine_is_kept_however_it_was_given(base, tmp_path, fo
     (tmp_path / "link").symlink_to(machine)
     link = tmp_path / "link"
     monkeypatch.setenv("HOME", str(machine / "home" / "somebody"))
-    results = json.loads((run / "results.json").read_text())
+    results = toy.read_file(run / "results.json")
     results["config"]["paths"] = {"data": f"{link}/data", "runs": str(machine / "runs"), "cache": "~/cache"}
     results["config"]["benchmark"]["reader"]["folder"] = str(machine / "my data")
     results["config"]["method"]["general_source"] = f"{link}/general.json"
@@ -224,7 +224,7 @@ def test_no_place_of_the_machine_is_kept_however_it_was_given(base, tmp_path, fo
     for text in texts:
         for leak in (tmp_path, "somebody", "big disk", "mine", "link", str(tmp_path.name)):
             assert str(leak) not in text
-    content = json.loads(kept.read_text())
+    content = toy.read_file(kept)
     assert content["model"] == ".../my llama"
     assert content["ood"]["command"] == "python run.py ood.dir=.../ood '+x=[.../a,.../b]'"
     assert content["config"]["benchmark"]["reader"]["folder"] == ".../my data"
@@ -261,7 +261,7 @@ def asked_foreign(base, folder, document):
     publish(folder, document, [toy.whole(base, "method=base", f"seed={seed}").directory for seed in (1, 2, 4)])
     shares = ({"a": 1.0, "b": 0.5, "c": 0.2, "d": 0.4}, {"a": 1.0, "b": 1.0, "c": 0.6, "d": 0.4}, {"a": 0.0, "b": 0.3})
     for path, per_task in zip(sorted(folder.rglob("results.json")), shares, strict=True):
-        results = json.loads(path.read_text())
+        results = toy.read_file(path)
         results["ood"] = {"base_share": 0.5, "auroc": None, "fpr95": None, "per_task": per_task}
         path.write_text(json.dumps(results))
 
@@ -318,7 +318,7 @@ def test_no_name_of_a_kept_result_breaks_the_document_or_its_next_filling(base, 
     publish(folder, document, [toy.whole(base).directory])
     names = ["<!-- end -->", "a | b\n<!-- scores: jsonl -->", "`x` <b>*[u](v)"]
     (path,) = folder.rglob("results.json")
-    results = json.loads(path.read_text())
+    results = toy.read_file(path)
     results["tasks"] = results["config"]["order"]["tasks"] = names
     results["config"]["indicators"]["pos"] = "`` <!-- end -->\n<!-- scores: jsonl -->|"
     results["command"] = f"python run.py 'indicators.pos={results['config']['indicators']['pos']}'"
@@ -347,7 +347,7 @@ def test_no_setting_that_says_where_something_lies_is_published(base, tmp_path, 
     """Of every such setting and every command the last part alone is kept, below the working folder too."""
     run = tmp_path / "carried"
     shutil.copytree(toy.whole(base).directory, run)
-    results = json.loads((run / "results.json").read_text())
+    results = toy.read_file(run / "results.json")
     config = results["config"]
     config["paths"] = {"data": f"{root}/data", "runs": f"{root}/runs", "cache": f"{root}/cache"}
     config["benchmark"]["reader"] = {
@@ -387,7 +387,7 @@ def test_no_setting_that_says_where_something_lies_is_published(base, tmp_path, 
     for path in (document, *(path for path in folder.rglob("*") if path.is_file())):
         assert "PRI" not in path.read_text()
     (kept,) = folder.rglob("results.json")
-    content = json.loads(kept.read_text())
+    content = toy.read_file(kept)
     assert content["model"] == content["config"]["model"]["name"] == ".../my-model"
     assert content["ood"]["command"] == "python run.py ood.dir=.../foreign"
     assert content["config"]["paths"]["data"] == "data"

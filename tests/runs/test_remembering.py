@@ -29,7 +29,7 @@ def copied(base, runs, *settings):
 def test_a_second_evaluation_computes_nothing(base, tmp_path, settings):
     directory, cfg = copied(base, tmp_path, *settings)
     path = directory / "ledger.json"
-    ledger = json.loads(path.read_text())
+    ledger = toy.read_file(path)
     answers = directory / "tasks" / "03-ice" / "answers.jsonl"
     written = answers.read_bytes()
     ledger["stages"]["03-ice"]["answers"] = {}  # as if it had not been evaluated, but all had been said
@@ -60,7 +60,7 @@ def test_a_score_that_reads_the_prompt_is_computed_from_the_answers_alone(base, 
 @pytest.mark.parametrize("stage", ["01-sky", "03-ice"])
 def test_a_damaged_memory_is_refused_by_name(base, tmp_path, stage):
     directory, cfg = copied(base, tmp_path)
-    ledger = json.loads((directory / "ledger.json").read_text())
+    ledger = toy.read_file(directory / "ledger.json")
     del ledger["stages"]["03-ice"]["answers"]["ice"]
     (directory / "ledger.json").write_text(json.dumps(ledger))
     path = directory / "tasks" / stage / "remembered.jsonl"

@@ -26,7 +26,7 @@ def run_of(base, tmp_path, *settings):
 def forget(run):
     """Take from a run what its voices are remembered to have said."""
     path = run / "ledger.json"
-    ledger = json.loads(path.read_text())
+    ledger = toy.read_file(path)
     for stage in ledger["stages"].values():
         stage.pop("remembered", None)
     path.write_text(json.dumps(ledger))

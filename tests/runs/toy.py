@@ -36,6 +36,7 @@ from see_lightning.engine.ledger import Ledger
 from see_lightning.methods.method import Method
 from see_lightning.models.tiny import tiny_model
 from see_lightning.refusals import CONF
+from see_lightning.run_files import read_file
 from see_lightning.writing import UNFINISHED
 
 # The same numbers on every machine; and threads that wait for work would not live on in a forked process.
@@ -221,8 +222,7 @@ def kept(directory: Path) -> dict[str, Any]:
 
 def read_results(directory: Path) -> dict[str, Any]:
     """``results.json``."""
-    results: dict[str, Any] = json.loads((directory / "results.json").read_text(encoding="utf-8"))
-    return results
+    return read_file(directory / "results.json")
 
 
 def read_answers(directory: Path, kind: str = "answers") -> dict[str, list[dict[str, Any]]]:
