@@ -212,9 +212,9 @@ def _check_same(path: Path, asked: Mapping[str, Any]) -> None:
     """Refuse to put a trial or other tasks in the place of what was measured."""
     found = read_file(path, "harness.json") if path.exists() else asked
     for name, value in asked.items():
-        if found[name] != value:
+        if found.get(name) != value:
             raise Refusal(
-                f"{path} has {name} {found[name]}, and {value} is asked for; keep both with --out FILE, or move it away."
+                f"{path} has {name} {found.get(name)}, and {value} is asked for; keep both with --out FILE, or move it away."
             )
 
 
