@@ -187,14 +187,15 @@ def _check_form(text: str) -> None:
     """Refuse what a run's YAML never has: anchors, aliases, tags, several documents, and more than a little depth or size."""
     depth = nodes = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = f"line {event.start_mark.line + 1}" if event.start_mark else "a line"
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise ValueError(f"line {event.start_mark.line + 1} has an anchor or an alias, which no run writes")
-        if getattr(event, "tag", None):
-            raise ValueError(f"line {event.start_mark.line + 1} has the tag {event.tag[:60]}, which no run writes")
+            raise ValueError(f"{line} has an anchor or an alias, which no run writes")
+        if tag := getattr(event, "tag", None):
+            raise ValueError(f"{line} has the tag {tag[:60]}, which no run writes")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         nodes += isinstance(event, yaml.NodeEvent)
         if depth > DEPTH or nodes > NODES:
-            raise ValueError(f"line {event.start_mark.line + 1} is nested too deep, or is of too many values")
+            raise ValueError(f"{line} is nested too deep, or is one of too many")
 
 
 def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
