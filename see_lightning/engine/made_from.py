@@ -1,6 +1,5 @@
 """What a run's prompts are made from: noted when it starts, compared whenever it goes on, grows or is asked."""
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -8,6 +7,7 @@ from typing import Any
 
 from see_lightning.config import RESERVED
 from see_lightning.engine.ledger import Ledger, LedgerError
+from see_lightning.run_files import read_file
 from see_lightning.tasks.prompts import PromptTemplate
 
 
@@ -75,7 +75,7 @@ def check_expert(ledger: Ledger, stage: str, facts: Mapping[str, Any]) -> None:
         LedgerError: it is of another task, model, precision, template, or has other indicators.
     """
     path = ledger.folder(stage) / "expert" / "expert.json"
-    said = json.loads(path.read_text(encoding="utf-8"))
+    said = read_file(path)
     named = ledger.content["about"].get("contents", {}).get("files")
     task = stage.partition("-")[2]
     if task in RESERVED:
