@@ -42,13 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "paths", type=Path, nargs="+", metavar="PATH", help="a folder that holds runs at any depth, or a results.json"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to write; by default the folder in which all the paths lie"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where to write; by default the folder in which all the paths lie, if it is not a run's",
     )
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(words)
     finished, unfinished = find_runs(given.paths)
     comparison = compare(map(read_run, finished), unfinished)
     folder = given.out or common_folder(given.paths)
+    if given.out is None and is_of_a_run(folder):
+        print_comparison(comparison, Console())
+        print(f"note: {folder} is the folder of a run, so nothing is written there; give --out DIR", file=sys.stderr)
+        return
     write(folder, "comparison.csv", groups_csv(comparison))
     write(folder, "runs.csv", runs_csv(comparison))
     command = shlex.join(["python", "-m", "see_lightning.compare", *words])
@@ -67,6 +74,11 @@ def common_folder(paths: Sequence[Path]) -> Path:
     if any(folder.is_absolute() for folder in folders):
         folders = [folder.absolute() for folder in folders]
     return Path(os.path.commonpath(folders))
+
+
+def is_of_a_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, into which only what is measured of the run is written."""
+    return any((folder / name).exists() for name in ("results.json", "ledger.json"))
 
 
 def write(folder: Path, name: str, text: str) -> Path:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from see_lightning.compare import common_folder, write
+from see_lightning.compare import common_folder, is_of_a_run, write
 from see_lightning.config import Refusal
 from see_lightning.engine.measured import is_current, stale
 from see_lightning.evaluation.comparison import compare, counted
@@ -45,10 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "paths", type=Path, nargs="+", metavar="PATH", help="a folder that holds runs at any depth, or a results.json"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to write; by default the folder in which all the paths lie"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where to write; by default the folder in which all the paths lie, if it is not a run's",
     )
     parser.add_argument("--latency", type=Path, metavar="FILE", help="what benchmarks/route.py --csv FILE wrote")
     given = parser.parse_args(arguments)
+    folder = given.out or common_folder(given.paths)
+    if given.out is None and is_of_a_run(folder):
+        raise Refusal(f"{folder} is the folder of a run, so nothing is written there; give another one with --out DIR.")
     finished, unfinished = find_runs(given.paths)
     comparison = compare(map(read_run, finished), unfinished)
     texts: dict[str, str] = {}
@@ -70,7 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = latency_rows(_read(given.latency), str(given.latency))
         texts["latency.svg"] = standalone_svg(latency_figure(rows), "latency", "Latency of asking experts")
         texts["latency.csv"] = latency_csv(rows)
-    folder = given.out or common_folder(given.paths)
     written = [write(folder, name, text) for name, text in texts.items()]
     notices = [*comparison.notices]
     if unmeasured:

@@ -152,6 +152,19 @@ def test_a_full_disk_is_told_in_one_line_and_the_old_file_stays(run, tmp_path, m
     assert not [*mine.rglob("*.tmp")]
 
 
+def test_pages_are_written_into_the_folder_of_a_run_only_if_that_is_asked_for(run, tmp_path, capsys):
+    mine = shutil.copytree(run, tmp_path / Path(*run.parts[-4:]))
+    before = {*mine.rglob("*")}
+    compare.main([str(mine)])
+    told = capsys.readouterr()
+    assert told.err == f"note: {mine} is the folder of a run, so nothing is written there; give --out DIR\n"
+    assert " see " in told.out
+    assert refused(capsys, figures.main, mine).endswith("give another one with --out DIR.")
+    assert {*mine.rglob("*")} == before
+    compare.main([str(mine), "--out", str(mine)])
+    assert (mine / "comparison.html").exists()
+
+
 @pytest.mark.parametrize("module", [compare, figures], ids=lambda module: module.__name__)
 def test_pages_are_not_written_through_links(run, tmp_path, capsys, module):
     mine = shutil.copytree(run, tmp_path / "runs" / Path(*run.parts[-4:]))
@@ -167,8 +180,8 @@ def test_pages_are_not_written_through_links(run, tmp_path, capsys, module):
 
 def test_pages_that_cannot_be_written_name_their_place(run, tmp_path, capsys):
     with read_only(run.parents[3]):
-        assert "comparison.csv cannot be written: Read-only file system" in refused(capsys, compare.main, run)
-        assert " cannot be written: Read-only file system" in refused(capsys, figures.main, run)
+        assert "comparison.csv cannot be written: Read-only file system" in refused(capsys, compare.main, run.parent)
+        assert " cannot be written: Read-only file system" in refused(capsys, figures.main, run.parent)
     document = tmp_path / "RESULTS.md"
     document.write_text("nothing")
     with read_only(tmp_path):
