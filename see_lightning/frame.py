@@ -92,7 +92,7 @@ def print_exactly(text: str) -> None:
 class Output:
     """A text stream for people: what its encoding lacks, and what a terminal would obey, is written as an escape.
 
-    What is written to a closed pipe is dropped. Weights, hues and returns of tables and progress bars stay.
+    What is written to a closed pipe, a full disk or a terminal that is gone is dropped. Weights, hues and returns of tables and progress bars stay.
 
     Args:
         stream: standard output or error; None if the process was started without.
@@ -124,19 +124,24 @@ class Output:
         """As the stream does."""
         try:
             return self._stream.write(text)
-        except BrokenPipeError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
             return len(text)
 
     def flush(self) -> None:
         """As the stream does."""
         try:
             self._stream.flush()
-        except BrokenPipeError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
 
-    def _drop(self) -> None:
+    def _drop(self, error: OSError) -> None:
         """Let what is still buffered, and all that follows, go nowhere; the run is not done for its listener's sake."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
+        if not isinstance(error, BrokenPipeError) and self != sys.stderr:
+            print(
+                f"note: standard output cannot be written, so nothing more is printed: {error.strerror}",
+                file=sys.stderr,
+            )

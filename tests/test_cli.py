@@ -172,6 +172,19 @@ def test_a_closed_pipe_ends_no_run(tmp_path):
     assert (tmp_path / "end").read_text() == "finished"
 
 
+def test_an_output_without_room_ends_no_run_and_is_told_once(tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", CLOSED.replace("100_000", "1_000").replace(', file=sys.stderr', ""), str(tmp_path / "end")],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stderr == (
+        "note: standard output cannot be written, so nothing more is printed: No space left on device\n"
+    )
+    assert (tmp_path / "end").read_text() == "finished"
+
+
 def test_the_bottom_of_a_chain_of_errors_is_told():
     try:
         try:
