@@ -19,7 +19,7 @@ from see_lightning.evaluation.comparison import (
 )
 from see_lightning.evaluation.finished import find_runs, read_run
 from see_lightning.frame import frame
-from see_lightning.writing import write_text
+from see_lightning.writing import make_folder, write_text
 
 DESCRIPTION = """\
 A table of finished runs, with mean and sample standard deviation over seeds. Runs that differ in nothing but their seed
@@ -88,7 +88,7 @@ def write(folder: Path, name: str, text: str) -> Path:
         Refusal: it cannot be written there.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_text(folder / name, text)
     except OSError as error:
         raise Refusal(

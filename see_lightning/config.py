@@ -278,6 +278,19 @@ class PathsConfig:
     runs: str = "runs"
     cache: str = "~/.cache/see_lightning"  # the converted base model
 
+    def cache_folder(self) -> Path:
+        """Where the cache lies, with the home folder written out.
+
+        Raises:
+            ConfigError: there is no such home folder.
+        """
+        try:
+            return Path(self.cache).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(
+                f"paths.cache={self.cache}: there is no such home folder; give paths.cache=DIR."
+            ) from error
+
 
 @dataclass
 class OodConfig:

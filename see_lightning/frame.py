@@ -92,7 +92,8 @@ def print_exactly(text: str) -> None:
 class Output:
     """A text stream for people: what its encoding lacks, and what a terminal would obey, is written as an escape.
 
-    What is written to a closed pipe, a full disk or a terminal that is gone is dropped. Weights, hues and returns of tables and progress bars stay.
+    Weights, hues and returns of tables and progress bars stay. What is written to a closed pipe, a full disk or a terminal
+    that is gone is dropped.
 
     Args:
         stream: standard output or error; None if the process was started without.

@@ -16,7 +16,7 @@ from see_lightning.frame import frame
 from see_lightning.perplexity import FILE as PERPLEXITY
 from see_lightning.run_files import read_file
 from see_lightning.transfer import FILE as TRANSFER
-from see_lightning.writing import refuse_links, write_text
+from see_lightning.writing import make_folder, refuse_links, write_text
 
 KEPT = ("results.json", PERPLEXITY, TRANSFER, "harness.json")  # what a run measured, without what it answered
 
@@ -91,7 +91,7 @@ def keep(run_dir: Path, folder: Path) -> Path:
     places = machine(results["config"], runs, place_values(results))
     place = folder / run.order / run.method / run.key / f"seed={run.seed}"
     refuse_links(place, folder)
-    place.mkdir(parents=True, exist_ok=True)
+    make_folder(place)
     for name in KEPT:
         content = read_file(run_dir / name) if (run_dir / name).exists() else None
         if name in (PERPLEXITY, TRANSFER) and content and not is_current(run_dir / name, content["belongs_to"]):

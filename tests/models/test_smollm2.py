@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from see_lightning.config import ConfigError
+from see_lightning.config import ConfigError, ModelConfig, PathsConfig, Refusal
 from see_lightning.models import smollm2
+from see_lightning.models.base import skeleton
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer
 from tests.runs import toy
 
@@ -48,6 +49,24 @@ def test_the_model_is_converted_once_to_readable_files(conversions, tmp_path):
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o644}
     assert smollm2._sha256(folder / "model.safetensors") == smollm2.SHA256
     assert {path.name for path in cache.iterdir()} - {f"{folder.name}.lock"} == {folder.name}
+
+
+def test_a_model_of_which_only_the_layers_are_wanted_is_converted_too(conversions, tmp_path):
+    """The layers are made without weights, which must not befall the conversion: in an empty cache it comes first."""
+    assert skeleton(ModelConfig(source="package", name="smollm2"), tmp_path / "cache").device.type == "meta"
+    assert len(conversions) == 1
+
+
+@pytest.mark.parametrize("cache", ["file", "file/below", "/proc/cache", "/dev/null/cache", "a" * 300])
+def test_a_cache_that_cannot_be_used_is_told_with_the_setting_that_gives_another(conversions, tmp_path, cache):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refusal, match=r"cannot be used: .* Give a place that can: paths\.cache=DIR\.$"):
+        smollm2.smollm2_folder(tmp_path / cache)
+
+
+def test_a_home_folder_that_is_none_is_told_with_the_setting_that_gives_another():
+    with pytest.raises(ConfigError, match=r"^paths\.cache=~no-such-user/x: there is no such home folder; give paths"):
+        PathsConfig(cache="~no-such-user/x").cache_folder()
 
 
 def test_a_damaged_conversion_is_made_anew(conversions, tmp_path):
