@@ -44,7 +44,7 @@ from see_lightning.engine.build import (
     settle_targets,
 )
 from see_lightning.engine.contents import ROWS, ood_digests, ood_without_places, read_contents
-from see_lightning.engine.find import Found, check_model, edits, find_run, refuse_other_model
+from see_lightning.engine.find import Found, check_model, comparable, edits, find_run, refuse_other_model
 from see_lightning.engine.grow import adopt, earlier_run
 from see_lightning.engine.ledger import OOD, Ledger, LedgerError, dump
 from see_lightning.engine.made_from import check_prompts, date_of, prompt_facts
@@ -445,6 +445,8 @@ def _with_places(path: Path, cfg: DictConfig) -> tuple[str, str]:
     before = sealed_settings(kept)
     for name in ("benchmark.reader", "model.name"):
         OmegaConf.update(kept, name, OmegaConf.select(now, name))
+    if comparable(numbers_config(kept)) != comparable(numbers_config(cfg)):
+        return before, before  # those of another run, which are left as they are
     return before, sealed_settings(kept)
 
 

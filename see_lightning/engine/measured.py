@@ -34,13 +34,13 @@ def measured_once(
     """
     run_dir, name, path = path.parent, path.stem, out or path
     results = finished_results(run_dir, f"{name} is measured after the last task")
-    found = _kept(path, Ledger(run_dir).read(), asked or {})
+    found = _kept(path, name, Ledger(run_dir).read(), asked or {})
     if found is not None:  # to read it takes no lock
         return found
     if out:
         check_out(out)
     with room_needed(path.parent, "--out FILE"), Unheld(run_dir) if out else Ledger(run_dir) as ledger:
-        found = _kept(path, ledger, asked or {})
+        found = _kept(path, name, ledger, asked or {})
         if found is not None:
             return found
         head = {"belongs_to": ledger.digest(), **(asked or {})}
@@ -55,17 +55,17 @@ def measured_once(
     return content
 
 
-def _kept(path: Path, ledger: Ledger, asked: Mapping[str, Any]) -> Content | None:
+def _kept(path: Path, name: str, ledger: Ledger, asked: Mapping[str, Any]) -> Content | None:
     """What was measured of a run as it is, asked just so."""
     head = {"belongs_to": ledger.digest(), **asked}
     if not path.exists():
         return None
     try:
-        found = read_file(path)
+        found = read_file(path, f"{name}.json")
     except LedgerError as error:
         print(f"note: measured anew: {error}", file=sys.stderr)
         return None
-    return found if all(name in found and found[name] == value for name, value in head.items()) else None
+    return found if all(key in found and found[key] == value for key, value in head.items()) else None
 
 
 def is_current(path: Path, belongs_to: str) -> bool:
