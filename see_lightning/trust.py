@@ -173,8 +173,9 @@ def _bind(path: Path, cfg: DictConfig) -> None:
         except ConfigError as error:
             raise _damaged(path, error) from error
         except ImportError as error:
+            told = str(error.__cause__ or error).splitlines()[0]
             raise ConfigError(
-                f"{path} names {node['_target_']}, which cannot be imported: {error}. Let Python find it:"
+                f"{path} names {node['_target_']}, which cannot be imported: {told}. Let Python find it:"
                 f" PYTHONPATH=DIR."
             ) from error
 

@@ -222,7 +222,5 @@ def _place(config: ModelConfig, cache: Path) -> tuple[str]:
 
 
 def _hub(config: ModelConfig) -> dict[str, object]:
-    # Remote code only when asked for in so many words; a package's own folder never has any.
-    return (
-        {"revision": config.revision, "trust_remote_code": config.trust_remote_code} if config.source == "hub" else {}
-    )
+    # Said in either case: unsaid, transformers asks at the terminal whether code that it found shall run.
+    return {"revision": config.revision, "trust_remote_code": config.source == "hub" and config.trust_remote_code}

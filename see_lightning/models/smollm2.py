@@ -99,7 +99,9 @@ def _convert(target: Path) -> None:
         )
     folder = Path(spec.origin).parent
     gguf_file = next(folder.glob("*.gguf")).name
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=gguf_file, dtype=torch.float32, trust_remote_code=False
+    )
     # What marks the model as quantised; it no longer is, and save_pretrained would refuse it.
     for owner, name in (
         (model, "hf_quantizer"),
@@ -109,7 +111,7 @@ def _convert(target: Path) -> None:
     ):
         if hasattr(owner, name):
             delattr(owner, name)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file, trust_remote_code=False)
 
     def fill(made: Path) -> None:
         model.to(torch.bfloat16).save_pretrained(made)
