@@ -124,7 +124,10 @@ def run_study(
     if not records:
         raise Refusal(f"{run_dir} remembers nothing of what its experts said; run the experiment anew.")
     with well_shaped(run_dir / "results.json"):
-        said = gather(records, results, ledger.answers(stages[-1]))
+        try:
+            said = gather(records, results, ledger.answers(stages[-1]))
+        except Refusal as error:
+            raise Refusal(f"what {run_dir} remembers cannot be studied: {error}") from error
         wrong = disagreement(replay(said, tasks[::-1]), results)
     if wrong:
         raise Refusal(
