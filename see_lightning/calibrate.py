@@ -19,7 +19,7 @@ from see_lightning.config import (
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import Ledger, finished_results
 from see_lightning.frame import frame
-from see_lightning.trust import NOTHING, Trust, add_arguments, load_config, trust_in
+from see_lightning.trust import NOTHING, Trust, add_arguments, load_config, refuse_code, trust_in
 
 DESCRIPTION = """\
 Set a threshold for each expert of a run, by examples of its task that it was not trained on: its yes counts only where it
@@ -141,6 +141,7 @@ def calibrate(
     cfg.paths.runs = str(run_dir.parents[3])  # where it lies now, which may be elsewhere than it was made
     # What it was last asked, by whichever command; merged, since a plain assignment would have to be typed.
     cfg.ood, asked = None, {name: results.get(name, {}).get("asked") for name in ("ood", "variants")}
+    refuse_code(run_dir / "results.json", asked, trust)
     cfg = cast("DictConfig", OmegaConf.merge(cfg, {name: value for name, value in asked.items() if value}))
 
     # Late, because these import torch, which takes longer than a refusal should.

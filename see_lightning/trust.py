@@ -134,13 +134,7 @@ def load_config(path: Path, trust: Trust = NOTHING) -> DictConfig:
         ConfigError: it names a class that is not trusted, or wants code to run that comes with its base model.
     """
     settings = read_settings(path)
-    plain: Any = OmegaConf.to_container(settings)
-    for place, name in sorted(_targets(plain)):
-        if not (name in trust.classes or name in allowed().get(place, ()) or _is_imported(name)):
-            raise ConfigError(
-                f"{path} names {name[:200]} as its {place}, which is no part of see_lightning and would run as code. If it is"
-                f" your own, or you trust it, add --trust {name[:200]} (in Python, trust=[...])."
-            )
+    refuse_code(path, OmegaConf.to_container(settings), trust)
     try:
         cfg = typed(settings)
         cfg.paths.cache = os.environ.get(
@@ -158,6 +152,31 @@ def load_config(path: Path, trust: Trust = NOTHING) -> DictConfig:
         _let_be_found(path)
     _bind(path, cfg)
     return cfg
+
+
+def refuse_code(path: Path, settings: Any, trust: Trust = NOTHING) -> None:
+    """Refuse settings that name a class which is not trusted, or a value that would be looked up elsewhere.
+
+    Args:
+        path: of the file that they come from.
+        settings: of a run, or groups of them by their names.
+        trust: see ``load_config``.
+
+    Raises:
+        LedgerError: a value is not resolved.
+        ConfigError: a class is not trusted.
+    """
+    for place, value in _texts(settings):
+        if "${" in value:
+            raise LedgerError(
+                f"{path} has {value[:60]!r} as its {place}, and a run writes its settings resolved. {CURE}"
+            )
+    for place, name in sorted(_targets(settings)):
+        if not (name in trust.classes or name in allowed().get(place, ()) or _is_imported(name)):
+            raise ConfigError(
+                f"{path} names {name[:200]} as its {place}, which is no part of see_lightning and would run as code. If it is"
+                f" your own, or you trust it, add --trust {name[:200]} (in Python, trust=[...])."
+            )
 
 
 def _bind(path: Path, cfg: DictConfig) -> None:

@@ -7,13 +7,15 @@ folder are another one.
 import hashlib
 import inspect
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
-import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 
 from see_lightning.config import RunConfig, instantiate, with_values
@@ -212,12 +214,23 @@ def _place_settings(benchmark: Mapping[str, Any], *tasks: str) -> Iterator[tuple
         # A ledger has a digest there, where a folder was given.
         if path and (task in tasks or not tasks) and (not isinstance(path, str) or is_folder(path)):
             yield ["reader", "datasets", task, "path"], path
-    for name, parameter in inspect.signature(
-        hydra.utils.get_object(reader["_target_"]), eval_str=True
-    ).parameters.items():
-        annotation = parameter.annotation
+    for name, annotation in _annotations(reader["_target_"]).items():
         if isinstance(reader.get(name), str | Mapping) and (annotation is Path or Path in get_args(annotation)):
             yield ["reader", name], reader[name]
+
+
+def _annotations(reader: str) -> dict[str, Any]:
+    """What the arguments of a reader are; of one that a run's files name, and nothing has imported yet, nothing is known."""
+    module, _, name = reader.rpartition(".")
+    if reader.startswith("see_lightning."):
+        with suppress(ImportError):
+            import_module(module)
+    found = getattr(sys.modules.get(module), name, None)
+    if not isinstance(found, type):
+        return {}
+    with suppress(ValueError, TypeError, NameError):
+        return {key: one.annotation for key, one in inspect.signature(found, eval_str=True).parameters.items()}
+    return {}
 
 
 def place_values(results: Mapping[str, Any]) -> set[str]:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from see_lightning.config import Refusal, numbers, with_values
 from see_lightning.evaluation.report import FORMULAS
 from see_lightning.run_files import read_bytes, read_content, well_shaped
+from see_lightning.textfiles import visible
 
 RESULTS = "results.json"
 METRICS = (*FORMULAS, "routing accuracy")
@@ -121,6 +122,8 @@ def read_results(path: Path, content: bytes | None = None) -> dict[str, Any]:
         tasks = results["tasks"]
         if not tasks or len(set(tasks)) < len(tasks):
             raise ValueError("its tasks are none, or not all of different names")
+        if any(visible(task) != task for task in tasks):
+            raise ValueError(f"a task of it has control characters in its name: {', '.join(tasks)}")
         if [len(row) for row in results["matrix"]] != [len(tasks)] * len(tasks):
             raise ValueError(f"its matrix does not belong to the tasks {', '.join(tasks)}")
     return results
@@ -145,19 +148,19 @@ def _run(path: Path, results: Mapping[str, Any], content: str) -> Run:
     return Run(
         path=path,
         content=content,
-        order=results["order"],
-        method=results["method"],
+        order=visible(results["order"]),
+        method=visible(results["method"]),
         ratio=_score(results["ratio"]),
-        model=results["model"],
+        model=visible(results["model"]),
         seed=int(results["seed"]),
         tasks=tuple(tasks),
         matrix=matrix,
         metrics=metrics,
-        command=results["command"],
+        command=visible(results["command"]),
         key=_key(path, results["seed"]) or digest[:8],
         numbers=digest,
-        settings=dict(dotted(kept)),
-        made={name: str(value) for name, value in (made | _versions(results)).items() if value is not None},
+        settings={name: visible(value) if isinstance(value, str) else value for name, value in dotted(kept)},
+        made={name: visible(str(value)) for name, value in (made | _versions(results)).items() if value is not None},
         storage={str(part): list(map(int, sizes)) for part, sizes in results.get("storage", {}).items()},
     )
 
