@@ -12,7 +12,7 @@ import hydra.utils
 from omegaconf import DictConfig
 from torch.distributed.device_mesh import DeviceMesh
 
-from see_lightning.config import LLAMA_TARGETS, TRAIN, VARIANTS, ConfigError, RunConfig, instantiate, nearest
+from see_lightning.config import LLAMA_TARGETS, TRAIN, VARIANTS, ConfigError, RunConfig, instantiate, listed, nearest
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import DataError
 from see_lightning.engine.contents import shipped_names
@@ -131,7 +131,7 @@ def build_strangers(cfg: DictConfig, config: RunConfig, template: PromptTemplate
     names = [task for task, _ in found]
     for task in config.ood.tasks or ():
         if task not in names:
-            raise ConfigError(f"ood.tasks names {task!r}.{nearest(task, names)} There are: {', '.join(names)}.")
+            raise ConfigError(f"ood.tasks names {task!r}.{nearest(task, names)} There are: {listed(names)}.")
     taken = set(config.order.tasks)
     strangers = []
     for name, source in cfg.ood.sources.items():
@@ -140,7 +140,7 @@ def build_strangers(cfg: DictConfig, config: RunConfig, template: PromptTemplate
             if task in taken:
                 raise ConfigError(
                     f"ood has a task {task!r}, as the order or another source has. Name those to be asked in"
-                    f" ood.tasks=[...]; there are {', '.join(names)}."
+                    f" ood.tasks=[...]; there are {listed(names)}."
                 )
             taken.add(task)
         try:

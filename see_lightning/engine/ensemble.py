@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from see_lightning.config import ConfigError, nearest, one_of, validate
+from see_lightning.config import ConfigError, listed, nearest, one_of, validate
 from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts, recall_of
 from see_lightning.engine.find import check_model
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import REMEMBERED, Ledger, LedgerError
-from see_lightning.engine.made_from import check_expert, check_prompts
+from see_lightning.engine.made_from import check_prompts, taken_up
 from see_lightning.evaluation.evaluate import put_back, remembered
 from see_lightning.methods.method import ExpertMethod, Method
 from see_lightning.models.base import DTYPES
@@ -108,12 +108,12 @@ class Ensemble:
         if self.method.needs_task_id != (task is not None):
             raise ConfigError(
                 "this method must be told the task: answer(queries, task=...), --task on the command line. There are:"
-                f" {', '.join(self.method.pool.names)}."
+                f" {listed(self.method.pool.names)}."
                 if task is None
                 else "this method finds the task by itself; leave task out."
             )
         if task is not None and task not in (names := self.method.pool.names):
-            raise ConfigError(f"there is no expert {task!r}.{nearest(task, names)} There are: {', '.join(names)}.")
+            raise ConfigError(f"there is no expert {task!r}.{nearest(task, names)} There are: {listed(names)}.")
         longest = self.method.template.max_length
         prompts = []
         for system_prompt, query in read:
@@ -235,13 +235,14 @@ def load_method(cfg: DictConfig, ledger: Ledger, dtype: str | None = None) -> Me
     template = build_template(config, about.get("date"))
     check_prompts(ledger, template)
     method = build_method(cfg, config, template, dtype or about["dtype"])
+    check_model(ledger, config)  # its files may have come onto this machine only now
     method.pool.choose_reading()
     facts = expert_facts(config, template, about["dtype"])
     for name, stage in ledger.content["stages"].items():
         if stage["trained"] and stage["trained"].get("ended", True):
             folder = ledger.verified(name) / "expert"
-            check_expert(ledger, name, facts)
-            method.restore(name.partition("-")[2], folder)
+            with taken_up(ledger, name, facts):
+                method.restore(name.partition("-")[2], folder)
     return method
 
 
@@ -260,9 +261,7 @@ def read_tasks(cfg: DictConfig, ledger: Ledger, template: PromptTemplate) -> lis
     tasks = build_tasks(cfg, validate(cfg), template)
     changed = changed_data({task.name: task.digest() for task in tasks}, ledger.content["about"]["data"])
     if changed:
-        raise LedgerError(
-            f"{ledger.directory} was run on other data: {', '.join(changed)} changed since. Restore them."
-        )
+        raise LedgerError(f"{ledger.directory} was run on other data: {listed(changed)} changed since. Restore them.")
     return tasks
 
 

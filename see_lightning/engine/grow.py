@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import AFTER_TRAINING, switched_on
+from see_lightning.config import AFTER_TRAINING, listed, switched_on
 from see_lightning.engine.contents import Contents
 from see_lightning.engine.find import Compared, comparable, compare
 from see_lightning.engine.ledger import BESIDE, Ledger, LedgerError
@@ -122,7 +122,7 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
     changed = changed_data(theirs.content["about"]["data"], ledger.content["about"]["data"])
     if changed:
         raise LedgerError(
-            f"{other} was made from other data: {', '.join(changed)} changed since. Restore them, or move it away."
+            f"{other} was made from other data: {listed(changed)} changed since. Restore them, or move it away."
         )
     check_same_prompts(ledger, theirs)
     taken: dict[str, dict[str, Any]] = {}

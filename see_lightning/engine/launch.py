@@ -29,6 +29,7 @@ from see_lightning.config import (
     RunConfig,
     bind,
     instantiate,
+    listed,
     method_name,
     numbers_config,
     validate,
@@ -187,7 +188,7 @@ def _is_ood_answered(cfg: DictConfig, answered: Mapping[str, Any]) -> bool:
     unread = sorted(task for task in then if now.get(task) is None)
     if unread:
         _tell(
-            [f"not compared with the foreign queries that were asked, for they cannot be read: {', '.join(unread)}"],
+            [f"not compared with the foreign queries that were asked, for they cannot be read: {listed(unread)}"],
             _console(),
         )
     return all(then.get(task) == digest for task, digest in now.items() if digest is not None)
@@ -394,7 +395,7 @@ def _take_up(
     )
     if changed := changed_data(data, about["data"]):
         raise LedgerError(
-            f"{ledger.directory} was started on other data: {', '.join(changed)} changed since."
+            f"{ledger.directory} was started on other data: {listed(changed)} changed since."
             f" Restore them, or move that folder away."
         )
     check_prompts(ledger, template)

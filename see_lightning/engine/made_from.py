@@ -1,11 +1,13 @@
 """What a run's prompts are made from: noted when it starts, compared whenever it goes on, grows or is asked."""
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from see_lightning.config import RESERVED
+import torch
+
+from see_lightning.config import RESERVED, Refusal
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.run_files import read_file
 from see_lightning.tasks.prompts import PromptTemplate
@@ -61,8 +63,9 @@ def check_same_prompts(ledger: Ledger, other: Ledger) -> None:
     _refuse_changes(other, theirs, ours, "Restore it, or move that folder away.")
 
 
-def check_expert(ledger: Ledger, stage: str, facts: Mapping[str, Any]) -> None:
-    """Compare where an expert says that it comes from with the run that takes it up.
+@contextmanager
+def taken_up(ledger: Ledger, stage: str, facts: Mapping[str, Any]) -> Iterator[None]:
+    """Within this, an expert is read that comes from where this run's experts do, or is refused.
 
     A base model whose files the ledger names is compared by these: its name may be another by now, and its revision.
 
@@ -72,8 +75,23 @@ def check_expert(ledger: Ledger, stage: str, facts: Mapping[str, Any]) -> None:
         facts: what this run's experts say, see ``expert_facts``.
 
     Raises:
-        LedgerError: it is of another task, model, precision, template, or has other indicators.
+        LedgerError: it is of another task, model, precision, template, or has other indicators; or its files lack something.
     """
+    if "expert/expert.json" in ledger.stage(stage)["trained"]["files"]:  # else it has not ended its task yet
+        _check_expert(ledger, stage, facts)
+    try:
+        yield
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, Refusal | torch.OutOfMemoryError):
+            raise
+        told = next(iter(str(error).strip().splitlines()), "")
+        raise LedgerError(
+            f"{ledger.folder(stage) / 'expert'} does not hold what this run's method saves ({type(error).__name__}:"
+            f" {told[:200]}). Put its files back, or delete {ledger.directory} to run anew."
+        ) from error
+
+
+def _check_expert(ledger: Ledger, stage: str, facts: Mapping[str, Any]) -> None:
     path = ledger.folder(stage) / "expert" / "expert.json"
     said = read_file(path)
     named = ledger.content["about"].get("contents", {}).get("files")

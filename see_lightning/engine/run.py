@@ -20,7 +20,7 @@ from see_lightning.data.example import Example
 from see_lightning.engine.build import recall_of
 from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughput
 from see_lightning.engine.ledger import OOD, Ledger, dump, sha256
-from see_lightning.engine.made_from import check_expert
+from see_lightning.engine.made_from import taken_up
 from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.preemption import Stopped, Told
 from see_lightning.engine.ranks import Ranks
@@ -184,9 +184,9 @@ class ContinualRun:
         method = self._fresh_method
         for stage in self._to_restore:
             if stage.task:
-                if "expert/expert.json" in self.ledger.stage(stage.name)["trained"]["files"]:  # it has ended its task
-                    check_expert(self.ledger, stage.name, self.settings.facts)
-                method.restore(stage.task.name, self.ledger.verified(stage.name) / "expert")
+                folder = self.ledger.verified(stage.name) / "expert"
+                with taken_up(self.ledger, stage.name, self.settings.facts):
+                    method.restore(stage.task.name, folder)
         self._to_restore.clear()
         return method
 

@@ -43,7 +43,7 @@ def model_folder(config: ModelConfig) -> Path | None:
     folder = Path(config.name)
     if folder.is_dir():
         return folder
-    kept = try_to_load_from_cache(config.name, "config.json", revision=config.revision) if "/" in config.name else None
+    kept = try_to_load_from_cache(config.name, "config.json", revision=config.revision)
     return Path(kept).parent if isinstance(kept, str) else None
 
 

@@ -70,9 +70,9 @@ def test_thresholds_are_set_otherwise_and_taken_back(base, tmp_path):
 
 def test_a_run_that_noted_settings_which_are_off_is_taken_over_too(base, tmp_path):
     plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE))
-    ledger = Ledger(plain.directory).read()
-    ledger.content["about"]["numbers"]["method"]["other_instructions"] = 0
-    ledger.commit()
+    with Ledger(plain.directory) as ledger:
+        ledger.content["about"]["numbers"]["method"]["other_instructions"] = 0
+        ledger.commit()
     assert toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE, *THEN)).fits == 0
 
 

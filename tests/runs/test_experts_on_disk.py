@@ -94,6 +94,18 @@ def test_tensors_too_many_too_few_or_of_another_size_are_refused_with_their_name
             load_ensemble(copy)
 
 
+def test_an_expert_whose_files_lack_a_part_is_refused_in_one_line(base, tmp_path):
+    cfg = toy.compose(toy.data_in(base), tmp_path, "method=moses", "order.tasks=[sky]", "optim.epochs=1")
+    directory = toy.run(cfg).directory
+    file = directory / "tasks" / "01-sky" / "expert" / "subexpert.safetensors"
+    save_file({name: tensor for name, tensor in load_file(file).items() if name != "key"}, file)
+    final(directory, "01-sky", "expert/subexpert.safetensors")
+    with pytest.raises(
+        Refusal, match=rf"^{file.parent} does not hold what this run's method saves \(KeyError: 'key'\)"
+    ):
+        load_ensemble(directory)
+
+
 def test_a_file_that_is_no_safetensors_is_named(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"\0" * 30)
     with pytest.raises(Refusal, match=f"^{tmp_path}/a.safetensors cannot be read as safetensors: "):

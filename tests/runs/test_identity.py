@@ -6,18 +6,21 @@ from contextlib import chdir
 
 import hydra
 import pytest
+from huggingface_hub import constants
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from see_lightning import perplexity
-from see_lightning.config import Refusal, key_of, numbers_config
+from see_lightning.config import ModelConfig, Refusal, key_of, numbers_config
 from see_lightning.data.jsonl import JsonlReader
-from see_lightning.engine import launch
+from see_lightning.engine import ensemble, launch
 from see_lightning.engine.contents import rows_digest
 from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.ledger import Ledger
+from see_lightning.models.digest import model_files
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer
 from see_lightning.refusals import CONF
+from see_lightning.tasks.prompts import PromptTemplate
 from tests.runs import toy
 
 FAST = ("order.tasks=[sky,sea]", "optim.epochs=1", "method=seqft")
@@ -307,6 +310,34 @@ def test_every_file_that_a_model_is_loaded_from_is_compared_at_every_start_growt
     assert toy.run(of_model(data, runs, model, long)).fits == 1
 
 
+def test_a_model_that_comes_onto_this_machine_only_when_a_run_is_asked_is_compared_then(data, tmp_path, monkeypatch):
+    model = save_model(tmp_path / "model")
+    directory = toy.run(of_model(data, tmp_path / "runs", model, "order.tasks=[sky]")).directory
+    build = ensemble.build_method
+
+    def downloaded(*given):
+        (tmp_path / "gone").rename(model)
+        touch_weights(model)
+        return build(*given)
+
+    monkeypatch.setattr(ensemble, "build_method", downloaded)
+    monkeypatch.setattr(
+        ensemble, "build_template", lambda *given: PromptTemplate(tiny_tokenizer(), style="plain", max_length=99)
+    )
+    model.rename(tmp_path / "gone")
+    with pytest.raises(Refusal, match="was made with other files of the model .*: model.safetensors changed since"):
+        load_ensemble(directory)
+
+
+def test_a_model_of_the_hub_without_an_owner_is_compared_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tmp_path / "hub" / "models--gpt2" / "snapshots" / ("a" * 40)
+    save_model(snapshot)
+    (tmp_path / "hub" / "models--gpt2" / "refs").mkdir()
+    (tmp_path / "hub" / "models--gpt2" / "refs" / "main").write_text("a" * 40)
+    assert "model.safetensors" in model_files(ModelConfig(source="hub", name="gpt2"), tmp_path)
+
+
 def cached(hub, weights_from, commit):
     """A model of the Hub as its client keeps it, its main branch at a commit."""
     snapshot = hub / "models--me--mine" / "snapshots" / commit
@@ -316,8 +347,6 @@ def cached(hub, weights_from, commit):
 
 
 def test_a_model_of_the_hub_that_moved_on_is_refused_and_its_old_revision_goes_on(data, tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     model, runs = save_model(tmp_path / "model"), tmp_path / "runs"
     cached(tmp_path / "hub", model, "a" * 40)
