@@ -60,11 +60,13 @@ NUMBERS = {
     "benchmark": {"reader": {"_target_": str}, "tasks": {str: (dict, None)}},
     "model": {"name": (str, None)},
 }
+STARTS = [{"command": str, "commit": (str, None), "versions": {str: str}, "dtype": str, "ranks?": int}]
 BEGUN = {  # what is noted of a run with its first start
     "data?": {str: str},
     "command?": str,
     "commits?": [(str, None)],
     "versions?": {str: str},
+    "starts?": STARTS,
     "dtype?": str,
     "date?": str,
     "prompts?": {str: str},
@@ -112,6 +114,7 @@ RESULTS = {
     **dict.fromkeys(("command", "method", "model", "order"), str),
     "commit": (str, None),
     "commits?": [(str, None)],
+    "starts?": STARTS,
     "versions": {str: str},
     "seed": int,
     "ratio": OPTIONAL,
