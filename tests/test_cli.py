@@ -99,7 +99,7 @@ def test_a_fault_in_a_single_job_keeps_its_traceback(ran):
         (["trainer.limit_train_batches=2"], "is added: +trainer.limit_train_batches=..."),
         (["ratio=None"], "ratio cannot be null"),
         (["adapter.targets=1"], "adapter.targets must be a list of names, all-linear or null; got 1."),
-        (["optim.lr=inf"], "optim.lr must be at least 0, and finite; got inf."),
+        (["optim.lr=inf"], "optim.lr must be a finite number; got inf."),
         (["model.system_prompt=a ${b}"], r"for the text itself write \${...}."),
         (["model.system_prompt=a ${b"], r"for the text itself write \${...}."),
     ],
