@@ -86,7 +86,7 @@ class Ledger:
         self.directory, self.writes = directory, writes
         self._made: list[Path] = []  # folders that were not there before, the innermost first
         self._lock = filelock.FileLock(directory / ".lock")
-        self._held: tuple[Any, ...] | None = None  # what the directory and its lock were when they were taken
+        self._held: dict[Path, int] = {}  # the directory and its lock, each opened: then no other gets its inode
         self.content: dict[str, Any] = {"about": {}, "stages": {}}
 
     def __enter__(self) -> "Ledger":
@@ -105,13 +105,20 @@ class Ledger:
                 f" paths.runs."
             ) from None
         try:
-            self._held = self._identity()
+            for path in (self.directory, self.directory / ".lock"):
+                self._held[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             write_text(self.directory / ".lock-holder", f"process {os.getpid()} on {os.uname().nodename}")
             remove_unfinished(self.directory)
             return self.read()
         except BaseException:
-            self._lock.release()
+            self._release()
             raise
+
+    def _release(self) -> None:
+        for opened in self._held.values():
+            os.close(opened)
+        self._held = {}
+        self._lock.release()
 
     def _holder(self) -> str:
         """Who holds the directory, as that process noted it."""
@@ -121,13 +128,14 @@ class Ledger:
             told = ""
         return told if re.fullmatch(r"process \d+ on [\w.-]+", told) else "another process"
 
-    def _identity(self) -> tuple[Any, ...]:
-        """What the directory and its lock are on disk, whatever they are called."""
+    def _is_held(self) -> bool:
+        """Whether the directory and its lock still are at their places."""
         try:
-            found = [os.lstat(self.directory / ".lock"), os.stat(self.directory)]
+            return bool(self._held) and all(
+                os.path.samestat(os.fstat(opened), path.stat()) for path, opened in self._held.items()
+            )
         except OSError:
-            return ()
-        return tuple((one.st_dev, one.st_ino) for one in found)
+            return False
 
     def check_held(self) -> None:
         """Stop before anything is written where another process may be at work by now.
@@ -135,7 +143,7 @@ class Ledger:
         Raises:
             LedgerError: the directory, or the lock in it, is no longer the one that this process took.
         """
-        if self.writes and (self._held is None or self._identity() != self._held):
+        if self.writes and not self._is_held():
             raise LedgerError(
                 f"{self.directory} is no longer held by this process: the folder was moved, or {self.directory / '.lock'}"
                 f" was deleted, so another process may be at work there. What was not final yet is not written; give the"
@@ -143,13 +151,15 @@ class Ledger:
             )
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind and issubclass(kind, Refusal):
-            self._abandon()
-        self._lock.release()
+        try:
+            if kind and issubclass(kind, Refusal):
+                self._abandon()
+        finally:
+            self._release()
 
     def _abandon(self) -> None:
         """Leave nothing of a run that was refused at its first start, so that nobody waits for its end."""
-        if not self._made or self._identity() != self._held or Ledger(self.directory).read().content["stages"]:
+        if not self._made or not self._is_held() or Ledger(self.directory).read().content["stages"]:
             return
         for name in OURS:  # the lock last
             path = self.directory / name
@@ -210,7 +220,11 @@ class Ledger:
         if self.writes:
             self.check_held()
             refuse_links(path, self.directory)
-            write_text(path, text)
+            try:
+                write_text(path, text)
+            except FileNotFoundError:  # between the check and the writing
+                self.check_held()
+                raise
 
     def about(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """What the run was started with; noted at the first start, given back at every later one."""
