@@ -88,7 +88,7 @@ def test_a_packages_model_is_loaded_from_its_folder_without_any_code(monkeypatch
     monkeypatch.setattr(base, "smollm2_folder", lambda cache: folders.append(cache) or Path("/converted"))
     base.load_tokenizer(ModelConfig(source="package", name="smol"), tmp_path)
     assert folders == [tmp_path]
-    assert tokenizers.calls == [(("/converted",), {})]
+    assert tokenizers.calls == [(("/converted",), {"revision": None, "trust_remote_code": False})]
 
 
 def test_a_tokenizer_whose_answers_could_not_end_is_refused(monkeypatch, tmp_path):
