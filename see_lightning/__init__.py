@@ -1,5 +1,6 @@
 """Sequential Ensemble of Experts, its rivals and its benchmarks, under one protocol."""
 
+import os
 import sys
 
 
@@ -16,9 +17,13 @@ def _only_reads(words: list[str]) -> bool:
 
 # First of all: Python put the working folder, which may be a run's folder of someone else, before its own library.
 if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and _only_reads(sys.orig_argv):
-    del sys.path[0]
+    _here = sys.path.pop(0)
+    os.environ["PYTHONSAFEPATH"] = "1"  # for processes that this one starts
+    if _here and os.path.realpath(_here) == os.path.realpath(
+        os.path.dirname(__path__[0])
+    ):  # a clone that is not installed, which they need to find
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_here, os.environ.get("PYTHONPATH"))))
 
-import os  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
 # Read once, when torch is imported. Threads that spin while they wait can slow a shared machine severalfold, and threads

@@ -269,3 +269,4 @@ def _let_be_found(path: Path) -> None:
     here, run = Path.cwd().resolve(), path.resolve().parent
     if here != run and run not in here.parents and str(here) not in sys.path:
         sys.path.append(str(here))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(here))))  # for ranks

@@ -143,6 +143,7 @@ def test_a_reader_s_own_class_is_found_in_the_working_folder_once_it_is_named(ru
 
     path = rewrite(run, change)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     monkeypatch.chdir(mine)
     with pytest.raises(Refusal, match=r"names my_own_method.Planted as its method.*--trust my_own_method.Planted"):
         load_config(path)
