@@ -8,6 +8,7 @@ most.
 import importlib.util
 import json
 import os
+import re
 import secrets
 import select
 import shlex
@@ -35,6 +36,7 @@ from see_lightning.evaluation.drawings import confusion_svg, matrix_svg
 from see_lightning.writing import refuse_links, write_text
 
 TIMEOUT = 30.0  # seconds
+_ID = re.compile(r"[^/\\#?%:\s\x00-\x1f\ufffd]{1,128}")  # what W&B takes
 
 
 class Tracker:
@@ -274,9 +276,11 @@ class WandbTracker(Tracker):
         *group, seed = directory.parts[-4:]
         kept = directory / "wandb" / "id"
         refuse_links(kept, directory)
-        given = (
-            kept.read_text() if kept.exists() else f"{group[-1]}-{seed.removeprefix('seed=')}-{secrets.token_hex(3)}"
-        )
+        given = f"{group[-1]}-{seed.removeprefix('seed=')}-{secrets.token_hex(3)}"
+        if kept.exists():
+            given = kept.read_text(encoding="utf-8", errors="replace")
+            if not _ID.fullmatch(given):
+                raise ConfigError(f"{kept} holds no id of a W&B run; remove it, and this run is a new one there.")
         in_sweep = "WANDB_SWEEP_ID" in os.environ
         self._init = {
             "project": None if in_sweep else self.project,

@@ -10,7 +10,8 @@ from unittest.mock import patch
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
-from see_lightning.config import ConfigError
+from see_lightning.config import ConfigError, validate
+from see_lightning.engine import launch
 from see_lightning.engine.tracking import Tracker, WandbTracker, make_tracker
 from see_lightning.methods.see import See
 from see_lightning.refusals import CONF
@@ -200,6 +201,14 @@ def test_a_mode_that_there_is_not_is_refused(capsys, composed):
     refused(
         capsys, composed("logger=wandb", "logger.mode=ofline"), "logger.mode must be one of .* Did you mean 'offline'?"
     )
+
+
+def test_a_damaged_id_is_refused_with_its_file(composed, capsys):
+    cfg = composed(*OFFLINE)
+    folder = launch.run_directory(cfg, validate(cfg)) / "wandb"
+    folder.mkdir(parents=True)
+    (folder / "id").write_bytes(b"abc\xff/..")
+    refused(capsys, cfg, "wandb/id holds no id of a W&B run; remove it")
 
 
 def test_without_the_package_its_installation_is_named_before_the_data_are_read(
