@@ -208,7 +208,7 @@ class Client:
             self._process.stdin.flush()
             while not select.select([self._process.stdout], [], [], 0.1)[0]:
                 if time.monotonic() > until():
-                    raise Lost(f"its client did not answer in time ({do})")
+                    raise Lost("no answer in time")
             reply: dict[str, Any] = json.loads(self._process.stdout.readline())
         except (OSError, ValueError) as error:
             raise Lost("its client has ended") from error
