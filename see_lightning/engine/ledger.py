@@ -75,7 +75,7 @@ def finished_results(run_dir: Path, why: str) -> dict[str, Any]:
 class Ledger:
     """One run directory, held by one process at a time.
 
-    The directory may lie behind links; nothing of ours in it may be one.
+    The directory may lie behind links, and be one if it leads to a run; nothing of ours in it may be one.
 
     Args:
         directory: of the run; made if missing.
@@ -93,6 +93,10 @@ class Ledger:
         if not self.writes:
             return self
         self._made = [folder for folder in (self.directory, *self.directory.parents) if not folder.exists()]
+        if not (
+            self.directory / "ledger.json"
+        ).exists():  # a link to a folder of other files would let them be replaced
+            refuse_link(self.directory)
         make_folder(self.directory)
         for name in OURS:
             refuse_link(self.directory / name)

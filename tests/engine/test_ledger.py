@@ -357,6 +357,16 @@ def test_links_of_the_users_own_above_the_run_are_followed_and_others_in_it_stay
     assert (run / "notes").is_symlink()
 
 
+def test_no_run_is_begun_through_a_link(tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "config.yaml").write_text("mine")
+    (tmp_path / "seed=1").symlink_to(precious)
+    with pytest.raises(Refusal, match=f"^{tmp_path / 'seed=1'} is a symbolic link"), Ledger(tmp_path / "seed=1"):
+        pass
+    assert [path.name for path in precious.iterdir()] == ["config.yaml"]
+
+
 def test_the_holder_is_told_by_nothing_but_process_and_machine(run, tmp_path):
     heard, ready = os.pipe()
     holder = toy.start(lambda: hold(run, ready), tmp_path / "log")
