@@ -243,7 +243,9 @@ def writes(call: ast.Call) -> bool:
     if name == "open" and "os.devnull" not in told:
         given = [*call.args, *(word.value for word in call.keywords if word.arg in ("mode", "flags"))]
         modes = [one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str)]
-        return "O_" in told or any(set(mode) <= set("rwxabt+U") and set(mode) & set("wxa+") for mode in modes)
+        return any(flag in told for flag in ("O_WRONLY", "O_RDWR", "O_CREAT", "O_APPEND", "O_TRUNC")) or any(
+            set(mode) <= set("rwxabt+U") and set(mode) & set("wxa+") for mode in modes
+        )
     if isinstance(call.func, ast.Name):
         return name == "save_file"
     if name in ("copy", "replace") and not (isinstance(call.func.value, ast.Name) and call.func.value.id == "shutil"):
@@ -274,7 +276,15 @@ def test_a_planted_write_is_found(code):
 
 
 @pytest.mark.parametrize(
-    "code", ["open(path)", "path.open('rb')", "open(path, encoding='utf-8')", "write_text(path, '')", "config.copy()"]
+    "code",
+    [
+        "open(path)",
+        "os.open(path, os.O_RDONLY)",
+        "path.open('rb')",
+        "open(path, encoding='utf-8')",
+        "write_text(path, '')",
+        "config.copy()",
+    ],
 )
 def test_reading_is_not_taken_for_writing(code):
     assert not writes(ast.parse(code).body[0].value)
