@@ -42,6 +42,11 @@ OURS = (
 )
 
 
+def _is_below(name: str) -> bool:
+    """Whether a name, of a file or with its folders, leads nowhere but further down."""
+    return name.isprintable() and bool(name) and not {"", ".", ".."} & set(name.split("/"))
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
@@ -182,9 +187,7 @@ class Ledger:
         if path.exists():
             self.content = read_file(path)
             with well_shaped(path):
-                strange = [
-                    name for name in self._names() if not re.fullmatch(r"[\w+=-][\w.+=-]*(/[\w+=-][\w.+=-]*)*", name)
-                ]
+                strange = [name for name in self._names() if not _is_below(name)]
                 if strange:
                     raise ValueError(f"{strange[0][:60]!r} is no name of a stage or of its file")
         return self
