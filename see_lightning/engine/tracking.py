@@ -282,7 +282,7 @@ class WandbTracker(Tracker):
             if not _ID.fullmatch(given):
                 raise ConfigError(f"{kept} holds no id of a W&B run; remove it, and this run is a new one there.")
         in_sweep = "WANDB_SWEEP_ID" in os.environ
-        self._init = {
+        self._init: dict[str, Any] = {
             "project": None if in_sweep else self.project,
             "entity": None if in_sweep else self.entity,
             "id": None if in_sweep else given,
