@@ -1,5 +1,7 @@
 """What all tests share: the environment, and what happens where public data are missing."""
 
+import logging
+import logging.config
 import os
 import shutil
 
@@ -12,6 +14,14 @@ from pathlib import Path
 import pytest
 
 REQUIRED = set(filter(None, os.environ.get("SEE_REQUIRE", "").split(",")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def streams_stay_open():
+    """Hydra closes the log handlers of all packages, and absl's closes its stream, which here is pytest's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.config, "_clearExistingHandlers", logging._handlers.clear)
+        yield
 
 
 def pytest_collection_modifyitems(items):
