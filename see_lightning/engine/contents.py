@@ -91,6 +91,8 @@ def read_contents(cfg: DictConfig, config: RunConfig) -> Contents:
             found.missing[SOURCE] = _reason(error)
     found.places[MODEL] = model_places(settings["model"])
     read_model(found, config)
+    if MODEL in found.missing and config.model.source == "hub":  # a folder that is gone looks like a name of the Hub
+        found.places[MODEL] = sorted({*found.places[MODEL], *places(config.model.name)})
     return found
 
 

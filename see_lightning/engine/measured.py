@@ -63,7 +63,7 @@ def _kept(path: Path, name: str, ledger: Ledger, asked: Mapping[str, Any]) -> Co
     try:
         found = read_file(path, f"{name}.json")
     except LedgerError as error:
-        print(f"note: measured anew: {error}", file=sys.stderr)
+        print(f"note: measured again: {error}", file=sys.stderr)
         return None
     return found if all(key in found and found[key] == value for key, value in head.items()) else None
 

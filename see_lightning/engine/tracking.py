@@ -174,7 +174,7 @@ class Lost(Exception):
 
 
 class Client:
-    """Runs ``wandb_client`` and puts requests to it. Whoever waits for an answer is freed by ``kill`` from any thread."""
+    """Runs ``wandb_client`` and puts requests to it. ``kill``, called from any thread, ends a wait for an answer."""
 
     def __init__(self) -> None:
         # Not a module of this package, for -m would look for it in the working folder first.

@@ -310,6 +310,15 @@ def test_every_file_that_a_model_is_loaded_from_is_compared_at_every_start_growt
     assert toy.run(of_model(data, runs, model, long)).fits == 1
 
 
+def test_a_finished_run_is_reported_though_its_models_folder_is_gone(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "models" / "mine")
+    done = toy.run(of_model(data, tmp_path / "runs", "models/mine", "order.tasks=[sky]"))
+    (tmp_path / "models" / "mine").rename(tmp_path / "gone")
+    again = toy.run(of_model(data, tmp_path / "runs", "models/mine", "order.tasks=[sky]"))
+    assert (again.directory, again.fits) == (done.directory, 0)
+
+
 def test_a_model_that_comes_onto_this_machine_only_when_a_run_is_asked_is_compared_then(data, tmp_path, monkeypatch):
     model = save_model(tmp_path / "model")
     directory = toy.run(of_model(data, tmp_path / "runs", model, "order.tasks=[sky]")).directory
