@@ -20,7 +20,7 @@ import json
 import torch
 from torch import Tensor
 
-from see_lightning.config import ConfigError, load_config, validate
+from see_lightning.config import ConfigError, validate
 from see_lightning.engine.build import build_strangers
 from see_lightning.engine.ensemble import load_method, read_tasks
 from see_lightning.engine.ledger import OOD, Ledger
@@ -29,6 +29,7 @@ from see_lightning.evaluation.ood import accepted_at, auroc, leanings
 from see_lightning.experts.descriptor import cosine, describe, mahalanobis, within
 from see_lightning.tasks.task import Task
 from see_lightning.tasks.variants import variant_of
+from see_lightning.trust import load_config
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -25,11 +25,13 @@ if __name__ == "__main__":
 from benchmarks import common, timing
 from benchmarks.common import Setup
 from benchmarks.timing import Clock
-from see_lightning.config import ConfigError, instantiate, load_config
+from see_lightning.config import ConfigError, instantiate
 from see_lightning.engine.launch import launch, run_directory
-from see_lightning.engine.ledger import Ledger, dump, write_atomic
+from see_lightning.engine.ledger import Ledger, dump
 from see_lightning.engine.stages import Stage, plan_stages
 from see_lightning.evaluation.evaluate import evaluate
+from see_lightning.trust import load_config
+from see_lightning.writing import write_text
 
 SETTINGS = ("method=see", "order=superni_5", "ratio=0.1", "optim=small", "train_size=32", "test_size=8")
 OURS, NAIVE = "ours, remembering", "naive, asking everything again"
@@ -76,7 +78,7 @@ class FinishedRun:
                 (ledger.folder(name) / f"{kind}.jsonl").unlink(missing_ok=True)
             for block in stage.get("remembered", {}).values():
                 block.pop("counts", None)
-        write_atomic(self.copy / "ledger.json", dump(ledger.content))
+        write_text(self.copy / "ledger.json", dump(ledger.content))
         (self.copy / "results.json").unlink(missing_ok=True)
 
     def evaluate(self, clock: Clock) -> Evaluated:
