@@ -36,6 +36,7 @@ from see_lightning.evaluation.drawings import confusion_svg, matrix_svg
 from see_lightning.writing import refuse_links, write_text
 
 TIMEOUT = 30.0  # seconds
+LOG_HEAD = 7  # bytes with which W&B begins a transaction log
 _ID = re.compile(r"[^/\\#?%:\s\x00-\x1f\ufffd]{1,128}")  # what W&B takes
 
 
@@ -430,9 +431,17 @@ class WandbTracker(Tracker):
         """How what was not sent is sent, if the whole of it or at least a part is kept."""
         if not self._folders:
             return "it was not reached, and nothing is kept for it."
-        online = any(not Path(folder).name.startswith("offline-") for folder in self._folders)
-        command = shlex.join(["wandb", "sync", *(["--include-online"] if online else []), *self._folders])
+        *earlier, current = self._folders
+        # One in which nothing was written before its client was killed would end the sync before the others.
+        folders = [*filter(_holds_records, earlier), current]
+        online = any(not Path(folder).name.startswith("offline-") for folder in folders)
+        command = shlex.join(["wandb", "sync", *(["--include-online"] if online else []), *folders])
         return f"what was not sent is kept{'' if whole else ' in part'}; send it with: {command}"
+
+
+def _holds_records(folder: str) -> bool:
+    """Whether a folder of W&B's has a transaction log with more than the head of its first block."""
+    return any(path.stat().st_size > LOG_HEAD for path in Path(folder).glob("*.wandb"))
 
 
 def _last_words(results: Mapping[str, Any], report: Path) -> dict[str, Any]:
