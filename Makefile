@@ -32,7 +32,7 @@ setup: .venv/ready
 	touch $@
 
 demo:
-	@echo "SEE learns three small tasks and forgets none: 3 to 6 minutes on two cores, once .venv is there."
+	@echo "SEE learns three small tasks and forgets none: 1 to 4 minutes on two cores, once .venv is there."
 	@echo "Disk: .venv 3 GB (more with a CUDA build of torch), the model 260 MB in ~/.cache/see_lightning, the run 10 MB in runs."
 	@$(MAKE) --no-print-directory setup
 	$(PY) run.py experiment=demo
