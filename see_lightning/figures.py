@@ -20,6 +20,7 @@ from see_lightning.evaluation.finished import Run, find_runs, read_run
 from see_lightning.evaluation.transfer import Transfer
 from see_lightning.frame import frame
 from see_lightning.perplexity import FILE as PERPLEXITY
+from see_lightning.reading import file_bytes
 from see_lightning.run_files import read_file, well_shaped
 from see_lightning.transfer import FILE as TRANSFER
 
@@ -134,7 +135,7 @@ def _transfers(sheet: Sheet) -> dict[str, dict[int, Transfer]]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return file_bytes(path).decode()
     except OSError as error:
         raise Refusal(f"{path} cannot be read: {error.strerror}.") from error
 

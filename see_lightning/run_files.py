@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from see_lightning.config import Refusal
+from see_lightning.reading import file_bytes
 from see_lightning.textfiles import holds_surrogate
 
 LARGEST = 1 << 28  # bytes of a file; a million rows are noted in 20 MB
@@ -238,7 +239,7 @@ def read_bytes(path: Path, name: str | None = None) -> bytes:
     with _told(path, FILES[name or path.name][1]):
         if (size := path.stat().st_size) > LARGEST:
             raise ValueError(f"it has {size:,} bytes, more than any run writes")
-        return path.read_bytes()
+        return file_bytes(path)
 
 
 def read_content(content: bytes, path: Path, name: str | None = None) -> dict[str, Any]:

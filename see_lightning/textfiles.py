@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.config import DataError
+from see_lightning.reading import file_bytes
 
 # The longer first, as one begins with another.
 MARKS = (
@@ -47,7 +48,7 @@ def text_bytes(path: Path) -> bytes:
     Raises:
         DataError: the file is in none of these.
     """
-    content = path.read_bytes()
+    content = file_bytes(path)
     for mark, encoding in MARKS:
         if content.startswith(mark):
             try:

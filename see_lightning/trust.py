@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from see_lightning.config import METHOD_GIVEN, ConfigError, RunConfig, bind, typed, validate
+from see_lightning.reading import file_bytes
 from see_lightning.run_files import LedgerError, check
 from see_lightning.search_path import CONF
 
@@ -94,7 +95,7 @@ def read_settings(path: Path) -> DictConfig:
     try:
         if path.stat().st_size > LARGEST:
             raise LedgerError(f"{path} has more than {LARGEST:,} bytes, which no run writes. {CURE}")
-        text = path.read_bytes().decode("utf-8")
+        text = file_bytes(path).decode("utf-8")
         text, sealed, digest = text.rpartition(SEAL) if SEAL in text else (text, "", "")
         if sealed and digest.strip() != hashlib.sha256(text.encode()).hexdigest():
             raise LedgerError(

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from see_lightning.config import Refusal
+from see_lightning.reading import file_bytes
 
 #: The name under which a file or folder is written until it is whole; a killed process leaves it behind.
 UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
@@ -84,7 +85,7 @@ def copy_folder(source: Path, target: Path) -> None:
         target: what the copy shall be called; the folder above it exists.
 
     Raises:
-        Refusal: there is a link in the source, or the target is one.
+        Refusal: there is a link, a pipe or a device in the source, or the target is a link.
     """
     refuse_links_in(source)
 
@@ -94,7 +95,10 @@ def copy_folder(source: Path, target: Path) -> None:
             for name in folders:
                 (here / name).mkdir()
             for name in files:
-                (here / name).write_bytes(Path(above, name).read_bytes())
+                path = Path(above, name)
+                if not path.is_file():
+                    raise Refusal(f"{path} is no regular file, where one of ours belongs; delete it.")
+                (here / name).write_bytes(file_bytes(path))
 
     write_folder(target, fill)
 

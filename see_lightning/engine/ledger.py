@@ -17,6 +17,7 @@ import filelock
 
 from see_lightning.config import VARIANTS, Refusal
 from see_lightning.evaluation.finished import read_results
+from see_lightning.reading import file_bytes, sha256
 from see_lightning.run_files import NEEDED, check, read_file, read_records, seal, well_shaped
 from see_lightning.run_files import LedgerError as LedgerError
 from see_lightning.writing import (
@@ -45,12 +46,6 @@ OURS = (
 def _is_below(name: str) -> bool:
     """Whether a name, of a file or with its folders, leads nowhere but further down."""
     return name.isprintable() and bool(name) and not {"", ".", ".."} & set(name.split("/"))
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def dump(value: Any) -> str:
@@ -132,7 +127,7 @@ class Ledger:
     def _holder(self) -> str:
         """Who holds the directory, as that process noted it."""
         try:
-            told = (self.directory / ".lock-holder").read_text(encoding="utf-8")
+            told = file_bytes(self.directory / ".lock-holder").decode()
         except (OSError, ValueError):
             told = ""
         return told if re.fullmatch(r"process \d+ on [\w.-]+", told) else "another process"
@@ -388,7 +383,7 @@ class Ledger:
         path = self.folder(stage) / f"{kind}.jsonl"
         records: list[dict[str, Any]] = []
         with well_shaped(path):
-            content = path.read_bytes() if path.exists() else b""
+            content = file_bytes(path) if path.exists() else b""
             for task, block in self.stage(stage).get(kind, {}).items():
                 if digests is not None and digests.get(block["task"]) != block["digest"]:
                     continue

@@ -33,6 +33,7 @@ from see_lightning.engine.ledger import dump
 from see_lightning.engine.preemption import Told
 from see_lightning.engine.relay import Relay, notice
 from see_lightning.evaluation.drawings import confusion_svg, matrix_svg
+from see_lightning.reading import file_bytes
 from see_lightning.writing import refuse_links, write_text
 
 TIMEOUT = 30.0  # seconds
@@ -279,7 +280,7 @@ class WandbTracker(Tracker):
         refuse_links(kept, directory)
         given = f"{group[-1]}-{seed.removeprefix('seed=')}-{secrets.token_hex(3)}"
         if kept.exists():
-            given = kept.read_text(encoding="utf-8", errors="replace")
+            given = file_bytes(kept).decode(errors="replace")
             if not _ID.fullmatch(given):
                 raise ConfigError(f"{kept} holds no id of a W&B run; remove it, and this run is a new one there.")
         in_sweep = "WANDB_SWEEP_ID" in os.environ

@@ -12,6 +12,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from see_lightning.config import ModelConfig
 from see_lightning.models.smollm2 import converted_files
+from see_lightning.reading import sha256
 from see_lightning.writing import make_folder, write_text
 
 #: Endings of the files of which a model and its tokenizer are made.
@@ -30,12 +31,6 @@ VOCABULARY = re.compile(
     r"(vocab|tekken)\.json|(vocab|merges)\.txt|.*\.(model|tiktoken)"
 )  # if there is no tokenizer.json
 CHAT = re.compile(r"chat_template\.(json|jinja)")
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def model_folder(config: ModelConfig) -> Path | None:

@@ -45,7 +45,13 @@ LINKED = (
     *("tasks", "tasks/03-ice", "tasks/03-ice/remembered.jsonl", "tasks/03-ice/transfer_remembered.jsonl"),
     *("tasks/03-ice/expert", "tasks/03-ice/expert/expert.json"),
 )
-#: Names at which it may find one where it only writes, also those that earlier versions wrote to for a moment.
+#: Files in whose place it may find a pipe, which nobody ever writes into.
+PIPED = (
+    *("config.yaml", "ledger.json", "results.json", "study.json", "perplexity.json", ".lock-holder"),
+    *("tasks/03-ice/remembered.jsonl", "tasks/03-ice/expert/expert.json"),
+    "tasks/03-ice/expert/adapter_model.safetensors",
+)
+#: Names at which it may find a link where it only writes, also those that earlier versions wrote to for a moment.
 WRITTEN = (
     *(".lock", ".lock-holder", "matrix.csv", "runs.csv", "comparison.csv", "comparison.html"),
     *("jsonl_tasks.svg", "jsonl_tasks.csv", "jsonl_capacity.svg", "jsonl_perplexity.csv", "jsonl_transfer.csv"),
@@ -186,6 +192,14 @@ def _link(name: str) -> Attack:
         else:
             target.write_text("as it was\n")
         path.symlink_to(target)
+
+    return attack
+
+
+def _pipe(name: str) -> Attack:
+    def attack(run: Path, world: World) -> None:
+        (run / name).unlink()
+        os.mkfifo(run / name)
 
     return attack
 
@@ -369,6 +383,7 @@ def _set(**values: Any) -> Callable[[Any, World], None]:
 ATTACKS: dict[str, Attack] = {
     **{f"link {name}": _link(name) for name in LINKED},
     "links written": _links,
+    **{f"pipe {name}": _pipe(name) for name in PIPED},
     **{f"shape {name} {kind}": _shape(name, content) for name in PARSED for kind, content in SHAPES.items()},
     **{f"nested {name}": _nested(name, 100_000) for name in PARSED},
     **{f"target {name}": _target(name, f"{EVIL}.make", "x") for name in NODES},

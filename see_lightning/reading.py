@@ -1,0 +1,33 @@
+"""Files as they are read, whoever made them: something else in a file's place is refused, not waited for."""
+
+import errno
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file to be read. A pipe or a device in its place would block the reader, or never end.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file; the error names the path.
+    """
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return open(opened, "rb")
+
+
+def file_bytes(path: Path) -> bytes:
+    """What a file holds; errors as of ``open_file``."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file; errors as of ``open_file``."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
