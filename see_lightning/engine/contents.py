@@ -23,7 +23,8 @@ from see_lightning.data.checks import BadRow
 from see_lightning.data.example import DataError, Example, joined
 from see_lightning.data.general import BUILT_IN
 from see_lightning.data.reader import Reader
-from see_lightning.models.digest import files_digest, model_files, sha256, weights_of
+from see_lightning.models.digest import files_digest, model_files, weights_of
+from see_lightning.reading import sha256
 from see_lightning.refusals import CONF
 from see_lightning.tasks.task import Benchmark
 

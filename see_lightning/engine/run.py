@@ -19,7 +19,7 @@ from see_lightning.config import Refusal
 from see_lightning.data.example import Example
 from see_lightning.engine.build import recall_of
 from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughput
-from see_lightning.engine.ledger import OOD, Ledger, dump, sha256
+from see_lightning.engine.ledger import OOD, Ledger, dump
 from see_lightning.engine.made_from import taken_up
 from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.preemption import Stopped, Told
@@ -31,6 +31,7 @@ from see_lightning.evaluation.evaluate import add_plain, decide, evaluate, merge
 from see_lightning.evaluation.routing import BASE
 from see_lightning.methods.method import Assignment, ExpertMethod, Method
 from see_lightning.models.sharding import in_step, is_sharded
+from see_lightning.reading import sha256
 from see_lightning.seeds import seed
 from see_lightning.tasks.datamodule import TaskDataModule
 from see_lightning.tasks.memory import Memory
