@@ -1,4 +1,4 @@
-"""Files as they are read, whoever made them: something else in a file's place is refused, not waited for."""
+"""Opens regular files for reading; a pipe, a device or a folder in a file's place is refused instead of blocking."""
 
 import errno
 import hashlib
