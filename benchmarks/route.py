@@ -32,10 +32,10 @@ from benchmarks.common import DEVICE, Setup
 from benchmarks.timing import Clock, Round
 from see_lightning.data.example import Example
 from see_lightning.engine.build import cache_folder
-from see_lightning.evaluation.drawings import standalone_svg
-from see_lightning.evaluation.figures.latency import latency_figure
 from see_lightning.experts.walk import Verdict, read_verdict
 from see_lightning.models.base import load_model
+from see_lightning.reporting.figures.latency import latency_figure
+from see_lightning.reporting.svg import standalone_svg
 from see_lightning.tasks.datamodule import TaskDataModule, query_batch
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.reconstruct import Indicators

@@ -10,15 +10,15 @@ from pathlib import Path
 from rich.console import Console
 
 from see_lightning.config import Refusal
-from see_lightning.evaluation.comparison import (
+from see_lightning.frame import frame
+from see_lightning.reporting.comparison import (
     compare,
     groups_csv,
     print_comparison,
     render_comparison,
     runs_csv,
 )
-from see_lightning.evaluation.finished import find_runs, read_run
-from see_lightning.frame import frame
+from see_lightning.reporting.runs import find_runs, read_run
 from see_lightning.writing import make_folder, write_text
 
 DESCRIPTION = """\

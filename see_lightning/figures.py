@@ -8,19 +8,19 @@ from pathlib import Path
 from see_lightning.compare import common_folder, is_of_a_run, write
 from see_lightning.config import Refusal
 from see_lightning.engine.measured import is_current, stale
-from see_lightning.evaluation.comparison import compare, counted
-from see_lightning.evaluation.drawings import standalone_svg
-from see_lightning.evaluation.figures.capacity import capacity_csv, capacity_svg, has_capacity
-from see_lightning.evaluation.figures.latency import latency_csv, latency_figure, latency_rows
-from see_lightning.evaluation.figures.perplexity import perplexity_csv, perplexity_svg
-from see_lightning.evaluation.figures.sheet import Sheet, sheets
-from see_lightning.evaluation.figures.tasks import tasks_csv, tasks_svg
-from see_lightning.evaluation.figures.transfer import transfer_csv, transfer_svg
-from see_lightning.evaluation.finished import Run, find_runs, read_run
 from see_lightning.evaluation.transfer import Transfer
 from see_lightning.frame import frame
 from see_lightning.perplexity import FILE as PERPLEXITY
 from see_lightning.reading import file_bytes
+from see_lightning.reporting.comparison import compare, counted
+from see_lightning.reporting.figures.capacity import capacity_csv, capacity_svg, has_capacity
+from see_lightning.reporting.figures.latency import latency_csv, latency_figure, latency_rows
+from see_lightning.reporting.figures.perplexity import perplexity_csv, perplexity_svg
+from see_lightning.reporting.figures.sheet import Sheet, sheets
+from see_lightning.reporting.figures.tasks import tasks_csv, tasks_svg
+from see_lightning.reporting.figures.transfer import transfer_csv, transfer_svg
+from see_lightning.reporting.runs import Run, find_runs, read_run
+from see_lightning.reporting.svg import standalone_svg
 from see_lightning.run_files import read_file, well_shaped
 from see_lightning.transfer import FILE as TRANSFER
 

@@ -185,7 +185,7 @@ def print_scores(content: Mapping[str, Any], tasks: Sequence[str], experts: int,
     from rich import box
     from rich.table import Column, Table
 
-    from see_lightning.evaluation.report import number, percent, print_table
+    from see_lightning.reporting.report import number, percent, print_table
 
     metrics = content["metrics"]
     rows = {

@@ -9,11 +9,11 @@ from see_lightning.config import ConfigError
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import dump, finished_results
 from see_lightning.engine.measured import is_current, stale
-from see_lightning.evaluation.finished import read_run
-from see_lightning.evaluation.markdown import KINDS, fill
-from see_lightning.evaluation.places import machine, without_places
 from see_lightning.frame import frame
 from see_lightning.perplexity import FILE as PERPLEXITY
+from see_lightning.reporting.markdown import KINDS, fill
+from see_lightning.reporting.places import machine, without_places
+from see_lightning.reporting.runs import read_run
 from see_lightning.run_files import read_file
 from see_lightning.transfer import FILE as TRANSFER
 from see_lightning.writing import make_folder, refuse_links, write_text

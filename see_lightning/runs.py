@@ -12,9 +12,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from see_lightning.config import Refusal
-from see_lightning.evaluation.finished import find_runs, read_run
-from see_lightning.evaluation.report import number, print_table
 from see_lightning.frame import frame
+from see_lightning.reporting.report import number, print_table
+from see_lightning.reporting.runs import find_runs, read_run
 from see_lightning.run_files import LedgerError, read_file
 
 DESCRIPTION = """\

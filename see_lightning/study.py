@@ -105,8 +105,8 @@ def run_study(
     # Late, because these import torch, which takes longer than a refusal should.
     from rich.console import Console
 
-    from see_lightning.evaluation.report import print_study, render_html
     from see_lightning.evaluation.study import default_thresholds, disagreement, gather, name_orders, replay, study
+    from see_lightning.reporting.report import print_study, render_html
 
     tasks = results["tasks"]
     named = name_orders(orders, tasks, results["seed"])

@@ -117,8 +117,8 @@ def _print(measured: Mapping[str, Any]) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
-    from see_lightning.evaluation.report import number, print_table
     from see_lightning.evaluation.transfer import Transfer
+    from see_lightning.reporting.report import number, print_table
 
     transfer = Transfer.of(measured, list(measured["score"]))
     heads = [f"{task} {score}" for task, score in measured["score"].items()]

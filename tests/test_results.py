@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from see_lightning.evaluation.finished import find_runs
-from see_lightning.evaluation.markdown import fill
 from see_lightning.figures import main as draw
 from see_lightning.refusals import CONF
+from see_lightning.reporting.markdown import fill
+from see_lightning.reporting.runs import find_runs
 
 ROOT = CONF.parent
 KEPT, _ = find_runs([ROOT / "results"])

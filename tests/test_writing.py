@@ -232,7 +232,7 @@ ALLOWED = {
     ("engine/wandb_client.py", "kept.write_text(text, encoding='utf-8')"),
     ("models/smollm2.py", "model.to(torch.bfloat16).save_pretrained(made)"),
     ("models/smollm2.py", "tokenizer.save_pretrained(made)"),
-    ("evaluation/drawings.py", "figure.savefig(buffer, format='svg', metadata=nothing, **settings)"),
+    ("reporting/svg.py", "figure.savefig(buffer, format='svg', metadata=nothing, **settings)"),
 }
 
 

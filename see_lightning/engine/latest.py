@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from see_lightning.config import Refusal
-from see_lightning.evaluation.finished import find_runs
+from see_lightning.reporting.runs import find_runs
 
 LATEST = "latest"  # runs/pocket_5/see/latest, which is no folder
 SHOWN = 5  # runs that a refusal names

@@ -56,11 +56,11 @@ from see_lightning.engine.results import collect, keep_earlier, paraphrases
 from see_lightning.engine.run import ContinualRun, RunSettings
 from see_lightning.engine.stages import Stage, plan_stages
 from see_lightning.engine.tracking import make_tracker
-from see_lightning.evaluation.finished import read_results
-from see_lightning.evaluation.report import matrix_csv, print_report, render_html
 from see_lightning.methods.method import Method
 from see_lightning.models.base import fast_dtype
 from see_lightning.refusals import room_needed
+from see_lightning.reporting.report import matrix_csv, print_report, render_html
+from see_lightning.reporting.runs import read_results
 from see_lightning.run_files import read_file, seal, well_shaped
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task, changed_data, told_apart

@@ -16,8 +16,8 @@ from typing import Any
 import filelock
 
 from see_lightning.config import VARIANTS, Refusal
-from see_lightning.evaluation.finished import read_results
 from see_lightning.reading import file_bytes, sha256
+from see_lightning.reporting.runs import read_results
 from see_lightning.run_files import NEEDED, check, read_file, read_records, seal, well_shaped
 from see_lightning.run_files import LedgerError as LedgerError
 from see_lightning.writing import (

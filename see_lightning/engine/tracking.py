@@ -32,8 +32,8 @@ from see_lightning.engine import wandb_client
 from see_lightning.engine.ledger import dump
 from see_lightning.engine.preemption import Told
 from see_lightning.engine.relay import Relay, notice
-from see_lightning.evaluation.drawings import confusion_svg, matrix_svg
 from see_lightning.reading import file_bytes
+from see_lightning.reporting.svg import confusion_svg, matrix_svg
 from see_lightning.writing import refuse_links, write_text
 
 TIMEOUT = 30.0  # seconds

@@ -1,1 +1,1 @@
-"""Scores, the results matrix, continual metrics, routing, and the report."""
+"""Scores, the results matrix, continual metrics and routing."""

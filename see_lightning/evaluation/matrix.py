@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 import torch
 
-from see_lightning.evaluation.spreadsheets import csv_text
-
 
 class ResultsMatrix:
     """Scores in 0..100; row t holds what was measured after the t-th task, column j belongs to task j.
@@ -70,17 +68,6 @@ class ResultsMatrix:
     def to_list(self) -> list[list[float | None]]:
         """Plain rows for JSON: None where nothing was measured."""
         return [[None if math.isnan(score) else score for score in row] for row in self.values_TT.tolist()]
-
-    def to_csv(self) -> str:
-        """The matrix as a CSV text: a header ``after,<tasks>``, then one line per task; empty where unmeasured.
-
-        >>> print(ResultsMatrix.from_list(["qa", "qg"], [[80.0, None], [75.5, 60.0]]).to_csv(), end="")
-        after,qa,qg
-        qa,80.0,
-        qg,75.5,60.0
-        """
-        rows = zip(self.tasks, self.to_list(), strict=True)
-        return csv_text([["after", *self.tasks], *([task, *row] for task, row in rows)])
 
     def _index(self, after: int) -> int:
         if not 1 <= after <= len(self.tasks):

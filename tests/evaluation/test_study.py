@@ -11,7 +11,6 @@ import pytest
 
 from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger, dump
-from see_lightning.evaluation.report import render_html
 from see_lightning.evaluation.scores import sari_of
 from see_lightning.evaluation.study import (
     BINS,
@@ -24,9 +23,10 @@ from see_lightning.evaluation.study import (
     study,
     sweep,
 )
+from see_lightning.reporting.report import render_html
 from see_lightning.study import main
-from tests.evaluation.test_report import Page
-from tests.evaluation.test_report import results as report_results
+from tests.reporting.test_report import Page
+from tests.reporting.test_report import results as report_results
 from tests.runs import toy
 
 

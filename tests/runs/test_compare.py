@@ -51,7 +51,7 @@ def test_runs_of_two_seeds_become_a_row_with_mean_and_deviation_and_no_torch(run
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "runs/comparison.html"
     assert "note: not finished, so not counted: 1 (runs/jsonl/see/00000000/seed=0)" in done.stdout
-    assert "see_lightning.evaluation.comparison" in imported
+    assert "see_lightning.reporting.comparison" in imported
     assert not {name.split(".")[0] for name in imported} & {"torch", "lightning", "transformers", "peft"}
     rows = list(csv.DictReader((folder / "runs" / "comparison.csv").read_text(encoding="utf-8").splitlines()))
     assert [(row["method"], row["seeds"]) for row in rows] == [("see", "1 2"), ("seqft", "1 2")]

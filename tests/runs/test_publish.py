@@ -8,8 +8,8 @@ import pytest
 
 from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger
-from see_lightning.evaluation.markdown import fill
 from see_lightning.publish import main, publish
+from see_lightning.reporting.markdown import fill
 from tests.runs import toy
 
 DOCUMENT = "# Results\n\nBefore.\n\n<!-- scores: jsonl -->\nold\n<!-- end -->\n\nAfter.\n"

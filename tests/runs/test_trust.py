@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from see_lightning import ask, calibrate, figures, load_ensemble, perplexity, transfer
 from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger
-from see_lightning.evaluation.finished import read_run
 from see_lightning.publish import publish
+from see_lightning.reporting.runs import read_run
 from see_lightning.run_files import DEPTH, FILES, LedgerError, read_file, seal
 from see_lightning.runs import list_runs
 from see_lightning.trust import SEAL, Trust, allowed, load_config, read_settings, sealed_settings

@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from see_lightning.evaluation.drawings import confusion_svg, curve_svg, matrix_svg, study_svg
 from see_lightning.evaluation.protocols import PROTOCOLS, summaries
+from see_lightning.reporting.spreadsheets import csv_text
+from see_lightning.reporting.svg import confusion_svg, curve_svg, matrix_svg, study_svg
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -43,10 +44,15 @@ OOD = {
 
 
 def matrix_csv(results: Results) -> str:
-    """The results matrix as CSV, as `ResultsMatrix.to_csv` writes it."""
-    from see_lightning.evaluation.matrix import ResultsMatrix  # imports torch, which no page needs
+    """The results matrix as CSV: a header ``after,<tasks>``, then one line per task; empty where unmeasured.
 
-    return ResultsMatrix.from_list(results["tasks"], results["matrix"]).to_csv()
+    >>> print(matrix_csv({"tasks": ["qa", "qg"], "matrix": [[80.0, None], [75.5, 60.0]]}), end="")
+    after,qa,qg
+    qa,80.0,
+    qg,75.5,60.0
+    """
+    rows = zip(results["tasks"], results["matrix"], strict=True)
+    return csv_text([["after", *results["tasks"]], *([task, *row] for task, row in rows)])
 
 
 # ---------------------------------------------------------------------------------------------- words and numbers
@@ -439,11 +445,11 @@ def _joined(metrics: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
 
 
 def page_template(name: str) -> "Template":
-    """The template of a page, from a file beside this one; a name that it is not given is an error."""
+    """The template of a page, from the folder ``templates``; a name that it is not given is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

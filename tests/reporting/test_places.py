@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from see_lightning.evaluation.places import machine, without_places
 from see_lightning.refusals import CONF
+from see_lightning.reporting.places import machine, without_places
 
 KEPT = sorted((CONF.parent / "results").rglob("*.json"))
 

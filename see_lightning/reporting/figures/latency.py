@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from see_lightning.config import Refusal
-from see_lightning.evaluation.plots import COLOURS, OTHERS, frame, legend, logarithmic
-from see_lightning.evaluation.spreadsheets import csv_text
+from see_lightning.reporting.plots import COLOURS, OTHERS, frame, legend, logarithmic
+from see_lightning.reporting.spreadsheets import csv_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

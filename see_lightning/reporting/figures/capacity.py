@@ -4,12 +4,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from see_lightning.evaluation.comparison import Group, Spread, spread
-from see_lightning.evaluation.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
-from see_lightning.evaluation.finished import Run
-from see_lightning.evaluation.plots import colours
-from see_lightning.evaluation.spreadsheets import csv_text
 from see_lightning.evaluation.transfer import mean
+from see_lightning.reporting.comparison import Group, Spread, spread
+from see_lightning.reporting.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
+from see_lightning.reporting.plots import colours
+from see_lightning.reporting.runs import Run
+from see_lightning.reporting.spreadsheets import csv_text
 
 
 def has_capacity(sheet: Sheet) -> bool:

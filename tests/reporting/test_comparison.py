@@ -22,7 +22,8 @@ from rich.console import Console
 
 from see_lightning.compare import common_folder, main
 from see_lightning.config import Refusal, numbers, numbers_config, register, run_key
-from see_lightning.evaluation.comparison import (
+from see_lightning.refusals import CONF
+from see_lightning.reporting.comparison import (
     MATRICES,
     Comparison,
     alike,
@@ -35,9 +36,8 @@ from see_lightning.evaluation.comparison import (
     runs_csv,
     spread,
 )
-from see_lightning.evaluation.finished import find_runs, read_run
-from see_lightning.refusals import CONF
-from tests.evaluation.test_report import Page
+from see_lightning.reporting.runs import find_runs, read_run
+from tests.reporting.test_report import Page
 
 TASKS = ["qa", "<b>bold</b>"]
 

@@ -14,15 +14,15 @@ import pytest
 from see_lightning import figures
 from see_lightning.compare import main as compare_main
 from see_lightning.engine.ledger import Ledger
-from see_lightning.evaluation.comparison import compare
-from see_lightning.evaluation.drawings import readable_on, short
-from see_lightning.evaluation.figures.latency import latency_figure
-from see_lightning.evaluation.figures.perplexity import quantile
-from see_lightning.evaluation.figures.sheet import sheets
-from see_lightning.evaluation.figures.tasks import tasks_csv, tasks_svg
-from see_lightning.evaluation.finished import read_run
-from see_lightning.evaluation.plots import COLOURS, OTHERS, colours
-from tests.evaluation.test_comparison import TASKS, results, write
+from see_lightning.reporting.comparison import compare
+from see_lightning.reporting.figures.latency import latency_figure
+from see_lightning.reporting.figures.perplexity import quantile
+from see_lightning.reporting.figures.sheet import sheets
+from see_lightning.reporting.figures.tasks import tasks_csv, tasks_svg
+from see_lightning.reporting.plots import COLOURS, OTHERS, colours
+from see_lightning.reporting.runs import read_run
+from see_lightning.reporting.svg import readable_on, short
+from tests.reporting.test_comparison import TASKS, results, write
 
 ANSWERS = {"qa": [(2.0, 4), (9.0, 3), (0.5, 2)], "<b>bold</b>": [(4.0, 1), (1.0, 5)]}
 ROUTE = """\

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from see_lightning.evaluation.comparison import Comparison, Group, setting, typed
-from see_lightning.evaluation.drawings import standalone_svg
-from see_lightning.evaluation.finished import Run
-from see_lightning.evaluation.plots import COLOURS, INK, frame, legend
+from see_lightning.reporting.comparison import Comparison, Group, setting, typed
+from see_lightning.reporting.plots import COLOURS, INK, frame, legend
+from see_lightning.reporting.runs import Run
+from see_lightning.reporting.svg import standalone_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

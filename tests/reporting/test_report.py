@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from see_lightning.evaluation.drawings import readable_on
 from see_lightning.evaluation.protocols import PROTOCOLS, summaries
-from see_lightning.evaluation.report import matrix_csv, matrix_svg, number, print_report, render_html
+from see_lightning.reporting.report import matrix_csv, matrix_svg, number, print_report, render_html
+from see_lightning.reporting.svg import readable_on
 
 TASKS = ["qa", "<b>bold</b>", "a_rather_long_name_of_a_task_$x$_[red]"]
 

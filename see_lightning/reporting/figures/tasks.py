@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from see_lightning.evaluation.comparison import Group, Spread, spread
-from see_lightning.evaluation.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
-from see_lightning.evaluation.plots import INK, colours, name_places
-from see_lightning.evaluation.spreadsheets import csv_text
 from see_lightning.evaluation.transfer import mean
+from see_lightning.reporting.comparison import Group, Spread, spread
+from see_lightning.reporting.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
+from see_lightning.reporting.plots import INK, colours, name_places
+from see_lightning.reporting.spreadsheets import csv_text
 
 
 def final_scores(group: Group) -> list[Spread | None]:

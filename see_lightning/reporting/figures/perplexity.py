@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from see_lightning.evaluation.drawings import readable_on
-from see_lightning.evaluation.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
-from see_lightning.evaluation.plots import INK, colours, logarithmic, name_places, parts_of
-from see_lightning.evaluation.spreadsheets import csv_text
+from see_lightning.reporting.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
+from see_lightning.reporting.plots import INK, colours, logarithmic, name_places, parts_of
+from see_lightning.reporting.spreadsheets import csv_text
+from see_lightning.reporting.svg import readable_on
 
 #: Shares of answers, in percent, that lie below the parts of a box: whisker, edge, line, edge, whisker.
 SHARES = (5, 25, 50, 75, 95)

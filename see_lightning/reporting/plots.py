@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from see_lightning.evaluation.drawings import short
+from see_lightning.reporting.svg import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import see_lightning
-from see_lightning.evaluation.report import matrix_csv
-from see_lightning.evaluation.spreadsheets import csv_text
+from see_lightning.reporting.report import matrix_csv
+from see_lightning.reporting.spreadsheets import csv_text
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\n=1", "＝1+1", "- a", "-", "++"])
@@ -34,6 +34,14 @@ def test_a_text_that_would_be_computed_has_an_apostrophe(text):
 def test_numbers_and_other_texts_stay_as_they_are(value, cell):
     ((_, found),) = csv.reader(io.StringIO(csv_text([["", value]]), newline=""))
     assert found == cell
+
+
+def test_a_matrix_survives_csv_exactly():
+    tasks, rows = ["task, no. 1", "task 2"], [[80.1, None], [1 / 3, 100 / 7]]
+    header, *lines = csv.reader(io.StringIO(matrix_csv({"tasks": tasks, "matrix": rows})))
+    assert header == ["after", *tasks]
+    assert [line[0] for line in lines] == tasks
+    assert [[float(cell) if cell else None for cell in line[1:]] for line in lines] == rows
 
 
 def test_the_matrix_has_no_formulas_and_everything_is_written_this_way():

@@ -23,10 +23,10 @@ from rich.table import Table
 from rich.text import Text
 
 from see_lightning.config import NUISANCE, AdapterConfig, DataConfig, ModelConfig, OptimConfig, Refusal
-from see_lightning.evaluation.drawings import matrix_svg
-from see_lightning.evaluation.finished import METRICS, Run, dotted
-from see_lightning.evaluation.report import FORMULAS, ROUTING, number, page_template, print_table
-from see_lightning.evaluation.spreadsheets import csv_text
+from see_lightning.reporting.report import FORMULAS, ROUTING, number, page_template, print_table
+from see_lightning.reporting.runs import METRICS, Run, dotted
+from see_lightning.reporting.spreadsheets import csv_text
+from see_lightning.reporting.svg import matrix_svg
 
 MEANINGS = {**FORMULAS, "routing accuracy": f"{ROUTING['accuracy']}; higher is better"}
 MATRICES = 24  # on a page, which would otherwise grow with every run
