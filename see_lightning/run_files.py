@@ -15,13 +15,12 @@ from typing import Any, NoReturn
 
 from see_lightning.config import Refusal
 from see_lightning.reading import file_bytes
+from see_lightning.run_shapes import ANSWER, FILES, REMEMBERED, WHOLE
 from see_lightning.textfiles import holds_surrogate
 
 LARGEST = 1 << 28  # bytes of a file; a million rows are noted in 20 MB
 DEPTH = 32  # of lists and objects in each other; a run's own files have 8
 SEAL = "sha256"  # last field of a sealed file: the digest of all others
-NUMBER = (int, float)
-OPTIONAL = (int, float, None)
 
 
 class LedgerError(Refusal):
@@ -35,184 +34,6 @@ NAMES = {
     bool: "true or false",
     dict: "an object",
     list: "a list",
-}
-
-# A shape is a type; None; `object` for anything; a tuple of shapes, one of which fits; [shape], a list; or the fields of an
-# object by name, where a name with a question mark may be missing, and `str` stands for all others.
-BLOCK = {
-    **dict.fromkeys(("start?", "end?", "queries?"), int),
-    "sha256?": str,
-    **dict.fromkeys(("score?", "seconds?"), NUMBER),
-    "counts?": {str: int},
-}
-ASKED = {**BLOCK, "task": str, "digest": str}
-TRAINED = {
-    "files": {str: str},
-    "ended?": bool,
-    "storage?": ({str: int}, None),
-    "assigned?": ({"expert": str, "z": {str: NUMBER}}, None),
-    "parent?": (str, None),
-    "seconds?": NUMBER,
-    **dict.fromkeys(("tokens?", "computed?", "examples?", "rehearsed?", "negatives?", "steps?"), int),
-}
-NUMBERS = {
-    "method": {"_target_": str},
-    "order": {"name": str, "tasks": [str]},
-    "benchmark": {"reader": {"_target_": str}, "tasks": {str: (dict, None)}},
-    "model": {"name": (str, None)},
-}
-STARTS = [{"command": str, "commit": (str, None), "versions": {str: str}, "dtype": str, "ranks?": int}]
-BEGUN = {  # what is noted of a run with its first start
-    "data?": {str: str},
-    "command?": str,
-    "commits?": [(str, None)],
-    "versions?": {str: str},
-    "starts?": STARTS,
-    "dtype?": str,
-    "date?": str,
-    "prompts?": {str: str},
-    "grown_from?": (str, None),
-    "numbers?": NUMBERS,
-    "contents?": {"files": {str: str}, "digests": {str: (str, None)}, "places": {str: [str]}},
-}
-NEEDED = {
-    "data": dict,
-    "command": str,
-    "commits": [(str, None)],
-    "versions": dict,
-    "dtype": str,
-}  # since the first version
-LEDGER = {
-    "about": BEGUN,
-    "stages": {
-        str: {
-            "trained": (TRAINED, None),
-            "answers": {str: BLOCK},
-            "ood?": {str: ASKED},
-            "input_only?": {str: ASKED},
-            "paraphrased?": {str: ASKED},
-            str: {str: BLOCK},
-        }
-    },
-}
-ANSWER = {
-    **dict.fromkeys(("id", "task", "prompt_sha", "text", "target"), str),
-    "expert": (str, None),
-    "verdicts": [str],
-    "score": NUMBER,
-    "truncated?": bool,
-    "references?": [str],
-    "prompt?": str,
-}
-REMEMBERED = {
-    **dict.fromkeys(("id", "task", "prompt_sha", "expert", "key"), str),
-    **dict.fromkeys(("verdict", "text"), (str, None)),
-    **dict.fromkeys(("log_odds", "margin", "score"), OPTIONAL),
-    "truncated": (bool, None),
-}
-METRICS = {str: OPTIONAL}
-RESULTS = {
-    **dict.fromkeys(("command", "method", "model", "order"), str),
-    "commit": (str, None),
-    "commits?": [(str, None)],
-    "starts?": STARTS,
-    "versions": {str: str},
-    "seed": int,
-    "ratio": OPTIONAL,
-    "tasks": [str],
-    "score?": {str: str},
-    "matrix": [[OPTIONAL]],
-    "metrics": METRICS,
-    "protocols?": {str: {"metrics": METRICS, "formulas": {str: str}}},
-    "routing?": (
-        {
-            **dict.fromkeys(("accuracy?", "base_share?"), OPTIONAL),
-            "confusion?": [[int]],
-            "tasks?": [str],
-            "columns?": [str],
-            "thresholds?": {str: NUMBER},
-        },
-        None,
-    ),
-    "timing?": {str: (*OPTIONAL, [OPTIONAL])},
-    "counts?": {str: (*OPTIONAL, [OPTIONAL])},
-    "ood?": (
-        {"asked?": dict, "scores?": METRICS, "per_task?": METRICS, "digests?": {str: (str, None)}, "auroc?": OPTIONAL},
-        None,
-    ),
-    "variants?": ({"asked": [str]}, None),
-    "lengths?": ({str: {"rule": (str, None), "max_new_tokens": (int, None), "cut": int}}, None),
-    "last_row?": ({str: dict}, None),
-    "notices?": [str],
-    "benchmark?": (dict, None),
-    "given?": {str: str},
-    "storage?": {str: [int]},
-    "capacity?": [NUMBER],
-    "config?": dict,
-    "contents?": {"in_key?": dict, "digests?": dict},
-}
-MEASURED = {"belongs_to": str}
-RANGE = ([NUMBER], None)
-STUDIED = {
-    "rows": [
-        {
-            "order": str,
-            "experts": [str],
-            "threshold": OPTIONAL,
-            "is_best": bool,
-            "AR": RANGE,
-            "BWT": RANGE,
-            **dict.fromkeys(("routing_accuracy", "base_share", "asked", "unknown"), OPTIONAL),
-        }
-    ],
-    "queries": int,
-    "picture": {
-        "order": str,
-        "edges": [NUMBER],
-        "experts": {str: {"own": [int], "foreign": [int]}},
-        "accuracy": [NUMBER],
-        "base_share": [NUMBER],
-        "best": {"threshold": OPTIONAL, "above": OPTIONAL, "to": NUMBER, "accuracy": NUMBER},
-    },
-}
-WHOLE = "Put it back, or delete the run's folder to run anew."
-ANEW = "Delete it and have it measured anew."
-# By name: the shape of a file, and what to do where it does not have it.
-FILES: dict[str, tuple[Any, str]] = {
-    "ledger.json": (LEDGER, "Put it back, or move the folder away to start anew."),
-    "results.json": (
-        RESULTS,
-        "Delete it and give the run's command again, which makes it anew from the run's ledger; or go on without this run.",
-    ),
-    "rows.json": ({str: {str: [str]}}, "Delete it; the run goes on without."),
-    "study.json": (STUDIED, "Delete it and study the run anew."),
-    "perplexity.json": (
-        {
-            **MEASURED,
-            "perplexity?": OPTIONAL,
-            "tasks?": {str: {"perplexity?": OPTIONAL, "queries": [{"nll": NUMBER, "tokens": int}]}},
-        },
-        ANEW,
-    ),
-    "transfer.json": (
-        {
-            **MEASURED,
-            "size?": (int, None),
-            "score?": {str: str},
-            "queries?": {str: int},
-            "own?": {str: str},
-            "transfer?": {str: {str: NUMBER}},
-        },
-        ANEW,
-    ),
-    "harness.json": ({"tasks?": [str], "limit?": (int, None), "num_fewshot?": (int, None)}, ANEW),
-    "expert.json": ({"task": str, "template_sha256": str}, WHOLE),
-    "threshold.json": ({"log_odds": NUMBER}, WHOLE),
-    "given.json": ({"expert": str, "z": {str: NUMBER}}, WHOLE),
-    "adapter_config.json": (
-        {"alora_invocation_tokens?": ([int], None)},
-        WHOLE,
-    ),
 }
 
 
@@ -348,7 +169,7 @@ def parse(content: bytes, *, finite: bool = True) -> Any:
 
 
 def check(value: Any, shape: Any, place: str = "") -> None:
-    """Compare a value with a shape, see above.
+    """Compare a value with a shape, as ``run_shapes`` writes it.
 
     Args:
         value: as parsed.

@@ -18,8 +18,9 @@ import filelock
 from see_lightning.config import VARIANTS, Refusal
 from see_lightning.reading import file_bytes, sha256
 from see_lightning.reporting.runs import read_results
-from see_lightning.run_files import NEEDED, check, read_file, read_records, seal, well_shaped
 from see_lightning.run_files import LedgerError as LedgerError
+from see_lightning.run_files import check, read_file, read_records, seal, well_shaped
+from see_lightning.run_shapes import NEEDED
 from see_lightning.writing import (
     append,
     make_folder,

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from see_lightning.experts.opening import IndicatorTree, Opening
 from see_lightning.experts.pool import ExpertPool
-from see_lightning.models.reading import READING, Read, Tree, one_by_one, read_on
+from see_lightning.models.kv_cache import Read, Tree
+from see_lightning.models.reading import READING, one_by_one, read_on
 from see_lightning.tasks.batches import Queries
 
 # In bf16 a logit of 16 to 32 has steps of 1/8, so which of two tokens leads by less than two steps can hang on the other

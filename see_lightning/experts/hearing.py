@@ -12,7 +12,7 @@ from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.recall import Recall, Recollection, Said
 from see_lightning.experts.walk import Verdict, Walked, counted, strip_indicator, walk
 from see_lightning.models.decode import Row, Writing
-from see_lightning.models.reading import Read
+from see_lightning.models.kv_cache import Read
 from see_lightning.tasks.batches import Queries
 
 Pair = tuple[str | None, int]  # a voice, None for the base model, and a query's row

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from see_lightning.experts.walk import Verdict, read_verdict
-from see_lightning.models.reading import Tree
+from see_lightning.models.kv_cache import Tree
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.reconstruct import Indicators
 

@@ -24,7 +24,8 @@ from see_lightning.experts.composition import Addition, Composition
 from see_lightning.experts.learning import update
 from see_lightning.models.decode import Decoded, Row, Writing
 from see_lightning.models.kept_prompts import KeptPrompts, KeptReadings
-from see_lightning.models.reading import Read, logits_at, read_on, read_start
+from see_lightning.models.kv_cache import Read
+from see_lightning.models.reading import logits_at, read_on, read_start
 from see_lightning.models.self_test import choose_reading
 from see_lightning.models.sharding import in_step
 from see_lightning.tasks.batches import IGNORED, left_pad

@@ -28,7 +28,7 @@ from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.recall import Recall, Recollection, Said
 from see_lightning.methods.loss import answer_loss
 from see_lightning.models.decode import Decoded, Row, Writing
-from see_lightning.models.reading import Read
+from see_lightning.models.kv_cache import Read
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Batch, Queries
 from see_lightning.tasks.memory import Memory

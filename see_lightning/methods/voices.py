@@ -19,7 +19,8 @@ from see_lightning.experts.pool import ExpertPool
 from see_lightning.methods.method import Method
 from see_lightning.models.architecture import longest_text
 from see_lightning.models.decode import Row, Writing
-from see_lightning.models.reading import Read, read_on
+from see_lightning.models.kv_cache import Read
+from see_lightning.models.reading import read_on
 from see_lightning.tasks.batches import cut
 from see_lightning.tasks.datamodule import WINDOW, query_batch
 

@@ -8,7 +8,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from see_lightning.models.reading import READING, Read, join, one_by_one, read_on
+from see_lightning.models.kv_cache import Read, join
+from see_lightning.models.reading import READING, one_by_one, read_on
 
 K = TypeVar("K")
 

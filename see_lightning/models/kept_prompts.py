@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from see_lightning.models.reading import Read, join, read_on, read_start
+from see_lightning.models.kv_cache import Read, join
+from see_lightning.models.reading import read_on, read_start
 
 ROWS = 8  # prompts read together
 

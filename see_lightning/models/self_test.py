@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from see_lightning.config import ConfigError
 from see_lightning.models.architecture import OTHERS
-from see_lightning.models.reading import READING, TRAINING, Tree, logits_at, read_on
+from see_lightning.models.kv_cache import Tree
+from see_lightning.models.reading import READING, TRAINING, logits_at, read_on
 from see_lightning.tasks.batches import left_pad
 
 #: Columns that part a token from what it follows where positions are not those of columns: few would hardly show.

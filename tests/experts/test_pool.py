@@ -15,7 +15,8 @@ from torch import Tensor
 from see_lightning.config import AdapterConfig, ConfigError
 from see_lightning.experts import files
 from see_lightning.experts.pool import ExpertPool
-from see_lightning.models.reading import Tree, read_on
+from see_lightning.models.kv_cache import Tree
+from see_lightning.models.reading import read_on
 from see_lightning.models.tiny import tiny_model
 from see_lightning.tasks.batches import IGNORED
 from tests.experts.small import by_peft

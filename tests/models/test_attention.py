@@ -7,7 +7,8 @@ from torch import nn
 from see_lightning.config import ModelConfig
 from see_lightning.models import base
 from see_lightning.models.attention import NAME
-from see_lightning.models.reading import Tree, read_on
+from see_lightning.models.kv_cache import Tree
+from see_lightning.models.reading import read_on
 from see_lightning.models.tiny import tiny_model
 
 TREE = Tree((33, 44, 55), (-1, 0, 0))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from see_lightning.models.kept_prompts import KeptPrompts, KeptReadings
-from see_lightning.models.reading import Read, read_on
+from see_lightning.models.kv_cache import Read
+from see_lightning.models.reading import read_on
 from see_lightning.models.tiny import tiny_model
 
 START = [30 + n % 200 for n in range(150)]  # what prompts of one task begin with

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from see_lightning.models import reading
-from see_lightning.models.reading import Read, Tree, common_start, join, read_on, read_start
+from see_lightning.models.kv_cache import Read, Tree, join
+from see_lightning.models.reading import common_start, read_on, read_start
 from see_lightning.models.tiny import tiny_model
 
 MODEL = tiny_model().eval()

@@ -17,7 +17,8 @@ from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger
 from see_lightning.publish import publish
 from see_lightning.reporting.runs import read_run
-from see_lightning.run_files import DEPTH, FILES, LedgerError, read_file, seal
+from see_lightning.run_files import DEPTH, LedgerError, read_file, seal
+from see_lightning.run_shapes import FILES
 from see_lightning.runs import list_runs
 from see_lightning.trust import SEAL, Trust, allowed, load_config, read_settings, sealed_settings
 from tests.contracts.conftest import PLANTED_PY
