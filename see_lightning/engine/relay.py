@@ -2,8 +2,10 @@
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
+
+from lightning.pytorch.loggers import Logger
 
 from see_lightning.engine.preemption import Told
 from see_lightning.refusals import with_cause
@@ -56,6 +58,46 @@ class Relay:
                 if not self._given_up:
                     notice(f"{self.name} failed and is told no more: {with_cause(error)}; the run goes on")
                 self._given_up = True
+
+
+class Relayed(Logger):
+    """What a Trainer reports to; each report is passed on and not waited for.
+
+    Args:
+        metrics: takes metrics and their step.
+        name: of the kind of logger.
+        finalize: takes how training ended.
+    """
+
+    def __init__(
+        self,
+        metrics: Callable[[dict[str, float], int | None], None],
+        name: str,
+        finalize: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        super().__init__()
+        self._metrics, self._name, self._finalize = metrics, name, finalize
+
+    @property
+    def name(self) -> str:
+        """As Lightning wants it."""
+        return self._name
+
+    @property
+    def version(self) -> str:
+        """A stage has one logger."""
+        return ""
+
+    def log_hyperparams(self, *_: object) -> None:
+        """They are in the run's ``config.yaml``."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Numbers of a step."""
+        self._metrics(dict(metrics), step)
+
+    def finalize(self, status: str) -> None:
+        """Training ended."""
+        self._finalize(status)
 
 
 def notice(text: str) -> None:

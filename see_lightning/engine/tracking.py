@@ -1,24 +1,19 @@
-"""Who is told of a run while it goes on: nobody, a Lightning logger for each stage, or Weights & Biases.
+"""Trackers, which are told of a run while it goes on: none, a Lightning logger for each stage, or Weights & Biases.
 
-A tracker is told and decides nothing: whichever it is and whatever befalls it, the run ends with the same numbers. So each
-is told in a thread (W&B's client in a process too), its failure is a notice, and the run waits for it ``timeout`` seconds at
-most.
+A tracker decides nothing: whichever it is and whatever befalls it, the run ends with the same numbers. So each is told in a
+thread (W&B's client in a process too), its failure is a notice, and the run waits for it ``timeout`` seconds at most.
 """
 
 import importlib.util
-import json
 import os
 import re
 import secrets
-import select
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -28,12 +23,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from see_lightning.config import ConfigError, instantiate, one_of, within
-from see_lightning.engine import wandb_client
-from see_lightning.engine.ledger import dump
 from see_lightning.engine.preemption import Told
-from see_lightning.engine.relay import Relay, notice
+from see_lightning.engine.relay import Relay, Relayed, notice
+from see_lightning.engine.wandb_process import Client, Lost
+from see_lightning.engine.wandb_summary import flat, summary
 from see_lightning.reading import file_bytes
-from see_lightning.reporting.svg import confusion_svg, matrix_svg
 from see_lightning.writing import refuse_links, write_text
 
 TIMEOUT = 30.0  # seconds
@@ -90,46 +84,6 @@ def make_tracker(node: DictConfig | None) -> Tracker:
     return tracker
 
 
-class Relayed(Logger):
-    """What a Trainer reports to; each report is passed on and not waited for.
-
-    Args:
-        metrics: takes metrics and their step.
-        name: of the kind of logger.
-        finalize: takes how training ended.
-    """
-
-    def __init__(
-        self,
-        metrics: Callable[[dict[str, float], int | None], None],
-        name: str,
-        finalize: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        super().__init__()
-        self._metrics, self._name, self._finalize = metrics, name, finalize
-
-    @property
-    def name(self) -> str:
-        """As Lightning wants it."""
-        return self._name
-
-    @property
-    def version(self) -> str:
-        """A stage has one logger."""
-        return ""
-
-    def log_hyperparams(self, *_: object) -> None:
-        """They are in the run's ``config.yaml``."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Numbers of a step."""
-        self._metrics(dict(metrics), step)
-
-    def finalize(self, status: str) -> None:
-        """Training ended."""
-        self._finalize(status)
-
-
 class StageLoggers(Tracker):
     """A logger of Lightning's for each stage, in the stage's folder.
 
@@ -169,62 +123,6 @@ class StageLoggers(Tracker):
                 f"{self.name} did not end and is not waited for; what it was told last may be missing from its files"
             )
         self._relay = None
-
-
-class Lost(Exception):
-    """W&B's client does not answer, or answers that it failed."""
-
-
-class Client:
-    """Runs ``wandb_client`` and puts requests to it. ``kill``, called from any thread, ends a wait for an answer."""
-
-    def __init__(self) -> None:
-        # Not a module of this package, for -m would look for it in the working folder first.
-        command = [sys.executable, "-P", wandb_client.__file__]
-        program = {"WANDB_PROGRAM": sys.argv[0]} if sys.argv[0] else {}
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            env=program | os.environ,
-            start_new_session=True,  # so that Ctrl-C does not reach it
-        )
-
-    def ask(self, do: str, until: Callable[[], float], **content: Any) -> dict[str, Any]:
-        """What a method of the client returns.
-
-        Args:
-            do: its name.
-            until: the time, by the monotonic clock, at which waiting ends.
-            content: its arguments.
-
-        Raises:
-            Lost: there is no answer.
-        """
-        assert self._process.stdin
-        assert self._process.stdout
-        try:
-            self._process.stdin.write(json.dumps({"do": do, **content}) + "\n")
-            self._process.stdin.flush()
-            while not select.select([self._process.stdout], [], [], 0.1)[0]:
-                if time.monotonic() > until():
-                    raise Lost("no answer in time")
-            reply: dict[str, Any] = json.loads(self._process.stdout.readline())
-        except (OSError, ValueError) as error:
-            raise Lost("its client has ended") from error
-        if "failed" in reply:
-            raise Lost(reply["failed"])
-        return reply
-
-    def kill(self) -> None:
-        """End it; W&B's own process ends with it."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
 
 
 class WandbTracker(Tracker):
@@ -345,7 +243,7 @@ class WandbTracker(Tracker):
         """Metrics, pictures, the report; and the whole matrix, of which a run that was killed or grew told a part."""
         if self._relay is None:
             return
-        self._relay.put(lambda: self._tell("results", **_last_words(results, report)))
+        self._relay.put(lambda: self._tell("results", **summary(results, report)))
 
     def close(self, code: int, *, goes_on: bool = False) -> None:
         """Any code but 0 is a failure; a sweep hands a run that was preempted out again."""
@@ -443,42 +341,3 @@ class WandbTracker(Tracker):
 def _holds_records(folder: str) -> bool:
     """Whether a folder of W&B's has a transaction log with more than the head of its first block."""
     return any(path.stat().st_size > LOG_HEAD for path in Path(folder).glob("*.wandb"))
-
-
-def _last_words(results: Mapping[str, Any], report: Path) -> dict[str, Any]:
-    """What W&B is told at the end, see ``wandb_client.Client.results``."""
-    tasks, routing = results["tasks"], results.get("routing", {})
-    numbers = {f"continual/{name}": value for name, value in results["metrics"].items()}
-    numbers |= {f"route/{name}": value for name, value in routing.items() if not isinstance(value, list | dict)}
-    pictures = {"picture/matrix": _page(matrix_svg(tasks, results["matrix"]))}
-    if routing:
-        pictures["picture/routing"] = _page(confusion_svg(routing["tasks"], routing["columns"], routing["confusion"]))
-    return {
-        "numbers": {name: value for name, value in numbers.items() if value is not None},
-        "pictures": pictures,
-        "cells": {
-            f"eval/after={after}/{task}": score
-            for after, row in enumerate(results["matrix"], start=1)
-            for task, score in zip(tasks, row, strict=True)
-            if score is not None
-        },
-        "files": {"report.html": report.read_text(encoding="utf-8"), "results.json": dump(results)},
-    }
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config under dotted names.
-
-    >>> flat({"seed": 0, "optim": {"lr": 0.001}})
-    {'seed': 0, 'optim.lr': 0.001}
-    """
-    found: dict[str, Any] = {}
-    for name, value in node.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
-
-
-def _page(svg: str) -> str:
-    """A drawing as W&B shows it, in a page of its own that brings the colours; greys stand on light and on dark."""
-    colours = ":root { color-scheme: light dark; --muted: #808890; --line: #80889060; --accent: #4a90d9 }"
-    return f'<html><head><meta charset="utf-8"><style>{colours}</style></head><body>{svg}</body></html>'

@@ -1,4 +1,4 @@
-"""W&B's client in a process of its own, so that whatever befalls it befalls no run: the script that ``tracking`` starts.
+"""W&B's client in a process of its own, so that whatever befalls it befalls no run: the script that ``wandb_process`` starts.
 
 It imports nothing of this package. Each line of standard input is a request, ``{"do": NAME, ...}`` in JSON; each is answered
 by a line: what the method of that name returns, or ``{"failed": REASON}``. It ends with its input, at once and without a
