@@ -16,8 +16,9 @@ from see_lightning.config import (
     validate,
     within,
 )
+from see_lightning.engine.finished import finished_results
 from see_lightning.engine.latest import find_run
-from see_lightning.engine.ledger import Ledger, finished_results
+from see_lightning.engine.ledger import Ledger
 from see_lightning.frame import frame
 from see_lightning.trust import NOTHING, Trust, add_arguments, load_config, refuse_code, trust_in
 

@@ -13,8 +13,9 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from see_lightning.config import ConfigError, Refusal, nearest, one_of
+from see_lightning.engine.finished import finished_results
 from see_lightning.engine.latest import find_run
-from see_lightning.engine.ledger import dump, finished_results
+from see_lightning.engine.ledger import dump
 from see_lightning.frame import frame
 from see_lightning.refusals import at_least, with_cause
 from see_lightning.run_files import read_file, seal

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from see_lightning.config import ConfigError
+from see_lightning.engine.finished import finished_results
 from see_lightning.engine.latest import find_run
-from see_lightning.engine.ledger import dump, finished_results
+from see_lightning.engine.ledger import dump
 from see_lightning.engine.measured import is_current, stale
 from see_lightning.frame import frame
 from see_lightning.perplexity import FILE as PERPLEXITY

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.config import Refusal
+from see_lightning.engine.finished import Unheld, finished_results
 from see_lightning.engine.latest import find_run
-from see_lightning.engine.ledger import Ledger, Unheld, dump, finished_results
+from see_lightning.engine.ledger import Ledger, dump
 from see_lightning.frame import frame
 from see_lightning.refusals import FULL, barred, room_needed
 from see_lightning.run_files import seal, well_shaped

@@ -5,19 +5,15 @@
 
 import hashlib
 import json
-import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from see_lightning.config import VARIANTS, Refusal
+from see_lightning.engine.hold import Hold
 from see_lightning.reading import file_bytes, sha256
-from see_lightning.reporting.runs import read_results
 from see_lightning.run_files import LedgerError as LedgerError
 from see_lightning.run_files import check, read_file, read_records, seal, well_shaped
 from see_lightning.run_shapes import NEEDED
@@ -54,25 +50,6 @@ def dump(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def finished_results(run_dir: Path, why: str) -> dict[str, Any]:
-    """The content of a finished run's ``results.json``.
-
-    Args:
-        run_dir: of the run.
-        why: what needs it to be finished, for the refusal.
-
-    Raises:
-        Refusal: there is no run, or it is not finished.
-    """
-    if not (run_dir / "ledger.json").exists():
-        raise Refusal(f"{run_dir} holds no run; give the folder that has ledger.json in it.")
-    path = run_dir / "results.json"
-    if not path.exists():
-        command = Ledger(run_dir).read().content["about"].get("command")
-        raise Refusal(f"{run_dir} is not finished, and {why}; go on with: {command}")
-    return read_results(path)
-
-
 class Ledger:
     """One run directory, held by one process at a time.
 
@@ -86,8 +63,7 @@ class Ledger:
     def __init__(self, directory: Path, *, writes: bool = True) -> None:
         self.directory, self.writes = directory, writes
         self._made: list[Path] = []  # folders that were not there before, the innermost first
-        self._lock = filelock.FileLock(directory / ".lock")
-        self._held: dict[Path, int] = {}  # the directory and its lock, each opened: then no other gets its inode
+        self._hold = Hold(directory)
         self.content: dict[str, Any] = {"about": {}, "stages": {}}
 
     def __enter__(self) -> "Ledger":
@@ -102,45 +78,13 @@ class Ledger:
         for name in OURS:
             refuse_link(self.directory / name)
         refuse_links_in(self.directory / "tasks")
+        self._hold.take()
         try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise LedgerError(
-                f"{self.directory} is in use by {self._holder()}. Wait for it, or give this run another seed or"
-                f" paths.runs."
-            ) from None
-        try:
-            for path in (self.directory, self.directory / ".lock"):
-                self._held[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            write_text(self.directory / ".lock-holder", f"process {os.getpid()} on {os.uname().nodename}")
             remove_unfinished(self.directory)
             return self.read()
         except BaseException:
-            self._release()
+            self._hold.release()
             raise
-
-    def _release(self) -> None:
-        for opened in self._held.values():
-            os.close(opened)
-        self._held = {}
-        self._lock.release()
-
-    def _holder(self) -> str:
-        """Who holds the directory, as that process noted it."""
-        try:
-            told = file_bytes(self.directory / ".lock-holder").decode()
-        except (OSError, ValueError):
-            told = ""
-        return told if re.fullmatch(r"process \d+ on [\w.-]+", told) else "another process"
-
-    def _is_held(self) -> bool:
-        """Whether the directory and its lock still are at their places."""
-        try:
-            return bool(self._held) and all(
-                os.path.samestat(os.fstat(opened), path.stat()) for path, opened in self._held.items()
-            )
-        except OSError:
-            return False
 
     def check_held(self) -> None:
         """Stop before anything is written where another process may be at work by now.
@@ -148,23 +92,19 @@ class Ledger:
         Raises:
             LedgerError: the directory, or the lock in it, is no longer the one that this process took.
         """
-        if self.writes and not self._is_held():
-            raise LedgerError(
-                f"{self.directory} is no longer held by this process: the folder was moved, or {self.directory / '.lock'}"
-                f" was deleted, so another process may be at work there. What was not final yet is not written; give the"
-                f" same command again."
-            )
+        if self.writes:
+            self._hold.check()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind and issubclass(kind, Refusal):
                 self._abandon()
         finally:
-            self._release()
+            self._hold.release()
 
     def _abandon(self) -> None:
         """Leave nothing of a run that was refused at its first start, so that nobody waits for its end."""
-        if not self._made or not self._is_held() or Ledger(self.directory).read().content["stages"]:
+        if not self._made or not self._hold.is_taken() or Ledger(self.directory).read().content["stages"]:
             return
         for name in OURS:  # the lock last
             path = self.directory / name
@@ -396,26 +336,3 @@ class Ledger:
                     )
                 records += read_records(lines, kind, path)
         return records
-
-
-class Unheld(Ledger):
-    """A finished run that is only read: nothing in its directory is written or locked, and what is noted stays here.
-
-    Args:
-        directory: of the run.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, writes=False)
-        self._noted: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        self.read()
-
-    def note_answers(
-        self, stage: str, task: str, blocks: Mapping[str, Sequence[Mapping[str, Any]]], facts: Mapping[str, Any]
-    ) -> None:
-        """Keep records for as long as this object is there; see ``Ledger``."""
-        for kind, records in blocks.items():
-            self._noted.setdefault((stage, kind), []).extend(map(dict, records))
-
-    def _records(self, stage: str, kind: str, digests: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-        return super()._records(stage, kind, digests) + self._noted.get((stage, kind), [])

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from see_lightning.engine.ledger import Ledger, Unheld, dump, finished_results
+from see_lightning.engine.finished import Unheld, finished_results
+from see_lightning.engine.ledger import Ledger, dump
 from see_lightning.refusals import room_needed
 from see_lightning.run_files import LedgerError, read_file, seal
 from see_lightning.writing import check_out, write_text

@@ -1,0 +1,84 @@
+"""The hold of one process on a run directory, so that no two processes write there at the same time."""
+
+import os
+import re
+from pathlib import Path
+
+import filelock
+
+from see_lightning.reading import file_bytes
+from see_lightning.run_files import LedgerError
+from see_lightning.writing import write_text
+
+
+class Hold:
+    """A run directory as one process holds it, from ``take`` to ``release``.
+
+    Args:
+        directory: of the run.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._lock = filelock.FileLock(directory / ".lock")
+        self._opened: dict[
+            Path, int
+        ] = {}  # the directory and its lock: as long as they are open, no other gets its inode
+
+    def take(self) -> None:
+        """Lock the directory, which is there.
+
+        Raises:
+            LedgerError: another process holds it.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise LedgerError(
+                f"{self.directory} is in use by {self._holder()}. Wait for it, or give this run another seed or"
+                f" paths.runs."
+            ) from None
+        try:
+            for path in (self.directory, self.directory / ".lock"):
+                self._opened[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            write_text(self.directory / ".lock-holder", f"process {os.getpid()} on {os.uname().nodename}")
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let other processes hold the directory."""
+        for opened in self._opened.values():
+            os.close(opened)
+        self._opened = {}
+        self._lock.release()
+
+    def is_taken(self) -> bool:
+        """Whether this process holds the directory, and it and its lock still are at their places."""
+        try:
+            return bool(self._opened) and all(
+                os.path.samestat(os.fstat(opened), path.stat()) for path, opened in self._opened.items()
+            )
+        except OSError:
+            return False
+
+    def check(self) -> None:
+        """Stop before anything is written where another process may be at work by now.
+
+        Raises:
+            LedgerError: the directory, or the lock in it, is no longer the one that this process took.
+        """
+        if not self.is_taken():
+            raise LedgerError(
+                f"{self.directory} is no longer held by this process: the folder was moved, or {self.directory / '.lock'}"
+                f" was deleted, so another process may be at work there. What was not final yet is not written; give the"
+                f" same command again."
+            )
+
+    def _holder(self) -> str:
+        """The process that holds the directory, as it noted itself."""
+        try:
+            told = file_bytes(self.directory / ".lock-holder").decode()
+        except (OSError, ValueError):
+            told = ""
+        return told if re.fullmatch(r"process \d+ on [\w.-]+", told) else "another process"
