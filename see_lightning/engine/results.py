@@ -83,7 +83,7 @@ def collect(
         "tasks": names,
         "score": {task.name: task.score for task in tasks},
         "matrix": matrix.to_list(),
-        "metrics": continual_metrics(matrix.values_TT),
+        "metrics": continual_metrics(matrix.to_list()),
     }
     results["last_row"] = last_row(answers[stages[-1].name], results["score"])
     results["lengths"] = {

@@ -1,69 +1,68 @@
 r"""What a results matrix says about a sequence of tasks: level, transfer and forgetting, as in SSR (arXiv 2403.01244).
 
-Letters: T tasks; $a_{t,j}$ is ``matrix_TT[t, j]``, the score on task j after task t, counted from 1 in the formulas.
-Every function returns a scalar in the scores' unit (0..100), NaN if a score that it needs was not measured.
+Letters: T tasks; $a_{t,j}$ is ``matrix_TT[t][j]``, the score on task j after task t, counted from 1 in the formulas.
+Every function returns a number in the scores' unit (0..100), None if a score that it needs was not measured.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-import torch
-from torch import Tensor
+#: T rows of T scores, None where nothing was measured.
+Matrix = Sequence[Sequence[float | None]]
 
 
-def average(matrix_TT: Tensor) -> Tensor:
+def average(matrix_TT: Matrix) -> float | None:
     r"""AR, the mean score after the last task: $\frac{1}{T}\sum_{j\le T} a_{T,j}$. Higher is better.
 
-    >>> average(torch.tensor([[90., 20.], [50., 70.]]))
-    tensor(60.)
+    >>> average([[90., 20.], [50., 70.]])
+    60.0
     """
-    return _square(matrix_TT)[-1].mean()
+    return _mean(_square(matrix_TT)[-1])
 
 
-def forward_transfer(matrix_TT: Tensor) -> Tensor:
-    r"""FWT, the mean score on the next task before it is learned: $\frac{1}{T-1}\sum_{t\ge2} a_{t-1,t}$; NaN if T = 1.
+def forward_transfer(matrix_TT: Matrix) -> float | None:
+    r"""FWT, the mean score on the next task before it is learned: $\frac{1}{T-1}\sum_{t\ge2} a_{t-1,t}$; None if T = 1.
 
     Higher is better. It is the raw score: nothing is subtracted for what an untrained model would reach.
 
-    >>> forward_transfer(torch.tensor([[90., 20.], [50., 70.]]))
-    tensor(20.)
+    >>> forward_transfer([[90., 20.], [50., 70.]])
+    20.0
     """
-    return _square(matrix_TT).diagonal(offset=1).mean()
+    return _mean(row[t + 1] for t, row in enumerate(_square(matrix_TT)[:-1]))
 
 
-def backward_transfer(matrix_TT: Tensor) -> Tensor:
-    r"""BWT, the mean change on old tasks: $\frac{1}{T-1}\sum_{j<T}(a_{T,j}-a_{j,j})$; NaN if T = 1.
+def backward_transfer(matrix_TT: Matrix) -> float | None:
+    r"""BWT, the mean change on old tasks: $\frac{1}{T-1}\sum_{j<T}(a_{T,j}-a_{j,j})$; None if T = 1.
 
     Negative if they got worse.
 
-    >>> backward_transfer(torch.tensor([[90., 20.], [50., 70.]]))
-    tensor(-40.)
+    >>> backward_transfer([[90., 20.], [50., 70.]])
+    -40.0
     """
-    return (_square(matrix_TT)[-1] - matrix_TT.diagonal())[:-1].mean()
+    return _mean(_changes(matrix_TT)[:-1])
 
 
-def backward_transfer_by_all(matrix_TT: Tensor) -> Tensor:
+def backward_transfer_by_all(matrix_TT: Matrix) -> float | None:
     r"""BWT as SAPT's ``score.py`` divides it, by all tasks, not by the old ones: $\frac{1}{T}\sum_{j\le T}(a_{T,j}-a_{j,j})$.
 
     Nearer to 0 than `backward_transfer` by the factor (T − 1) / T.
 
-    >>> backward_transfer_by_all(torch.tensor([[90., 20.], [50., 70.]]))
-    tensor(-20.)
+    >>> backward_transfer_by_all([[90., 20.], [50., 70.]])
+    -20.0
     """
-    return (_square(matrix_TT)[-1] - matrix_TT.diagonal()).mean()
+    return _mean(_changes(matrix_TT))
 
 
-def learned(matrix_TT: Tensor) -> Tensor:
+def learned(matrix_TT: Matrix) -> float | None:
     r"""The mean score right after learning: $\frac{1}{T}\sum_{j\le T} a_{j,j}$. Higher is better.
 
-    >>> learned(torch.tensor([[90., 20.], [50., 70.]]))
-    tensor(80.)
+    >>> learned([[90., 20.], [50., 70.]])
+    80.0
     """
-    return _square(matrix_TT).diagonal().mean()
+    return _mean(_diagonal(matrix_TT))
 
 
-def pooled(groups: Sequence[tuple[int, float]]) -> float:
-    r"""The mean over all queries of all tasks: $\sum_j n_j m_j \big/ \sum_j n_j$; NaN for no groups.
+def pooled(groups: Sequence[tuple[int, float]]) -> float | None:
+    r"""The mean over all queries of all tasks: $\sum_j n_j m_j \big/ \sum_j n_j$; None for no groups.
 
     Args:
         groups: for each task its queries $n_j$ and their mean score $m_j$.
@@ -72,41 +71,66 @@ def pooled(groups: Sequence[tuple[int, float]]) -> float:
     (70.0, 50.0)
     """
     queries = sum(n for n, _ in groups)
-    return sum(n * mean for n, mean in groups) / queries if queries else math.nan
+    return sum(n * mean for n, mean in groups) / queries if queries else None
 
 
-def forgetting(matrix_TT: Tensor) -> Tensor:
+def forgetting(matrix_TT: Matrix) -> float | None:
     r"""Mean drop on old tasks from their best: $\frac{1}{T-1}\sum_{j<T}\big(\max_{j\le t<T} a_{t,j}-a_{T,j}\big)$.
 
-    Negative if they improved; NaN if T = 1. The best is taken over what was measured since the task was learned,
+    Negative if they improved; None if T = 1. The best is taken over what was measured since the task was learned,
     without the last row. SAPT's F.Ra is the same: its ``score.py`` has 0 for tasks that were not learned yet.
 
-    >>> forgetting(torch.tensor([[80., 20., 10.], [90., 60., 10.], [50., 70., 30.]]))
-    tensor(15.)
+    >>> forgetting([[80., 20., 10.], [90., 60., 10.], [50., 70., 30.]])
+    15.0
     """
-    since_learned_TT = torch.ones_like(_square(matrix_TT), dtype=torch.bool).tril()
-    since_learned_TT[-1] = False
-    best_T = matrix_TT.where(since_learned_TT & ~matrix_TT.isnan(), -torch.inf).amax(dim=0)
-    best_T = best_T.where(best_T.isfinite(), torch.nan)
-    return (best_T - matrix_TT[-1])[:-1].mean()
+    *before, last = _square(matrix_TT)
+    drops = []
+    for j in range(len(before)):
+        measured = [row[j] for row in before[j:] if row[j] is not None]
+        drops.append(_difference(max(measured, default=None), last[j]))
+    return _mean(drops)
 
 
-def continual_metrics(matrix_TT: Tensor) -> dict[str, float | None]:
-    """The four metrics by the names under which ``results.json`` keeps them; None where one is NaN.
+def continual_metrics(matrix_TT: Matrix) -> dict[str, float | None]:
+    """The four metrics by the names under which ``results.json`` keeps them.
 
-    >>> continual_metrics(torch.tensor([[90., 20.], [50., 70.]]))
+    >>> continual_metrics([[90., 20.], [50., 70.]])
     {'AR': 60.0, 'FWT': 20.0, 'BWT': -40.0, 'forgetting': 40.0}
     """
-    metrics = {
-        "AR": average(matrix_TT).item(),
-        "FWT": forward_transfer(matrix_TT).item(),
-        "BWT": backward_transfer(matrix_TT).item(),
-        "forgetting": forgetting(matrix_TT).item(),
+    return {
+        "AR": average(matrix_TT),
+        "FWT": forward_transfer(matrix_TT),
+        "BWT": backward_transfer(matrix_TT),
+        "forgetting": forgetting(matrix_TT),
     }
-    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
-def _square(matrix_TT: Tensor) -> Tensor:
-    if matrix_TT.ndim != 2 or matrix_TT.shape[0] != matrix_TT.shape[1] or matrix_TT.shape[0] == 0:
-        raise ValueError(f"a results matrix has as many rows as columns, at least one; got {tuple(matrix_TT.shape)}.")
+def _changes(matrix_TT: Matrix) -> list[float | None]:
+    """For each task, its last score less the one right after learning it."""
+    return [_difference(end, own) for end, own in zip(_square(matrix_TT)[-1], _diagonal(matrix_TT), strict=True)]
+
+
+def _diagonal(matrix_TT: Matrix) -> list[float | None]:
+    return [row[t] for t, row in enumerate(_square(matrix_TT))]
+
+
+def _difference(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean; None of no values, or if one is None."""
+    # Added one by one: `sum` compensates for rounding from Python 3.12 on, and a result would depend on the version.
+    total, count = 0.0, 0
+    for value in values:
+        if value is None:
+            return None
+        total, count = total + value, count + 1
+    return total / count if count else None
+
+
+def _square(matrix_TT: Matrix) -> Matrix:
+    lengths = [len(row) for row in matrix_TT]
+    if not lengths or lengths != [len(lengths)] * len(lengths):
+        raise ValueError(f"a results matrix has as many rows as columns, at least one; got rows of length {lengths}.")
     return matrix_TT

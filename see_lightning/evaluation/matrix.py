@@ -1,12 +1,9 @@
-"""The results matrix: the score after each task on every task, NaN where it was not measured.
+"""The results matrix: the score after each task on every task, None where it was not measured.
 
 Letters: T tasks, in the order in which they are learned.
 """
 
-import math
 from collections.abc import Sequence
-
-import torch
 
 
 class ResultsMatrix:
@@ -25,7 +22,7 @@ class ResultsMatrix:
         if not tasks or len(set(tasks)) != len(tasks):
             raise ValueError(f"a results matrix needs at least one task and a different name for each; got {tasks!r}.")
         self.tasks = tuple(tasks)
-        self.values_TT = torch.full((len(tasks), len(tasks)), torch.nan, dtype=torch.float64)
+        self._rows: list[list[float | None]] = [[None] * len(tasks) for _ in tasks]
 
     @classmethod
     def from_list(cls, tasks: Sequence[str], rows: Sequence[Sequence[float | None]]) -> "ResultsMatrix":
@@ -58,16 +55,16 @@ class ResultsMatrix:
             raise ValueError(f"there is no task {task!r} in this matrix; its tasks are {', '.join(self.tasks)}.")
         if not 0.0 <= score <= 100.0:
             raise ValueError(f"a score lies in 0..100; got {score} on {task!r} after {after} tasks.")
-        self.values_TT[self._index(after), self.tasks.index(task)] = score
+        self._rows[self._index(after)][self.tasks.index(task)] = float(score)
 
     def row(self, after: int) -> dict[str, float]:
         """What was measured after `after` tasks (1..T): the score of each tested task."""
-        scores = zip(self.tasks, self.values_TT[self._index(after)].tolist(), strict=True)
-        return {task: score for task, score in scores if not math.isnan(score)}
+        scores = zip(self.tasks, self._rows[self._index(after)], strict=True)
+        return {task: score for task, score in scores if score is not None}
 
     def to_list(self) -> list[list[float | None]]:
-        """Plain rows for JSON: None where nothing was measured."""
-        return [[None if math.isnan(score) else score for score in row] for row in self.values_TT.tolist()]
+        """Its rows, for JSON and for metrics: None where nothing was measured."""
+        return [list(row) for row in self._rows]
 
     def _index(self, after: int) -> int:
         if not 1 <= after <= len(self.tasks):

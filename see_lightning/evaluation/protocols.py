@@ -4,12 +4,11 @@ All follow from the results matrix and from its last row's counts, so a run that
 summarised by another protocol.
 """
 
-import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from see_lightning.evaluation import continual
+from see_lightning.evaluation.matrix import ResultsMatrix
 
 Results = Mapping[str, Any]
 
@@ -58,13 +57,10 @@ def summaries(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
     >>> found["trace"]["metrics"], found["sapt"]["metrics"]
     ({'OP': 60.0, 'BWT': -40.0}, {'AP': 60.0, 'F.Ra': 40.0, 'FWT + STL': 80.0, 'BWT': -20.0})
     """
-    from see_lightning.evaluation import continual  # imports torch, which no report needs
-    from see_lightning.evaluation.matrix import ResultsMatrix
-
-    matrix_TT = ResultsMatrix.from_list(results["tasks"], results["matrix"]).values_TT
+    matrix_TT = ResultsMatrix.from_list(results["tasks"], results["matrix"]).to_list()
     row = results.get("last_row")
     matches = [(row[task]["n"], row[task]["exact_match_olora"]) for task in results["tasks"]] if row else []
-    of_matrix: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
+    of_matrix: dict[str, dict[str, Callable[[continual.Matrix], float | None]]] = {
         "ssr": {
             "AR": continual.average,
             "FWT": continual.forward_transfer,
@@ -80,7 +76,7 @@ def summaries(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
         },
     }
     values = {
-        protocol: {name: metric(matrix_TT).item() for name, metric in metrics.items()}
+        protocol: {name: metric(matrix_TT) for name, metric in metrics.items()}
         for protocol, metrics in of_matrix.items()
     }
     values["olora"] = {
@@ -89,7 +85,7 @@ def summaries(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
     }
     return {
         protocol: {
-            "metrics": {name: None if math.isnan(value) else value for name, value in values[protocol].items()},
+            "metrics": values[protocol],
             "formulas": formulas,
         }
         for protocol, formulas in PROTOCOLS.items()

@@ -9,13 +9,11 @@ Letters: T tasks; E who can answer, the experts in order of birth and then the b
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 BASE = "base"
+Confusion = Sequence[Sequence[int]]  # counts of shape [T, E]
 
 
-def confusion(records: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Tensor:
+def confusion(records: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> list[list[int]]:
     """Count who answered the queries of each task.
 
     Args:
@@ -23,7 +21,7 @@ def confusion(records: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Ten
         tasks: those learned so far, in order; each has an expert of its name.
 
     Returns:
-        Counts of shape [T, E], int64: a row per true task, a column per expert and the last for the base model.
+        Counts of shape [T, E]: a row per true task, a column per expert and the last for the base model.
 
     Raises:
         ValueError: there are no records, or one names a task or expert that is not among `tasks`.
@@ -32,7 +30,7 @@ def confusion(records: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Ten
         raise ValueError("routing needs at least one answer; got none. Was the test set empty?")
     row = {task: t for t, task in enumerate(tasks)}
     column = {**row, BASE: len(tasks)}
-    confusion_TE = torch.zeros(len(row), len(column), dtype=torch.long)
+    confusion_TE = [[0] * len(column) for _ in tasks]
     for record in records:
         if record["task"] not in row:
             raise ValueError(
@@ -44,33 +42,34 @@ def confusion(records: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Ten
                 f"answer {record['id']!r} was given by {record['expert']!r}; known: {', '.join(column)}. "
                 "Only answers of methods with experts can be routed."
             )
-        confusion_TE[row[record["task"]], column[record["expert"]]] += 1
+        confusion_TE[row[record["task"]]][column[record["expert"]]] += 1
     return confusion_TE
 
 
-def accuracy(confusion_TE: Tensor, given_T: Sequence[int] | None = None) -> float:
+def accuracy(confusion_TE: Confusion, given_T: Sequence[int] | None = None) -> float:
     """Share of queries that their own task's expert answered, 0..1.
 
     Args:
         confusion_TE: see ``confusion``.
         given_T: the column of each task's expert, if tasks may share one; by default each has its own.
 
-    >>> accuracy(torch.tensor([[3, 0, 1], [1, 3, 0]]))
+    >>> accuracy([[3, 0, 1], [1, 3, 0]])
     0.75
-    >>> accuracy(torch.tensor([[3, 0, 1], [4, 0, 0]]), [0, 0])
+    >>> accuracy([[3, 0, 1], [4, 0, 0]], [0, 0])
     0.875
     """
-    right = confusion_TE.diagonal() if given_T is None else confusion_TE[range(len(given_T)), list(given_T)]
-    return int(right.sum()) / int(confusion_TE.sum())
+    columns = range(len(confusion_TE)) if given_T is None else given_T
+    right = sum(row[column] for row, column in zip(confusion_TE, columns, strict=True))
+    return right / sum(map(sum, confusion_TE))
 
 
-def base_share(confusion_TE: Tensor) -> float:
+def base_share(confusion_TE: Confusion) -> float:
     """Share of queries that the base model answered, 0..1.
 
-    >>> base_share(torch.tensor([[3, 0, 1], [1, 3, 0]]))
+    >>> base_share([[3, 0, 1], [1, 3, 0]])
     0.125
     """
-    return int(confusion_TE[:, -1].sum()) / int(confusion_TE.sum())
+    return sum(row[-1] for row in confusion_TE) / sum(map(sum, confusion_TE))
 
 
 def no_indicator_share(records: Sequence[Mapping[str, Any]]) -> float:
@@ -99,7 +98,7 @@ def routing_report(
     confusion_TE = confusion(records, tasks)
     return {
         "accuracy": accuracy(confusion_TE, [tasks.index((given or {}).get(task, task)) for task in tasks]),
-        "confusion": confusion_TE.tolist(),
+        "confusion": confusion_TE,
         "tasks": list(tasks),
         "columns": [*tasks, BASE],
         "base_share": base_share(confusion_TE),

@@ -18,7 +18,7 @@ from see_lightning.experts.walk import Verdict, counted, walk
 from see_lightning.seeds import seed
 
 Record = Mapping[str, Any]
-Range = tuple[float, float]
+Range = tuple[float | None, float | None]
 Opinions = Mapping[str, Sequence[Verdict]]
 
 BINS = 60  # of a distribution in the picture
@@ -179,12 +179,10 @@ def replay(said: Said, order: Sequence[str], threshold: float | None = None) -> 
     last = answers[-1]
     return Replay(
         answers,
-        lowest.to_list(),
-        highest.to_list(),
-        (average(lowest.values_TT).item(), average(highest.values_TT).item()),
-        (backward_transfer(most_lost.values_TT).item(), backward_transfer(least_lost.values_TT).item())
-        if len(said.tasks) > 1
-        else None,
+        lowest,
+        highest,
+        (average(lowest), average(highest)),
+        (backward_transfer(most_lost), backward_transfer(least_lost)) if len(said.tasks) > 1 else None,
         routing_report(last, said.tasks),
         len({(a["task"], a["id"], a["expert"]) for stage in answers for a in stage if a["score"] is None}),
         sum(len(answer["verdicts"]) for answer in last) / len(last),
@@ -210,7 +208,7 @@ def _stage(said: Said, stage: int, order: Sequence[str], opinions: Opinions) -> 
 
 def _matrix(
     said: Said, answers: Sequence[list[dict[str, Any]]], unknown: float, unknown_before: float
-) -> ResultsMatrix:
+) -> list[list[float | None]]:
     """The results matrix with a score for every unknown answer, another one for those that the last stage has not."""
     at_end = {(a["task"], a["id"], a["expert"]) for a in answers[-1]}
     matrix = ResultsMatrix(said.tasks)
@@ -222,7 +220,7 @@ def _matrix(
             scores[a["task"]].append(fill if a["score"] is None else a["score"])
         for task, values in scores.items():
             matrix.set(after, task, round(sum(values) / len(values), 4))
-    return matrix
+    return matrix.to_list()
 
 
 def disagreement(replayed: Replay, results: Mapping[str, Any]) -> str | None:
