@@ -1,0 +1,38 @@
+"""No number moves: every run of the golden files ends as it did when they were made."""
+
+import json
+
+import pytest
+
+from tests.golden.runs import CASES, GOLDEN, MAKE, differences, measure, path_of, renamed
+
+
+def test_every_run_has_a_golden_file_and_every_file_a_run():
+    files = {path.stem for path in GOLDEN.glob("*.json")}
+    without = sorted(set(CASES) - files)
+    assert not without, f"there is no golden file yet; make it by: {MAKE} {' '.join(without)}"
+    assert not files - set(CASES), "these are of no run"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_ends_as_its_golden_file_says(name, tmp_path):
+    if not path_of(name).exists():
+        pytest.skip("told by the test above")
+    changed = differences(json.loads(path_of(name).read_text(encoding="utf-8")), measure(name, tmp_path))
+    assert not changed, "\n".join([f"{name} is not as it was", *changed])
+
+
+def test_a_change_is_told_by_its_name_and_a_new_value_is_none():
+    golden = {"everywhere": {"a/b": 1, "a/c": [1.0, None]}, "by_processor": {}}
+    assert not differences(golden, {"a/b": 1, "a/c": [1.001, None], "new": 2})
+    assert differences(golden, {"a/b": 2, "a/c": [1.0, None]}) == ["a/b: was 1, is 2"]
+    assert differences(golden, {"a/b": 1}) == ["a/c: was [1.0, None], is nothing"]
+
+
+def test_a_value_of_an_old_name_is_found_under_its_new_one(monkeypatch):
+    monkeypatch.setattr("tests.golden.runs.RENAMED", {"results/a": "results/b"})
+    assert [renamed(name) for name in ("results/a", "results/a/x", "results/ab")] == [
+        "results/b",
+        "results/b/x",
+        "results/ab",
+    ]
