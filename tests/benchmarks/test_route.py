@@ -46,6 +46,7 @@ def test_the_accepting_expert_stands_where_it_should():
     ]
 
 
+@pytest.mark.nightly
 def test_ours_and_the_peers_find_the_same_experts_and_first_tokens(tmp_path, capsys, one_round, monkeypatch):
     """In fp32 on the tiny model; the oracle is Hugging Face's generate in either of PEFT's ways, and the plan."""
     for name, number in {"EXPERTS": 3, "MANY": 2, "TOKENS": 60}.items():

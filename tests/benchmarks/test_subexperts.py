@@ -94,6 +94,7 @@ def test_times_of_different_work_are_not_compared():
         subexperts.same({"a": {"prefills": 4}, "b": {"prefills": 5}})
 
 
+@pytest.mark.nightly
 def test_the_last_line_holds_all_contenders_and_what_they_did(tmp_path, capsys, one_round, monkeypatch):
     fit, begun = common.fit, []
 

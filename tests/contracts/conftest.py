@@ -1,9 +1,15 @@
-"""Which methods are held to the contracts: all that have a file in ``conf/method``, and one that is not ours."""
+"""Which methods are held to the contracts: all that have a file in ``conf/method``, and one that is not ours.
+
+No method is named here. What is asked of one, and what is left to ``make test-all`` (the mark ``nightly``), is chosen by
+what its class declares. The tests of one method and kind of adapters share one run and one process.
+"""
 
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from hydra.utils import get_class
 
 from see_lightning.refusals import CONF
 from tests.runs import toy
@@ -36,8 +42,42 @@ def base(tmp_path_factory) -> Path:
     return tmp_path_factory.getbasetemp() / "toy"
 
 
+def declared(name: str) -> tuple[object, ...]:
+    """What a method's class declares, with the arguments of its YAML file: of like ones, one stands for all."""
+    arguments = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
+    cls = get_class(arguments["_target_"])
+    told = cls.is_told(arguments)
+    return cls.schedule, cls.has_experts, told, cls.refuses, cls.may_reuse, cls.shardable, cls.plain_files
+
+
+def edits_forward(name: str) -> bool:
+    """Whether a method reads prompts or moves weights in its own way, so that activated adapters are a case of its own."""
+    *_, refuses, _, shardable, plain_files = declared(name)
+    return bool(refuses or not shardable or not plain_files)
+
+
+#: The first of each set of traits. Every interruption is tried on these, three on the others.
+FIRST = {declared(name): name for name in reversed(METHODS)}.values()
+TRAINING = [name for name in METHODS if declared(name)[0] != "frozen"]
 ORDINARY = [pytest.param((name, ()), id=name) for name in [*METHODS, "planted"]]
-ACTIVATED = [pytest.param((name, toy.ACTIVATED), id=f"{name}-activated") for name in METHODS if name != "base"]
+ACTIVATED = [
+    pytest.param(
+        (name, toy.ACTIVATED), id=f"{name}-activated", marks=() if edits_forward(name) else pytest.mark.nightly
+    )
+    for name in TRAINING
+]
+#: Those on which every interruption is tried; then those on which three are.
+SWEPT = [
+    pytest.param(*one.values, id=one.id, marks=one.marks if one.values[0][0] in FIRST else pytest.mark.nightly)
+    for one in ORDINARY + ACTIVATED
+]
+SAMPLED = [one for one in ORDINARY + ACTIVATED if one.values[0][0] not in FIRST]
+
+
+@pytest.fixture
+def whole(base, method) -> toy.Seen:
+    """An undisturbed run of the method."""
+    return toy.whole(base, *method)
 
 
 @pytest.fixture(scope="session", params=ORDINARY + ACTIVATED)

@@ -10,6 +10,7 @@ import pytest
 
 from see_lightning import cli, compare, figures, load_ensemble, perplexity, publish, study, transfer
 from see_lightning.config import Refusal
+from tests.nightly import all_but
 from tests.runs import toy
 
 FLIPS = 300
@@ -101,7 +102,7 @@ def look(name: str, whole: Path, base: Path, capsys: pytest.CaptureFixture[str],
     return seen, told.out
 
 
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", all_but([0], range(10)))
 def test_a_flipped_bit_is_named_or_changes_nothing(whole, base, expected, capsys, part):
     files = sorted(
         str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file() and ".lock" not in path.name

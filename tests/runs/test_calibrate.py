@@ -92,6 +92,7 @@ def test_experts_trained_on_what_would_be_held_out_are_not_taken_over(base, tmp_
     assert Ledger(again.directory).read().content["about"].get("grown_from") is None
 
 
+@pytest.mark.nightly
 def test_a_run_killed_at_any_step_of_it_ends_the_same(base, tmp_path):
     plain = toy.whole(base, *BEFORE)
     whole = toy.whole(base, *BEFORE, *THEN)

@@ -454,6 +454,7 @@ def test_the_harness_takes_the_run_by_its_name(run_of, tasks):
     assert SeeLightning(run, "sea", device="cpu").voice == "sea"
 
 
+@pytest.mark.nightly
 def test_the_harness_s_own_command_knows_the_run(run_of, tasks):
     run = run_of()
     done = subprocess.run(

@@ -14,6 +14,7 @@ import torch
 
 from see_lightning.engine import launch
 from see_lightning.engine.preemption import AGAIN
+from tests.nightly import all_but
 from tests.runs import toy
 
 
@@ -35,12 +36,13 @@ def killable(base, tmp_path, monkeypatch):
     return attempt, directory, tmp_path / "log"
 
 
-def test_killed_at_every_step_of_every_commit_a_run_ends_as_if_it_had_not_been(undisturbed, killable, tmp_path):
+@pytest.mark.parametrize("once", all_but([True], [True, False]), ids=["once for each kind of file", "every"])
+def test_killed_at_every_step_of_every_commit_a_run_ends_as_if_it_had_not_been(undisturbed, killable, tmp_path, once):
     attempt, directory, log = killable
     diary = tmp_path / "diary"
 
     def attempt_and_die() -> None:
-        toy.kill_where_new(diary)
+        toy.kill_where_new(diary, once)
         attempt()
 
     ends = [toy.forked(attempt_and_die, log)]
@@ -67,7 +69,7 @@ def test_killed_at_every_step_of_every_commit_a_run_ends_as_if_it_had_not_been(u
         (step, file) for step in ("half", "written") for file in whole_files | appended
     } | {("replaced", file) for file in whole_files}
     # ledger.json: its start, three trainings, eight evaluations, and verdicts on a task not yet tested; three steps each.
-    assert sum("ledger.json" in moment for moment in moments) == 3 * 13
+    assert sum("ledger.json" in moment for moment in moments) == 3 * (1 if once else 13)
     assert toy.kept(directory) == undisturbed
 
 
@@ -80,7 +82,7 @@ def readings(base, tmp_path_factory):
     return calls[-1]
 
 
-@pytest.mark.parametrize("draw", range(10))
+@pytest.mark.parametrize("draw", all_but([0], range(10)))
 def test_killed_in_training_or_answering_a_run_ends_as_if_it_had_not_been(undisturbed, killable, readings, draw):
     """Killed again and again, each time at another reading of the model, until an attempt gets through."""
     attempt, directory, log = killable

@@ -130,6 +130,28 @@ def kills(base, tmp_path_factory) -> Kills:
     return done
 
 
+def test_a_killed_rank_ends_the_other_and_the_same_command_ends_the_run(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "commit", lambda: "one and the same")
+
+    def two_ranks(name: str, victim: int | None = None) -> list[int]:
+        cfg = toy.compose(toy.data_in(base), tmp_path / name, *SETTINGS, *TWO)
+
+        def work() -> None:
+            if int(os.environ["RANK"]) == victim:
+                toy.count_model_calls(lambda call: toy.die() if call == 12 else None).start()
+            launch.launch(cfg, "test")
+
+        return toy.ended(toy.start_ranks(2, work, tmp_path / "log"))
+
+    assert two_ranks("undisturbed") == [0, 0], (tmp_path / "log").read_text()
+    first, second = two_ranks("killed", victim=1)
+    assert (first != 0, second) == (True, -9)
+    assert two_ranks("killed") == [0, 0], (tmp_path / "log").read_text()
+    undisturbed, killed = ((tmp_path / name).glob("*/*/*/*") for name in ("undisturbed", "killed"))
+    assert toy.kept(next(killed)) == toy.kept(next(undisturbed))
+
+
+@pytest.mark.nightly
 def test_a_rank_killed_at_every_step_of_every_commit_changes_nothing(kills):
     whole_files = {
         "ledger.json",
@@ -154,6 +176,7 @@ def test_a_rank_killed_at_every_step_of_every_commit_changes_nothing(kills):
     assert kills.ends[0] == kills.undisturbed
 
 
+@pytest.mark.nightly
 def test_either_rank_killed_at_fifty_seeded_moments_changes_nothing(kills):
     assert len(kills.victims) >= 50
     assert min(kills.victims.count(rank) for rank in (0, 1)) > 15
@@ -161,12 +184,14 @@ def test_either_rank_killed_at_fifty_seeded_moments_changes_nothing(kills):
     assert all(end == kills.undisturbed for end in kills.ends)
 
 
+@pytest.mark.nightly
 def test_a_rank_notices_soon_that_the_other_was_killed(kills):
     # In the end the first rank writes alone, and the other has nothing left to notice.
     assert 0 not in kills.survivors[len(kills.moments) :]
     assert max(kills.seconds) < 60
 
 
+@pytest.mark.nightly
 def test_with_temporary_files_on_another_disk_a_hundred_kills_leave_nothing_that_does_not_load(kills):
     if kills.elsewhere is None:
         assert "disks" not in REQUIRED, "this machine has one file system only"

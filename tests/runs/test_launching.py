@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.nightly import all_but
 from tests.runs import toy
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ def finished(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob("runs/*/*/*/*/results.json"))
 
 
-@pytest.mark.parametrize("start", [None, TORCHRUN], ids=["by itself", "torchrun"])
+@pytest.mark.parametrize("start", all_but([TORCHRUN], [None, TORCHRUN]), ids=["by itself", "torchrun"])
 def test_two_ranks_make_one_run_and_the_same_command_reports_it(base, tmp_path, start):
     done = command(base, tmp_path, *TWO, start=start)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -46,6 +47,7 @@ def test_two_ranks_make_one_run_and_the_same_command_reports_it(base, tmp_path, 
     assert alone.stdout == done.stdout, "the number of processes is no part of the experiment"
 
 
+@pytest.mark.nightly
 def test_each_job_of_a_multirun_has_ranks_of_its_own(base, tmp_path):
     done = command(base, tmp_path, "seed=0,1", *TWO, "-m")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -54,6 +56,7 @@ def test_each_job_of_a_multirun_has_ranks_of_its_own(base, tmp_path):
     assert not list(tmp_path.glob("**/.hydra"))
 
 
+@pytest.mark.nightly
 def test_more_processes_than_the_trainer_knows_of_are_refused(base, tmp_path):
     done = command(base, tmp_path, "trainer=cpu", start=TORCHRUN)
     assert done.returncode != 0

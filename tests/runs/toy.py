@@ -13,7 +13,7 @@ import sys
 import traceback
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, wraps
@@ -114,6 +114,13 @@ class Seen:
     fits: int = 0
     steps: list[list[str]] = field(default_factory=list)
 
+    def trained_stages(self) -> list[tuple[str, Path]]:
+        """Name and expert's folder of every stage that trained something."""
+        stages = Ledger(self.directory).read().content["stages"]
+        return [
+            (name, self.directory / "tasks" / name / "expert") for name, stage in stages.items() if stage["trained"]
+        ]
+
 
 def run(cfg: DictConfig) -> Seen:
     """Launch it, and look on."""
@@ -141,13 +148,24 @@ def run(cfg: DictConfig) -> Seen:
     return seen
 
 
-def broken_off(cfg: DictConfig) -> tuple[Seen, int]:
-    """A run whose every attempt makes one thing final and is then broken off: how it ended, and how often it was."""
-    commit, interruptions = Ledger.commit, 0
+def broken_off(cfg: DictConfig, at: Container[int] | None = None) -> tuple[Seen, int]:
+    """A run that is broken off again and again, right after it has made something final, and repeated until it ends.
+
+    Args:
+        cfg: of the run.
+        at: the numbers of the commits, counted from 1 over all attempts, after which it is broken off; None is all.
+
+    Returns:
+        How it ended, and how often it was broken off.
+    """
+    commit, commits, interruptions = Ledger.commit, 0, 0
 
     def commit_and_stop(ledger: Ledger) -> None:
+        nonlocal commits
         commit(ledger)
-        raise InterruptedError
+        commits += 1
+        if at is None or commits in at:
+            raise InterruptedError
 
     with patch.object(Ledger, "commit", commit_and_stop):
         while interruptions < 100:  # many times what such a run makes final
@@ -306,16 +324,22 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_where_new(diary: Path) -> None:
+def kill_where_new(diary: Path, once: bool = False) -> None:
     """Patch this process to die at the first moment of making something final that the diary does not hold yet.
 
     Moments, for every file: half written (what a write that was cut leaves), wholly written but not yet in its place,
     and put in its place. A moment is named by the file's content, since one file is made final again and again.
+
+    Args:
+        diary: the moments at which processes before died.
+        once: die at the first moment of a kind only, whatever the content.
     """
     past = set(diary.read_text().splitlines()) if diary.exists() else set()
     fsync, replace = os.fsync, os.replace
 
     def label(path: Path) -> str:
+        if once:
+            return f"{target_of(path.name)} once"
         # Times, processes and the digests of all that differ from attempt to attempt; the rest of the content does not.
         content = re.sub(rb'"seconds": [\d.e-]+|process \d+|\n "sha256": "\w+"\n}', b"", path.read_bytes())
         return f"{target_of(path.name)} {zlib.crc32(content):08x}"

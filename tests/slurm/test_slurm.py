@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.nightly import all_but
 from tests.runs import toy
 from tests.slurm.cluster import Cluster, missing
 
@@ -86,7 +87,7 @@ def begun(folder: Path) -> bool:
     return bool(ledgers) and len(json.loads(ledgers[0].read_text())["stages"]) > 1
 
 
-@pytest.mark.parametrize("nodes", [2, 4])
+@pytest.mark.parametrize("nodes", all_but([2], [2, 4]))
 def test_a_run_on_several_nodes_gives_the_answers_and_metrics_of_one_process(cluster, data, alone, tmp_path, nodes):
     job = submit(cluster, tmp_path, "--", *settings(data), nodes=nodes)
     assert cluster.wait(job) == "COMPLETED", (tmp_path / "job.log").read_text()[-3000:]
@@ -100,6 +101,7 @@ def test_a_run_on_several_nodes_gives_the_answers_and_metrics_of_one_process(clu
     assert log.count("results.json") == 1
 
 
+@pytest.mark.nightly
 def test_told_that_time_is_up_a_job_stops_requeues_itself_and_goes_on(cluster, data, alone, tmp_path):
     job = submit(cluster, tmp_path, "--", *settings(data), *SLOW)
     cluster.until(lambda: begun(tmp_path), 120)
@@ -110,6 +112,7 @@ def test_told_that_time_is_up_a_job_stops_requeues_itself_and_goes_on(cluster, d
     assert outcome(run_directory(tmp_path)) == alone
 
 
+@pytest.mark.nightly
 def test_preempted_by_another_job_it_is_requeued_by_slurm_and_goes_on(cluster, data, alone, tmp_path):
     job = submit(cluster, tmp_path, "--", *settings(data), *SLOW)
     cluster.until(lambda: begun(tmp_path), 120)
@@ -119,6 +122,7 @@ def test_preempted_by_another_job_it_is_requeued_by_slurm_and_goes_on(cluster, d
     assert outcome(run_directory(tmp_path)) == alone
 
 
+@pytest.mark.nightly
 def test_cancelled_a_job_stops_in_good_order_and_is_not_requeued(cluster, data, tmp_path):
     job = submit(cluster, tmp_path, "--", *settings(data), *SLOW)
     cluster.until(lambda: begun(tmp_path), 120)
@@ -131,6 +135,7 @@ def test_cancelled_a_job_stops_in_good_order_and_is_not_requeued(cluster, data, 
     assert "task 0: Exited with exit code 143" in log
 
 
+@pytest.mark.nightly
 def test_a_killed_rank_ends_the_job_and_the_same_submission_goes_on(cluster, data, alone, tmp_path):
     job = submit(cluster, tmp_path, "--", *settings(data), *SLOW)
     cluster.until(lambda: begun(tmp_path), 120)
@@ -163,6 +168,7 @@ def ranks_of(job: str) -> list[int]:
     return sorted(found)
 
 
+@pytest.mark.nightly
 def test_an_array_is_a_job_for_each_seed(cluster, data, tmp_path):
     job = submit(cluster, tmp_path, "--nodes=1", "--array=0-1", "--", *settings(data, "order.tasks=[sky]"))
     for index in (0, 1):
@@ -170,6 +176,7 @@ def test_an_array_is_a_job_for_each_seed(cluster, data, tmp_path):
     assert sorted(path.parent.name for path in tmp_path.glob("runs/*/*/*/*/results.json")) == ["seed=0", "seed=1"]
 
 
+@pytest.mark.nightly
 def test_a_multirun_of_three_jobs_through_submitit_lands_in_three_run_directories(cluster, data, tmp_path):
     done = subprocess.run(
         [

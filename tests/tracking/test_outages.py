@@ -11,6 +11,7 @@ import time
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
+from tests.nightly import all_but
 from tests.runs import toy
 from tests.tracking.conftest import TWO_TASKS
 
@@ -84,7 +85,7 @@ def check_sent(notice, directory, backend, *, whole=True):
         assert [losses.count(f"train/{task}/loss") for task in ("sky", "sea")] == results["counts"]["steps"]
 
 
-@pytest.mark.parametrize("how", ["500", "hang", "close", "401", "slow", "killed"])
+@pytest.mark.parametrize("how", all_but(["500"], ["500", "hang", "close", "401", "slow", "killed"]))
 def test_an_outage_changes_no_number_and_is_told_once(composed, backend, capsys, undisturbed, tmp_path, how):
     limit = 8 if how == "killed" else 3  # another client needs some seconds to begin
     with failing(backend, how, tmp_path / "runs"):
@@ -97,6 +98,7 @@ def test_an_outage_changes_no_number_and_is_told_once(composed, backend, capsys,
         check_sent(notice, directory, backend, whole=how != "killed")
 
 
+@pytest.mark.nightly
 def test_a_server_that_does_not_answer_from_the_start_on_gets_everything_later(composed, backend, capsys, undisturbed):
     backend.failing = "hang"
     directory, notices, waited = run_of(composed(*quick(10)), capsys)
@@ -118,7 +120,7 @@ def test_a_finished_run_is_reported_to_a_sweep_or_at_least_to_its_user(composed,
     assert told.out.splitlines()[-1] == str(directory / "results.json")
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("told", all_but([signal.SIGTERM], [signal.SIGTERM, signal.SIGINT]))
 def test_a_signal_ends_the_wait_for_a_server(composed, backend, tmp_path, told):
     log = tmp_path / "log"
 
@@ -182,7 +184,7 @@ class Hanging(CSVLogger):
         time.sleep(3600)
 
 
-@pytest.mark.parametrize("logger", [Raising, Hanging])
+@pytest.mark.parametrize("logger", all_but([Hanging], [Raising, Hanging]))
 def test_a_logger_of_ones_own_that_fails_is_a_notice(composed, capsys, undisturbed, logger):
     target = f"logger.logger._target_={__name__}.{logger.__name__}"
     directory, notices, waited = run_of(composed("logger=csv", "logger.timeout=1", FEW, target), capsys)
