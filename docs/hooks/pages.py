@@ -20,12 +20,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that no file in docs/ holds; README.md is the front page."""
     for name in DOCUMENTS:
-        text = (
-            (ROOT / f"{name}.md")
-            .read_text(encoding="utf-8")
-            .replace("](docs/", "](")
-            .replace("](results)", "](results.md)")
-        )
+        text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
+        text = text.replace("](docs/", "](").replace("](results)", "](results.md)")
         page = "index" if name == "README" else name
         files.append(File.generated(config, f"{page}.md", content=_front_page(text)))
     for picture in (ROOT / "results").glob("*.svg"):
