@@ -11,13 +11,10 @@ from rich.console import Console
 
 from see_lightning.config import Refusal
 from see_lightning.frame import frame
-from see_lightning.reporting.comparison import (
-    compare,
-    groups_csv,
-    print_comparison,
-    render_comparison,
-    runs_csv,
-)
+from see_lightning.reporting.comparison.groups import compare
+from see_lightning.reporting.comparison.page import render_comparison
+from see_lightning.reporting.comparison.tables import groups_csv, runs_csv
+from see_lightning.reporting.comparison.terminal import print_comparison
 from see_lightning.reporting.runs import find_runs, read_run
 from see_lightning.writing import make_folder, write_text
 

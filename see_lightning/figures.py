@@ -12,7 +12,7 @@ from see_lightning.evaluation.transfer import Transfer
 from see_lightning.frame import frame
 from see_lightning.perplexity import FILE as PERPLEXITY
 from see_lightning.reading import file_bytes
-from see_lightning.reporting.comparison import compare, counted
+from see_lightning.reporting.comparison.groups import compare, counted
 from see_lightning.reporting.figures.capacity import capacity_csv, capacity_svg, has_capacity
 from see_lightning.reporting.figures.latency import latency_csv, latency_figure, latency_rows
 from see_lightning.reporting.figures.perplexity import perplexity_csv, perplexity_svg

@@ -186,7 +186,8 @@ def print_scores(content: Mapping[str, Any], tasks: Sequence[str], experts: int,
     from rich import box
     from rich.table import Column, Table
 
-    from see_lightning.reporting.report import number, percent, print_table
+    from see_lightning.reporting.terminal import print_table
+    from see_lightning.reporting.words import number, percent
 
     metrics = content["metrics"]
     rows = {

@@ -105,7 +105,8 @@ def _print(measured: dict[str, Any]) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
-    from see_lightning.reporting.report import number, print_table
+    from see_lightning.reporting.terminal import print_table
+    from see_lightning.reporting.words import number
 
     table = Table("task", *(Column(name, justify="right") for name in ("answers", "tokens", "perplexity")))
     table.box = box.SIMPLE_HEAD

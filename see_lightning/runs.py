@@ -13,8 +13,9 @@ from rich.text import Text
 
 from see_lightning.config import Refusal
 from see_lightning.frame import frame
-from see_lightning.reporting.report import number, print_table
 from see_lightning.reporting.runs import find_runs, read_run
+from see_lightning.reporting.terminal import print_table
+from see_lightning.reporting.words import number
 from see_lightning.run_files import LedgerError, read_file
 
 DESCRIPTION = """\

@@ -106,8 +106,12 @@ def run_study(
     # Late, because these import torch, which takes longer than a refusal should.
     from rich.console import Console
 
-    from see_lightning.evaluation.study import default_thresholds, disagreement, gather, name_orders, replay, study
-    from see_lightning.reporting.report import print_study, render_html
+    from see_lightning.evaluation.counterfactual import disagreement, replay
+    from see_lightning.evaluation.recorded import gather
+    from see_lightning.evaluation.study import name_orders, study
+    from see_lightning.evaluation.thresholds import default_thresholds
+    from see_lightning.reporting.report.page import render_html
+    from see_lightning.reporting.report.study import print_study
 
     tasks = results["tasks"]
     named = name_orders(orders, tasks, results["seed"])

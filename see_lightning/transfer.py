@@ -118,7 +118,8 @@ def _print(measured: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     from see_lightning.evaluation.transfer import Transfer
-    from see_lightning.reporting.report import number, print_table
+    from see_lightning.reporting.terminal import print_table
+    from see_lightning.reporting.words import number
 
     transfer = Transfer.of(measured, list(measured["score"]))
     heads = [f"{task} {score}" for task, score in measured["score"].items()]

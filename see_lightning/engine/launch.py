@@ -59,7 +59,9 @@ from see_lightning.engine.tracking import make_tracker
 from see_lightning.methods.method import Method
 from see_lightning.models.base import fast_dtype
 from see_lightning.refusals import room_needed
-from see_lightning.reporting.report import matrix_csv, print_report, render_html
+from see_lightning.reporting.report.page import render_html
+from see_lightning.reporting.report.sections import matrix_csv
+from see_lightning.reporting.report.terminal import print_report
 from see_lightning.reporting.runs import read_results
 from see_lightning.run_files import read_file, seal, well_shaped
 from see_lightning.tasks.prompts import PromptTemplate

@@ -5,7 +5,8 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from see_lightning.evaluation.scores import LABELS, best_score, references_of, strict_and_normalised
+from see_lightning.evaluation.labels import LABELS, strict_and_normalised
+from see_lightning.evaluation.scores import best_score, references_of
 
 
 def last_row(answers: Iterable[Mapping[str, Any]], scores: Mapping[str, str]) -> dict[str, dict[str, float | None]]:

@@ -7,7 +7,8 @@ score are one to it, and one that looks like nothing at all is met by an empty a
 from collections.abc import Iterable, Sequence
 
 from see_lightning.data.example import Example
-from see_lightning.evaluation.scores import LABELS, SEEN, best_score, score_fn
+from see_lightning.evaluation.labels import LABELS
+from see_lightning.evaluation.scores import SEEN, best_score, score_fn
 
 MOST = 500  # references whose score is computed; how all of them look is cheap to tell
 FULL = 99.99  # some scores divide by a little more than they should

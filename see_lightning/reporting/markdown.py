@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.config import Refusal, nearest
-from see_lightning.reporting.comparison import Group, compare, reading, spread, typed
+from see_lightning.reporting.comparison.columns import reading
+from see_lightning.reporting.comparison.groups import Group, compare, spread, typed
 from see_lightning.reporting.places import words_without_places
-from see_lightning.reporting.report import number
 from see_lightning.reporting.runs import Run, find_runs, read_results, read_run
+from see_lightning.reporting.words import number
 from see_lightning.textfiles import visible
 
 Results = Mapping[str, Any]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from see_lightning.config import Refusal, numbers, with_values
-from see_lightning.reporting.report import FORMULAS
+from see_lightning.reporting.report.sections import FORMULAS
 from see_lightning.run_files import read_bytes, read_content, well_shaped
 from see_lightning.textfiles import visible
 

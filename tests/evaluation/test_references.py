@@ -3,8 +3,9 @@
 import pytest
 
 from see_lightning.data.example import Example
+from see_lightning.evaluation.labels import LABELS
 from see_lightning.evaluation.references import MOST, confused, score_notices, unreached
-from see_lightning.evaluation.scores import LABELS, SCORES, score_fn
+from see_lightning.evaluation.scores import SCORES, score_fn
 
 SETTING = "++benchmark.tasks.t.score={}"
 

@@ -15,26 +15,11 @@ import sacrebleu
 from rouge_chinese import Rouge
 from rouge_score.rouge_scorer import RougeScorer
 
-from see_lightning.evaluation.scores import (
-    LABELS,
-    READS_PROMPT,
-    SCORES,
-    SEEN,
-    best_score,
-    bleu,
-    chrf,
-    edit_similarity,
-    exact_match_olora,
-    lcs_length,
-    rouge_l,
-    rouge_l_google,
-    rouge_l_trace,
-    sari,
-    sari_of,
-    sari_trace,
-    score_fn,
-    strict_and_normalised,
-)
+from see_lightning.evaluation.labels import LABELS, exact_match_olora, strict_and_normalised
+from see_lightning.evaluation.rouge import lcs_length, rouge_l, rouge_l_google, rouge_l_trace
+from see_lightning.evaluation.sari import sari, sari_of, sari_trace
+from see_lightning.evaluation.scores import READS_PROMPT, SCORES, SEEN, best_score, score_fn
+from see_lightning.evaluation.similarity import bleu, chrf, edit_similarity
 
 PIECES = [
     *["the", "cat", "sat", "on", "a", "mat", "Mat", "running", "ran", "don't", "C++", "3.14", "50%", "e-mail", "naïve"],

@@ -11,19 +11,12 @@ import pytest
 
 from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger, dump
-from see_lightning.evaluation.scores import sari_of
-from see_lightning.evaluation.study import (
-    BINS,
-    Sweep,
-    default_thresholds,
-    disagreement,
-    gather,
-    name_orders,
-    replay,
-    study,
-    sweep,
-)
-from see_lightning.reporting.report import render_html
+from see_lightning.evaluation.counterfactual import disagreement, replay
+from see_lightning.evaluation.recorded import gather
+from see_lightning.evaluation.sari import sari_of
+from see_lightning.evaluation.study import BINS, name_orders, study
+from see_lightning.evaluation.thresholds import Sweep, default_thresholds, sweep
+from see_lightning.reporting.report.page import render_html
 from see_lightning.study import main
 from tests.reporting.test_report import Page
 from tests.reporting.test_report import results as report_results

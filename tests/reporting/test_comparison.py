@@ -23,19 +23,11 @@ from rich.console import Console
 from see_lightning.compare import common_folder, main
 from see_lightning.config import Refusal, numbers, numbers_config, register, run_key
 from see_lightning.refusals import CONF
-from see_lightning.reporting.comparison import (
-    MATRICES,
-    Comparison,
-    alike,
-    columns,
-    compare,
-    differences,
-    groups_csv,
-    print_comparison,
-    render_comparison,
-    runs_csv,
-    spread,
-)
+from see_lightning.reporting.comparison.columns import alike, columns, differences
+from see_lightning.reporting.comparison.groups import Comparison, compare, spread
+from see_lightning.reporting.comparison.page import MATRICES, render_comparison
+from see_lightning.reporting.comparison.tables import groups_csv, runs_csv
+from see_lightning.reporting.comparison.terminal import print_comparison
 from see_lightning.reporting.runs import find_runs, read_run
 from tests.reporting.test_report import Page
 

@@ -14,7 +14,7 @@ import pytest
 from see_lightning import figures
 from see_lightning.compare import main as compare_main
 from see_lightning.engine.ledger import Ledger
-from see_lightning.reporting.comparison import compare
+from see_lightning.reporting.comparison.groups import compare
 from see_lightning.reporting.figures.latency import latency_figure
 from see_lightning.reporting.figures.perplexity import quantile
 from see_lightning.reporting.figures.sheet import sheets

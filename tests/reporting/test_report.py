@@ -10,8 +10,11 @@ import pytest
 from rich.console import Console
 
 from see_lightning.evaluation.protocols import PROTOCOLS, summaries
-from see_lightning.reporting.report import matrix_csv, matrix_svg, number, print_report, render_html
-from see_lightning.reporting.svg import readable_on
+from see_lightning.reporting.report.page import render_html
+from see_lightning.reporting.report.sections import matrix_csv
+from see_lightning.reporting.report.terminal import print_report
+from see_lightning.reporting.svg import matrix_svg, readable_on
+from see_lightning.reporting.words import number
 
 TASKS = ["qa", "<b>bold</b>", "a_rather_long_name_of_a_task_$x$_[red]"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import see_lightning
-from see_lightning.reporting.report import matrix_csv
+from see_lightning.reporting.report.sections import matrix_csv
 from see_lightning.reporting.spreadsheets import csv_text
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import see_lightning
 from see_lightning.evaluation.protocols import PROTOCOLS
-from see_lightning.reporting.report import matrix_csv
+from see_lightning.reporting.report.sections import matrix_csv
 from tests.runs import toy
 
 ROOT = Path(see_lightning.__file__).parent.parent

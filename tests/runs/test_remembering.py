@@ -9,7 +9,7 @@ import pytest
 from see_lightning import load_ensemble, study
 from see_lightning.engine import launch
 from see_lightning.engine.ledger import Ledger, LedgerError
-from see_lightning.evaluation.scores import sari_of
+from see_lightning.evaluation.sari import sari_of
 from see_lightning.experts.pool import ExpertPool
 from tests.runs import toy
 

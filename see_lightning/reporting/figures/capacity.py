@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from see_lightning.evaluation.transfer import mean
-from see_lightning.reporting.comparison import Group, Spread, spread
+from see_lightning.reporting.comparison.groups import Group, Spread, spread
 from see_lightning.reporting.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
 from see_lightning.reporting.plots import colours
 from see_lightning.reporting.runs import Run

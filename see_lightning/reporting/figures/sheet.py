@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from see_lightning.reporting.comparison import Comparison, Group, setting, typed
+from see_lightning.reporting.comparison.groups import Comparison, Group, setting, typed
 from see_lightning.reporting.plots import COLOURS, INK, frame, legend
 from see_lightning.reporting.runs import Run
 from see_lightning.reporting.svg import standalone_svg

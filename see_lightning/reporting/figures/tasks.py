@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from see_lightning.evaluation.transfer import mean
-from see_lightning.reporting.comparison import Group, Spread, spread
+from see_lightning.reporting.comparison.groups import Group, Spread, spread
 from see_lightning.reporting.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
 from see_lightning.reporting.plots import INK, colours, name_places
 from see_lightning.reporting.spreadsheets import csv_text

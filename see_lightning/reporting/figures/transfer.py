@@ -7,9 +7,9 @@ from typing import Any
 from see_lightning.evaluation.transfer import Transfer, mean
 from see_lightning.reporting.figures.sheet import ORIGIN, Sheet, origin
 from see_lightning.reporting.plots import INK
-from see_lightning.reporting.report import number as readable
 from see_lightning.reporting.spreadsheets import csv_text
 from see_lightning.reporting.svg import draw_cells, short, standalone_svg
+from see_lightning.reporting.words import number as readable
 
 #: Label of a group -> transfer matrices by seed.
 Transfers = Mapping[str, Mapping[int, Transfer]]

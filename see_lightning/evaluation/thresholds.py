@@ -1,0 +1,83 @@
+"""Routing accuracy over all thresholds of log-odds at once, and thresholds worth a row of a study."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from see_lightning.evaluation.recorded import Said
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Routing after the last stage for every threshold at once.
+
+    The own expert gets a query if the threshold is above the log-odds of all that are asked before it, and not above its
+    own; nobody gets it above all of them.
+
+    Args:
+        opens: sorted, the thresholds above which a query reaches its own expert, of the queries that it could get.
+        closes: sorted, those above which the own expert no longer accepts it.
+        highest: sorted, each query's highest log-odds.
+    """
+
+    opens: Sequence[float]
+    closes: Sequence[float]
+    highest: Sequence[float]
+
+    def accuracy(self, threshold: float) -> float:
+        """Share of queries that their own expert answers, 0..1."""
+        return (bisect_left(self.opens, threshold) - bisect_left(self.closes, threshold)) / len(self.highest)
+
+    def base_share(self, threshold: float) -> float:
+        """Share of queries that the base model answers, 0..1."""
+        return bisect_left(self.highest, threshold) / len(self.highest)
+
+    def best(self) -> tuple[float, float, float]:
+        """Where accuracy is highest: ends of the widest such interval, the lower one excluded, and a threshold in it."""
+        ends = sorted(filter(math.isfinite, {*self.opens, *self.closes, self.highest[-1]}))
+        intervals = list(zip([-math.inf, *ends], ends, strict=False))
+        low, high = max(intervals, key=lambda interval: (self.accuracy(interval[1]), interval[1] - interval[0]))
+        middle = (low + high) / 2 if math.isfinite(low) else math.floor(high)
+        return low, high, shortest_between(low, high, middle)
+
+
+def sweep(said: Said, order: Sequence[str]) -> Sweep:
+    """Routing over all thresholds; arguments as in `replay`."""
+    reached = []
+    for number, (task, _) in enumerate(said.queries):
+        before = [said.log_odds[expert][number] for expert in order[: order.index(task)]]
+        reached.append((max(before, default=-math.inf), said.log_odds[task][number]))
+    possible = [(before, own) for before, own in reached if before < own]
+    return Sweep(
+        sorted(before for before, _ in possible),
+        sorted(own for _, own in possible),
+        sorted(max(values) for values in zip(*said.log_odds.values(), strict=True)),
+    )
+
+
+def shortest_between(low: float, high: float, near: float) -> float:
+    """The number with the fewest decimals above `low` and not above `high`, found by rounding one that lies there.
+
+    >>> shortest_between(0.24, 0.33, 0.285), shortest_between(-7.2, 3.1, -2.05)
+    (0.3, -2.0)
+    """
+    rounded = (round(near, digits) + 0.0 for digits in range(17))  # adding 0 makes 0 of -0
+    return next((value for value in rounded if low < value <= high), high)
+
+
+def own_and_foreign(said: Said, experts: Iterable[str]) -> tuple[list[float], list[float]]:
+    """Sorted log-odds of experts on queries of their own task, and on all others."""
+    own: list[float] = []
+    foreign: list[float] = []
+    for expert in experts:
+        for (task, _), value in zip(said.queries, said.log_odds[expert], strict=True):
+            (own if task == expert else foreign).append(value)
+    return sorted(own), sorted(foreign)
+
+
+def default_thresholds(said: Said) -> list[float]:
+    """Thresholds that say something: 0, one that 1 % of foreign queries reach, and one that 1 % of own ones miss."""
+    own, foreign = own_and_foreign(said, said.tasks)
+    chosen = {0.0, own[len(own) // 100]} | ({foreign[-1 - len(foreign) // 100]} if foreign else set())
+    return sorted({round(value, 2) + 0.0 for value in chosen})

@@ -1,0 +1,130 @@
+"""The columns of a comparison: metrics, and the settings in which its groups differ."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from see_lightning.reporting.comparison.groups import Comparison, Spread, concerns, ratio_text, setting
+from see_lightning.reporting.runs import METRICS, Run
+from see_lightning.reporting.words import number
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table.
+
+    Args:
+        names: of what it holds; several settings if they differ between the same rows.
+        cells: for reading, one for each group.
+        values: to sort by, one for each group; None where nothing is known.
+        is_number: whether cells are measured numbers, which stand on the right.
+    """
+
+    names: tuple[str, ...]
+    cells: tuple[str, ...]
+    values: tuple[float | str | None, ...]
+    is_number: bool = False
+
+
+def columns(comparison: Comparison) -> list[Column]:
+    """The columns of the table: which run, its metrics, and one for each difference of settings.
+
+    Settings that differ between the same rows are one difference. One that has the same value wherever there is any is
+    none if it is there for the same rows as another; `alike` tells it.
+    """
+    groups = comparison.groups
+    first = [group.first for group in groups]
+    found = [Column((name,), texts, texts) for name, texts in _origins(first)]
+    for name in METRICS:
+        spreads = [group.metrics[name] for group in groups]
+        show = _as_percent if name == "routing accuracy" else number
+        cells = tuple(reading(one, len(group.runs), show) for one, group in zip(spreads, groups, strict=True))
+        head = f"{name}, %" if name == "routing accuracy" else name
+        found.append(Column((head,), cells, tuple(one.mean if one else None for one in spreads), is_number=True))
+    counts = [len(group.runs) for group in groups]
+    found.append(Column(("seeds",), tuple(map(str, counts)), tuple(counts), is_number=True))
+    found.append(Column(("key",), keys := tuple(run.key for run in first), keys))
+    if len({run.ratio for run in first} - {None}) > 1:
+        found.append(Column(("ratio",), tuple(map(ratio_text, first)), tuple(run.ratio for run in first)))
+    return [*found, *(_settings_column(names, first) for names in differences(comparison))]
+
+
+def _origins(runs: Sequence[Run]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    if len({run.order for run in runs}) > 1:
+        yield "order", tuple(run.order for run in runs)
+    yield "method", tuple(run.method for run in runs)
+
+
+def _settings_column(names: tuple[str, ...], runs: Sequence[Run]) -> Column:
+    texts = [[setting(run, name) for name in names if name in run.settings] for run in runs]
+    cells = tuple(" · ".join(some) or "–" for some in texts)
+    raw = [run.settings.get(names[0]) for run in runs]
+    numeric = [isinstance(value, int | float) and not isinstance(value, bool) for value in raw]
+    pairs = zip(raw, numeric, cells, strict=True)
+    return Column(names, cells, tuple(value if is_number else cell for value, is_number, cell in pairs))
+
+
+def differences(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The settings in which rows differ, those together that differ between the same rows."""
+    runs = [group.first for group in comparison.groups]
+    together: dict[tuple[int, ...], list[str]] = {}
+    for name in (*comparison.settings, *comparison.further):
+        texts = [setting(run, name) if name in run.settings else None for run in runs]
+        together.setdefault(tuple(map(texts.index, texts)), []).append(name)
+
+    def has(name: str) -> tuple[bool, ...]:
+        return tuple(name in run.settings for run in runs)
+
+    def varies(name: str) -> bool:
+        return len({setting(run, name) for run in runs if name in run.settings}) > 1
+
+    told = {has(names[0]) for names in together.values() if varies(names[0])}
+    return [tuple(names) for names in together.values() if varies(names[0]) or has(names[0]) not in told]
+
+
+def alike(comparison: Comparison) -> dict[str, dict[str, str]]:
+    """The settings that are no column, by name, under the rows for which they hold: all (an empty name), or some.
+
+    Settings of a task count where it is learned.
+    """
+    shown = {name for names in differences(comparison) for name in names} | {"order.name"}
+    runs = [group.first for group in comparison.groups]
+    if len({run.ratio for run in runs} - {None}) > 1:
+        shown.add("method.ratio")
+    parts: list[Callable[[Run], str]] = [
+        lambda run: "",
+        lambda run: run.order,
+        lambda run: run.method,
+        lambda run: f"{run.method} on {run.order}",
+    ]
+    found: dict[str, dict[str, str]] = {}
+    for name in dict.fromkeys(name for run in runs for name in run.settings if name not in shown):
+        if name.endswith("_"):  # Hydra's own, such as _target_
+            continue
+        concerned = [run for run in runs if name in run.settings and concerns(name, run)]
+        for part in parts:
+            values: dict[str, set[str]] = {}
+            for run in concerned:
+                values.setdefault(part(run), set()).add(setting(run, name))
+            if all(len(some) == 1 for some in values.values()):
+                for where, some in values.items():
+                    found.setdefault(where, {})[name] = next(iter(some))
+                break
+    return dict(sorted(found.items()))
+
+
+def reading(value: Spread | None, seeds: int, show: Callable[[float], str] = number) -> str:
+    """Mean ± standard deviation, and of how many if that is not all seeds.
+
+    >>> reading(Spread(81.0, 1.4142, 2), seeds=2), reading(Spread(81.0, 1.4142, 2), seeds=3)
+    ('81.00 ± 1.41', '81.00 ± 1.41 (n = 2)')
+    >>> reading(Spread(-3.5, None, 1), seeds=1), reading(None, seeds=3)
+    ('−3.50', '–')
+    """
+    if value is None:
+        return "–"
+    deviation = "" if value.deviation is None else f" ± {show(value.deviation)}"
+    return show(value.mean) + deviation + ("" if value.n == seeds else f" (n = {value.n})")
+
+
+def _as_percent(share: float) -> str:
+    return number(100 * share, 1)

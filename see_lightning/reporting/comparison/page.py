@@ -1,0 +1,79 @@
+"""A comparison as a page that needs nothing but itself."""
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from see_lightning.reporting.comparison.columns import alike, columns, reading
+from see_lightning.reporting.comparison.groups import NAMED, Comparison, Group, label, seeds_text, short_label
+from see_lightning.reporting.pages import page_template
+from see_lightning.reporting.report.sections import FORMULAS, ROUTING
+from see_lightning.reporting.runs import Run
+from see_lightning.reporting.svg import matrix_svg
+
+MEANINGS = {**FORMULAS, "routing accuracy": f"{ROUTING['accuracy']}; higher is better"}
+MATRICES = 24  # on a page, which would otherwise grow with every run
+
+
+def render_comparison(comparison: Comparison, command: str, folder: Path = Path()) -> str:
+    """One self-contained page: no network, and nothing that is not there without its script, which sorts the table.
+
+    Args:
+        comparison: what to show; matrices for the first `MATRICES` groups.
+        command: that made the page.
+        folder: where the page will lie, from which it links to the runs' own.
+    """
+    shown = comparison.groups[:MATRICES]
+    every = columns(comparison)
+    return page_template("comparison.html.j2").render(
+        title=f"Comparison of {', '.join(dict.fromkeys(group.first.order for group in comparison.groups))}",
+        runs=sum(len(group.runs) for group in comparison.groups),
+        models=list(dict.fromkeys(group.first.model for group in comparison.groups)),
+        heads=[
+            (_breakable(", ".join(one.names)), MEANINGS.get(one.names[0].removesuffix(", %"), ""), one.is_number)
+            for one in every
+        ],
+        rows=[
+            [(one.names[0], one.cells[place], one.values[place], one.is_number) for one in every]
+            for place in range(len(comparison.groups))
+        ],
+        links=[[(run.seed, _link(run, folder)) for run in group.runs] for group in comparison.groups],
+        alike=alike(comparison),
+        # The word joiner keeps a[t][j] on one line.
+        meanings={name: meaning.replace("][", "]\u2060[") for name, meaning in MEANINGS.items()},
+        matrices=[_figure(place, group) for place, group in enumerate(shown)],
+        column=max(2 * len(group.first.tasks) + 10 for group in shown),
+        notices=comparison.notices,
+        command=command,
+        named=NAMED,
+    )
+
+
+def _breakable(name: str) -> str:
+    """The name of a setting, with an invisible place after each dot where a line may end."""
+    return name.replace(".", ".\u200b")
+
+
+def _link(run: Run, folder: Path) -> str:
+    """The address of a run's report from a page in a folder; of its results where there is no report."""
+    report = run.path.with_name("report.html")
+    target = report if run.is_at_home and report.exists() else run.path
+    return quote(Path(os.path.relpath(target, folder)).as_posix())
+
+
+def _figure(place: int, group: Group) -> dict[str, Any]:
+    """What the page shows of a group besides its row."""
+    from markupsafe import Markup
+
+    matrix = group.matrix()
+    means = [[cell.mean if cell else None for cell in row] for row in matrix]
+    deviations = [[cell.deviation if cell else None for cell in row] for row in matrix] if len(group.runs) > 1 else None
+    return {
+        "head": short_label(group),
+        "label": f"{label(group)} · {seeds_text([run.seed for run in group.runs])}",
+        "tasks": group.first.tasks,
+        "svg": Markup(matrix_svg(group.first.tasks, means, deviations, name=f"matrix-{place}")),
+        "rows": [[reading(cell, len(group.runs)) for cell in row] for row in matrix],
+        "commands": [run.command for run in group.runs],
+    }

@@ -1,0 +1,23 @@
+"""Tables in a terminal and in a file."""
+
+import io
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table that fits a terminal, or one that is as wide as it needs to be into anything else."""
+    if console.is_terminal:
+        console.print(table)
+    else:
+        console.print(Text(plain(table)), soft_wrap=True)
+
+
+def plain(table: Table) -> str:
+    """The table as plain text, as wide as it needs to be."""
+    console = Console(file=io.StringIO(), width=100_000, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
