@@ -250,7 +250,7 @@ class OneTask:
         self.pool = setup.method().to(DEVICE).eval().pool
         self.pool.hold(self.ADAPTER, setup.config.seed, settings.experts)
         self.draw = torch.Generator().manual_seed(setup.config.seed)
-        self.layers = self.pool.layers()
+        self.layers = list(self.pool.layers)
         self.masks: list[LayerMask] = []
         self.routers: list[Tensor] = []
         for layer in self.layers:
@@ -280,24 +280,27 @@ class OneTask:
             plain.append(Layer(a_UI.to(dtype), up_OU, numbers, router_NI.to(dtype), mask.ranks()))
         return plain
 
+    def _inner(self, layer: str) -> int:
+        return self.pool.pair(layer, self.ADAPTER)[0].shape[1]
+
     def inputs(self, rows: int, tokens: int, dtype: torch.dtype) -> dict[int, Tensor]:
         """What layers are given, (rows, tokens, I), by I."""
         return {
             size: torch.randn(rows, tokens, size, generator=self.draw).to(DEVICE, dtype)
-            for size in sorted({layer.in_features for layer in self.layers})
+            for size in sorted({self._inner(layer) for layer in self.layers})
         }
 
     def short_cut(self, inputs: Mapping[int, Tensor]) -> Iterator[Tensor]:
         """What each layer is given to add, as a run computes it."""
         for layer in self.layers:
-            yield self.part.add(layer, inputs[layer.in_features])
+            yield self.part.add(layer, inputs[self._inner(layer)])
 
     def plainly(self, inputs: Mapping[int, Tensor]) -> Iterator[Tensor]:
         """The same without the short cut."""
         way = all_ranks if self.by_rank else formed_anew
         dtype = next(iter(inputs.values())).dtype
         for layer, at in zip(self.layers, self.plain[dtype], strict=True):
-            x = inputs[layer.in_features]
+            x = inputs[self._inner(layer)]
             yield way(x.flatten(0, -2), at, self.k).view(*x.shape[:-1], -1)
 
     def apart(self, rows: int, tokens: int) -> float:

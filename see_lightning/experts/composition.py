@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 
@@ -11,7 +10,7 @@ from torch import Tensor
 class Addition(Protocol):
     """What adds to layers' outputs, frozen."""
 
-    def add(self, layer: LoraLayer, x: Tensor) -> Tensor:
+    def add(self, layer: str, x: Tensor) -> Tensor:
         """What it adds to a layer's output, (..., O), in the type of its input.
 
         Args:
@@ -29,7 +28,7 @@ class Composition(Addition, Protocol):
 
     adapters: tuple[str, ...]
 
-    def learn(self, layer: LoraLayer, x: Tensor, y: Tensor) -> Tensor:
+    def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         """A layer's output with what the voice adds to it, while it is trained.
 
         Args:
@@ -41,5 +40,5 @@ class Composition(Addition, Protocol):
     def weights(self) -> Iterable[Tensor]:
         """All that its answers hang on beside the base model."""
 
-    def pair(self, layer: LoraLayer) -> tuple[Tensor, Tensor]:
+    def pair(self, layer: str) -> tuple[Tensor, Tensor]:
         """What of it a plain adapter can hold: A, (R, I), and B, (O, R)."""

@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialized
 from torch import Tensor
 
 from see_lightning.config import ConfigError, listed
+from see_lightning.experts.adapted import IN_PEFT
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.run_files import read_file
 from see_lightning.writing import write_bytes, write_text
@@ -18,7 +18,7 @@ from see_lightning.writing import write_bytes, write_text
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
 THRESHOLD = "threshold.json"  # beside them, of an expert that has one
 
-Pairs = dict[LoraLayer, tuple[Tensor, Tensor]]  # A, (R, I), and B, (O, R), of each layer
+Pairs = dict[str, tuple[Tensor, Tensor]]  # A, (R, I), and B, (O, R), of each layer
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
@@ -69,8 +69,8 @@ def save(pool: ExpertPool, name: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     voice = pool.compositions.get(name)
     adapter = voice.adapters[0] if voice else name
-    pairs = {layer: voice.pair(layer) for layer in pool.layers()} if voice else pool.pairs(adapter)
-    write_tensors(_named(pool, pairs), folder / WEIGHTS, {"format": "pt"})
+    pairs = {layer: voice.pair(layer) for layer in pool.layers} if voice else pool.pairs(adapter)
+    write_tensors(_named(pairs), folder / WEIGHTS, {"format": "pt"})
     config = pool.settings(adapter)
     config |= {"inference_mode": True, "base_model_name_or_path": pool.place, "revision": pool.revision}
     if pool.header_ids:
@@ -108,7 +108,7 @@ def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
         ConfigError: the folder's tensors are not exactly those that this pool's experts have.
     """
     found = read_tensors(folder / WEIGHTS)
-    wanted = _named(pool, pool.pairs(adapter))
+    wanted = _named(pool.pairs(adapter))
     differing = [
         key for key in found.keys() | wanted.keys()
         if key not in found or key not in wanted or found[key].shape != wanted[key].shape
@@ -124,22 +124,19 @@ def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
             f"{folder} holds an expert that acts from the tokens {acts_from or 'of the beginning'} on, this run's"
             f" from {pool.header_ids or 'the beginning'}."
         )
-    return {layer: (found[_name(place, "A")], found[_name(place, "B")]) for layer, place in pool.places().items()}
+    return {layer: (found[_name(layer, "A")], found[_name(layer, "B")]) for layer in pool.layers}
 
 
 def _sizes(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:
     return listed((f"{name} {list(tensors[name].shape)}" for name in sorted(names) if name in tensors), most=3)
 
 
-def _named(pool: ExpertPool, pairs: Mapping[LoraLayer, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+def _named(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """Layers' matrices under the names that PEFT gives them in its files."""
-    places = pool.places()
     return {
-        _name(places[layer], which): matrix
-        for layer, pair in pairs.items()
-        for which, matrix in zip("AB", pair, strict=True)
+        _name(layer, which): matrix for layer, pair in pairs.items() for which, matrix in zip("AB", pair, strict=True)
     }
 
 
-def _name(place: str, which: str) -> str:
-    return f"{place}.lora_{which}.weight"
+def _name(layer: str, which: str) -> str:
+    return f"{IN_PEFT}{layer}.lora_{which}.weight"

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear, one_hot
 
@@ -168,9 +167,9 @@ class Learning(nn.Module):
         self._pool, self.adapter, self.k, self.density = (pool,), adapter, k, density
         self.adapters: tuple[str, ...] = (adapter,)
         self.scores, self.routers = nn.ModuleList(scores), nn.ParameterList(routers)
-        self.place = {layer: n for n, layer in enumerate(pool.layers())}
+        self.place = {layer: n for n, layer in enumerate(pool.layers)}
 
-    def learn(self, layer: LoraLayer, x: Tensor, y: Tensor) -> Tensor:
+    def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         """See ``Composition``."""
         (pool,) = self._pool
         mask = self.mask(layer)
@@ -186,18 +185,18 @@ class Learning(nn.Module):
         scale = pool.scale(layer, self.adapter) / kept
         return torch.addmm(y_TO, low_TU, up_OU.to(x.dtype).T, alpha=scale).view_as(y)
 
-    def add(self, layer: LoraLayer, x: Tensor) -> Tensor:
+    def add(self, layer: str, x: Tensor) -> Tensor:
         """As it stands; with dropout while the pool trains."""
-        nothing = x.new_zeros(*x.shape[:-1], layer.out_features)
+        nothing = x.new_zeros(*x.shape[:-1], len(self._pool[0].pair(layer, self.adapter)[1]))
         return self.learn(layer, x, nothing)
 
-    def mask(self, layer: LoraLayer) -> LayerMask:
+    def mask(self, layer: str) -> LayerMask:
         """What the scores choose at a layer."""
         scores = self.scores[self.place[layer]]
         assert isinstance(scores, Scores)
         return scores.masks(self.density)
 
-    def pair(self, layer: LoraLayer) -> tuple[Tensor, Tensor]:
+    def pair(self, layer: str) -> tuple[Tensor, Tensor]:
         """See ``Composition``."""
         return self.mask(layer).fixed().of(*self._pool[0].pair(layer, self.adapter))
 
@@ -265,12 +264,12 @@ class SubExpert:
     ) -> None:
         self.pool, self.adapter, self.k = pool, adapter, k
         self.adapters: tuple[str, ...] = (adapter,)
-        layers = pool.layers()
-        self.masks: dict[LoraLayer, LayerMask] = dict(zip(layers, masks, strict=True))
+        layers = pool.layers
+        self.masks: dict[str, LayerMask] = dict(zip(layers, masks, strict=True))
         self.routers = dict(zip(layers, (router.detach() for router in routers), strict=True)) if routers else {}
-        self._ready: dict[tuple[LoraLayer, torch.dtype], _Ready] = {}
+        self._ready: dict[tuple[str, torch.dtype], _Ready] = {}
 
-    def add(self, layer: LoraLayer, x: Tensor) -> Tensor:
+    def add(self, layer: str, x: Tensor) -> Tensor:
         """See ``Composition``. Ranks that the task does not use are not multiplied, and A and the router in one product."""
         ready = self._at(layer, x.dtype)
         low = linear(x, ready.down)
@@ -279,11 +278,11 @@ class SubExpert:
             low = low_R * (gates(logits_E.float(), self.k).to(x.dtype) @ ready.spread_ER)
         return linear(low, ready.up_OR)
 
-    def learn(self, layer: LoraLayer, x: Tensor, y: Tensor) -> Tensor:
+    def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         """A learned one learns no more; it adds what it adds."""
         return y + self.add(layer, x)
 
-    def pair(self, layer: LoraLayer) -> tuple[Tensor, Tensor]:
+    def pair(self, layer: str) -> tuple[Tensor, Tensor]:
         """See ``Composition``: without the router, each expert at the gate 1."""
         a, b = self.pool.pair(layer, self.adapter)
         return self.masks[layer].of(a.detach(), b.detach())
@@ -304,7 +303,7 @@ class SubExpert:
         }
         return packed | {f"{place}.router": router for place, router in enumerate(self.routers.values())}
 
-    def _at(self, layer: LoraLayer, dtype: torch.dtype) -> _Ready:
+    def _at(self, layer: str, dtype: torch.dtype) -> _Ready:
         pair = self.pool.pair(layer, self.adapter)
         versions = (pair[0]._version, pair[1]._version)
         found = self._ready.get((layer, dtype))
@@ -338,7 +337,7 @@ class Superposition:
     def __init__(self, parts: Sequence[SubExpert], alpha_T: Tensor) -> None:
         self.parts, self.alpha_T = parts, alpha_T
 
-    def add(self, layer: LoraLayer, x: Tensor) -> Tensor:
+    def add(self, layer: str, x: Tensor) -> Tensor:
         """See ``Addition``."""
         parts = [alpha * part.add(layer, x) for alpha, part in zip(self.alpha_T.to(x.dtype), self.parts, strict=True)]
         return torch.stack(parts).sum(0)

@@ -7,21 +7,20 @@ Letters: B rows, S tokens, E experts, L labels, V vocabulary.
 """
 
 import hashlib
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from functools import partial
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from see_lightning.config import AdapterConfig, ConfigError
+from see_lightning.experts.adapted import AdaptedModel
 from see_lightning.experts.composition import Addition, Composition
 from see_lightning.experts.learning import update
+from see_lightning.experts.weights import sha256
 from see_lightning.models.decode import Decoded, Row, Writing
 from see_lightning.models.kept_prompts import KeptPrompts, KeptReadings
 from see_lightning.models.kv_cache import Read
@@ -29,17 +28,6 @@ from see_lightning.models.reading import logits_at, read_on, read_start
 from see_lightning.models.self_test import choose_reading
 from see_lightning.models.sharding import in_step
 from see_lightning.tasks.batches import IGNORED, left_pad
-
-Voice = Callable[[LoraLayer, Tensor, Tensor], Tensor]
-
-
-def _in_peft(name: str) -> str:
-    """An expert's name inside PEFT.
-
-    There it is part of parameters' names and of torch containers, so a task called ``0`` or ``layers`` would take other
-    experts' weights for its own, and one called ``train`` or ``keys`` would be refused. None of it reaches a file.
-    """
-    return f"expert_{name}"
 
 
 def check_activated(adapter: AdapterConfig, header_ids: Sequence[int]) -> None:
@@ -57,7 +45,7 @@ def check_activated(adapter: AdapterConfig, header_ids: Sequence[int]) -> None:
         )
 
 
-class ExpertPool(nn.Module):
+class ExpertPool(AdaptedModel):
     """The base model and its experts.
 
     Args:
@@ -79,9 +67,8 @@ class ExpertPool(nn.Module):
         *,
         place: str | None = None,
     ) -> None:
-        super().__init__()
-        self.model: PreTrainedModel | PeftModel = base
-        self.adapter, self.base_id, self.revision, self.place = adapter, base_id, revision, place or base_id
+        super().__init__(base, adapter)
+        self.base_id, self.revision, self.place = base_id, revision, place or base_id
         check_activated(adapter, header_ids)
         self.header_ids = list(header_ids) if adapter.activated else []
         #: Who can speak, in order of birth.
@@ -89,11 +76,7 @@ class ExpertPool(nn.Module):
         self.compositions: dict[str, Composition] = {}
         #: What the base model has read for activated experts: half the memory for training, half for test queries.
         self.kept, self.heard = KeptPrompts(adapter.cache_gb / 2), KeptReadings(adapter.cache_gb / 2)
-        self._voice: Voice | None = None
         self._learner = ""
-        self._cast: dict[tuple[LoraLayer, str, torch.dtype], tuple[tuple[int, int], tuple[Tensor, Tensor]]] = {}
-        self._digests: dict[str, tuple[tuple[int, ...], str]] = {}
-        self._stacks: dict[tuple[LoraLayer, tuple[str, ...]], tuple[Tensor, Tensor]] = {}
 
     def choose_reading(self) -> str | None:
         """Try out, before there is any expert, how the base model can be read; see ``self_test``."""
@@ -115,42 +98,6 @@ class ExpertPool(nn.Module):
         self.names.append(name)
         self.train_only(name)
 
-    def put(self, adapter: str, pairs: Mapping[LoraLayer, tuple[Tensor, Tensor]]) -> None:
-        """Give an adapter other weights: A and B of each layer, which are copied."""
-        with torch.no_grad():
-            for layer, values in pairs.items():
-                for parameter, value in zip(self.pair(layer, adapter), values, strict=True):
-                    parameter.copy_(value)
-        self._stacks.clear()
-
-    def hold(self, adapter: str, weights_seed: int, times: int = 1) -> None:
-        """Add an adapter of which voices are composed; it does not speak by itself.
-
-        Args:
-            adapter: unique among all adapters and experts.
-            weights_seed: see ``attach``.
-            times: how often the configured rank stands side by side in it, each with the configured scale.
-        """
-        config = LoraConfig(
-            r=times * self.adapter.rank,
-            lora_alpha=times * self.adapter.alpha,  # type: ignore[arg-type]  # PEFT divides by it: any number serves
-            lora_dropout=self.adapter.dropout,
-            target_modules=self.adapter.targets,
-            task_type="CAUSAL_LM",
-        )
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            # PEFT asks transformers by a name that the latter gives up.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # PEFT sets it right by itself
-            torch.manual_seed(weights_seed)
-            if isinstance(self.model, PeftModel):
-                self.model.add_adapter(_in_peft(adapter), config)
-            else:
-                self.model = get_peft_model(self.model, config, adapter_name=_in_peft(adapter))
-                for layer in self.layers():
-                    layer.register_forward_hook(self._speak)
-            self.model.base_model.disable_adapter_layers()  # PEFT's layers leave speaking to the hook
-
     def compose(self, name: str, voice: Composition) -> None:
         """Let a voice speak under a name, or another one in its place.
 
@@ -161,7 +108,7 @@ class ExpertPool(nn.Module):
         if name not in self.names:
             self.names.append(name)
         self.compositions[name] = voice
-        self._digests.pop(name, None)
+        self.cache.forget(("digest", name))
 
     def train_only(self, name: str, adapter: str | None = None) -> None:
         """Make an expert the one that speaks in ``forward``, the only trainable one, and switch dropout on.
@@ -170,37 +117,10 @@ class ExpertPool(nn.Module):
             name: who speaks.
             adapter: the one to be trained, if it has another name.
         """
-        assert isinstance(self.model, PeftModel)
-        self._stacks.clear()  # an expert is about to change
+        self.cache.clear()  # stacks of sets of experts that are not used together any more
         self._learner = name
-        self.model.set_adapter(_in_peft(adapter or name))
+        self._train_adapter(adapter or name)
         self.model.train()
-
-    def layers(self) -> list[LoraLayer]:
-        """The layers that adapters adapt, in the model's order."""
-        return list(self.places())
-
-    def places(self) -> dict[LoraLayer, str]:
-        """The same with their names in the model."""
-        return {layer: name for name, layer in self.model.named_modules() if isinstance(layer, LoraLayer)}
-
-    def settings(self, adapter: str) -> dict[str, Any]:
-        """PEFT's settings of an adapter."""
-        assert isinstance(self.model, PeftModel)
-        settings: dict[str, Any] = self.model.peft_config[_in_peft(adapter)].to_dict()
-        return settings
-
-    def pair(self, layer: LoraLayer, adapter: str) -> tuple[nn.Parameter, nn.Parameter]:
-        """An adapter's parameters at a layer: A, (R, I), and B, (O, R)."""
-        return layer.lora_A[_in_peft(adapter)].weight, layer.lora_B[_in_peft(adapter)].weight
-
-    def pairs(self, adapter: str) -> dict[LoraLayer, tuple[nn.Parameter, nn.Parameter]]:
-        """An adapter's parameters at every layer."""
-        return {layer: self.pair(layer, adapter) for layer in self.layers()}
-
-    def scale(self, layer: LoraLayer, adapter: str) -> float:
-        """What an adapter's update is multiplied by."""
-        return float(layer.scaling[_in_peft(adapter)])
 
     def forward(self, input_ids_BS: Tensor, attention_mask_BS: Tensor, labels_BS: Tensor) -> Tensor:
         """Logits of the positions that predict a label, (L, V), row by row.
@@ -299,7 +219,7 @@ class ExpertPool(nn.Module):
             return self._with(lambda layer, x, y: y + self._update(layer, one, x))
         index = {name: torch.tensor(place, device=self.device()) for name, place in places.items()}
 
-        def mixed(layer: LoraLayer, x: Tensor, y: Tensor) -> Tensor:
+        def mixed(layer: str, x: Tensor, y: Tensor) -> Tensor:
             for name, rows_b in index.items():
                 y = y.index_add(0, rows_b, self._update(layer, name, x[rows_b]))
             return y
@@ -311,13 +231,15 @@ class ExpertPool(nn.Module):
         self._known(names)
         key = tuple(names)
 
-        def dealt(layer: LoraLayer, x: Tensor, y: Tensor) -> Tensor:
-            if (layer, key) not in self._stacks:
-                pairs = [self._pair(layer, name, y.dtype) for name in key]
-                self._stacks[layer, key] = (
-                    torch.stack([a.T for a, _ in pairs]), torch.stack([b.T for _, b in pairs])
-                )  # fmt: skip
-            down_EIR, up_ERO = self._stacks[layer, key]  # I, O: sizes of the layer's input and output, R: rank
+        def stack(layer: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+            pairs = [self._pair(layer, name, dtype) for name in key]
+            return torch.stack([a.T for a, _ in pairs]), torch.stack([b.T for _, b in pairs])
+
+        def dealt(layer: str, x: Tensor, y: Tensor) -> Tensor:
+            # I, O: sizes of the layer's input and output, R: rank
+            down_EIR, up_ERO = self.cache.get(
+                (layer, key, y.dtype), partial(self._weights, [layer], key), partial(stack, layer, y.dtype)
+            )
             rows, tokens, experts = *x.shape[:2], len(key)
             parts = x.view(rows, experts, tokens // experts, -1).transpose(0, 1).reshape(experts, -1, x.shape[-1])
             added = (parts @ down_EIR) @ up_ERO
@@ -325,76 +247,43 @@ class ExpertPool(nn.Module):
 
         return self._with(dealt)
 
-    @contextmanager
-    def _with(self, voice: Voice | None) -> Iterator[nn.Module]:
-        before, self._voice = self._voice, voice
-        try:
-            yield self.model
-        finally:
-            self._voice = before
-
-    def _speak(self, layer: LoraLayer, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output if self._voice is None else self._voice(layer, inputs[0], output)
-
-    def _learn(self, layer: LoraLayer, x: Tensor, y: Tensor) -> Tensor:
+    def _learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         name = self._learner
         if name in self.compositions:
             return self.compositions[name].learn(layer, x, y)
         return update(y, x, *self.pair(layer, name), scale=self.scale(layer, name), drop=self.dropout())
 
-    def adapter_bytes(self, adapter: str) -> int:
-        """How much an adapter's weights take."""
-        return sum(weight.nbytes for pair in self.pairs(adapter).values() for weight in pair)
-
-    def dropout(self) -> float:
-        """Share of a layer's input that a voice in training leaves out, 0..1."""
-        return self.adapter.dropout if self.training else 0.0
-
-    def _update(self, layer: LoraLayer, name: str, x: Tensor) -> Tensor:
+    def _update(self, layer: str, name: str, x: Tensor) -> Tensor:
         if name in self.compositions:
             return self.compositions[name].add(layer, x)
         down_RI, up_OR = self._pair(layer, name, x.dtype)
         return linear(linear(x, down_RI), up_OR)
 
-    def _pair(self, layer: LoraLayer, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _pair(self, layer: str, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """An expert's two matrices at a layer, the scale within the second, in the type the model computes in."""
-        a, b = self.pair(layer, name)
-        versions = (a._version, b._version)
-        found = self._cast.get((layer, name, dtype))
-        if found is None or found[0] != versions:
-            pair = a.detach().to(dtype), (b.detach() * self.scale(layer, name)).to(dtype)
-            found = self._cast[layer, name, dtype] = (versions, pair)
-        return found[1]
+
+        def make() -> tuple[Tensor, Tensor]:
+            a, b = self.pair(layer, name)
+            return a.detach().to(dtype), (b.detach() * self.scale(layer, name)).to(dtype)
+
+        return self.cache.get((layer, name, dtype), partial(self.pair, layer, name), make)
+
+    def _weights(self, layers: Iterable[str], adapters: Iterable[str]) -> list[Tensor]:
+        """A and B of adapters at some layers."""
+        return [weight for layer in layers for adapter in adapters for weight in self.pair(layer, adapter)]
 
     def _known(self, names: Sequence[str] | dict[str, list[int]]) -> None:
         for name in names:
             if name not in self.names:
                 raise KeyError(f"no expert named {name!r}; experts are {', '.join(self.names) or '(none)'}")
 
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        device: torch.device = next(self.model.parameters()).device
-        return device
-
     def digest(self, name: str | None) -> str:
         """sha256 of an expert's weights; the base model's is that of its name."""
         if name is None:
             return hashlib.sha256(f"{self.base_id}@{self.revision}".encode()).hexdigest()
         voice = self.compositions.get(name)
-        adapters = voice.adapters if voice else (name,)
-        moving = [weight for layer in self.layers() for one in adapters for weight in self.pair(layer, one)]
-        versions = tuple(weight._version for weight in moving)
-        if name not in self._digests or self._digests[name][0] != versions:
-            content = hashlib.sha256()
-            for weight in voice.weights() if voice else moving:
-                content.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-            self._digests[name] = versions, content.hexdigest()
-        return self._digests[name][1]
-
-    def is_exact(self) -> bool:
-        """Whether the precision is such that no row of a batch sways what another's most probable token is."""
-        dtype: torch.dtype = next(self.model.parameters()).dtype
-        return dtype == torch.float32
+        find = partial(self._weights, self.layers, voice.adapters if voice else (name,))
+        return self.cache.get(("digest", name), find, lambda: sha256(voice.weights() if voice else find()))
 
     def answer_alone(self, prompt: list[int], limit: int, eos_ids: Collection[int]) -> Decoded:
         """The base model's greedy answer to a prompt in a batch of its own, as transformers' ``generate`` gives it."""

@@ -11,7 +11,6 @@ Letters: R ranks of all tasks at a layer, I and O the sizes of its input and out
 from collections.abc import Iterator, Sequence
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -81,10 +80,10 @@ class MixtureOfRanks:
         self.pool, self.adapters = pool, tuple(adapters)
         self.budget, self.temperature, self.threshold = budget, temperature, threshold
         # Looked up once: by name, at every layer and token, the weights of ten tasks would cost as much as half the sum.
-        self._pairs = {layer: [pool.pair(layer, adapter) for adapter in self.adapters] for layer in pool.layers()}
-        self._stacks: dict[tuple[LoraLayer, torch.dtype, int], tuple[tuple[int, ...], Tensor, Tensor]] = {}
+        self._pairs = {layer: [pool.pair(layer, adapter) for adapter in self.adapters] for layer in pool.layers}
+        self._stacks: dict[tuple[str, torch.dtype, int], tuple[tuple[int, ...], Tensor, Tensor]] = {}
 
-    def learn(self, layer: LoraLayer, x: Tensor, y: Tensor) -> Tensor:
+    def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         """See ``Composition``. Dropout takes from what a rank says and from how far it acts alike."""
         x, kept = dropped(x.flatten(0, -2), self.pool.dropout())
         a_RI, b_OR = (weight.to(x.dtype) for weight in self.pool.pair(layer, self.adapters[0]))
@@ -95,31 +94,31 @@ class MixtureOfRanks:
         scale = self.pool.scale(layer, self.adapters[0]) / kept
         return torch.addmm(y.flatten(0, -2), low_R, torch.cat([b_OR, resting_OR], dim=1).T, alpha=scale).view_as(y)
 
-    def add(self, layer: LoraLayer, x: Tensor) -> Tensor:
+    def add(self, layer: str, x: Tensor) -> Tensor:
         """See ``Composition``."""
         a_RI, b_OR = self._stack(layer, x.dtype)
         low_R = linear(x, a_RI)
         return linear(low_R * (self._acts(low_R) * self.pool.scale(layer, self.adapters[0])).to(x.dtype), b_OR)
 
-    def acts(self, layer: LoraLayer, x: Tensor) -> Tensor:
+    def acts(self, layer: str, x: Tensor) -> Tensor:
         """How far each rank acts on a layer's input in answering, the newest adapter's first; (..., R)."""
         return self._acts(linear(x, self._stack(layer, x.dtype)[0]))
 
-    def pair(self, layer: LoraLayer) -> tuple[Tensor, Tensor]:
+    def pair(self, layer: str) -> tuple[Tensor, Tensor]:
         """See ``Composition``: the newest ranks, as if each acted fully."""
         a, b = self.pool.pair(layer, self.adapters[0])
         return a.detach(), b.detach()
 
     def weights(self) -> Iterator[Tensor]:
         """See ``Composition``."""
-        for layer in self.pool.layers():
+        for layer in self.pool.layers:
             for adapter in self.adapters:
                 yield from self.pool.pair(layer, adapter)
 
     def _acts(self, low_R: Tensor) -> Tensor:
         return activations(low_R, self.budget, self.temperature, self.threshold)
 
-    def _stack(self, layer: LoraLayer, dtype: torch.dtype, first: int = 0) -> tuple[Tensor, Tensor]:
+    def _stack(self, layer: str, dtype: torch.dtype, first: int = 0) -> tuple[Tensor, Tensor]:
         """A and B of adapters from the first on, side by side, living ranks only; made anew when a weight has moved."""
         pairs = self._pairs[layer][first:]
         versions = tuple(weight._version for pair in pairs for weight in pair)
@@ -145,9 +144,9 @@ class Activity:
     def __init__(self, voice: MixtureOfRanks) -> None:
         self.voice = voice
         #: Of each layer, summed over tokens, (R,).
-        self.sums: dict[LoraLayer, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
 
-    def add(self, layer: LoraLayer, x: Tensor) -> Tensor:
+    def add(self, layer: str, x: Tensor) -> Tensor:
         """See ``Addition``."""
         acted_R = self.voice.acts(layer, x).flatten(0, -2).sum(0)
         self.sums[layer] = self.sums.get(layer, 0) + acted_R

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from see_lightning.experts.mixture import LayerMask
@@ -30,17 +29,17 @@ class SharedAdapter:
         pool.hold(name, weights_seed, times)
         if draw_up:
             draw = torch.Generator().manual_seed(weights_seed)
-            for layer in pool.layers():
+            for layer in pool.layers:
                 _, up_OU = self.pair(layer)
                 bound = up_OU.shape[1] ** -0.5 / pool.scale(layer, name)
                 with torch.no_grad():
                     up_OU.copy_(torch.empty(up_OU.shape).uniform_(-bound, bound, generator=draw))
         #: The first draw; what any task uses; and all of it as the latest task found it.
         self.first = self._copy()
-        self.used: dict[LoraLayer, LayerMask] = {}
-        self.at_rest: dict[LoraLayer, Pair] = {}
+        self.used: dict[str, LayerMask] = {}
+        self.at_rest: dict[str, Pair] = {}
 
-    def pair(self, layer: LoraLayer) -> tuple[nn.Parameter, nn.Parameter]:
+    def pair(self, layer: str) -> tuple[nn.Parameter, nn.Parameter]:
         """A and B at a layer."""
         return self.pool.pair(layer, self.name)
 
@@ -68,7 +67,7 @@ class SharedAdapter:
         Args:
             masks: of each layer, as truth values.
         """
-        for layer, mask in zip(self.pool.layers(), masks, strict=True):
+        for layer, mask in zip(self.pool.layers, masks, strict=True):
             before = self.used.get(layer)
             used = self.used[layer] = mask if before is None else before | mask
             for weight, part, first in zip(self.pair(layer), (used.down, used.up), self.first[layer], strict=True):
@@ -82,7 +81,7 @@ class SharedAdapter:
             masks: what it uses.
             values: of each layer; what earlier tasks own stands in them too where this one uses it again.
         """
-        for layer, mask, pair in zip(self.pool.layers(), masks, values, strict=True):
+        for layer, mask, pair in zip(self.pool.layers, masks, values, strict=True):
             for weight, part, value in zip(self.pair(layer), (mask.down, mask.up), pair, strict=True):
                 with torch.no_grad():
                     weight.copy_(torch.where(part, value.to(weight), weight))
@@ -96,5 +95,5 @@ class SharedAdapter:
             for part, weight in zip((mask.down, mask.up), self.pair(layer), strict=True)
         )
 
-    def _copy(self) -> dict[LoraLayer, Pair]:
+    def _copy(self) -> dict[str, Pair]:
         return {layer: (a.detach().clone(), b.detach().clone()) for layer, (a, b) in self.pool.pairs(self.name).items()}

@@ -36,7 +36,7 @@ class SubExperts:
             shared: the adapter that it is a part of.
             prompts: that it was trained on; the base model reads them for its key.
         """
-        masks = [learned.mask(layer).fixed() for layer in self.pool.layers()]
+        masks = [learned.mask(layer).fixed() for layer in self.pool.layers]
         shared.take(masks)
         self._speak(SubExpert(self.pool, shared.name, masks, list(learned.routers), k=self.k), task)
         self.keys.learn(task, prompts)

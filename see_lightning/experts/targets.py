@@ -41,6 +41,21 @@ def resolve_targets(targets: Sequence[str] | str | None, model: PreTrainedModel,
     return list(targets)
 
 
+def target_layers(model: PreTrainedModel, targets: Sequence[str] | str | None) -> dict[str, nn.Module]:
+    """The layers that targets name, by their names in the model, in its order.
+
+    Args:
+        model: without adapters.
+        targets: from ``resolve_targets``; a setting that is not resolved names none, for nothing is adapted then.
+    """
+    if targets is None or isinstance(targets, str):
+        return {}
+    return {
+        path: layer for path, layer in model.named_modules()
+        if isinstance(layer, ADAPTABLE) and any(_ends(path, target) for target in targets)
+    }  # fmt: skip
+
+
 def _check(target: str, model: PreTrainedModel, name: str, linear: Sequence[str] | dict[str, None]) -> None:
     found = {path: layer for path, layer in model.named_modules() if _ends(path, target)}
     other = next((layer for layer in found.values() if not isinstance(layer, ADAPTABLE)), None)

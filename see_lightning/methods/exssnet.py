@@ -87,7 +87,7 @@ class ExSSNeT(ExpertMethod):
         shared = self._share()
         draw = torch.Generator().manual_seed(seed(self.run_seed, task, "scores"))
         scores = []
-        for layer in self.pool.layers():
+        for layer in self.pool.layers:
             (ranks, inner), (outer, _) = (weight.shape for weight in shared.pair(layer))
             drawn = Scores(1, "weight", (ranks, inner, outer), draw, math.ceil)  # rounded up as in the authors' code
             scores.append(drawn.to(self.pool.device()))
@@ -105,7 +105,7 @@ class ExSSNeT(ExpertMethod):
         assert self.learning is not None
         steps = int(self.trainer.estimated_stepping_batches)
         choosing = self._choosing_steps = round(self.score_share * steps)
-        weights = [weight for layer in self.pool.layers() for weight in self._share().pair(layer)]
+        weights = [weight for layer in self.pool.layers for weight in self._share().pair(layer)]
         groups: list[dict[str, Any]] = [
             {"params": list(self.learning.parameters()), "lr": self.score_lr, "weight_decay": 0.0},
             {"params": weights},

@@ -7,7 +7,6 @@ direction is found in what a layer is given; no query is routed and none tells i
 from pathlib import Path
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from see_lightning.config import ConfigError, OptimConfig, within
@@ -83,7 +82,7 @@ class Mora(OneAdapterMethod):
                 a[least] = 0
                 b[:, least] = 0
 
-    def _activity(self, task: Task) -> dict[LoraLayer, Tensor]:
+    def _activity(self, task: Task) -> dict[str, Tensor]:
         """How far all ranks, new ones first, acted on a task's training prompts, each read by itself, without padding."""
         activity = Activity(self._voice())
         with torch.no_grad():
@@ -105,7 +104,7 @@ class Mora(OneAdapterMethod):
 
     def storage(self) -> dict[str, int]:
         """``weights``: living ranks of all tasks; the measure is one adapter."""
-        pairs = [self.pool.pair(layer, task) for layer in self.pool.layers() for task in self.tasks]
+        pairs = [self.pool.pair(layer, task) for layer in self.pool.layers for task in self.tasks]
         return {
             "pool": self.pool.adapter_bytes(self.tasks[0]),
             "weights": sum(int(living(a).sum()) * (a.nbytes + b.nbytes) // len(a) for a, b in pairs),

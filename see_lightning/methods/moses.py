@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -91,13 +90,14 @@ class Moses(ExpertMethod):
         """The scores choose among all of the pool, used or not; the router is the task's own."""
         shared = self._pool_of(task)
         draw = torch.Generator().manual_seed(seed(self.run_seed, task, "scores and router"))
-        layers = self.pool.layers()
+        layers = self.pool.layers
         scores = (
             self._scores if self._scores and self.keep_scores else [self._draw(shared, layer, draw) for layer in layers]
         )
         before = list(self.parts.of.values())[-1:] if self.copy_router else []
         routers = [
-            nn.Parameter(before[0].routers[layer].clone() if before else self._router(layer, draw)) for layer in layers
+            nn.Parameter(before[0].routers[layer].clone() if before else self._router(shared, layer, draw))
+            for layer in layers
         ]
         self.learning = Learning(self.pool, shared.name, scores, routers, k=self.top_k, density=self.density)
         shared.begin()
@@ -135,12 +135,12 @@ class Moses(ExpertMethod):
         assert self.learning is not None
         return self.shared[self.learning.adapter]
 
-    def _draw(self, shared: SharedAdapter, layer: LoraLayer, draw: torch.Generator) -> Scores:
+    def _draw(self, shared: SharedAdapter, layer: str, draw: torch.Generator) -> Scores:
         (ranks, inner), (outer, _) = (weight.shape for weight in shared.pair(layer))
         return Scores(self.experts, self.granularity, (ranks, inner, outer), draw).to(self.pool.device())
 
-    def _router(self, layer: LoraLayer, draw: torch.Generator) -> Tensor:
-        inner = layer.in_features
+    def _router(self, shared: SharedAdapter, layer: str, draw: torch.Generator) -> Tensor:
+        inner = shared.pair(layer)[0].shape[1]
         drawn = torch.empty(self.experts, inner).uniform_(-(inner**-0.5), inner**-0.5, generator=draw)
         return drawn.to(self.pool.device())
 
@@ -193,7 +193,7 @@ class Moses(ExpertMethod):
         self.parts.restore(task, shared, folder)
         if self.keep_scores:
             draw = torch.Generator()
-            self._scores = [self._draw(shared, layer, draw) for layer in self.pool.layers()]
+            self._scores = [self._draw(shared, layer, draw) for layer in self.pool.layers]
             values_of = read_tensors(folder / SCORES)
             with torch.no_grad():
                 for number, value in enumerate(value for scores in self._scores for value in scores.values):

@@ -61,7 +61,7 @@ def test_short_cuts_give_what_the_plain_ways_give(name, tmp_path):
     task = OneTask(setup_of(tmp_path, name))
     assert subexperts.agreed(task, 2, 5) < 1e-5
     shapes = [tuple(x.shape) for x in task.short_cut(task.inputs(2, 5, torch.float32))]
-    assert shapes == [(2, 5, layer.out_features) for layer in task.layers]
+    assert shapes == [(2, 5, task.pool.layers[layer].out_features) for layer in task.layers]
     chosen = [int(mask.ranks().sum()) for mask in task.masks]
     assert chosen == [9 if name == "moses rank" else 32] * len(task.layers)  # of 4 x 8 ranks, 30 %; or some of each
 

@@ -48,6 +48,11 @@ def pool(
     return made.eval()
 
 
+def first(of: ExpertPool) -> str:
+    """The name of the first layer that is adapted."""
+    return next(iter(of.layers))
+
+
 def learner(*, activated: bool = False) -> ExpertPool:
     """An empty pool whose experts learn fast: adapted at the vocabulary head too, they need not move a random model."""
     return pool(activated=activated, rank=16, alpha=64.0, targets=["q_proj", "v_proj", "lm_head"])

@@ -18,7 +18,7 @@ def learning(granularity, *, experts=EXPERTS, k=2, density=0.4):
     pool.hold("pool", 0, experts)
     draw = torch.Generator().manual_seed(5)
     scores, routers = [], []
-    for layer in pool.layers():
+    for layer in pool.layers:
         pair = pool.pair(layer, "pool")
         for weight in pair:
             nn.init.normal_(weight, std=0.5, generator=draw)
@@ -30,7 +30,7 @@ def learning(granularity, *, experts=EXPERTS, k=2, density=0.4):
 
 def frozen(made):
     pool, learned = made
-    masks = [learned.mask(layer).fixed() for layer in pool.layers()]
+    masks = [learned.mask(layer).fixed() for layer in pool.layers]
     return SubExpert(pool, "pool", masks, list(learned.routers), k=learned.k)
 
 
@@ -63,8 +63,8 @@ def by_the_formula(pool, part, layer, x):
 def test_a_sub_expert_is_the_gated_sum_of_its_masked_experts(granularity, k):
     pool, learned = made = learning(granularity, k=k)
     part = frozen(made)
-    x = torch.randn(2, 5, pool.layers()[0].in_features, generator=torch.Generator().manual_seed(6))
-    for layer in pool.layers()[:2]:
+    x = torch.randn(2, 5, next(iter(pool.layers.values())).in_features, generator=torch.Generator().manual_seed(6))
+    for layer in list(pool.layers)[:2]:
         expected = by_the_formula(pool, part, layer, x.flatten(0, 1)).view(2, 5, -1)
         torch.testing.assert_close(part.add(layer, x), expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(learned.add(layer, x), expected, rtol=1e-4, atol=1e-5)
@@ -72,7 +72,7 @@ def test_a_sub_expert_is_the_gated_sum_of_its_masked_experts(granularity, k):
 
 def test_a_mask_of_weights_has_its_share_in_each_expert_and_one_of_ranks_in_the_layer():
     pool, learned = learning("weight", density=0.25)
-    layer = pool.layers()[0]
+    layer = small.first(pool)
     mask = learned.mask(layer).fixed()
     a, b = learned.scores[0].values
     for e in range(EXPERTS):
@@ -80,7 +80,7 @@ def test_a_mask_of_weights_has_its_share_in_each_expert_and_one_of_ranks_in_the_
         assert torch.equal(mask.down[own].flatten(), top_share(a[own].reshape(1, -1), 0.25)[0])
         assert torch.equal(mask.up[:, own].T.flatten(), top_share(b[:, own].T.reshape(1, -1), 0.25)[0])
     pool, learned = learning("rank", density=0.25)
-    mask = learned.mask(pool.layers()[0]).fixed()
+    mask = learned.mask(small.first(pool)).fixed()
     assert int(mask.down.sum()) == int(0.25 * EXPERTS * RANK)
     assert torch.equal(mask.down[:, 0], mask.up[0])
 
@@ -99,7 +99,7 @@ def test_one_whole_expert_is_plain_lora(granularity):
     made = learning(granularity, experts=1, k=1, density=1.0)
     pool, part = made[0], frozen(made)
     pool.attach("plain", 0)
-    for layer in pool.layers():
+    for layer in pool.layers:
         for own, weight in zip(pool.pair(layer, "plain"), pool.pair(layer, "pool"), strict=True):
             own.data.copy_(weight.data)
     pool.compose("task", part)
@@ -117,7 +117,7 @@ def test_one_whole_expert_is_plain_lora(granularity):
 
 def test_ranks_that_a_task_does_not_use_are_not_multiplied():
     made = learning("rank", density=0.25)
-    part, layer = frozen(made), made[0].layers()[0]
+    part, layer = frozen(made), small.first(made[0])
     ready, used = part._at(layer, torch.float32), int(0.25 * EXPERTS * RANK)
     experts = {rank // RANK for rank in part.masks[layer].ranks().nonzero().flatten().tolist()}
     assert ready.up_OR.shape[1] == used
@@ -130,8 +130,8 @@ def test_what_a_sub_expert_says_follows_the_pool_and_its_digest_too():
     made = learning("weight")
     pool, part = made[0], frozen(made)
     pool.compose("task", part)
-    layer = pool.layers()[0]
-    x = torch.ones(1, layer.in_features)
+    layer = small.first(pool)
+    x = torch.ones(1, pool.layers[layer].in_features)
     before, digest = part.add(layer, x), pool.digest("task")
     weight, used = pool.pair(layer, "pool")[0], part.masks[layer].down
     with torch.no_grad():
@@ -147,10 +147,10 @@ def test_what_a_sub_expert_says_follows_the_pool_and_its_digest_too():
 def test_superposed_parts_add_up_by_their_weights():
     made = learning("weight")
     pool, learned = made
-    masks = [learned.mask(layer).fixed() for layer in pool.layers()]
+    masks = [learned.mask(layer).fixed() for layer in pool.layers]
     parts = [frozen(made), SubExpert(pool, "pool", masks, [-router for router in learned.routers], k=1)]
-    layer = pool.layers()[0]
-    x = torch.randn(1, 3, layer.in_features, generator=torch.Generator().manual_seed(9))
+    layer = small.first(pool)
+    x = torch.randn(1, 3, pool.layers[layer].in_features, generator=torch.Generator().manual_seed(9))
     alpha = torch.tensor([0.25, 0.75])
     expected = 0.25 * parts[0].add(layer, x) + 0.75 * parts[1].add(layer, x)
     torch.testing.assert_close(Superposition(parts, alpha).add(layer, x), expected)

@@ -87,11 +87,11 @@ def pool_of(*adapters: str, dropout: float = 0.0, rank: int = 4) -> ExpertPool:
 
 def inputs(pool: ExpertPool) -> list[torch.Tensor]:
     draw = torch.Generator().manual_seed(2)
-    return [torch.randn(2, 3, layer.in_features, generator=draw) for layer in pool.layers()]
+    return [torch.randn(2, 3, pool.layers[layer].in_features, generator=draw) for layer in pool.layers]
 
 
 def prune(pool: ExpertPool, adapter: str, *ranks: int) -> None:
-    for layer in pool.layers():
+    for layer in pool.layers:
         a, b = pool.pair(layer, adapter)
         with torch.no_grad():
             a[list(ranks)] = 0
@@ -105,7 +105,7 @@ def written_out(pool, layer, x, adapters, *, budget, temperature, threshold, gon
         (a, b) for one in adapters for place, (a, b) in enumerate(zip(pool.pair(layer, one)[0], pool.pair(layer, one)[1].T, strict=True))
         if (one, place) not in gone
     ]  # fmt: skip
-    added = torch.zeros(*x.shape[:-1], layer.out_features)
+    added = torch.zeros(*x.shape[:-1], pool.layers[layer].out_features)
     for place in torch.cartesian_prod(*map(torch.arange, x.shape[:-1])):
         token = tuple(place.tolist())
         low = [float(a @ x[token]) for a, _ in ranks]
@@ -129,7 +129,7 @@ def test_a_voice_is_the_sum_over_the_ranks_of_all_tasks(settings, pruned):
         prune(pool, "old", 1, 2)
     adapters = ("new", "old", "older")
     voice, gone = MixtureOfRanks(pool, adapters, **settings), {("old", 1), ("old", 2)} if pruned else set()
-    for layer, x in zip(pool.layers(), inputs(pool), strict=True):
+    for layer, x in zip(pool.layers, inputs(pool), strict=True):
         expected = written_out(pool, layer, x, adapters, gone=gone, **settings)
         torch.testing.assert_close(voice.add(layer, x), expected, atol=1e-5, rtol=1e-4)
         y = torch.ones_like(expected)
@@ -139,7 +139,7 @@ def test_a_voice_is_the_sum_over_the_ranks_of_all_tasks(settings, pruned):
 def test_the_threshold_is_for_answering():
     pool = pool_of("old", "new")
     adapters, settings = ("new", "old"), SETTINGS[0]
-    voice, layer, x = MixtureOfRanks(pool, adapters, **settings), pool.layers()[0], inputs(pool)[0]
+    voice, layer, x = MixtureOfRanks(pool, adapters, **settings), small.first(pool), inputs(pool)[0]
     pool.train()
     expected = written_out(pool, layer, x, adapters, **settings | {"threshold": 0.0})
     torch.testing.assert_close(voice.learn(layer, x, torch.zeros_like(expected)), expected, atol=1e-5, rtol=1e-4)
@@ -149,8 +149,8 @@ def test_the_threshold_is_for_answering():
 def test_a_single_rank_learns_as_plain_lora_does_with_the_same_dropout():
     pool = pool_of("new", dropout=0.25, rank=1).train()
     voice = MixtureOfRanks(pool, ("new",), budget=1, temperature=0.03, threshold=0.2)
-    layer, x = pool.layers()[0], inputs(pool)[0]
-    y = torch.randn(*x.shape[:-1], layer.out_features)
+    layer, x = small.first(pool), inputs(pool)[0]
+    y = torch.randn(*x.shape[:-1], pool.layers[layer].out_features)
     outcomes = []
     for ours in (True, False):
         torch.manual_seed(4)
@@ -164,11 +164,11 @@ def test_a_single_rank_learns_as_plain_lora_does_with_the_same_dropout():
 def test_only_the_newest_ranks_learn_also_behind_an_answer_in_inference_mode():
     pool = pool_of("old", "new")
     pool.train_only("new")
-    voice, layer, x = MixtureOfRanks(pool, ("new", "old"), **SETTINGS[0]), pool.layers()[0], inputs(pool)[0]
+    voice, layer, x = MixtureOfRanks(pool, ("new", "old"), **SETTINGS[0]), small.first(pool), inputs(pool)[0]
     with torch.inference_mode():
         voice.add(layer, x)
-        voice.learn(layer, x, torch.zeros(2, 3, layer.out_features))
-    voice.learn(layer, x.requires_grad_(), torch.zeros(2, 3, layer.out_features)).sum().backward()
+        voice.learn(layer, x, torch.zeros(2, 3, pool.layers[layer].out_features))
+    voice.learn(layer, x.requires_grad_(), torch.zeros(2, 3, pool.layers[layer].out_features)).sum().backward()
     assert all(weight.grad.any() for weight in pool.pair(layer, "new"))
     assert [weight.grad for weight in pool.pair(layer, "old")] == [None, None]
     assert x.grad.any()
@@ -178,8 +178,8 @@ def test_only_the_newest_ranks_learn_also_behind_an_answer_in_inference_mode():
 
 def test_ranks_are_stacked_once_while_they_rest():
     pool = pool_of("old", "new")
-    voice, layer, x = MixtureOfRanks(pool, ("new", "old"), **SETTINGS[0]), pool.layers()[0], inputs(pool)[0]
-    y = torch.zeros(2, 3, layer.out_features)
+    voice, layer, x = MixtureOfRanks(pool, ("new", "old"), **SETTINGS[0]), small.first(pool), inputs(pool)[0]
+    y = torch.zeros(2, 3, pool.layers[layer].out_features)
     before = voice.add(layer, x), voice.learn(layer, x, y)
     with patch("see_lightning.experts.ranks.living", side_effect=AssertionError("stacked again")):
         assert torch.equal(voice.add(layer, x), before[0])
@@ -191,8 +191,8 @@ def test_ranks_are_stacked_once_while_they_rest():
 def test_weights_that_move_are_heard(moved):
     pool = pool_of("old", "new")
     adapters, settings = ("new", "old"), SETTINGS[0]
-    voice, layer, x = MixtureOfRanks(pool, adapters, **settings), pool.layers()[0], inputs(pool)[0]
-    y = torch.zeros(2, 3, layer.out_features)
+    voice, layer, x = MixtureOfRanks(pool, adapters, **settings), small.first(pool), inputs(pool)[0]
+    y = torch.zeros(2, 3, pool.layers[layer].out_features)
     before = voice.add(layer, x), voice.learn(layer, x, y)
     with torch.no_grad():
         pool.pair(layer, moved)[0].neg_()
@@ -206,7 +206,7 @@ def test_what_a_file_holds_are_the_newest_ranks_and_what_counts_are_all():
     pool = pool_of("old", "new")
     voice = MixtureOfRanks(pool, ("new", "old"), **SETTINGS[0])
     pool.compose("one", voice)
-    layer = pool.layers()[0]
+    layer = small.first(pool)
     assert all(
         torch.equal(held, weight) for held, weight in zip(voice.pair(layer), pool.pair(layer, "new"), strict=True)
     )
@@ -221,7 +221,7 @@ def test_what_a_file_holds_are_the_newest_ranks_and_what_counts_are_all():
 def test_activity_is_summed_over_all_tokens_and_changes_nothing():
     pool = pool_of("old", "new")
     voice = MixtureOfRanks(pool, ("new", "old"), **SETTINGS[0])
-    activity, layer = Activity(voice), pool.layers()[0]
+    activity, layer = Activity(voice), small.first(pool)
     first, second = inputs(pool)[0], -inputs(pool)[0][:1, :2]
     assert torch.equal(activity.add(layer, first), voice.add(layer, first))
     activity.add(layer, second)

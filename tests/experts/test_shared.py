@@ -19,20 +19,20 @@ def masks_of(shared: SharedAdapter, number: int) -> list[LayerMask]:
     draw = torch.Generator().manual_seed(number)
     return [
         LayerMask(*(torch.rand(weight.shape, generator=draw) < 0.4 for weight in shared.pair(layer)))
-        for layer in shared.pool.layers()
+        for layer in shared.pool.layers
     ]
 
 
 def moved(shared: SharedAdapter, number: int) -> None:
     """All of it moves, as if trained."""
     draw = torch.Generator().manual_seed(100 + number)
-    for layer in shared.pool.layers():
+    for layer in shared.pool.layers:
         for weight in shared.pair(layer):
             nn.init.normal_(weight, generator=draw)
 
 
 def weights(shared: SharedAdapter) -> list[torch.Tensor]:
-    return [weight.detach().clone() for layer in shared.pool.layers() for weight in shared.pair(layer)]
+    return [weight.detach().clone() for layer in shared.pool.layers for weight in shared.pair(layer)]
 
 
 def flat(masks: list[LayerMask]) -> list[torch.Tensor]:
@@ -51,7 +51,7 @@ def test_b_is_zero_or_drawn_as_a_linear_layer_over_the_scale():
 
 def test_what_a_drawn_adapter_adds_does_not_hang_on_alpha():
     low, high = made(alpha=8.0, draw_up=True), made(alpha=32.0, draw_up=True)
-    for one, other in zip(low.pool.layers(), high.pool.layers(), strict=True):
+    for one, other in zip(low.pool.layers, high.pool.layers, strict=True):
         torch.testing.assert_close(
             low.pool.scale(one, "one") * low.pair(one)[1], high.pool.scale(other, "one") * high.pair(other)[1]
         )
@@ -83,7 +83,7 @@ def test_what_earlier_tasks_use_has_no_gradient():
     masks = masks_of(shared, 1)
     shared.take(masks)
     shared.pool.train_only("one", "one")
-    every = [weight for layer in shared.pool.layers() for weight in shared.pair(layer)]
+    every = [weight for layer in shared.pool.layers for weight in shared.pair(layer)]
     for weight in every[1:]:  # one that has no gradient is passed over
         weight.grad = torch.ones_like(weight)
     shared.spare()
@@ -100,7 +100,7 @@ def test_another_process_that_is_given_each_tasks_part_has_the_same_adapter():
         moved(shared, number)
         shared.put_back()
         shared.take(masks)
-        files = [mask.of(*shared.pair(layer)) for layer, mask in zip(shared.pool.layers(), masks, strict=True)]
+        files = [mask.of(*shared.pair(layer)) for layer, mask in zip(shared.pool.layers, masks, strict=True)]
         copy.give(masks, [(a.detach(), b.detach()) for a, b in files])
         assert all(map(torch.equal, weights(shared), weights(copy)))
     assert shared.nbytes() == copy.nbytes()

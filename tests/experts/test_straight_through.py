@@ -22,7 +22,7 @@ def learning(granularity, experts, k=1):
     pool.hold("pool", 0, experts)
     draw = torch.Generator().manual_seed(11)
     scores, routers = [], []
-    for layer in pool.layers():
+    for layer in pool.layers:
         pair = pool.pair(layer, "pool")
         for weight in pair:
             nn.init.normal_(weight, std=0.5, generator=draw)
@@ -51,10 +51,10 @@ def slopes(of, at):
 )
 def test_scores_get_the_slope_of_the_relaxed_mask(granularity, experts, k):
     pool, made = learning(granularity, experts, k)
-    layer = pool.layers()[0]
+    layer = small.first(pool)
     draw = torch.Generator().manual_seed(12)
-    x = torch.randn(6, layer.in_features, generator=draw, dtype=torch.float64)
-    upstream = torch.randn(6, layer.out_features, generator=draw, dtype=torch.float64)
+    x = torch.randn(6, pool.layers[layer].in_features, generator=draw, dtype=torch.float64)
+    upstream = torch.randn(6, pool.layers[layer].out_features, generator=draw, dtype=torch.float64)
     made.learn(layer, x, torch.zeros_like(upstream)).backward(upstream)
 
     a, b = (weight.detach().double() for weight in pool.pair(layer, "pool"))
@@ -83,9 +83,9 @@ def test_weights_outside_the_mask_get_no_gradient():
     for granularity in ("rank", "weight"):
         pool, made = learning(granularity, 3, 2)
         pool.train_only("pool")
-        layer = pool.layers()[0]
+        layer = small.first(pool)
         made.learn(
-            layer, torch.randn(6, layer.in_features), torch.zeros(6, layer.out_features)
+            layer, torch.randn(6, pool.layers[layer].in_features), torch.zeros(6, pool.layers[layer].out_features)
         ).square().sum().backward()
         mask = made.mask(layer).fixed()
         for weight, part in zip(pool.pair(layer, "pool"), (mask.down, mask.up), strict=True):
@@ -99,13 +99,15 @@ def test_a_mixture_of_ranks_has_the_gradient_of_what_it_computes(temperature):
     pool = small.pool(rank=RANK, alpha=6.0, targets=["q_proj"])
     for number, name in enumerate(("old", "new")):
         pool.hold(name, number)
-        for layer in pool.layers():
+        for layer in pool.layers:
             for weight in pool.pair(layer, name):
                 nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(number))
     mixture = MixtureOfRanks(pool.eval(), ["new", "old"], budget=5, temperature=temperature, threshold=0.0)
-    layer = pool.layers()[0]
-    x = torch.randn(3, layer.in_features, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    upstream = torch.randn(3, layer.out_features, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    layer = small.first(pool)
+    x = torch.randn(3, pool.layers[layer].in_features, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    upstream = torch.randn(
+        3, pool.layers[layer].out_features, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
+    )
     pool.train_only("new")
     a, b = pool.pair(layer, "new")
     mixture.learn(layer, x, torch.zeros_like(upstream)).backward(upstream)
@@ -134,10 +136,10 @@ def _in_double(low, budget, temperature):
 
 def test_a_plain_update_is_the_oracle_of_the_ungated_one():
     pool, made = learning("rank", 1)
-    layer = pool.layers()[0]
-    x = torch.randn(2, layer.in_features)
+    layer = small.first(pool)
+    x = torch.randn(2, pool.layers[layer].in_features)
     a, b = made.pair(layer)
     torch.testing.assert_close(
-        made.learn(layer, x, torch.zeros(2, layer.out_features)),
-        update(torch.zeros(2, layer.out_features), x, a, b, scale=1.5, drop=0.0),
+        made.learn(layer, x, torch.zeros(2, pool.layers[layer].out_features)),
+        update(torch.zeros(2, pool.layers[layer].out_features), x, a, b, scale=1.5, drop=0.0),
     )

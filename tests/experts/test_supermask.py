@@ -20,7 +20,7 @@ def choosing():
     shared = SharedAdapter(pool, "one", 0, draw_up=True)
     draw = torch.Generator().manual_seed(1)
     scores = []
-    for layer in pool.layers():
+    for layer in pool.layers:
         (ranks, inner), (outer, _) = (weight.shape for weight in shared.pair(layer))
         scores.append(Scores(1, "weight", (ranks, inner, outer), draw, math.ceil))
     made = Learning(pool, "one", scores, density=DENSITY)
@@ -30,13 +30,13 @@ def choosing():
 
 
 def frozen(pool, made):
-    return SubExpert(pool, "one", [made.mask(layer).fixed() for layer in pool.layers()])
+    return SubExpert(pool, "one", [made.mask(layer).fixed() for layer in pool.layers])
 
 
 def by_hand(pool, made, layer, x):
     """3 (B m) (A m) x, the masks by numpy's order of the scores' sizes."""
     masked = []
-    for weight, scores in zip(pool.pair(layer, "one"), made.scores[pool.layers().index(layer)].values, strict=True):
+    for weight, scores in zip(pool.pair(layer, "one"), made.scores[list(pool.layers).index(layer)].values, strict=True):
         size = np.abs(scores.detach().numpy())
         mask = np.zeros(size.size, dtype=bool)
         mask[np.argsort(-size.ravel())[: size.size - int((1 - DENSITY) * size.size)]] = True
@@ -48,9 +48,9 @@ def by_hand(pool, made, layer, x):
 def test_both_forms_are_the_masked_product(choosing):
     pool, made = choosing
     fixed = frozen(pool, made)
-    for layer in pool.layers():
-        x = torch.randn(2, 3, layer.in_features, generator=torch.Generator().manual_seed(2))
-        y = torch.randn(2, 3, layer.out_features, generator=torch.Generator().manual_seed(3))
+    for layer in pool.layers:
+        x = torch.randn(2, 3, pool.layers[layer].in_features, generator=torch.Generator().manual_seed(2))
+        y = torch.randn(2, 3, pool.layers[layer].out_features, generator=torch.Generator().manual_seed(3))
         expected = torch.tensor(by_hand(pool, made, layer, x))
         for voice in (made, fixed):
             torch.testing.assert_close(voice.add(layer, x), expected, rtol=1e-4, atol=1e-6)
@@ -60,12 +60,12 @@ def test_both_forms_are_the_masked_product(choosing):
 
 def test_gradients_go_to_the_chosen_weights_and_straight_through_to_all_scores(choosing):
     pool, made = choosing
-    layer = pool.layers()[0]
-    x = torch.randn(5, layer.in_features, generator=torch.Generator().manual_seed(4))
-    upstream = torch.randn(5, layer.out_features, generator=torch.Generator().manual_seed(5))
-    made.learn(layer, x, torch.zeros(5, layer.out_features)).backward(upstream)
+    layer = small.first(pool)
+    x = torch.randn(5, pool.layers[layer].in_features, generator=torch.Generator().manual_seed(4))
+    upstream = torch.randn(5, pool.layers[layer].out_features, generator=torch.Generator().manual_seed(5))
+    made.learn(layer, x, torch.zeros(5, pool.layers[layer].out_features)).backward(upstream)
     (a, b), values = pool.pair(layer, "one"), made.scores[0].values
-    mask = made.mask(pool.layers()[0]).fixed()
+    mask = made.mask(small.first(pool)).fixed()
     masked_a, masked_b = a.detach() * mask.down, b.detach() * mask.up
     slope_b = 3 * upstream.T @ (x @ masked_a.T)  # of the masked matrices, by hand
     slope_a = 3 * (upstream @ masked_b).T @ x
@@ -91,8 +91,8 @@ def test_what_a_supermask_says_follows_its_own_weights_alone(choosing):
     pool, made = choosing
     fixed = frozen(pool, made)
     pool.compose("task", fixed)
-    layer = pool.layers()[0]
-    x = torch.ones(1, layer.in_features)
+    layer = small.first(pool)
+    x = torch.ones(1, pool.layers[layer].in_features)
     before, digest = fixed.add(layer, x), pool.digest("task")
     weight, used = pool.pair(layer, "one")[1], fixed.masks[layer].up
     with torch.no_grad():
@@ -107,6 +107,6 @@ def test_what_a_supermask_says_follows_its_own_weights_alone(choosing):
 
 def test_the_mask_has_the_share_with_the_largest_scores(choosing):
     pool, made = choosing
-    mask, (a, b) = made.mask(pool.layers()[0]).fixed(), made.scores[0].values
+    mask, (a, b) = made.mask(small.first(pool)).fixed(), made.scores[0].values
     assert torch.equal(mask.down, top_share(a.reshape(1, -1), DENSITY).view_as(a))
     assert int(mask.up.sum()) == b.numel() - int((1 - DENSITY) * b.numel()), "as many as the authors' code keeps"

@@ -55,7 +55,7 @@ def task(name: str) -> Task:
 
 
 def weights(pool: ExpertPool, adapter: str) -> list[Tensor]:
-    return [weight.detach().clone() for layer in pool.layers() for weight in pool.pair(layer, adapter)]
+    return [weight.detach().clone() for layer in pool.layers for weight in pool.pair(layer, adapter)]
 
 
 def logits(pool: ExpertPool) -> Tensor:
@@ -87,10 +87,10 @@ def test_old_ranks_rest_and_answer_with_the_new_ones():
     learn(method, "sea")
     assert all(torch.equal(here, there) for here, there in zip(weights(method.pool, "sky"), before, strict=True))
     trained = {id(parameter) for parameter in method.parameters() if parameter.requires_grad}
-    assert trained == {id(weight) for layer in method.pool.layers() for weight in method.pool.pair(layer, "sea")}
+    assert trained == {id(weight) for layer in method.pool.layers for weight in method.pool.pair(layer, "sea")}
     assert not torch.allclose(logits(method.pool), said, atol=1e-3)
     with torch.no_grad():
-        for layer in method.pool.layers():
+        for layer in method.pool.layers:
             method.pool.pair(layer, "sky")[1].zero_()
     assert not torch.allclose(logits(method.pool), said, atol=1e-3), "old ranks are not heard"
     assert method.pool.names == ["shared"]
@@ -127,7 +127,7 @@ def test_the_ranks_that_acted_least_on_the_tasks_own_prompts_go(activated):
         return add(voice, layer, x)
 
     old = weights(method.pool, "sky")
-    before = {layer: method.pool.pair(layer, "sea")[0].detach().clone() for layer in method.pool.layers()}
+    before = {layer: method.pool.pair(layer, "sea")[0].detach().clone() for layer in method.pool.layers}
     with torch.no_grad(), patch.object(MixtureOfRanks, "add", listening):
         method.end_task(task("sea"), Memory(0))
     own = [small.TEMPLATE.prompt_ids(example.prompt) for example in task("sea").train]
@@ -149,7 +149,7 @@ def test_the_ranks_that_acted_least_on_the_tasks_own_prompts_go(activated):
 
 def pruned(pool: ExpertPool, adapter: str) -> list[list[int]]:
     """Of each layer, the ranks that are zero in both matrices."""
-    pairs = [pool.pair(layer, adapter) for layer in pool.layers()]
+    pairs = [pool.pair(layer, adapter) for layer in pool.layers]
     return [[rank for rank in range(len(a)) if not a[rank].any() and not b[:, rank].any()] for a, b in pairs]
 
 

@@ -33,11 +33,11 @@ def watched(base, runs, *settings):
     seen = {}
 
     def state(method):
-        weights = [weight for layer in method.pool.layers() for weight in method.pool.pair(layer, ADAPTER)]
+        weights = [weight for layer in method.pool.layers for weight in method.pool.pair(layer, ADAPTER)]
         return copies(method.learning.parameters()), copies(weights)
 
     def flat(method):
-        chosen = [method.learning.mask(layer).fixed() for layer in method.pool.layers()]
+        chosen = [method.learning.mask(layer).fixed() for layer in method.pool.layers]
         return [part for mask in chosen for part in (mask.down, mask.up)]
 
     def look_first(method, task):
@@ -94,8 +94,8 @@ def test_a_task_chooses_then_trains_what_nobody_uses_and_no_other_task_ever_spea
     assert not torch.equal(logits[2]["sky"], logits[2]["sea"])
     results, (method,) = toy.read_results(run.directory), run.methods
     assert results["metrics"]["BWT"] == results["metrics"]["forgetting"] == 0
-    weights = [w for layer in method.pool.layers() for w in method.pool.pair(layer, ADAPTER)]
-    drawn = [w for layer in method.pool.layers() for w in method.shared.first[layer]]
+    weights = [w for layer in method.pool.layers for w in method.pool.pair(layer, ADAPTER)]
+    drawn = [w for layer in method.pool.layers for w in method.shared.first[layer]]
     for weight, taken, start in zip(weights, used, drawn, strict=True):
         assert torch.equal(weight[~taken], start[~taken])
     storage, numbers = results["storage"], sum(weight.numel() for weight in weights)

@@ -37,7 +37,7 @@ def watched(base, runs, *settings):
         logits.append(voices)
         adapter = method.parts.of[task.name].adapter
         pools.append(
-            [tuple(w.detach().clone() for w in method.pool.pair(layer, adapter)) for layer in method.pool.layers()]
+            [tuple(w.detach().clone() for w in method.pool.pair(layer, adapter)) for layer in method.pool.layers]
         )
 
     def compare(method, outputs, batch, batch_idx):
@@ -79,13 +79,13 @@ def test_the_pool_fills_by_at_most_a_share_a_task(base, granularity):
     assert all(share <= min(1, number * 0.3) + slack for number, share in enumerate(weights, start=1))
     by_chance = 1 - (1 - weights[0]) ** 3
     assert weights[-1] < 0.95 * by_chance, "tasks use again what others have, more than masks drawn by chance would"
-    layers = method.pool.layers()
+    layers = list(method.pool.layers)
     numbers = sum(w.numel() for layer in layers for w in method.pool.pair(layer, POOL))
     assert pool == 4 * numbers
     ranks = len(method.pool.pair(layers[0], POOL)[0])
     bits = numbers if granularity == "weight" else ranks * len(layers)
     assert storage["masks"] == [stage * bits // 8 for stage in (1, 2, 3)]
-    routers = 4 * sum(4 * layer.in_features for layer in layers)
+    routers = 4 * sum(4 * method.pool.layers[layer].in_features for layer in layers)
     assert storage["routers"] == [stage * routers for stage in (1, 2, 3)]
     hidden = method.pool.model.config.hidden_size
     assert storage["keys"] == [stage * 4 * hidden for stage in (1, 2, 3)]
@@ -198,7 +198,7 @@ def test_a_layer_of_which_a_task_uses_no_whole_rank_is_left_as_it_is(base, tmp_p
     ]
     assert unused, "the case is met"
     for part, layer in unused:
-        assert not part.add(layer, torch.ones(2, layer.in_features)).any()
+        assert not part.add(layer, torch.ones(2, method.pool.layers[layer].in_features)).any()
 
 
 def test_what_a_task_moved_and_does_not_use_goes_back_to_the_first_draw(base):
