@@ -56,6 +56,7 @@ def test_the_wheel_has_every_configuration_template_and_data_file(installed):
     assert (installed / "see_lightning" / "py.typed").exists()
 
 
+@pytest.mark.nightly
 def test_an_installed_package_runs_with_options_of_ones_own_and_every_command_knows_the_run(installed, tmp_path):
     write_tasks(tmp_path / "mine")
     for name, text in {

@@ -104,6 +104,7 @@ def test_a_rank_that_is_halted_hears_a_signal_to_stop(tmp_path):
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.nightly
 def test_ranks_end_with_a_supervisor_that_is_killed(tmp_path):
     """Else they would go on, and hold the run directory, unseen."""
     rank = f"""

@@ -12,6 +12,7 @@ from see_lightning.config import Refusal
 from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.run import ContinualRun
+from tests.nightly import all_but
 from tests.runs import toy
 
 BEFORE = ("train_size=2", "model.dtype=fp32", "optim.epochs=25")
@@ -41,7 +42,7 @@ def without_places(outcome):
     return outcome
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=["ordinary", "activated"])
+@pytest.mark.parametrize("kind", all_but([()], KINDS), ids=["ordinary", "activated"])
 def test_the_same_command_with_thresholds_trains_nothing_and_ends_like_a_whole_run(base, tmp_path, kind):
     whole = toy.whole(base, *kind, *BEFORE, *THEN)
     plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *kind, *BEFORE))

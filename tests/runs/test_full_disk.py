@@ -43,6 +43,7 @@ def full_where_new(directory: Path, diary: Path) -> None:
     sys.addaudithook(watch)
 
 
+@pytest.mark.nightly
 def test_a_run_that_finds_the_disk_full_at_any_write_says_so_and_goes_on_when_there_is_room(
     base, tmp_path, monkeypatch
 ):

@@ -7,6 +7,7 @@ import pytest
 
 from see_lightning.engine import grow, launch
 from see_lightning.engine.ledger import Ledger
+from tests.nightly import all_but
 from tests.runs import toy
 
 SKY, SKY_SEA, SKY_ICE = "order.tasks=[sky]", "order.tasks=[sky,sea]", "order.tasks=[sky,ice]"
@@ -25,7 +26,7 @@ def grown_from(directory):
     return Ledger(directory).read().content["about"].get("grown_from")
 
 
-@pytest.mark.parametrize("method", ["see", "seqft", "replay", "stl"])
+@pytest.mark.parametrize("method", all_but(["see", "seqft"], ["see", "seqft", "replay", "stl"]))
 def test_a_grown_run_trains_the_new_task_alone_and_ends_like_a_whole_one(base, tmp_path, method):
     choice = f"method={method}"
     whole = toy.whole(base, choice)

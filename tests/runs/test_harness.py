@@ -24,6 +24,7 @@ from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.voices import Voices
 from tests.experts import small
+from tests.nightly import all_but
 from tests.runs import toy
 
 ROOT = Path(see_lightning.__file__).parent.parent
@@ -270,7 +271,7 @@ def command(capsys, *words):
     return code, out, err
 
 
-@pytest.mark.parametrize("kind", [(), toy.ACTIVATED], ids=["ordinary", "activated"])
+@pytest.mark.parametrize("kind", all_but([()], [(), toy.ACTIVATED]), ids=["ordinary", "activated"])
 def test_the_command_tells_every_voice_s_scores_and_keeps_them(base, run_of, tasks, capsys, kind):
     run = run_of(*kind)
     code, out, err = command(capsys, run, "--tasks", "toy_choice,toy_written", "--include-path", tasks)

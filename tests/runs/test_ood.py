@@ -8,6 +8,7 @@ from see_lightning.config import ConfigError
 from see_lightning.data.example import DataError
 from see_lightning.engine import launch
 from see_lightning.study import main
+from tests.nightly import all_but
 from tests.runs import toy
 
 SETTINGS = [("method=see",), ("method=see", *toy.ACTIVATED), ("method=seqft",), ("method=stl",)]
@@ -37,7 +38,7 @@ def without_ood(kept):
     return {**files, "results.json": results}
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: " ".join(s[:2]))
+@pytest.mark.parametrize("settings", all_but(SETTINGS[1:], SETTINGS), ids=lambda s: " ".join(s[:2]))
 def test_a_finished_run_is_asked_without_training_and_ends_as_if_asked_at_once(base, tmp_path, foreign, settings):
     data, whole = toy.data_in(base), toy.whole(base, *settings)
     at_once = toy.run(toy.compose(data, tmp_path / "once", *settings, *asked(foreign)))
@@ -123,7 +124,7 @@ def test_other_queries_are_asked_beside_the_old_ones_and_only_they_count(base, t
     assert toy.read_results(one.directory)["ood"]["queries"] == 5
 
 
-@pytest.mark.parametrize("settings", SETTINGS[:2], ids=lambda s: " ".join(s[:2]))
+@pytest.mark.parametrize("settings", all_but(SETTINGS[:1], SETTINGS[:2]), ids=lambda s: " ".join(s[:2]))
 def test_two_ranks_find_what_one_finds(base, tmp_path, foreign, settings):
     calm = (*settings, "adapter.dropout=0", "model.dtype=fp32", "optim.lr=4e-3", *asked(foreign))
     data = toy.data_in(base)

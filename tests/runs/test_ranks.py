@@ -22,6 +22,7 @@ from see_lightning.methods import method as methods
 from see_lightning.methods.method import Method
 from see_lightning.methods.see import See
 from see_lightning.models.kept_prompts import KeptPrompts
+from tests.nightly import all_but
 from tests.runs import toy
 
 # Ranks compute different rows, and so draw different dropout; without it the same numbers are to come out, as long as steps
@@ -55,13 +56,22 @@ WITHIN_ADAPTERS = [
 ]
 
 
+CASES = [
+    *((settings, size, trainer) for settings in SETTINGS for size in (2, 3) for trainer in ("ddp", "fsdp")),
+    # Ranks have unlike numbers of rows, and so of parts.
+    *((("method=see", "optim.tokens_at_once=20"), 3, trainer) for trainer in ("ddp", "fsdp")),
+    *((("method=see", *toy.ACTIVATED, "optim.tokens_at_once=1"), 2, trainer) for trainer in ("ddp", "fsdp")),
+    *((settings, 2, "ddp") for settings in WITHIN_ADAPTERS),
+]
+DAILY = [
+    *((SETTINGS[0], 2, "ddp"), (SETTINGS[0], 3, "fsdp"), (WITHIN_ADAPTERS[0], 2, "ddp")),
+    (("method=see", *toy.ACTIVATED, "optim.tokens_at_once=1"), 2, "ddp"),
+]
+
+
 @pytest.mark.parametrize(
     ("settings", "size", "trainer"),
-    [(settings, size, trainer) for settings in SETTINGS for size in (2, 3) for trainer in ("ddp", "fsdp")]
-    # Ranks have unlike numbers of rows, and so of parts.
-    + [(("method=see", "optim.tokens_at_once=20"), 3, trainer) for trainer in ("ddp", "fsdp")]
-    + [(("method=see", *toy.ACTIVATED, "optim.tokens_at_once=1"), 2, trainer) for trainer in ("ddp", "fsdp")]
-    + [(settings, 2, "ddp") for settings in WITHIN_ADAPTERS],
+    [case if case in DAILY else pytest.param(*case, marks=pytest.mark.nightly) for case in CASES],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )
 def test_several_ranks_give_the_answers_and_metrics_of_one(base, tmp_path, settings, size, trainer):
@@ -73,6 +83,7 @@ def test_several_ranks_give_the_answers_and_metrics_of_one(base, tmp_path, setti
     assert log.read_text().count("results.json") == 1, "one rank speaks"
 
 
+@pytest.mark.nightly
 def test_the_examples_of_each_step_and_its_loss_do_not_hang_on_the_number_of_ranks(base, tmp_path, monkeypatch):
     seen, experts = {}, {}
     for size, trainer in ((1, "ddp"), (2, "ddp"), (4, "ddp"), (2, "fsdp")):
@@ -109,7 +120,7 @@ def test_the_examples_of_each_step_and_its_loss_do_not_hang_on_the_number_of_ran
     assert experts["fsdp", 2] == experts["ddp", 2], "a base model in parts trains other experts, or writes other files"
 
 
-@pytest.mark.parametrize("gigabytes", [0, 1.5e-4])
+@pytest.mark.parametrize("gigabytes", all_but([0], [0, 1.5e-4]))
 def test_ranks_that_share_a_base_model_may_read_prompts_again_that_others_have_kept(
     base, tmp_path, monkeypatch, gigabytes
 ):
@@ -188,12 +199,12 @@ def test_a_rank_killed_beside_one_that_shares_its_base_model_ends_both_and_the_s
     ("told", "code", "trainer"),
     [
         (signal.SIGUSR1, AGAIN, "ddp"),
-        (signal.SIGUSR2, AGAIN, "ddp"),
-        (signal.SIGTERM, 143, "ddp"),
-        (signal.SIGUSR1, AGAIN, "fsdp"),
+        pytest.param(signal.SIGUSR2, AGAIN, "ddp", marks=pytest.mark.nightly),
+        pytest.param(signal.SIGTERM, 143, "ddp", marks=pytest.mark.nightly),
+        pytest.param(signal.SIGUSR1, AGAIN, "fsdp", marks=pytest.mark.nightly),
     ],
 )
-@pytest.mark.parametrize("phase", ["in training", "in answering"])
+@pytest.mark.parametrize("phase", all_but(["in training"], ["in training", "in answering"]))
 def test_a_signal_to_one_rank_stops_all_in_good_order(base, tmp_path, monkeypatch, told, code, trainer, phase):
     # As it is on GPUs: for gloo alone Lightning gives up inference mode by itself.
     monkeypatch.setattr(utilities, "dist", SimpleNamespace(get_backend=lambda: "cpu:gloo,cuda:nccl"))
