@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from omegaconf import DictConfig
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
@@ -189,6 +190,19 @@ def place() -> Place | None:
             f"the environment names this process {found.rank}, from 0, of {found.size}: unset RANK WORLD_SIZE"
         )
     return found if found.size > 1 else None
+
+
+def on_gpu(cfg: DictConfig) -> bool:
+    """Whether a run of this configuration trains on GPUs."""
+    return bool(torch.cuda.is_available()) and cfg.trainer.get("accelerator", "auto") != "cpu"
+
+
+def processes(cfg: DictConfig) -> int:
+    """How many processes do this run together; ``trainer.devices=auto`` takes all GPUs of a machine, or one CPU process."""
+    devices = cfg.trainer.get("devices", 1)
+    if devices == "auto":
+        devices = torch.cuda.device_count() if on_gpu(cfg) else 1
+    return int(devices) * int(cfg.trainer.get("num_nodes", 1))
 
 
 def join(here: Place, *, gpu: bool) -> Ranks:

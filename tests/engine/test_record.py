@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import pytest
 
-from see_lightning.engine import launch, record
+from see_lightning.engine import record, session, start
 from see_lightning.engine.ledger import Ledger
 from tests.runs import toy
 
@@ -28,8 +28,8 @@ def started(cfg, *, stop=False, **versions):
 
     installed = record.versions() | versions
     with (
-        patch.object(launch, "versions", lambda: installed),
-        patch.object(launch, "commit", lambda: "one"),
+        patch.object(start, "versions", lambda: installed),
+        patch.object(start, "commit", lambda: "one"),
         patch.object(Ledger, "commit_trained", commit_and_stop),
     ):
         try:
@@ -62,7 +62,7 @@ def test_a_start_like_the_last_one_writes_nothing(data, tmp_path):
     started(cfg, stop=True)
     (ledger,) = tmp_path.glob("runs/**/ledger.json")
     before = ledger.read_bytes()
-    with patch.object(launch, "ContinualRun", side_effect=InterruptedError):
+    with patch.object(session, "ContinualRun", side_effect=InterruptedError):
         started(cfg)
     assert ledger.read_bytes() == before
 

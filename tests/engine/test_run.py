@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from see_lightning import config, load_ensemble
 from see_lightning.config import Refusal
 from see_lightning.data.example import DataError
-from see_lightning.engine import build, launch, record
+from see_lightning.engine import build, launch, record, start
 from see_lightning.engine.callbacks import Throughput
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.engine.run import Diverged
@@ -92,9 +92,9 @@ def test_data_that_changed_since_the_start_make_another_run_and_the_old_one_goes
 
 def test_a_run_goes_on_in_the_precision_it_was_begun_in(data, tmp_path):
     cfg = toy.compose(data, tmp_path / "runs", *TWO_TASKS, "model.dtype=auto")
-    with patch.object(launch, "fast_dtype", return_value="bf16"):
+    with patch.object(start, "fast_dtype", return_value="bf16"):
         interrupted(cfg, "01-sky")
-    with patch.object(launch, "fast_dtype", return_value="fp32"):
+    with patch.object(start, "fast_dtype", return_value="fp32"):
         resumed = toy.run(cfg)
     assert toy.read_results(resumed.directory)["dtype"] == "bf16"
     base = [weight for name, weight in resumed.methods[0].pool.model.named_parameters() if "lora_" not in name]

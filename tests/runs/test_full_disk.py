@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from see_lightning.config import Refusal
-from see_lightning.engine import launch
+from see_lightning.engine import launch, start
 from see_lightning.refusals import REFUSED, explain, room_needed
 from tests.runs import toy
 
@@ -47,7 +47,7 @@ def full_where_new(directory: Path, diary: Path) -> None:
 def test_a_run_that_finds_the_disk_full_at_any_write_says_so_and_goes_on_when_there_is_room(
     base, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(launch, "commit", lambda: "one and the same")
+    monkeypatch.setattr(start, "commit", lambda: "one and the same")
     whole = toy.whole(base, *QUICK).directory
     cfg = toy.compose(toy.data_in(base), tmp_path / "runs", *QUICK)
     directory = tmp_path / "runs" / toy.place_of(whole)

@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import pytest
 
-from see_lightning.engine import grow, launch
+from see_lightning.engine import grow, launch, session, start
 from see_lightning.engine.ledger import Ledger
 from tests.nightly import all_but
 from tests.runs import toy
@@ -55,7 +55,7 @@ def test_only_a_run_on_the_first_tasks_is_taken_over(base, tmp_path):
 @pytest.mark.parametrize("other", ["optim.lr=2e-3", "ratio=0.25", "seed=2", "benchmark.default.max_new_tokens=3"])
 def test_a_run_with_other_settings_is_not_taken_over(base, tmp_path, other):
     toy.run(toy.compose(toy.data_in(base), tmp_path, SKY, other))
-    with patch.object(launch, "adopt", side_effect=AssertionError("taken over")):
+    with patch.object(start, "adopt", side_effect=AssertionError("taken over")):
         toy.run(toy.compose(toy.data_in(base), tmp_path, SKY_ICE))
 
 
@@ -118,7 +118,7 @@ def test_a_growth_that_was_killed_is_done_again(base, tmp_path):
             launch.launch(cfg, "test")
 
     def killed_after_the_commit() -> None:
-        with patch.object(launch, "ContinualRun", side_effect=lambda **_: toy.die()):
+        with patch.object(session, "ContinualRun", side_effect=lambda **_: toy.die()):
             launch.launch(cfg, "test")
 
     for attempt in (killed_while_copying, killed_before_the_commit, killed_after_the_commit):

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 import torch
 
-from see_lightning.engine import launch
+from see_lightning.engine import launch, session, start
 from see_lightning.engine.preemption import AGAIN
 from tests.nightly import all_but
 from tests.runs import toy
@@ -26,7 +26,7 @@ def undisturbed(base):
 @pytest.fixture
 def killable(base, tmp_path, monkeypatch):
     """A run of the toy that has not begun: a function that launches it, its directory, and a log."""
-    monkeypatch.setattr(launch, "commit", lambda: "one and the same")  # though somebody commits while we test
+    monkeypatch.setattr(start, "commit", lambda: "one and the same")  # though somebody commits while we test
     cfg = toy.compose(toy.data_in(base), tmp_path / "runs")
     directory = tmp_path / "runs" / toy.place_of(toy.whole(base).directory)
 
@@ -130,7 +130,8 @@ def test_a_signal_that_can_be_heard_ends_the_run_and_loses_nothing(undisturbed, 
 @pytest.mark.parametrize("loaded", ["read_contents", "build_tasks", "build_method"])
 def test_a_signal_while_data_or_the_model_are_loaded_ends_that_at_once(killable, monkeypatch, loaded, told, code):
     attempt, directory, log = killable
-    builds = {name: getattr(launch, name) for name in ("read_contents", "build_tasks", "build_method")}
+    places = {"read_contents": launch, "build_tasks": session, "build_method": session}
+    builds = {name: getattr(module, name) for name, module in places.items()}
 
     def told_while_loading(name, *given):
         if name == loaded:
@@ -140,8 +141,8 @@ def test_a_signal_while_data_or_the_model_are_loaded_ends_that_at_once(killable,
         print(name)
         return builds[name](*given)
 
-    for name in builds:
-        monkeypatch.setattr(launch, name, partial(told_while_loading, name))
+    for name, module in places.items():
+        monkeypatch.setattr(module, name, partial(told_while_loading, name))
     assert toy.forked(attempt, log) == code
     *done, last, _ = log.read_text().splitlines()  # last, its exit code
     assert [line for line in done if not line.startswith("note: ")] == list(builds)[: list(builds).index(loaded)]

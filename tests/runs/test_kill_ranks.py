@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from see_lightning.engine import launch
+from see_lightning.engine import launch, start
 from see_lightning.engine.ledger import LedgerError
 from see_lightning.experts.pool import ExpertPool
 from tests.conftest import REQUIRED
@@ -103,7 +103,7 @@ def kills(base, tmp_path_factory) -> Kills:
             toy.kill_where_new(folder / "diary")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "commit", lambda: "one and the same")  # though somebody commits while we test
+        patch.setattr(start, "commit", lambda: "one and the same")  # though somebody commits while we test
         # Every attempt would try the model out first, and most kills would fall into that.
         patch.setattr(ExpertPool, "choose_reading", lambda pool: None)
         if done.elsewhere:
@@ -131,7 +131,7 @@ def kills(base, tmp_path_factory) -> Kills:
 
 
 def test_a_killed_rank_ends_the_other_and_the_same_command_ends_the_run(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "commit", lambda: "one and the same")
+    monkeypatch.setattr(start, "commit", lambda: "one and the same")
 
     def two_ranks(name: str, victim: int | None = None) -> list[int]:
         cfg = toy.compose(toy.data_in(base), tmp_path / name, *SETTINGS, *TWO)

@@ -16,7 +16,7 @@ from lightning.pytorch.loops import utilities
 from safetensors.torch import load_file
 
 from see_lightning.config import ConfigError
-from see_lightning.engine import launch
+from see_lightning.engine import launch, session
 from see_lightning.engine.preemption import AGAIN
 from see_lightning.methods import method as methods
 from see_lightning.methods.method import Method
@@ -230,20 +230,20 @@ def test_a_signal_to_one_rank_stops_all_in_good_order(base, tmp_path, monkeypatc
 
 def test_a_signal_to_one_rank_while_data_are_loaded_stops_all_before_training(base, tmp_path, monkeypatch):
     work, directory = together(base, tmp_path / "runs", 2, "method=see")
-    build, log = launch.build_tasks, tmp_path / "log"
+    build, log = session.build_tasks, tmp_path / "log"
 
     def told_while_loading(*given: Any) -> Any:
         if os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGTERM)
         return build(*given)
 
-    monkeypatch.setattr(launch, "build_tasks", told_while_loading)
+    monkeypatch.setattr(session, "build_tasks", told_while_loading)
     assert toy.ended(toy.start_ranks(2, work, log)) == [143, 0], log.read_text()[-3000:]
     assert not (directory / "tasks").exists(), "a stage was begun"
 
 
 def test_a_rank_told_to_stop_does_not_wait_for_ever_for_one_that_is_halted(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "GRACE", 2)
+    monkeypatch.setattr(session, "GRACE", 2)
     work, directory = together(base, tmp_path / "runs", 2, "method=see")
     log = tmp_path / "log"
 

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pytest
 
 from see_lightning.config import ConfigError
-from see_lightning.engine import launch
+from see_lightning.engine import launch, session, start
 from see_lightning.engine.ledger import Ledger, LedgerError
 from tests.runs import toy
 
@@ -78,13 +78,13 @@ def test_interrupted_after_whatever_became_final_it_ends_as_if_it_had_not_been(b
         commit(ledger)
         raise InterruptedError
 
-    noted = launch._take_up
+    noted = session.start_run
 
-    def take_up(*given):
+    def start_run(*given, **named):
         with patch.object(Ledger, "commit", commit):
-            noted(*given)
+            noted(*given, **named)
 
-    with patch.object(Ledger, "commit", commit_and_stop), patch.object(launch, "_take_up", take_up):
+    with patch.object(Ledger, "commit", commit_and_stop), patch.object(session, "start_run", start_run):
         while True:
             try:
                 resumed = run(base, tmp_path / "broken", *toy.VARIANTS)
@@ -96,7 +96,7 @@ def test_interrupted_after_whatever_became_final_it_ends_as_if_it_had_not_been(b
 
 
 def test_killed_at_every_step_of_every_commit_it_ends_as_if_it_had_not_been(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "commit", lambda: "one and the same")
+    monkeypatch.setattr(start, "commit", lambda: "one and the same")
     whole = run(base, tmp_path / "whole", "variants=[input_only]")
     run(base, tmp_path / "killed")
     cfg = toy.compose(toy.defined_in(base), tmp_path / "killed", *toy.DEFINED, "variants=[input_only]")

@@ -31,7 +31,7 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from see_lightning.config import register
-from see_lightning.engine import launch
+from see_lightning.engine import launch, session
 from see_lightning.engine.ledger import Ledger
 from see_lightning.methods.method import Method
 from see_lightning.models.tiny import tiny_model
@@ -125,7 +125,7 @@ class Seen:
 def run(cfg: DictConfig) -> Seen:
     """Launch it, and look on."""
     seen = Seen()
-    build, fit, step = launch.build_method, L.Trainer.fit, Method.training_step
+    build, fit, step = session.build_method, L.Trainer.fit, Method.training_step
 
     def build_method(*arguments: Any) -> Method:
         seen.methods.append(build(*arguments))
@@ -141,7 +141,7 @@ def run(cfg: DictConfig) -> Seen:
         return step(method, batch, batch_idx)
 
     with ExitStack() as patches:
-        patches.enter_context(patch.object(launch, "build_method", build_method))
+        patches.enter_context(patch.object(session, "build_method", build_method))
         patches.enter_context(patch.object(L.Trainer, "fit", counted_fit))
         patches.enter_context(patch.object(Method, "training_step", training_step))
         seen.directory = launch.launch(cfg, "test").parent

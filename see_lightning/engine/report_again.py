@@ -1,0 +1,97 @@
+"""A command whose run is finished: whether nothing is left to ask, and what is checked and noted before its report."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from see_lightning.config import ConfigError, Refusal, RunConfig, listed
+from see_lightning.engine.build import build_template
+from see_lightning.engine.contents import ood_digests, ood_without_places
+from see_lightning.engine.find import Found
+from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.made_from import check_prompts
+from see_lightning.engine.preemption import Told
+from see_lightning.engine.relay import notice
+from see_lightning.engine.results import paraphrases
+from see_lightning.engine.start import is_noted, note_contents, note_places
+from see_lightning.engine.tracking import make_tracker
+from see_lightning.reporting.runs import read_results
+
+
+def is_finished(cfg: DictConfig, path: Path) -> bool:
+    """Whether a run is finished, and was asked the foreign queries and the variants that it shall be asked.
+
+    Args:
+        cfg: composed.
+        path: of the run's ``results.json``, which may be missing.
+    """
+    if not path.exists():
+        return False
+    results = read_results(path)
+    variants, wanted = results.get("variants", {}), set(cfg.get("variants") or ())
+    return (
+        (not cfg.get("ood") or _is_ood_answered(cfg, results.get("ood", {})))
+        and wanted <= set(variants.get("asked", ()))
+        and ("paraphrased" not in wanted or variants["paraphrases"] == paraphrases(cfg))
+    )
+
+
+def _is_ood_answered(cfg: DictConfig, answered: Mapping[str, Any]) -> bool:
+    """Whether a run was asked these foreign queries; of those that cannot be read now, only how they were asked counts."""
+    asked: Any = OmegaConf.to_container(cfg.ood, resolve=True)
+    if "digests" not in answered:
+        return bool(answered.get("asked") == asked)
+    if ood_without_places(answered["asked"]) != ood_without_places(asked):
+        return False
+    now, then = ood_digests(cfg), answered["digests"]
+    unread = sorted(task for task in then if now.get(task) is None)
+    if unread:
+        notice(f"not compared with the foreign queries that were asked, for they cannot be read: {listed(unread)}")
+    return all(then.get(task) == digest for task, digest in now.items() if digest is not None)
+
+
+def check_template(config: RunConfig, ledger: Ledger) -> None:
+    """Refuse to report a run as that of a template or tokenizer which is another by now.
+
+    Args:
+        config: of the command.
+        ledger: of the run, read.
+
+    Raises:
+        LedgerError: so it is.
+    """
+    try:
+        template = build_template(config, ledger.content["about"].get("date"))
+    except ConfigError as error:  # the report is there all the same
+        notice(f"not compared with what this run was made from: {error}")
+    else:
+        check_prompts(ledger, template)
+
+
+def bring_up_to_date(cfg: DictConfig, found: Found) -> None:
+    """Note in a finished run's directory what earlier versions did not, and let a sweep know of the run.
+
+    Args:
+        cfg: composed.
+        found: where the run lies, and what it is made from.
+    """
+    for note in (*found.notes, *found.left_out):
+        notice(note)
+    if not found.notes and not is_noted(found.directory, cfg):
+        with suppress(OSError, Refusal), Ledger(found.directory) as ledger:  # of a run from when they were not noted
+            note_contents(ledger, found)
+            note_places(ledger, cfg)
+    if "WANDB_SWEEP_ID" in os.environ:
+        _track_again(cfg, found.directory)
+
+
+def _track_again(cfg: DictConfig, directory: Path) -> None:
+    """Report a run to a sweep that was finished before the sweep asked for it, or the sweep would wait for its metric."""
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    with make_tracker(cfg.logger) as tracker:
+        tracker.open(directory, settings, Told())
+        tracker.finish(read_results(directory / "results.json"), directory / "report.html")

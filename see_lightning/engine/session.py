@@ -1,0 +1,211 @@
+"""The part of one rank in a run, from its configuration to ``results.json``."""
+
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import chain
+from typing import Any
+
+import hydra.utils
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from see_lightning.config import FSDP_BASE, METHOD_GIVEN, ConfigError, RunConfig, bind, instantiate
+from see_lightning.engine.build import (
+    build_method,
+    build_strangers,
+    build_tasks,
+    build_template,
+    build_variants,
+    expert_facts,
+)
+from see_lightning.engine.find import Found, check_model
+from see_lightning.engine.ledger import OOD, Ledger, dump
+from see_lightning.engine.made_from import date_of
+from see_lightning.engine.preemption import STOPPED, Stopped, Told, exit_code
+from see_lightning.engine.ranks import GRACE, Ranks, on_gpu
+from see_lightning.engine.results import collect, keep_earlier
+from see_lightning.engine.run import ContinualRun, RunSettings
+from see_lightning.engine.stages import Stage, plan_stages
+from see_lightning.engine.start import start_run
+from see_lightning.engine.tracking import Tracker, make_tracker
+from see_lightning.methods.method import Method
+from see_lightning.reporting.report.page import render_html
+from see_lightning.reporting.report.sections import matrix_csv
+from see_lightning.reporting.runs import read_results
+from see_lightning.run_files import read_file, seal
+from see_lightning.tasks.prompts import PromptTemplate
+from see_lightning.tasks.task import Task, told_apart
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run trains on and asks.
+
+    Args:
+        template: prompt style and tokenizer.
+        tasks: in their order.
+        beside: tasks that are asked beside the run's own, by kind, see ``ContinualRun``.
+        stages: of the run.
+    """
+
+    template: PromptTemplate
+    tasks: list[Task]
+    beside: dict[str, list[Task]]
+    stages: list[Stage]
+
+
+@dataclass(frozen=True)
+class Session:
+    """One rank's part in a run that is not finished.
+
+    Args:
+        cfg: composed.
+        config: its typed form.
+        ledger: of the run directory; ``run`` takes hold of it.
+        command: as it was typed.
+        ranks: the processes that do this run together.
+        found: where the run lies, and what it is made from.
+    """
+
+    cfg: DictConfig
+    config: RunConfig
+    ledger: Ledger
+    command: str
+    ranks: Ranks
+    found: Found
+
+    @cached_property
+    def method(self) -> type[Method]:
+        """The method's class."""
+        method: type[Method] = hydra.utils.get_class(self.cfg.method._target_)
+        return method
+
+    @cached_property
+    def console(self) -> Console:
+        """Where progress is told, by the first rank alone."""
+        return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, quiet=not self.ranks.first)
+
+    def run(self) -> None:
+        """Train, evaluate and report what is left to do.
+
+        Raises:
+            SystemExit: the run was told to stop.
+            Refusal: the data, the settings or the directory cannot be used.
+        """
+        ranks, ledger = self.ranks, self.ledger
+        bind(self.cfg.method, *METHOD_GIVEN)
+        if self.cfg.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
+            raise ConfigError("trainer=gpu, but torch finds no GPU here; use trainer=cpu.")
+        with ExitStack() as held:
+            told = held.enter_context(Told())
+            if ranks.size > 1:
+                held.enter_context(told.ends_within(GRACE))
+            ranks.lead(lambda: held.enter_context(ledger))
+            tracker = held.enter_context(make_tracker(self.cfg.logger))
+            try:
+                material = self._read(told)
+                ranks.lead(lambda: self._start(material))
+                run = self._continual_run(material, tracker, told)
+                settings: Any = OmegaConf.to_container(self.cfg, resolve=True)
+                ranks.lead(lambda: tracker.open(ledger.directory, settings, told))
+                run.run()
+            except Stopped:
+                code = exit_code(ranks.gather(told.signal))
+                self.console.print(STOPPED)
+                raise SystemExit(code) from None
+            if ranks.first:
+                tracker.finish(self._write_results(material), ledger.directory / "report.html")
+        ranks.leave()
+        if ranks.first and told.signal:
+            self.console.print("stopped when told to; the run is finished, and the same command prints its report")
+            raise SystemExit(exit_code([told.signal]))
+
+    def _read(self, told: Told) -> Material:
+        """Read and check tasks, foreign tasks and variants, and tell what is worth knowing of them."""
+        cfg, config = self.cfg, self.config
+        date = self.ranks.lead(lambda: date_of(self.ledger, self.found.settings["model"]["name"]))
+        template = build_template(config, self.ranks.gather(date)[0])
+
+        def read() -> tuple[list[Task], dict[str, list[Task]]]:
+            with told.at_once():
+                tasks = build_tasks(cfg, config, template)
+                strangers = told_apart(build_strangers(cfg, config, template), tasks)
+                return tasks, {OOD: strangers, **build_variants(cfg, config, template, tasks)}
+
+        tasks, beside = self.ranks.stop_together(read, nullcontext())
+        for notice in (notice for task in chain(tasks, *beside.values()) for notice in task.notices):
+            self.console.print(notice)
+        for note in (*self.method.cautions(cfg.method, tasks), *self.found.notes, *self.found.left_out):
+            self.console.print(f"note: {note}")
+        return Material(template, tasks, beside, plan_stages(self.method.schedule, tasks))
+
+    def _start(self, material: Material) -> None:
+        """Note the start, see ``start_run``."""
+        start_run(
+            self.cfg,
+            self.config,
+            self.ledger,
+            self.found,
+            command=self.command,
+            ranks=self.ranks.size,
+            template=material.template,
+            data={task.name: task.digest() for task in material.tasks},
+            growing=material.stages if self.method.schedule == "sequential" else [],
+            console=self.console,
+        )
+
+    def _continual_run(self, material: Material, tracker: Tracker, told: Told) -> ContinualRun:
+        """The loop over tasks, with what it builds when it needs it."""
+        cfg, config, ranks = self.cfg, self.config, self.ranks
+        dtype = self.ledger.read().content["about"]["dtype"]
+        make_trainer, mesh = instantiate(cfg.trainer), None
+        if cfg.trainer.get("strategy") == FSDP_BASE:
+            mesh = ranks.of_this_machine(int(cfg.trainer.get("num_nodes", 1)), gpu=on_gpu(cfg))
+            # A layer's memory is reused from pass to pass; made in inference mode, it could not take part in training.
+            make_trainer = partial(make_trainer, inference_mode=False)
+
+        def make_method() -> Method:
+            method = build_method(cfg, config, material.template, dtype, mesh)
+            # The model's files may have come onto this machine only now.
+            ranks.lead(lambda: check_model(self.ledger, config, note=True))
+            return method
+
+        return ContinualRun(
+            ledger=self.ledger,
+            stages=material.stages,
+            beside=material.beside,
+            settings=RunSettings(
+                seed=config.seed,
+                epochs=config.optim.epochs,
+                global_batch=config.optim.global_batch,
+                grad_clip=config.optim.grad_clip,
+                loss_mean=config.optim.loss_mean,
+                tokens_at_once=config.optim.tokens_at_once,
+                eval_batch=config.data.eval_batch,
+                strangers_every=bool(config.ood and config.ood.every),
+                facts=expert_facts(config, material.template, dtype),
+            ),
+            decides=self.method.refuses,
+            make_method=make_method,
+            make_trainer=make_trainer,
+            tracker=tracker,
+            console=self.console,
+            ranks=ranks,
+            told=told,
+        )
+
+    def _write_results(self, material: Material) -> dict[str, Any]:
+        """Compute and write all numbers and the report; gives the content of ``results.json``."""
+        ledger = self.ledger
+        results = collect(ledger, material.stages, material.tasks, material.beside, self.cfg, self.config, self.method)
+        path = ledger.directory / "results.json"
+        if path.exists():
+            keep_earlier(results, read_results(path))
+        ledger.write(ledger.directory / "matrix.csv", matrix_csv(results))
+        study = ledger.directory / "study.json"  # of a finished run that was asked foreign queries afterwards
+        studied = read_file(study) if study.exists() else None
+        ledger.write(ledger.directory / "report.html", render_html(results, studied))
+        ledger.write(path, dump(seal(results)))  # last: that it is there means all is there
+        return results

@@ -1,0 +1,196 @@
+"""The start of a run: what it notes of itself, what it compares with an earlier start, and what it takes over."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from see_lightning.config import RunConfig, listed, numbers_config
+from see_lightning.engine.contents import ROWS
+from see_lightning.engine.find import Found, comparable, edits, refuse_other_model
+from see_lightning.engine.grow import adopt, earlier_run
+from see_lightning.engine.ledger import Ledger, LedgerError
+from see_lightning.engine.made_from import check_prompts, prompt_facts
+from see_lightning.engine.record import commit, differing, starts_of, versions, why_no_commit
+from see_lightning.engine.stages import Stage
+from see_lightning.models.base import fast_dtype
+from see_lightning.run_files import seal
+from see_lightning.tasks.prompts import PromptTemplate
+from see_lightning.tasks.task import changed_data
+from see_lightning.trust import read_settings, sealed_settings
+
+
+def start_run(
+    cfg: DictConfig,
+    config: RunConfig,
+    ledger: Ledger,
+    found: Found,
+    *,
+    command: str,
+    ranks: int,
+    template: PromptTemplate,
+    data: Mapping[str, str],
+    growing: list[Stage],
+    console: Console,
+) -> None:
+    """Note what the run is started with, or check that it is what it was started with.
+
+    Args:
+        cfg: composed.
+        config: its typed form.
+        ledger: held.
+        found: where the run lies, and what it is made from.
+        command: as it was typed.
+        ranks: how many processes do the run together.
+        template: as it is now.
+        data: digests of the tasks as they are read now, by name.
+        growing: stages that another run may have finished, see ``earlier_run``.
+        console: where progress is told.
+
+    Raises:
+        LedgerError: the run was started on other data, or with other prompts.
+    """
+    resolved = _dtype(cfg, config)
+    about = _note_start(ledger, found, command, ranks, resolved, template, data, console)
+    for name, asked in (("asked_by", config.ood), ("variants_asked_by", config.variants)):
+        if asked and about.get(name) != command:
+            about[name] = command
+            ledger.commit()
+    ledger.write(ledger.directory / "config.yaml", sealed_settings(cfg))
+    if growing and not ledger.content["stages"]:
+        _take_over(cfg, config, ledger, found, data, growing, console)
+    if about["dtype"] != resolved:
+        console.print(
+            f"going on in {about['dtype']}, in which this run was begun; this machine's own choice is {resolved}"
+        )
+
+
+def _dtype(cfg: DictConfig, config: RunConfig) -> str:
+    """The dtype of a run that begins on this machine."""
+    return fast_dtype(cfg.trainer.get("accelerator", "auto")) if config.model.dtype == "auto" else config.model.dtype
+
+
+def _note_start(
+    ledger: Ledger,
+    found: Found,
+    command: str,
+    ranks: int,
+    dtype: str,
+    template: PromptTemplate,
+    data: Mapping[str, str],
+    console: Console,
+) -> dict[str, Any]:
+    """Note the first start of a run, or compare a later one with it; gives what is noted about the run."""
+    start = {
+        "command": command,
+        "commit": commit(),
+        "versions": versions(),
+        "dtype": ledger.content["about"].get("dtype", dtype),
+        "ranks": ranks,
+    }
+    if start["commit"] is None and (why := why_no_commit()):
+        console.print(f"note: the commit of this code is not recorded: {why}")
+    about = ledger.about(
+        {
+            "command": command,
+            "commits": [start["commit"]],
+            "versions": start["versions"],
+            "starts": [start],
+            "dtype": dtype,
+            "data": dict(data),
+            **prompt_facts(template),
+            "numbers": found.settings,
+            "contents": found.contents.noted(),
+        }
+    )
+    if changed := changed_data(data, about["data"]):
+        raise LedgerError(
+            f"{ledger.directory} was started on other data: {listed(changed)} changed since."
+            f" Restore them, or move that folder away."
+        )
+    check_prompts(ledger, template)
+    note_contents(ledger, found)
+    if start != (last := starts_of(about)[-1]):  # nothing is written at a start like the last one
+        if told := differing(last, start):
+            console.print(f"going on with {told}")
+        about["starts"] = [*starts_of(about), start]
+        if start["commit"] != about["commits"][-1]:
+            about["commits"].append(start["commit"])
+        ledger.commit()
+    return about
+
+
+def _take_over(
+    cfg: DictConfig,
+    config: RunConfig,
+    ledger: Ledger,
+    found: Found,
+    data: Mapping[str, str],
+    growing: list[Stage],
+    console: Console,
+) -> None:
+    """Adopt the stages that an earlier run of the same beginning has finished."""
+    earlier = earlier_run(ledger.directory, numbers_config(cfg), data, found.contents)
+    if earlier and earlier.edited:
+        refuse_other_model(earlier.directory, earlier.edited, found.contents, config)
+        edited = edits(earlier.directory, earlier.edited, found.contents)
+        console.print(f"note: nothing is taken over from {earlier.directory}: {edited} changed since")
+    elif earlier:
+        taken = adopt(ledger, growing, earlier.directory, answers_too=earlier.answers_too)
+        what = "growing: {} finished stages" if earlier.answers_too else "thresholds anew: {} trained stages"
+        console.print(f"{what.format(taken)} taken over from {earlier.directory}")
+
+
+def note_contents(ledger: Ledger, found: Found) -> None:
+    """Note what a run is made from, where that was not done when it began.
+
+    Args:
+        ledger: of the run, held.
+        found: where the run lies, and what it is made from.
+    """
+    about = ledger.content["about"]
+    if "contents" not in about:
+        about["contents"] = found.contents.noted()
+        ledger.commit()
+    if not (ledger.directory / ROWS).exists():
+        ledger.write(ledger.directory / ROWS, json.dumps(seal(found.contents.rows)))
+
+
+def note_places(ledger: Ledger, cfg: DictConfig) -> None:
+    """Let a finished run's settings say where its data and model lie now, for commands that read them.
+
+    Args:
+        ledger: of the run, held.
+        cfg: composed.
+    """
+    path = ledger.directory / "config.yaml"
+    before, now = _with_places(path, cfg)
+    if now != before:
+        ledger.write(path, now)
+
+
+def is_noted(directory: Path, cfg: DictConfig) -> bool:
+    """Whether a finished run has nothing left to note, so that its report writes nothing.
+
+    Args:
+        directory: of the run.
+        cfg: composed.
+    """
+    before, now = _with_places(directory / "config.yaml", cfg)
+    return before == now and "contents" in Ledger(directory).read().content["about"]
+
+
+def _with_places(path: Path, cfg: DictConfig) -> tuple[str, str]:
+    """A run's settings as they are kept, if they are, and with the places where its data and model lie now."""
+    if not path.exists():
+        return "", sealed_settings(cfg)
+    kept, now = read_settings(path), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
+    before = sealed_settings(kept)
+    for name in ("benchmark.reader", "model.name"):
+        OmegaConf.update(kept, name, OmegaConf.select(now, name))
+    if comparable(numbers_config(kept)) != comparable(numbers_config(cfg)):
+        return before, before  # those of another run, which are left as they are
+    return before, sealed_settings(kept)
