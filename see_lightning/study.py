@@ -160,10 +160,12 @@ def run_study(
 def _finished(run_dir: Path) -> dict[str, Any]:
     """The results of a run whose experts gave verdicts."""
     results = finished_results(run_dir, "a study needs every answer")
-    if "routing" not in results:
+    run = Unheld(run_dir)
+    *_, last = run.content["stages"]
+    if not any(answer["verdicts"] for answer in run.answers(last)):
         raise Refusal(
-            f"{run_dir} is a run of {results['method']}, which routes no queries by verdicts, so there is nothing to replay;"
-            f" study one of see."
+            f"{run_dir} is a run of {results['method']} without verdicts of experts, so no other order or threshold can be"
+            f" studied; give a run whose experts accept or refuse queries, such as one of method=see."
         )
     return results
 

@@ -86,7 +86,7 @@ def forgetting(matrix_TT: Matrix) -> float | None:
     *before, last = _square(matrix_TT)
     drops = []
     for j in range(len(before)):
-        measured = [row[j] for row in before[j:] if row[j] is not None]
+        measured = [score for row in before[j:] if (score := row[j]) is not None]
         drops.append(_difference(max(measured, default=None), last[j]))
     return _mean(drops)
 

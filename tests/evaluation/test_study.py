@@ -492,9 +492,6 @@ def test_runs_that_cannot_be_studied_are_refused(run_dir, world, tmp_path, capsy
     whole = json.loads(path.read_text())
     path.write_text(dump(whole | {"matrix": [[0.0, 0.0, None], [0.0] * 3, [0.0] * 3]}))
     assert "does not belong to its results: they give" in refusal(capsys, run_dir)
-    del whole["routing"]
-    path.write_text(dump(whole | {"method": "seqft"}))
-    assert "is a run of seqft, which routes no queries by verdicts" in refusal(capsys, run_dir)
     path.unlink()
     assert "is not finished, and a study needs every answer; go on with: python run.py method=see" in refusal(
         capsys, run_dir
