@@ -456,7 +456,7 @@ def _refuse_additions(typed: Any, prefix: str) -> None:
             _refuse_additions(value, f"{prefix}{key}.")
 
 
-METHOD_GIVEN = ("pool", "template", "optim", "run_seed")  # what a method gets beside its settings
+METHOD_GIVEN = ("setup",)  # what a method gets beside its settings
 
 
 def bind(node: Any, *arguments: str) -> None:
@@ -528,14 +528,6 @@ OFF: dict[str, tuple[str, ...]] = {  # settings of methods that are off at 0 or 
     "against": ("leeway",),
     "warm_start": ("probe",),
 }
-AFTER_TRAINING = (
-    "calibrate_on",
-    "keep",
-    "against",
-    "leeway",
-    "task_id",
-    "refuse",
-)  # settings of methods by which nothing is trained otherwise
 REHEARSAL = ("rehearsal", "min_negatives", "calibrate_on")  # of data, read by methods that rehearse
 GENERAL_USES = ("general_negatives", "other_instructions", "against")  # what general_source is read for
 GENERAL_VERSION = 2  # of the package's general instructions; other ones train other experts

@@ -185,7 +185,7 @@ def greedy(settings: dict[str, Any]) -> dict[str, Any]:
 
 def experts(voices: Voices) -> list[str]:
     """The experts that can be asked alone, oldest first."""
-    return list(voices.pool.names) if voices.method.has_experts else []
+    return list(voices.pool.names) if voices.method.traits.has_experts else []
 
 
 def _shown(what: Iterable[T], name: str) -> Iterable[T]:

@@ -22,6 +22,7 @@ from see_lightning.experts.pool import ExpertPool, check_activated
 from see_lightning.experts.recall import Recall
 from see_lightning.experts.targets import resolve_targets
 from see_lightning.methods.method import Method
+from see_lightning.methods.setup import Setup
 from see_lightning.models.base import end_ids, load_model, load_tokenizer, model_place, skeleton
 from see_lightning.models.sharding import shard
 from see_lightning.tasks.prompts import (
@@ -70,7 +71,7 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
             ends an answer.
     """
     method: type[Method] = hydra.utils.get_class(cfg.method._target_)
-    if method.refuses:
+    if method.traits.learns_refusals:
         _check_indicators(config, template)
     tasks = _read_tasks(
         cfg.benchmark,
@@ -257,7 +258,7 @@ def check_adaptable(cfg: DictConfig, config: RunConfig) -> None:
 
 def _is_trained(cfg: DictConfig) -> bool:
     method: type[Method] = hydra.utils.get_class(cfg.method._target_)
-    return method.schedule != "frozen"
+    return method.traits.schedule != "frozen"
 
 
 def build_method(
@@ -286,7 +287,7 @@ def build_method(
         template.header_ids(),
         place=model_place(config.model, cache_folder(config)),
     )
-    method: Method = instantiate(cfg.method, pool=pool, template=template, optim=config.optim, run_seed=config.seed)
+    method: Method = instantiate(cfg.method, setup=Setup(pool, template, config.optim, config.seed))
     return method
 
 

@@ -213,7 +213,7 @@ def load_ensemble(
         raise TypeError(f"trust takes a list of names; for one, write trust=[{trust!r}].")
     cfg = load_config(run_dir / "config.yaml", Trust(tuple(trust), trust_remote_code))
     method = load_method(cfg, Ledger(run_dir).read(), name)
-    if method.schedule != "frozen" and not method.pool.names:
+    if method.traits.schedule != "frozen" and not method.pool.names:
         raise ConfigError(f"{run_dir} has finished no task yet, so there is nothing to ask.")
     return Ensemble(method.to(place), max_new_tokens=max_new_tokens, batch_size=cfg.data.eval_batch)
 

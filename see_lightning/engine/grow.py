@@ -1,11 +1,14 @@
 """Taking over what another run has finished: by a longer task list all of it, by other thresholds what was trained."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import AFTER_TRAINING, listed, switched_on
+import hydra.utils
+
+from see_lightning.config import listed, switched_on
 from see_lightning.engine.contents import Contents
 from see_lightning.engine.find import Compared, comparable, compare
 from see_lightning.engine.ledger import BESIDE, Ledger, LedgerError
@@ -13,6 +16,7 @@ from see_lightning.engine.made_from import check_same_prompts
 from see_lightning.engine.record import starts_of
 from see_lightning.engine.stages import Stage
 from see_lightning.experts.files import THRESHOLD
+from see_lightning.methods.method import Method
 from see_lightning.tasks.task import changed_data
 from see_lightning.writing import copy_folder, refuse_links
 
@@ -28,17 +32,18 @@ def _without_tasks(config: dict[str, Any], tasks: int) -> dict[str, Any]:
     }
 
 
-def _trained_alike(config: dict[str, Any]) -> dict[str, Any]:
-    """What two runs must share to train the same experts; of methods that are not ours nobody knows what is set later."""
-    if not config["method"]["_target_"].startswith("see_lightning."):
-        return config
-    method = {key: value for key, value in config["method"].items() if key not in AFTER_TRAINING}
-    return {**config, "method": switched_on(method)}  # without what served a setting that is left out
+def _training_settings(config: dict[str, Any], after_training: AbstractSet[str]) -> dict[str, Any]:
+    """The settings that trained weights depend on."""
+    method = {key: value for key, value in config["method"].items() if key not in after_training}
+    return {**config, "method": switched_on(method)}  # without settings that serve only those left out
 
 
 def trains_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     """Whether a run that noted ``theirs`` has the experts that a run with the ``numbers_config`` ``ours`` trains."""
-    return _trained_alike(comparable(theirs)) == _trained_alike(comparable(ours))
+    # The class is looked up by our own settings alone: those of another run may name any code.
+    method: type[Method] = hydra.utils.get_class(ours["method"]["_target_"])
+    kept, wanted = (_training_settings(comparable(one), method.traits.after_training) for one in (theirs, ours))
+    return kept == wanted
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ def _run(cfg: DictConfig, config: RunConfig, found: Found, command: str, ranks: 
 def _check_shardable(cfg: DictConfig) -> None:
     """Refuse a base model in parts to a method that needs it whole, or was not tried without."""
     method: type[Method] = hydra.utils.get_class(cfg.method._target_)
-    if cfg.trainer.get("strategy") == FSDP_BASE and not method.shardable:
+    if cfg.trainer.get("strategy") == FSDP_BASE and not method.traits.shardable:
         raise ConfigError(
             f"method={method_name(cfg)} was not made for a base model of which each rank holds only a part, as with"
             f" trainer.strategy={FSDP_BASE}; choose trainer=ddp, in which each rank holds the whole model."

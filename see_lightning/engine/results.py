@@ -101,14 +101,14 @@ def collect(
         results["capacity"] = [
             round(sum(size for part, size in stage.items() if part != "pool") / stage["pool"], 6) for stage in stored
         ]
-    if method.may_reuse:
+    if method.traits.may_reuse:
         assigned = [stage["assigned"] for stage in trained]
         results["given"] = {name: one["expert"] for name, one in zip(names, assigned, strict=True)}
         results["expanded"] = [name == expert for name, expert in results["given"].items()]
         results["z"] = [one["z"] for one in assigned]
-    if method.has_experts and not method.is_told(cfg.method):
+    if method.traits.has_experts and not method.is_told(cfg.method):
         results["routing"] = routing_report(answers[stages[-1].name], names, results.get("given"))
-        if method.refuses:
+        if method.traits.learns_refusals:
             results["routing"]["refused"] = {
                 name: stage.get("refused") for name, stage in zip(names, trained, strict=True)
             }
@@ -177,7 +177,7 @@ def collect(
         **counted,
         "truncated": sum(record["truncated"] for records in answers.values() for record in records),
         # Frozen experts are asked once and remembered; where weights move, every answer is made anew.
-        "remembered": sum(map(len, answers.values())) - counted["generations"] if method.has_experts else None,
+        "remembered": sum(map(len, answers.values())) - counted["generations"] if method.traits.has_experts else None,
         "token_efficiency": _rate(sum(s["tokens"] for s in trained), sum(s["computed"] for s in trained)),
     }
     if "routing" in results:
@@ -188,19 +188,19 @@ def collect(
         for (task, expert), z in zip(results.get("given", {}).items(), results.get("z", []), strict=True)
         if task != expert
     ]
-    if method.refuses:
+    if method.traits.learns_refusals:
         results["notices"] += misrouted(
             results["routing"],
             ratio=cfg.method.get("ratio", 0.0),
             sizes={task.name: len(task.train) for task in tasks},
             calibrated=bool(cfg.method.get("calibrate_on")),
         )
-    if method.schedule == "sequential":
+    if method.traits.schedule == "sequential":
         records = sum(map(len, answers.values()))
         results["notices"].append(
             f"{results['counts']['remembered']} of {records} answers were remembered: frozen experts and the base model"
             " answer a query once."
-            if method.has_experts
+            if method.traits.has_experts
             else f"all {records} answers were made anew: the weights move with every task, so none can be remembered."
         )
     results["benchmark"] = {key: cfg.benchmark[key] for key in ("name", "version", "licence", "citation")}

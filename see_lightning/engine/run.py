@@ -216,7 +216,7 @@ class ContinualRun:
         self._heed()  # the model may have been loaded just now
         folder = self.ledger.begin(stage.name)
         assigned, entered = None, time.monotonic()
-        if method.may_reuse:
+        if method.traits.may_reuse:
             assigned = self._assign(stage, task, title)
             if assigned.expert != task.name:
                 self._reuse(stage, assigned, time.monotonic() - entered)
@@ -273,12 +273,13 @@ class ContinualRun:
         tokens, computed, loss = (sum(column) for column in zip(*shares, strict=True))
         learned = {one.name for one in self.memory.past}
         past = sum(example.task in learned for example in examples)
-        foreign = sum(example.task not in learned | {task.name} for example in examples) if method.refuses else 0
+        refuses = method.traits.learns_refusals
+        foreign = sum(example.task not in learned | {task.name} for example in examples) if refuses else 0
         facts = {
             "examples": len(examples),
             "rehearsed": past,
-            "negatives": past + foreign if method.refuses else 0,
-            **({"refused": dict(Counter(e.task for e in examples if e.task in learned))} if method.refuses else {}),
+            "negatives": past + foreign if refuses else 0,
+            **({"refused": dict(Counter(e.task for e in examples if e.task in learned))} if refuses else {}),
             "steps": throughput.steps,
             "tokens": tokens,
             "computed": computed,
@@ -364,7 +365,7 @@ class ContinualRun:
         number = self.stages.index(stage)
         assigned = facts.get("assigned")
         told = {**assigned, "expanded": assigned["expert"] == stage.task.name} if assigned else {}
-        continued = not self._fresh_method.has_experts and number > 0
+        continued = not self._fresh_method.traits.has_experts and number > 0
         parent = self.stages[number - 1].name if continued else None
         if began_as := facts.get("parent"):
             parent = next(one.name for one in self.stages if one.task and one.task.name == began_as)
@@ -412,7 +413,7 @@ class ContinualRun:
             if not only_decide:
                 progress = StageProgress(self.console, title, Throughput())
                 asked.answers = evaluate(self._trainer(stage, [progress], alone=True), method, shares, batch_size=batch)
-                if kind == OOD and method.has_experts and not method.needs_task_id:
+                if kind == OOD and method.traits.has_experts and not method.needs_task_id:
                     with torch.inference_mode(not is_sharded(method)):
                         add_plain(method, tasks, asked.answers)
             if self.decides and kind in (None, OOD):  # experts that no walk reached; of variants only walks count
@@ -463,7 +464,7 @@ class ContinualRun:
                 self.tracker.score(after=row + 1, task=name, score=score)
         if scores:
             told = ", ".join(f"{task.name} {scores[task.name]:.2f} ({task.score})" for task in tasks)
-            if kind and self._fresh_method.has_experts and not self._fresh_method.needs_task_id:
+            if kind and self._fresh_method.traits.has_experts and not self._fresh_method.needs_task_id:
                 by = [
                     record["expert"]
                     for share in shares

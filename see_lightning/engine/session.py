@@ -139,7 +139,7 @@ class Session:
             self.console.print(notice)
         for note in (*self.method.cautions(cfg.method, tasks), *self.found.notes, *self.found.left_out):
             self.console.print(f"note: {note}")
-        return Material(template, tasks, beside, plan_stages(self.method.schedule, tasks))
+        return Material(template, tasks, beside, plan_stages(self.method.traits.schedule, tasks))
 
     def _start(self, material: Material) -> None:
         """Note the start, see ``start_run``."""
@@ -152,7 +152,7 @@ class Session:
             ranks=self.ranks.size,
             template=material.template,
             data={task.name: task.digest() for task in material.tasks},
-            growing=material.stages if self.method.schedule == "sequential" else [],
+            growing=material.stages if self.method.traits.schedule == "sequential" else [],
             console=self.console,
         )
 
@@ -187,7 +187,7 @@ class Session:
                 strangers_every=bool(config.ood and config.ood.every),
                 facts=expert_facts(config, material.template, dtype),
             ),
-            decides=self.method.refuses,
+            decides=self.method.traits.learns_refusals,
             make_method=make_method,
             make_trainer=make_trainer,
             tracker=tracker,

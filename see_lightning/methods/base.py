@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from see_lightning.methods.method import Answer, Method
+from see_lightning.methods.setup import Traits
 from see_lightning.tasks.batches import Queries
 
 
 class Base(Method):
     """The floor; it never changes, so one evaluation holds for every stage."""
 
-    schedule = "frozen"
+    traits = Traits(schedule="frozen")
 
     def begin_task(self, task: str) -> None:
         """Nothing is trained."""

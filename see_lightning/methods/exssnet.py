@@ -12,18 +12,17 @@ import torch
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from see_lightning.config import OptimConfig, one_of, within
+from see_lightning.config import one_of, within
 from see_lightning.experts.masks import favouring
 from see_lightning.experts.mixture import Learning, Scores
-from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.shared import SharedAdapter
 from see_lightning.experts.subexperts import SubExperts
 from see_lightning.methods.method import ExpertMethod, learning_rate_share
+from see_lightning.methods.setup import Setup, Traits
 from see_lightning.methods.warm_start import WarmStart
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
-from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
 ADAPTER = "shared"
@@ -33,10 +32,7 @@ class ExSSNeT(ExpertMethod):
     """Each task is a mask over the adapter; what earlier tasks use stays as it is, and may be used again.
 
     Args:
-        pool: the base model and its experts.
-        template: how a query is put to the model.
-        optim: how one task is trained.
-        run_seed: the run's seed.
+        setup: model, template, optimizer settings and seed of the run.
         density: p, the share of each matrix that a task uses, 0..1.
         score_share: share of a task's steps that train its scores, 0..1; the others train weights.
         score_lr: peak learning rate of the scores.
@@ -47,15 +43,12 @@ class ExSSNeT(ExpertMethod):
             the base model.
     """
 
-    shardable = False
+    traits = Traits(has_experts=True, shardable=False, after_training={"task_id"})
 
     def __init__(
         self,
+        setup: Setup,
         *,
-        pool: ExpertPool,
-        template: PromptTemplate,
-        optim: OptimConfig,
-        run_seed: int,
         density: float,
         score_share: float,
         score_lr: float,
@@ -63,7 +56,7 @@ class ExSSNeT(ExpertMethod):
         probe: int,
         task_id: str,
     ) -> None:
-        super().__init__(pool=pool, template=template, optim=optim, run_seed=run_seed)
+        super().__init__(setup)
         within("method.density", density, 0.001, 1)
         within("method.score_share", score_share, 0, 1)
         within("method.score_lr", score_lr, 0)
@@ -74,7 +67,7 @@ class ExSSNeT(ExpertMethod):
         self.learning: Learning | None = None
         self.shared: SharedAdapter | None = None
         self._choosing_steps = 0
-        self.parts = SubExperts(pool, self.counts)
+        self.parts = SubExperts(self.pool, self.counts)
 
     # ------------------------------------------------------------------------------------------ one task
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import lightning as L
 import torch
@@ -20,19 +20,18 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import GenerationConfig, PreTrainedModel
 
-from see_lightning.config import ConfigError, OptimConfig
+from see_lightning.config import ConfigError
 from see_lightning.data.example import Example
 from see_lightning.experts import files
 from see_lightning.experts.asking import SURE
-from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.recall import Recall, Recollection, Said
 from see_lightning.methods.loss import answer_loss
+from see_lightning.methods.setup import Setup, Traits
 from see_lightning.models.decode import Decoded, Row, Writing
 from see_lightning.models.kv_cache import Read
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Batch, Queries
 from see_lightning.tasks.memory import Memory
-from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
 
@@ -71,34 +70,20 @@ class Method(L.LightningModule):
     """The interface, with plain answer-only fine-tuning as its default.
 
     Args:
-        pool: the base model and its experts.
-        template: how a query is put to the model.
-        optim: how one task is trained.
-        run_seed: the run's seed.
+        setup: model, template, optimizer settings and seed of the run.
     """
 
-    #: ``sequential``: a stage for each task; ``joint``: one stage on all tasks; ``frozen``: nothing is trained.
-    schedule: ClassVar[Literal["sequential", "joint", "frozen"]] = "sequential"
-    #: Whether a query comes with the name of its task. An oracle needs it, and others if their ``task_id`` is ``given``.
-    needs_task_id: bool = False
-    #: Whether answers say which expert gave them, so that routing can be judged.
-    has_experts: ClassVar[bool] = False
-    #: Whether past examples are trained on as queries to refuse, so that experts give verdicts.
-    refuses: ClassVar[bool] = False
-    #: Whether a task may be given an expert that there is already (``assign``); then nothing is trained on it.
-    may_reuse: ClassVar[bool] = False
-    #: Whether it works while each rank holds only parts of the base model; not if it reads or moves the base's own weights.
-    shardable: ClassVar[bool] = True
-    #: Whether an expert's folder, loaded by PEFT alone, says what it says here.
-    plain_files: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits()
     #: What an expert says before an answer, with the blank behind it; empty where answers begin at once.
     acceptance: str = ""
     #: The earlier expert that the latest task began as; None where it began afresh.
     parent: str | None = None
 
-    def __init__(self, *, pool: ExpertPool, template: PromptTemplate, optim: OptimConfig, run_seed: int) -> None:
+    def __init__(self, setup: Setup) -> None:
         super().__init__()
-        self.pool, self.template, self.optim, self.run_seed = pool, template, optim, run_seed
+        self.pool, self.template, self.optim, self.run_seed = setup.pool, setup.template, setup.optim, setup.seed
+        #: Whether a query comes with the name of its task; in some methods a setting says so.
+        self.needs_task_id = self.traits.told
         #: Exact costs of answering: prefills (prompts read), decisions, decided_again (of these, in bf16, by themselves
         #: because they were close), generations (answers written), new_tokens.
         self.counts: Counter[str] = Counter()
@@ -106,7 +91,7 @@ class Method(L.LightningModule):
     @classmethod
     def is_told(cls, arguments: Mapping[str, Any]) -> bool:
         """Whether queries come with the name of their task, if the method has these arguments."""
-        return cls.needs_task_id or arguments.get("task_id") == "given"
+        return cls.traits.told or arguments.get("task_id") == "given"
 
     @classmethod
     def cautions(cls, arguments: Mapping[str, Any], tasks: Sequence[Task]) -> list[str]:
@@ -336,10 +321,10 @@ class OneAdapterMethod(Method):
 class ExpertMethod(Method):
     """A method that trains a new expert for every task and never touches an old one."""
 
-    has_experts = True
+    traits = Traits(has_experts=True)
 
-    def __init__(self, *, pool: ExpertPool, template: PromptTemplate, optim: OptimConfig, run_seed: int) -> None:
-        super().__init__(pool=pool, template=template, optim=optim, run_seed=run_seed)
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
         #: What was said before; an evaluation that remembers puts its own here.
         self.recall: Recall | None = None
 

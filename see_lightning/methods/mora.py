@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from see_lightning.config import ConfigError, OptimConfig, within
+from see_lightning.config import ConfigError, within
 from see_lightning.experts import files
-from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.ranks import Activity, MixtureOfRanks, living
 from see_lightning.methods.method import OneAdapterMethod
+from see_lightning.methods.setup import Setup, Traits
 from see_lightning.tasks.memory import Memory
-from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
 
@@ -23,37 +22,30 @@ class Mora(OneAdapterMethod):
     """One voice of all tasks' ranks; each task trains ``adapter.rank`` new ones in an adapter of its name.
 
     Args:
-        pool: the base model and its adapters.
-        template: how a query is put to the model.
-        optim: how one task is trained.
-        run_seed: the run's seed.
+        setup: model, template, optimizer settings and seed of the run.
         budget: k, ranks of all tasks that act on a token at a layer.
         temperature: tau; ranks act by softmax(s / tau), s being their shares of what all find in a token; None: by |s|.
         threshold: delta, 0..1; in answering, ranks with a smaller s are silent.
         prune: share of a task's new ranks, 0..1, that go when it is learned: those that acted least on its prompts.
     """
 
-    plain_files = False
-    shardable = False  # not tried
+    traits = Traits(shardable=False, peft_loadable=False)  # sharded was not tried
 
     def __init__(
         self,
+        setup: Setup,
         *,
-        pool: ExpertPool,
-        template: PromptTemplate,
-        optim: OptimConfig,
-        run_seed: int,
         budget: int,
         temperature: float | None,
         threshold: float,
         prune: float,
     ) -> None:
-        super().__init__(pool=pool, template=template, optim=optim, run_seed=run_seed)
+        super().__init__(setup)
         within("method.budget", budget, 1)
         within("method.temperature", temperature, 0.001)
         within("method.threshold", threshold, 0, 1)
         within("method.prune", prune, 0, 1)
-        rank = pool.adapter.rank
+        rank = self.pool.adapter.rank
         self.pruned = round(prune * rank)
         if prune and not 0 < self.pruned < rank:
             raise ConfigError(

@@ -12,17 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from see_lightning.config import OptimConfig, one_of, within
+from see_lightning.config import one_of, within
 from see_lightning.experts.files import read_tensors, write_tensors
 from see_lightning.experts.mixture import Learning, Scores, Superposition
-from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.shared import SharedAdapter
 from see_lightning.experts.subexperts import SubExperts
 from see_lightning.methods.method import ExpertMethod
+from see_lightning.methods.setup import Setup, Traits
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
-from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
 POOL = "pool"  # the adapter that all tasks share
@@ -33,10 +32,7 @@ class Moses(ExpertMethod):
     """Each task uses a share of the pool, found by scores; what earlier tasks use stays as it is, and may be used again.
 
     Args:
-        pool: the base model and its experts.
-        template: how a query is put to the model.
-        optim: how one task is trained.
-        run_seed: the run's seed.
+        setup: model, template, optimizer settings and seed of the run.
         experts: N, experts of ``adapter.rank`` in the pool.
         top_k: k, experts that a token goes to, at most N.
         density: c, the share of the pool that a task uses, 0..1.
@@ -48,16 +44,12 @@ class Moses(ExpertMethod):
         own_pool: whether each task has a pool of its own; no weight of it is shared then.
     """
 
-    plain_files = False
-    shardable = False
+    traits = Traits(has_experts=True, shardable=False, peft_loadable=False, after_training={"task_id"})
 
     def __init__(
         self,
+        setup: Setup,
         *,
-        pool: ExpertPool,
-        template: PromptTemplate,
-        optim: OptimConfig,
-        run_seed: int,
         experts: int,
         top_k: int,
         density: float,
@@ -67,7 +59,7 @@ class Moses(ExpertMethod):
         router: str,
         own_pool: bool,
     ) -> None:
-        super().__init__(pool=pool, template=template, optim=optim, run_seed=run_seed)
+        super().__init__(setup)
         within("method.experts", experts, 1)
         within("method.top_k", top_k, 1, experts)
         within("method.density", density, 0.001, 1)
@@ -79,7 +71,7 @@ class Moses(ExpertMethod):
         self.task_id, self.needs_task_id = task_id, task_id == "given"
         self.keep_scores, self.copy_router, self.own_pool = scores == "kept", router == "copied", own_pool
         self.learning: Learning | None = None
-        self.parts = SubExperts(pool, self.counts, top_k)
+        self.parts = SubExperts(self.pool, self.counts, top_k)
         #: The pool, or each task's own, by the adapter's name; it knows what any task uses (M).
         self.shared: dict[str, SharedAdapter] = {}
         self._scores: list[Scores] = []  # of the task before

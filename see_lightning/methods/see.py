@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import TRAIN, ConfigError, OptimConfig, check_calibrate_on, within
+from see_lightning.config import TRAIN, ConfigError, check_calibrate_on, within
 from see_lightning.data.example import Example
 from see_lightning.data.general import BUILT_IN, draw_evenly, general_rows
 from see_lightning.experts.files import THRESHOLD
 from see_lightning.experts.hearing import Hearing
 from see_lightning.experts.opening import IndicatorTree
-from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.walk import between, keeping
 from see_lightning.methods.method import Answer, ExpertMethod
+from see_lightning.methods.setup import Setup, Traits
 from see_lightning.methods.warm_start import WarmStart
 from see_lightning.run_files import read_file
 from see_lightning.seeds import seed
@@ -32,7 +32,6 @@ from see_lightning.tasks.negatives import (
     under_other_instructions,
     unseen_general,
 )
-from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.reconstruct import Indicators, reconstruct
 from see_lightning.tasks.task import Task
 from see_lightning.writing import write_text
@@ -45,10 +44,7 @@ class See(ExpertMethod):
     """Experts that say whether a query is theirs before they answer it.
 
     Args:
-        pool: the base model and its experts.
-        template: how a query is put to the model.
-        optim: how one task is trained.
-        run_seed: the run's seed.
+        setup: model, template, optimizer settings and seed of the run.
         ratio: share of each past task's examples that a new expert learns to refuse, 0..1.
         draw: ``fresh`` draws them anew for every expert, ``fixed`` once.
         min_negatives: how many examples of each past task it learns to refuse at least, as far as there are so many and
@@ -71,7 +67,9 @@ class See(ExpertMethod):
         probe: how many training examples that choice looks at.
     """
 
-    refuses = True
+    traits = Traits(
+        has_experts=True, learns_refusals=True, after_training={"calibrate_on", "keep", "against", "leeway"}
+    )
 
     @classmethod
     def cautions(cls, arguments: Mapping[str, Any], tasks: Sequence[Task]) -> list[str]:
@@ -97,11 +95,8 @@ class See(ExpertMethod):
 
     def __init__(
         self,
+        setup: Setup,
         *,
-        pool: ExpertPool,
-        template: PromptTemplate,
-        optim: OptimConfig,
-        run_seed: int,
         ratio: float,
         draw: str,
         indicators: dict[str, str],
@@ -116,7 +111,7 @@ class See(ExpertMethod):
         warm_start: str = "none",
         probe: int = 32,
     ) -> None:
-        super().__init__(pool=pool, template=template, optim=optim, run_seed=run_seed)
+        super().__init__(setup)
         within("method.min_negatives", min_negatives, 0)
         within("method.general_negatives", general_negatives, 0)
         within("method.other_instructions", other_instructions, 0, MOST_OTHER)

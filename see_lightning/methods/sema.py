@@ -11,17 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from see_lightning.config import ConfigError, OptimConfig, one_of, within
+from see_lightning.config import ConfigError, one_of, within
 from see_lightning.experts.descriptor import describe
 from see_lightning.experts.files import read_tensors, write_tensors
 from see_lightning.experts.novelty import DESCRIPTORS, FEWEST, Descriptor
-from see_lightning.experts.pool import ExpertPool
 from see_lightning.methods.method import Assignment, ExpertMethod
+from see_lightning.methods.setup import Setup, Traits
 from see_lightning.run_files import read_file
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
-from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 from see_lightning.writing import write_text
 
@@ -32,29 +31,23 @@ class Sema(ExpertMethod):
     """Experts only for what is new, found by where prompts lie in the base model's last hidden states.
 
     Args:
-        pool: the base model and its experts.
-        template: how a query is put to the model.
-        optim: how one task is trained.
-        run_seed: the run's seed.
+        setup: model, template, optimizer settings and seed of the run.
         threshold: a task gets an expert of its own if its prompts' mean z exceeds this under every descriptor there is.
         descriptor: ``gaussian``, in closed form, or ``autoencoder``, as in the paper.
         refuse: queries whose smallest z exceeds this go to the base model; 0 for none.
     """
 
-    may_reuse = True
+    traits = Traits(has_experts=True, may_reuse=True, after_training={"refuse"})
 
     def __init__(
         self,
+        setup: Setup,
         *,
-        pool: ExpertPool,
-        template: PromptTemplate,
-        optim: OptimConfig,
-        run_seed: int,
         threshold: float,
         descriptor: str,
         refuse: float,
     ) -> None:
-        super().__init__(pool=pool, template=template, optim=optim, run_seed=run_seed)
+        super().__init__(setup)
         within("method.refuse", refuse, 0)
         one_of("method.descriptor", descriptor, DESCRIPTORS)
         self.threshold, self.refuse, self.kind = threshold, refuse, DESCRIPTORS[descriptor]

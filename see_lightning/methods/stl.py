@@ -4,13 +4,14 @@ The oracle of routing: what an ensemble of the same experts would score if it ne
 """
 
 from see_lightning.methods.method import ExpertMethod
+from see_lightning.methods.setup import Traits
 from see_lightning.tasks.batches import Queries
 
 
 class Stl(ExpertMethod):
     """Experts without indicators; a task that has no expert yet is the base model's."""
 
-    needs_task_id = True
+    traits = Traits(has_experts=True, told=True)
 
     def voices(self, queries: Queries) -> list[str | None]:
         """Each query's own task's expert."""

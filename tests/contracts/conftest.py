@@ -5,12 +5,14 @@ what its class declares. The tests of one method and kind of adapters share one 
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from hydra.utils import get_class
 
+from see_lightning.methods.setup import Traits
 from see_lightning.refusals import CONF
 from tests.runs import toy
 
@@ -23,8 +25,8 @@ from see_lightning.methods.method import OneAdapterMethod
 
 
 class Planted(OneAdapterMethod):
-    def __init__(self, *, pool, template, optim, run_seed, bang):
-        super().__init__(pool=pool, template=template, optim=optim, run_seed=run_seed)
+    def __init__(self, setup, *, bang):
+        super().__init__(setup)
         self.bang = bang
 
     def training_examples(self, task, memory):
@@ -42,23 +44,23 @@ def base(tmp_path_factory) -> Path:
     return tmp_path_factory.getbasetemp() / "toy"
 
 
-def declared(name: str) -> tuple[object, ...]:
+def declared(name: str) -> Traits:
     """What a method's class declares, with the arguments of its YAML file: of like ones, one stands for all."""
     arguments = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
     cls = get_class(arguments["_target_"])
-    told = cls.is_told(arguments)
-    return cls.schedule, cls.has_experts, told, cls.refuses, cls.may_reuse, cls.shardable, cls.plain_files
+    # Which settings act after training changes no contract.
+    return replace(cls.traits, told=cls.is_told(arguments), after_training=frozenset())
 
 
 def edits_forward(name: str) -> bool:
     """Whether a method reads prompts or moves weights in its own way, so that activated adapters are a case of its own."""
-    *_, refuses, _, shardable, plain_files = declared(name)
-    return bool(refuses or not shardable or not plain_files)
+    traits = declared(name)
+    return traits.learns_refusals or not traits.shardable or not traits.peft_loadable
 
 
 #: The first of each set of traits. Every interruption is tried on these, three on the others.
 FIRST = {declared(name): name for name in reversed(METHODS)}.values()
-TRAINING = [name for name in METHODS if declared(name)[0] != "frozen"]
+TRAINING = [name for name in METHODS if declared(name).schedule != "frozen"]
 ORDINARY = [pytest.param((name, ()), id=name) for name in [*METHODS, "planted"]]
 ACTIVATED = [
     pytest.param(

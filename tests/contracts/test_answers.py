@@ -40,22 +40,22 @@ def test_peft_alone_loads_every_expert_and_says_what_it_said_in_the_run(whole, b
     answers, prompts, checked = toy.read_answers(whole.directory), toy.prompts(base), 0
     for stage, folder in whole.trained_stages():
         model = PeftModel.from_pretrained(tiny_model(), folder).eval()
-        if not method.plain_files:
+        if not method.traits.peft_loadable:
             checked += 1
             continue
-        expert = stage.split("-", 1)[1] if method.has_experts else None
+        expert = stage.split("-", 1)[1] if method.traits.has_experts else None
         for record in answers[stage]:
             if record["expert"] == expert:
-                limit = 4 + len(POS) * method.refuses
+                limit = 4 + len(POS) * method.traits.learns_refusals
                 said = small.alone(model, method.template.prompt_ids(prompts[record["id"]]), limit)
                 text = method.template.text(said.ids)
-                if method.refuses:
+                if method.traits.learns_refusals:
                     assert text.lstrip().startswith(POS)
                     text = text.lstrip().removeprefix(POS).removeprefix(" ")
                 assert record["text"] == text + getattr(method, "bang", "")
                 assert record["truncated"] == (not said.ended)
                 checked += 1
-    assert checked > 0 or method.schedule == "frozen"
+    assert checked > 0 or method.traits.schedule == "frozen"
 
 
 def test_who_would_answer_is_told_without_an_answer(whole, base):
@@ -70,7 +70,7 @@ def test_who_would_answer_is_told_without_an_answer(whole, base):
         with torch.inference_mode():
             voices = method.voices(queries)
         assert method.counts["generations"] == 0
-        if method.has_experts or method.schedule == "frozen":
+        if method.traits.has_experts or method.traits.schedule == "frozen":
             assert [voice or "base" for voice in voices] == [one["expert"] for one in records]
         else:
             assert set(voices) <= set(method.pool.names)
@@ -79,9 +79,9 @@ def test_who_would_answer_is_told_without_an_answer(whole, base):
 def test_answers_say_who_gave_them(whole):
     method: Method = whole.methods[0]
     for number, stage in enumerate(toy.read_answers(whole.directory).values(), start=1):
-        born = NAMES[:number] if method.schedule == "sequential" else NAMES
+        born = NAMES[:number] if method.traits.schedule == "sequential" else NAMES
         for record in stage:
-            if method.refuses:
+            if method.traits.learns_refusals:
                 assert set(record["verdicts"]) <= {"pos", "neg", "neither"}
                 accepted = record["verdicts"][-1] == "pos"
                 # Newest first: whoever accepted is as far back as there are verdicts.
@@ -90,7 +90,9 @@ def test_answers_say_who_gave_them(whole):
             elif method.needs_task_id:
                 assert record["expert"] == (record["task"] if record["task"] in born else "base")
             else:
-                experts = born if method.has_experts else ["base" if method.schedule == "frozen" else None]
+                experts = (
+                    born if method.traits.has_experts else ["base" if method.traits.schedule == "frozen" else None]
+                )
                 assert record["expert"] in experts
                 assert record["verdicts"] == []
 
@@ -112,7 +114,7 @@ def test_what_is_remembered_is_what_was_said_in_the_walks(whole, base):
     method = whole.methods[0]
     kept = toy.read_answers(whole.directory, "remembered")
     answers = toy.read_answers(whole.directory)
-    assert bool(kept) == method.has_experts
+    assert bool(kept) == method.traits.has_experts
     lines = [record for stage in kept.values() for record in stage]
     said = {(record["expert"], record["id"]): record for record in lines}
     assert len({record["key"] for record in lines}) == len(said)
@@ -124,7 +126,7 @@ def test_what_is_remembered_is_what_was_said_in_the_walks(whole, base):
             ]
             for expert, verdict in zip(NAMES[:number][::-1], record["verdicts"], strict=False):
                 assert said[expert, record["id"]]["verdict"] == verdict
-    if method.refuses:
+    if method.traits.learns_refusals:
         ids = toy.prompts(base)
         assert said.keys() >= {(expert, id_) for expert in NAMES for id_ in ids}, "every expert decides on every query"
         refused = [one for one in said.values() if one["verdict"] in ("neg", "neither")]

@@ -19,16 +19,16 @@ def test_counts_are_what_the_files_hold(whole):
     }
     assert counts["train_examples"] == [len(stage) for stage in lines.values()]
     past = [
-        sum(line["task"] != name.split("-", 1)[1] for line in stage) if method.schedule == "sequential" else 0
+        sum(line["task"] != name.split("-", 1)[1] for line in stage) if method.traits.schedule == "sequential" else 0
         for name, stage in lines.items()
     ]
     assert counts["rehearsed"] == past
-    assert counts["negatives"] == (past if method.refuses else [0] * len(past))
+    assert counts["negatives"] == (past if method.traits.learns_refusals else [0] * len(past))
     # Ten passes, four examples a step.
     assert counts["steps"] == [10 * math.ceil(len(stage) / 4) for stage in lines.values()]
     assert sum(counts["steps"]) == len(whole.steps)
     assert counts["truncated"] == sum(record["truncated"] for record in records)
-    assert (counts["token_efficiency"] is None) == (method.schedule == "frozen")
+    assert (counts["token_efficiency"] is None) == (method.traits.schedule == "frozen")
     assert counts["token_efficiency"] is None or 0 < counts["token_efficiency"] <= 1
 
 
@@ -38,7 +38,7 @@ def test_costs_are_exactly_those_that_cannot_be_avoided(whole):
     method = whole.methods[0]
     answers = toy.read_answers(whole.directory)
     records = [record for stage in answers.values() for record in stage]
-    if not method.has_experts:
+    if not method.traits.has_experts:
         assert counts["generations"] == counts["prefills"] == len(records)
         assert (counts["decisions"], counts["decided_again"], counts["remembered"]) == (0, 0, None)
         return
@@ -47,7 +47,7 @@ def test_costs_are_exactly_those_that_cannot_be_avoided(whole):
     assert counts["remembered"] == len(records) - len(pairs)
     assert counts["decided_again"] == 0, "in fp32 no verdict is in doubt"
     queries = len(NAMES) * toy.TESTED
-    if not method.refuses:
+    if not method.traits.learns_refusals:
         # Whoever is not told the task reads each query first, to find its expert.
         looked_at = 0 if method.needs_task_id else len(records)
         assert (counts["decisions"], counts["prefills"]) == (0, len(pairs) + looked_at)

@@ -78,10 +78,10 @@ def test_reference_answers_are_as_likely_as_in_a_forward_of_each_query_alone(who
         assert [query["id"] for query in found["queries"]] == [r["id"] for r in last if r["task"] == task]
         for query in found["queries"]:
             record, prompt = records[query["id"]], method.template.prompt_ids(prompts[query["id"]])
-            given = f"{POS} " if method.refuses and record["expert"] != "base" else ""
+            given = f"{POS} " if method.traits.learns_refusals and record["expert"] != "base" else ""
             target = [*method.template.target_ids(given)[:-1], *method.template.target_ids(record["target"])]
             with torch.inference_mode():
-                if method.plain_files or record["expert"] == "base":
+                if method.traits.peft_loadable or record["expert"] == "base":
                     ids = torch.tensor([prompt + target])
                     logits = voices[record["expert"]](input_ids=ids).logits[0, len(prompt) - 1 : -1]
                 else:

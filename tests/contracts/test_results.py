@@ -30,7 +30,7 @@ def test_the_matrix_is_measured_where_the_schedule_says(whole):
             "sequential": [[yes, yes, no], [yes, yes, yes], [yes, yes, yes]],
             "joint": [[no, no, no], [no, no, no], [yes, yes, yes]],
             "frozen": [[yes, yes, yes]] * 3,
-        }[whole.methods[0].schedule]
+        }[whole.methods[0].traits.schedule]
     )
 
 
@@ -66,7 +66,7 @@ def test_results_hold_the_fields_of_the_contract(whole):
     assert all(score is None or 0 <= score <= 100 for row in results["matrix"] for score in row)
     assert list(results["metrics"]) == ["AR", "FWT", "BWT", "forgetting"]
     assert set(results["timing"]) == {"train_s", "evaluate_s", "train_tokens_per_s", "queries_per_s"}
-    assert ("routing" in results) == (method.has_experts and not method.needs_task_id)
+    assert ("routing" in results) == (method.traits.has_experts and not method.needs_task_id)
     assert (results["ratio"] is None) == ("ratio" not in inspect.signature(type(method)).parameters)
 
 
@@ -99,9 +99,9 @@ def test_every_number_can_be_recomputed_from_the_answers(whole):
         return mean(record["score"] for record in stage if record["task"] == task)
 
     rows = [[scored(stage, task) for task in NAMES] for stage in answers.values()]
-    if method.schedule == "frozen":
+    if method.traits.schedule == "frozen":
         rows *= 3
-    if method.schedule == "joint":
+    if method.traits.schedule == "joint":
         rows = [[None] * 3, [None] * 3, *rows]
     assert results["matrix"] == rows
     last = rows[-1]

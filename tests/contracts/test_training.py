@@ -23,8 +23,8 @@ def test_experts_do_not_move_once_they_are_trained(whole, tmp_path):
     (method,) = whole.methods
     ledger = Ledger(whole.directory).read()
     stages = whole.trained_stages()
-    assert len(stages) == {"sequential": 3, "joint": 1, "frozen": 0}[method.schedule]
-    if method.has_experts:
+    assert len(stages) == {"sequential": 3, "joint": 1, "frozen": 0}[method.traits.schedule]
+    if method.traits.has_experts:
         assert method.pool.names == [name.split("-", 1)[1] for name, _ in stages]
     for name, _ in stages:
         ledger.verified(name)  # on disk: still the bytes that the training left
@@ -37,7 +37,7 @@ def test_experts_do_not_move_once_they_are_trained(whole, tmp_path):
     different = {folder.joinpath("adapter_model.safetensors").read_bytes() for _, folder in stages}
     assert len(different) == len(stages), "a stage that changes no weight has not trained"
     assert method.pool.kept.held == 0, "prompts of the last stage are still held"
-    assert (method.pool.kept.tokens_read > 0) == (bool(method.pool.header_ids) and method.schedule != "frozen")
+    assert (method.pool.kept.tokens_read > 0) == (bool(method.pool.header_ids) and method.traits.schedule != "frozen")
 
 
 def test_the_base_model_does_not_move(whole):
@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_run(whole, base, method, tmp_path):
 def test_another_seed_trains_in_another_order_and_is_asked_the_same(whole, base, method, tmp_path):
     other = toy.run(toy.compose(toy.data_in(base), tmp_path, *method, "seed=2"))
     assert other.directory.parent.name == whole.directory.parent.name, "the seed is no part of the run key"
-    if whole.methods[0].schedule != "frozen":
+    if whole.methods[0].traits.schedule != "frozen":
         assert other.steps != whole.steps
 
     def asked(seen):

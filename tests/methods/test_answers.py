@@ -11,6 +11,7 @@ from see_lightning.methods.base import Base
 from see_lightning.methods.method import Answer
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
+from see_lightning.methods.setup import Setup
 from see_lightning.methods.stl import Stl
 from tests.experts import small
 
@@ -34,7 +35,7 @@ LIMIT = 12  # tokens of an answer, and so many more for the indicator as it has
 
 
 def build(method, template, pool, **settings):
-    return method(pool=pool, template=template, optim=OptimConfig(), run_seed=0, **settings).eval()
+    return method(Setup(pool, template, OptimConfig(), 0), **settings).eval()
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["ordinary", "activated"])

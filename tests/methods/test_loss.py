@@ -14,6 +14,7 @@ from torch import Tensor
 from see_lightning.config import OptimConfig
 from see_lightning.methods.loss import answer_loss
 from see_lightning.methods.seqft import SeqFt
+from see_lightning.methods.setup import Setup
 from see_lightning.models.tiny import tiny_model
 from see_lightning.tasks.batches import IGNORED, Batch, collate
 
@@ -91,7 +92,7 @@ def batch_of(case: int) -> Batch:
 
 
 def method(make_pool, template, monkeypatch, **optim: object) -> SeqFt:
-    made = SeqFt(pool=make_pool("shared"), template=template, optim=OptimConfig(**optim), run_seed=0)
+    made = SeqFt(Setup(make_pool("shared"), template, OptimConfig(**optim), 0))
     monkeypatch.setattr(made, "log", lambda *args, **kwargs: None)
     return made
 

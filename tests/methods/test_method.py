@@ -17,6 +17,7 @@ from see_lightning.methods.mtl import Mtl
 from see_lightning.methods.replay import Replay
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
+from see_lightning.methods.setup import Setup
 from see_lightning.methods.stl import Stl
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
@@ -38,7 +39,7 @@ def test_the_learning_rate_is_that_of_transformers(schedule, theirs, steps, warm
 
 def test_the_model_stays_where_it_computes_when_a_trainer_has_ended(make_pool, template):
     """Lightning's strategies call ``cpu`` then; what a large model would cost there and back, no result is worth."""
-    method = SeqFt(pool=make_pool(), template=template, optim=OptimConfig(), run_seed=0).to("meta")
+    method = SeqFt(Setup(make_pool(), template, OptimConfig(), 0)).to("meta")
     assert method.cpu() is method
     assert {parameter.device.type for parameter in method.parameters()} == {"meta"}
 
@@ -49,7 +50,7 @@ def test_a_constant_learning_rate_rises_and_then_stays():
 
 def test_the_optimizer_holds_what_the_task_trains_and_nothing_else(make_pool, template):
     optim = OptimConfig(lr=0.5, weight_decay=0.25, warmup=0.0, schedule="linear")
-    method = Stl(pool=make_pool("old"), template=template, optim=optim, run_seed=0)
+    method = Stl(Setup(make_pool("old"), template, optim, 0))
     method.begin_task("new")
     method._trainer = SimpleNamespace(estimated_stepping_batches=4)
     made = method.configure_optimizers()
@@ -105,7 +106,7 @@ def task(name: str, size: int) -> Task:
     ],
 )  # fmt: skip
 def test_what_a_method_trains_on(make_pool, template, method, settings, past):
-    made = method(pool=make_pool(), template=template, optim=OptimConfig(), run_seed=0, **settings)
+    made = method(Setup(make_pool(), template, OptimConfig(), 0), **settings)
     memory = Memory(0)
     for one in (task("qa", 20), task("qg", 8)):
         memory.add(one)
@@ -146,7 +147,7 @@ def test_few_refusals_of_a_past_task_are_told_with_what_gives_more(ratio, at_lea
 
 
 def test_the_end_of_an_answer_is_what_tokenizer_and_model_each_call_it(make_pool, template):
-    method = SeqFt(pool=make_pool("shared"), template=template, optim=OptimConfig(), run_seed=0)
+    method = SeqFt(Setup(make_pool("shared"), template, OptimConfig(), 0))
     settings = method.pool.model.generation_config
     for configured, expected in ((None, {2}), (2, {2}), (7, {2, 7}), ([7, 8], {2, 7, 8})):
         settings.eos_token_id = configured
@@ -155,7 +156,7 @@ def test_the_end_of_an_answer_is_what_tokenizer_and_model_each_call_it(make_pool
 
 def test_the_first_weights_of_an_expert_are_drawn_by_run_seed_and_task(make_pool, template):
     def drawn(task: str, run_seed: int) -> torch.Tensor:
-        method = Stl(pool=make_pool(), template=template, optim=OptimConfig(), run_seed=run_seed)
+        method = Stl(Setup(make_pool(), template, OptimConfig(), run_seed))
         method.begin_task(task)
         return torch.cat([p.flatten() for p in method.parameters() if p.requires_grad])
 
@@ -167,7 +168,7 @@ def test_the_first_weights_of_an_expert_are_drawn_by_run_seed_and_task(make_pool
 @pytest.mark.parametrize("method", [SeqFt, Stl])
 def test_what_was_saved_after_each_task_is_taken_up_again(make_pool, template, ask, tmp_path, method):
     def make(*names: str) -> SeqFt | Stl:
-        return method(pool=make_pool(*names), template=template, optim=OptimConfig(), run_seed=0).eval()
+        return method(Setup(make_pool(*names), template, OptimConfig(), 0)).eval()
 
     batch = ask(["one", "another one"], tasks=["qa", "qg"])
     first = make(*(["qa", "qg"] if method is Stl else ["shared"]))
@@ -200,6 +201,6 @@ def test_instructions_of_ones_own_that_no_expert_could_learn_are_refused_at_once
     words = {"pos": "yes", "neg": "no"}
     settings = {"ratio": 0.1, "draw": "fresh", "indicators": words, "general_source": str(file)}
     with pytest.raises(ConfigError, match=message):
-        See(pool=make_pool(), template=template, optim=OptimConfig(), run_seed=0, **settings, general_negatives=1)
+        See(Setup(make_pool(), template, OptimConfig(), 0), **settings, general_negatives=1)
     with pytest.raises(ConfigError, match="other_instructions must be between 0 and 250; got 251"):
-        See(pool=make_pool(), template=template, optim=OptimConfig(), run_seed=0, **settings, other_instructions=251)
+        See(Setup(make_pool(), template, OptimConfig(), 0), **settings, other_instructions=251)

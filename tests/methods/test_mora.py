@@ -15,6 +15,7 @@ from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.ranks import MixtureOfRanks
 from see_lightning.methods.mora import Mora
 from see_lightning.methods.seqft import SeqFt
+from see_lightning.methods.setup import Setup
 from see_lightning.tasks.batches import IGNORED, collate
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
@@ -28,7 +29,7 @@ DEFAULT = {"budget": 4, "temperature": 0.03, "threshold": 0.2, "prune": 0.0}
 
 def mora(*, rank: int = 4, activated: bool = False, **settings) -> Mora:
     pool = small.pool(rank=rank, targets=TARGETS, activated=activated)
-    return Mora(pool=pool, template=small.TEMPLATE, optim=OptimConfig(), run_seed=0, **DEFAULT | settings)
+    return Mora(Setup(pool, small.TEMPLATE, OptimConfig(), 0), **DEFAULT | settings)
 
 
 def learn(method, task: str, steps: int = 3) -> list[float]:
@@ -65,7 +66,7 @@ def logits(pool: ExpertPool) -> Tensor:
 
 def test_a_first_task_of_a_single_rank_is_sequential_fine_tuning_bit_for_bit():
     ours = mora(rank=1, budget=1, threshold=0.0)
-    theirs = SeqFt(pool=small.pool(rank=1, targets=TARGETS), template=small.TEMPLATE, optim=OptimConfig(), run_seed=0)
+    theirs = SeqFt(Setup(small.pool(rank=1, targets=TARGETS), small.TEMPLATE, OptimConfig(), 0))
     # First weights are drawn by an adapter's name; that of sequential fine-tuning is "shared".
     assert learn(ours, "shared") == learn(theirs, "shared")
     pairs = zip(weights(ours.pool, "shared"), weights(theirs.pool, "shared"), strict=True)

@@ -11,6 +11,7 @@ from see_lightning.experts.descriptor import describe
 from see_lightning.experts.novelty import Gaussian
 from see_lightning.methods.method import Assignment
 from see_lightning.methods.sema import Sema
+from see_lightning.methods.setup import Setup
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
@@ -30,7 +31,7 @@ def make(make_pool, template):
 
     def made(*tasks: Task, threshold: float = 2.0, descriptor: str = "gaussian", refuse: float = 0.0) -> Sema:
         method = Sema(
-            pool=make_pool(), template=template, optim=OptimConfig(), run_seed=0,
+            Setup(make_pool(), template, OptimConfig(), 0),
             threshold=threshold, descriptor=descriptor, refuse=refuse,
         ).eval()  # fmt: skip
         for one in tasks:

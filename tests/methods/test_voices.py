@@ -11,6 +11,7 @@ from see_lightning.config import ConfigError, OptimConfig
 from see_lightning.methods.base import Base
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
+from see_lightning.methods.setup import Setup
 from see_lightning.methods.stl import Stl
 from see_lightning.methods.voices import Continuation, Voices
 from see_lightning.models.tiny import SPECIAL, tiny_tokenizer
@@ -29,7 +30,7 @@ ANSWERS = ["5", "Lima, the capital", "red", "", "4"]
 
 
 def build(method, template, pool, **settings):
-    return method(pool=pool, template=template, optim=OptimConfig(), run_seed=0, **settings).eval()
+    return method(Setup(pool, template, OptimConfig(), 0), **settings).eval()
 
 
 def see(pool, template=small.TEMPLATE):

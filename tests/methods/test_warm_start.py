@@ -10,6 +10,7 @@ from see_lightning.config import OptimConfig
 from see_lightning.data.example import Example
 from see_lightning.experts.descriptor import describe
 from see_lightning.methods.see import See
+from see_lightning.methods.setup import Setup
 from see_lightning.methods.stl import Stl
 from see_lightning.methods.warm_start import NEIGHBOURS, WarmStart
 from see_lightning.seeds import seed
@@ -43,7 +44,7 @@ def alone(pool, tmp_path_factory):
 def see(pool, **optim) -> See:
     words = {"pos": "<<pos>>", "neg": "<<neg>>"}
     return See(
-        pool=pool, template=small.TEMPLATE, optim=OptimConfig(**optim), run_seed=5, ratio=0.1, draw="fresh",
+        Setup(pool, small.TEMPLATE, OptimConfig(**optim), 5), ratio=0.1, draw="fresh",
         indicators=words,
     )  # fmt: skip
 
@@ -138,5 +139,5 @@ def test_choosing_leaves_everything_as_it_is(pool):
 
 
 def test_only_methods_that_are_told_to_begin_as_others_do(pool):
-    method = Stl(pool=pool, template=small.TEMPLATE, optim=OptimConfig(), run_seed=5)
+    method = Stl(Setup(pool, small.TEMPLATE, OptimConfig(), 5))
     assert method.choose_parent(task_of("xy")) is None

@@ -22,6 +22,7 @@ from see_lightning.config import ConfigError, OptimConfig
 from see_lightning.lm_eval import SeeLightning, VoiceLM, load_voices
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
+from see_lightning.methods.setup import Setup
 from see_lightning.methods.voices import Voices
 from tests.experts import small
 from tests.nightly import all_but
@@ -80,7 +81,7 @@ metric_list: [{metric: bits_per_byte}]
 
 
 def build(method, pool, **settings):
-    return method(pool=pool, template=small.TEMPLATE, optim=OptimConfig(), run_seed=0, **settings)
+    return method(Setup(pool, small.TEMPLATE, OptimConfig(), 0), **settings)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["ordinary", "activated"])

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
@@ -162,7 +163,7 @@ def test_one_rank_alone_holds_the_whole_base_model(base, tmp_path):
 
 
 def test_a_method_that_needs_the_base_model_whole_is_refused_before_anything_is_made(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(See, "shardable", False)
+    monkeypatch.setattr(See, "traits", replace(See.traits, shardable=False))
     work, directory = together(base, tmp_path / "runs", 2, "method=see", trainer="fsdp")
     with pytest.raises(ConfigError, match=r"method=see was not made for a base model.*choose trainer=ddp"):
         work()

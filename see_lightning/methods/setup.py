@@ -1,0 +1,52 @@
+"""What every method is given, and what every method declares about itself."""
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Literal
+
+from see_lightning.config import OptimConfig
+from see_lightning.experts.pool import ExpertPool
+from see_lightning.tasks.prompts import PromptTemplate
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run gives a method beside the method's own settings.
+
+    Args:
+        pool: the base model and its adapters.
+        template: how a query is put to the model.
+        optim: how one task is trained.
+        seed: the run's seed.
+    """
+
+    pool: ExpertPool
+    template: PromptTemplate
+    optim: OptimConfig
+    seed: int
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Properties of a method that the engine reads from its class, before a model is loaded.
+
+    Args:
+        schedule: ``sequential``: a stage for each task; ``joint``: one stage on all tasks; ``frozen``: no training.
+        has_experts: answers name the expert that gave them, so routing is judged.
+        told: every query comes with the name of its task, as an oracle needs it.
+        shardable: works while each rank holds only parts of the base model; false if it reads or moves the base's weights.
+        peft_loadable: an expert's folder, loaded by PEFT alone, gives the same answers.
+        learns_refusals: past examples are trained on as queries to refuse, so experts give verdicts.
+        may_reuse: a task may be given an earlier expert (``Method.assign``); then nothing is trained on it.
+        after_training: names of the method's settings that no trained weight depends on. A run that differs from a finished
+            one in these alone takes over its experts, and only ends its tasks anew.
+    """
+
+    schedule: Literal["sequential", "joint", "frozen"] = "sequential"
+    has_experts: bool = False
+    told: bool = False
+    shardable: bool = True
+    peft_loadable: bool = True
+    learns_refusals: bool = False
+    may_reuse: bool = False
+    after_training: AbstractSet[str] = frozenset()
