@@ -152,6 +152,14 @@ def _texts(reader: Mapping[str, Any], task: str) -> list[str]:
     return [value for key, value in of.items() if isinstance(value, str) and key in ("folder", "path")]
 
 
+def _is_same_experiment(theirs: dict[str, Any] | None, kept: dict[str, Any], *, one_name: bool) -> bool:
+    """Whether another run is of these settings, wherever its data lay; one that noted none is known by its folder's name."""
+    if theirs is None:
+        return one_name
+    # A reader that is gone can be no one's but another experiment's, so it is not looked for.
+    return _reader(theirs) == _reader(kept) and comparable(theirs) == comparable(kept)
+
+
 def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Digests) -> Found:
     """The folder of this experiment, ``runs/<order>/<method>/<key>/seed=<n>``, however its command was spelt.
 
@@ -169,7 +177,6 @@ def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Di
     seed = f"seed={config.seed}"
     settings = with_values(kept, placed(kept, contents.digests))
     key, old_key = key_of(settings), key_of(kept)
-    alike = comparable(kept)
     same: list[tuple[tuple[Any, ...], Path, Compared]] = []
     siblings: list[Path] = []
     edited: list[tuple[float, Path, Compared]] = []
@@ -182,11 +189,7 @@ def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Di
             if "data" not in about:  # never begun
                 continue
             with well_shaped(path):
-                theirs = about.get("numbers")
-                # A reader that is gone can be no one's but another experiment's, so it is not looked for.
-                if theirs is not None and _reader(theirs) != _reader(kept):
-                    continue
-                if not (one_name if theirs is None else comparable(theirs) == alike):
+                if not _is_same_experiment(about.get("numbers"), kept, one_name=one_name):
                     continue
                 compared = compare(contents, about, digests, one_name=one_name)
         except LedgerError as error:

@@ -1,6 +1,8 @@
 """``results.json``: every number of a run, computed from its ledger and its answers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from statistics import mean
 from typing import Any
@@ -26,19 +28,12 @@ from see_lightning.run_files import read_file
 from see_lightning.tasks.task import Task
 
 
-def collect(
-    ledger: Ledger,
-    stages: list[Stage],
-    tasks: list[Task],
-    beside: Mapping[str, Sequence[Task]],
-    cfg: DictConfig,
-    config: RunConfig,
-    method: type[Method],
-) -> dict[str, Any]:
-    """The content of ``results.json``; its form is part of the project's contract.
+@dataclass(frozen=True)
+class RunData:
+    """A run whose every stage is finished, as its results are computed from it.
 
     Args:
-        ledger: with every stage finished.
+        ledger: of the run.
         stages: of the run.
         tasks: in their order.
         beside: tasks that were asked beside the run's own, by kind, see ``ContinualRun``.
@@ -46,176 +41,280 @@ def collect(
         config: its typed form.
         method: the method's class, for what it declares.
     """
-    names = [task.name for task in tasks]
-    answers = {stage.name: ledger.answers(stage.name) for stage in stages}
-    matrix = ResultsMatrix(names)
-    for stage in stages:
-        for test in stage.tests:
-            scores = [record["score"] for record in answers[stage.name] if record["task"] == test.name]
-            for row in stage.rows:
-                matrix.set(row + 1, test.name, round(sum(scores) / len(scores), 4))
-    about = ledger.content["about"]
-    trained = [ledger.stage(stage.name)["trained"] for stage in stages if stage.task]
-    asked = {
-        stage.name: [
-            block
-            for kind in ("answers", "remembered")
-            for block in ledger.stage(stage.name).get(kind, {}).values()
-            if "start" in block
+
+    ledger: Ledger
+    stages: list[Stage]
+    tasks: list[Task]
+    beside: Mapping[str, Sequence[Task]]
+    cfg: DictConfig
+    config: RunConfig
+    method: type[Method]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the tasks, in their order."""
+        return [task.name for task in self.tasks]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the ledger notes about the run as a whole."""
+        about: dict[str, Any] = self.ledger.content["about"]
+        return about
+
+    @cached_property
+    def answers(self) -> dict[str, list[dict[str, Any]]]:
+        """The answers after each stage."""
+        return {stage.name: self.ledger.answers(stage.name) for stage in self.stages}
+
+    @property
+    def final(self) -> list[dict[str, Any]]:
+        """The answers after the last stage."""
+        return self.answers[self.stages[-1].name]
+
+    @cached_property
+    def trained(self) -> list[dict[str, Any]]:
+        """What is noted of each training."""
+        return [self.ledger.stage(stage.name)["trained"] for stage in self.stages if stage.task]
+
+    @cached_property
+    def blocks(self) -> list[list[dict[str, Any]]]:
+        """What is noted of the answers to the run's own queries, after each stage."""
+        return [
+            [
+                block
+                for kind in ("answers", "remembered")
+                for block in self.ledger.stage(stage.name).get(kind, {}).values()
+                if "start" in block
+            ]
+            for stage in self.stages
         ]
-        for stage in stages
-    }
-    blocks = [block for stage in asked.values() for block in stage]
-    evaluate_s = [sum(block.get("seconds", 0) for block in stage) for stage in asked.values()]
-    results: dict[str, Any] = {
+
+
+def collect(run: RunData) -> dict[str, Any]:
+    """The content of ``results.json``; its form is part of the project's contract.
+
+    Args:
+        run: with every stage finished.
+    """
+    results = _origin(run) | _scores(run)
+    results |= _storage(run) | _assigned(run)
+    if run.method.traits.has_experts and not run.method.is_told(run.cfg.method):
+        results |= _routing(run, results.get("given"))
+    if run.cfg.method.get("warm_start", "none") != "none":
+        results["warm_start"] = [stage["parent"] for stage in run.trained]
+    if run.beside.get(OOD):
+        results["ood"] = _ood(run, routed="routing" in results)
+    if any(name in run.beside for name in VARIANTS):
+        results["variants"] = _variants(run, routed="routing" in results, given=results.get("given"))
+    results |= {"timing": _timing(run), "counts": (counts := _counts(run))}
+    if "routing" in results:
+        results["routing"]["decided_again_share"] = _rate(counts["decided_again"], counts["decisions"])
+    results["notices"] = _notices(run, results)
+    results["benchmark"] = _benchmark(run)
+    results["config"] = OmegaConf.to_container(run.cfg, resolve=True)
+    if "contents" in run.about:
+        digests = run.about["contents"]["digests"]
+        results["contents"] = {"digests": digests, "in_key": placed(numbers_config(run.cfg), digests)}
+    return results
+
+
+def _origin(run: RunData) -> dict[str, Any]:
+    """Which run it is, and by which code."""
+    about = run.about
+    return {
         "command": about["command"],
         "commit": about["commits"][-1],
         "commits": about["commits"],
         "starts": starts_of(about),
         "grown_from": about.get("grown_from"),
         "versions": about["versions"],
-        "seed": config.seed,
-        "method": method_name(cfg),
-        "ratio": cfg.method.get("ratio"),
-        "model": model_id(config.model),
+        "seed": run.config.seed,
+        "method": method_name(run.cfg),
+        "ratio": run.cfg.method.get("ratio"),
+        "model": model_id(run.config.model),
         "dtype": about["dtype"],
-        "order": config.order.name,
-        "tasks": names,
-        "score": {task.name: task.score for task in tasks},
+        "order": run.config.order.name,
+        "tasks": run.names,
+    }
+
+
+def _scores(run: RunData) -> dict[str, Any]:
+    """The results matrix, the metrics computed from it, and the last answers in detail."""
+    matrix = ResultsMatrix(run.names)
+    for stage in run.stages:
+        for test in stage.tests:
+            scores = [record["score"] for record in run.answers[stage.name] if record["task"] == test.name]
+            for row in stage.rows:
+                matrix.set(row + 1, test.name, round(sum(scores) / len(scores), 4))
+    score = {task.name: task.score for task in run.tasks}
+    found: dict[str, Any] = {
+        "score": score,
         "matrix": matrix.to_list(),
         "metrics": continual_metrics(matrix.to_list()),
+        "last_row": last_row(run.final, score),
+        "lengths": {
+            task.name: {
+                "rule": task.rule,
+                "max_new_tokens": task.max_new_tokens,
+                "cut": sum(one["truncated"] for one in run.final if one["task"] == task.name),
+            }
+            for task in run.tasks
+        },
     }
-    results["last_row"] = last_row(answers[stages[-1].name], results["score"])
-    results["lengths"] = {
-        task.name: {
-            "rule": task.rule,
-            "max_new_tokens": task.max_new_tokens,
-            "cut": sum(one["truncated"] for one in answers[stages[-1].name] if one["task"] == task.name),
-        }
-        for task in tasks
-    }
-    results["protocols"] = summaries(results)
-    stored = [stage["storage"] for stage in trained if stage.get("storage")]
-    if stored and len(stored) == len(trained):
-        results["storage"] = {part: [stage[part] for stage in stored] for part in stored[0]}
-        results["capacity"] = [
+    return {**found, "protocols": summaries({"tasks": run.names, **found})}
+
+
+def _storage(run: RunData) -> dict[str, Any]:
+    """What is kept after each task, in bytes, and as a share of the adapters' size; of earlier versions' runs not known."""
+    stored = [stage["storage"] for stage in run.trained if stage.get("storage")]
+    if not stored or len(stored) < len(run.trained):
+        return {}
+    return {
+        "storage": {part: [stage[part] for stage in stored] for part in stored[0]},
+        "capacity": [
             round(sum(size for part, size in stage.items() if part != "pool") / stage["pool"], 6) for stage in stored
-        ]
-    if method.traits.may_reuse:
-        assigned = [stage["assigned"] for stage in trained]
-        results["given"] = {name: one["expert"] for name, one in zip(names, assigned, strict=True)}
-        results["expanded"] = [name == expert for name, expert in results["given"].items()]
-        results["z"] = [one["z"] for one in assigned]
-    if method.traits.has_experts and not method.is_told(cfg.method):
-        results["routing"] = routing_report(answers[stages[-1].name], names, results.get("given"))
-        if method.traits.learns_refusals:
-            results["routing"]["refused"] = {
-                name: stage.get("refused") for name, stage in zip(names, trained, strict=True)
-            }
-        if "task_id" in cfg.method:
-            results["task_id_accuracy"] = results["routing"]["accuracy"]
-        results["routing"]["thresholds"] = {
-            stage.task.name: read_file(path)["log_odds"]
-            for stage in stages
-            if stage.task and (path := ledger.folder(stage.name) / "expert" / THRESHOLD).exists()
-        }
-    if cfg.method.get("warm_start", "none") != "none":
-        results["warm_start"] = [stage["parent"] for stage in trained]
-    strangers = beside.get(OOD, ())
-    if strangers:
-        digests = {task.name: task.asked() for task in strangers}
-        foreign, _ = ledger.beside(stages[-1].name, OOD, digests)
-        results["ood"] = {
-            "asked": OmegaConf.to_container(cfg.ood, resolve=True),
-            "digests": ood_digests(cfg),
-            "command": about["asked_by"],
-            "scores": {
-                task.name: round(mean(record["score"] for record in foreign if record["task"] == task.name), 4)
-                for task in strangers
-            },
-            "cut": {
-                task.name: sum(record["truncated"] for record in foreign if record["task"] == task.name)
-                for task in strangers
-            },
-        }
-        if "routing" in results:
-            queries = {(record["task"], record["prompt_sha"]) for record in foreign}
-            heard = [record for stage in stages for record in ledger.beside(stage.name, OOD)[1]]
-            said = [record for record in heard if (record["task"], record["prompt_sha"]) in queries]
-            own = [record for stage in stages for record in ledger.remembered(stage.name)]
-            results["ood"] |= ood_report(foreign, said, own, names)
-            after = {stage.name: ledger.beside(stage.name, OOD, digests)[0] for stage in stages}
-            results["ood"]["after"] = {
-                stage: round(mean(record["expert"] == BASE for record in records), 4)
-                for stage, records in after.items()
-                if len(records) == len(foreign)  # others were asked less
-            }
-    if variants := [name for name in VARIANTS if name in beside]:
-        results["variants"] = {"asked": variants, "command": about["variants_asked_by"]}
-        if "paraphrased" in variants:
-            results["variants"]["paraphrases"] = paraphrases(cfg)
-        for name in variants:
-            found, _ = ledger.beside(stages[-1].name, name, {task.name: task.asked() for task in beside[name]})
-            results["variants"][name] = variant_report(
-                found, names, routed="routing" in results, given=results.get("given")
-            )
-    results["timing"] = {
-        "train_s": [stage["seconds"] for stage in trained],
-        "evaluate_s": [round(seconds, 3) for seconds in evaluate_s],
-        "train_tokens_per_s": _rate(sum(s["tokens"] for s in trained), sum(s["seconds"] for s in trained)),
-        "queries_per_s": _rate(sum(block.get("queries", 0) for block in blocks), sum(evaluate_s)),
+        ],
     }
+
+
+def _assigned(run: RunData) -> dict[str, Any]:
+    """Which expert each task was given, by a method that may reuse one."""
+    if not run.method.traits.may_reuse:
+        return {}
+    assigned = [stage["assigned"] for stage in run.trained]
+    given = {name: one["expert"] for name, one in zip(run.names, assigned, strict=True)}
+    return {
+        "given": given,
+        "expanded": [name == expert for name, expert in given.items()],
+        "z": [one["z"] for one in assigned],
+    }
+
+
+def _routing(run: RunData, given: Mapping[str, str] | None) -> dict[str, Any]:
+    """Which experts answered after the last task."""
+    routing = routing_report(run.final, run.names, given)
+    if run.method.traits.learns_refusals:
+        routing["refused"] = {name: stage.get("refused") for name, stage in zip(run.names, run.trained, strict=True)}
+    routing["thresholds"] = {
+        stage.task.name: read_file(path)["log_odds"]
+        for stage in run.stages
+        if stage.task and (path := run.ledger.folder(stage.name) / "expert" / THRESHOLD).exists()
+    }
+    return {"routing": routing, **({"task_id_accuracy": routing["accuracy"]} if "task_id" in run.cfg.method else {})}
+
+
+def _ood(run: RunData, *, routed: bool) -> dict[str, Any]:
+    """Answers to foreign tasks after the last task, and where the method routes, who answered them."""
+    ledger, strangers = run.ledger, run.beside[OOD]
+    digests = {task.name: task.asked() for task in strangers}
+    foreign, _ = ledger.beside(run.stages[-1].name, OOD, digests)
+    by_task = {task.name: [record for record in foreign if record["task"] == task.name] for task in strangers}
+    found: dict[str, Any] = {
+        "asked": OmegaConf.to_container(run.cfg.ood, resolve=True),
+        "digests": ood_digests(run.cfg),
+        "command": run.about["asked_by"],
+        "scores": {name: round(mean(record["score"] for record in some), 4) for name, some in by_task.items()},
+        "cut": {name: sum(record["truncated"] for record in some) for name, some in by_task.items()},
+    }
+    if not routed:
+        return found
+    queries = {(record["task"], record["prompt_sha"]) for record in foreign}
+    heard = [record for stage in run.stages for record in ledger.beside(stage.name, OOD)[1]]
+    said = [record for record in heard if (record["task"], record["prompt_sha"]) in queries]
+    own = [record for stage in run.stages for record in ledger.remembered(stage.name)]
+    after = {stage.name: ledger.beside(stage.name, OOD, digests)[0] for stage in run.stages}
+    return {
+        **found,
+        **ood_report(foreign, said, own, run.names),
+        "after": {
+            stage: round(mean(record["expert"] == BASE for record in records), 4)
+            for stage, records in after.items()
+            if len(records) == len(foreign)  # others were asked less
+        },
+    }
+
+
+def _variants(run: RunData, *, routed: bool, given: Mapping[str, str] | None) -> dict[str, Any]:
+    """Answers to the run's own queries put in other words."""
+    asked = [name for name in VARIANTS if name in run.beside]
+    found: dict[str, Any] = {"asked": asked, "command": run.about["variants_asked_by"]}
+    if "paraphrased" in asked:
+        found["paraphrases"] = paraphrases(run.cfg)
+    for name in asked:
+        digests = {task.name: task.asked() for task in run.beside[name]}
+        records, _ = run.ledger.beside(run.stages[-1].name, name, digests)
+        found[name] = variant_report(records, run.names, routed=routed, given=given)
+    return found
+
+
+def _timing(run: RunData) -> dict[str, Any]:
+    """Seconds of training and evaluation, by stage, and the rates they give."""
+    evaluate_s = [sum(block.get("seconds", 0) for block in stage) for stage in run.blocks]
+    queries = sum(block.get("queries", 0) for stage in run.blocks for block in stage)
+    return {
+        "train_s": [stage["seconds"] for stage in run.trained],
+        "evaluate_s": [round(seconds, 3) for seconds in evaluate_s],
+        "train_tokens_per_s": _rate(sum(s["tokens"] for s in run.trained), sum(s["seconds"] for s in run.trained)),
+        "queries_per_s": _rate(queries, sum(evaluate_s)),
+    }
+
+
+def _counts(run: RunData) -> dict[str, Any]:
+    """Examples and steps of training, passes and answers of evaluation."""
+    trained, answered = run.trained, sum(map(len, run.answers.values()))
     counted = {
-        name: sum(block.get("counts", {}).get(name, 0) for block in blocks)
+        name: sum(block.get("counts", {}).get(name, 0) for stage in run.blocks for block in stage)
         for name in ("generations", "prefills", "decisions", "decided_again", "new_tokens")
     }
-    results["counts"] = {
+    return {
         "train_examples": [stage["examples"] for stage in trained],
         "rehearsed": [stage["rehearsed"] for stage in trained],
         "negatives": [stage["negatives"] for stage in trained],
         "steps": [stage["steps"] for stage in trained],
         **counted,
-        "truncated": sum(record["truncated"] for records in answers.values() for record in records),
+        "truncated": sum(record["truncated"] for records in run.answers.values() for record in records),
         # Frozen experts are asked once and remembered; where weights move, every answer is made anew.
-        "remembered": sum(map(len, answers.values())) - counted["generations"] if method.traits.has_experts else None,
+        "remembered": answered - counted["generations"] if run.method.traits.has_experts else None,
         "token_efficiency": _rate(sum(s["tokens"] for s in trained), sum(s["computed"] for s in trained)),
     }
-    if "routing" in results:
-        results["routing"]["decided_again_share"] = _rate(counted["decided_again"], counted["decisions"])
-    results["notices"] = [notice for task in (*tasks, *chain.from_iterable(beside.values())) for notice in task.notices]
-    results["notices"] += [
+
+
+def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
+    """What a reader of the numbers needs to know beside them."""
+    notices = [notice for task in (*run.tasks, *chain.from_iterable(run.beside.values())) for notice in task.notices]
+    notices += [
         f"{task} has no expert of its own: that of {expert} explains it (z {z[expert]:.2f})."
         for (task, expert), z in zip(results.get("given", {}).items(), results.get("z", []), strict=True)
         if task != expert
     ]
-    if method.traits.learns_refusals:
-        results["notices"] += misrouted(
+    if run.method.traits.learns_refusals:
+        notices += misrouted(
             results["routing"],
-            ratio=cfg.method.get("ratio", 0.0),
-            sizes={task.name: len(task.train) for task in tasks},
-            calibrated=bool(cfg.method.get("calibrate_on")),
+            ratio=run.cfg.method.get("ratio", 0.0),
+            sizes={task.name: len(task.train) for task in run.tasks},
+            calibrated=bool(run.cfg.method.get("calibrate_on")),
         )
-    if method.traits.schedule == "sequential":
-        records = sum(map(len, answers.values()))
-        results["notices"].append(
+    if run.method.traits.schedule == "sequential":
+        records = sum(map(len, run.answers.values()))
+        notices.append(
             f"{results['counts']['remembered']} of {records} answers were remembered: frozen experts and the base model"
             " answer a query once."
-            if method.traits.has_experts
+            if run.method.traits.has_experts
             else f"all {records} answers were made anew: the weights move with every task, so none can be remembered."
         )
-    results["benchmark"] = {key: cfg.benchmark[key] for key in ("name", "version", "licence", "citation")}
-    origins = {name: cfg.benchmark.tasks.get(name) or {} for name in names}
-    results["benchmark"]["tasks"] = {
-        name: {key: origin[key] for key in ("package", "licence", "citation") if key in origin}
-        for name, origin in origins.items()
+    return notices
+
+
+def _benchmark(run: RunData) -> dict[str, Any]:
+    """Where the tasks come from, and under which licence."""
+    origins = {name: run.cfg.benchmark.tasks.get(name) or {} for name in run.names}
+    return {
+        **{key: run.cfg.benchmark[key] for key in ("name", "version", "licence", "citation")},
+        "tasks": {
+            name: {key: origin[key] for key in ("package", "licence", "citation") if key in origin}
+            for name, origin in origins.items()
+        },
     }
-    results["config"] = OmegaConf.to_container(cfg, resolve=True)
-    if "contents" in about:
-        results["contents"] = {
-            "digests": about["contents"]["digests"],
-            "in_key": placed(numbers_config(cfg), about["contents"]["digests"]),
-        }
-    return results
 
 
 def keep_earlier(results: dict[str, Any], earlier: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ from see_lightning.engine.ledger import OOD, Ledger, dump
 from see_lightning.engine.made_from import date_of
 from see_lightning.engine.preemption import STOPPED, Stopped, Told, exit_code
 from see_lightning.engine.ranks import GRACE, Ranks, on_gpu
-from see_lightning.engine.results import collect, keep_earlier
+from see_lightning.engine.results import RunData, collect, keep_earlier
 from see_lightning.engine.run import ContinualRun, RunSettings
 from see_lightning.engine.stages import Stage, plan_stages
 from see_lightning.engine.start import start_run
@@ -199,7 +199,8 @@ class Session:
     def _write_results(self, material: Material) -> dict[str, Any]:
         """Compute and write all numbers and the report; gives the content of ``results.json``."""
         ledger = self.ledger
-        results = collect(ledger, material.stages, material.tasks, material.beside, self.cfg, self.config, self.method)
+        read = (material.stages, material.tasks, material.beside)
+        results = collect(RunData(ledger, *read, self.cfg, self.config, self.method))
         path = ledger.directory / "results.json"
         if path.exists():
             keep_earlier(results, read_results(path))
