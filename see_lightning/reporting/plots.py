@@ -1,7 +1,4 @@
-"""What the figures share: colours, axes, legends, tables.
-
-Standalone pictures on a white ground; a method keeps its colour in all of them.
-"""
+"""What the figures share: axes and legends of standalone pictures on a white ground."""
 
 import textwrap
 from collections.abc import Sequence
@@ -13,45 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which readers with colour-vision deficiency tell apart. A method keeps its own in all figures.
-COLOURS = {
-    "base": "#999999",
-    "seqft": "#e69f00",
-    "replay": "#56b4e9",
-    "mtl": "#009e73",
-    "stl": "#cc79a7",
-    "see": "#0072b2",
-    "moses": "#d55e00",
-    "exssnet": "#b8a900",
-    "sema": "#222222",
-    "mora": "#7f3c8d",
-}
-OTHERS = ("#8c564b", "#17a0b0", "#e377c2")
 INK, LINE = "#222222", "#d0d0d0"
-
-
-def colours(methods: Sequence[str]) -> list[str]:
-    """A colour for each group by its method; groups of one method go from light to the method's own.
-
-    Args:
-        methods: of the groups, in their order.
-
-    >>> colours(["see", "mtl", "see"])
-    ['#99c7e0', '#009e73', '#0072b2']
-    """
-    unknown = [method for method in dict.fromkeys(methods) if method not in COLOURS]
-    own = COLOURS | {method: OTHERS[place % len(OTHERS)] for place, method in enumerate(unknown)}
-    found = []
-    for place, method in enumerate(methods):
-        later, alike = methods[place + 1 :].count(method), methods.count(method)
-        white = 0.6 * later / (alike - 1) if alike > 1 else 0.0
-        found.append("#" + "".join(f"{round(part + white * (255 - part)):02x}" for part in parts_of(own[method])))
-    return found
-
-
-def parts_of(colour: str) -> list[int]:
-    """Red, green and blue of a colour, in 0..255."""
-    return [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
 
 
 def frame(axes: "Axes") -> None:

@@ -14,12 +14,12 @@ import pytest
 from see_lightning import figures
 from see_lightning.compare import main as compare_main
 from see_lightning.engine.ledger import Ledger
+from see_lightning.reporting.colours import FIRST, FURTHER, assigned, styles
 from see_lightning.reporting.comparison.groups import compare
 from see_lightning.reporting.figures.latency import latency_figure
 from see_lightning.reporting.figures.perplexity import quantile
 from see_lightning.reporting.figures.sheet import sheets
 from see_lightning.reporting.figures.tasks import tasks_csv, tasks_svg
-from see_lightning.reporting.plots import COLOURS, OTHERS, colours
 from see_lightning.reporting.runs import read_run
 from see_lightning.reporting.svg import readable_on, short
 from tests.reporting.test_comparison import TASKS, results, write
@@ -121,10 +121,10 @@ def test_bars_are_as_high_as_their_scores_in_the_colours_of_their_methods(tmp_pa
     add(tmp_path, "see", 0.1, last=(50.0, 100.0))
     figures.main([str(tmp_path)])
     found = bars(tmp_path / "two_tasks.svg")
-    assert set(found) == {COLOURS["mtl"], COLOURS["see"]}
-    whole = found[COLOURS["see"]][1]
-    assert [100 * height / whole for height in found[COLOURS["mtl"]]] == pytest.approx([25, 75, 50])
-    assert [100 * height / whole for height in found[COLOURS["see"]]] == pytest.approx([50, 100, 75])
+    assert set(found) == {FIRST["mtl"], FIRST["see"]}
+    whole = found[FIRST["see"]][1]
+    assert [100 * height / whole for height in found[FIRST["mtl"]]] == pytest.approx([25, 75, 50])
+    assert [100 * height / whole for height in found[FIRST["see"]]] == pytest.approx([50, 100, 75])
     assert "lines: standard deviation over seeds" not in words(tmp_path / "two_tasks.svg"), "there is but one seed"
 
 
@@ -134,7 +134,7 @@ def test_a_score_that_is_not_known_is_no_bar_and_has_no_mean(tmp_path):
     figures.main([str(tmp_path)])
     rows = [row for row in table(tmp_path / "two_tasks.csv") if row["method"] == "mtl"]
     assert [(row["score_mean"], row["score_n"]) for row in rows] == [("25.0", "1"), ("", "0"), ("", "0")]
-    assert len(bars(tmp_path / "two_tasks.svg")[COLOURS["mtl"]]) == 1
+    assert len(bars(tmp_path / "two_tasks.svg")[FIRST["mtl"]]) == 1
 
 
 def test_each_order_and_each_list_of_tasks_has_a_figure_of_its_own(tmp_path):
@@ -487,12 +487,36 @@ def test_runs_that_are_not_finished_are_told(tmp_path, capsys):
 
 
 def test_groups_of_one_method_go_from_light_to_its_own_colour():
-    found = colours(["see", "new", "see", "see", "mtl", "newer"])
-    assert (found[3], found[4], found[1], found[5]) == (COLOURS["see"], COLOURS["mtl"], *OTHERS[:2])
+    found = [style.colour for style in styles(["see", "new", "see", "see", "mtl", "newer"])]
+    assert (found[3], found[4]) == (FIRST["see"], FIRST["mtl"])
     brightness = [sum(int(colour[n : n + 2], 16) for n in (1, 3, 5)) for colour in (found[0], found[2], found[3])]
     assert brightness == sorted(set(brightness), reverse=True)
     assert len(set(found)) == len(found)
     assert readable_on([0.0, 0.45, 0.7]) == "white"
+
+
+def test_forty_methods_have_forty_colours_and_keep_them_in_any_company():
+    others = [f"rival {n}" for n in range(40)]
+    every = [*FIRST, *others]
+    drawn = dict(zip(every, styles(every), strict=True))
+    assert len({style.colour for style in drawn.values()}) == len(every)
+    for some in (others[::-1], others[20:23], ["rival 7"], [*FIRST][::3]):
+        assert styles(some) == [drawn[method] for method in some]
+    assert {drawn[method].hatch for method in FIRST} == {""}
+    assert all(drawn[method].hatch and drawn[method].marker != "o" for method in others)
+
+
+def test_configured_methods_have_well_spaced_colours_which_a_new_one_seldom_moves():
+    others = [f"rival {n}" for n in range(30)]
+    found = assigned([*FIRST, *others])
+    assert list(found) == sorted(others)
+    assert set(found.values()) <= set(FURTHER)
+    assert len({*found.values()}) == len(others)
+    more = assigned([*others, "a newcomer"])
+    assert sum(found[method] != more[method] for method in others) <= 3
+    assert len({*assigned(map(str, range(60))).values()}) == len(FURTHER), (
+        "the others have colours by their names alone"
+    )
 
 
 def test_a_sheet_of_many_groups_is_still_made(tmp_path):

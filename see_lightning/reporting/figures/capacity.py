@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from see_lightning.evaluation.transfer import mean
+from see_lightning.reporting.colours import styles
 from see_lightning.reporting.comparison.groups import Group, Spread, spread
 from see_lightning.reporting.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
-from see_lightning.reporting.plots import colours
 from see_lightning.reporting.runs import Run
 from see_lightning.reporting.spreadsheets import csv_text
 
@@ -57,12 +57,13 @@ def capacity_csv(sheet: Sheet) -> str:
 def capacity_svg(sheet: Sheet) -> str:
     """The mean score of the tasks learned so far over what is kept of them, a point for each task, the last one larger."""
     figure, axes = one_plot(sheet, 8)
-    shades = colours([group.first.method for group in sheet.groups])
-    for shade, group, label in zip(shades, sheet.groups, sheet.labels, strict=True):
+    drawn = styles([group.first.method for group in sheet.groups])
+    for style, group, label in zip(drawn, sheet.groups, sheet.labels, strict=True):
         points = [(kept.mean, score.mean) for _, score, kept, _ in grown(group)]
         if points:
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=shade, marker="o", markersize=4, linewidth=1.4, label=label)
-            axes.plot(x[-1:], y[-1:], color=shade, marker="o", markersize=9)
+            look = {"color": style.colour, "marker": style.marker, "linestyle": style.line}
+            axes.plot(x, y, markersize=4, linewidth=1.4, label=label, **look)
+            axes.plot(x[-1:], y[-1:], markersize=9, **look)
     axes.set(ylabel="mean score of the tasks learned so far", ylim=(0, 100))
     return finish(figure, axes, sheet, "capacity", "MiB kept after each task; the last one large")

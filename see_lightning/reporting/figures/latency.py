@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from see_lightning.config import Refusal
-from see_lightning.reporting.plots import COLOURS, OTHERS, frame, legend, logarithmic
+from see_lightning.reporting.colours import PALETTE
+from see_lightning.reporting.plots import frame, legend, logarithmic
 from see_lightning.reporting.spreadsheets import csv_text
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ def latency_figure(rows: Sequence[Mapping[str, object]]) -> "Figure":
     names = list(dict.fromkeys(str(row["contender"]) for row in rows))
     figure = Figure(figsize=(1.2 + 4.2 * len(sweeps), 4.4), layout="constrained")
     panels = figure.subplots(1, len(sweeps), sharey=True, squeeze=False)[0]
-    palette = [*COLOURS.values(), *OTHERS]
-    order = [palette[place] for place in (5, 1, 3, 4, 6, 2, 0, 7, 8)]
+    order = [*(PALETTE[place] for place in (5, 1, 3, 4, 6, 2, 0, 7, 8)), *PALETTE[9:]]
     for axes, sweep in zip(panels, sweeps, strict=True):
         own = [row for row in rows if row["sweep"] == sweep]
         for number, name in enumerate(names):

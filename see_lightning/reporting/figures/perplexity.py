@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from see_lightning.reporting.colours import parts_of, styles
 from see_lightning.reporting.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
-from see_lightning.reporting.plots import INK, colours, logarithmic, name_places, parts_of
+from see_lightning.reporting.plots import INK, logarithmic, name_places
 from see_lightning.reporting.spreadsheets import csv_text
 from see_lightning.reporting.svg import readable_on
 
@@ -63,9 +64,11 @@ def perplexity_svg(sheet: Sheet, answers: Mapping[str, Mapping[str, Answers]]) -
     shown = [(group, label) for group, label in zip(sheet.groups, sheet.labels, strict=True) if label in answers]
     figure, axes = one_plot(sheet, len(sheet.tasks))
     width = 0.84 / len(shown)
-    # Of all groups, so that a method has the colour that it has among the scores.
-    shades = dict(zip(sheet.labels, colours([group.first.method for group in sheet.groups]), strict=True))
+    # Of all groups, so that each has the shade that it has among the scores.
+    drawn = dict(zip(sheet.labels, styles([group.first.method for group in sheet.groups]), strict=True))
     for number, (_, label) in enumerate(shown):
+        style = drawn[label]
+        hatched = {"hatch": style.hatch} if style.hatch else {}
         single = [single_perplexities(answers[label][task]) for task in sheet.tasks]
         parts = [[quantile(values, share) for share in SHARES] for values in single]
         names = ("whislo", "q1", "med", "q3", "whishi")
@@ -76,8 +79,8 @@ def perplexity_svg(sheet: Sheet, answers: Mapping[str, Mapping[str, Answers]]) -
             showfliers=False,
             patch_artist=True,
             manage_ticks=False,
-            boxprops={"facecolor": shades[label], "edgecolor": INK, "linewidth": 0.8, "label": label},
-            medianprops={"color": readable_on([part / 255 for part in parts_of(shades[label])]), "linewidth": 1.6},
+            boxprops={"facecolor": style.colour, "edgecolor": INK, "linewidth": 0.8, "label": label, **hatched},
+            medianprops={"color": readable_on([part / 255 for part in parts_of(style.colour)]), "linewidth": 1.6},
             whiskerprops={"color": INK, "linewidth": 0.8},
             capprops={"color": INK, "linewidth": 0.8},
         )

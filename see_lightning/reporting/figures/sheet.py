@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from see_lightning.reporting.colours import FIRST
 from see_lightning.reporting.comparison.groups import Comparison, Group, setting, typed
-from see_lightning.reporting.plots import COLOURS, INK, frame, legend
+from see_lightning.reporting.plots import INK, frame, legend
 from see_lightning.reporting.runs import Run
 from see_lightning.reporting.svg import standalone_svg
 
@@ -58,7 +59,7 @@ def sheets(comparison: Comparison) -> list[Sheet]:
 
 def _rank(run: Run) -> tuple[int, str]:
     """Methods from the floor to SEE, then all others by name."""
-    known = list(COLOURS)
+    known = list(FIRST)
     return (known.index(run.method), "") if run.method in known else (len(known), run.method)
 
 

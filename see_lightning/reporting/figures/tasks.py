@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from see_lightning.evaluation.transfer import mean
+from see_lightning.reporting.colours import styles
 from see_lightning.reporting.comparison.groups import Group, Spread, spread
 from see_lightning.reporting.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
-from see_lightning.reporting.plots import INK, colours, name_places
+from see_lightning.reporting.plots import INK, name_places
 from see_lightning.reporting.spreadsheets import csv_text
 
 
@@ -32,14 +33,22 @@ def tasks_svg(sheet: Sheet) -> str:
     count, places = len(sheet.groups), [*range(len(sheet.tasks)), len(sheet.tasks) + 0.35]
     figure, axes = one_plot(sheet, len(places))
     width = 0.84 / count
-    shades = colours([group.first.method for group in sheet.groups])
+    drawn = styles([group.first.method for group in sheet.groups])
     several = False
     for number, (group, label) in enumerate(zip(sheet.groups, sheet.labels, strict=True)):
         left = [place + (number - count / 2 + 0.5) * width for place in places]
         scores = list(zip(left, final_scores(group), strict=True))
         known = [(x, score) for x, score in scores if score]
+        style = drawn[number]
+        hatched = {"hatch": style.hatch, "edgecolor": "white", "linewidth": 0} if style.hatch else {}
         axes.bar(
-            [x for x, _ in known], [s.mean for _, s in known], 0.92 * width, color=shades[number], label=label, zorder=2
+            [x for x, _ in known],
+            [score.mean for _, score in known],
+            0.92 * width,
+            color=style.colour,
+            label=label,
+            zorder=2,
+            **hatched,
         )
         spreads = [(x, score.mean, score.deviation) for x, score in known if score.deviation is not None]
         if spreads:
