@@ -60,7 +60,7 @@ class Trust:
 NOTHING = Trust()
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_trust(parser: argparse.ArgumentParser) -> None:
     """Let a command take what its user trusts in a run's folder; ``trust_in`` gives it back."""
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE.CLASS",
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def trust_in(given: argparse.Namespace) -> Trust:
-    """What was typed of ``add_arguments``."""
+    """What was typed of ``add_trust``."""
     return Trust(tuple(given.trust), given.trust_remote_code)
 
 

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 from rich.text import Text
 
-from see_lightning import cli
+from see_lightning.cli import run as cli
 from see_lightning.config import ConfigError, validate
 from see_lightning.frame import Output, frame, print_exactly
 from see_lightning.refusals import with_cause

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from see_lightning.__main__ import COMMANDS, main
 from see_lightning.search_path import CONF
 from tests.runs.toy import write_tasks
 
@@ -84,29 +83,3 @@ def test_an_installed_package_runs_with_options_of_ones_own_and_every_command_kn
     assert "by " in call(command, "ask", "runs/latest", "sky?", "--max-new-tokens", "2", **here).stdout
     assert call(command, "compare", "runs", **here).stdout.endswith("runs/comparison.html\n")
     assert "sky" in call(command, "data", "check", "mine", "benchmark.reader.folder=mine", **here).stdout
-
-
-@pytest.mark.parametrize("verb", sorted(COMMANDS))
-def test_every_command_of_the_package_has_a_verb_that_takes_its_words(verb, capsys):
-    with pytest.raises(SystemExit) as end:
-        main([verb, "--help"])
-    assert end.value.code in (0, None)
-    assert capsys.readouterr().out.strip()
-
-
-def test_every_module_that_is_a_command_is_in_the_table():
-    package = ROOT / "see_lightning"
-    programs = {
-        path for path in (*package.glob("*.py"), *package.glob("*/__main__.py")) if "__name__ ==" in path.read_text()
-    }
-    known = {package.joinpath(*module.split(".")[1:]).with_suffix(".py") for module, _ in COMMANDS.values()}
-    assert programs - {package / "__main__.py"} == known
-
-
-def test_a_command_that_there_is_not_is_refused_with_those_that_there_are(capsys):
-    with pytest.raises(SystemExit, match="there is no command 'comprae'. Did you mean 'compare'"):
-        main(["comprae"])
-    with pytest.raises(SystemExit, match="usage: see-lightning"):
-        main([])
-    main(["--version"])
-    assert capsys.readouterr().out == "0.1.0\n"

@@ -11,6 +11,9 @@ from see_lightning.refusals import room_needed
 from see_lightning.run_files import LedgerError, read_file, seal
 from see_lightning.writing import check_out, write_text
 
+#: Files in a run's directory.
+PERPLEXITY, TRANSFER = "perplexity.json", "transfer.json"
+
 Content = dict[str, Any]
 Measure = Callable[[Mapping[str, Any], Ledger], Content]
 
@@ -83,6 +86,6 @@ def is_current(path: Path, belongs_to: str) -> bool:
 def stale(path: Path) -> str:
     """What is told of a file that is not current."""
     return (
-        f"{path} was measured before the run became what it is; give python -m see_lightning.{path.stem} {path.parent}"
+        f"{path} was measured before the run became what it is; give see-lightning {path.stem} {path.parent}"
         f" again, or delete it."
     )

@@ -141,7 +141,7 @@ def misrouted(
             cures = [f"train with more of them ({' or '.join(more)})"] if most > (refused or 0) else ["give more rows"]
             if not calibrated:
                 cures.append(
-                    "set thresholds, which trains nothing (python -m see_lightning.calibrate RUN_DIR --on train)"
+                    "set thresholds, which trains nothing (see-lightning calibrate RUN_DIR --calibrate-on train)"
                 )
             told.append(f"{taken}{had}: {', or '.join(cures)}.")
     return told

@@ -8,7 +8,8 @@ import pytest
 import torch
 from peft import PeftModel
 
-from see_lightning import load_ensemble, perplexity
+from see_lightning import load_ensemble
+from see_lightning.cli import perplexity
 from see_lightning.evaluation.scores import score_fn
 from see_lightning.models.tiny import tiny_model
 from see_lightning.tasks.batches import collate

@@ -13,9 +13,9 @@ import hydra
 import pytest
 from omegaconf import DictConfig
 
+from see_lightning.cli.data import main
 from see_lightning.config import Refusal, register
 from see_lightning.data import BadRow, Example, Part, Reader
-from see_lightning.data.__main__ import main
 from see_lightning.data.audit import PartAudit, audit, warnings
 from see_lightning.data.cl_benchmark import ClBenchmarkReader
 from see_lightning.data.natural_instructions import NaturalInstructionsReader

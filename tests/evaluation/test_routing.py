@@ -84,7 +84,7 @@ def test_whose_queries_an_expert_takes_is_told_with_what_it_had_refused_and_what
         "the expert of b takes 7 of 12 queries of a, of which it had learned to refuse 4 examples: "
     )
     assert "ratio=0.5 or method.min_negatives=8)" in first
-    assert "python -m see_lightning.calibrate RUN_DIR --on train" in first
+    assert "see-lightning calibrate RUN_DIR --calibrate-on train" in first
     assert second.startswith("the expert of a takes 2 of 20 queries of c, which that of c passes on: ")
     assert misrouted(routing, least=0.2) == [first]
     assert misrouted(routing, least=0.7) == []

@@ -9,6 +9,7 @@ from itertools import permutations, product
 
 import pytest
 
+from see_lightning.cli.study import main
 from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger, dump
 from see_lightning.evaluation.counterfactual import disagreement, replay
@@ -17,7 +18,6 @@ from see_lightning.evaluation.sari import sari_of
 from see_lightning.evaluation.study import BINS, name_orders, study
 from see_lightning.evaluation.thresholds import Sweep, default_thresholds, sweep
 from see_lightning.reporting.report.page import render_html
-from see_lightning.study import main
 from tests.reporting.test_report import Page
 from tests.reporting.test_report import results as report_results
 from tests.runs import toy

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from see_lightning import cli, compare, figures, load_ensemble, perplexity, publish, study, transfer
+from see_lightning import load_ensemble
+from see_lightning.cli import compare, figures, perplexity, publish, study, transfer
+from see_lightning.cli.run import main as run_main
 from see_lightning.config import Refusal
 from tests.nightly import all_but
 from tests.runs import toy
@@ -23,7 +25,7 @@ def answers(run: Path, data: Path, out: Path) -> object:
 
 
 def report(run: Path, data: Path, out: Path) -> None:
-    cli.main([*toy.SETTINGS, f"benchmark.reader.folder={data}", f"paths.runs={run.parents[3]}"])
+    run_main([*toy.SETTINGS, f"benchmark.reader.folder={data}", f"paths.runs={run.parents[3]}"])
 
 
 def published(run: Path, data: Path, out: Path) -> object:

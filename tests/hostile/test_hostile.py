@@ -19,20 +19,9 @@ import datasets
 import lm_eval.tasks
 import pytest
 
-from see_lightning import (
-    ask,
-    calibrate,
-    cli,
-    compare,
-    figures,
-    harness,
-    load_ensemble,
-    perplexity,
-    publish,
-    runs,
-    study,
-    transfer,
-)
+from see_lightning import load_ensemble
+from see_lightning.cli import ask, calibrate, compare, figures, harness, perplexity, publish, runs, study, transfer
+from see_lightning.cli.run import main as run_main
 from see_lightning.config import Refusal
 from see_lightning.refusals import explain
 from see_lightning.textfiles import visible
@@ -69,7 +58,7 @@ class Around:
 
 def report(run: Path, around: Around) -> None:
     paths = (f"benchmark.reader.folder={around.data}", f"paths.runs={around.runs}")
-    cli.main([*toy.SETTINGS, *paths])
+    run_main([*toy.SETTINGS, *paths])
 
 
 def loaded(run: Path, around: Around) -> None:

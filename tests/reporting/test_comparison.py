@@ -20,7 +20,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from see_lightning.compare import common_folder, main
+from see_lightning.cli.compare import common_folder, main
 from see_lightning.config import Refusal, numbers, numbers_config, register, run_key
 from see_lightning.refusals import CONF
 from see_lightning.reporting.comparison.columns import alike, columns, differences
@@ -430,7 +430,7 @@ def many(tmp_path):
 
 
 def test_the_page_is_well_formed_and_needs_nothing_but_itself(many):
-    page = render_comparison(many, "python -m see_lightning.compare '<b>runs</b>'")
+    page = render_comparison(many, "see-lightning compare '<b>runs</b>'")
     parsed = Page(page)
     assert parsed.open == []
     assert not parsed.tags & {"link", "iframe", "img", "object", "b>bold"}
@@ -445,7 +445,7 @@ def test_the_page_is_well_formed_and_needs_nothing_but_itself(many):
     assert referred | {value for name, value in parsed.attributes if name == "aria-labelledby"} <= set(ids)
     assert "<b>bold" not in page
     assert "<b>runs" not in page
-    assert "python -m see_lightning.compare '<b>runs</b>'" in parsed.text
+    assert "see-lightning compare '<b>runs</b>'" in parsed.text
 
 
 def test_the_page_has_every_row_and_the_matrices_of_the_first(many):

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from see_lightning import figures
-from see_lightning.compare import main as compare_main
+from see_lightning.cli import figures
+from see_lightning.cli.compare import main as compare_main
 from see_lightning.engine.ledger import Ledger
 from see_lightning.reporting.colours import FIRST, FURTHER, assigned, styles
 from see_lightning.reporting.comparison.groups import compare
@@ -194,7 +194,7 @@ def test_the_table_of_perplexity_holds_the_whole_and_the_distribution_over_all_s
     mtl, stl = add(tmp_path, "mtl"), add(tmp_path, "stl")
     figures.main([str(tmp_path)])
     assert capsys.readouterr().err.splitlines() == [
-        f"note: no perplexity is known of 2 ({mtl.parent}, {stl.parent}); python -m see_lightning.perplexity RUN_DIR measures it"
+        f"note: no perplexity is known of 2 ({mtl.parent}, {stl.parent}); see-lightning perplexity RUN_DIR measures it"
     ]
     rows = table(tmp_path / "two_perplexity.csv")
     assert [(row["label"], row["task"]) for row in rows] == [("see 10 %", task) for task in TASKS]
@@ -357,7 +357,7 @@ def test_without_any_transfer_matrix_there_is_no_figure_of_it_and_one_of_another
     path.with_name("ledger.json").write_text(json.dumps(content))
     transferred(path)
     figures.main([str(tmp_path)])
-    told = f"note: {path.with_name('transfer.json')} was measured before the run became what it is; give python -m see_lightning.transfer {path.parent} again, or delete it."
+    told = f"note: {path.with_name('transfer.json')} was measured before the run became what it is; give see-lightning transfer {path.parent} again, or delete it."
     assert told in capsys.readouterr().err.splitlines()
     assert not list(tmp_path.glob("*transfer*"))
     transferred(path, belongs_to=Ledger(path.parent).read().digest())

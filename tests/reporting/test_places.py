@@ -43,7 +43,7 @@ def test_known_places_have_names_in_all_their_forms(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
-        ("python -m see_lightning.perplexity /d/x 'r/superni 5'", "python -m see_lightning.perplexity data/x 'runs/superni 5'"),
+        ("see-lightning perplexity /d/x 'r/superni 5'", "see-lightning perplexity data/x 'runs/superni 5'"),
         ("see-lightning run ood.dir=/d/x paths.runs=/q logger.entity=me", "see-lightning run ood.dir=data/x"),
         ("qg: /d/a.json is missing", "qg: data/a.json is missing"),
         ("/home/me", "~"),

@@ -7,7 +7,7 @@ from unittest.mock import patch
 import pytest
 
 from see_lightning import config
-from see_lightning.calibrate import calibrate
+from see_lightning.cli.calibrate import calibrate
 from see_lightning.config import Refusal
 from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.ledger import Ledger
@@ -178,8 +178,8 @@ def test_thresholds_by_training_rows_need_no_rows_that_are_left(base, tmp_path):
         (("method=seqft",), 2, 0.5, "a run of seqft, whose models have no thresholds"),
         (("train_size=3",), 2, 0.5, "was trained on rows of sky that 2 held out would need"),
         ((), 9, 0.5, "9 training rows of sky were to be held out, but it has 4"),
-        ((), 0, 0.5, "--on must be at least 1"),
-        ((), 2, 0, "--keep must be between 0.01 and 1"),
+        ((), 0, 0.5, "--calibrate-on must be at least 1"),
+        ((), 2, 0, "--target-recall must be between 0.01 and 1"),
     ],
 )
 def test_a_run_that_cannot_be_calibrated_is_refused(base, settings, on, keep, message):

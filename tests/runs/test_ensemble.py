@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from see_lightning.ask import main as ask
+from see_lightning.cli.ask import main as ask
+from see_lightning.cli.publish import keep
+from see_lightning.cli.runs import list_runs
+from see_lightning.cli.runs import main as list_main
+from see_lightning.cli.study import main as study
 from see_lightning.config import ConfigError, Refusal
 from see_lightning.engine.ensemble import Ensemble, Verdicts, load_ensemble
 from see_lightning.engine.latest import find_run
-from see_lightning.publish import keep
-from see_lightning.runs import list_runs
-from see_lightning.runs import main as list_main
-from see_lightning.study import main as study
 from see_lightning.tasks.prompts import PromptTemplate
 from tests.runs import toy
 

@@ -17,9 +17,9 @@ import torch
 from lm_eval.api.instance import Instance
 
 import see_lightning
-from see_lightning import harness
+from see_lightning.cli import harness
+from see_lightning.cli.lm_eval import SeeLightning, VoiceLM, load_voices
 from see_lightning.config import ConfigError, OptimConfig
-from see_lightning.lm_eval import SeeLightning, VoiceLM, load_voices
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
@@ -279,7 +279,7 @@ def test_the_command_tells_every_voice_s_scores_and_keeps_them(base, run_of, tas
     assert code == 0, err
     assert out.splitlines()[-1] == str(run / "harness.json")
     kept = json.loads((run / "harness.json").read_text())
-    assert kept["command"].startswith(f"python -m see_lightning.harness {run} --tasks toy_choice,toy_written")
+    assert kept["command"].startswith(f"see-lightning harness {run} --tasks toy_choice,toy_written")
     assert (kept["tasks"], kept["limit"], kept["num_fewshot"]) == (["toy_choice", "toy_written"], None, None)
     assert kept["versions"]["lm_eval"] == lm_eval.__version__
     assert kept["queries"] == {"toy_choice": 12, "toy_written": 12}
@@ -424,7 +424,7 @@ def test_what_cannot_be_done_is_told_in_one_line_before_a_model_is_read(run_of, 
         (run / "harness.json").write_text(json.dumps({"tasks": ["toy_choice"], "limit": 2, "num_fewshot": None}))
     elif spoil:
         (run / spoil).unlink()
-    with patch("see_lightning.lm_eval.load_ensemble", side_effect=AssertionError("too late")):
+    with patch("see_lightning.cli.lm_eval.load_ensemble", side_effect=AssertionError("too late")):
         code, out, err = command(capsys, run, "--include-path", tasks, *words)
     assert (code, out) == (2, "")
     assert told in err.splitlines()[-1]

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from see_lightning import perplexity
+from see_lightning.cli import perplexity
 from see_lightning.config import ModelConfig, Refusal, key_of, numbers_config
 from see_lightning.data.jsonl import JsonlReader
 from see_lightning.engine import ensemble, launch

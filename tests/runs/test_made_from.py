@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from see_lightning import load_ensemble
-from see_lightning.calibrate import calibrate
+from see_lightning.cli.calibrate import calibrate
 from see_lightning.config import Refusal
 from see_lightning.engine import made_from
 from see_lightning.engine.ledger import LedgerError

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import pytest
 
-from see_lightning import perplexity
+from see_lightning.cli import perplexity
 from see_lightning.engine import build
 from see_lightning.engine.ledger import Ledger
 from tests.runs import toy
@@ -30,7 +30,7 @@ def test_it_is_measured_once_and_then_only_printed(run, capsys):
     assert {name: measured[name] for name in ("method", "ratio", "order", "seed")} == {
         name: results[name] for name in ("method", "ratio", "order", "seed")
     }
-    assert measured["command"] == f"python -m see_lightning.perplexity {run}"
+    assert measured["command"] == f"see-lightning perplexity {run}"
     assert measured["commit"]
     rows = [line.split() for line in printed.splitlines()]
     for name, task in measured["tasks"].items():

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
+from see_lightning.cli.publish import main, publish
 from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger
-from see_lightning.publish import main, publish
 from see_lightning.reporting.markdown import fill
 from tests.runs import toy
 
@@ -376,11 +376,7 @@ def test_no_setting_that_says_where_something_lies_is_published(base, tmp_path, 
     results["notices"] = [f"sky: {root}/sets/sky/a.json, row 3", f"{root}/ood is empty"]
     (run / "results.json").write_text(json.dumps(results))
     (run / "harness.json").write_text(
-        json.dumps(
-            {
-                "command": f"python -m see_lightning.harness '{root}/runs/jsonl/see/ab/seed=3' '{root}/other/run' --tasks x"
-            }
-        )
+        json.dumps({"command": f"see-lightning harness '{root}/runs/jsonl/see/ab/seed=3' '{root}/other/run' --tasks x"})
     )
     document.write_text("<!-- scores: jsonl -->\n<!-- end -->\n<!-- foreign: jsonl -->\n<!-- end -->\n")
     publish(folder, document, [run])

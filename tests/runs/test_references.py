@@ -2,7 +2,7 @@
 
 import json
 
-from see_lightning import study
+from see_lightning.cli import study
 from see_lightning.evaluation.scores import best_score
 from tests.runs import toy
 

@@ -6,7 +6,8 @@ from unittest.mock import patch
 
 import pytest
 
-from see_lightning import load_ensemble, study
+from see_lightning import load_ensemble
+from see_lightning.cli import study
 from see_lightning.engine import launch
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.evaluation.sari import sari_of

@@ -6,7 +6,8 @@ from unittest.mock import patch
 
 import pytest
 
-from see_lightning import load_ensemble, transfer
+from see_lightning import load_ensemble
+from see_lightning.cli import transfer
 from see_lightning.engine import build
 from see_lightning.evaluation.scores import score_fn
 from see_lightning.methods.method import ExpertMethod, Method
@@ -107,7 +108,7 @@ def test_it_is_measured_once_and_then_only_printed(base, tmp_path, capsys):
     results = toy.read_results(run)
     for name in ("method", "ratio", "order", "seed"):
         assert found[name] == results[name]
-    assert found["command"] == f"python -m see_lightning.transfer {run}"
+    assert found["command"] == f"see-lightning transfer {run}"
     assert found["commit"]
     matrix = found["transfer"]
     rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.strip()}

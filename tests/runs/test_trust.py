@@ -12,14 +12,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from see_lightning import ask, calibrate, figures, load_ensemble, perplexity, transfer
+from see_lightning import load_ensemble
+from see_lightning.cli import ask, calibrate, figures, perplexity, transfer
+from see_lightning.cli.publish import publish
+from see_lightning.cli.runs import list_runs
 from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger
-from see_lightning.publish import publish
 from see_lightning.reporting.runs import read_run
 from see_lightning.run_files import DEPTH, LedgerError, read_file, seal
 from see_lightning.run_shapes import FILES
-from see_lightning.runs import list_runs
 from see_lightning.trust import SEAL, Trust, allowed, load_config, read_settings, sealed_settings
 from tests.contracts.conftest import PLANTED_PY
 from tests.runs import toy

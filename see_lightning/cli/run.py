@@ -121,7 +121,3 @@ class Jobs:
             raise SystemExit(1)
         if self.error:
             raise self.error
-
-
-if __name__ == "__main__":
-    main()

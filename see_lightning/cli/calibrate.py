@@ -1,0 +1,176 @@
+"""Thresholds for the experts of a finished run: ``see-lightning calibrate RUN_DIR``."""
+
+import argparse
+from pathlib import Path
+from typing import cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from see_lightning.cli.command import Parser, command
+from see_lightning.config import (
+    TRAIN,
+    ConfigError,
+    check_calibrate_on,
+    method_name,
+    numbers_config,
+    validate,
+    within,
+)
+from see_lightning.engine.finished import finished_results
+from see_lightning.engine.latest import find_run
+from see_lightning.engine.ledger import Ledger
+from see_lightning.trust import NOTHING, Trust, add_trust, load_config, refuse_code, trust_in
+
+DESCRIPTION = """\
+Set a threshold for each expert of a run, by examples of its task that it was not trained on: its yes counts only where it
+leans as far as most of them did. A query that no expert is sure of then reaches the base model."""
+EPILOG = """\
+Trains nothing and leaves RUN_DIR as it is: what comes of it is the run that method.calibrate_on=N would have made, in a
+folder of its own beside it, with its own results.json, whose path is the last line. Foreign queries (ood) and variants that
+RUN_DIR was last asked are asked there too."""
+
+
+def add_arguments(parser: Parser) -> None:
+    """Take a run and how its thresholds are set."""
+    parser.add_run_dir()
+    parser.add_argument(
+        "--calibrate-on",
+        "--on",
+        dest="on",
+        type=_rows_or_train,
+        default=60,
+        metavar="N",
+        help="further examples of each task (default 60); train: those that the experts were trained on and refused",
+    )
+    parser.add_argument(
+        "--target-recall",
+        "--keep",
+        dest="keep",
+        type=float,
+        default=0.98,
+        metavar="SHARE",
+        help="share of them that is still accepted (default 0.98)",
+    )
+    parser.add_argument(
+        "--ood-examples",
+        "--against",
+        dest="against",
+        type=int,
+        default=0,
+        metavar="N",
+        help="general instructions that no expert refused, which a threshold also looks at (default 0: own examples alone)",
+    )
+    parser.add_argument(
+        "--margin",
+        "--leeway",
+        dest="leeway",
+        type=float,
+        metavar="SHARE",
+        help="how far down to these, or to refused rows, it lies (default 0.25)",
+    )
+    add_trust(parser)
+
+
+@command("calibrate", DESCRIPTION, add_arguments, EPILOG)
+def main(given: argparse.Namespace) -> None:
+    """Make a run with thresholds out of a run."""
+    calibrate(
+        given.run_dir,
+        on=given.on,
+        keep=given.keep,
+        against=given.against,
+        leeway=given.leeway,
+        trust=trust_in(given),
+    )
+
+
+def _rows_or_train(word: str) -> int | str:
+    """What ``--calibrate-on`` takes."""
+    if word == TRAIN or word.isdecimal():
+        return word if word == TRAIN else int(word)
+    raise argparse.ArgumentTypeError(f"a number of examples of each task is wanted, or {TRAIN}; got {word!r}")
+
+
+def calibrate(
+    run_dir: Path,
+    *,
+    on: int | str,
+    keep: float,
+    against: int = 0,
+    leeway: float | None = None,
+    trust: Trust = NOTHING,
+) -> Path:
+    """Set thresholds for a finished run's experts, and evaluate it with them.
+
+    Args:
+        run_dir: of the run.
+        on: examples of each task, further ones than those it was trained on, at least 1; or ``train``.
+        keep: share of them that a threshold still accepts, 0.01..1.
+        against: general instructions that no expert learned to refuse, which it also looks at.
+        leeway: how far down to these, or with ``train`` to the rows that were refused, it lies, 0..1; None is 0.25; see
+            ``experts.walk.between``.
+        trust: what of the run's settings may be run.
+
+    Returns:
+        The path of the new run's ``results.json``.
+
+    Raises:
+        Refusal: there is no such run where its settings say, its method has no thresholds, or its tasks have no examples
+            left.
+    """
+    check_calibrate_on("--calibrate-on", on)
+    if not isinstance(on, str):
+        within("--calibrate-on", on, 1)
+    within("--target-recall", keep, 0.01, 1)
+    within("--ood-examples", against, 0)
+    within("--margin", leeway, 0, 1)
+    run_dir = find_run(run_dir)
+    results = finished_results(run_dir, "thresholds are set for the experts of all tasks")
+    run_dir = run_dir.resolve()
+    cfg = load_config(run_dir / "config.yaml", trust)
+    if "calibrate_on" not in cfg.method:
+        raise ConfigError(
+            f"{run_dir} is a run of {method_name(cfg)}, whose models have no thresholds; give one of see."
+        )
+    about = Ledger(run_dir).read().content["about"]
+    place = (cfg.order.name, method_name(cfg), run_dir.parent.name, f"seed={cfg.seed}")
+    if run_dir.parts[-4:] != place or "numbers" not in about:
+        raise ConfigError(
+            f"{run_dir} lies elsewhere than a run of these settings does, or is older than this; its experts would not be"
+            f" found. Let it lie at .../{'/'.join(place)}, or train anew with method.calibrate_on={on}."
+        )
+    settings: dict[str, float | str] = {"calibrate_on": on, "keep": keep}
+    if on == TRAIN or against or cfg.method.get("against"):
+        settings |= {"against": against, "leeway": 0.25 if leeway is None else leeway}
+    elif leeway is not None:
+        raise ConfigError(
+            f"--margin={leeway:g} has no effect without --ood-examples N or --calibrate-on {TRAIN}; leave it out."
+        )
+    for name, value in settings.items():
+        cfg.method[name] = value
+    cfg.paths.runs = str(run_dir.parents[3])  # where it lies now, which may be elsewhere than it was made
+    # What it was last asked, by whichever command; merged, since a plain assignment would have to be typed.
+    cfg.ood, asked = None, {name: results.get(name, {}).get("asked") for name in ("ood", "variants")}
+    refuse_code(run_dir / "results.json", asked, trust)
+    cfg = cast("DictConfig", OmegaConf.merge(cfg, {name: value for name, value in asked.items() if value}))
+
+    # Late, because these import torch, which takes longer than a refusal should.
+    from see_lightning.engine.build import build_tasks, build_template
+    from see_lightning.engine.grow import trains_alike
+    from see_lightning.engine.launch import launch
+    from see_lightning.tasks.task import changed_data
+
+    config = validate(cfg)
+    if not trains_alike(about["numbers"], numbers_config(cfg)):
+        raise ConfigError(
+            f"{run_dir} was trained by an earlier version, with other general instructions or settings than this one would"
+            f" train with, so its thresholds cannot be set alone. Train anew with method.calibrate_on={on}."
+        )
+    tasks = build_tasks(cfg, config, build_template(config, about.get("date")))
+    other = changed_data({task.name: task.digest() for task in tasks}, about["data"])
+    if other:
+        raise ConfigError(
+            f"{run_dir} was trained on rows of {', '.join(other)} that {on} held out would need, or its data changed since."
+            f" Give a smaller --calibrate-on, or train anew with method.calibrate_on={on}."
+        )
+    return launch(cfg, " ".join([about["command"], *(f"method.{name}={value}" for name, value in settings.items())]))

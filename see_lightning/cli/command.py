@@ -1,0 +1,92 @@
+"""The frame of a verb: its arguments, the command to record, refusals in one line, and exit codes."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from see_lightning.config import ConfigError, nearest
+from see_lightning.frame import frame
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads the words of one verb. Wrong words are refused in one line that names the nearest option.
+
+    Args:
+        verb: of the table.
+        description: what the verb does, for ``--help``.
+        epilog: what it reads and writes, for ``--help``.
+    """
+
+    def __init__(self, verb: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(prog=f"see-lightning {verb}", description=description, epilog=epilog)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the words.
+
+        Raises:
+            ConfigError: always.
+        """
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+        meant = nearest(unknown, self._option_string_actions) if unknown.startswith("--") else ""
+        raise ConfigError(f"{self.prog}: {message}.{meant} {self.prog} --help lists what it takes.")
+
+    def add_run_dir(self) -> None:
+        """Take the directory of one run."""
+        run_dir = "runs/<order>/<method>/<key>/seed=<n>, or runs/<order>/<method>/latest"
+        self.add_argument("run_dir", type=Path, help=run_dir)
+
+    def add_paths(self) -> None:
+        """Take folders with finished runs, and the folder to write to."""
+        self.add_argument(
+            "paths",
+            type=Path,
+            nargs="+",
+            metavar="PATH",
+            help="a folder that holds runs at any depth, or a results.json",
+        )
+        folder = "where to write; by default the folder in which all the paths lie, if it is not a run's"
+        self.add_argument("--out", type=Path, metavar="DIR", help=folder)
+
+    def add_out(self, instead: str) -> None:
+        """Take another file to write to.
+
+        Args:
+            instead: what is written in the run's directory by default.
+        """
+        text = (
+            f"instead of {instead} in the run's directory, into which nothing is written then: for a run of others, or a"
+            f" read-only one. No link"
+        )
+        self.add_argument("--out", type=Path, metavar="FILE", help=text)
+
+
+def command(
+    verb: str, description: str, add_arguments: Callable[[Parser], None], epilog: str | None = None
+) -> Callable[[Callable[[argparse.Namespace], None]], Callable[..., None]]:
+    """Make a function of parsed arguments the ``main`` of a verb, which takes words.
+
+    The namespace has the parsed arguments, and in ``command`` the whole command as it can be typed again.
+
+    Args:
+        verb: of the table.
+        description: what the verb does, for ``--help``.
+        add_arguments: adds the arguments of the verb to its parser.
+        epilog: what the verb reads and writes, for ``--help``.
+    """
+
+    def decorated(act: Callable[[argparse.Namespace], None]) -> Callable[..., None]:
+        @frame()
+        def main(words: Sequence[str] | None = None) -> None:
+            words = list(sys.argv[1:] if words is None else words)
+            parser = Parser(verb, description, epilog)
+            add_arguments(parser)
+            given = parser.parse_intermixed_args(words)
+            given.command = shlex.join(["see-lightning", verb, *words])
+            act(given)
+
+        return main
+
+    return decorated

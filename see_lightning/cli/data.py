@@ -1,0 +1,114 @@
+"""Check a benchmark's files: ``see-lightning data check BENCHMARK [key=value ...]``."""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from see_lightning.cli.command import Parser, command
+from see_lightning.config import Refusal, instantiate, register, validate
+from see_lightning.data.audit import PartAudit, audit, warnings
+from see_lightning.data.example import DataError
+from see_lightning.data.reader import Reader
+from see_lightning.overrides import translate
+from see_lightning.refusals import explain
+from see_lightning.search_path import CONF, register_own_conf
+
+DESCRIPTION = """\
+Count what stands in your copy of a benchmark: rows, different prompts, rows of other parts that stand in train, the longest
+prompt in characters, labels, and the sha256 of each file. Then read every task as a run reads it, and tell what the run
+would tell and what would stop it: the exit code is 1 if something would. Nothing is trained and nothing is changed."""
+
+
+def add_arguments(parser: Parser) -> None:
+    """Take a benchmark, settings and tasks."""
+    parser.add_argument("action", choices=["check"], help="audit a benchmark's files")
+    parser.add_argument("benchmark", metavar="BENCHMARK", help="one of conf/benchmark, such as trace_500")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="as for run.py, such as paths.data=DIR")
+    parser.add_argument("--task", action="append", metavar="NAME", help="only this one; may be given several times")
+
+
+@command("data", DESCRIPTION, add_arguments)
+def main(given: argparse.Namespace) -> None:
+    """Print the audit of a benchmark; a task at which a run would stop ends the command with exit code 1."""
+    console = Console()
+    config = _composed(given.benchmark, given.settings)
+    reader: Reader = instantiate(config.benchmark.reader)
+    there, absent = _tasks(reader, config.benchmark, given.task)
+    notices_of, stops = _as_a_run(config), 0
+    for task in there:
+        try:
+            parts = audit(reader.parts(task))
+            _print(console, task, parts)
+            told = notices_of(task)
+        except Refusal as error:
+            told, stops = [f"a run stops at {task}: {explain(error)}"], stops + 1
+        for line in told:
+            console.print(f"  {line.removeprefix(f'{task}: ')}", soft_wrap=True, highlight=False, markup=False)
+        console.print()
+    if absent:
+        console.print(f"not there: {', '.join(absent)}", soft_wrap=True)
+    if stops:
+        console.print(f"{stops} of {len(there)} tasks would stop a run", soft_wrap=True)
+        raise SystemExit(1)
+
+
+def _composed(benchmark: str, settings: Sequence[str]) -> DictConfig:
+    """The configuration of a run that takes all rows, with the benchmark resolved."""
+    register()
+    register_own_conf()
+    own = ["order.name=check", "train_size=null", "test_size=null", f"benchmark={benchmark}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("run", overrides=[*own, *translate(settings, several=False)])
+    missing = sorted(OmegaConf.missing_keys(config.benchmark))
+    if missing:
+        raise DataError(f"{missing[0]} is not set; give {missing[0]}=...")
+    OmegaConf.resolve(config.benchmark)
+    return config
+
+
+def _as_a_run(config: DictConfig) -> Callable[[str], Sequence[str]]:
+    """What a run tells of a task's data, by the task's name; refuses what the run refuses."""
+    from see_lightning.engine.build import build_tasks, build_template  # late: it takes seconds to import
+
+    typed = validate(config)
+    template = build_template(typed)
+
+    def notices_of(task: str) -> Sequence[str]:
+        (read,) = build_tasks(config, replace(typed, order=replace(typed.order, tasks=[task])), template)
+        return read.notices
+
+    return notices_of
+
+
+def _tasks(reader: Reader, config: DictConfig, asked: list[str] | None) -> tuple[list[str], list[str]]:
+    """The tasks to look at, and those of the benchmark that are not there."""
+    if asked:
+        return asked, []
+    readable = reader.tasks()
+    wanted = [str(task) for task in config.tasks] or readable
+    return [task for task in wanted if task in readable], [task for task in wanted if task not in readable]
+
+
+def _print(console: Console, task: str, parts: dict[str, PartAudit]) -> None:
+    table = Table(title=task, title_justify="left", title_style="bold", box=None)
+    table.add_column("")
+    for column in ("rows", "prompts", "in train", "longest"):
+        table.add_column(column, justify="right")
+    table.add_column("sha256")
+    for name, part in parts.items():
+        numbers = map(str, (part.rows, part.prompts, "" if name == "train" else part.in_train, part.longest))
+        table.add_row(name, *numbers, " ".join(digest[:12] for digest in part.sha256.values()))
+    console.print(table)
+    for line in (*_labels(parts), *warnings(parts)):
+        console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _labels(parts: dict[str, PartAudit]) -> Iterator[str]:
+    for name, part in parts.items():
+        if part.labels:
+            yield f"{name} answers: {', '.join(f'{label} {rows}' for label, rows in part.labels.items())}"
