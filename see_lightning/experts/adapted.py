@@ -7,7 +7,7 @@ Letters: R rank, I and O the sizes of a layer's input and output.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -160,6 +160,11 @@ class AdaptedModel(nn.Module):
         """An adapter's parameters at every layer, by the layers' names."""
         return {layer: self.pair(layer, adapter) for layer in self.layers}
 
+    def weights_of(self, adapters: Iterable[str], layers: Iterable[str] | None = None) -> list[nn.Parameter]:
+        """A and B of some adapters at some layers, or at all."""
+        layers = self.layers if layers is None else layers
+        return [weight for layer in layers for adapter in adapters for weight in self.pair(layer, adapter)]
+
     def scale(self, layer: str, adapter: str) -> float:
         """Factor of an adapter's update."""
         return float(self._lora[layer].scaling[_in_peft(adapter)])
@@ -171,7 +176,7 @@ class AdaptedModel(nn.Module):
 
     def adapter_bytes(self, adapter: str) -> int:
         """How much an adapter's weights take."""
-        return sum(weight.nbytes for pair in self.pairs(adapter).values() for weight in pair)
+        return sum(weight.nbytes for weight in self.weights_of([adapter]))
 
     def dropout(self) -> float:
         """Share of a layer's input that an adapter in training leaves out, 0..1."""

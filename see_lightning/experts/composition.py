@@ -23,7 +23,7 @@ class Composition(Addition, Protocol):
     """A voice that is not simply one adapter's update: masked, gated, or of several adapters.
 
     Attributes:
-        adapters: those of the pool whose weights it is made of; its file has the settings of the first.
+        adapters: those of the pool whose weights it is made of, if any; its file has the settings of the first.
     """
 
     adapters: tuple[str, ...]

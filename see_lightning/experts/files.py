@@ -68,10 +68,14 @@ def save(pool: ExpertPool, name: str, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     voice = pool.compositions.get(name)
+    pairs = {layer: voice.pair(layer) for layer in pool.layers} if voice else pool.pairs(name)
     adapter = voice.adapters[0] if voice else name
-    pairs = {layer: voice.pair(layer) for layer in pool.layers} if voice else pool.pairs(adapter)
     write_tensors(_named(pairs), folder / WEIGHTS, {"format": "pt"})
     config = pool.settings(adapter)
+    if (rank := len(next(iter(pairs.values()))[0])) != config[
+        "r"
+    ]:  # of several adapters side by side, at the same scale
+        config |= {"r": rank, "lora_alpha": config["lora_alpha"] * rank / config["r"]}
     config |= {"inference_mode": True, "base_model_name_or_path": pool.place, "revision": pool.revision}
     if pool.header_ids:
         config["alora_invocation_tokens"] = pool.header_ids  # what makes it an activated one for PEFT

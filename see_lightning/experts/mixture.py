@@ -13,6 +13,7 @@ Letters: N experts, U = N r ranks of the pool, R of them used by a task, I and O
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch.nn.functional import linear, one_hot
 from see_lightning.experts.learning import dropped, update
 from see_lightning.experts.masks import pack, straight_through, top_share, unpack
 from see_lightning.experts.pool import ExpertPool
+from see_lightning.experts.weights import WeightCache
 
 
 def gates(logits_N: Tensor, k: int) -> Tensor:
@@ -230,13 +232,11 @@ class _Ready:
     """A layer's part of a sub-expert as it is multiplied: used ranks only, the scale within B.
 
     Args:
-        versions: of the pool's weights it was made of.
         down: A, (R, I); above it, if there is anything to gate, the rows of R that belong to experts with used ranks.
         up_OR: B.
         spread_ER: 1 where a rank is one of these experts'; None if there is nothing to gate.
     """
 
-    versions: tuple[int, int]
     down: Tensor
     up_OR: Tensor
     spread_ER: Tensor | None
@@ -267,7 +267,7 @@ class SubExpert:
         layers = pool.layers
         self.masks: dict[str, LayerMask] = dict(zip(layers, masks, strict=True))
         self.routers = dict(zip(layers, (router.detach() for router in routers), strict=True)) if routers else {}
-        self._ready: dict[tuple[str, torch.dtype], _Ready] = {}
+        self._cache = WeightCache()
 
     def add(self, layer: str, x: Tensor) -> Tensor:
         """See ``Composition``. Ranks that the task does not use are not multiplied, and A and the router in one product."""
@@ -304,24 +304,23 @@ class SubExpert:
         return packed | {f"{place}.router": router for place, router in enumerate(self.routers.values())}
 
     def _at(self, layer: str, dtype: torch.dtype) -> _Ready:
-        pair = self.pool.pair(layer, self.adapter)
-        versions = (pair[0]._version, pair[1]._version)
-        found = self._ready.get((layer, dtype))
-        if found is None or found.versions != versions:
-            with torch.inference_mode(False), torch.no_grad():  # so that gradients may flow through them elsewhere
-                a, b = self.pair(layer)
-                (used_R,) = self.masks[layer].ranks().nonzero(as_tuple=True)
-                used_R = used_R.to(a.device)
-                down, spread_ER = a[used_R], None
-                if layer in self.routers:
-                    router_NI = self.routers[layer].to(a.device)
-                    experts_E, expert_R = torch.unique(used_R // (len(a) // len(router_NI)), return_inverse=True)
-                    if len(experts_E) > 1:  # a single one has the gate 1
-                        down = torch.cat([router_NI[experts_E], down])
-                        spread_ER = one_hot(expert_R).T.to(dtype)
-                up_OR = b[:, used_R] * self.pool.scale(layer, self.adapter)
-                found = self._ready[layer, dtype] = _Ready(versions, down.to(dtype), up_OR.to(dtype), spread_ER)
-        return found
+        return self._cache.get(
+            (layer, dtype), partial(self.pool.pair, layer, self.adapter), partial(self._made_ready, layer, dtype)
+        )
+
+    def _made_ready(self, layer: str, dtype: torch.dtype) -> _Ready:
+        a, b = self.pair(layer)
+        (used_R,) = self.masks[layer].ranks().nonzero(as_tuple=True)
+        used_R = used_R.to(a.device)
+        down, spread_ER = a[used_R], None
+        if layer in self.routers:
+            router_NI = self.routers[layer].to(a.device)
+            experts_E, expert_R = torch.unique(used_R // (len(a) // len(router_NI)), return_inverse=True)
+            if len(experts_E) > 1:  # a single one has the gate 1
+                down = torch.cat([router_NI[experts_E], down])
+                spread_ER = one_hot(expert_R).T.to(dtype)
+        up_OR = b[:, used_R] * self.pool.scale(layer, self.adapter)
+        return _Ready(down.to(dtype), up_OR.to(dtype), spread_ER)
 
 
 class Superposition:

@@ -7,7 +7,7 @@ Letters: B rows, S tokens, E experts, L labels, V vocabulary.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from see_lightning.config import AdapterConfig, ConfigError
-from see_lightning.experts.adapted import AdaptedModel
+from see_lightning.experts.adapted import AdaptedModel, Apply
 from see_lightning.experts.composition import Addition, Composition
 from see_lightning.experts.learning import update
 from see_lightning.experts.weights import sha256
@@ -27,7 +27,7 @@ from see_lightning.models.kv_cache import Read
 from see_lightning.models.reading import logits_at, read_on, read_start
 from see_lightning.models.self_test import choose_reading
 from see_lightning.models.sharding import in_step
-from see_lightning.tasks.batches import IGNORED, left_pad
+from see_lightning.tasks.batches import IGNORED, Batch, left_pad
 
 
 def check_activated(adapter: AdapterConfig, header_ids: Sequence[int]) -> None:
@@ -133,15 +133,33 @@ class ExpertPool(AdaptedModel):
             attention_mask_BS: 1 on tokens.
             labels_BS: the answer's tokens at the right edge, ``IGNORED`` elsewhere.
         """
+        with self._with(self._learning(self._learner)):
+            return self._label_logits(input_ids_BS, attention_mask_BS, labels_BS, bool(self.header_ids))
+
+    def logits(self, batch: Batch, adapter: str | Addition | None = None, *, grad: bool = False) -> Tensor:
+        """Logits of the positions that predict a label, (L, V), under any adapter: a teacher's, for distillation.
+
+        They are those of ``forward`` without dropout; which adapter is trained, and how, stays as it is.
+
+        Args:
+            batch: prompts with answers.
+            adapter: an expert's name, or a composite without a name; None is the base model.
+            grad: whether gradients are kept, and reach an expert's own weights where these require them.
+        """
+        acting = self.speaking(adapter)
+        if grad and isinstance(adapter, str):
+            acting = self._with(self._learning(adapter))
+        from_header = bool(self.header_ids) and adapter is not None
+        with torch.set_grad_enabled(grad), self._evaluating(), acting:
+            return self._label_logits(batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BS, from_header)
+
+    def _label_logits(self, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor, from_header: bool) -> Tensor:
         read = None
-        if self.header_ids:
-            read, input_ids_BS, attention_mask_BS, labels_BS = self._before_header(
-                input_ids_BS, attention_mask_BS, labels_BS
-            )
+        if from_header:
+            read, ids_BS, mask_BS, labels_BS = self._before_header(ids_BS, mask_BS, labels_BS)
         # Position s predicts label s + 1.
         wanted_BS = nn.functional.pad(labels_BS[:, 1:] != IGNORED, (0, 1))
-        with self._with(self._learn):
-            return logits_at(self.model, input_ids_BS, attention_mask_BS, wanted_BS, read)
+        return logits_at(self.model, ids_BS, mask_BS, wanted_BS, read)
 
     def _before_header(self, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor) -> tuple[Read, Tensor, Tensor, Tensor]:
         """What the base model reads of each row, and the rest: ids, mask and labels from the header on."""
@@ -188,13 +206,19 @@ class ExpertPool(AdaptedModel):
     @contextmanager
     def _base_in_training(self) -> Iterator[nn.Module]:
         """The base model while an adapter is being trained."""
-        training = self.model.training
-        self.model.eval()
+        with self._evaluating(), self.speaking(None) as model:
+            yield model
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Without dropout, the base model's and the adapters'."""
+        pool, model = self.training, self.model.training
+        self.eval()
         try:
-            with self.speaking(None) as model:
-                yield model
+            yield
         finally:
-            self.model.train(training)
+            self.train(pool)
+            self.model.train(model)
 
     # ------------------------------------------------------------------------------------------ speaking
 
@@ -238,7 +262,7 @@ class ExpertPool(AdaptedModel):
         def dealt(layer: str, x: Tensor, y: Tensor) -> Tensor:
             # I, O: sizes of the layer's input and output, R: rank
             down_EIR, up_ERO = self.cache.get(
-                (layer, key, y.dtype), partial(self._weights, [layer], key), partial(stack, layer, y.dtype)
+                (layer, key, y.dtype), partial(self.weights_of, key, [layer]), partial(stack, layer, y.dtype)
             )
             rows, tokens, experts = *x.shape[:2], len(key)
             parts = x.view(rows, experts, tokens // experts, -1).transpose(0, 1).reshape(experts, -1, x.shape[-1])
@@ -247,11 +271,13 @@ class ExpertPool(AdaptedModel):
 
         return self._with(dealt)
 
-    def _learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
-        name = self._learner
+    def _learning(self, name: str) -> Apply:
+        """How an expert acts while it is trained."""
         if name in self.compositions:
-            return self.compositions[name].learn(layer, x, y)
-        return update(y, x, *self.pair(layer, name), scale=self.scale(layer, name), drop=self.dropout())
+            return self.compositions[name].learn
+        return lambda layer, x, y: update(
+            y, x, *self.pair(layer, name), scale=self.scale(layer, name), drop=self.dropout()
+        )
 
     def _update(self, layer: str, name: str, x: Tensor) -> Tensor:
         if name in self.compositions:
@@ -268,10 +294,6 @@ class ExpertPool(AdaptedModel):
 
         return self.cache.get((layer, name, dtype), partial(self.pair, layer, name), make)
 
-    def _weights(self, layers: Iterable[str], adapters: Iterable[str]) -> list[Tensor]:
-        """A and B of adapters at some layers."""
-        return [weight for layer in layers for adapter in adapters for weight in self.pair(layer, adapter)]
-
     def _known(self, names: Sequence[str] | dict[str, list[int]]) -> None:
         for name in names:
             if name not in self.names:
@@ -282,8 +304,10 @@ class ExpertPool(AdaptedModel):
         if name is None:
             return hashlib.sha256(f"{self.base_id}@{self.revision}".encode()).hexdigest()
         voice = self.compositions.get(name)
-        find = partial(self._weights, self.layers, voice.adapters if voice else (name,))
-        return self.cache.get(("digest", name), find, lambda: sha256(voice.weights() if voice else find()))
+        adapters = voice.adapters if voice else (name,)
+        own = partial(self.weights_of, adapters)
+        content = voice.weights if voice else own
+        return self.cache.get(("digest", name), own if adapters else content, lambda: sha256(content()))
 
     def answer_alone(self, prompt: list[int], limit: int, eos_ids: Collection[int]) -> Decoded:
         """The base model's greedy answer to a prompt in a batch of its own, as transformers' ``generate`` gives it."""

@@ -9,6 +9,7 @@ Letters: R ranks of all tasks at a layer, I and O the sizes of its input and out
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch.nn.functional import linear
 
 from see_lightning.experts.learning import dropped
 from see_lightning.experts.pool import ExpertPool
+from see_lightning.experts.weights import WeightCache
 
 
 def activations(low_R: Tensor, budget: int, temperature: float | None, threshold: float = 0.0) -> Tensor:
@@ -79,9 +81,7 @@ class MixtureOfRanks:
     ) -> None:
         self.pool, self.adapters = pool, tuple(adapters)
         self.budget, self.temperature, self.threshold = budget, temperature, threshold
-        # Looked up once: by name, at every layer and token, the weights of ten tasks would cost as much as half the sum.
-        self._pairs = {layer: [pool.pair(layer, adapter) for adapter in self.adapters] for layer in pool.layers}
-        self._stacks: dict[tuple[str, torch.dtype, int], tuple[tuple[int, ...], Tensor, Tensor]] = {}
+        self._cache = WeightCache()
 
     def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         """See ``Composition``. Dropout takes from what a rank says and from how far it acts alike."""
@@ -119,19 +119,18 @@ class MixtureOfRanks:
         return activations(low_R, self.budget, self.temperature, self.threshold)
 
     def _stack(self, layer: str, dtype: torch.dtype, first: int = 0) -> tuple[Tensor, Tensor]:
-        """A and B of adapters from the first on, side by side, living ranks only; made anew when a weight has moved."""
-        pairs = self._pairs[layer][first:]
-        versions = tuple(weight._version for pair in pairs for weight in pair)
-        found = self._stacks.get((layer, dtype, first))
-        if found is None or found[0] != versions:
+        """A and B of adapters from the first on, side by side, living ranks only."""
+
+        def make() -> tuple[Tensor, Tensor]:
             a, b = self.pair(layer)
-            with torch.no_grad():
-                found = self._stacks[layer, dtype, first] = (
-                    versions,
-                    torch.cat([a[:0], *(a[living(a)] for a, _ in pairs)]).to(dtype),
-                    torch.cat([b[:, :0], *(b[:, living(a)] for a, b in pairs)], dim=1).to(dtype),
-                )
-        return found[1:]
+            pairs = [self.pool.pair(layer, adapter) for adapter in self.adapters[first:]]
+            return (
+                torch.cat([a[:0], *(a[living(a)] for a, _ in pairs)]).to(dtype),
+                torch.cat([b[:, :0], *(b[:, living(a)] for a, b in pairs)], dim=1).to(dtype),
+            )
+
+        moving = partial(self.pool.weights_of, self.adapters[first:], [layer])
+        return self._cache.get((layer, dtype, first), moving, make)
 
 
 class Activity:

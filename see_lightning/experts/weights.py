@@ -1,7 +1,7 @@
 """Tensors that are computed from weights: kept until a weight changes."""
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -17,9 +17,9 @@ class WeightCache:
     """
 
     def __init__(self) -> None:
-        self._entries: dict[Hashable, tuple[Sequence[Tensor], list[int], Any]] = {}
+        self._entries: dict[Hashable, tuple[list[Tensor], list[int], Any]] = {}
 
-    def get(self, key: Hashable, weights: Callable[[], Sequence[Tensor]], make: Callable[[], T]) -> T:
+    def get(self, key: Hashable, weights: Callable[[], Iterable[Tensor]], make: Callable[[], T]) -> T:
         """The value of a key.
 
         Args:
@@ -35,7 +35,7 @@ class WeightCache:
                 kept: T = value
                 return kept
         else:
-            of = weights()
+            of = list(weights())
         versions = [weight._version for weight in of]
         # Tensors made in inference mode could not be used later where gradients flow.
         with torch.inference_mode(False), torch.no_grad():
