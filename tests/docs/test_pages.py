@@ -1,0 +1,70 @@
+"""The files that the pages show are put into a folder, and run as a reader of the page would run them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from see_lightning.refusals import CONF
+from tests.runs import toy
+
+ROOT = CONF.parent
+
+
+def write_files(page: str, folder) -> list[str]:
+    """Write every file of a page, named in the line before its block."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    files = dict(re.findall(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
+    return list(files)
+
+
+def call(folder, *words: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([".", str(ROOT)])}
+    done = subprocess.run(
+        [sys.executable, "-m", "see_lightning", *words],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_method_of_the_page_runs_and_is_asked(tmp_path):
+    assert write_files("add_a_method.md", tmp_path) == ["anchor_method.py", "conf/method/anchor.yaml"]
+    toy.write_tasks(tmp_path / "data")
+    settings = [one for one in toy.SETTINGS if not one.startswith(("order.", "data.", "ratio", "indicators"))]
+    settings += ["order.tasks=[sky,sea]", "benchmark.reader.folder=data", "adapter.dropout=0"]
+    scores = {}
+    for strength in (0, 1000):
+        printed = call(tmp_path, "run", *settings, "method=anchor", f"method.strength={strength}")
+        results = tmp_path / printed.splitlines()[-1]
+        scores[strength] = json.loads(results.read_text(encoding="utf-8"))["matrix"]
+    assert scores[0] != scores[1000], "the penalty acts"
+    assert call(tmp_path, "ask", str(results.parent), "skysky101?", "--trust", "anchor_method.Anchor")
+
+
+@pytest.mark.parametrize("page", ["add_a_method.md"])
+def test_the_method_is_short(page):
+    code = (ROOT / "docs" / page).read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    body = re.sub(r'""".*?"""', "", code, flags=re.DOTALL)
+    assert len([line for line in body.splitlines() if line.strip()]) <= 25
+
+
+def test_the_benchmark_of_the_page_is_checked_and_composes(tmp_path):
+    names = write_files("add_a_benchmark.md", tmp_path)
+    assert names == ["conf/benchmark/reviews.yaml", "conf/order/reviews_2.yaml"]
+    (tmp_path / "reviews").mkdir()
+    for task, answer in {"tone": "good", "dish": "soup"}.items():
+        for part, numbers in {"train": range(12), "test": range(20, 24)}.items():
+            rows = [{"prompt": f"Name the {task}.\n\n{task} {number}", "answer": answer} for number in numbers]
+            (tmp_path / "reviews" / f"{task}.{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "tone" in call(tmp_path, "data", "check", "reviews", "model=tiny")
+    composed = yaml.safe_load(call(tmp_path, "run", "order=reviews_2", "--cfg", "job"))
+    assert composed["order"]["tasks"] == ["tone", "dish"]
+    assert composed["benchmark"]["tasks"]["tone"]["score"] == "accuracy"
