@@ -222,7 +222,9 @@ class ContinualRun:
                 self._reuse(stage, assigned, time.monotonic() - entered)
                 return
         assigning = time.monotonic() - entered
-        examples = method.training_examples(task, self.memory)
+        # Made once, for a method may draw or write them by a model, and ranks that train on different rows drift apart.
+        (examples, *_) = self.ranks.gather(self.ranks.lead(lambda: method.training_examples(task, self.memory)))
+        assert examples is not None
         if self.ranks.first:
             write_examples(folder / "examples.jsonl", examples)
         data = TaskDataModule(

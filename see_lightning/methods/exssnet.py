@@ -114,18 +114,18 @@ class ExSSNeT(ExpertMethod):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+    def edit_gradients(self) -> None:
         """What is not of the phase rests, and so does what an earlier task uses.
 
         Without a gradient AdamW passes a parameter by. All of them have one until here, for ranks wait for every gradient.
         """
-        scores, weights = optimizer.param_groups
+        scores, weights = self.trainer.optimizers[0].param_groups
         resting = weights if self.trainer.global_step < self._choosing_steps else scores
         for parameter in resting["params"]:
             parameter.grad = None
         self._share().spare()
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def after_step(self) -> None:
         """AdamW's decay needs no gradient to move a weight."""
         self._share().put_back()
 

@@ -148,7 +148,37 @@ class Method(L.LightningModule):
             done += loss.detach()
         loss = last.weight * self.loss(last) + done
         self.log("train/loss", loss.detach() / (batch.weight or 1), batch_size=max(1, len(batch)))
-        return loss
+        penalty = self.penalty()
+        if penalty is None:
+            return loss
+        if not torch.isfinite(penalty):
+            raise FloatingPointError(f"the penalty is {penalty.item()}.")
+        self.log("train/penalty", penalty.detach(), batch_size=1)
+        return loss + penalty  # ranks take the mean of their gradients, so it counts once however many there are
+
+    def penalty(self) -> Tensor | None:
+        """A term that is added to the loss once a step, however many parts the step is computed in; None adds none.
+
+        It must be the same on all ranks, so it depends on weights alone and not on a batch.
+        """
+        return None
+
+    def edit_gradients(self) -> None:
+        """Changes the gradients of a step: after ranks have averaged them, before they are clipped.
+
+        It must do the same on all ranks. A parameter whose gradient is set to None is not updated in this step.
+        """
+
+    def after_step(self) -> None:
+        """Changes weights after the optimizer's step. AdamW's decay moves a weight whose gradient is zero, too."""
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Lightning calls this behind the backward pass, in which ranks average gradients, and clips behind it."""
+        self.edit_gradients()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Lightning calls this once a step has been made."""
+        self.after_step()
 
     def loss(self, part: Batch) -> Tensor:
         """Mean loss on the answers' tokens alone; the vocabulary head runs only where answers stand."""

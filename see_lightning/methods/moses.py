@@ -6,11 +6,9 @@ and captions are known to us and the equations are not. What stands here was bui
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from see_lightning.config import one_of, within
 from see_lightning.experts.files import read_tensors, write_tensors
@@ -98,11 +96,11 @@ class Moses(ExpertMethod):
         self.learning.requires_grad_(True).train()
         self.learning.routers.requires_grad_(self.experts > 1)  # a single expert has nothing to choose
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+    def edit_gradients(self) -> None:
         """What an earlier task uses has no gradient."""
         self._trained().spare()
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def after_step(self) -> None:
         """Nor does it move."""
         self._trained().put_back()
 
