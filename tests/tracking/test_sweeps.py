@@ -44,7 +44,7 @@ def test_a_sweep_names_settings_that_there_are_and_each_combination_is_another_r
         for overrides in combinations(sweep):
             cfg = compose("run", overrides=overrides)
             validate(cfg)
-            bind(cfg.method, "pool", "template", "optim", "run_seed")
+            bind(cfg.method, "setup")
             assert cfg.logger._target_ == "see_lightning.engine.tracking.WandbTracker"
             runs.add((run_key(cfg), cfg.seed))
     assert len(runs) == len(list(combinations(sweep)))
