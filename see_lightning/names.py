@@ -1,4 +1,12 @@
-"""What settings are called elsewhere."""
+"""What settings are called elsewhere, and the field's names for some of ours."""
+
+#: Further spellings of settings, by which they can be given; a run's configuration and key have the name on the right.
+ALIASES = {
+    "method.target_recall": "method.keep",
+    "method.ood_examples": "method.against",
+    "method.margin": "method.leeway",
+    "method.reject_above": "method.refuse",
+}
 
 #: Names that users of transformers, PEFT, TRL, Lightning and W&B bring, by what they are called here.
 FOREIGN = {

@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from see_lightning.config import AdapterConfig, ConfigError, RunConfig
+from see_lightning.names import ALIASES
 from see_lightning.refusals import settings_in
 from see_lightning.search_path import is_group, options
 
@@ -56,6 +57,8 @@ def _translated(word: str, several: bool) -> list[str]:
         raise ConfigError(
             f"{word!r} is no setting with a value: write NAME=VALUE, with no blanks around =.{_meant(word)}"
         )
+    if key in ALIASES and not _in_files(key):  # a method of your own may have a setting of that name
+        key = ALIASES[key]
     kinds = kinds_of(key)
     if text == "~" or text.startswith("~/"):  # a shell leaves it alone in the midst of a word
         text = os.path.expanduser(text)

@@ -6,6 +6,7 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from see_lightning import overrides
 from see_lightning.config import ConfigError
 from see_lightning.overrides import translate
 
@@ -139,3 +140,18 @@ def test_what_a_refusal_says_to_type_works(word):
         one for one in shlex.split(str(refused.value).replace(";", " ").rstrip(".")) if one.startswith(f'{key}="')
     )
     assert value(quoted.rstrip(",")) == text
+
+
+def test_the_field_s_name_of_a_setting_is_the_setting():
+    given = ["method.target_recall=0.9", "method.ood_examples=4", "method.margin=0.5", "method.reject_above=3"]
+    assert translate(given, several=False) == [
+        "method.keep=0.9",
+        "method.against=4",
+        "method.leeway=0.5",
+        "method.refuse=3",
+    ]
+
+
+def test_a_method_s_own_setting_of_that_name_stays_its_own(monkeypatch):
+    monkeypatch.setattr(overrides, "_in_files", lambda key: [0.1])
+    assert translate(["method.margin=0.5"], several=False) == ["method.margin=0.5"]

@@ -9,10 +9,10 @@ FILE, FUNCTION = 350, 60  # lines
 #: Longer than that until they are split. Names leave this list and never enter it.
 FILES = {"config.py", "engine/run.py", "methods/method.py"}
 FUNCTIONS = {
-    "calibrate.py:calibrate",
+    "cli/calibrate.py:calibrate",
     "engine/run.py:_train",
-    "harness.py:run_harness",
-    "study.py:run_study",
+    "cli/harness.py:run_harness",
+    "cli/study.py:run_study",
 }
 
 

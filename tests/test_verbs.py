@@ -98,6 +98,13 @@ def test_no_verb_prints_the_table(capsys):
     assert capsys.readouterr().out == "0.1.0\n"
 
 
+def test_the_page_of_commands_has_the_table():
+    page = (ROOT / "docs" / "commands.md").read_text()
+    assert dict(re.findall(r"^\| `(\w[\w-]*)` \| (.+) \|$", page, re.M)) == {
+        name: verb.help for name, verb in VERBS.items()
+    }
+
+
 def test_every_module_that_is_a_program_is_in_the_table():
     package = ROOT / "see_lightning"
     programs = {

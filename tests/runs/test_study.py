@@ -2,7 +2,7 @@
 
 import pytest
 
-from see_lightning.study import main
+from see_lightning.cli.study import main
 from tests.runs import toy
 
 METHODS = (
