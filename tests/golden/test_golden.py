@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.golden.runs import CASES, GOLDEN, MAKE, differences, measure, path_of, renamed
+from tests.golden.runs import CASES, GOLDEN, MAKE, differences, measure, path_of, processor, renamed
 
 
 def test_every_run_has_a_golden_file_and_every_file_a_run():
@@ -23,10 +23,14 @@ def test_a_run_ends_as_its_golden_file_says(name, tmp_path):
 
 
 def test_a_change_is_told_by_its_name_and_a_new_value_is_none():
-    golden = {"everywhere": {"a/b": 1, "a/c": [1.0, None]}, "by_processor": {}}
-    assert not differences(golden, {"a/b": 1, "a/c": [1.001, None], "new": 2})
-    assert differences(golden, {"a/b": 2, "a/c": [1.0, None]}) == ["a/b: was 1, is 2"]
-    assert differences(golden, {"a/b": 1}) == ["a/c: was [1.0, None], is nothing"]
+    golden = {"everywhere": {"a/b": 1, "a/c": [1.0, {"d": 9.0}]}, "by_processor": {}}
+    near = [1.001, {"d": 9.001}]  # enough on a processor that the file does not know
+    assert not differences(golden, {"a/b": 1, "a/c": near, "new": 2})
+    assert differences(golden, {"a/b": 2, "a/c": near}) == ["a/b: was 1, is 2"]
+    assert differences(golden, {"a/b": 1, "a/c": [1.5, {"d": 9.0}]}) == [
+        "a/c: was [1.0, {'d': 9.0}], is [1.5, {'d': 9.0}]"
+    ]
+    assert differences({**golden, "by_processor": {processor(): {}}}, {"a/b": 1, "a/c": near}), "on one that it knows"
 
 
 def test_a_value_of_an_old_name_is_found_under_its_new_one(monkeypatch):
