@@ -62,7 +62,7 @@ def capacity_svg(sheet: Sheet) -> str:
         points = [(kept.mean, score.mean) for _, score, kept, _ in grown(group)]
         if points:
             x, y = zip(*points, strict=True)
-            look = {"color": style.colour, "marker": style.marker, "linestyle": style.line}
+            look: dict[str, Any] = {"color": style.colour, "marker": style.marker, "linestyle": style.line}
             axes.plot(x, y, markersize=4, linewidth=1.4, label=label, **look)
             axes.plot(x[-1:], y[-1:], markersize=9, **look)
     axes.set(ylabel="mean score of the tasks learned so far", ylim=(0, 100))

@@ -68,7 +68,7 @@ def perplexity_svg(sheet: Sheet, answers: Mapping[str, Mapping[str, Answers]]) -
     drawn = dict(zip(sheet.labels, styles([group.first.method for group in sheet.groups]), strict=True))
     for number, (_, label) in enumerate(shown):
         style = drawn[label]
-        hatched = {"hatch": style.hatch} if style.hatch else {}
+        hatched: dict[str, Any] = {"hatch": style.hatch} if style.hatch else {}
         single = [single_perplexities(answers[label][task]) for task in sheet.tasks]
         parts = [[quantile(values, share) for share in SHARES] for values in single]
         names = ("whislo", "q1", "med", "q3", "whishi")

@@ -40,7 +40,7 @@ def tasks_svg(sheet: Sheet) -> str:
         scores = list(zip(left, final_scores(group), strict=True))
         known = [(x, score) for x, score in scores if score]
         style = drawn[number]
-        hatched = {"hatch": style.hatch, "edgecolor": "white", "linewidth": 0} if style.hatch else {}
+        hatched: dict[str, Any] = {"hatch": style.hatch, "edgecolor": "white", "linewidth": 0} if style.hatch else {}
         axes.bar(
             [x for x, _ in known],
             [score.mean for _, score in known],
