@@ -49,7 +49,7 @@ def publish(folder: Path, document: Path, added: Sequence[Path] = ()) -> None:
 
     Args:
         folder: where results are kept.
-        document: Markdown with places for tables, see ``evaluation.markdown.fill``.
+        document: Markdown with places for tables, see ``reporting.markdown.fill``.
         added: run directories.
 
     Raises:
