@@ -37,6 +37,12 @@ def outcome(directory):
     }
 
 
+def copied(base, runs, *settings):
+    """The directory of an undisturbed run, copied to its place below ``runs``."""
+    whole = toy.whole(base, *settings).directory
+    return shutil.copytree(whole, runs / toy.place_of(whole))
+
+
 def without_places(outcome):
     del outcome["config"]["paths"]
     return outcome
@@ -70,8 +76,8 @@ def test_thresholds_are_set_otherwise_and_taken_back(base, tmp_path):
 
 
 def test_a_run_that_noted_settings_which_are_off_is_taken_over_too(base, tmp_path):
-    plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE))
-    with Ledger(plain.directory) as ledger:
+    plain = copied(base, tmp_path, *BEFORE)
+    with Ledger(plain) as ledger:
         ledger.content["about"]["numbers"]["method"]["other_instructions"] = 0
         ledger.commit()
     assert toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE, *THEN)).fits == 0
@@ -122,7 +128,7 @@ def test_a_run_killed_at_any_step_of_it_ends_the_same(base, tmp_path):
 
 
 def test_several_ranks_set_the_thresholds_of_one(base, tmp_path):
-    toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE))
+    copied(base, tmp_path, *BEFORE)
     cfg = toy.compose(toy.data_in(base), tmp_path, *BEFORE, *THEN, "trainer=ddp", "trainer.devices=2")
     assert toy.ended(toy.start_ranks(2, lambda: toy.run(cfg), tmp_path / "log")) == [0, 0], (
         tmp_path / "log"
@@ -136,10 +142,10 @@ def test_several_ranks_set_the_thresholds_of_one(base, tmp_path):
 
 
 def test_a_finished_run_is_calibrated_by_its_folder(base, tmp_path, capsys):
-    plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE))
+    plain = copied(base, tmp_path, *BEFORE)
     moved = tmp_path / "elsewhere"
-    shutil.copytree(plain.directory, moved / "jsonl" / "see" / plain.directory.parent.name / "seed=3")
-    path = calibrate(moved / "jsonl" / "see" / plain.directory.parent.name / "seed=3", on=2, keep=0.5)
+    shutil.copytree(plain, moved / "jsonl" / "see" / plain.parent.name / "seed=3")
+    path = calibrate(moved / "jsonl" / "see" / plain.parent.name / "seed=3", on=2, keep=0.5)
     told = capsys.readouterr().out
     whole = toy.whole(base, *BEFORE, *THEN)
     assert path.parent == moved / "jsonl" / "see" / whole.directory.parent.name / "seed=3"
@@ -149,10 +155,10 @@ def test_a_finished_run_is_calibrated_by_its_folder(base, tmp_path, capsys):
 
 
 def test_a_threshold_may_also_look_at_general_instructions(base, tmp_path):
-    plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE))
+    plain = copied(base, tmp_path, *BEFORE)
     more = ("method.against=3", "method.leeway=0.5")
     with patch.object(ContinualRun, "_train", side_effect=AssertionError("trained again")):
-        path = calibrate(plain.directory, on=2, keep=0.5, against=3, leeway=0.5)
+        path = calibrate(plain, on=2, keep=0.5, against=3, leeway=0.5)
     whole = toy.whole(base, *BEFORE, *THEN, *more)
     assert path.parents[1].name == whole.directory.parent.name
     assert without_places(outcome(path.parent)) == without_places(outcome(whole.directory))
@@ -209,10 +215,10 @@ def test_a_run_that_does_not_lie_where_its_settings_say_is_refused(base, tmp_pat
 
 
 def test_a_run_that_trained_nothing_yet_is_no_source(base, tmp_path):
-    plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE))
+    plain = copied(base, tmp_path, *BEFORE)
     for key in ("00000000", "zzzzzzzz"):  # begun with other thresholds, and killed at once
         ledger = Ledger(tmp_path / "jsonl" / "see" / key / "seed=3")
-        about = {**Ledger(plain.directory).read().content["about"]}
+        about = {**Ledger(plain).read().content["about"]}
         about["numbers"] = {
             **about["numbers"],
             "method": {**about["numbers"]["method"], "calibrate_on": 1, "keep": 1.0},

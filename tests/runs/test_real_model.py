@@ -68,6 +68,7 @@ def test_the_converted_model_is_the_one_that_it_should_be():
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == SHA256
 
 
+@pytest.mark.nightly
 def test_peft_alone_loads_an_expert_and_says_what_it_said_in_the_run(run):
     folder = smollm2_folder(CACHE)
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -18,6 +18,7 @@ from see_lightning.methods.see import See
 from see_lightning.seeds import seed
 from see_lightning.tasks.datamodule import query_batch
 from see_lightning.tasks.negatives import unseen_general
+from tests.nightly import all_but
 from tests.runs import toy
 
 CALIBRATED = ("train_size=2", "method.calibrate_on=2", "method.keep=0.5", "model.dtype=fp32", "optim.epochs=25")
@@ -48,7 +49,7 @@ def test_each_threshold_keeps_the_share_of_examples_that_its_expert_was_not_trai
         assert json.loads(path.read_text()) == {"log_odds": threshold}
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=["ordinary", "activated"])
+@pytest.mark.parametrize("kind", all_but([()], KINDS), ids=["ordinary", "activated"])
 def test_a_threshold_that_also_looks_at_general_instructions_lies_between(base, kind):
     settings = ("method.general_negatives=2", "method.against=3", "method.leeway=0.5")
     run = toy.whole(base, *kind, *CALIBRATED, *settings)
@@ -95,7 +96,7 @@ def test_general_instructions_that_a_threshold_looks_at_are_none_that_an_expert_
         assert not trained & looked_at
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=["ordinary", "activated"])
+@pytest.mark.parametrize("kind", all_but([()], KINDS), ids=["ordinary", "activated"])
 def test_a_threshold_by_training_rows_lies_between_them_and_what_was_refused_and_costs_no_row(base, kind):
     plain = toy.whole(base, *kind, "model.dtype=fp32", "optim.epochs=25")
     run = toy.whole(

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import zlib
+from functools import cache
 from unittest.mock import patch
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from see_lightning.config import ConfigError
 from see_lightning.engine import launch, session, start
 from see_lightning.engine.ledger import Ledger, LedgerError
+from tests.nightly import all_but
 from tests.runs import toy
 
 SETTINGS = [("method=see",), ("method=see", *toy.ACTIVATED), ("method=seqft",), ("method=stl",)]
@@ -20,6 +23,12 @@ def run(base, runs, *settings):
     return toy.run(toy.compose(toy.defined_in(base), runs, *toy.DEFINED, *settings))
 
 
+@cache
+def whole_run(base, *settings):
+    """An undisturbed run that is asked both variants, made once."""
+    return run(base, base / "variants" / f"{zlib.crc32(repr(settings).encode()):08x}", *settings, *toy.VARIANTS)
+
+
 def without_variants(kept):
     results = {name: value for name, value in kept["results.json"].items() if name != "variants"}
     config = {name: value for name, value in results["config"].items() if name != "variants"}
@@ -28,9 +37,9 @@ def without_variants(kept):
     return {**files, "results.json": {**results, "config": config}}
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: " ".join(s[:2]))
+@pytest.mark.parametrize("settings", all_but(SETTINGS[1:3], SETTINGS), ids=lambda s: " ".join(s[:2]))
 def test_a_finished_run_is_asked_without_training_and_ends_as_if_asked_at_once(base, tmp_path, settings):
-    at_once = run(base, tmp_path / "once", *settings, *toy.VARIANTS)
+    at_once = whole_run(base, *settings)
     later = run(base, tmp_path / "later", *settings)
     plain = toy.kept(later.directory)
     assert without_variants(toy.kept(at_once.directory)) == without_variants(plain)
@@ -47,6 +56,7 @@ def test_a_finished_run_is_asked_without_training_and_ends_as_if_asked_at_once(b
         assert (later.directory / "results.json").read_bytes() == before
 
 
+@pytest.mark.nightly
 def test_asked_beside_foreign_queries_neither_moves_the_other_and_both_stay(base, tmp_path):
     foreign = tmp_path / "foreign" / "far"
     foreign.mkdir(parents=True)
@@ -70,7 +80,7 @@ def test_asked_beside_foreign_queries_neither_moves_the_other_and_both_stay(base
 
 
 def test_interrupted_after_whatever_became_final_it_ends_as_if_it_had_not_been(base, tmp_path):
-    whole = run(base, tmp_path / "whole", *toy.VARIANTS)
+    whole = whole_run(base, *SETTINGS[0])
     run(base, tmp_path / "broken")
     commit, interruptions = Ledger.commit, 0
 
@@ -95,6 +105,7 @@ def test_interrupted_after_whatever_became_final_it_ends_as_if_it_had_not_been(b
     assert toy.kept(resumed.directory) == toy.kept(whole.directory)
 
 
+@pytest.mark.nightly
 def test_killed_at_every_step_of_every_commit_it_ends_as_if_it_had_not_been(base, tmp_path, monkeypatch):
     monkeypatch.setattr(start, "commit", lambda: "one and the same")
     whole = run(base, tmp_path / "whole", "variants=[input_only]")
@@ -117,7 +128,7 @@ def test_killed_at_every_step_of_every_commit_it_ends_as_if_it_had_not_been(base
     assert toy.kept(directory) == toy.kept(whole.directory)
 
 
-@pytest.mark.parametrize("settings", [SETTINGS[0], SETTINGS[3]], ids=lambda s: " ".join(s[:2]))
+@pytest.mark.parametrize("settings", all_but(SETTINGS[:1], [SETTINGS[0], SETTINGS[3]]), ids=lambda s: " ".join(s[:2]))
 def test_two_ranks_find_what_one_finds(base, tmp_path, settings):
     calm = (*settings, "adapter.dropout=0", "model.dtype=fp32", *toy.DEFINED[:1], "optim.lr=4e-3", *toy.VARIANTS)
     data = toy.defined_in(base)
@@ -149,7 +160,7 @@ def test_a_run_that_grows_is_asked_again_after_its_new_last_task(base, tmp_path)
     short = run(base, tmp_path / "runs", "order.tasks=[sky,sea]", *toy.VARIANTS)
     assert list(toy.read_answers(short.directory, "input_only")) == ["02-sea"]
     shutil.copytree(tmp_path / "runs", tmp_path / "spoilt")
-    grown, whole = run(base, tmp_path / "runs", *toy.VARIANTS), run(base, tmp_path / "whole", *toy.VARIANTS)
+    grown, whole = run(base, tmp_path / "runs", *toy.VARIANTS), whole_run(base, *SETTINGS[0])
     assert grown.fits == 1
     results = [toy.read_results(seen.directory) for seen in (grown, whole)]
     assert results[0]["variants"] == results[1]["variants"]
