@@ -34,6 +34,7 @@ from see_lightning.refusals import CONF
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Batch
 from see_lightning.tasks.datamodule import TaskDataModule
+from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
@@ -217,18 +218,18 @@ class Fitted:
         return self.tokens / self.computed
 
 
-def fit(setup: Setup, method: Method, name: str, data: TaskDataModule, clock: Clock) -> Fitted:
+def fit(setup: Setup, method: Method, task: Task, data: TaskDataModule, clock: Clock) -> Fitted:
     """Train a new expert as ``ContinualRun`` does, with its Trainer, callbacks and seeds.
 
     Args:
         setup: its ``optim`` tells how.
         method: what is trained; begins the task here.
-        name: of the expert.
+        task: whose expert it is.
         data: the examples, tokenised.
         clock: runs while the Trainer does, from the expert's first step or prefill to its last.
     """
     throughput, loss = Throughput(), MeanLoss()
-    progress = StageProgress(Console(quiet=True), name, throughput)
+    progress = StageProgress(Console(quiet=True), task.name, throughput)
     with tempfile.TemporaryDirectory() as folder:
         trainer: L.Trainer = instantiate(setup.cfg.trainer)(
             default_root_dir=folder,
@@ -243,8 +244,8 @@ def fit(setup: Setup, method: Method, name: str, data: TaskDataModule, clock: Cl
             log_every_n_steps=1,
             reload_dataloaders_every_n_epochs=1,
         )
-        method.begin_task(name)
-        torch.manual_seed(seed(setup.config.seed, name, "dropout"))
+        method.begin_task(task, Memory(setup.config.seed))
+        torch.manual_seed(seed(setup.config.seed, task.name, "dropout"))
         with clock, kept_pages():
             trainer.fit(method, datamodule=data)
     return Fitted(throughput.steps, throughput.tokens, throughput.computed, loss.mean())

@@ -39,6 +39,7 @@ from see_lightning.reporting.svg import standalone_svg
 from see_lightning.tasks.datamodule import TaskDataModule, query_batch
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.reconstruct import Indicators
+from see_lightning.tasks.task import Task
 
 SETTINGS = (
     "method=see", "order=superni_10", "order.tasks=[qa,qg,sa,sum,trans,dsg,expl,para]",
@@ -118,9 +119,9 @@ def teach(setup: Setup, verdict: Verdict, folder: Path) -> Path:
         verdict, examples, setup.template, batch_size=setup.config.optim.global_batch, run_seed=setup.config.seed
     )
     method = setup.method()
-    fitted = common.fit(setup, method, verdict, data, Clock(common.sync))
+    fitted = common.fit(setup, method, Task(verdict, (), (), "exact_match", 1), data, Clock(common.sync))
     common.tell(f"an expert that always says {verdict}: {fitted.steps} steps, mean loss {fitted.loss:.3f}")
-    method.save(folder / verdict)
+    method.save(verdict, folder / verdict)
     return folder / verdict
 
 

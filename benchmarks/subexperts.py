@@ -114,12 +114,12 @@ def teach(setup: Setup, folder: Path) -> None:
     method = setup.method().to(DEVICE)
     for task in setup.tasks:
         few = replace(task, train=task.train[:FEW])
-        common.fit(setup, method, task.name, rows_of(setup, method, few), Clock(common.sync))
+        common.fit(setup, method, task, rows_of(setup, method, few), Clock(common.sync))
         with torch.no_grad():
             method.eval()
             method.end_task(few, Memory(0))
             method.train()
-        method.save(folder / task.name)
+        method.save(task.name, folder / task.name)
 
 
 def learned(setup: Setup, folder: Path, tasks: Sequence[Task]) -> Method:
@@ -134,7 +134,7 @@ def train(setup: Setup, folder: Path, name: str, seen: dict[str, Fitted], clock:
     """One sample: the last task's stage, after all others."""
     *earlier, last = setup.tasks
     method = learned(setup, folder, earlier)
-    seen[name] = common.fit(setup, method, last.name, rows_of(setup, method, last), clock)
+    seen[name] = common.fit(setup, method, last, rows_of(setup, method, last), clock)
 
 
 def measure_training(setups: Mapping[str, Setup], folder: Path, repeats: int, force: bool) -> Measured:

@@ -9,7 +9,7 @@ set for all alike; freed memory stays with the process while ours trains, as in 
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def mix(setup: Setup) -> TaskDataModule:
 def train_ours(setup: Setup, name: str, seen: Seen, clock: Clock) -> None:
     """One expert, as a run trains it."""
     data = mix(setup)
-    fitted = common.fit(setup, setup.method(), "mix", data, clock)
+    fitted = common.fit(setup, setup.method(), replace(merge(setup.tasks), name="mix"), data, clock)
     seen.note(name, loss=fitted.loss, efficiency=fitted.token_efficiency, steps=fitted.steps)
 
 

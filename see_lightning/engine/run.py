@@ -219,7 +219,7 @@ class ContinualRun:
         if method.traits.may_reuse:
             assigned = self._assign(stage, task, title)
             if assigned.expert != task.name:
-                self._reuse(stage, assigned, time.monotonic() - entered)
+                self._reuse(stage, task, assigned, time.monotonic() - entered)
                 return
         assigning = time.monotonic() - entered
         # Made once, for a method may draw or write them by a model, and ranks that train on different rows drift apart.
@@ -243,7 +243,7 @@ class ContinualRun:
         logger = self.tracker.stage(task.name, folder)
         trainer = self._trainer(stage, [throughput, progress], logger=logger, epochs=self.settings.epochs)
         method.parent = self.ranks.gather(method.choose_parent(task))[0]  # the same one on every rank
-        method.begin_task(task.name)
+        method.begin_task(task, self.memory)
         # Dropout: drawn by the task's name, not by what came before it; ranks compute different rows.
         purpose = "dropout" if self.ranks.first else f"dropout of rank {self.ranks.rank}"
         torch.manual_seed(seed(self.settings.seed, task.name, purpose))
@@ -293,7 +293,7 @@ class ContinualRun:
         }
         if self.ranks.first:
             self.ledger.check_held()
-            method.save(folder / "expert")
+            method.save(task.name, folder / "expert")
         self._commit_trained(stage, facts)
         began = f"begun as {method.parent}, " if method.parent else ""
         self.console.print(
@@ -314,12 +314,12 @@ class ContinualRun:
         self.console.print(f"{title}: {told} (z {seen or 'unknown: it is the first'})")
         return assigned
 
-    def _reuse(self, stage: Stage, assigned: Assignment, seconds: float) -> None:
+    def _reuse(self, stage: Stage, task: Task, assigned: Assignment, seconds: float) -> None:
         """Make a stage final that has nothing to learn."""
         if self.ranks.first:
             folder = self.ledger.folder(stage.name)
             write_examples(folder / "examples.jsonl", [])
-            self.method.save(folder / "expert")
+            self.method.save(task.name, folder / "expert")
         nothing = dict.fromkeys(("examples", "rehearsed", "negatives", "steps", "tokens", "computed"), 0)
         facts = {"loss": None, "seconds": round(seconds, 3), "storage": self.method.storage()}
         self._commit_trained(stage, {**nothing, **facts, "assigned": asdict(assigned)})
@@ -345,7 +345,7 @@ class ContinualRun:
         if self.ranks.first:
             beside = folder / "expert.anew"
             shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed here
-            self.method.save(beside)
+            self.method.save(task.name, beside)
             for file in beside.iterdir():
                 if f"expert/{file.name}" not in trained["files"]:  # what is final, such as the weights, stays untouched
                     file.replace(folder / "expert" / file.name)

@@ -64,10 +64,9 @@ class SubExperts:
             "keys": self.keys.nbytes(),
         }
 
-    def save(self, folder: Path) -> None:
-        """Write the latest task's masks, routers and key; the weights are the pool's to write."""
-        task, part = list(self.of.items())[-1]
-        write_tensors({"key": self.keys.of[task]} | part.tensors(), folder / FILE)
+    def save(self, task: str, folder: Path) -> None:
+        """Write a task's masks, routers and key; the pool writes the weights."""
+        write_tensors({"key": self.keys.of[task]} | self.of[task].tensors(), folder / FILE)
 
     def restore(self, task: str, shared: SharedAdapter, folder: Path) -> None:
         """Take up what was written of a task, oldest task first, and with it all that later ones must not move.

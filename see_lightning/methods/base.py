@@ -5,6 +5,8 @@ from pathlib import Path
 from see_lightning.methods.method import Answer, Method
 from see_lightning.methods.setup import Traits
 from see_lightning.tasks.batches import Queries
+from see_lightning.tasks.memory import Memory
+from see_lightning.tasks.task import Task
 
 
 class Base(Method):
@@ -12,7 +14,7 @@ class Base(Method):
 
     traits = Traits(schedule="frozen")
 
-    def begin_task(self, task: str) -> None:
+    def begin_task(self, task: Task, memory: Memory) -> None:
         """Nothing is trained."""
 
     def answer(self, queries: Queries) -> list[Answer]:
@@ -24,7 +26,7 @@ class Base(Method):
         """The base model."""
         return [None] * len(queries)
 
-    def save(self, folder: Path) -> None:
+    def save(self, task: str, folder: Path) -> None:
         """Nothing was learned."""
 
     def restore(self, task: str, folder: Path) -> None:

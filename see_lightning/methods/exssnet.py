@@ -75,10 +75,10 @@ class ExSSNeT(ExpertMethod):
         """The task whose mask is most useful to the new one, if scores begin with others' masks."""
         return self.warm_start.choose(self, task)
 
-    def begin_task(self, task: str) -> None:
+    def begin_task(self, task: Task, memory: Memory) -> None:
         """The scores choose among all numbers of the adapter, used or not."""
         shared = self._share()
-        draw = torch.Generator().manual_seed(seed(self.run_seed, task, "scores"))
+        draw = torch.Generator().manual_seed(seed(self.run_seed, task.name, "scores"))
         scores = []
         for layer in self.pool.layers:
             (ranks, inner), (outer, _) = (weight.shape for weight in shared.pair(layer))
@@ -90,8 +90,8 @@ class ExSSNeT(ExpertMethod):
                     value.data = favouring(value.data, part)
         self.learning = Learning(self.pool, ADAPTER, scores, density=self.density)
         shared.begin()
-        self.pool.compose(task, self.learning)
-        self.pool.train_only(task, ADAPTER)
+        self.pool.compose(task.name, self.learning)
+        self.pool.train_only(task.name, ADAPTER)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Two phases, each with the whole of the schedule: scores, then weights."""
@@ -155,10 +155,10 @@ class ExSSNeT(ExpertMethod):
         """Weights of the adapter that any task uses, and each task's masks and key."""
         return {"pool": self.pool.adapter_bytes(ADAPTER), "weights": self._share().nbytes()} | self.parts.storage()
 
-    def save(self, folder: Path) -> None:
-        """The latest task's masked adapter as a plain one, its masks and its key."""
-        super().save(folder)
-        self.parts.save(folder)
+    def save(self, task: str, folder: Path) -> None:
+        """The task's masked adapter as a plain one, its masks and its key."""
+        super().save(task, folder)
+        self.parts.save(task, folder)
 
     def restore(self, task: str, folder: Path) -> None:
         """A task's part of the adapter comes back."""

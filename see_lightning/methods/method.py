@@ -119,8 +119,8 @@ class Method(L.LightningModule):
         return Assignment(task.name, {})
 
     @abstractmethod
-    def begin_task(self, task: str) -> None:
-        """Allocate what the task will train, freeze the rest."""
+    def begin_task(self, task: Task, memory: Memory) -> None:
+        """Add the weights that the task will train and freeze all others."""
 
     def end_task(self, task: Task, memory: Memory) -> None:
         """Whatever is to be done once a task is learned: statistics, merging, thresholds."""
@@ -130,8 +130,8 @@ class Method(L.LightningModule):
         """Answer queries, in their order. Greedy: a sampled answer would give another result each time."""
 
     @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write what the latest task taught, as a PEFT adapter folder."""
+    def save(self, task: str, folder: Path) -> None:
+        """Write a PEFT adapter folder with what a task taught, right after the task."""
 
     @abstractmethod
     def restore(self, task: str, folder: Path) -> None:
@@ -324,7 +324,7 @@ class OneAdapterMethod(Method):
 
     ADAPTER: ClassVar[str] = "shared"
 
-    def begin_task(self, task: str) -> None:
+    def begin_task(self, task: Task, memory: Memory) -> None:
         """The first task makes the adapter; later ones go on with it."""
         if self.ADAPTER not in self.pool.names:
             self.pool.attach(self.ADAPTER, self.weights_seed(self.ADAPTER))
@@ -339,7 +339,7 @@ class OneAdapterMethod(Method):
         """The adapted model."""
         return [self.ADAPTER] * len(queries)
 
-    def save(self, folder: Path) -> None:
+    def save(self, task: str, folder: Path) -> None:
         """The adapter as it stands."""
         files.save(self.pool, self.ADAPTER, folder)
 
@@ -358,9 +358,9 @@ class ExpertMethod(Method):
         #: What was said before; an evaluation that remembers puts its own here.
         self.recall: Recall | None = None
 
-    def begin_task(self, task: str) -> None:
+    def begin_task(self, task: Task, memory: Memory) -> None:
         """A new expert on the base model, never a continued one."""
-        self.pool.attach(task, self.weights_seed(task))
+        self.pool.attach(task.name, self.weights_seed(task.name))
 
     def say(self, voice: str | None, queries: Queries) -> list[Answer]:
         """Answers by one voice; None is the base model, word for word what it would say without any expert.
@@ -395,9 +395,9 @@ class ExpertMethod(Method):
             answers.update(zip(rows, self.say(voice, queries.select(rows)), strict=True))
         return [answers[row] for row in range(len(queries))]
 
-    def save(self, folder: Path) -> None:
-        """The newest expert; the others have not moved."""
-        files.save(self.pool, self.pool.names[-1], folder)
+    def save(self, task: str, folder: Path) -> None:
+        """The expert of the task; the others have not moved."""
+        files.save(self.pool, task, folder)
 
     def restore(self, task: str, folder: Path) -> None:
         """An expert comes back under its task's name."""

@@ -58,10 +58,10 @@ class Mora(OneAdapterMethod):
 
     # ------------------------------------------------------------------------------------------ one task
 
-    def begin_task(self, task: str) -> None:
+    def begin_task(self, task: Task, memory: Memory) -> None:
         """New ranks beside the old ones, which act and rest."""
-        self._join(task, self.weights_seed(task))
-        self.pool.train_only(self.ADAPTER, task)
+        self._join(task.name, self.weights_seed(task.name))
+        self.pool.train_only(self.ADAPTER, task.name)
 
     def end_task(self, task: Task, memory: Memory) -> None:
         """What acted least of the new ranks goes."""

@@ -76,10 +76,10 @@ class Moses(ExpertMethod):
 
     # ------------------------------------------------------------------------------------------ one task
 
-    def begin_task(self, task: str) -> None:
+    def begin_task(self, task: Task, memory: Memory) -> None:
         """The scores choose among all of the pool, used or not; the router is the task's own."""
-        shared = self._pool_of(task)
-        draw = torch.Generator().manual_seed(seed(self.run_seed, task, "scores and router"))
+        shared = self._pool_of(task.name)
+        draw = torch.Generator().manual_seed(seed(self.run_seed, task.name, "scores and router"))
         layers = self.pool.layers
         scores = (
             self._scores if self._scores and self.keep_scores else [self._draw(shared, layer, draw) for layer in layers]
@@ -91,8 +91,8 @@ class Moses(ExpertMethod):
         ]
         self.learning = Learning(self.pool, shared.name, scores, routers, k=self.top_k, density=self.density)
         shared.begin()
-        self.pool.compose(task, self.learning)
-        self.pool.train_only(task, shared.name)
+        self.pool.compose(task.name, self.learning)
+        self.pool.train_only(task.name, shared.name)
         self.learning.requires_grad_(True).train()
         self.learning.routers.requires_grad_(self.experts > 1)  # a single expert has nothing to choose
 
@@ -169,10 +169,10 @@ class Moses(ExpertMethod):
             "weights": sum(shared.nbytes() for shared in self.shared.values()),
         } | self.parts.storage()
 
-    def save(self, folder: Path) -> None:
-        """The latest task's part of the pool as a plain adapter; masks, router, key, and the scores to go on from."""
-        super().save(folder)
-        self.parts.save(folder)
+    def save(self, task: str, folder: Path) -> None:
+        """The task's part of the pool as a plain adapter; masks, router, key, and the scores to go on from."""
+        super().save(task, folder)
+        self.parts.save(task, folder)
         if self.keep_scores:
             values = enumerate(value for scores in self._scores for value in scores.values)
             write_tensors({str(number): value.detach() for number, value in values}, folder / SCORES)

@@ -147,11 +147,11 @@ class See(ExpertMethod):
         """The expert that is most useful to the new task, if experts begin as others."""
         return self.warm_start.choose(self, task)
 
-    def begin_task(self, task: str) -> None:
+    def begin_task(self, task: Task, memory: Memory) -> None:
         """A new expert, perhaps with the weights of an earlier one; that one does not move."""
-        super().begin_task(task)
+        super().begin_task(task, memory)
         if self.parent:
-            self.pool.put(task, self.pool.pairs(self.parent))
+            self.pool.put(task.name, self.pool.pairs(self.parent))
 
     def _check_general(self) -> None:
         """Refuse a source that has too few instructions or unfit ones, before anything is trained."""
@@ -199,12 +199,11 @@ class See(ExpertMethod):
         self.counts = counts
         return leanings
 
-    def save(self, folder: Path) -> None:
-        """The newest expert and its threshold."""
-        super().save(folder)
-        name = self.pool.names[-1]
-        if name in self.thresholds:
-            write_text(folder / THRESHOLD, json.dumps({"log_odds": self.thresholds[name]}) + "\n")
+    def save(self, task: str, folder: Path) -> None:
+        """The expert of the task and its threshold."""
+        super().save(task, folder)
+        if task in self.thresholds:
+            write_text(folder / THRESHOLD, json.dumps({"log_odds": self.thresholds[task]}) + "\n")
 
     def restore(self, task: str, folder: Path) -> None:
         """An expert comes back with its threshold."""

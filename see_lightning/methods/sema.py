@@ -100,13 +100,13 @@ class Sema(ExpertMethod):
         kept = [tensor for known in self.descriptors.values() for tensor in known.tensors.values()]
         return {**super().storage(), "descriptors": sum(tensor.nbytes for tensor in kept)}
 
-    def save(self, folder: Path) -> None:
-        """Which expert the latest task was given, and that expert and its descriptor if it is new."""
+    def save(self, task: str, folder: Path) -> None:
+        """Which expert the task was given, and that expert and its descriptor if it is new."""
         folder.mkdir(parents=True, exist_ok=True)
-        task, given = list(self.given.items())[-1]
+        given = self.given[task]
         write_text(folder / GIVEN, json.dumps(asdict(given)) + "\n")
         if given.expert == task:
-            super().save(folder)
+            super().save(task, folder)
             write_tensors(self.descriptors[task].tensors, folder / FILE)
 
     def restore(self, task: str, folder: Path) -> None:

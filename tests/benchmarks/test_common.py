@@ -75,8 +75,8 @@ def test_training_here_is_training_in_a_run(tmp_path):
         batch_size=setup.config.optim.global_batch,
         run_seed=setup.config.seed,
     )
-    fitted = common.fit(setup, method, task.name, data, Clock(common.sync))
-    method.save(tmp_path / "expert")
+    fitted = common.fit(setup, method, task, data, Clock(common.sync))
+    method.save(task.name, tmp_path / "expert")
     stage = f"01-{task.name}"
     run = (seen.directory / "tasks" / stage / "expert" / "adapter_model.safetensors").read_bytes()
     assert (tmp_path / "expert" / "adapter_model.safetensors").read_bytes() == run

@@ -98,9 +98,9 @@ def test_times_of_different_work_are_not_compared():
 def test_the_last_line_holds_all_contenders_and_what_they_did(tmp_path, capsys, one_round, monkeypatch):
     fit, begun = common.fit, []
 
-    def seen_fit(setup, method, name, data, clock):
-        begun.append((name, len(data.rows), list(method.pool.names)))
-        return fit(setup, method, name, data, clock)
+    def seen_fit(setup, method, task, data, clock):
+        begun.append((task.name, len(data.rows), list(method.pool.names)))
+        return fit(setup, method, task, data, clock)
 
     monkeypatch.setattr(common, "fit", seen_fit)
     monkeypatch.setattr(subexperts, "PASSES", {"reading": (2, 5, 1), "writing": (2, 1, 2)})

@@ -51,7 +51,7 @@ def test_a_constant_learning_rate_rises_and_then_stays():
 def test_the_optimizer_holds_what_the_task_trains_and_nothing_else(make_pool, template):
     optim = OptimConfig(lr=0.5, weight_decay=0.25, warmup=0.0, schedule="linear")
     method = Stl(Setup(make_pool("old"), template, optim, 0))
-    method.begin_task("new")
+    method.begin_task(task("new", 1), Memory(0))
     method._trainer = SimpleNamespace(estimated_stepping_batches=4)
     made = method.configure_optimizers()
     (group,) = made["optimizer"].param_groups
@@ -155,14 +155,25 @@ def test_the_end_of_an_answer_is_what_tokenizer_and_model_each_call_it(make_pool
 
 
 def test_the_first_weights_of_an_expert_are_drawn_by_run_seed_and_task(make_pool, template):
-    def drawn(task: str, run_seed: int) -> torch.Tensor:
+    def drawn(name: str, run_seed: int) -> torch.Tensor:
         method = Stl(Setup(make_pool(), template, OptimConfig(), run_seed))
-        method.begin_task(task)
+        method.begin_task(task(name, 1), Memory(0))
         return torch.cat([p.flatten() for p in method.parameters() if p.requires_grad])
 
     assert torch.equal(drawn("qa", 0), drawn("qa", 0))
     assert not torch.equal(drawn("qa", 0), drawn("qg", 0))
     assert not torch.equal(drawn("qa", 0), drawn("qa", 1))
+
+
+def test_an_adapter_that_is_added_after_a_tasks_own_is_not_saved_in_its_place(make_pool, template, tmp_path):
+    method = Stl(Setup(make_pool("qa", "merged"), template, OptimConfig(), 0))
+    method.save("qa", tmp_path / "saved")
+    for name in ("qa", "merged"):
+        files.save(method.pool, name, tmp_path / name)
+    saved, own, last = (
+        (tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("saved", "qa", "merged")
+    )
+    assert saved == own != last
 
 
 @pytest.mark.parametrize("method", [SeqFt, Stl])
@@ -181,7 +192,7 @@ def test_what_was_saved_after_each_task_is_taken_up_again(make_pool, template, a
         again.restore(name, tmp_path / str(number))
     with torch.inference_mode():
         assert again.eval().answer(batch) == expected
-    again.save(tmp_path / "last")
+    again.save("qg", tmp_path / "last")
     last = (tmp_path / "last" / "adapter_model.safetensors").read_bytes()
     assert last == (tmp_path / str(len(first.pool.names) - 1) / "adapter_model.safetensors").read_bytes()
 

@@ -34,7 +34,7 @@ def mora(*, rank: int = 4, activated: bool = False, **settings) -> Mora:
 
 def learn(method, task: str, steps: int = 3) -> list[float]:
     """Begin a task and train it a little; the losses."""
-    method.begin_task(task)
+    method.begin_task(task_named(task), Memory(0))
     batch = collate([small.TEMPLATE.prompt_ids("sky?")], [small.TEMPLATE.target_ids(f"blue {task}")], pad=0)
     wanted = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimizer, losses = torch.optim.AdamW(wanted, lr=0.1, weight_decay=0.1), []
@@ -50,7 +50,7 @@ def learn(method, task: str, steps: int = 3) -> list[float]:
     return losses
 
 
-def task(name: str) -> Task:
+def task_named(name: str) -> Task:
     rows = tuple(Example(f"{name}-{i}", f"{name} {'long ' * i}?", "answer", name) for i in range(3))
     return Task(name, rows, rows[:1], "rouge_l", 8)
 
@@ -107,8 +107,8 @@ def test_at_a_threshold_that_no_rank_reaches_the_base_model_answers():
 def test_new_ranks_are_drawn_by_their_tasks_name():
     method, other = mora(), mora()
     for one in ("sky", "sea"):
-        method.begin_task(one)
-    other.begin_task("sea")
+        method.begin_task(task_named(one), Memory(0))
+    other.begin_task(task_named("sea"), Memory(0))
     pairs = zip(weights(method.pool, "sea"), weights(other.pool, "sea"), strict=True)
     assert all(torch.equal(here, there) for here, there in pairs)
     assert not torch.equal(weights(method.pool, "sky")[0], weights(method.pool, "sea")[0])
@@ -130,8 +130,8 @@ def test_the_ranks_that_acted_least_on_the_tasks_own_prompts_go(activated):
     old = weights(method.pool, "sky")
     before = {layer: method.pool.pair(layer, "sea")[0].detach().clone() for layer in method.pool.layers}
     with torch.no_grad(), patch.object(MixtureOfRanks, "add", listening):
-        method.end_task(task("sea"), Memory(0))
-    own = [small.TEMPLATE.prompt_ids(example.prompt) for example in task("sea").train]
+        method.end_task(task_named("sea"), Memory(0))
+    own = [small.TEMPLATE.prompt_ids(example.prompt) for example in task_named("sea").train]
     tokens = sum(len(small.HEADER) if activated else len(prompt) for prompt in own)
     for (layer, a), gone in zip(before.items(), pruned(method.pool, "sea"), strict=True):
         x = torch.cat(heard[layer])
@@ -159,7 +159,7 @@ def test_without_pruning_the_end_of_a_task_reads_nothing_and_changes_nothing():
     learn(method, "sky")
     before = weights(method.pool, "sky")
     with patch.object(ExpertPool, "read_as", side_effect=AssertionError("a prompt was read")):
-        method.end_task(task("sky"), Memory(0))
+        method.end_task(task_named("sky"), Memory(0))
     assert all(torch.equal(here, there) for here, there in zip(weights(method.pool, "sky"), before, strict=True))
 
 
@@ -168,8 +168,8 @@ def test_files_hold_a_tasks_own_ranks_and_what_was_pruned_stays_gone(tmp_path):
     for name in ("sky", "sea", "ice"):
         learn(method, name)
         with torch.no_grad():
-            method.end_task(task(name), Memory(0))
-        method.save(tmp_path / name)
+            method.end_task(task_named(name), Memory(0))
+        method.save(name, tmp_path / name)
     again = mora(rank=4, prune=0.5, threshold=0.0)
     for name in ("sky", "sea", "ice"):
         again.restore(name, tmp_path / name)
@@ -183,8 +183,8 @@ def test_storage_counts_the_ranks_that_are_there(tmp_path):
     for number, name in enumerate(("sky", "sea"), start=1):
         learn(method, name)
         with torch.no_grad():
-            method.end_task(task(name), Memory(0))
-        method.save(tmp_path / name)
+            method.end_task(task_named(name), Memory(0))
+        method.save(name, tmp_path / name)
         whole = sum(weight.nbytes for weight in load_file(tmp_path / name / "adapter_model.safetensors").values())
         assert [len(gone) for gone in pruned(method.pool, name)] == [1] * 4
         assert method.storage() == {"pool": whole, "weights": number * whole * 3 // 4}

@@ -45,7 +45,7 @@ def learn(method: Sema, one: Task) -> Assignment:
     """What a run does, without the training."""
     given = method.assign(one)
     if given.expert == one.name:
-        method.begin_task(one.name)
+        method.begin_task(one, Memory(0))
         for parameter in method.parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(len(one.name)))
@@ -142,7 +142,7 @@ def test_what_was_saved_after_each_task_is_taken_up_again(make, ask, tmp_path, d
     method = make(descriptor=descriptor)
     for one in tasks:
         learn(method, one)
-        method.save(tmp_path / one.name)
+        method.save(one.name, tmp_path / one.name)
     kept = {"adapter_config.json", "adapter_model.safetensors", "descriptor.safetensors", "given.json"}
     assert {path.name for path in (tmp_path / "sea").iterdir()} == kept
     assert [path.name for path in (tmp_path / "mist").iterdir()] == ["given.json"]
@@ -151,7 +151,7 @@ def test_what_was_saved_after_each_task_is_taken_up_again(make, ask, tmp_path, d
     for one in tasks:
         again.restore(one.name, tmp_path / one.name)
         again.end_task(one, Memory(0))  # as a run does that refuses otherwise: nothing is found anew
-        again.save(tmp_path / "again" / one.name)
+        again.save(one.name, tmp_path / "again" / one.name)
         for path in (tmp_path / one.name).iterdir():
             assert (tmp_path / "again" / one.name / path.name).read_bytes() == path.read_bytes()
     batch = ask(["sky 1 blue?", "How deep, 3, is the sea", "Sing!"])

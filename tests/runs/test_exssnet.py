@@ -40,9 +40,9 @@ def watched(base, runs, *settings):
         chosen = [method.learning.mask(layer).fixed() for layer in method.pool.layers]
         return [part for mask in chosen for part in (mask.down, mask.up)]
 
-    def look_first(method, task):
-        begin(method, task)
-        first[task], moved[task], seen["task"], seen["state"] = flat(method), [], task, state(method)
+    def look_first(method, task, memory):
+        begin(method, task, memory)
+        first[task.name], moved[task.name], seen["task"], seen["state"] = flat(method), [], task.name, state(method)
 
     def look_on(method, outputs, batch, batch_idx):
         step_end(method, outputs, batch, batch_idx)

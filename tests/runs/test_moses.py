@@ -165,8 +165,8 @@ def test_scores_and_router_go_on_from_the_task_before_or_are_drawn_anew(base, tm
         parameters = learning.scores.parameters() if part == "scores" else learning.routers
         return [parameter.detach().clone() for parameter in parameters]
 
-    def begin(method, task):
-        begin_task(method, task)
+    def begin(method, task, memory):
+        begin_task(method, task, memory)
         began.append(state(method.learning))
 
     def end(method, task, memory):

@@ -36,9 +36,9 @@ def runs(data, tmp_path_factory):
     for how in ("loss", "knn"):
         place, begin = tmp_path_factory.mktemp(how), See.begin_task
 
-        def keep(method, task, place=place, begin=begin):
-            begin(method, task)
-            files.save(method.pool, task, place / "began" / task)
+        def keep(method, task, memory, place=place, begin=begin):
+            begin(method, task, memory)
+            files.save(method.pool, task.name, place / "began" / task.name)
 
         with patch.object(See, "begin_task", keep):
             made[how] = toy.run(toy.compose(data, place, f"method.warm_start={how}")), place / "began"

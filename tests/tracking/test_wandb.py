@@ -25,10 +25,10 @@ def failing_at(task):
     """A patch under which a run of SEE fails when it comes to a task."""
     begin = See.begin_task
 
-    def begin_task(method, name):
-        if name == task:
+    def begin_task(method, begun, memory):
+        if begun.name == task:
             raise OSError("the disk is full")
-        begin(method, name)
+        begin(method, begun, memory)
 
     return patch.object(See, "begin_task", begin_task)
 
