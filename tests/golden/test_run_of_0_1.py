@@ -12,7 +12,8 @@ from unittest.mock import patch
 import hydra
 import pytest
 
-from see_lightning import compare, figures, load_ensemble, perplexity, study, transfer
+from see_lightning import load_ensemble
+from see_lightning.cli import compare, figures, perplexity, study, transfer
 from see_lightning.refusals import CONF
 from tests.golden.runs import GOLDEN, of_directory, processor
 from tests.runs import toy

@@ -175,7 +175,7 @@ def test_a_measurement_of_another_state_is_refused_and_one_that_is_gone_goes(bas
     publish(folder, document, [run])
     assert list(folder.rglob(name))
     (run / name).write_text(json.dumps({"belongs_to": "another"}))
-    with pytest.raises(Refusal, match=f"{name} was measured before .* give python -m see_lightning.{name[:-5]} "):
+    with pytest.raises(Refusal, match=f"{name} was measured before .* give see-lightning {name[:-5]} "):
         publish(folder, document, [run])
     (run / name).unlink()
     publish(folder, document, [run])
