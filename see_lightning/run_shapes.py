@@ -21,6 +21,7 @@ TRAINED = {
     "assigned?": ({"expert": str, "z": {str: NUMBER}}, None),
     "parent?": (str, None),
     "seconds?": NUMBER,
+    "hooks?": {"seconds": {str: NUMBER}, "tokens": {str: int}},
     **dict.fromkeys(("tokens?", "computed?", "examples?", "rehearsed?", "negatives?", "steps?"), int),
 }
 NUMBERS = {
@@ -102,8 +103,8 @@ RESULTS = {
         },
         None,
     ),
-    "timing?": {str: (*OPTIONAL, [OPTIONAL])},
-    "counts?": {str: (*OPTIONAL, [OPTIONAL])},
+    "timing?": {"method_s?": {str: [OPTIONAL]}, str: (*OPTIONAL, [OPTIONAL])},
+    "counts?": {"method_tokens?": {str: [OPTIONAL]}, str: (*OPTIONAL, [OPTIONAL])},
     "ood?": (
         {"asked?": dict, "scores?": METRICS, "per_task?": METRICS, "digests?": {str: (str, None)}, "auroc?": OPTIONAL},
         None,

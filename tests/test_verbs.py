@@ -117,3 +117,11 @@ def test_every_module_that_is_a_program_is_in_the_table():
         for verb in MODULES
     }
     assert programs - {package / "__main__.py"} == verbs
+
+
+def test_an_empty_word_too_many_is_refused_in_one_line(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["perplexity", "RUN", ""])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "unrecognized arguments" in line

@@ -29,7 +29,8 @@ class Parser(argparse.ArgumentParser):
         Raises:
             ConfigError: always.
         """
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+        first, *_ = message.removeprefix("unrecognized arguments: ").split() or [""]  # an empty word is one too
+        unknown = first.partition("=")[0]
         meant = nearest(unknown, self._option_string_actions) if unknown.startswith("--") else ""
         raise ConfigError(f"{self.prog}: {message}.{meant} {self.prog} --help lists what it takes.")
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from see_lightning.config import VARIANTS, RunConfig, method_name, numbers_config
 from see_lightning.engine.contents import ood_digests, placed
 from see_lightning.engine.ledger import OOD, Ledger
+from see_lightning.engine.method_costs import HOOKS
 from see_lightning.engine.record import starts_of
 from see_lightning.engine.stages import Stage
 from see_lightning.evaluation.continual import continual_metrics
@@ -256,7 +257,14 @@ def _timing(run: RunData) -> dict[str, Any]:
         "evaluate_s": [round(seconds, 3) for seconds in evaluate_s],
         "train_tokens_per_s": _rate(sum(s["tokens"] for s in run.trained), sum(s["seconds"] for s in run.trained)),
         "queries_per_s": _rate(queries, sum(evaluate_s)),
+        "method_s": _by_hook(run, "seconds"),
     }
+
+
+def _by_hook(run: RunData, unit: str) -> dict[str, list[Any]]:
+    """What each of the method's hooks took, by stage; null where it did not run, or in a stage that older code trained."""
+    noted = [stage.get("hooks", {}).get(unit, {}) for stage in run.trained]
+    return {hook: [stage.get(hook) for stage in noted] for hook in HOOKS if any(hook in stage for stage in noted)}
 
 
 def _counts(run: RunData) -> dict[str, Any]:
@@ -276,6 +284,7 @@ def _counts(run: RunData) -> dict[str, Any]:
         # Frozen experts are asked once and remembered; where weights move, every answer is made anew.
         "remembered": answered - counted["generations"] if run.method.traits.has_experts else None,
         "token_efficiency": _rate(sum(s["tokens"] for s in trained), sum(s["computed"] for s in trained)),
+        "method_tokens": _by_hook(run, "tokens"),
     }
 
 

@@ -21,6 +21,7 @@ from see_lightning.engine.build import recall_of
 from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughput
 from see_lightning.engine.ledger import OOD, Ledger, dump
 from see_lightning.engine.made_from import taken_up
+from see_lightning.engine.method_costs import MethodCosts, of_all_ranks
 from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.preemption import Stopped, Told
 from see_lightning.engine.ranks import Ranks
@@ -215,15 +216,16 @@ class ContinualRun:
         method = self.method
         self._heed()  # the model may have been loaded just now
         folder = self.ledger.begin(stage.name)
-        assigned, entered = None, time.monotonic()
+        assigned, costs = None, self._costs()
         if method.traits.may_reuse:
-            assigned = self._assign(stage, task, title)
+            with costs.of("assign"):
+                assigned = self._assign(stage, task, title)
             if assigned.expert != task.name:
-                self._reuse(stage, task, assigned, time.monotonic() - entered)
+                self._reuse(stage, task, assigned, costs)
                 return
-        assigning = time.monotonic() - entered
         # Made once, for a method may draw or write them by a model, and ranks that train on different rows drift apart.
-        (examples, *_) = self.ranks.gather(self.ranks.lead(lambda: method.training_examples(task, self.memory)))
+        with costs.of("training_examples"):
+            (examples, *_) = self.ranks.gather(self.ranks.lead(lambda: method.training_examples(task, self.memory)))
         assert examples is not None
         if self.ranks.first:
             write_examples(folder / "examples.jsonl", examples)
@@ -242,8 +244,10 @@ class ContinualRun:
         progress = StageProgress(self.console, title, throughput)
         logger = self.tracker.stage(task.name, folder)
         trainer = self._trainer(stage, [throughput, progress], logger=logger, epochs=self.settings.epochs)
-        method.parent = self.ranks.gather(method.choose_parent(task))[0]  # the same one on every rank
-        method.begin_task(task, self.memory)
+        with costs.of("choose_parent"):
+            method.parent = self.ranks.gather(method.choose_parent(task))[0]  # the same one on every rank
+        with costs.of("begin_task"):
+            method.begin_task(task, self.memory)
         # Dropout: drawn by the task's name, not by what came before it; ranks compute different rows.
         purpose = "dropout" if self.ranks.first else f"dropout of rank {self.ranks.rank}"
         torch.manual_seed(seed(self.settings.seed, task.name, purpose))
@@ -270,7 +274,7 @@ class ContinualRun:
         expected = per_epoch * self.settings.epochs
         if throughput.steps != expected:
             raise RuntimeError(f"{stage.name} was trained for {throughput.steps} steps instead of {expected}.")
-        self._end(task)
+        self._end(task, costs)
         shares = self.ranks.gather((throughput.tokens, throughput.computed, throughput.loss))
         tokens, computed, loss = (sum(column) for column in zip(*shares, strict=True))
         learned = {one.name for one in self.memory.past}
@@ -286,7 +290,8 @@ class ContinualRun:
             "tokens": tokens,
             "computed": computed,
             "loss": round(loss / self.ranks.size, 6),
-            "seconds": round(assigning + seconds, 3),
+            "seconds": round(costs.seconds("assign") + seconds, 3),
+            "hooks": of_all_ranks(self.ranks.gather(costs.spent)),
             "storage": method.storage(),
             "parent": method.parent,
             **({"assigned": asdict(assigned)} if assigned else {}),
@@ -314,19 +319,28 @@ class ContinualRun:
         self.console.print(f"{title}: {told} (z {seen or 'unknown: it is the first'})")
         return assigned
 
-    def _reuse(self, stage: Stage, task: Task, assigned: Assignment, seconds: float) -> None:
+    def _reuse(self, stage: Stage, task: Task, assigned: Assignment, costs: MethodCosts) -> None:
         """Make a stage final that has nothing to learn."""
         if self.ranks.first:
             folder = self.ledger.folder(stage.name)
             write_examples(folder / "examples.jsonl", [])
             self.method.save(task.name, folder / "expert")
         nothing = dict.fromkeys(("examples", "rehearsed", "negatives", "steps", "tokens", "computed"), 0)
-        facts = {"loss": None, "seconds": round(seconds, 3), "storage": self.method.storage()}
+        facts = {
+            "loss": None,
+            "seconds": round(costs.seconds("assign"), 3),
+            "hooks": of_all_ranks(self.ranks.gather(costs.spent)),
+            "storage": self.method.storage(),
+        }
         self._commit_trained(stage, {**nothing, **facts, "assigned": asdict(assigned)})
 
-    def _end(self, task: Task) -> None:
+    def _costs(self) -> MethodCosts:
+        return MethodCosts(self.method.pool.model.get_input_embeddings())
+
+    def _end(self, task: Task, costs: MethodCosts) -> None:
         """Let the method do what it does when a task is learned."""
-        self._at_rest(lambda: self.method.end_task(task, self.memory))
+        with costs.of("end_task"):
+            self._at_rest(lambda: self.method.end_task(task, self.memory))
 
     def _at_rest(self, work: Callable[[], T]) -> T:
         """What some work of the method's gives, done while nothing is trained."""
@@ -341,7 +355,8 @@ class ContinualRun:
         """End a task that was trained in another run, by this run's settings."""
         folder, trained = self.ledger.folder(stage.name), self.ledger.stage(stage.name)["trained"]
         self.ranks.lead(lambda: self.ledger.only_final(stage.name, "expert"))
-        self._end(task)
+        costs = self._costs()
+        self._end(task, costs)
         if self.ranks.first:
             beside = folder / "expert.anew"
             shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed here
@@ -350,7 +365,10 @@ class ContinualRun:
                 if f"expert/{file.name}" not in trained["files"]:  # what is final, such as the weights, stays untouched
                     file.replace(folder / "expert" / file.name)
             shutil.rmtree(beside)
-        self._commit_trained(stage, {key: value for key, value in trained.items() if key not in ("ended", "files")})
+        facts = {key: value for key, value in trained.items() if key not in ("ended", "files")}
+        ended, before = of_all_ranks(self.ranks.gather(costs.spent)), trained.get("hooks", {})
+        facts["hooks"] = {unit: {**before.get(unit, {}), **part} for unit, part in ended.items()}
+        self._commit_trained(stage, facts)
         self.console.print(f"{title}: trained before, ended anew")
 
     def _commit_trained(self, stage: Stage, facts: dict[str, Any]) -> None:

@@ -78,11 +78,13 @@ class Dense:
     def add(self, layer: str, x: Tensor) -> Tensor:
         """See ``Addition``."""
         delta_OI = self.deltas[layer]
-        return linear(x, self._cache.get((layer, x.dtype), lambda: (delta_OI,), lambda: delta_OI.to(x.dtype)))
+        return linear(
+            x, self._cache.get((layer, x.dtype, x.device), lambda: (delta_OI,), lambda: delta_OI.detach().to(x))
+        )
 
     def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         """A layer's output with what the change adds; gradients go to the deltas that require them."""
-        return y + linear(x, self.deltas[layer].to(x.dtype))
+        return y + linear(x, self.deltas[layer].to(x))
 
     def weights(self) -> Iterator[Tensor]:
         """See ``Composition``."""

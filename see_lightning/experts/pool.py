@@ -117,7 +117,7 @@ class ExpertPool(AdaptedModel):
             name: who speaks.
             adapter: the one to be trained, if it has another name.
         """
-        self.cache.clear()  # stacks of sets of experts that are not used together any more
+        self.cache.clear()  # above all the stacks of sets of experts that are not used together any more
         self._learner = name
         self._train_adapter(adapter or name)
         self.model.train()

@@ -43,7 +43,7 @@ class ExSSNeT(ExpertMethod):
             the base model.
     """
 
-    traits = Traits(has_experts=True, shardable=False, after_training={"task_id"})
+    traits = Traits(has_experts=True, shardable=False, after_training=frozenset({"task_id"}))
 
     def __init__(
         self,

@@ -107,7 +107,11 @@ class Method(L.LightningModule):
         return {"pool": one, "weights": one + sum(more)} if one else {}
 
     def training_examples(self, task: Task, memory: Memory) -> list[Example]:
-        """What the stage of ``task`` trains on, with the targets as they are learned."""
+        """What the stage of ``task`` trains on, with the targets as they are learned.
+
+        Called on the first rank alone, which hands the rows to the others: it keeps no state, and where the method is
+        ``shardable`` it does not run the model.
+        """
         return list(task.train)
 
     def choose_parent(self, task: Task) -> str | None:

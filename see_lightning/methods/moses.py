@@ -42,7 +42,7 @@ class Moses(ExpertMethod):
         own_pool: whether each task has a pool of its own; no weight of it is shared then.
     """
 
-    traits = Traits(has_experts=True, shardable=False, peft_loadable=False, after_training={"task_id"})
+    traits = Traits(has_experts=True, shardable=False, peft_loadable=False, after_training=frozenset({"task_id"}))
 
     def __init__(
         self,

@@ -5,7 +5,6 @@ Each task gets an expert of its own, trained on its reconstructed task; queries 
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +67,7 @@ class See(ExpertMethod):
     """
 
     traits = Traits(
-        has_experts=True, learns_refusals=True, after_training={"calibrate_on", "keep", "against", "leeway"}
+        has_experts=True, learns_refusals=True, after_training=frozenset({"calibrate_on", "keep", "against", "leeway"})
     )
 
     @classmethod
@@ -194,10 +193,7 @@ class See(ExpertMethod):
     def _leanings(self, task: Task, examples: Sequence[Example]) -> list[float]:
         """How much the expert of a task leans to accepting some examples' prompts."""
         queries = query_batch([example.prompt for example in examples], self.template, max_new_tokens=1)
-        counts, self.counts = self.counts, Counter()  # no test query's costs
-        leanings = self._hear(replace(queries, only_decide=True), remember=False).leanings(task.name)
-        self.counts = counts
-        return leanings
+        return self._hear(replace(queries, only_decide=True), remember=False).leanings(task.name)
 
     def save(self, task: str, folder: Path) -> None:
         """The expert of the task and its threshold."""

@@ -37,7 +37,7 @@ class Sema(ExpertMethod):
         refuse: queries whose smallest z exceeds this go to the base model; 0 for none.
     """
 
-    traits = Traits(has_experts=True, may_reuse=True, after_training={"refuse"})
+    traits = Traits(has_experts=True, may_reuse=True, after_training=frozenset({"refuse"}))
 
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """What every method is given, and what every method declares about itself."""
 
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,7 +38,8 @@ class Traits:
         learns_refusals: past examples are trained on as queries to refuse, so experts give verdicts.
         may_reuse: a task may be given an earlier expert (``Method.assign``); then nothing is trained on it.
         after_training: names of the method's settings that no trained weight depends on. A run that differs from a finished
-            one in these alone takes over its experts, and only ends its tasks anew.
+            one in these alone takes over its experts, and only repeats ``end_task``. A subclass inherits these names: it
+            declares its own if one of them changes what it trains.
     """
 
     schedule: Literal["sequential", "joint", "frozen"] = "sequential"
@@ -49,4 +49,4 @@ class Traits:
     peft_loadable: bool = True
     learns_refusals: bool = False
     may_reuse: bool = False
-    after_training: AbstractSet[str] = frozenset()
+    after_training: frozenset[str] = frozenset()

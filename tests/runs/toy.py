@@ -232,9 +232,8 @@ def kept(directory: Path) -> dict[str, Any]:
         results.pop(name, None)
     del results["config"]["paths"]
     if results["config"]["adapter"]["activated"]:
-        del results["counts"][
-            "prefills"
-        ]  # what the base model has read is kept in memory, so a new process reads it again
+        for name in ("prefills", "method_tokens"):  # what the base model has read is kept in memory, so a new process
+            del results["counts"][name]  # reads it again
     return {**files, "matrix.csv": (directory / "matrix.csv").read_bytes(), "results.json": results}
 
 

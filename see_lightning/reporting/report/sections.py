@@ -53,7 +53,9 @@ def _costs(results: Results) -> dict[str, tuple[Any, bool]]:
         for key, value in results.get(group, {}).items():
             is_span = key.endswith("_s") and "_per_" not in key
             label = re.sub("_s$", "", key) + " time" if is_span else key.replace("_per_s", " per second")
-            costs[label.replace("_", " ")] = (value, is_span)
+            parts = value.items() if isinstance(value, dict) else [("", value)]
+            for part, values in parts:  # a method's own work is told by hook
+                costs[f"{label} {part}".replace("_", " ").strip()] = (values, is_span)
     if "capacity" in results:
         costs["capacity"] = (results["capacity"], False)
     return costs
