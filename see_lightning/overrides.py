@@ -57,8 +57,7 @@ def _translated(word: str, several: bool) -> list[str]:
         raise ConfigError(
             f"{word!r} is no setting with a value: write NAME=VALUE, with no blanks around =.{_meant(word)}"
         )
-    if key in ALIASES and not _in_files(key):  # a method of your own may have a setting of that name
-        key = ALIASES[key]
+    key = _called(key)
     kinds = kinds_of(key)
     if text == "~" or text.startswith("~/"):  # a shell leaves it alone in the midst of a word
         text = os.path.expanduser(text)
@@ -97,8 +96,17 @@ def _is_text(key: str, kinds: tuple[Any, ...]) -> bool:
     return any(isinstance(value, str) and re.fullmatch(r"[\d.]+", value) for value in _in_files(key.lstrip("+")))
 
 
+def _called(key: str) -> str:
+    """A setting by the name that configurations have, with the plus signs before it."""
+    name = key.lstrip("+")
+    if name in ALIASES and not _in_files(name):  # a method of your own may have a setting of that name
+        return key.removesuffix(name) + ALIASES[name]
+    return key
+
+
 def _set(key: str, value: Any, text: str | None = None) -> list[str]:
     """The overrides that give a setting, or the settings of a group, a value; ``text`` if that says it already."""
+    key = _called(key)
     if isinstance(value, dict) and _is_part(key):
         return [override for name, part in value.items() for override in _set(f"{key}.{name}", part)]
     fitted = _fit(key, value)

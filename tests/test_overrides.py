@@ -152,6 +152,16 @@ def test_the_field_s_name_of_a_setting_is_the_setting():
     ]
 
 
+@pytest.mark.parametrize("word", ["method={target_recall: 0.9}", "method={'target_recall': 0.9}"])
+def test_the_field_s_name_of_a_setting_is_one_within_its_group_too(word):
+    assert translate([word], several=False) == ["method.keep=0.9"]
+
+
+@pytest.mark.parametrize("plus", ["+", "++"])
+def test_the_field_s_name_of_a_setting_may_have_plus_signs_before_it(plus):
+    assert translate([f"{plus}method.margin=0.5"], several=False) == [f"{plus}method.leeway=0.5"]
+
+
 def test_a_method_s_own_setting_of_that_name_stays_its_own(monkeypatch):
     monkeypatch.setattr(overrides, "_in_files", lambda key: [0.1])
     assert translate(["method.margin=0.5"], several=False) == ["method.margin=0.5"]

@@ -23,7 +23,7 @@ from see_lightning.trust import NOTHING, Trust, add_trust, load_config, refuse_c
 
 DESCRIPTION = """\
 Set a threshold for each expert of a run, by examples of its task that it was not trained on: its yes counts only where it
-leans as far as most of them did. A query that no expert is sure of then reaches the base model."""
+has log-odds as high as for most of them. A query that no expert is sure of then reaches the base model."""
 EPILOG = """\
 Trains nothing and leaves RUN_DIR as it is: what comes of it is the run that method.calibrate_on=N would have made, in a
 folder of its own beside it, with its own results.json, whose path is the last line. Foreign queries (ood) and variants that
@@ -137,7 +137,7 @@ def calibrate(
     if run_dir.parts[-4:] != place or "numbers" not in about:
         raise ConfigError(
             f"{run_dir} lies elsewhere than a run of these settings does, or is older than this; its experts would not be"
-            f" found. Let it lie at .../{'/'.join(place)}, or train anew with method.calibrate_on={on}."
+            f" found. Let it lie at .../{'/'.join(place)}, or train again with method.calibrate_on={on}."
         )
     settings: dict[str, float | str] = {"calibrate_on": on, "keep": keep}
     if on == TRAIN or against or cfg.method.get("against"):
@@ -164,13 +164,13 @@ def calibrate(
     if not trains_alike(about["numbers"], numbers_config(cfg)):
         raise ConfigError(
             f"{run_dir} was trained by an earlier version, with other general instructions or settings than this one would"
-            f" train with, so its thresholds cannot be set alone. Train anew with method.calibrate_on={on}."
+            f" train with, so its thresholds cannot be set alone. Train again with method.calibrate_on={on}."
         )
     tasks = build_tasks(cfg, config, build_template(config, about.get("date")))
     other = changed_data({task.name: task.digest() for task in tasks}, about["data"])
     if other:
         raise ConfigError(
             f"{run_dir} was trained on rows of {', '.join(other)} that {on} held out would need, or its data changed since."
-            f" Give a smaller --calibrate-on, or train anew with method.calibrate_on={on}."
+            f" Give a smaller --calibrate-on, or train again with method.calibrate_on={on}."
         )
     return launch(cfg, " ".join([about["command"], *(f"method.{name}={value}" for name, value in settings.items())]))

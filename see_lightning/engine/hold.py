@@ -21,9 +21,8 @@ class Hold:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._lock = filelock.FileLock(directory / ".lock")
-        self._opened: dict[
-            Path, int
-        ] = {}  # the directory and its lock: as long as they are open, no other gets its inode
+        #: The directory and its lock: as long as they are open, no other file gets their inodes.
+        self._opened: dict[Path, int] = {}
 
     def take(self) -> None:
         """Lock the directory, which is there.

@@ -118,6 +118,18 @@ class Ranks:
             raise Echo(str(problems[0]))
         return result
 
+    def share(self, work: Callable[[], T]) -> T:
+        """What some work gives that the first rank does, on every rank.
+
+        Raises:
+            Refusal: as from ``lead``.
+        """
+        given: list[Any] = [self.lead(work)]
+        if self.size > 1:
+            dist.broadcast_object_list(given)
+        result: T = given[0]
+        return result
+
     def side_by_side(self) -> dict[str, Any]:
         """Settings of a Trainer by which it knows this rank; under ``srun`` it finds out by itself."""
         return {"plugins": [LightningEnvironment()]} if self.size > 1 and "RANK" in os.environ else {}

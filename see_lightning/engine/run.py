@@ -225,8 +225,7 @@ class ContinualRun:
                 return
         # Made once, for a method may draw or write them by a model, and ranks that train on different rows drift apart.
         with costs.of("training_examples"):
-            (examples, *_) = self.ranks.gather(self.ranks.lead(lambda: method.training_examples(task, self.memory)))
-        assert examples is not None
+            examples = self.ranks.share(lambda: method.training_examples(task, self.memory))
         if self.ranks.first:
             write_examples(folder / "examples.jsonl", examples)
         data = TaskDataModule(
@@ -266,9 +265,8 @@ class ContinualRun:
                 f" kept. optim.lr is {lr:g}; lower it, such as to optim.lr={lr / 10:g}"
             ) from error
         seconds = time.monotonic() - started
-        limit = (
-            trainer.limit_train_batches
-        )  # of Lightning's: as a float a share, where 1.0 is all; else a number of steps
+        # Lightning's limit is a share if it is a float, where 1.0 is all; else a number of steps.
+        limit = trainer.limit_train_batches
         whole = isinstance(limit, float) and limit == 1
         per_epoch = data.steps_per_epoch if whole else int(trainer.num_training_batches)
         expected = per_epoch * self.settings.epochs

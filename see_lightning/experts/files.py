@@ -72,9 +72,8 @@ def save(pool: ExpertPool, name: str, folder: Path) -> None:
     adapter = voice.adapters[0] if voice else name
     write_tensors(_named(pairs), folder / WEIGHTS, {"format": "pt"})
     config = pool.settings(adapter)
-    if (rank := len(next(iter(pairs.values()))[0])) != config[
-        "r"
-    ]:  # of several adapters side by side, at the same scale
+    rank = len(next(iter(pairs.values()))[0])
+    if rank != config["r"]:  # several adapters side by side, at the same scale
         config |= {"r": rank, "lora_alpha": config["lora_alpha"] * rank / config["r"]}
     config |= {"inference_mode": True, "base_model_name_or_path": pool.place, "revision": pool.revision}
     if pool.header_ids:

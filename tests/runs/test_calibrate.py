@@ -200,7 +200,7 @@ def test_experts_that_refused_other_instructions_than_there_are_today_are_not_ta
     with monkeypatch.context() as before:
         before.setattr(config, "GENERAL_VERSION", 1)
         plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *settings))
-    with pytest.raises(Refusal, match="was trained by an earlier version.*Train anew with method.calibrate_on=2"):
+    with pytest.raises(Refusal, match="was trained by an earlier version.*Train again with method.calibrate_on=2"):
         calibrate(plain.directory, on=2, keep=0.5, against=3)
     again = toy.run(toy.compose(toy.data_in(base), tmp_path, *settings))
     assert again.fits == 3

@@ -2,7 +2,6 @@
 
 import pytest
 
-from see_lightning.methods.seqft import SeqFt
 from tests.runs import toy
 
 MINE = '''
@@ -56,7 +55,3 @@ def test_a_penalty_that_is_no_number_ends_the_task(base, tmp_path, hooked, monke
     monkeypatch.setattr(module.Hooked, "scale", float("nan"))
     with pytest.raises(Exception, match="the penalty is nan"):
         toy.run(toy.compose(toy.data_in(base), tmp_path / "runs", *words))
-
-
-def test_a_method_without_a_penalty_adds_none():
-    assert SeqFt.penalty(None) is None  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from see_lightning.engine.preemption import AGAIN
 from see_lightning.methods import method as methods
 from see_lightning.methods.method import Method
 from see_lightning.methods.see import See
+from see_lightning.methods.seqft import SeqFt
 from see_lightning.models.kept_prompts import KeptPrompts
 from tests.nightly import all_but
 from tests.runs import toy
@@ -290,3 +291,29 @@ def test_a_refusal_of_the_first_rank_is_told_once(base, tmp_path):
     log = tmp_path / "log"
     assert toy.ended(toy.start_ranks(2, work, log)) == [1, 0], log.read_text()[-3000:]
     assert log.read_text().count(f"LedgerError: {directory / 'ledger.json'} is damaged") == 1, log.read_text()[-3000:]
+
+
+def test_ranks_train_on_the_rows_of_the_first_and_edit_the_gradients_that_all_have(base, tmp_path, monkeypatch):
+    work, _ = together(base, tmp_path / "runs", 2, "method=seqft")
+    log, made = tmp_path / "log", SeqFt.training_examples
+
+    def note(line: str) -> None:
+        with (tmp_path / f"seen by {os.environ['RANK']}").open("a") as file:
+            file.write(line + "\n")
+
+    def differently(method: Method, *given: Any) -> Any:
+        return random.Random(os.environ["RANK"]).sample(examples := made(method, *given), len(examples))
+
+    def rows(method: Method) -> None:
+        note(" ".join(row.example.id for row in method.trainer.datamodule.rows))
+
+    def gradients(method: Method) -> None:
+        note(str([p.grad.double().sum().item() for p in method.parameters() if p.requires_grad]))
+
+    monkeypatch.setattr(SeqFt, "training_examples", differently)
+    monkeypatch.setattr(SeqFt, "on_train_start", rows)
+    monkeypatch.setattr(SeqFt, "edit_gradients", gradients)
+    assert toy.ended(toy.start_ranks(2, work, log)) == [0, 0], log.read_text()[-3000:]
+    first, other = ((tmp_path / f"seen by {rank}").read_text() for rank in (0, 1))
+    assert first == other
+    assert len(first.splitlines()) > len(toy.TASKS), "a line for each task and each step"
