@@ -11,7 +11,7 @@ from rich.console import Console
 
 from see_lightning.evaluation.protocols import PROTOCOLS, summaries
 from see_lightning.reporting.report.page import render_html
-from see_lightning.reporting.report.sections import matrix_csv
+from see_lightning.reporting.report.sections import costs_of, matrix_csv
 from see_lightning.reporting.report.terminal import print_report
 from see_lightning.reporting.svg import matrix_svg, readable_on
 from see_lightning.reporting.words import number
@@ -312,3 +312,10 @@ def test_variants_stand_beside_what_was_learned_in_the_terminal_and_on_the_page(
     assert any(cells[start : start + len(flat)] == flat for start in range(len(cells)))
     assert "Put otherwise" not in render_html(results())
     assert "input only" not in printed(results())
+
+
+def test_a_methods_own_work_is_told_by_task_over_all_its_hooks():
+    spent = {"assign": [None, 1.5], "end_task": [2.0, 4.0]}
+    assert costs_of({"timing": {"method_s": spent}, "counts": {"method_tokens": {}}}) == {
+        "method time": ([2.0, 5.5], True)
+    }

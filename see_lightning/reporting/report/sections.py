@@ -46,16 +46,18 @@ def title(results: Results) -> str:
     return f"{results['method']} on {results['order']} · {results['model']}{ratio} · seed {results['seed']}"
 
 
-def _costs(results: Results) -> dict[str, tuple[Any, bool]]:
+def costs_of(results: Results) -> dict[str, tuple[Any, bool]]:
     """Every count and time with a readable label; True marks a time span in seconds."""
     costs: dict[str, tuple[Any, bool]] = {}
     for group in ("counts", "timing"):
         for key, value in results.get(group, {}).items():
             is_span = key.endswith("_s") and "_per_" not in key
             label = re.sub("_s$", "", key) + " time" if is_span else key.replace("_per_s", " per second")
-            parts = value.items() if isinstance(value, dict) else [("", value)]
-            for part, values in parts:  # a method's own work is told by hook
-                costs[f"{label} {part}".replace("_", " ").strip()] = (values, is_span)
+            if value == {}:  # trained by older code, or nothing trained
+                continue
+            if isinstance(value, dict):  # by hook of the method; null where one did not run
+                value = [sum(part or 0 for part in task) for task in zip(*value.values(), strict=True)]
+            costs[label.replace("_", " ")] = (value, is_span)
     if "capacity" in results:
         costs["capacity"] = (results["capacity"], False)
     return costs
@@ -71,7 +73,7 @@ def per_task(results: Results) -> dict[str, list[str]]:
     """Label -> a readable value for each task, for every cost that was counted task by task."""
     return {
         label: [_readable(item, is_span) for item in value]
-        for label, (value, is_span) in _costs(results).items()
+        for label, (value, is_span) in costs_of(results).items()
         if isinstance(value, list) and len(value) == len(results["tasks"])
     }
 
@@ -79,7 +81,7 @@ def per_task(results: Results) -> dict[str, list[str]]:
 def in_all(results: Results) -> dict[str, str]:
     """Label -> a readable value, for every cost of the run as a whole."""
     by_task = per_task(results)
-    costs = _costs(results).items()
+    costs = costs_of(results).items()
     return {label: _readable(value, is_span) for label, (value, is_span) in costs if label not in by_task}
 
 
