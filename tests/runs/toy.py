@@ -340,7 +340,7 @@ def kill_where_new(diary: Path, once: bool = False) -> None:
         if once:
             return f"{target_of(path.name)} once"
         # Times, processes and the digests of all that differ from attempt to attempt; the rest of the content does not.
-        content = re.sub(rb'"seconds": [\d.e-]+|process \d+|\n "sha256": "\w+"\n}', b"", path.read_bytes())
+        content = re.sub(rb'"seconds": ([\d.e-]+|\{[^}]*\})|process \d+|\n "sha256": "\w+"\n}', b"", path.read_bytes())
         return f"{target_of(path.name)} {zlib.crc32(content):08x}"
 
     def die_unless_past(moment: str, path: Path, *, cut: int = 0) -> None:
