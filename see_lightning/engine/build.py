@@ -262,7 +262,13 @@ def _is_trained(cfg: DictConfig) -> bool:
 
 
 def build_method(
-    cfg: DictConfig, config: RunConfig, template: PromptTemplate, dtype: str, mesh: DeviceMesh | None = None
+    cfg: DictConfig,
+    config: RunConfig,
+    template: PromptTemplate,
+    dtype: str,
+    mesh: DeviceMesh | None = None,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Method:
     """Load the base model and put the method around it.
 
@@ -272,6 +278,8 @@ def build_method(
         template: prompt style and tokenizer.
         dtype: ``bf16`` or ``fp32``.
         mesh: ranks that share the base model, each holding a part; None leaves it whole.
+        rank: number of this process, from 0.
+        ranks: number of processes that train the method together.
     """
     base = load_model(config.model, cache_folder(config), dtype)
     adapter = config.adapter
@@ -287,7 +295,8 @@ def build_method(
         template.header_ids(),
         place=model_place(config.model, cache_folder(config)),
     )
-    method: Method = instantiate(cfg.method, setup=Setup(pool, template, config.optim, config.seed))
+    setup = Setup(pool, template, config.optim, config.seed, rank, ranks)
+    method: Method = instantiate(cfg.method, setup=setup)
     return method
 
 

@@ -217,6 +217,7 @@ class ContinualRun:
         self._heed()  # the model may have been loaded just now
         folder = self.ledger.begin(stage.name)
         assigned, costs = None, self._costs()
+        method.drawn.clear()
         if method.traits.may_reuse:
             with costs.of("assign"):
                 assigned = self._assign(stage, task, title)
@@ -281,7 +282,7 @@ class ContinualRun:
         foreign = sum(example.task not in learned | {task.name} for example in examples) if refuses else 0
         facts = {
             "examples": len(examples),
-            "rehearsed": past,
+            "rehearsed": past + sum(method.drawn[name] for name in learned),
             "negatives": past + foreign if refuses else 0,
             **({"refused": dict(Counter(e.task for e in examples if e.task in learned))} if refuses else {}),
             "steps": throughput.steps,

@@ -167,7 +167,7 @@ class Session:
             make_trainer = partial(make_trainer, inference_mode=False)
 
         def make_method() -> Method:
-            method = build_method(cfg, config, material.template, dtype, mesh)
+            method = build_method(cfg, config, material.template, dtype, mesh, ranks.rank, ranks.size)
             # The model's files may have come onto this machine only now.
             ranks.lead(lambda: check_model(self.ledger, config, note=True))
             return method

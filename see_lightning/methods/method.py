@@ -7,15 +7,16 @@ inheritance; a variant is an argument. Adding one takes a module here and a YAML
 import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import GenerationConfig, PreTrainedModel
@@ -30,7 +31,8 @@ from see_lightning.methods.setup import Setup, Traits
 from see_lightning.models.decode import Decoded, Row, Writing
 from see_lightning.models.kv_cache import Read
 from see_lightning.seeds import seed
-from see_lightning.tasks.batches import Batch, Queries
+from see_lightning.tasks.batches import Batch, Collator, Queries, cut, encode
+from see_lightning.tasks.datamodule import pad_id
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
@@ -87,6 +89,13 @@ class Method(L.LightningModule):
         #: Exact costs of answering: prefills (prompts read), decisions, decided_again (of these, in bf16, by themselves
         #: because they were close), generations (answers written), new_tokens.
         self.counts: Counter[str] = Counter()
+        #: Rows that ``batches`` has given since the task began, of all ranks together, by the rows' task.
+        self.drawn: Counter[str] = Counter()
+        self._ranks = setup.ranks
+        optim = setup.optim
+        self._collator = Collator(
+            pad_id(setup.template), optim.loss_mean, optim.tokens_at_once, setup.rank, setup.ranks
+        )
 
     @classmethod
     def is_told(cls, arguments: Mapping[str, Any]) -> bool:
@@ -193,6 +202,54 @@ class Method(L.LightningModule):
             raise FloatingPointError(f"the loss is {loss.item()} on the examples {named}.")
         return loss
 
+    def batches(self, examples: Sequence[Example], size: int) -> Iterator[Batch]:
+        """Batches for the method's own passes; the results count their rows of past tasks as rehearsed.
+
+        All ranks ask for the same batches, and each gets its share of the rows: call it in hooks that run on all ranks, not
+        in ``training_examples``.
+
+        Args:
+            examples: in the order in which they fill the batches.
+            size: examples of a batch, of all ranks together; the last batch may have fewer.
+
+        Yields:
+            Tokenised and padded rows on the model's device, with weights and parts as in ``training_step``.
+        """
+        for step in cut(examples, size):
+            rows = encode(step, self.template)
+            self.drawn.update(example.task for example in step)
+            longest_first = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
+            yield self._collator.batch(rows, longest_first).to(self.pool.device())
+
+    def gradients(self, batch: Batch) -> list[Tensor]:
+        """Gradients of the mean loss of a batch from ``batches``, averaged over the ranks; ``.grad`` stays as it is.
+
+        Args:
+            batch: this rank's share.
+
+        Returns:
+            One tensor for each trained weight, in the order of ``trained_weights``.
+        """
+        weights = self.trained_weights()
+        total = [torch.zeros_like(weight) for weight in weights]
+        for part in batch.split(self.optim.loss_mean):
+            with torch.enable_grad():
+                found = torch.autograd.grad(part.weight * self.loss(part), weights, materialize_grads=True)
+            torch._foreach_add_(total, found)
+        return [self.average(one) for one in total]
+
+    def average(self, tensor: Tensor) -> Tensor:
+        """Mean of a tensor over the ranks; all ranks call it."""
+        if self._ranks == 1:
+            return tensor
+        total = tensor.detach().clone()
+        dist.all_reduce(total)
+        return total / self._ranks
+
+    def trained_weights(self) -> list[nn.Parameter]:
+        """The weights that the current task trains."""
+        return [weight for weight in self.parameters() if weight.requires_grad]
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """A step begins without gradients."""
         self.zero_grad()
@@ -235,8 +292,7 @@ class Method(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """A fresh AdamW for every task: moments left from an earlier one would move what should rest."""
-        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer: Optimizer = AdamW(trainable, lr=self.optim.lr, weight_decay=self.optim.weight_decay)
+        optimizer: Optimizer = AdamW(self.trained_weights(), lr=self.optim.lr, weight_decay=self.optim.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = LambdaLR(
             optimizer, lambda step: learning_rate_share(step, steps, self.optim.schedule, self.optim.warmup)

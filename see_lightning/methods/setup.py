@@ -17,12 +17,16 @@ class Setup:
         template: how a query is put to the model.
         optim: how one task is trained.
         seed: the run's seed.
+        rank: number of this process, from 0.
+        ranks: number of processes that train the method together.
     """
 
     pool: ExpertPool
     template: PromptTemplate
     optim: OptimConfig
     seed: int
+    rank: int = 0
+    ranks: int = 1
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its tensors on a device."""
+        return replace(
+            self,
+            input_ids_BS=self.input_ids_BS.to(device),
+            attention_mask_BS=self.attention_mask_BS.to(device),
+            labels_BS=self.labels_BS.to(device),
+        )
+
     def split(self, mean: str) -> list["Batch"]:
         """Its parts, with no more padding than each needs, and weights that add up to its own.
 
@@ -237,3 +246,43 @@ class Encoded:
 def encode(examples: Sequence[Example], template: PromptTemplate) -> list[Encoded]:
     """Prompts and targets as ids, in the order given."""
     return [Encoded(e, template.prompt_ids(e.prompt), template.target_ids(e.target)) for e in examples]
+
+
+@dataclass(frozen=True, slots=True)
+class Collator:
+    """Makes of the rows of a step the batch that one rank computes.
+
+    Args:
+        pad: id of the padding token.
+        loss_mean: what the loss is a mean over, see ``mass``.
+        tokens_at_once: largest number of tokens that a rank computes together, padding included.
+        rank: number of this process, from 0.
+        ranks: number of processes.
+    """
+
+    pad: int
+    loss_mean: str = "tokens"
+    tokens_at_once: int = 4096
+    rank: int = 0
+    ranks: int = 1
+
+    def batch(self, rows: Sequence[Encoded], step: Sequence[int]) -> Batch:
+        """The padded batch of this rank's share of a step.
+
+        A rank without a row in the step gets one row at the weight 0, since all ranks must compute a step together.
+
+        Args:
+            rows: encoded examples.
+            step: numbers of the rows that all ranks compute together, the longest row first.
+        """
+        lengths = [len(row) for row in rows]
+        shares = [rank_share(step, lengths, rank, self.ranks) for rank in range(self.ranks)]
+        share = shares[self.rank]
+        weight = self.ranks * self._mass(rows, share) / self._mass(rows, step)
+        computed = [rows[row] for row in share or step[:1]]
+        ids, mask, labels = collate([row.prompt for row in computed], [row.target for row in computed], self.pad)
+        parts = max(parts_needed([lengths[row] for row in some], self.tokens_at_once) for some in shares if some)
+        return Batch(ids, mask, labels, [rows[row].example.id for row in share], weight, parts)
+
+    def _mass(self, rows: Sequence[Encoded], some: Sequence[int]) -> int:
+        return mass([len(rows[row].target) for row in some], self.loss_mean)

@@ -1,6 +1,7 @@
 """What Lightning loads: one task's training examples, or one task's test queries."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 
 import lightning as L
@@ -8,17 +9,7 @@ from torch.utils.data import DataLoader
 
 from see_lightning.data.example import Example
 from see_lightning.seeds import seed
-from see_lightning.tasks.batches import (
-    Batch,
-    Queries,
-    collate,
-    cut,
-    encode,
-    mass,
-    parts_needed,
-    plan_batches,
-    rank_share,
-)
+from see_lightning.tasks.batches import Batch, Collator, Queries, cut, encode, plan_batches
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
@@ -61,8 +52,7 @@ class TaskDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.name, self.batch_size, self.run_seed = name, batch_size, run_seed
-        self.loss_mean, self.tokens_at_once, self.rank, self.ranks = loss_mean, tokens_at_once, rank, ranks
-        self.template = template
+        self.collator = Collator(pad_id(template), loss_mean, tokens_at_once, rank, ranks)
         self.rows = encode(examples, template)
         self.steps_per_epoch = -(-len(self.rows) // batch_size)
 
@@ -71,21 +61,7 @@ class TaskDataModule(L.LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer else 0
         draw = seed(self.run_seed, self.name, f"order of epoch {epoch}")
         plan = plan_batches([len(row) for row in self.rows], self.batch_size, draw)
-        return DataLoader(plan, batch_size=None, collate_fn=self._collate)  # type: ignore[arg-type]
-
-    def _collate(self, step: list[int]) -> Batch:
-        lengths = [len(row) for row in self.rows]
-        shares = [rank_share(step, lengths, rank, self.ranks) for rank in range(self.ranks)]
-        share = shares[self.rank]
-        weight = self.ranks * self._mass(share) / self._mass(step)
-        # A rank that the step has no row for computes one for nothing, since all ranks must take the step together.
-        rows = [self.rows[row] for row in share or step[:1]]
-        ids, mask, labels = collate([r.prompt for r in rows], [r.target for r in rows], pad_id(self.template))
-        parts = max(parts_needed([lengths[row] for row in some], self.tokens_at_once) for some in shares if some)
-        return Batch(ids, mask, labels, [self.rows[row].example.id for row in share], weight, parts)
-
-    def _mass(self, rows: Sequence[int]) -> int:
-        return mass([len(self.rows[row].target) for row in rows], self.loss_mean)
+        return DataLoader(plan, batch_size=None, collate_fn=partial(self.collator.batch, self.rows))  # type: ignore[arg-type]
 
 
 WINDOW = 8  # times the queries written together; a method gets so many at once, to fill up places that become free
