@@ -21,16 +21,19 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from benchmarks.timing import ENOUGH, Clock
-from see_lightning.config import ConfigError, RunConfig, instantiate, register, validate
+from see_lightning.config.instantiate import instantiate
+from see_lightning.config.schema import RunConfig
+from see_lightning.config.search_path import CONF, register
+from see_lightning.config.validation import validate
 from see_lightning.engine.build import build_method, build_tasks, build_template
 from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughput
 from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.preemption import Told
 from see_lightning.engine.ranks import Ranks
+from see_lightning.errors import ConfigError
 from see_lightning.frame import frame
 from see_lightning.methods.method import Method
 from see_lightning.models.base import fast_dtype
-from see_lightning.refusals import CONF
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Batch
 from see_lightning.tasks.datamodule import TaskDataModule

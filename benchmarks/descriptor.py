@@ -20,16 +20,17 @@ import json
 import torch
 from torch import Tensor
 
-from see_lightning.config import ConfigError, validate
+from see_lightning.config.trust import load_config
+from see_lightning.config.validation import validate
 from see_lightning.engine.build import build_strangers
 from see_lightning.engine.ensemble import load_method, read_tasks
 from see_lightning.engine.ledger import OOD, Ledger
+from see_lightning.errors import ConfigError
 from see_lightning.evaluation.evaluate import prompt_sha
 from see_lightning.evaluation.ood import accepted_at, auroc, leanings
 from see_lightning.experts.descriptor import cosine, describe, mahalanobis, within
 from see_lightning.tasks.task import Task
 from see_lightning.tasks.variants import variant_of
-from see_lightning.trust import load_config
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

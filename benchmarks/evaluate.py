@@ -25,13 +25,14 @@ if __name__ == "__main__":
 from benchmarks import common, timing
 from benchmarks.common import Setup
 from benchmarks.timing import Clock
-from see_lightning.config import ConfigError, instantiate
+from see_lightning.config.instantiate import instantiate
+from see_lightning.config.trust import load_config
 from see_lightning.engine.launch import launch, run_directory
 from see_lightning.engine.ledger import Ledger, dump
 from see_lightning.engine.stages import Stage, plan_stages
+from see_lightning.errors import ConfigError
 from see_lightning.evaluation.evaluate import evaluate
-from see_lightning.trust import load_config
-from see_lightning.writing import write_text
+from see_lightning.files.writing import write_text
 
 SETTINGS = ("method=see", "order=superni_5", "ratio=0.1", "optim=small", "train_size=32", "test_size=8")
 OURS, NAIVE = "ours, remembering", "naive, asking everything again"

@@ -22,7 +22,8 @@ import torch
 
 from benchmarks import common, timing
 from benchmarks.timing import Clock, Contender
-from see_lightning.config import validate
+from see_lightning.config.trust import load_config
+from see_lightning.config.validation import validate
 from see_lightning.engine.build import build_tasks
 from see_lightning.engine.ensemble import load_method
 from see_lightning.engine.ledger import Ledger
@@ -30,7 +31,6 @@ from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.ranks import Ranks, join, place, supervise
 from see_lightning.evaluation.dealing import share_of
 from see_lightning.tasks.datamodule import query_loader
-from see_lightning.trust import load_config
 
 
 def work(run_dir: Path, queries: int, out: Path) -> None:

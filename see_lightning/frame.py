@@ -8,9 +8,9 @@ from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from see_lightning.config import ConfigError
-from see_lightning.refusals import REFUSED, barred, explain
-from see_lightning.textfiles import CONTROL, visible
+from see_lightning.config.explain import REFUSED, explain
+from see_lightning.errors import ConfigError, barred
+from see_lightning.files.text import CONTROL, visible
 
 #: What a table or a progress bar writes itself: a return at its start or a line's end, lines up, weights and hues.
 MOVED = re.compile(r"(?:\x1b\[A)+\Z|\r?")

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from see_lightning.cli import run as cli
-from see_lightning.config import ConfigError, validate
+from see_lightning.config.validation import validate
+from see_lightning.errors import ConfigError, with_cause
 from see_lightning.frame import Output, frame, print_exactly
-from see_lightning.refusals import with_cause
 
 ROOT = Path(__file__).parents[1]
 
@@ -151,7 +151,7 @@ def test_a_process_without_standard_output_goes_on(monkeypatch):
 CLOSED = """
 import sys
 from see_lightning.frame import Output, frame
-from see_lightning.refusals import with_cause
+from see_lightning.errors import with_cause
 with frame():
     for _ in range(100_000):
         print("a line that fills the pipe")

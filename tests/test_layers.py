@@ -33,7 +33,7 @@ def test_the_imports_keep_every_contract():
         ("evaluation/scores.py", "import see_lightning.engine.ledger", "each layer imports only what stands below it"),
         ("reporting/svg.py", "import torch", "reporting needs neither torch nor methods"),
         ("evaluation/protocols.py", "import see_lightning.experts.pool", "reporting needs neither torch nor methods"),
-        ("config.py", "import torch", "data and configuration start without torch"),
+        ("config/schema.py", "import torch", "data and configuration start without torch"),
         ("methods/loss.py", "import omegaconf", "methods know neither configuration files nor trackers"),
     ],
 )

@@ -6,9 +6,9 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from see_lightning import overrides
-from see_lightning.config import ConfigError
-from see_lightning.overrides import translate
+from see_lightning.config import overrides
+from see_lightning.config.overrides import translate
+from see_lightning.errors import ConfigError
 
 PARSER = OverridesParser.create()
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from see_lightning.cli.figures import main as draw
-from see_lightning.refusals import CONF
+from see_lightning.config.search_path import CONF
 from see_lightning.reporting.markdown import fill
 from see_lightning.reporting.runs import find_runs
 

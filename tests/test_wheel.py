@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from see_lightning.search_path import CONF
+from see_lightning.config.search_path import CONF
 from tests.runs.toy import write_tasks
 
 ROOT = CONF.parent

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from see_lightning.config import Refusal
+from see_lightning.errors import Refusal
 from see_lightning.experts.files import write_tensors
-from see_lightning.writing import (
+from see_lightning.files.writing import (
     UNFINISHED,
     append,
     check_out,

@@ -3,10 +3,9 @@
 import argparse
 import sys
 
-from see_lightning.cli.command import Parser, command
+from see_lightning.cli.command import Parser, at_least, command
+from see_lightning.config.trust import add_trust
 from see_lightning.frame import print_exactly
-from see_lightning.refusals import at_least
-from see_lightning.trust import add_trust
 
 
 def add_arguments(parser: Parser) -> None:

@@ -7,19 +7,14 @@ from typing import cast
 from omegaconf import DictConfig, OmegaConf
 
 from see_lightning.cli.command import Parser, command
-from see_lightning.config import (
-    TRAIN,
-    ConfigError,
-    check_calibrate_on,
-    method_name,
-    numbers_config,
-    validate,
-    within,
-)
+from see_lightning.config.checks import TRAIN, check_calibrate_on, within
+from see_lightning.config.identity import method_name, numbers_config
+from see_lightning.config.trust import NOTHING, Trust, add_trust, load_config, refuse_code, trust_in
+from see_lightning.config.validation import validate
 from see_lightning.engine.finished import finished_results
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import Ledger
-from see_lightning.trust import NOTHING, Trust, add_trust, load_config, refuse_code, trust_in
+from see_lightning.errors import ConfigError
 
 DESCRIPTION = """\
 Set a threshold for each expert of a run, by examples of its task that it was not trained on: its yes counts only where it

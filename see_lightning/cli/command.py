@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from see_lightning.config import ConfigError, nearest
+from see_lightning.errors import ConfigError, nearest
 from see_lightning.frame import frame
 
 
@@ -91,3 +91,14 @@ def command(
         return main
 
     return decorated
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """An argument's type: a whole number that is not smaller than another."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"a number of at least {least} is wanted; got {text!r}")
+        return int(text)
+
+    return read

@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from see_lightning.cli.command import Parser, command
-from see_lightning.config import Refusal, instantiate, register, validate
+from see_lightning.config.explain import explain
+from see_lightning.config.instantiate import instantiate
+from see_lightning.config.overrides import translate
+from see_lightning.config.search_path import CONF, register, register_own_conf
+from see_lightning.config.validation import validate
 from see_lightning.data.audit import PartAudit, audit, warnings
-from see_lightning.data.example import DataError
 from see_lightning.data.reader import Reader
-from see_lightning.overrides import translate
-from see_lightning.refusals import explain
-from see_lightning.search_path import CONF, register_own_conf
+from see_lightning.errors import DataError, Refusal
 
 DESCRIPTION = """\
 Count what stands in your copy of a benchmark: rows, different prompts, rows of other parts that stand in train, the longest

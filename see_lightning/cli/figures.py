@@ -6,10 +6,11 @@ from pathlib import Path
 
 from see_lightning.cli.command import Parser, command
 from see_lightning.cli.output import common_folder, is_of_a_run, write
-from see_lightning.config import Refusal
 from see_lightning.engine.measured import PERPLEXITY, TRANSFER, is_current, stale
+from see_lightning.errors import Refusal
 from see_lightning.evaluation.transfer import Transfer
-from see_lightning.reading import file_bytes
+from see_lightning.files.reading import file_bytes
+from see_lightning.files.run_files import read_file, well_shaped
 from see_lightning.reporting.comparison.groups import compare, counted
 from see_lightning.reporting.figures.capacity import capacity_csv, capacity_svg, has_capacity
 from see_lightning.reporting.figures.latency import latency_csv, latency_figure, latency_rows
@@ -19,7 +20,6 @@ from see_lightning.reporting.figures.tasks import tasks_csv, tasks_svg
 from see_lightning.reporting.figures.transfer import transfer_csv, transfer_svg
 from see_lightning.reporting.runs import Run, find_runs, read_run
 from see_lightning.reporting.svg import standalone_svg
-from see_lightning.run_files import read_file, well_shaped
 
 DESCRIPTION = """\
 Draws finished runs as SEE's paper does: the score of each task after the last one, beside MTL and AvgSTL (stl); the

@@ -10,15 +10,15 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from see_lightning.cli.command import Parser, command
-from see_lightning.config import ConfigError, Refusal, nearest, one_of
+from see_lightning.cli.command import Parser, at_least, command
+from see_lightning.config.checks import one_of
+from see_lightning.config.trust import add_trust
 from see_lightning.engine.finished import finished_results
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import dump
-from see_lightning.refusals import at_least, with_cause
-from see_lightning.run_files import read_file, seal
-from see_lightning.trust import add_trust
-from see_lightning.writing import check_out, write_text
+from see_lightning.errors import ConfigError, Refusal, nearest, with_cause
+from see_lightning.files.run_files import read_file, seal
+from see_lightning.files.writing import check_out, write_text
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

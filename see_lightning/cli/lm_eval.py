@@ -18,8 +18,8 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from see_lightning.config import ConfigError, nearest
 from see_lightning.engine.ensemble import load_ensemble, usable_device
+from see_lightning.errors import ConfigError, nearest
 from see_lightning.frame import frame
 from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.voices import Continuation, Voices

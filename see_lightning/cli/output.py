@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from see_lightning.config import Refusal
-from see_lightning.writing import make_folder, write_text
+from see_lightning.errors import Refusal
+from see_lightning.files.writing import make_folder, write_text
 
 
 def common_folder(paths: Sequence[Path]) -> Path:

@@ -6,12 +6,12 @@ from functools import partial
 from typing import Any
 
 from see_lightning.cli.command import Parser, command
-from see_lightning.config import validate
+from see_lightning.config.trust import NOTHING, Trust, add_trust, load_config, trust_in
+from see_lightning.config.validation import validate
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.measured import PERPLEXITY, measured_once
-from see_lightning.run_files import well_shaped
-from see_lightning.trust import NOTHING, Trust, add_trust, load_config, trust_in
+from see_lightning.files.run_files import well_shaped
 
 DESCRIPTION = """\
 The perplexity of the reference answers to a finished run's test queries, each under the model that answers that query after

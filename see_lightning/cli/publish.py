@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from see_lightning.cli.command import Parser, command
-from see_lightning.config import ConfigError
 from see_lightning.engine.finished import finished_results
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import dump
 from see_lightning.engine.measured import PERPLEXITY, TRANSFER, is_current, stale
+from see_lightning.errors import ConfigError
+from see_lightning.files.run_files import read_file
+from see_lightning.files.writing import make_folder, refuse_links, write_text
 from see_lightning.reporting.markdown import KINDS, fill
 from see_lightning.reporting.places import machine, without_places
 from see_lightning.reporting.runs import read_run
-from see_lightning.run_files import read_file
-from see_lightning.writing import make_folder, refuse_links, write_text
 
 KEPT = ("results.json", PERPLEXITY, TRANSFER, "harness.json")  # what a run measured, without what it answered
 

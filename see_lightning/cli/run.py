@@ -12,12 +12,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from see_lightning.config import ConfigError, register, validate
-from see_lightning.effects import check_effects
+from see_lightning.config.effects import check_effects
+from see_lightning.config.explain import REFUSED, explain
+from see_lightning.config.overrides import translate
+from see_lightning.config.search_path import CONF, PROGRAM, register, register_own_conf
+from see_lightning.config.validation import validate
+from see_lightning.errors import ConfigError
 from see_lightning.frame import frame
-from see_lightning.overrides import translate
-from see_lightning.refusals import REFUSED, explain
-from see_lightning.search_path import CONF, PROGRAM, register_own_conf
 
 #: Exit codes of a run that was told to stop, by which a multirun stops too: Ctrl-C, SIGTERM, a scheduler's warning.
 STOPPED = (130, 143, 75)

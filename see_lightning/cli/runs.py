@@ -12,11 +12,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from see_lightning.cli.command import Parser, command
-from see_lightning.config import Refusal
+from see_lightning.errors import Refusal
+from see_lightning.files.run_files import LedgerError, read_file
 from see_lightning.reporting.runs import find_runs, read_run
 from see_lightning.reporting.terminal import print_table
 from see_lightning.reporting.words import number
-from see_lightning.run_files import LedgerError, read_file
 
 DESCRIPTION = """\
 A list of runs, the one that went on last at the top. PATH/latest, wherever a command takes a RUN_DIR, is the one that was

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.cli.command import Parser, command
-from see_lightning.config import Refusal
+from see_lightning.config.trust import NOTHING, Trust, add_trust, trust_in
 from see_lightning.engine.finished import Unheld, finished_results
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import Ledger, dump
-from see_lightning.refusals import FULL, barred, room_needed
-from see_lightning.run_files import seal, well_shaped
-from see_lightning.trust import NOTHING, Trust, add_trust, trust_in
-from see_lightning.writing import check_out, write_text
+from see_lightning.errors import FULL, Refusal, barred, room_needed
+from see_lightning.files.run_files import seal, well_shaped
+from see_lightning.files.writing import check_out, write_text
 
 DESCRIPTION = """\
 What a finished run of SEE would have given, had its experts been asked in another order or been believed at another

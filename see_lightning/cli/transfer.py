@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from see_lightning.cli.command import Parser, command
-from see_lightning.config import Refusal, validate
+from see_lightning.cli.command import Parser, at_least, command
+from see_lightning.config.trust import NOTHING, Trust, add_trust, load_config, trust_in
+from see_lightning.config.validation import validate
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import FORCED, Ledger
 from see_lightning.engine.measured import TRANSFER, measured_once
-from see_lightning.refusals import at_least
-from see_lightning.run_files import well_shaped
-from see_lightning.trust import NOTHING, Trust, add_trust, load_config, trust_in
+from see_lightning.errors import Refusal
+from see_lightning.files.run_files import well_shaped
 
 DESCRIPTION = """\
 The transfer matrix of a finished run: the score of each expert, and of the base model, on each task's test queries, whoever

@@ -65,7 +65,7 @@ def refuse(name: str) -> None:
         SystemExit: with 2.
     """
     # Late, because these import OmegaConf and Hydra, which the table does without.
-    from see_lightning.config import ConfigError, nearest
+    from see_lightning.errors import ConfigError, nearest
     from see_lightning.frame import frame
 
     with frame():

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from see_lightning.data.example import DataError, Example
+from see_lightning.data.example import Example
 from see_lightning.data.split import Split
+from see_lightning.errors import DataError
 
 OnBadRow = Literal["stop", "skip"]
 MOST_SKIPPED = 1  # per cent of a task's rows

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from see_lightning.data.checks import BadRow, RowChecks
-from see_lightning.data.example import Body, DataError, Example
+from see_lightning.data.example import Body, Example
 from see_lightning.data.reader import (
     Part,
     array_rows,
@@ -16,6 +16,7 @@ from see_lightning.data.reader import (
     where_to_put,
 )
 from see_lightning.data.split import Split
+from see_lightning.errors import DataError
 
 PUBLISHED_AT = "https://github.com/cmnfriend/O-LoRA, folder CL_Benchmark"
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from see_lightning.config import DataError as DataError
-
 
 def joined(texts: Sequence[str]) -> str:
     r"""The texts of a row as one, for its digest: no other texts give the same.

@@ -12,8 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from see_lightning.data.checks import BadRow
-from see_lightning.data.example import DataError, Example
+from see_lightning.data.example import Example
 from see_lightning.data.reader import json_lines
+from see_lightning.errors import DataError
 
 GENERAL = "general"  # the task that such examples are said to be of
 BUILT_IN = "built_in"  # the instructions of the package, sorted by kind

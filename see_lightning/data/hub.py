@@ -6,15 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import ConfigError, Refusal, listed, nearest
 from see_lightning.data.checks import BadRow, RowChecks
-from see_lightning.data.example import DataError, Example
+from see_lightning.data.example import Example
 from see_lightning.data.reader import Part, RowError, made, read_halves, require_task
 from see_lightning.data.split import Split
 from see_lightning.data.tables import Row, csv_rows, json_rows
 from see_lightning.data.texts import NoText, as_text, at, column_text, columns_of
-from see_lightning.refusals import with_cause
-from see_lightning.textfiles import holds_surrogate
+from see_lightning.errors import ConfigError, DataError, Refusal, listed, nearest, with_cause
+from see_lightning.files.text import holds_surrogate
 
 
 @dataclass(frozen=True, slots=True)

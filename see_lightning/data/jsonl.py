@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from see_lightning.data.checks import RowChecks
-from see_lightning.data.example import DataError
 from see_lightning.data.reader import Part, json_lines, read_halves, require_task
 from see_lightning.data.split import Split
+from see_lightning.errors import DataError
 
 
 class JsonlReader:

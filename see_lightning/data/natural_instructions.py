@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
 
-from see_lightning.config import listed, one_of, within
+from see_lightning.config.checks import one_of, within
 from see_lightning.data.checks import BadRow, RowChecks
-from see_lightning.data.example import Body, DataError, Example
+from see_lightning.data.example import Body, Example
 from see_lightning.data.reader import (
     EMPTY_ANSWER,
     Part,
@@ -22,6 +22,7 @@ from see_lightning.data.reader import (
     where_to_put,
 )
 from see_lightning.data.split import Split
+from see_lightning.errors import DataError, listed
 from see_lightning.seeds import seed
 
 

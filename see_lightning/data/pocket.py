@@ -15,9 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from see_lightning.data.checks import RowChecks
-from see_lightning.data.example import DataError, Example
+from see_lightning.data.example import Example
 from see_lightning.data.reader import Part, read_halves, require_task
 from see_lightning.data.split import Split
+from see_lightning.errors import DataError
 from see_lightning.seeds import seed
 
 TRAIN_ROWS = 400

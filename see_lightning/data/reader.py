@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from see_lightning.config import Refusal, listed
 from see_lightning.data.checks import BadRow, RowChecks
-from see_lightning.data.example import DataError, Example
+from see_lightning.data.example import Example
 from see_lightning.data.split import Split
-from see_lightning.textfiles import NoJson, holds_surrogate, parse_json, read_text, text_bytes
+from see_lightning.errors import DataError, Refusal, listed
+from see_lightning.files.text import NoJson, holds_surrogate, parse_json, read_text, text_bytes
 
 EMPTY_ANSWER = "the answer is empty"  # a remark on rows that their publisher reads all the same
 
@@ -58,7 +58,7 @@ def require_task(task: str, tasks: Sequence[str], hint: str = "") -> None:
 
     >>> require_task("quiz", ["qa", "quizz"])
     Traceback (most recent call last):
-    see_lightning.config.DataError: no task 'quiz'; did you mean 'quizz'? There are: qa, quizz
+    see_lightning.errors.DataError: no task 'quiz'; did you mean 'quizz'? There are: qa, quizz
     """
     if task in tasks:
         return

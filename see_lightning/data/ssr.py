@@ -5,9 +5,10 @@ from itertools import chain
 from pathlib import Path
 
 from see_lightning.data.checks import BadRow, RowChecks
-from see_lightning.data.example import DataError, Example
+from see_lightning.data.example import Example
 from see_lightning.data.reader import Part, json_lines, read_published, require_task, where_to_put
 from see_lightning.data.split import Split
+from see_lightning.errors import DataError
 
 PUBLISHED_AT = "https://github.com/DeepLearnXMU/SSR, folder data/ni-cus0.12/split"
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from see_lightning.data.example import DataError
-from see_lightning.textfiles import NoJson, parse_json, read_text
+from see_lightning.errors import DataError
+from see_lightning.files.text import NoJson, parse_json, read_text
 
 Row = dict[str, Any] | str  # a string says why a row is none
 

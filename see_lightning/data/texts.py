@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from string import Formatter
 from typing import Any
 
-from see_lightning.config import listed
+from see_lightning.errors import listed
 
 
 class NoText(ValueError):

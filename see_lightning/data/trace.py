@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from see_lightning.data.checks import BadRow, RowChecks
-from see_lightning.data.example import Body, DataError, Example
+from see_lightning.data.example import Body, Example
 from see_lightning.data.reader import (
     EMPTY_ANSWER,
     Part,
@@ -17,6 +17,7 @@ from see_lightning.data.reader import (
     where_to_put,
 )
 from see_lightning.data.split import Split
+from see_lightning.errors import DataError
 
 PUBLISHED_AT = (
     "https://github.com/zjwang21/TRACE, folder TRACE-Benchmark/LLM-CL-Benchmark_500 (or _1000, _5000), or of the archive "

@@ -12,10 +12,12 @@ import hydra.utils
 from omegaconf import DictConfig
 from torch.distributed.device_mesh import DeviceMesh
 
-from see_lightning.config import LLAMA_TARGETS, TRAIN, VARIANTS, ConfigError, RunConfig, instantiate, listed, nearest
+from see_lightning.config.checks import TRAIN
+from see_lightning.config.instantiate import instantiate
+from see_lightning.config.schema import LLAMA_TARGETS, VARIANTS, RunConfig
 from see_lightning.data.checks import RowChecks
-from see_lightning.data.example import DataError
 from see_lightning.engine.contents import shipped_names
+from see_lightning.errors import ConfigError, DataError, listed, nearest
 from see_lightning.evaluation.references import score_notices
 from see_lightning.evaluation.scores import score_fn
 from see_lightning.experts.pool import ExpertPool, check_activated

@@ -18,14 +18,17 @@ from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
-from see_lightning.config import RunConfig, instantiate, with_values
+from see_lightning.config.identity import with_values
+from see_lightning.config.instantiate import instantiate
+from see_lightning.config.schema import RunConfig
+from see_lightning.config.search_path import CONF
 from see_lightning.data.checks import BadRow
-from see_lightning.data.example import DataError, Example, joined
+from see_lightning.data.example import Example, joined
 from see_lightning.data.general import BUILT_IN
 from see_lightning.data.reader import Reader
+from see_lightning.errors import DataError
+from see_lightning.files.reading import sha256
 from see_lightning.models.digest import files_digest, model_files, weights_of
-from see_lightning.reading import sha256
-from see_lightning.refusals import CONF
 from see_lightning.tasks.task import Benchmark
 
 MODEL, SOURCE = "model.name", "method.general_source"

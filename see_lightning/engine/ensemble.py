@@ -8,19 +8,21 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from see_lightning.config import ConfigError, listed, nearest, one_of, validate
+from see_lightning.config.checks import one_of
+from see_lightning.config.trust import NOTHING, Trust, load_config
+from see_lightning.config.validation import validate
 from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts, recall_of
 from see_lightning.engine.find import check_model
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import REMEMBERED, Ledger, LedgerError
 from see_lightning.engine.made_from import check_prompts, taken_up
+from see_lightning.errors import ConfigError, listed, nearest
 from see_lightning.evaluation.evaluate import put_back, remembered
 from see_lightning.methods.method import ExpertMethod, Method
 from see_lightning.models.base import DTYPES
 from see_lightning.tasks.datamodule import query_batch, query_loader
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task, changed_data
-from see_lightning.trust import NOTHING, Trust, load_config
 
 Messages = Sequence[Mapping[str, str]]  # of one chat: {"role": ..., "content": ...}
 

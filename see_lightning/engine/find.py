@@ -8,16 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from see_lightning.config import (
-    Refusal,
-    RunConfig,
-    key_of,
-    listed,
-    method_name,
-    numbers_config,
-    switched_on,
-    with_values,
-)
+from see_lightning.config.identity import key_of, method_name, numbers_config, switched_on, with_values
+from see_lightning.config.schema import RunConfig
 from see_lightning.engine.contents import (
     MODEL,
     ROWS,
@@ -33,8 +25,9 @@ from see_lightning.engine.contents import (
     without_places,
 )
 from see_lightning.engine.ledger import Ledger, LedgerError
+from see_lightning.errors import Refusal, listed
+from see_lightning.files.run_files import read_file, well_shaped
 from see_lightning.models.digest import changed_files
-from see_lightning.run_files import read_file, well_shaped
 from see_lightning.tasks.task import is_same_data
 
 Digests = Callable[[], Mapping[str, str]]

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger
+from see_lightning.errors import Refusal
 from see_lightning.reporting.runs import read_results
 
 

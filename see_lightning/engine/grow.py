@@ -8,17 +8,18 @@ from typing import Any
 
 import hydra.utils
 
-from see_lightning.config import listed, switched_on
+from see_lightning.config.identity import switched_on
 from see_lightning.engine.contents import Contents
 from see_lightning.engine.find import Compared, comparable, compare
 from see_lightning.engine.ledger import BESIDE, Ledger, LedgerError
 from see_lightning.engine.made_from import check_same_prompts
 from see_lightning.engine.record import starts_of
 from see_lightning.engine.stages import Stage
+from see_lightning.errors import listed
 from see_lightning.experts.files import THRESHOLD
+from see_lightning.files.writing import copy_folder, refuse_links
 from see_lightning.methods.method import Method
 from see_lightning.tasks.task import changed_data
-from see_lightning.writing import copy_folder, refuse_links
 
 
 def _without_tasks(config: dict[str, Any], tasks: int) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import filelock
 
-from see_lightning.reading import file_bytes
-from see_lightning.run_files import LedgerError
-from see_lightning.writing import write_text
+from see_lightning.files.reading import file_bytes
+from see_lightning.files.run_files import LedgerError
+from see_lightning.files.writing import write_text
 
 
 class Hold:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from see_lightning.config import Refusal
+from see_lightning.errors import Refusal
 from see_lightning.reporting.runs import find_runs
 
 LATEST = "latest"  # runs/pocket_5/see/latest, which is no folder

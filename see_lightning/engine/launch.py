@@ -13,7 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import see_lightning.engine.strategy  # noqa: F401  makes fsdp_base known to Lightning
-from see_lightning.config import FSDP_BASE, ConfigError, Refusal, RunConfig, method_name, validate
+from see_lightning.config.identity import method_name
+from see_lightning.config.schema import RunConfig
+from see_lightning.config.validation import FSDP_BASE, validate
 from see_lightning.engine.build import build_tasks, build_template, check_adaptable, settle_targets
 from see_lightning.engine.contents import read_contents
 from see_lightning.engine.find import Found, find_run
@@ -22,11 +24,11 @@ from see_lightning.engine.preemption import ended_at_once, leave_quietly
 from see_lightning.engine.ranks import Echo, Place, Ranks, check_size, join, on_gpu, place, processes, supervise
 from see_lightning.engine.report_again import bring_up_to_date, check_template, is_finished
 from see_lightning.engine.session import Session
+from see_lightning.errors import ConfigError, Refusal, room_needed
+from see_lightning.files.run_files import well_shaped
 from see_lightning.methods.method import Method
-from see_lightning.refusals import room_needed
 from see_lightning.reporting.report.terminal import print_report
 from see_lightning.reporting.runs import read_results
-from see_lightning.run_files import well_shaped
 
 
 def find(cfg: DictConfig, config: RunConfig) -> Found:

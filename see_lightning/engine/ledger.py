@@ -11,13 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import VARIANTS, Refusal
+from see_lightning.config.schema import VARIANTS
 from see_lightning.engine.hold import Hold
-from see_lightning.reading import file_bytes, sha256
-from see_lightning.run_files import LedgerError as LedgerError
-from see_lightning.run_files import check, read_file, read_records, seal, well_shaped
-from see_lightning.run_shapes import NEEDED
-from see_lightning.writing import (
+from see_lightning.errors import Refusal
+from see_lightning.files.reading import file_bytes, sha256
+from see_lightning.files.run_files import LedgerError as LedgerError
+from see_lightning.files.run_files import check, read_file, read_records, seal, well_shaped
+from see_lightning.files.run_shapes import NEEDED
+from see_lightning.files.writing import (
     append,
     make_folder,
     refuse_link,

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from see_lightning.config import RESERVED, Refusal
+from see_lightning.config.schema import RESERVED
 from see_lightning.engine.ledger import Ledger, LedgerError
-from see_lightning.run_files import read_file
+from see_lightning.errors import Refusal
+from see_lightning.files.run_files import read_file
 from see_lightning.tasks.prompts import PromptTemplate
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from see_lightning.engine.finished import Unheld, finished_results
 from see_lightning.engine.ledger import Ledger, dump
-from see_lightning.refusals import room_needed
-from see_lightning.run_files import LedgerError, read_file, seal
-from see_lightning.writing import check_out, write_text
+from see_lightning.errors import room_needed
+from see_lightning.files.run_files import LedgerError, read_file, seal
+from see_lightning.files.writing import check_out, write_text
 
 #: Files in a run's directory.
 PERPLEXITY, TRANSFER = "perplexity.json", "transfer.json"

@@ -6,7 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
-from see_lightning.config import load_composed, register
+from see_lightning.config.search_path import register
+from see_lightning.config.validation import load_composed
 from see_lightning.frame import frame
 
 _PR_SET_PDEATHSIG = 1

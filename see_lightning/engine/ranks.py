@@ -26,8 +26,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 import see_lightning
-from see_lightning.config import ConfigError, Refusal
 from see_lightning.engine.preemption import Stopped
+from see_lightning.errors import ConfigError, Refusal
 from see_lightning.frame import LAUNCHER
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from lightning.pytorch.loggers import Logger
 
 from see_lightning.engine.preemption import Told
-from see_lightning.refusals import with_cause
+from see_lightning.errors import with_cause
 
 
 class Relay:

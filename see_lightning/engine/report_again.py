@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from see_lightning.config import ConfigError, Refusal, RunConfig, listed
+from see_lightning.config.schema import RunConfig
 from see_lightning.engine.build import build_template
 from see_lightning.engine.contents import ood_digests, ood_without_places
 from see_lightning.engine.find import Found
@@ -19,6 +19,7 @@ from see_lightning.engine.relay import notice
 from see_lightning.engine.results import paraphrases
 from see_lightning.engine.start import is_noted, note_contents, note_places
 from see_lightning.engine.tracking import make_tracker
+from see_lightning.errors import ConfigError, Refusal, listed
 from see_lightning.reporting.runs import read_results
 
 

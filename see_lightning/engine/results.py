@@ -9,7 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from see_lightning.config import VARIANTS, RunConfig, method_name, numbers_config
+from see_lightning.config.identity import method_name, numbers_config
+from see_lightning.config.schema import VARIANTS, RunConfig
 from see_lightning.engine.contents import ood_digests, placed
 from see_lightning.engine.ledger import OOD, Ledger
 from see_lightning.engine.method_costs import HOOKS
@@ -23,9 +24,9 @@ from see_lightning.evaluation.protocols import summaries
 from see_lightning.evaluation.routing import BASE, misrouted, routing_report
 from see_lightning.evaluation.variants import variant_report
 from see_lightning.experts.files import THRESHOLD
+from see_lightning.files.run_files import read_file
 from see_lightning.methods.method import Method
 from see_lightning.models.base import model_id
-from see_lightning.run_files import read_file
 from see_lightning.tasks.task import Task
 
 
@@ -333,8 +334,7 @@ def keep_earlier(results: dict[str, Any], earlier: Mapping[str, Any]) -> None:
         results: from ``collect``, changed in place.
         earlier: the run's ``results.json`` as it was.
     """
-    if "ood" in earlier:
-        results.setdefault("ood", earlier["ood"])
+    results |= {key: earlier[key] for key in ("ood",) if key in earlier and key not in results}
     if "variants" in earlier:
         found = {**earlier["variants"], **results.get("variants", {})}
         results["variants"] = {**found, "asked": [name for name in VARIANTS if name in found]}

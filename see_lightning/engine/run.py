@@ -15,7 +15,6 @@ import lightning as L
 import torch
 from rich.console import Console
 
-from see_lightning.config import Refusal
 from see_lightning.data.example import Example
 from see_lightning.engine.build import recall_of
 from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughput
@@ -27,17 +26,18 @@ from see_lightning.engine.preemption import Stopped, Told
 from see_lightning.engine.ranks import Ranks
 from see_lightning.engine.stages import Stage
 from see_lightning.engine.tracking import Tracker
+from see_lightning.errors import Refusal
 from see_lightning.evaluation.dealing import share_of
 from see_lightning.evaluation.evaluate import add_plain, decide, evaluate, merge, put_back, remembered
 from see_lightning.evaluation.routing import BASE
+from see_lightning.files.reading import sha256
+from see_lightning.files.writing import write_text
 from see_lightning.methods.method import Assignment, ExpertMethod, Method
 from see_lightning.models.sharding import in_step, is_sharded
-from see_lightning.reading import sha256
 from see_lightning.seeds import seed
 from see_lightning.tasks.datamodule import TaskDataModule
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
-from see_lightning.writing import write_text
 
 T = TypeVar("T")
 

@@ -11,7 +11,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from see_lightning.config import FSDP_BASE, METHOD_GIVEN, ConfigError, RunConfig, bind, instantiate
+from see_lightning.config.instantiate import METHOD_GIVEN, bind, instantiate
+from see_lightning.config.schema import RunConfig
+from see_lightning.config.validation import FSDP_BASE
 from see_lightning.engine.build import (
     build_method,
     build_strangers,
@@ -30,11 +32,12 @@ from see_lightning.engine.run import ContinualRun, RunSettings
 from see_lightning.engine.stages import Stage, plan_stages
 from see_lightning.engine.start import start_run
 from see_lightning.engine.tracking import Tracker, make_tracker
+from see_lightning.errors import ConfigError
+from see_lightning.files.run_files import read_file, seal
 from see_lightning.methods.method import Method
 from see_lightning.reporting.report.page import render_html
 from see_lightning.reporting.report.sections import matrix_csv
 from see_lightning.reporting.runs import read_results
-from see_lightning.run_files import read_file, seal
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task, told_apart
 

@@ -8,7 +8,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from see_lightning.config import RunConfig, listed, numbers_config
+from see_lightning.config.identity import numbers_config
+from see_lightning.config.schema import RunConfig
+from see_lightning.config.trust import read_settings, sealed_settings
 from see_lightning.engine.contents import ROWS
 from see_lightning.engine.find import Found, comparable, edits, refuse_other_model
 from see_lightning.engine.grow import adopt, earlier_run
@@ -16,11 +18,11 @@ from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.engine.made_from import check_prompts, prompt_facts
 from see_lightning.engine.record import commit, differing, starts_of, versions, why_no_commit
 from see_lightning.engine.stages import Stage
+from see_lightning.errors import listed
+from see_lightning.files.run_files import seal
 from see_lightning.models.base import fast_dtype
-from see_lightning.run_files import seal
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import changed_data
-from see_lightning.trust import read_settings, sealed_settings
 
 
 def start_run(

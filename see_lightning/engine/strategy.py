@@ -5,7 +5,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from see_lightning.config import FSDP_BASE
+from see_lightning.config.validation import FSDP_BASE
 
 
 class FSDPBaseStrategy(DDPStrategy):

@@ -22,13 +22,15 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from see_lightning.config import ConfigError, instantiate, one_of, within
+from see_lightning.config.checks import one_of, within
+from see_lightning.config.instantiate import instantiate
 from see_lightning.engine.preemption import Told
 from see_lightning.engine.relay import Relay, Relayed, notice
 from see_lightning.engine.wandb_process import Client, Lost
 from see_lightning.engine.wandb_summary import flat, summary
-from see_lightning.reading import file_bytes
-from see_lightning.writing import refuse_links, write_text
+from see_lightning.errors import ConfigError
+from see_lightning.files.reading import file_bytes
+from see_lightning.files.writing import refuse_links, write_text
 
 TIMEOUT = 30.0  # seconds
 LOG_HEAD = 7  # bytes with which W&B begins a transaction log

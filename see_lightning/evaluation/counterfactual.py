@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from see_lightning.config import Refusal
+from see_lightning.errors import Refusal
 from see_lightning.evaluation.continual import average, backward_transfer
 from see_lightning.evaluation.matrix import ResultsMatrix
 from see_lightning.evaluation.recorded import Opinions, Said

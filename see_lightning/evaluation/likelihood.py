@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from see_lightning.config import Refusal
+from see_lightning.errors import Refusal
 from see_lightning.evaluation.routing import BASE
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.methods.method import Method

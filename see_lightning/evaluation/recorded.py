@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from see_lightning.config import Refusal
+from see_lightning.errors import Refusal
 from see_lightning.evaluation.routing import BASE
 from see_lightning.experts.walk import Verdict, counted
 

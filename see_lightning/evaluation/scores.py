@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from see_lightning.config import ConfigError, nearest
+from see_lightning.errors import ConfigError, nearest
 from see_lightning.evaluation.labels import (
     accuracy,
     accuracy_trace,

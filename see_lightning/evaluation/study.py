@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from see_lightning.config import Refusal
+from see_lightning.errors import Refusal
 from see_lightning.evaluation.counterfactual import replay
 from see_lightning.evaluation.recorded import Said
 from see_lightning.evaluation.thresholds import own_and_foreign, sweep

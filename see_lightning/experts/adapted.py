@@ -18,7 +18,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from see_lightning.config import AdapterConfig
+from see_lightning.config.schema import AdapterConfig
 from see_lightning.experts.targets import target_layers
 from see_lightning.experts.weights import WeightCache
 

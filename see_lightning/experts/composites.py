@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from see_lightning.config import ConfigError
+from see_lightning.errors import ConfigError
 from see_lightning.experts.adapted import AdaptedModel
 from see_lightning.experts.weights import WeightCache
 

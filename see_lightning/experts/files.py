@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialized
 from torch import Tensor
 
-from see_lightning.config import ConfigError, listed
+from see_lightning.errors import ConfigError, listed
 from see_lightning.experts.adapted import IN_PEFT
 from see_lightning.experts.pool import ExpertPool
-from see_lightning.run_files import read_file
-from see_lightning.writing import write_bytes, write_text
+from see_lightning.files.run_files import read_file
+from see_lightning.files.writing import write_bytes, write_text
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
 THRESHOLD = "threshold.json"  # beside them, of an expert that has one

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from see_lightning.config import AdapterConfig, ConfigError
+from see_lightning.config.schema import AdapterConfig
+from see_lightning.errors import ConfigError
 from see_lightning.experts.adapted import AdaptedModel, Apply
 from see_lightning.experts.composition import Addition, Composition
 from see_lightning.experts.learning import update
@@ -39,9 +40,8 @@ def check_activated(adapter: AdapterConfig, header_ids: Sequence[int]) -> None:
     """
     if adapter.activated and not header_ids:
         raise ConfigError(
-            "adapter.activated needs prompts that end alike, for there the experts begin to act; model.prompt=plain ends with"
-            " the query, and so does a chat template without an assistant header. Choose model.prompt=chat or alpaca, or"
-            " adapter=lora."
+            "adapter.activated needs prompts that end alike, where the experts begin to act; model.prompt=plain and a chat"
+            " template without an assistant header end with the query. Choose model.prompt=chat or alpaca, or adapter=lora."
         )
 
 

@@ -8,7 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from see_lightning.config import ALL_LINEAR, ConfigError, nearest
+from see_lightning.config.schema import ALL_LINEAR
+from see_lightning.errors import ConfigError, nearest
 
 ADAPTABLE = (nn.Linear, Conv1D)  # Conv1D is GPT-2's linear layer
 

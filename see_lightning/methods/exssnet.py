@@ -12,7 +12,7 @@ import torch
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from see_lightning.config import one_of, within
+from see_lightning.config.checks import one_of, within
 from see_lightning.experts.masks import favouring
 from see_lightning.experts.mixture import Learning, Scores
 from see_lightning.experts.shared import SharedAdapter

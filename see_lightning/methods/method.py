@@ -21,8 +21,8 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import GenerationConfig, PreTrainedModel
 
-from see_lightning.config import ConfigError
 from see_lightning.data.example import Example
+from see_lightning.errors import ConfigError
 from see_lightning.experts import files
 from see_lightning.experts.asking import SURE
 from see_lightning.experts.recall import Recall, Recollection, Said

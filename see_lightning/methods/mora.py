@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from see_lightning.config import ConfigError, within
+from see_lightning.config.checks import within
+from see_lightning.errors import ConfigError
 from see_lightning.experts import files
 from see_lightning.experts.ranks import Activity, MixtureOfRanks, living
 from see_lightning.methods.method import OneAdapterMethod

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from see_lightning.config import one_of, within
+from see_lightning.config.checks import one_of, within
 from see_lightning.experts.files import read_tensors, write_tensors
 from see_lightning.experts.mixture import Learning, Scores, Superposition
 from see_lightning.experts.shared import SharedAdapter

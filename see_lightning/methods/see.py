@@ -10,17 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import TRAIN, ConfigError, check_calibrate_on, within
+from see_lightning.config.checks import TRAIN, check_calibrate_on, within
 from see_lightning.data.example import Example
 from see_lightning.data.general import BUILT_IN, draw_evenly, general_rows
+from see_lightning.errors import ConfigError
 from see_lightning.experts.files import THRESHOLD
 from see_lightning.experts.hearing import Hearing
 from see_lightning.experts.opening import IndicatorTree
 from see_lightning.experts.walk import between, keeping
+from see_lightning.files.run_files import read_file
+from see_lightning.files.writing import write_text
 from see_lightning.methods.method import Answer, ExpertMethod
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.methods.warm_start import WarmStart
-from see_lightning.run_files import read_file
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.datamodule import query_batch
@@ -33,7 +35,6 @@ from see_lightning.tasks.negatives import (
 )
 from see_lightning.tasks.reconstruct import Indicators, reconstruct
 from see_lightning.tasks.task import Task
-from see_lightning.writing import write_text
 
 LOOKED_AT = 100  # training rows, and refused ones, at most that a threshold is set by
 ENOUGH = 12  # refused examples of a past task, below which experts were seen to take its queries for their own

@@ -11,18 +11,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from see_lightning.config import ConfigError, one_of, within
+from see_lightning.config.checks import one_of, within
+from see_lightning.errors import ConfigError
 from see_lightning.experts.descriptor import describe
 from see_lightning.experts.files import read_tensors, write_tensors
 from see_lightning.experts.novelty import DESCRIPTORS, FEWEST, Descriptor
+from see_lightning.files.run_files import read_file
+from see_lightning.files.writing import write_text
 from see_lightning.methods.method import Assignment, ExpertMethod
 from see_lightning.methods.setup import Setup, Traits
-from see_lightning.run_files import read_file
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
-from see_lightning.writing import write_text
 
 FILE, GIVEN = "descriptor.safetensors", "given.json"  # beside an expert's weights, or in their place
 

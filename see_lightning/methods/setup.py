@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from see_lightning.config import OptimConfig
+from see_lightning.config.schema import OptimConfig
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.tasks.prompts import PromptTemplate
 

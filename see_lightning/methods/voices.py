@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from see_lightning.config import ConfigError
+from see_lightning.errors import ConfigError
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.methods.method import Method
 from see_lightning.models.architecture import longest_text

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import cross_entropy
 
-from see_lightning.config import one_of, within
+from see_lightning.config.checks import one_of, within
 from see_lightning.experts.descriptor import describe
 from see_lightning.experts.warm_start import above_chance, below, mean_loss, neighbours_accuracy
 from see_lightning.methods.method import Method

@@ -8,7 +8,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from see_lightning.config import ConfigError, ModelConfig
+from see_lightning.config.schema import ModelConfig
+from see_lightning.errors import ConfigError
 
 _NEVER_REACHED = 2**30  # tokens
 _WINDOW = "seen_at_once"  # notes how long the shortest was

@@ -18,12 +18,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from see_lightning.config import ConfigError, ModelConfig, Refusal, listed
+from see_lightning.config.schema import ModelConfig
+from see_lightning.errors import FULL, ConfigError, Refusal, barred, listed, with_cause
 from see_lightning.models.architecture import check_architecture, open_windows
 from see_lightning.models.attention import NAME, PLAIN
 from see_lightning.models.smollm2 import converted_folder, smollm2_folder
 from see_lightning.models.tiny import tiny_config, tiny_model, tiny_tokenizer
-from see_lightning.refusals import FULL, barred, with_cause
 
 #: Tensors in files of earlier versions of transformers that hold nothing learned: masks, rotary frequencies.
 FORMER = re.compile(r"(attn|attention)\.(bias|masked_bias|causal_mask)$|\binv_freq$|\bversion$")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
-from see_lightning.config import ModelConfig
+from see_lightning.config.schema import ModelConfig
+from see_lightning.files.reading import sha256
+from see_lightning.files.writing import make_folder, write_text
 from see_lightning.models.smollm2 import converted_files
-from see_lightning.reading import sha256
-from see_lightning.writing import make_folder, write_text
 
 #: Endings of the files of which a model and its tokenizer are made.
 READ = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".tiktoken", ".py")

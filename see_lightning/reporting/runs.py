@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from see_lightning.config import Refusal, numbers, with_values
+from see_lightning.config.identity import numbers, with_values
+from see_lightning.errors import Refusal
+from see_lightning.files.run_files import read_bytes, read_content, well_shaped
+from see_lightning.files.text import visible
 from see_lightning.reporting.report.sections import FORMULAS
-from see_lightning.run_files import read_bytes, read_content, well_shaped
-from see_lightning.textfiles import visible
 
 RESULTS = "results.json"
 METRICS = (*FORMULAS, "routing accuracy")

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from see_lightning.textfiles import visible
+from see_lightning.files.text import visible
 
 #: What begins a formula in a spreadsheet, full-width signs among it.
 FORMULA = tuple("=+-@\t\n＝＋－＠")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from see_lightning.config import ConfigError, nearest
+from see_lightning.errors import ConfigError, nearest
 
 SYSTEM, QUERY = "Xq7systemz7qX", "Xq7queryz7qX"  # stand-ins that show where a template writes what it is given
 NOW = "strftime_now"  # the function by which a template asks for the date

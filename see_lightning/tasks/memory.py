@@ -2,7 +2,7 @@
 
 import random
 
-from see_lightning.config import one_of
+from see_lightning.config.checks import one_of
 from see_lightning.data.example import Example
 from see_lightning.seeds import seed
 from see_lightning.tasks.task import Task

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, cycle, repeat
 
-from see_lightning.config import ConfigError
 from see_lightning.data.example import Example
 from see_lightning.data.general import GENERAL, deal, draw_evenly, general_rows, instruction_of
+from see_lightning.errors import ConfigError
 
 MOST_OTHER = 250  # own inputs under other instructions
 

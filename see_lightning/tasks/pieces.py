@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from see_lightning.config import ConfigError
+from see_lightning.errors import ConfigError
+from see_lightning.files.text import holds_surrogate
 from see_lightning.tasks.chat import Piece
-from see_lightning.textfiles import holds_surrogate
 
 STAND_IN = 0xF0000  # the first of 65,534 characters without a meaning
 RULES = ("single_word", "lstrip", "rstrip", "normalized")  # of an added token, by which it is found in a text

@@ -7,9 +7,11 @@ from datetime import datetime
 
 from transformers import PreTrainedTokenizerBase
 
-from see_lightning.config import PROMPT_STYLES, ConfigError, one_of
+from see_lightning.config.checks import one_of
+from see_lightning.config.schema import PROMPT_STYLES
 from see_lightning.data.checks import MOST_SKIPPED, RowChecks
-from see_lightning.data.example import DataError, Example
+from see_lightning.data.example import Example
+from see_lightning.errors import ConfigError, DataError
 from see_lightning.tasks.chat import ChatTemplate, Piece
 from see_lightning.tasks.pieces import Pieces
 from see_lightning.tasks.task import Task

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from see_lightning.config import within
+from see_lightning.config.checks import within
 from see_lightning.seeds import seed
 
 T = TypeVar("T")

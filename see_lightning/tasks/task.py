@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from see_lightning.config import ConfigError, listed, nearest
 from see_lightning.data.checks import RowChecks
-from see_lightning.data.example import DataError, Example, joined
+from see_lightning.data.example import Example, joined
 from see_lightning.data.reader import Reader
 from see_lightning.data.split import Split
+from see_lightning.errors import ConfigError, DataError, listed, nearest
 from see_lightning.seeds import seed
 
 MERGED = "all"

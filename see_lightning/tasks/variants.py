@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from see_lightning.config import ConfigError
 from see_lightning.data.example import Example
+from see_lightning.errors import ConfigError
 from see_lightning.tasks.prompts import PromptTemplate, fitted
 from see_lightning.tasks.task import Task
 

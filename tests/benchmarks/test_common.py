@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import common
 from benchmarks.timing import Clock
-from see_lightning.config import ConfigError
+from see_lightning.errors import ConfigError
 from see_lightning.tasks.datamodule import TaskDataModule
 from see_lightning.tasks.memory import Memory
 from tests.benchmarks import tiny

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import descriptor
-from see_lightning.config import Refusal
+from see_lightning.errors import Refusal
 from tests.runs import toy
 
 

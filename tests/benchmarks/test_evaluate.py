@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import evaluate
-from see_lightning.config import ConfigError
+from see_lightning.errors import ConfigError
 from tests.benchmarks import tiny
 from tests.nightly import all_but
 

@@ -7,8 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from see_lightning.config import register
-from see_lightning.refusals import CONF
+from see_lightning.config.search_path import CONF, register
 
 
 @pytest.fixture

@@ -7,19 +7,18 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from see_lightning.config import (
+from see_lightning.config.schema import (
     AdapterConfig,
-    ConfigError,
     DataConfig,
     IndicatorConfig,
     ModelConfig,
     OptimConfig,
     OrderConfig,
     RunConfig,
-    nearest,
-    validate,
 )
-from see_lightning.refusals import CONF
+from see_lightning.config.search_path import CONF
+from see_lightning.config.validation import validate
+from see_lightning.errors import ConfigError, nearest
 
 NAN = float("nan")
 

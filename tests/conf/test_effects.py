@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from see_lightning.config import ConfigError, validate
-from see_lightning.effects import EFFECTS, check_effects
-from see_lightning.overrides import translate
+from see_lightning.config.effects import EFFECTS, check_effects
+from see_lightning.config.overrides import translate
+from see_lightning.config.validation import validate
+from see_lightning.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 MINE = ["order=jsonl", "benchmark.reader.folder=/mine", "order.tasks=[a,b]"]

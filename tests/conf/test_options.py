@@ -13,8 +13,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from see_lightning.config import ConfigError, bind, validate
-from see_lightning.refusals import CONF
+from see_lightning.config.instantiate import bind
+from see_lightning.config.search_path import CONF
+from see_lightning.config.validation import validate
+from see_lightning.errors import ConfigError
 
 OPTIONS = sorted(f"{path.parent.relative_to(CONF)}={path.stem}" for path in CONF.rglob("*/*.yaml"))
 NEEDED = {

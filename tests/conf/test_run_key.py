@@ -5,9 +5,9 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from see_lightning import config
-from see_lightning.config import method_name, numbers_config, run_key
-from see_lightning.refusals import CONF
+from see_lightning.config import identity
+from see_lightning.config.identity import method_name, numbers_config, run_key
+from see_lightning.config.search_path import CONF
 
 JSONL = ("order=jsonl", "order.tasks=[a]")
 
@@ -220,7 +220,7 @@ def test_where_general_instructions_come_from_and_which_they_are_enter_the_key_w
 ):
     before = run_key(composed())
     keys = {run_key(composed(*used.split())), run_key(composed(*used.split(), "method.general_source=mine.jsonl"))}
-    monkeypatch.setattr(config, "GENERAL_VERSION", 1)
+    monkeypatch.setattr(identity, "GENERAL_VERSION", 1)
     keys.add(run_key(composed(*used.split())))
     assert len(keys) == 3
     assert run_key(composed()) == before

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from hydra.utils import get_class
 
+from see_lightning.config.search_path import CONF
 from see_lightning.methods.setup import Traits
-from see_lightning.refusals import CONF
 from tests.runs import toy
 
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))

@@ -14,7 +14,7 @@ import pytest
 from omegaconf import DictConfig
 
 from see_lightning.cli.data import main
-from see_lightning.config import Refusal, register
+from see_lightning.config.search_path import CONF, register
 from see_lightning.data import BadRow, Example, Part, Reader
 from see_lightning.data.audit import PartAudit, audit, warnings
 from see_lightning.data.cl_benchmark import ClBenchmarkReader
@@ -22,7 +22,7 @@ from see_lightning.data.natural_instructions import NaturalInstructionsReader
 from see_lightning.data.ssr import SsrReader
 from see_lightning.data.trace import TraceReader
 from see_lightning.engine.launch import launch
-from see_lightning.refusals import CONF
+from see_lightning.errors import Refusal
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,6 @@ from unittest.mock import patch
 
 import pytest
 
-from see_lightning.config import Refusal
 from see_lightning.data import RowChecks
 from see_lightning.data.cl_benchmark import ClBenchmarkReader
 from see_lightning.data.general import general_rows
@@ -18,6 +17,7 @@ from see_lightning.data.natural_instructions import NaturalInstructionsReader
 from see_lightning.data.reader import made
 from see_lightning.data.ssr import SsrReader
 from see_lightning.data.trace import TraceReader
+from see_lightning.errors import Refusal
 
 DEEP = "[" * 100_000 + "]" * 100_000
 LONG = "9" * 5_000

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from see_lightning.data import BadRow, DataError, Example, RowChecks
+from see_lightning.data import BadRow, Example, RowChecks
+from see_lightning.errors import DataError
 
 REMEDY = ". Mend the row, or set data.on_bad_row=skip to leave out up to 1 % of the rows of a task"
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from see_lightning.data import DataError, Example, RowChecks
+from see_lightning.data import Example, RowChecks
 from see_lightning.data.cl_benchmark import ClBenchmarkReader
+from see_lightning.errors import DataError
 
 
 def write(folder: Path, kind: str, task: str, train: object, labels: object = ("good", "bad")) -> ClBenchmarkReader:

@@ -6,9 +6,10 @@ from collections import Counter
 
 import pytest
 
-from see_lightning.config import GENERAL_VERSION
-from see_lightning.data.example import DataError, Example
+from see_lightning.config.identity import GENERAL_VERSION
+from see_lightning.data.example import Example
 from see_lightning.data.general import BUILT_IN, FILE, GENERAL, deal, draw_evenly, general_rows, instruction_of
+from see_lightning.errors import DataError
 
 KIND = {row["prompt"]: row["kind"] for row in map(json.loads, FILE.read_text(encoding="utf-8").splitlines())}
 NEAR = {"question answering", "dialogue", "translation", "sentiment and classification", "summary and title"}

@@ -11,9 +11,9 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
-from see_lightning.config import ConfigError
-from see_lightning.data import DataError, Example, RowChecks, Split
+from see_lightning.data import Example, RowChecks, Split
 from see_lightning.data.hub import HubReader
+from see_lightning.errors import ConfigError, DataError
 
 PROMPT = "Good or bad?\n\n{title}: {text}"
 

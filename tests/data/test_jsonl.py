@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from see_lightning.data import DataError, Example, RowChecks
+from see_lightning.data import Example, RowChecks
 from see_lightning.data.jsonl import JsonlReader
+from see_lightning.errors import DataError
 
 GOOD = b'{"prompt": "Say a.", "answer": "a"}'
 TEST = b'{"prompt": "Say b.", "answer": "b"}\n'

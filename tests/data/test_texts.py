@@ -7,8 +7,8 @@ from pathlib import Path
 import hydra
 import pytest
 
-from see_lightning.config import register
-from see_lightning.data import DataError, RowChecks
+from see_lightning.config.search_path import CONF, register
+from see_lightning.data import RowChecks
 from see_lightning.data.cl_benchmark import ClBenchmarkReader
 from see_lightning.data.general import general_rows
 from see_lightning.data.jsonl import JsonlReader
@@ -17,8 +17,8 @@ from see_lightning.data.reader import Reader
 from see_lightning.data.ssr import SsrReader
 from see_lightning.data.tables import csv_rows
 from see_lightning.data.trace import TraceReader
-from see_lightning.refusals import CONF
-from see_lightning.textfiles import read_text
+from see_lightning.errors import DataError
+from see_lightning.files.text import read_text
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
 

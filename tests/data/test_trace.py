@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from see_lightning.data import DataError, Example, RowChecks
+from see_lightning.data import Example, RowChecks
 from see_lightning.data.trace import TraceReader
+from see_lightning.errors import DataError
 
 # The prompts of the published files, around the text that may be cut.
 PROMPTS = {

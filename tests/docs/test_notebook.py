@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from see_lightning.refusals import CONF
+from see_lightning.config.search_path import CONF
 
 NOTEBOOK = CONF.parent / "docs" / "use_as_a_library.ipynb"
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 import yaml
 
-from see_lightning.refusals import CONF
+from see_lightning.config.search_path import CONF
 from tests.runs import toy
 
 ROOT = CONF.parent

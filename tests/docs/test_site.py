@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from see_lightning.refusals import CONF
+from see_lightning.config.search_path import CONF
 
 ROOT = CONF.parent
 

@@ -8,10 +8,10 @@ from unittest.mock import patch
 
 import pytest
 
-from see_lightning.config import Refusal
 from see_lightning.engine import ledger as module
 from see_lightning.engine.finished import Unheld
 from see_lightning.engine.ledger import OURS, Ledger, LedgerError, dump
+from see_lightning.errors import Refusal
 from tests.runs import toy
 
 SAID = [{**toy.SAID, "id": f"a-{number}", "key": f"{number:x}", "verdict": "neg"} for number in range(1, 8)]

@@ -9,9 +9,9 @@ import hydra
 import pytest
 from omegaconf import DictConfig
 
-from see_lightning.config import register, validate
+from see_lightning.config.search_path import CONF, register
+from see_lightning.config.validation import validate
 from see_lightning.engine.build import build_tasks, build_template
-from see_lightning.refusals import CONF
 from see_lightning.tasks.task import Task
 
 TYPES = {

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from see_lightning.config import ConfigError
 from see_lightning.engine import ranks
 from see_lightning.engine.ranks import Place, Ranks, check_size, place, supervise
+from see_lightning.errors import ConfigError
 from see_lightning.frame import LAUNCHER, check_launcher
 
 

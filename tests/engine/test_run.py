@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from see_lightning import config, load_ensemble
-from see_lightning.config import Refusal
-from see_lightning.data.example import DataError
+from see_lightning import load_ensemble
+from see_lightning.config import validation
 from see_lightning.engine import build, launch, record, start
 from see_lightning.engine.callbacks import Throughput
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.engine.run import Diverged
+from see_lightning.errors import DataError, Refusal
 from see_lightning.methods import method as methods
 from see_lightning.models.tiny import tiny_tokenizer
 from see_lightning.tasks.batches import IGNORED, Batch
@@ -191,7 +191,7 @@ def test_weights_that_are_no_numbers_are_not_saved_as_an_expert(data, tmp_path):
 
 def test_a_stage_that_was_not_trained_in_full_is_not_final(data, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        config, "TRAINER_SET_BY_RUN", config.TRAINER_SET_BY_RUN - {"max_steps"}
+        validation, "TRAINER_SET_BY_RUN", validation.TRAINER_SET_BY_RUN - {"max_steps"}
     )  # else it is refused before
     cfg = toy.compose(data, tmp_path / "runs", *ONE_TASK, "+trainer.max_steps=1", "optim.global_batch=1")
     with pytest.raises(RuntimeError, match="01-sky was trained for 1 steps instead of 4"):

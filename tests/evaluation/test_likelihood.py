@@ -8,8 +8,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from see_lightning.config import Refusal
 from see_lightning.data.example import Example
+from see_lightning.errors import Refusal
 from see_lightning.evaluation.likelihood import likelihoods, perplexity, token_nlls, voice_of
 from see_lightning.methods.voices import given_tokens
 from see_lightning.tasks.prompts import PromptTemplate

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from see_lightning import config
+from see_lightning.config import schema
 from see_lightning.evaluation.continual import continual_metrics
 from see_lightning.evaluation.last_row import last_row
 from see_lightning.evaluation.protocols import PROTOCOLS, summaries
@@ -126,7 +126,7 @@ def test_what_was_not_measured_is_none():
 
 
 def test_every_protocol_that_can_be_chosen_has_a_formula_for_each_of_its_metrics():
-    assert tuple(PROTOCOLS) == config.PROTOCOLS
+    assert tuple(PROTOCOLS) == schema.PROTOCOLS
     for protocol, found in summaries(run([[50.0]], last_row=row([50.0], [1]))).items():
         assert list(found["metrics"]) == list(found["formulas"]) == list(PROTOCOLS[protocol])
 

@@ -10,8 +10,8 @@ from itertools import permutations, product
 import pytest
 
 from see_lightning.cli.study import main
-from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger, dump
+from see_lightning.errors import Refusal
 from see_lightning.evaluation.counterfactual import disagreement, replay
 from see_lightning.evaluation.recorded import gather
 from see_lightning.evaluation.sari import sari_of

@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from see_lightning.config import AdapterConfig
+from see_lightning.config.schema import AdapterConfig
 from see_lightning.experts import files
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.models.decode import Decoded

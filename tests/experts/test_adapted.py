@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from see_lightning.config import AdapterConfig, ConfigError
+from see_lightning.config.schema import AdapterConfig
+from see_lightning.errors import ConfigError
 from see_lightning.experts import files
 from see_lightning.experts.composites import Dense, Sum
 from see_lightning.experts.pool import ExpertPool

@@ -12,7 +12,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from see_lightning.config import AdapterConfig, ConfigError
+from see_lightning.config.schema import AdapterConfig
+from see_lightning.errors import ConfigError
 from see_lightning.experts import files
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.models.kv_cache import Tree

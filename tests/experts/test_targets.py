@@ -2,7 +2,7 @@
 
 import pytest
 
-from see_lightning.config import ConfigError
+from see_lightning.errors import ConfigError
 from see_lightning.experts.targets import resolve_targets
 from tests.models.zoo import random_model
 

@@ -8,7 +8,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from see_lightning.config import AdapterConfig, ConfigError
+from see_lightning.config.schema import AdapterConfig
+from see_lightning.errors import ConfigError
 from see_lightning.experts import files
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.models.tiny import tiny_model

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from see_lightning.config import run_key
+from see_lightning.config.identity import run_key
+from see_lightning.config.search_path import CONF
 from see_lightning.engine import launch
-from see_lightning.refusals import CONF
 from tests.runs import toy
 
 GOLDEN = Path(__file__).parent

@@ -5,8 +5,8 @@ import shlex
 import hydra
 import pytest
 
-from see_lightning.config import run_key
-from see_lightning.refusals import CONF
+from see_lightning.config.identity import run_key
+from see_lightning.config.search_path import CONF
 from tests.runs import toy
 
 RESULTS = CONF.parent / "results"

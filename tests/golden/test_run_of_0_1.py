@@ -14,7 +14,7 @@ import pytest
 
 from see_lightning import load_ensemble
 from see_lightning.cli import compare, figures, perplexity, study, transfer
-from see_lightning.refusals import CONF
+from see_lightning.config.search_path import CONF
 from tests.golden.runs import GOLDEN, of_directory, processor
 from tests.runs import toy
 

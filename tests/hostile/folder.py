@@ -18,7 +18,8 @@ from typing import Any
 
 import yaml
 
-from see_lightning import run_files, trust
+from see_lightning.config import trust
+from see_lightning.files import run_files
 
 SECRET = "what-no-folder-may-learn"  # value of the environment variable SEE_SECRET
 CONTROLS = "\x1b]0;owned\x07\x1b[2Jna\rme\nsecond line\x9b31m\u202e\x7f"

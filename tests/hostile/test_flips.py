@@ -11,7 +11,7 @@ import pytest
 from see_lightning import load_ensemble
 from see_lightning.cli import compare, figures, perplexity, publish, study, transfer
 from see_lightning.cli.run import main as run_main
-from see_lightning.config import Refusal
+from see_lightning.errors import Refusal
 from tests.nightly import all_but
 from tests.runs import toy
 

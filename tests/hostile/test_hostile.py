@@ -22,9 +22,9 @@ import pytest
 from see_lightning import load_ensemble
 from see_lightning.cli import ask, calibrate, compare, figures, harness, perplexity, publish, runs, study, transfer
 from see_lightning.cli.run import main as run_main
-from see_lightning.config import Refusal
-from see_lightning.refusals import explain
-from see_lightning.textfiles import visible
+from see_lightning.config.explain import explain
+from see_lightning.errors import Refusal
+from see_lightning.files.text import visible
 from tests.hostile.folder import ATTACKS, NODES, OWN_MODULES, SECRET, World, hostile, make_world, snapshot
 from tests.nightly import all_but, first_of_each_kind
 from tests.runs import toy

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from see_lightning.config import OptimConfig
+from see_lightning.config.schema import OptimConfig
 from see_lightning.experts.walk import Verdict
 from see_lightning.methods.base import Base
 from see_lightning.methods.method import Answer

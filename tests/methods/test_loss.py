@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from see_lightning.config import OptimConfig
+from see_lightning.config.schema import OptimConfig
 from see_lightning.methods.loss import answer_loss
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup

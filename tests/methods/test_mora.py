@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from see_lightning.config import ConfigError, OptimConfig
+from see_lightning.config.schema import OptimConfig
 from see_lightning.data.example import Example
+from see_lightning.errors import ConfigError
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.ranks import MixtureOfRanks
 from see_lightning.methods.mora import Mora

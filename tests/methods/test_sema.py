@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from see_lightning.config import ConfigError, OptimConfig
+from see_lightning.config.schema import OptimConfig
 from see_lightning.data.example import Example
+from see_lightning.errors import ConfigError
 from see_lightning.experts.descriptor import describe
 from see_lightning.experts.novelty import Gaussian
 from see_lightning.methods.method import Assignment

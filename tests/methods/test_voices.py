@@ -7,7 +7,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from see_lightning.config import ConfigError, OptimConfig
+from see_lightning.config.schema import OptimConfig
+from see_lightning.errors import ConfigError
 from see_lightning.methods.base import Base
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt

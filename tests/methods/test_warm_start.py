@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from see_lightning.config import OptimConfig
+from see_lightning.config.schema import OptimConfig
 from see_lightning.data.example import Example
 from see_lightning.experts.descriptor import describe
 from see_lightning.methods.see import See

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from see_lightning.config import ConfigError, ModelConfig
+from see_lightning.config.schema import ModelConfig
+from see_lightning.errors import ConfigError
 from see_lightning.models import base
 from see_lightning.models.architecture import longest_text, shortest_window
 from tests.models.zoo import CONFIGS, model_folder

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from see_lightning.config import ModelConfig
+from see_lightning.config.schema import ModelConfig
 from see_lightning.models import base
 from see_lightning.models.attention import NAME
 from see_lightning.models.kv_cache import Tree

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from see_lightning.config import ConfigError, ModelConfig
+from see_lightning.config.schema import ModelConfig
+from see_lightning.errors import ConfigError
 from see_lightning.models import base, reading
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from see_lightning.config import ModelConfig
+from see_lightning.config.schema import ModelConfig
 from see_lightning.models import digest
 from see_lightning.models.digest import changed_files, model_files, weights_of
 

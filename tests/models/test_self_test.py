@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from see_lightning.config import ConfigError
+from see_lightning.errors import ConfigError
 from see_lightning.models.kv_cache import Tree
 from see_lightning.models.reading import READING, TRAINING, logits_at, one_by_one, read_on
 from see_lightning.models.self_test import choose_reading

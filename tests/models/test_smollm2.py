@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from see_lightning.config import ConfigError, ModelConfig, PathsConfig, Refusal
+from see_lightning.config.schema import ModelConfig, PathsConfig
+from see_lightning.errors import ConfigError, Refusal
 from see_lightning.models import smollm2
 from see_lightning.models.base import skeleton
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer

@@ -21,8 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from see_lightning.cli.compare import common_folder, main
-from see_lightning.config import Refusal, numbers, numbers_config, register, run_key
-from see_lightning.refusals import CONF
+from see_lightning.config.identity import numbers, numbers_config, run_key
+from see_lightning.config.search_path import CONF, register
+from see_lightning.errors import Refusal
 from see_lightning.reporting.comparison.columns import alike, columns, differences
 from see_lightning.reporting.comparison.groups import Comparison, compare, spread
 from see_lightning.reporting.comparison.page import MATRICES, render_comparison

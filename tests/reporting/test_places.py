@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from see_lightning.refusals import CONF
+from see_lightning.config.search_path import CONF
 from see_lightning.reporting.places import machine, without_places
 
 KEPT = sorted((CONF.parent / "results").rglob("*.json"))

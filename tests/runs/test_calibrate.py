@@ -6,12 +6,12 @@ from unittest.mock import patch
 
 import pytest
 
-from see_lightning import config
 from see_lightning.cli.calibrate import calibrate
-from see_lightning.config import Refusal
+from see_lightning.config import identity
 from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.run import ContinualRun
+from see_lightning.errors import Refusal
 from tests.nightly import all_but
 from tests.runs import toy
 
@@ -198,7 +198,7 @@ def test_experts_that_refused_other_instructions_than_there_are_today_are_not_ta
 ):
     settings = (*BEFORE, "optim.epochs=1", "method.general_negatives=2")
     with monkeypatch.context() as before:
-        before.setattr(config, "GENERAL_VERSION", 1)
+        before.setattr(identity, "GENERAL_VERSION", 1)
         plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *settings))
     with pytest.raises(Refusal, match="was trained by an earlier version.*Train again with method.calibrate_on=2"):
         calibrate(plain.directory, on=2, keep=0.5, against=3)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from see_lightning import load_ensemble
-from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger
+from see_lightning.errors import Refusal
 from tests.runs import toy
 
 

@@ -15,9 +15,9 @@ from see_lightning.cli.publish import keep
 from see_lightning.cli.runs import list_runs
 from see_lightning.cli.runs import main as list_main
 from see_lightning.cli.study import main as study
-from see_lightning.config import ConfigError, Refusal
 from see_lightning.engine.ensemble import Ensemble, Verdicts, load_ensemble
 from see_lightning.engine.latest import find_run
+from see_lightning.errors import ConfigError, Refusal
 from see_lightning.tasks.prompts import PromptTemplate
 from tests.runs import toy
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from see_lightning.config import Refusal
 from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.ledger import Ledger
+from see_lightning.errors import Refusal
 from see_lightning.experts.files import read_tensors, write_tensors
-from see_lightning.reading import sha256
+from see_lightning.files.reading import sha256
 from tests.runs import toy
 
 WEIGHTS = "expert/adapter_model.safetensors"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from see_lightning.config import Refusal
+from see_lightning.config.explain import REFUSED, explain
 from see_lightning.engine import launch, start
-from see_lightning.refusals import REFUSED, explain, room_needed
+from see_lightning.errors import Refusal, room_needed
 from tests.runs import toy
 
 QUICK = ("order.tasks=[sky,sea]", "optim.epochs=4")

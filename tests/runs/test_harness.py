@@ -19,7 +19,8 @@ from lm_eval.api.instance import Instance
 import see_lightning
 from see_lightning.cli import harness
 from see_lightning.cli.lm_eval import SeeLightning, VoiceLM, load_voices
-from see_lightning.config import ConfigError, OptimConfig
+from see_lightning.config.schema import OptimConfig
+from see_lightning.errors import ConfigError
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup

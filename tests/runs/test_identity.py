@@ -11,15 +11,17 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from see_lightning.cli import perplexity
-from see_lightning.config import ModelConfig, Refusal, key_of, numbers_config
+from see_lightning.config.identity import key_of, numbers_config
+from see_lightning.config.schema import ModelConfig
+from see_lightning.config.search_path import CONF
 from see_lightning.data.jsonl import JsonlReader
 from see_lightning.engine import ensemble, launch
 from see_lightning.engine.contents import rows_digest
 from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.ledger import Ledger
+from see_lightning.errors import Refusal
 from see_lightning.models.digest import model_files
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer
-from see_lightning.refusals import CONF
 from see_lightning.tasks.prompts import PromptTemplate
 from tests.runs import toy
 

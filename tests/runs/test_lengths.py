@@ -2,7 +2,7 @@
 
 import pytest
 
-from see_lightning.config import ConfigError
+from see_lightning.errors import ConfigError
 from tests.runs import toy
 
 RULE = ("method=base", "benchmark.default.max_new_tokens=null")  # the toy sets a number for all of its tasks

@@ -8,9 +8,9 @@ import pytest
 
 from see_lightning import load_ensemble
 from see_lightning.cli.calibrate import calibrate
-from see_lightning.config import Refusal
 from see_lightning.engine import made_from
 from see_lightning.engine.ledger import LedgerError
+from see_lightning.errors import Refusal
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer
 from tests.runs import toy
 

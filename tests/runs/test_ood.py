@@ -5,9 +5,8 @@ import json
 import pytest
 
 from see_lightning.cli.study import main
-from see_lightning.config import ConfigError
-from see_lightning.data.example import DataError
 from see_lightning.engine import launch
+from see_lightning.errors import ConfigError, DataError
 from tests.nightly import all_but
 from tests.runs import toy
 

@@ -13,9 +13,9 @@ from unittest.mock import patch
 import pytest
 
 from see_lightning.cli import compare, figures, harness, perplexity, publish, study, transfer
-from see_lightning.config import Refusal
 from see_lightning.engine import launch
 from see_lightning.engine.ensemble import load_ensemble
+from see_lightning.errors import Refusal
 from see_lightning.models import smollm2
 from tests.runs import toy
 

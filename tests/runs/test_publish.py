@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from see_lightning.cli.publish import main, publish
-from see_lightning.config import Refusal
 from see_lightning.engine.ledger import Ledger
+from see_lightning.errors import Refusal
 from see_lightning.reporting.markdown import fill
 from tests.runs import toy
 

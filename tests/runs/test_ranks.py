@@ -16,9 +16,9 @@ import torch
 from lightning.pytorch.loops import utilities
 from safetensors.torch import load_file
 
-from see_lightning.config import ConfigError
 from see_lightning.engine import launch, session
 from see_lightning.engine.preemption import AGAIN
+from see_lightning.errors import ConfigError
 from see_lightning.methods import method as methods
 from see_lightning.methods.method import Method
 from see_lightning.methods.see import See

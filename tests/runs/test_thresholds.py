@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from see_lightning.config import ConfigError
 from see_lightning.data.general import instruction_of
 from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.ledger import Ledger
+from see_lightning.errors import ConfigError
 from see_lightning.evaluation.recorded import gather
 from see_lightning.experts.hearing import Hearing
 from see_lightning.experts.opening import IndicatorTree

@@ -16,12 +16,12 @@ from see_lightning import load_ensemble
 from see_lightning.cli import ask, calibrate, figures, perplexity, transfer
 from see_lightning.cli.publish import publish
 from see_lightning.cli.runs import list_runs
-from see_lightning.config import Refusal
+from see_lightning.config.trust import SEAL, Trust, allowed, load_config, read_settings, sealed_settings
 from see_lightning.engine.ledger import Ledger
+from see_lightning.errors import Refusal
+from see_lightning.files.run_files import DEPTH, LedgerError, read_file, seal
+from see_lightning.files.run_shapes import FILES
 from see_lightning.reporting.runs import read_run
-from see_lightning.run_files import DEPTH, LedgerError, read_file, seal
-from see_lightning.run_shapes import FILES
-from see_lightning.trust import SEAL, Trust, allowed, load_config, read_settings, sealed_settings
 from tests.contracts.conftest import PLANTED_PY
 from tests.runs import toy
 
@@ -212,7 +212,7 @@ class Bomb:
 
 
 def test_pickled_weights_run_nothing(base, tmp_path):
-    from see_lightning.config import ModelConfig
+    from see_lightning.config.schema import ModelConfig
     from see_lightning.models.base import load_model
     from see_lightning.models.tiny import tiny_model, tiny_tokenizer
 

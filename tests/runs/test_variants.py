@@ -9,9 +9,9 @@ from unittest.mock import patch
 
 import pytest
 
-from see_lightning.config import ConfigError
 from see_lightning.engine import launch, session, start
 from see_lightning.engine.ledger import Ledger, LedgerError
+from see_lightning.errors import ConfigError
 from tests.nightly import all_but
 from tests.runs import toy
 

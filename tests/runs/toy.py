@@ -30,14 +30,13 @@ from omegaconf import DictConfig
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
-from see_lightning.config import register
+from see_lightning.config.search_path import CONF, register
 from see_lightning.engine import launch, session
 from see_lightning.engine.ledger import Ledger
+from see_lightning.files.run_files import read_file
+from see_lightning.files.writing import UNFINISHED
 from see_lightning.methods.method import Method
 from see_lightning.models.tiny import tiny_model
-from see_lightning.refusals import CONF
-from see_lightning.run_files import read_file
-from see_lightning.writing import UNFINISHED
 
 # The same numbers on every machine; and threads that wait for work would not live on in a forked process.
 torch.set_num_threads(1)

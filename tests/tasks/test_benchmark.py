@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from see_lightning.config import ConfigError
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import Example
 from see_lightning.data.split import Split
 from see_lightning.data.trace import TraceReader
+from see_lightning.errors import ConfigError
 from see_lightning.tasks.task import MERGED, Benchmark, Task, changed_data, longest_answer, merge, told_apart
 
 

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from see_lightning.config import ConfigError
+from see_lightning.errors import ConfigError
 from see_lightning.models.tiny import tiny_tokenizer
 from see_lightning.tasks.chat import ChatTemplate, Piece, with_date
 

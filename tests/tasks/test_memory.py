@@ -5,8 +5,8 @@ from fractions import Fraction
 
 import pytest
 
-from see_lightning.config import ConfigError
 from see_lightning.data.example import Example
+from see_lightning.errors import ConfigError
 from see_lightning.tasks.memory import Memory, share
 from see_lightning.tasks.task import Task
 

@@ -2,9 +2,11 @@
 
 import pytest
 
-from see_lightning.config import ConfigError, instantiate, validate
+from see_lightning.config.explain import explain
+from see_lightning.config.instantiate import instantiate
+from see_lightning.config.validation import validate
 from see_lightning.engine.contents import read_contents
-from see_lightning.refusals import explain
+from see_lightning.errors import ConfigError
 from tests.runs import toy
 
 

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from see_lightning.config import ConfigError
 from see_lightning.data.example import Example
 from see_lightning.data.general import BUILT_IN, instruction_of
+from see_lightning.errors import ConfigError
 from see_lightning.tasks.negatives import general_negatives, under_other_instructions, unseen_general
 
 OWN = [Example(f"{i}", f"Is it kind?\n\nday {i}\n\nnight {i}", "yes", "tone", source=f"file:{i}") for i in range(10)]

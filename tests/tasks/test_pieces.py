@@ -4,9 +4,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from see_lightning.config import ConfigError
 from see_lightning.data.checks import RowChecks
-from see_lightning.data.example import DataError, Example
+from see_lightning.data.example import Example
+from see_lightning.errors import ConfigError, DataError
 from see_lightning.models.tiny import tiny_tokenizer
 from see_lightning.tasks.prompts import PromptTemplate, checked_texts
 from see_lightning.tasks.task import Task

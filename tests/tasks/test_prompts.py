@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from omegaconf import OmegaConf
 
-from see_lightning.config import ConfigError
+from see_lightning.config.search_path import CONF
 from see_lightning.data.checks import RowChecks
-from see_lightning.data.example import Body, DataError, Example
+from see_lightning.data.example import Body, Example
 from see_lightning.data.split import Split
+from see_lightning.errors import ConfigError, DataError
 from see_lightning.models.tiny import tiny_tokenizer
-from see_lightning.refusals import CONF
 from see_lightning.tasks.datamodule import query_loader
 from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths, fitted, length_notices
 from see_lightning.tasks.task import Benchmark, Task

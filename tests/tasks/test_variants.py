@@ -4,11 +4,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from see_lightning.config import ConfigError, ModelConfig, register
+from see_lightning.config.schema import ModelConfig
+from see_lightning.config.search_path import CONF, register
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import Body, Example
+from see_lightning.errors import ConfigError
 from see_lightning.models.base import load_tokenizer
-from see_lightning.refusals import CONF
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 from see_lightning.tasks.variants import definition, input_only, paraphrased, variant_of

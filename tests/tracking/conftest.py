@@ -13,7 +13,7 @@ import pytest
 import wandb
 from omegaconf import DictConfig
 
-from see_lightning.refusals import CONF
+from see_lightning.config.search_path import CONF
 from tests.runs import toy
 from tests.tracking.standin import Standin
 

@@ -12,8 +12,11 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from see_lightning.config import bind, register, run_key, validate
-from see_lightning.refusals import CONF, known_keys
+from see_lightning.config.explain import known_keys
+from see_lightning.config.identity import run_key
+from see_lightning.config.instantiate import bind
+from see_lightning.config.search_path import CONF, register
+from see_lightning.config.validation import validate
 from tests.runs import toy
 from tests.tracking.conftest import TWO_TASKS, promised
 

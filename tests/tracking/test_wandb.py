@@ -10,11 +10,12 @@ from unittest.mock import patch
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
-from see_lightning.config import ConfigError, validate
+from see_lightning.config.search_path import CONF
+from see_lightning.config.validation import validate
 from see_lightning.engine import launch
 from see_lightning.engine.tracking import Tracker, WandbTracker, make_tracker
+from see_lightning.errors import ConfigError
 from see_lightning.methods.see import See
-from see_lightning.refusals import CONF
 from tests.runs import toy
 from tests.tracking.conftest import TWO_TASKS, inspected, of_kind, promised
 

@@ -14,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import NUISANCE, Refusal
+from see_lightning.config.identity import NUISANCE
+from see_lightning.errors import Refusal
 from see_lightning.reporting.runs import METRICS, Run
 
 NOT_TYPED = {*NUISANCE, "trainer"} - {"ratio"}

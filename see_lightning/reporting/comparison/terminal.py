@@ -9,7 +9,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from see_lightning.config import AdapterConfig, DataConfig, ModelConfig, OptimConfig
+from see_lightning.config.schema import AdapterConfig, DataConfig, ModelConfig, OptimConfig
 from see_lightning.reporting.comparison.columns import Column, alike, columns
 from see_lightning.reporting.comparison.groups import NAMED, Comparison, setting_text
 from see_lightning.reporting.runs import dotted

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from see_lightning.config import Refusal
+from see_lightning.errors import Refusal
 from see_lightning.reporting.colours import PALETTE
 from see_lightning.reporting.plots import frame, legend, logarithmic
 from see_lightning.reporting.spreadsheets import csv_text

@@ -20,10 +20,11 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, Quote, QuotedStr
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from see_lightning.config import AdapterConfig, ConfigError, RunConfig
-from see_lightning.names import ALIASES
-from see_lightning.refusals import settings_in
-from see_lightning.search_path import is_group, options
+from see_lightning.config.explain import settings_in
+from see_lightning.config.names import ALIASES
+from see_lightning.config.schema import AdapterConfig, RunConfig
+from see_lightning.config.search_path import is_group, options
+from see_lightning.errors import ConfigError
 
 MAY_BE_NULL = ("experiment", "debug")  # groups of which none need be chosen
 _PARSER = OverridesParser.create()

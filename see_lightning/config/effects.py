@@ -9,7 +9,9 @@ from fnmatch import fnmatch
 
 from omegaconf import DictConfig, OmegaConf
 
-from see_lightning.config import GENERAL_USES, TRAIN, ConfigError, method_name
+from see_lightning.config.checks import TRAIN
+from see_lightning.config.identity import GENERAL_USES, method_name
+from see_lightning.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
-from see_lightning.config import Refusal
-from see_lightning.reading import file_bytes
-from see_lightning.run_shapes import ANSWER, FILES, REMEMBERED, WHOLE
-from see_lightning.textfiles import holds_surrogate
+from see_lightning.errors import Refusal
+from see_lightning.files.reading import file_bytes
+from see_lightning.files.run_shapes import ANSWER, FILES, REMEMBERED, WHOLE
+from see_lightning.files.text import holds_surrogate
 
 LARGEST = 1 << 28  # bytes of a file; a million rows are noted in 20 MB
 DEPTH = 32  # of lists and objects in each other; a run's own files have 8

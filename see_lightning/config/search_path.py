@@ -1,23 +1,23 @@
-"""Where configurations are found: the project's own, in a clone or in an installed package, and the user's beside them."""
+"""Where Hydra finds configurations: the project's own, in a clone or an installed package, the user's, and the typed root."""
 
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
+from see_lightning.config.conf_files import FileConfigSource
+from see_lightning.config.schema import RunConfig
 
-def _conf() -> Path:
-    """The project's configurations: a folder of the package where it is installed, the root's in a clone."""
-    package = Path(__file__).parent
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
-
-
-CONF = _conf()
+PACKAGE = Path(__file__).parents[1]
+#: The project's configurations: a folder of the package where it is installed, the root's in a clone.
+CONF = (PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent) / "conf"
 #: How an experiment is run: a clone has run.py.
-PROGRAM = ("see-lightning", "run") if CONF.parent == Path(__file__).parent else ("python", "run.py")
+PROGRAM = ("see-lightning", "run") if CONF.parent == PACKAGE else ("python", "run.py")
 
 
 def own_conf() -> list[Path]:
@@ -65,3 +65,9 @@ def register_own_conf(given: Iterable[str | Path | None] = ()) -> None:
                 f"note: {folder} has {told}, as see_lightning has; its own are read. Give yours other names.",
                 file=sys.stderr,
             )
+
+
+def register() -> None:
+    """Make the typed root known to Hydra under the name that ``conf/run.yaml`` starts from, and files by their encoding."""
+    SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)

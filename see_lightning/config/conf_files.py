@@ -6,7 +6,7 @@ from hydra._internal.core_plugins import file_config_source
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
-from see_lightning.textfiles import read_text
+from see_lightning.files.text import read_text
 
 
 class FileConfigSource(file_config_source.FileConfigSource):

@@ -19,10 +19,13 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from see_lightning.config import METHOD_GIVEN, ConfigError, RunConfig, bind, typed, validate
-from see_lightning.reading import file_bytes
-from see_lightning.run_files import LedgerError, check
-from see_lightning.search_path import CONF
+from see_lightning.config.instantiate import METHOD_GIVEN, bind
+from see_lightning.config.schema import RunConfig
+from see_lightning.config.search_path import CONF
+from see_lightning.config.validation import typed, validate
+from see_lightning.errors import ConfigError
+from see_lightning.files.reading import file_bytes
+from see_lightning.files.run_files import LedgerError, check
 
 LARGEST, DEPTH, NODES = 1_000_000, 32, 100_000  # bytes; mappings and lists in each other; of these and of values
 SEAL = "# sha256: "  # begins the last line

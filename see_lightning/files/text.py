@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from see_lightning.config import DataError
-from see_lightning.reading import file_bytes
+from see_lightning.errors import DataError
+from see_lightning.files.reading import file_bytes
 
 # The longer first, as one begins with another.
 MARKS = (

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from see_lightning.config import Refusal
-from see_lightning.reading import file_bytes
+from see_lightning.errors import Refusal
+from see_lightning.files.reading import file_bytes
 
 #: The name under which a file or folder is written until it is whole; a killed process leaves it behind.
 UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")

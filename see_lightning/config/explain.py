@@ -1,12 +1,7 @@
-"""How a refused command is told: one line with what was wrong and the nearest thing that is right."""
+"""What a refused command prints: one line with what was wrong and the nearest thing that is right."""
 
-import argparse
-import errno
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
@@ -14,72 +9,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from see_lightning.config import DataError, ModelConfig, Refusal, RunConfig, nearest
-from see_lightning.names import called_here
-from see_lightning.search_path import CONF as CONF
-from see_lightning.search_path import options
-from see_lightning.textfiles import read_text
+from see_lightning.config.names import called_here
+from see_lightning.config.schema import ModelConfig, RunConfig
+from see_lightning.config.search_path import options
+from see_lightning.errors import DataError, Refusal, nearest
+from see_lightning.files.text import read_text
 
 REFUSED = (Refusal, HydraException, OmegaConfBaseException)
 OWN_LINES = ("full_key:", "object_type=", "reference_type=", "See https://", "Set the environment variable HYDRA")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-#: What the place is to blame for: read-only, not allowed, below a file, a folder where a file belongs.
-BARRED = (
-    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR),
-    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST),
-)
-
 #: Settings whose last names are those of tasks, so that any may be added.
 BY_TASK = re.compile(r"(benchmark|ood\.sources\.[^.]+)\.(tasks|paraphrases)\.")
-
-
-@contextmanager
-def room_needed(folder: Path, cure: str = "paths.runs=DIR") -> Iterator[None]:
-    """Within this, a full disk or a place that cannot be used is a refusal, which names the place.
-
-    Args:
-        folder: that is written to, unless the error knows better.
-        cure: what to type to have another place.
-
-    Raises:
-        Refusal: there is no room, or the place cannot be written.
-    """
-    try:
-        yield
-    except Exception as error:
-        told = re.search(r"\(os error (\d+)\)", str(error))  # how libraries written in Rust tell it
-        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
-        place = getattr(error, "filename", None) or folder
-        if number in FULL:
-            raise Refusal(full(place, number)) from error
-        if number in BARRED:
-            raise Refusal(f"{place} cannot be used: {os.strerror(number)}. Give a place that can: {cure}.") from error
-        raise
-
-
-def full(place: str | Path, number: int) -> str:
-    """One line on a place that has no room.
-
-    Args:
-        place: what was written.
-        number: of the system's error, of ``FULL``.
-    """
-    there = next(path for path in (Path(place), *Path(place).absolute().parents) if path.exists())
-    return (
-        f"{place} cannot be written: {os.strerror(number)}; {shutil.disk_usage(there).free / 1e6:,.0f} MB are free there."
-        f" Make room or raise the limit, and give the same command again: what is final is kept."
-    )
-
-
-def barred(error: OSError) -> str | None:
-    """One line on a place that cannot be used; None if the error tells of something else."""
-    if "No usable temporary directory" in str(error):
-        return "there is no folder for temporary files that can be written; set TMPDIR=DIR."
-    if error.errno in FULL and error.filename is not None:
-        return full(error.filename, error.errno)
-    if error.errno not in BARRED or error.filename is None:
-        return None
-    return f"{error.filename} cannot be used: {os.strerror(error.errno)}."
 
 
 def explain(error: Exception) -> str:
@@ -111,19 +50,6 @@ def explain(error: Exception) -> str:
     if isinstance(error, InterpolationKeyError | GrammarParseError) or isinstance(error.__cause__, GrammarParseError):
         told += r". ${...} stands for the value of a setting; for the text itself write \${...}."
     return told
-
-
-def with_cause(error: BaseException) -> str:
-    """An error in one line, with what is at the bottom of it: a library that is missing, a host that nobody knows.
-
-    Args:
-        error: of a library that says so at the top as "cannot connect".
-    """
-    cause = error
-    while below := cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__):
-        cause = below
-    top, bottom = (next(iter(str(one).strip().splitlines()), "") or type(one).__name__ for one in (error, cause))
-    return top if bottom in top else f"{top} ({type(cause).__name__}: {bottom})"
 
 
 def hint(key: str) -> str:
@@ -164,14 +90,3 @@ def _dotted(config: DictConfig, prefix: str = "") -> Iterator[str]:
         node = config._get_node(key)
         if isinstance(node, DictConfig) and not node._is_missing() and not node._is_none():
             yield from _dotted(node, f"{prefix}{key}.")
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """An argument's type: a whole number that is not smaller than another."""
-
-    def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"a number of at least {least} is wanted; got {text!r}")
-        return int(text)
-
-    return read

@@ -1,0 +1,69 @@
+"""The one place where a config becomes an object: the arguments are checked before the class is called."""
+
+import inspect
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import hydra.utils
+from omegaconf import OmegaConf
+
+from see_lightning.errors import ConfigError, nearest
+
+METHOD_GIVEN = ("setup",)  # what a method gets beside its settings
+
+
+def bind(node: Any, *arguments: str) -> None:
+    """Refuse a config node that its ``_target_`` could not be called with.
+
+    Args:
+        node: a config node with ``_target_``.
+        arguments: names that the caller adds.
+
+    Raises:
+        ConfigError: an argument is unknown to the target, is of another type than its annotation says, or one that it needs
+            is missing.
+    """
+    target = hydra.utils.get_object(node["_target_"])
+    given = {str(key) for key in node if not str(key).startswith("_")} | set(arguments)
+    parameters = inspect.signature(target).parameters
+    unknown = sorted(given - set(parameters))
+    if unknown:
+        raise ConfigError(f"{node['_target_']} takes no {unknown[0]!r}.{nearest(unknown[0], parameters)}")
+    for name in given.difference(arguments):
+        _check_type(node, name, parameters[name].annotation)
+    needed = {name for name, p in parameters.items() if p.default is p.empty}
+    if not node.get("_partial_") and needed - given:
+        raise ConfigError(
+            f"{node['_target_']} needs {sorted(needed - given)[0]!r}, which the configuration does not give."
+        )
+
+
+#: What a number, a word or a switch of a configuration may be, and how a refusal calls it.
+PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a word"),
+    bool: ((bool,), "true or false"),
+    type(None): ((type(None),), "null"),
+}
+
+
+def _check_type(node: Any, name: str, annotation: Any) -> None:
+    """Refuse a value that an argument's annotation does not allow; only numbers, words, switches and null are looked at."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    if not all(kind in PLAIN for kind in kinds):
+        return
+    value = node[name]
+    fits = [isinstance(value, PLAIN[kind][0]) and (kind is bool or not isinstance(value, bool)) for kind in kinds]
+    if not any(fits):
+        allowed = " or ".join(PLAIN[kind][1] for kind in kinds)
+        raise ConfigError(f"{name} of {node['_target_']} must be {allowed}; got {value!r}.")
+
+
+def instantiate(node: Any, **arguments: Any) -> Any:
+    """Build the object that a config node's ``_target_`` names, with the caller's own arguments added."""
+    bind(node, *arguments)
+    plain: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
+    # "all": lists and dicts arrive as Python's own, so nothing below Hydra has to know OmegaConf.
+    build = hydra.utils.instantiate({**plain, "_partial_": True}, _convert_="all")
+    return build if plain.get("_partial_") else build(**arguments)

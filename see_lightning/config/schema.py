@@ -1,0 +1,259 @@
+"""The settings of a run: their types, defaults and ranges.
+
+The groups of fixed shape are typed here; a group that names its class by ``_target_`` is typed by that class.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig
+
+from see_lightning.config.checks import check_calibrate_on, check_ratio, one_of, within
+from see_lightning.errors import ConfigError
+
+PROTOCOLS = ("ssr", "trace", "olora", "sapt")
+VARIANTS = ("input_only", "paraphrased")
+PROMPT_STYLES = ("chat", "plain", "alpaca", "llama2")
+
+
+def _open_group() -> Any:
+    """A group to which the command line adds keys without a plus."""
+    return DictConfig({}, flags={"struct": False})
+
+
+@dataclass
+class ModelConfig:
+    """The base model and how a query is put to it."""
+
+    source: str = MISSING  # package (weights inside a pip package), tiny (random, for tests), hub
+    name: str = MISSING  # hub id, or the name the model goes by
+    revision: str | None = None  # hub only: commit, tag or branch
+    prompt: str = "chat"  # chat (the tokenizer's template), plain (the query alone), alpaca, llama2 (SSR's for it)
+    system_prompt: str | None = None  # chat, where null leaves it to the template, and llama2, where null writes none
+    template_args: dict[str, Any] = field(
+        default_factory=_open_group
+    )  # chat only; variables of the template: enable_thinking
+    dtype: str = "auto"  # auto (bf16 where the hardware is fast at it, else fp32), bf16, fp32
+    max_length: int = 1536  # tokens; the longest prompt with its answer
+    trust_remote_code: bool = False  # runs Python code that comes with the model
+
+    def __post_init__(self) -> None:
+        one_of("model.source", self.source, ("package", "tiny", "hub"))
+        one_of("model.prompt", self.prompt, PROMPT_STYLES)
+        one_of("model.dtype", self.dtype, ("auto", "bf16", "fp32"))
+        within("model.max_length", self.max_length, 16)
+        if self.template_args and self.prompt != "chat":
+            raise ConfigError(f"model.template_args are for model.prompt=chat; the style is {self.prompt}.")
+        if self.source != "hub" and (self.revision or self.trust_remote_code):
+            raise ConfigError(
+                f"model.revision and model.trust_remote_code belong to model.source=hub, not {self.source}."
+            )
+
+
+ALL_LINEAR = "all-linear"  # PEFT's word
+# What a model is asked for where names of layers are left to it; its answer in Llama's case, which names the runs so far.
+LLAMA_TARGETS: dict[str | None, list[str]] = {
+    None: ["q_proj", "v_proj"],
+    ALL_LINEAR: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+
+
+@dataclass
+class AdapterConfig:
+    """One expert's LoRA."""
+
+    rank: int = 8
+    alpha: float = 32.0  # the update is scaled by alpha / rank
+    dropout: float = 0.1  # share of the adapter's inputs
+    targets: Any = field(default_factory=lambda: ["q_proj", "v_proj"])  # names of linear layers; see ``conf/adapter``
+    activated: bool = (
+        False  # acts from the assistant header on, so every expert shares the base model's reading of a query
+    )
+    cache_gb: float = 4.0  # activated only: memory for what the base model has read (half training, half test queries)
+
+    def __post_init__(self) -> None:
+        within("adapter.rank", self.rank, 1)
+        within("adapter.cache_gb", self.cache_gb, 0)
+        if self.alpha <= 0:
+            raise ConfigError(f"adapter.alpha scales the update and must be above 0; got {self.alpha:g}.")
+        within("adapter.dropout", self.dropout, 0, 0.99)
+        if isinstance(self.targets, str):
+            self.targets = [self.targets]
+        if self.targets == [ALL_LINEAR]:
+            self.targets = ALL_LINEAR
+        if self.targets is None or self.targets == ALL_LINEAR:
+            return
+        if isinstance(self.targets, list):  # YAML reads the name of a module in a list as a number
+            self.targets = [str(name) if type(name) is int else name for name in self.targets]
+        if not isinstance(self.targets, list) or not all(isinstance(name, str) and name for name in self.targets):
+            raise ConfigError(f"adapter.targets must be a list of names, {ALL_LINEAR} or null; got {self.targets!r}.")
+        if not self.targets or ALL_LINEAR in self.targets:
+            raise ConfigError(
+                f"adapter.targets is {'empty' if not self.targets else self.targets}; name at least one linear layer, such as"
+                f" [q_proj,v_proj], or give {ALL_LINEAR} alone, or null for PEFT's own choice."
+            )
+
+
+@dataclass
+class OptimConfig:
+    """How one task is trained."""
+
+    lr: float = 2e-4  # peak learning rate of AdamW
+    weight_decay: float = 0.0
+    epochs: int = 3  # passes over a task's training examples
+    global_batch: int = 32  # examples per optimizer step, over all devices
+    tokens_at_once: int = 4096  # computed together by a device, padding included; a step of more is computed in parts
+    schedule: str = "cosine"  # cosine (to zero), linear (to zero), constant
+    warmup: float = 0.0  # share of the steps
+    grad_clip: float = 1.0  # largest gradient norm; 0 turns it off
+    loss_mean: str = "tokens"  # tokens (mean over a batch's target tokens), examples (each example weighs the same)
+
+    def __post_init__(self) -> None:
+        within("optim.lr", self.lr, 0)
+        within("optim.weight_decay", self.weight_decay, 0)
+        within("optim.epochs", self.epochs, 1)
+        within("optim.global_batch", self.global_batch, 1)
+        within("optim.tokens_at_once", self.tokens_at_once, 1)
+        within("optim.warmup", self.warmup, 0, 1)
+        within("optim.grad_clip", self.grad_clip, 0)
+        one_of("optim.schedule", self.schedule, ("cosine", "linear", "constant"))
+        one_of("optim.loss_mean", self.loss_mean, ("tokens", "examples"))
+
+
+RESERVED = ("base", "ensemble")  # what answers call the base model, and the harness all experts together
+
+
+@dataclass
+class OrderConfig:
+    """Which tasks, and in which order."""
+
+    name: str = MISSING
+    tasks: list[str] = MISSING
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ConfigError("order.tasks is empty; name at least one task, such as order.tasks=[qa,qg].")
+        twice = {task for task in self.tasks if self.tasks.count(task) > 1}
+        if twice:
+            raise ConfigError(f"order.tasks names {', '.join(sorted(twice))} more than once.")
+        for task in self.tasks:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", task) or task in RESERVED:
+                raise ConfigError(
+                    f"task name {task!r} cannot name an expert; use letters, digits, '-' and '_', and neither 'base' nor"
+                    f" 'ensemble'."
+                )
+
+
+@dataclass
+class DataConfig:
+    """How examples are checked and dealt."""
+
+    on_bad_row: str = "stop"  # stop, or skip (counted, reported, an error above 1 % of a task's rows)
+    eval_batch: int = 16  # queries decoded together
+    rehearsal: str = "fresh"  # fresh (past examples are drawn anew for every later task), fixed (drawn once)
+    min_negatives: int = 12  # of each past task that an expert learns to refuse at least; 0: the ratio alone
+    calibrate_on: Any = 0  # rows to hold out by which an expert's threshold is set; train: its training rows; 0: none
+
+    def __post_init__(self) -> None:
+        within("data.min_negatives", self.min_negatives, 0)
+        check_calibrate_on("data.calibrate_on", self.calibrate_on)
+        one_of("data.rehearsal", self.rehearsal, ("fresh", "fixed"))
+        one_of("data.on_bad_row", self.on_bad_row, ("stop", "skip"))
+        within("data.eval_batch", self.eval_batch, 1)
+
+
+@dataclass
+class IndicatorConfig:
+    """What an expert writes before an answer, or instead of one."""
+
+    pos: str = "<<pos>>"
+    neg: str = "<<neg>>"
+
+    def __post_init__(self) -> None:
+        if not self.pos.strip() or not self.neg.strip():
+            raise ConfigError("indicators.pos and indicators.neg must not be blank.")
+        if self.pos != self.pos.lstrip() or self.neg != self.neg.lstrip():
+            raise ConfigError(
+                "indicators.pos and indicators.neg must not begin with a blank: blanks before them are skipped."
+            )
+        if self.pos.startswith(self.neg) or self.neg.startswith(self.pos):
+            raise ConfigError(
+                f"one indicator begins with the other: {self.pos!r}, {self.neg!r}; choose two that differ."
+            )
+
+
+@dataclass
+class PathsConfig:
+    """Where things lie. None of it changes a number."""
+
+    data: str = "data"  # data root; the environment variable SEE_DATA by default
+    runs: str = "runs"
+    cache: str = "~/.cache/see_lightning"  # the converted base model
+
+    def cache_folder(self) -> Path:
+        """Where the cache lies, with the home folder written out.
+
+        Raises:
+            ConfigError: there is no such home folder.
+        """
+        try:
+            return Path(self.cache).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(
+                f"paths.cache={self.cache}: there is no such home folder; give paths.cache=DIR."
+            ) from error
+
+
+@dataclass
+class OodConfig:
+    """Foreign queries: of tasks that nothing is trained on."""
+
+    sources: dict[str, Any] = MISSING  # benchmarks by any name; their tasks need names of their own
+    dir: str | None = None  # where a source finds its files, if it says ${ood.dir}
+    tasks: list[str] | None = None  # null takes all that the sources have
+    size: int | None = 50  # queries of each task; null takes all
+    max_new_tokens: int | None = 64  # longest answer to each; null takes each task's own
+    every: bool = False  # asked after every task instead of after the last alone
+
+    def __post_init__(self) -> None:
+        within("ood.size", self.size, 1)
+        within("ood.max_new_tokens", self.max_new_tokens, 1)
+
+
+@dataclass
+class RunConfig:
+    """The root: what people type on the command line."""
+
+    ratio: float = 0.1  # share of each past task's examples that is rehearsed, 0..1
+    seed: int = 0
+    train_size: int | None = None  # training examples per task; null takes all
+    test_size: int | None = None  # test examples per task; null takes all
+    protocol: str = "ssr"  # whose metrics are printed: ssr, trace, olora, sapt; results.json has all
+    method: Any = MISSING
+    order: OrderConfig = MISSING
+    benchmark: Any = MISSING
+    model: ModelConfig = MISSING
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    indicators: IndicatorConfig = field(default_factory=IndicatorConfig)
+    trainer: Any = MISSING
+    logger: Any = None
+    ood: OodConfig | None = None
+    variants: list[str] = field(default_factory=list)  # of the test queries: input_only, paraphrased
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+    def __post_init__(self) -> None:
+        check_ratio("ratio", self.ratio)
+        if isinstance(self.method, dict) and "ratio" in self.method:
+            check_ratio("method.ratio", self.method["ratio"])
+        if isinstance(self.method, dict) and "calibrate_on" in self.method:
+            check_calibrate_on("method.calibrate_on", self.method["calibrate_on"])
+        within("seed", self.seed, 0)
+        within("train_size", self.train_size, 1)
+        within("test_size", self.test_size, 1)
+        one_of("protocol", self.protocol, PROTOCOLS)
+        for variant in self.variants:
+            one_of("variants", variant, VARIANTS)

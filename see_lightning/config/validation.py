@@ -1,0 +1,116 @@
+"""A composed configuration gets its types, and what no type can say is checked."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from see_lightning.config.names import called_here
+from see_lightning.config.schema import RunConfig
+from see_lightning.errors import ConfigError, nearest
+
+# What the loop over tasks gives each Trainer, or what would make ``optim.global_batch`` untrue.
+TRAINER_SET_BY_RUN = {
+    "accumulate_grad_batches",
+    "barebones",
+    "callbacks",
+    "default_root_dir",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "fast_dev_run",
+    "gradient_clip_val",
+    "limit_predict_batches",
+    "log_every_n_steps",
+    "logger",
+    "max_epochs",
+    "max_steps",
+    "max_time",
+    "min_epochs",
+    "min_steps",
+    "num_sanity_val_steps",
+    "overfit_batches",
+    "reload_dataloaders_every_n_epochs",
+    "use_distributed_sampler",
+}
+
+
+FSDP_BASE = "fsdp_base"  # each rank trains all of the experts and holds a part of the base model
+STRATEGIES = ("auto", "ddp", FSDP_BASE)
+
+
+def validate(cfg: DictConfig) -> RunConfig:
+    """The typed form of a composed config, with every range checked.
+
+    Raises:
+        ConfigError: a value is out of range, or a mandatory one is missing.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError(f"{missing[0]} is not set; give {missing[0]}=... on the command line.")
+    _refuse_endless(OmegaConf.to_container(cfg, resolve=True), "")
+    typed = OmegaConf.to_object(cfg)
+    assert isinstance(typed, RunConfig)
+    for name in ("devices", "num_nodes"):
+        number = typed.trainer.get(name, 1)
+        if (name, number) != ("devices", "auto") and not (isinstance(number, int) and number > 0):
+            raise ConfigError(f"trainer.{name} must be a whole number, at least 1; got {number!r}.")
+    strategy = typed.trainer.get("strategy", "auto")
+    if strategy not in STRATEGIES:
+        raise ConfigError(
+            f"trainer.strategy must be one of {', '.join(STRATEGIES)}; got {strategy!r}."
+            f"{nearest(str(strategy), STRATEGIES)} The run starts its ranks and deals examples and queries to them itself,"
+            f" and saves experts that every rank holds whole; other strategies do otherwise."
+        )
+    taken = sorted(TRAINER_SET_BY_RUN & set(typed.trainer))
+    if taken:
+        ours = called_here(taken[0])
+        raise ConfigError(f"trainer.{taken[0]} is set by the run itself.{ours or ' See optim, data and logger.'}")
+    if typed.trainer.get("limit_train_batches") == 0:
+        raise ConfigError("trainer.limit_train_batches=0 trains nothing; give the steps of an epoch, or method=base.")
+    _refuse_additions(typed, "")
+    return typed
+
+
+def load_composed(path: Path) -> DictConfig:
+    """A composed configuration that another process of this run wrote down."""
+    return typed(cast("DictConfig", OmegaConf.load(path)))
+
+
+def typed(settings: DictConfig) -> DictConfig:
+    """Resolved settings with their types."""
+    cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), settings)
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+#: What YAML reads as a number in a file, and Hydra as a text on the command line.
+_ENDLESS = re.compile(r"[-+]?\.(inf|nan)", re.IGNORECASE)
+
+
+def _refuse_endless(value: Any, name: str) -> None:
+    """No setting means anything as ``inf`` or ``nan``, and few comparisons see them."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            _refuse_endless(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list):
+        for part in value:
+            _refuse_endless(part, name)
+    elif (isinstance(value, float) and not math.isfinite(value)) or (
+        isinstance(value, str) and _ENDLESS.fullmatch(value)
+    ):
+        raise ConfigError(f"{name} must be a finite number; got {value}.")
+
+
+def _refuse_additions(typed: Any, prefix: str) -> None:
+    """Hydra's ``+key=value`` adds what the types do not know, and nothing would ever read it."""
+    known = {field.name for field in fields(typed)}
+    for key, value in vars(typed).items():
+        if key not in known:
+            raise ConfigError(f"there is no setting {prefix + key!r}.{called_here(key) or nearest(key, known)}")
+        if is_dataclass(value):
+            _refuse_additions(value, f"{prefix}{key}.")
