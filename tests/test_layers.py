@@ -34,6 +34,8 @@ def test_the_imports_keep_every_contract():
         ("reporting/svg.py", "import torch", "reporting needs neither torch nor methods"),
         ("evaluation/protocols.py", "import see_lightning.experts.pool", "reporting needs neither torch nor methods"),
         ("config/schema.py", "import torch", "data and configuration start without torch"),
+        ("files/writing.py", "import see_lightning.config.schema", "each layer imports only what stands below it"),
+        ("frame.py", "import see_lightning.data.split", "each layer imports only what stands below it"),
         ("methods/loss.py", "import omegaconf", "methods know neither configuration files nor trackers"),
     ],
 )
@@ -45,3 +47,12 @@ def test_a_planted_import_is_reported(tmp_path, module, planted, contract):
     done = lint(tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"{contract} BROKEN" in done.stdout
+
+
+def test_a_module_that_no_layer_names_is_reported(tmp_path):
+    shutil.copytree(ROOT / "see_lightning", tmp_path / "see_lightning", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "see_lightning" / "loose.py").touch()
+    done = lint(tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "see_lightning.loose" in done.stdout

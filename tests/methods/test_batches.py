@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from see_lightning.config import OptimConfig
+from see_lightning.config.schema import OptimConfig
 from see_lightning.data.example import Example
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
