@@ -222,7 +222,7 @@ class Fitted:
 
 
 def fit(setup: Setup, method: Method, task: Task, data: TaskDataModule, clock: Clock) -> Fitted:
-    """Train a new expert as ``ContinualRun`` does, with its Trainer, callbacks and seeds.
+    """Train a new expert as ``TrainStage`` does, with its Trainer, callbacks and seeds.
 
     Args:
         setup: its ``optim`` tells how.

@@ -38,7 +38,7 @@ class RunData:
         ledger: of the run.
         stages: of the run.
         tasks: in their order.
-        beside: tasks that were asked beside the run's own, by kind, see ``ContinualRun``.
+        beside: tasks that were asked beside the run's own, by the name of their ``EvalSet``.
         cfg: the composed config.
         config: its typed form.
         method: the method's class, for what it declares.

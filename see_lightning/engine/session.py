@@ -22,14 +22,15 @@ from see_lightning.engine.build import (
     build_variants,
     expert_facts,
 )
+from see_lightning.engine.context import RunContext, RunSettings
 from see_lightning.engine.find import Found, check_model
 from see_lightning.engine.ledger import OOD, Ledger, dump
+from see_lightning.engine.loop import run_stages
 from see_lightning.engine.made_from import date_of
 from see_lightning.engine.preemption import STOPPED, Stopped, Told, exit_code
 from see_lightning.engine.ranks import GRACE, Ranks, on_gpu
 from see_lightning.engine.results import RunData, collect, keep_earlier
-from see_lightning.engine.run import ContinualRun, RunSettings
-from see_lightning.engine.stages import Stage, plan_stages
+from see_lightning.engine.stages import OWN, EvalSet, Stage, plan_eval_sets, plan_stages
 from see_lightning.engine.start import start_run
 from see_lightning.engine.tracking import Tracker, make_tracker
 from see_lightning.errors import ConfigError
@@ -49,14 +50,14 @@ class Material:
     Args:
         template: prompt style and tokenizer.
         tasks: in their order.
-        beside: tasks that are asked beside the run's own, by kind, see ``ContinualRun``.
         stages: of the run.
+        eval_sets: test queries that are asked after stages, the run's own first.
     """
 
     template: PromptTemplate
     tasks: list[Task]
-    beside: dict[str, list[Task]]
     stages: list[Stage]
+    eval_sets: list[EvalSet]
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,10 @@ class Session:
             try:
                 material = self._read(told)
                 ranks.lead(lambda: self._start(material))
-                run = self._continual_run(material, tracker, told)
+                context = self._context(material, tracker, told)
                 settings: Any = OmegaConf.to_container(self.cfg, resolve=True)
                 ranks.lead(lambda: tracker.open(ledger.directory, settings, told))
-                run.run()
+                run_stages(context)
             except Stopped:
                 code = exit_code(ranks.gather(told.signal))
                 self.console.print(STOPPED)
@@ -137,12 +138,19 @@ class Session:
                 strangers = told_apart(build_strangers(cfg, config, template), tasks)
                 return tasks, {OOD: strangers, **build_variants(cfg, config, template, tasks)}
 
-        tasks, beside = self.ranks.stop_together(read, nullcontext())
-        for notice in (notice for task in chain(tasks, *beside.values()) for notice in task.notices):
+        tasks, further = self.ranks.stop_together(read, nullcontext())
+        for notice in (notice for task in chain(tasks, *further.values()) for notice in task.notices):
             self.console.print(notice)
         for note in (*self.method.cautions(cfg.method, tasks), *self.found.notes, *self.found.left_out):
             self.console.print(f"note: {note}")
-        return Material(template, tasks, beside, plan_stages(self.method.traits.schedule, tasks))
+        stages = plan_stages(self.method.traits.schedule, tasks)
+        eval_sets = plan_eval_sets(
+            stages,
+            further,
+            decide=self.method.traits.learns_refusals,
+            ood_after_each=bool(config.ood and config.ood.every),
+        )
+        return Material(template, tasks, stages, eval_sets)
 
     def _start(self, material: Material) -> None:
         """Note the start, see ``start_run``."""
@@ -159,8 +167,8 @@ class Session:
             console=self.console,
         )
 
-    def _continual_run(self, material: Material, tracker: Tracker, told: Told) -> ContinualRun:
-        """The loop over tasks, with what it builds when it needs it."""
+    def _context(self, material: Material, tracker: Tracker, told: Told) -> RunContext:
+        """What the loop over tasks works with, and how it builds what it needs."""
         cfg, config, ranks = self.cfg, self.config, self.ranks
         dtype = self.ledger.read().content["about"]["dtype"]
         make_trainer, mesh = instantiate(cfg.trainer), None
@@ -175,10 +183,10 @@ class Session:
             ranks.lead(lambda: check_model(self.ledger, config, note=True))
             return method
 
-        return ContinualRun(
+        return RunContext(
             ledger=self.ledger,
             stages=material.stages,
-            beside=material.beside,
+            eval_sets=material.eval_sets,
             settings=RunSettings(
                 seed=config.seed,
                 epochs=config.optim.epochs,
@@ -187,10 +195,8 @@ class Session:
                 loss_mean=config.optim.loss_mean,
                 tokens_at_once=config.optim.tokens_at_once,
                 eval_batch=config.data.eval_batch,
-                strangers_every=bool(config.ood and config.ood.every),
                 facts=expert_facts(config, material.template, dtype),
             ),
-            decides=self.method.traits.learns_refusals,
             make_method=make_method,
             make_trainer=make_trainer,
             tracker=tracker,
@@ -202,7 +208,8 @@ class Session:
     def _write_results(self, material: Material) -> dict[str, Any]:
         """Compute and write all numbers and the report; gives the content of ``results.json``."""
         ledger = self.ledger
-        read = (material.stages, material.tasks, material.beside)
+        further = {one.name: one.tasks for one in material.eval_sets if one.name != OWN}
+        read = (material.stages, material.tasks, further)
         results = collect(RunData(ledger, *read, self.cfg, self.config, self.method))
         path = ledger.directory / "results.json"
         if path.exists():

@@ -1,9 +1,13 @@
-"""What a run does, stage by stage: what is trained, and what is tested afterwards."""
+"""What a run does, stage by stage: what is trained, and which test queries are asked afterwards."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from see_lightning.engine.ledger import OOD, REMEMBERED
 from see_lightning.tasks.task import Task, merge
+
+OWN = "own"  # the eval set of the run's own tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,51 @@ class Stage:
     tests: tuple[Task, ...]
     rows: tuple[int, ...]
 
+    @property
+    def tests_own(self) -> bool:
+        """Whether the trained task has a test split of its own among ``tests``; merged tasks have none."""
+        return self.task is not None and any(task.name == self.task.name for task in self.tests)
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSet:
+    """Test queries that are answered under one name.
+
+    Args:
+        name: ``own``, ``ood``, or that of a variant of the run's own prompts.
+        tasks: all tasks of the set, with their test splits.
+        when: which tasks are answered after which stage. ``seen``: after each stage its ``Stage.tests``, the tasks seen so
+            far and the next one. ``each``: all tasks after every stage. ``last``: all tasks after the last stage.
+        decide: True: every expert decides on every query, of tasks that are not answered yet too. False: the only
+            decisions are those that routing takes on its way to an answer.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    when: Literal["seen", "each", "last"]
+    decide: bool
+
+    def answered_after(self, stage: Stage, *, last: bool) -> tuple[Task, ...]:
+        """The tasks that are answered after a stage.
+
+        Args:
+            stage: that was trained.
+            last: whether it is the last of the run.
+        """
+        if self.when == "seen":
+            return stage.tests
+        return self.tasks if last or self.when == "each" else ()
+
+    @property
+    def answers(self) -> str:
+        """The kind of its answers in the ledger."""
+        return "answers" if self.name == OWN else self.name
+
+    @property
+    def responses(self) -> str:
+        """The kind of its cached responses in the ledger."""
+        return REMEMBERED if self.name == OWN else f"{self.name}_{REMEMBERED}"
+
 
 def plan_stages(schedule: str, tasks: Sequence[Task]) -> list[Stage]:
     """The stages of a run.
@@ -38,3 +87,24 @@ def plan_stages(schedule: str, tasks: Sequence[Task]) -> list[Stage]:
     if schedule == "frozen":
         return [Stage("00-base", None, every, tuple(range(len(every))))]
     return [Stage(f"{t + 1:02d}-{task.name}", task, every[: t + 2], (t,)) for t, task in enumerate(every)]
+
+
+def plan_eval_sets(
+    stages: Sequence[Stage], further: Mapping[str, Sequence[Task]], *, decide: bool, ood_after_each: bool
+) -> list[EvalSet]:
+    """The eval sets of a run, in the order in which they are asked.
+
+    Args:
+        stages: of the run.
+        further: tasks beside the run's own by name of their set: ``ood`` and variants.
+        decide: whether experts decide on the run's own queries and on ``ood`` ones. Of variants only answers are compared.
+        ood_after_each: whether ``ood`` tasks are answered after every stage instead of after the last one alone.
+    """
+    own = EvalSet(OWN, stages[-1].tests, "seen", decide)
+    return [
+        own,
+        *(
+            EvalSet(name, tuple(tasks), "each" if name == OOD and ood_after_each else "last", decide and name == OOD)
+            for name, tasks in further.items()
+        ),
+    ]

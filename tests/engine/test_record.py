@@ -62,7 +62,7 @@ def test_a_start_like_the_last_one_writes_nothing(data, tmp_path):
     started(cfg, stop=True)
     (ledger,) = tmp_path.glob("runs/**/ledger.json")
     before = ledger.read_bytes()
-    with patch.object(session, "ContinualRun", side_effect=InterruptedError):
+    with patch.object(session, "run_stages", side_effect=InterruptedError):
         started(cfg)
     assert ledger.read_bytes() == before
 

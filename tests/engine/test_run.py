@@ -15,7 +15,7 @@ from see_lightning.config import validation
 from see_lightning.engine import build, launch, record, start
 from see_lightning.engine.callbacks import Throughput
 from see_lightning.engine.ledger import Ledger, LedgerError
-from see_lightning.engine.run import Diverged
+from see_lightning.engine.train_stage import Diverged
 from see_lightning.errors import DataError, Refusal
 from see_lightning.methods import method as methods
 from see_lightning.models.tiny import tiny_tokenizer

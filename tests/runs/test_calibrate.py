@@ -10,7 +10,7 @@ from see_lightning.cli.calibrate import calibrate
 from see_lightning.config import identity
 from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.ledger import Ledger
-from see_lightning.engine.run import ContinualRun
+from see_lightning.engine.train_stage import TrainStage
 from see_lightning.errors import Refusal
 from tests.nightly import all_but
 from tests.runs import toy
@@ -157,7 +157,7 @@ def test_a_finished_run_is_calibrated_by_its_folder(base, tmp_path, capsys):
 def test_a_threshold_may_also_look_at_general_instructions(base, tmp_path):
     plain = copied(base, tmp_path, *BEFORE)
     more = ("method.against=3", "method.leeway=0.5")
-    with patch.object(ContinualRun, "_train", side_effect=AssertionError("trained again")):
+    with patch.object(TrainStage, "_train", side_effect=AssertionError("trained again")):
         path = calibrate(plain, on=2, keep=0.5, against=3, leeway=0.5)
     whole = toy.whole(base, *BEFORE, *THEN, *more)
     assert path.parents[1].name == whole.directory.parent.name
@@ -171,7 +171,7 @@ def test_a_threshold_may_also_look_at_general_instructions(base, tmp_path):
 
 def test_thresholds_by_training_rows_need_no_rows_that_are_left(base, tmp_path):
     plain = toy.run(toy.compose(toy.data_in(base), tmp_path, "model.dtype=fp32", "optim.epochs=25"))
-    with patch.object(ContinualRun, "_train", side_effect=AssertionError("trained again")):
+    with patch.object(TrainStage, "_train", side_effect=AssertionError("trained again")):
         path = calibrate(plain.directory, on="train", keep=0.98)
     whole = toy.whole(base, "model.dtype=fp32", "optim.epochs=25", "method.calibrate_on=train")
     assert path.parents[1].name == whole.directory.parent.name
@@ -231,7 +231,7 @@ def test_a_run_that_trained_nothing_yet_is_no_source(base, tmp_path):
 def test_until_a_threshold_is_set_anew_an_expert_is_not_to_be_asked(base, tmp_path):
     calibrated = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE, *THEN))
     cfg = toy.compose(toy.data_in(base), tmp_path, *BEFORE, "method.calibrate_on=2", "method.keep=1.0")
-    with patch.object(ContinualRun, "_end_anew", side_effect=InterruptedError), pytest.raises(InterruptedError):
+    with patch.object(TrainStage, "_end_again", side_effect=InterruptedError), pytest.raises(InterruptedError):
         toy.run(cfg)
     (begun,) = [path for path in calibrated.directory.parents[1].glob("*/seed=3") if path != calibrated.directory]
     with pytest.raises(Refusal, match="has finished no task yet"):

@@ -118,7 +118,7 @@ def test_a_growth_that_was_killed_is_done_again(base, tmp_path):
             launch.launch(cfg, "test")
 
     def killed_after_the_commit() -> None:
-        with patch.object(session, "ContinualRun", side_effect=lambda **_: toy.die()):
+        with patch.object(session, "run_stages", side_effect=lambda _: toy.die()):
             launch.launch(cfg, "test")
 
     for attempt in (killed_while_copying, killed_before_the_commit, killed_after_the_commit):

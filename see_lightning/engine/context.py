@@ -1,0 +1,161 @@
+"""What the stages of a run share: its files, its processes, its method, and how a Trainer is made."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+
+from see_lightning.engine.build import recall_of
+from see_lightning.engine.callbacks import StopWhenTold
+from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.made_from import taken_up
+from see_lightning.engine.preemption import Stopped, Told
+from see_lightning.engine.ranks import Ranks
+from see_lightning.engine.stages import OWN, EvalSet, Stage
+from see_lightning.engine.tracking import Tracker
+from see_lightning.evaluation.dealing import share_of
+from see_lightning.evaluation.evaluate import put_back
+from see_lightning.methods.method import ExpertMethod, Method
+from see_lightning.tasks.memory import Memory
+from see_lightning.tasks.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What training and evaluation need to know of the configuration.
+
+    Args:
+        seed: the run's seed.
+        epochs: passes over each task's training examples.
+        global_batch: examples per optimizer step.
+        grad_clip: largest gradient norm; 0 for none.
+        loss_mean: what the loss is a mean over.
+        tokens_at_once: that a rank computes together in training.
+        eval_batch: queries decoded together.
+        facts: what every expert's file says of its origin: base model, template, indicators.
+    """
+
+    seed: int
+    epochs: int
+    global_batch: int
+    grad_clip: float
+    loss_mean: str
+    tokens_at_once: int
+    eval_batch: int
+    facts: dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class RunContext:
+    """One method on one order of tasks.
+
+    Args:
+        ledger: of the run directory, held by this process.
+        stages: what is to be done.
+        eval_sets: the test queries that are asked after stages.
+        settings: of training and evaluation.
+        make_method: loads the base model and builds the method; called only if something is left to do.
+        make_trainer: builds a fresh Trainer.
+        tracker: logs training and scores.
+        console: where progress is printed.
+        ranks: the processes that do this run together.
+        told: whether to stop.
+    """
+
+    ledger: Ledger
+    stages: list[Stage]
+    eval_sets: list[EvalSet]
+    settings: RunSettings
+    make_method: Callable[[], Method]
+    make_trainer: Callable[..., L.Trainer]
+    tracker: Tracker
+    console: Console
+    ranks: Ranks
+    told: Told
+    #: The tasks of the stages that are finished.
+    memory: Memory = field(init=False)
+    _to_restore: list[Stage] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.memory = Memory(self.settings.seed)
+
+    def check_preemption(self) -> None:
+        """End here, between two pieces of work, if a rank was told to stop during the last one.
+
+        Raises:
+            Stopped: on every rank.
+        """
+        if self.ranks.agree(self.told.signal is not None):
+            raise Stopped
+
+    def restore(self, stage: Stage) -> None:
+        """Restore what an earlier start trained in a stage, as soon as the method is needed."""
+        self._to_restore.append(stage)
+
+    @property
+    def method(self) -> Method:
+        """The method, with every finished stage restored."""
+        method = self._loaded
+        for stage in self._to_restore:
+            if stage.task:
+                folder = self.ledger.verified(stage.name) / "expert"
+                with taken_up(self.ledger, stage.name, self.settings.facts):
+                    method.restore(stage.task.name, folder)
+        self._to_restore.clear()
+        return method
+
+    @cached_property
+    def _loaded(self) -> Method:
+        """The method as it is built, on its device, with the responses that earlier starts cached."""
+        with self.told.at_once() if self.ranks.size == 1 else nullcontext():  # the ranks meet while they load it
+            method = self.make_method()
+        # Where it is trained and asked, before anything is restored or chosen there: Lightning would bring it later.
+        method.to(self.trainer(self.stages[0], [], alone=True).strategy.root_device)
+        if told := method.pool.choose_reading():
+            self.console.print(told)
+        if isinstance(method, ExpertMethod):
+            method.recall = recall_of(self.settings.facts)
+            for stage in self.stages:
+                for one in self.eval_sets:
+                    records = self.ledger.remembered(stage.name, one.responses)
+                    names = {task.name for task in one.tasks}  # what was foreign once may be a task of the run by now
+                    put_back(method.recall, [each for each in records if one.name == OWN or each["task"] in names])
+        return method
+
+    def trainer(
+        self, stage: Stage, callbacks: list[L.Callback], *, logger: Any = False, epochs: int = 1, alone: bool = False
+    ) -> L.Trainer:
+        """A fresh Trainer: one that has been used trains the next task for 0 steps.
+
+        Args:
+            stage: in whose folder it works.
+            callbacks: of this Trainer; one that ends it when the run is told to stop is added.
+            logger: of Lightning's, or False.
+            epochs: passes over the training data.
+            alone: whether each rank works on its share by itself.
+        """
+        return self.make_trainer(
+            default_root_dir=self.ledger.folder(stage.name),
+            max_epochs=epochs,
+            callbacks=[*callbacks, StopWhenTold(self.told, self.ranks)],
+            logger=logger,
+            gradient_clip_val=self.settings.grad_clip or None,
+            enable_checkpointing=False,  # the unit of resumption is a task, redone from its own seeds
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,  # the data module gives each rank its rows
+            **(self.ranks.apart() if alone else self.ranks.side_by_side()),
+        )
+
+    @cached_property
+    def shares(self) -> dict[str, dict[str, Task]]:
+        """By eval set and task, the test queries that this rank answers: after every stage the same ones."""
+        rank, ranks = self.ranks.rank, self.ranks.size
+        return {one.name: share_of(one.tasks, self.method.template, rank=rank, ranks=ranks) for one in self.eval_sets}

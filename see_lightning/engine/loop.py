@@ -1,0 +1,25 @@
+"""The loop over tasks: each is trained, evaluated and made final; a killed run goes on wherever it was."""
+
+from see_lightning.engine.context import RunContext
+from see_lightning.engine.evaluate_stage import EvaluateStage
+from see_lightning.engine.train_stage import TrainStage
+
+
+def run_stages(context: RunContext) -> None:
+    """Do what the ledger does not name as done; every rank of the run calls this.
+
+    Args:
+        context: of the run.
+
+    Raises:
+        Stopped: a rank was told to stop.
+        Diverged: the loss or a weight is no finite number.
+    """
+    for number, stage in enumerate(context.stages, start=1):
+        context.check_preemption()
+        title = f"{number}/{len(context.stages)} {stage.name}"
+        if stage.task:
+            TrainStage(context, stage, stage.task, title).run()
+        EvaluateStage(context, stage, title).run()
+        if stage.task:
+            context.memory.add(stage.task)

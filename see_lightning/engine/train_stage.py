@@ -1,0 +1,282 @@
+"""The training of one stage: a method learns a task, and what it learned becomes final in one act."""
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from see_lightning.data.example import Example
+from see_lightning.engine.callbacks import StageProgress, Throughput
+from see_lightning.engine.context import RunContext
+from see_lightning.engine.expert_file import EXPERT_FILE, write_expert_file
+from see_lightning.engine.method_costs import MethodCosts, of_all_ranks
+from see_lightning.engine.pages import kept_pages
+from see_lightning.engine.stages import Stage
+from see_lightning.errors import Refusal
+from see_lightning.files.writing import write_text
+from see_lightning.methods.method import Assignment, Method
+from see_lightning.seeds import seed
+from see_lightning.tasks.datamodule import TaskDataModule
+from see_lightning.tasks.task import Task
+
+
+class Diverged(Refusal):
+    """The loss or a weight became infinite or NaN."""
+
+
+class TrainStage:
+    """Trains one task of a run, or restores what an earlier start of the run trained.
+
+    Args:
+        context: what the stages of the run share.
+        stage: which one.
+        task: that is trained in it.
+        title: begins every line of progress.
+    """
+
+    def __init__(self, context: RunContext, stage: Stage, task: Task, title: str) -> None:
+        self.context, self.stage, self.task, self.title = context, stage, task, title
+        self.folder = context.ledger.folder(stage.name)
+
+    def run(self) -> None:
+        """Train the task unless it is trained already.
+
+        Raises:
+            Diverged: the loss or a weight is no finite number; nothing of the task is kept.
+            Stopped: a rank was told to stop.
+        """
+        trained = self.context.ledger.stage(self.stage.name)["trained"]
+        if not trained:
+            self._train()
+            return
+        self.context.restore(self.stage)
+        if not trained.get("ended", True):
+            self._end_again(trained)
+
+    @cached_property
+    def costs(self) -> MethodCosts:
+        """Time and tokens of the method's hooks in this stage."""
+        return MethodCosts(self.context.method.pool.model.get_input_embeddings())
+
+    def _train(self) -> None:
+        context, method = self.context, self.context.method
+        context.check_preemption()  # the model may have been loaded just now
+        context.ledger.begin(self.stage.name)
+        method.drawn.clear()
+        assigned = self._assign() if method.traits.may_reuse else None
+        if assigned and assigned.expert != self.task.name:
+            self._reuse(assigned)
+            return
+        examples = self._training_examples()
+        self._begin_task()
+        throughput = Throughput()
+        seconds = self._fit(examples, throughput)
+        self._end_task()
+        facts = self._facts(examples, throughput, seconds) | ({"assigned": asdict(assigned)} if assigned else {})
+        if context.ranks.first:
+            context.ledger.check_held()
+            method.save(self.task.name, self.folder / "expert")
+        self._commit(facts)
+        began = f"begun as {method.parent}, " if method.parent else ""
+        context.console.print(
+            f"{self.title}: {began}{facts['steps']} steps on {len(examples)} examples ({facts['rehearsed']} of past tasks),"
+            f" loss {facts['loss']:.3f}, {facts['tokens'] / seconds:,.0f} tokens/s, {seconds:.0f} s"
+        )
+
+    def _assign(self) -> Assignment:
+        """Let the method choose the expert that the task is given.
+
+        Raises:
+            RuntimeError: the ranks chose different ones.
+        """
+        method, ranks = self.context.method, self.context.ranks
+        with self.costs.of("assign"):
+            with _at_rest(method):
+                assigned = method.assign(self.task)
+            if len({one.expert for one in ranks.gather(assigned)}) > 1:
+                raise RuntimeError(
+                    f"{self.stage.name}: the ranks chose different experts for this task; run all ranks on the same hardware."
+                )
+            own = assigned.expert == self.task.name
+            told = (
+                "an expert of its own" if own else f"explained by the expert of {assigned.expert}, nothing is trained"
+            )
+            seen = ", ".join(f"{z:.2f} under {name}" for name, z in assigned.z.items())
+            self.context.console.print(f"{self.title}: {told} (z {seen or 'unknown: it is the first'})")
+        return assigned
+
+    def _reuse(self, assigned: Assignment) -> None:
+        """Make a stage final that has nothing to learn."""
+        method = self.context.method
+        if self.context.ranks.first:
+            write_examples(self.folder / "examples.jsonl", [])
+            method.save(self.task.name, self.folder / "expert")
+        nothing = dict.fromkeys(("examples", "rehearsed", "negatives", "steps", "tokens", "computed"), 0)
+        facts = {
+            "loss": None,
+            "seconds": round(self.costs.seconds("assign"), 3),
+            "hooks": self._hooks(),
+            "storage": method.storage(),
+        }
+        self._commit({**nothing, **facts, "assigned": asdict(assigned)})
+
+    def _training_examples(self) -> list[Example]:
+        """What the stage trains on, the same rows on every rank.
+
+        Made once: a method may draw them, or generate them by a model, and ranks with different rows drift apart.
+        """
+        context = self.context
+        with self.costs.of("training_examples"):
+            examples = context.ranks.share(lambda: context.method.training_examples(self.task, context.memory))
+        if context.ranks.first:
+            write_examples(self.folder / "examples.jsonl", examples)
+        return examples
+
+    def _begin_task(self) -> None:
+        method, ranks = self.context.method, self.context.ranks
+        with self.costs.of("choose_parent"):
+            method.parent = ranks.gather(method.choose_parent(self.task))[0]  # the same one on every rank
+        with self.costs.of("begin_task"):
+            method.begin_task(self.task, self.context.memory)
+
+    def _fit(self, examples: Sequence[Example], throughput: Throughput) -> float:
+        """Make every step of the training; gives its seconds."""
+        context, settings, ranks, method = self.context, self.context.settings, self.context.ranks, self.context.method
+        data = TaskDataModule(
+            self.task.name,
+            examples,
+            method.template,
+            batch_size=settings.global_batch,
+            run_seed=settings.seed,
+            loss_mean=settings.loss_mean,
+            tokens_at_once=settings.tokens_at_once,
+            rank=ranks.rank,
+            ranks=ranks.size,
+        )
+        callbacks: list[L.Callback] = [throughput, StageProgress(context.console, self.title, throughput)]
+        logger = context.tracker.stage(self.task.name, self.folder)
+        trainer = context.trainer(self.stage, callbacks, logger=logger, epochs=settings.epochs)
+        # Dropout: drawn by the task's name, not by what came before it; ranks compute different rows.
+        purpose = "dropout" if ranks.first else f"dropout of rank {ranks.rank}"
+        torch.manual_seed(seed(settings.seed, self.task.name, purpose))
+        started = time.monotonic()
+        try:
+            with kept_pages():
+                trainer.fit(method, datamodule=data)
+            # No later loss tells of the last step.
+            if not all(parameter.isfinite().all() for parameter in method.parameters() if parameter.requires_grad):
+                raise FloatingPointError("weights are no numbers.")
+        except FloatingPointError as error:
+            raise self._diverged(error, int(trainer.num_training_batches), throughput.steps) from error
+        seconds = time.monotonic() - started
+        # Lightning's limit is a share if it is a float, where 1.0 is all; else a number of steps.
+        limit = trainer.limit_train_batches
+        whole = isinstance(limit, float) and limit == 1
+        expected = (data.steps_per_epoch if whole else int(trainer.num_training_batches)) * settings.epochs
+        if throughput.steps != expected:
+            raise RuntimeError(f"{self.stage.name} was trained for {throughput.steps} steps instead of {expected}.")
+        return seconds
+
+    def _diverged(self, error: FloatingPointError, steps_per_epoch: int, steps: int) -> Diverged:
+        """The refusal that names the step and the learning rate.
+
+        Args:
+            error: what was found.
+            steps_per_epoch: steps of one pass over the data.
+            steps: that were finished.
+        """
+        lr, step = self.context.method.optim.lr, min(steps + 1, steps_per_epoch * self.context.settings.epochs)
+        return Diverged(
+            f"{self.task.name} diverged in step {step}, epoch {(step - 1) // steps_per_epoch + 1}: {error} Nothing of this"
+            f" task is kept. optim.lr is {lr:g}; lower it, such as to optim.lr={lr / 10:g}"
+        )
+
+    def _end_task(self) -> None:
+        method = self.context.method
+        with self.costs.of("end_task"), _at_rest(method):
+            method.end_task(self.task, self.context.memory)
+
+    def _facts(self, examples: Sequence[Example], throughput: Throughput, seconds: float) -> dict[str, Any]:
+        """What the ledger notes of the training, over all ranks."""
+        ranks, method = self.context.ranks, self.context.method
+        shares = ranks.gather((throughput.tokens, throughput.computed, throughput.loss))
+        tokens, computed, loss = (sum(column) for column in zip(*shares, strict=True))
+        return {
+            **self._row_counts(examples),
+            "steps": throughput.steps,
+            "tokens": tokens,
+            "computed": computed,
+            "loss": round(loss / ranks.size, 6),
+            "seconds": round(self.costs.seconds("assign") + seconds, 3),
+            "hooks": self._hooks(),
+            "storage": method.storage(),
+            "parent": method.parent,
+        }
+
+    def _row_counts(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """How many rows the stage trains on, and how many of them are of past tasks, or are to be refused."""
+        method, learned = self.context.method, {one.name for one in self.context.memory.past}
+        past = [example.task for example in examples if example.task in learned]
+        counts = {"examples": len(examples), "rehearsed": len(past) + sum(method.drawn[name] for name in learned)}
+        if not method.traits.learns_refusals:
+            return {**counts, "negatives": 0}
+        negatives = sum(example.task != self.task.name for example in examples)
+        return {**counts, "negatives": negatives, "refused": dict(Counter(past))}
+
+    def _hooks(self) -> dict[str, Any]:
+        return of_all_ranks(self.context.ranks.gather(self.costs.spent))
+
+    def _end_again(self, trained: dict[str, Any]) -> None:
+        """End a task that was trained in another run, by this run's settings.
+
+        Args:
+            trained: what the ledger notes of that training.
+        """
+        context, expert = self.context, self.folder / "expert"
+        context.ranks.lead(lambda: context.ledger.only_final(self.stage.name, "expert"))
+        self._end_task()
+        if context.ranks.first:
+            copy = self.folder / "expert.anew"
+            shutil.rmtree(copy, ignore_errors=True)  # of a run that was killed here
+            context.method.save(self.task.name, copy)
+            for file in copy.iterdir():
+                if f"expert/{file.name}" not in trained["files"]:  # what is final, such as the weights, stays untouched
+                    file.replace(expert / file.name)
+            shutil.rmtree(copy)
+        facts = {key: value for key, value in trained.items() if key not in ("ended", "files")}
+        before = trained.get("hooks", {})
+        facts["hooks"] = {unit: {**before.get(unit, {}), **part} for unit, part in self._hooks().items()}
+        self._commit(facts)
+        context.console.print(f"{self.title}: trained before, ended again")
+
+    def _commit(self, facts: dict[str, Any]) -> None:
+        """Make final what was learned and saved."""
+        if self.context.ranks.first:
+            write_expert_file(self.context, self.stage, facts, score=None)
+        expert = sorted(path.name for path in (self.folder / "expert").glob("*"))
+        files = ["examples.jsonl", *(f"expert/{name}" for name in expert if name != EXPERT_FILE)]
+        self.context.ledger.commit_trained(self.stage.name, files, facts)
+
+
+@contextmanager
+def _at_rest(method: Method) -> Iterator[None]:
+    """Within this, a method works without gradients and without dropout."""
+    with torch.no_grad():
+        method.eval()
+        yield
+        method.train()  # as fit leaves it: modules in eval mode would be trained without dropout
+
+
+def write_examples(path: Path, examples: Sequence[Example]) -> None:
+    """Write what a stage trains on, a line for each example."""
+    lines = [{"id": e.id, "task": e.task, "prompt": e.prompt, "target": e.target} for e in examples]
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
