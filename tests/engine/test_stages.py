@@ -3,7 +3,7 @@
 import pytest
 
 from see_lightning.data.example import Example
-from see_lightning.engine.stages import Stage, plan_stages
+from see_lightning.engine.stages import Stage, plan_eval_sets, plan_stages
 from see_lightning.tasks.task import Task
 
 
@@ -45,3 +45,34 @@ def test_stages_sort_by_their_names_in_the_order_of_the_tasks():
     names = [stage.name for stage in plan_stages("sequential", [task(f"t{11 - i}") for i in range(11)])]
     assert names == sorted(names)
     assert names[-1] == "11-t1"
+
+
+STRANGE, OTHER = task("fog"), task("a")
+
+
+@pytest.mark.parametrize(
+    ("ood_after_each", "asked"),
+    [
+        (True, [["ab", "fog", ""], ["abc", "fog", ""], ["abc", "fog", "a"]]),
+        (False, [["ab", "", ""], ["abc", "", ""], ["abc", "fog", "a"]]),
+    ],
+)
+def test_each_eval_set_is_answered_after_its_stages(ood_after_each, asked):
+    stages = plan_stages("sequential", [A, B, C])
+    further = {"ood": [STRANGE], "input_only": [OTHER]}
+    sets = plan_eval_sets(stages, further, decide=True, ood_after_each=ood_after_each)
+    answered = [[one.answered_after(stage, last=stage is stages[-1]) for one in sets] for stage in stages]
+    assert [["".join(task.name for task in tasks) for tasks in row] for row in answered] == asked
+
+
+def test_experts_decide_on_own_and_ood_queries_and_not_on_variants():
+    further = {"ood": [STRANGE], "input_only": [OTHER]}
+    sets = plan_eval_sets(plan_stages("sequential", [A, B]), further, decide=True, ood_after_each=False)
+    assert {one.name: one.decide for one in sets} == {"own": True, "ood": True, "input_only": False}
+    without = plan_eval_sets(plan_stages("sequential", [A, B]), further, decide=False, ood_after_each=False)
+    assert not any(one.decide for one in without)
+
+
+@pytest.mark.parametrize(("schedule", "own"), [("sequential", [True, True]), ("joint", [False]), ("frozen", [False])])
+def test_only_a_task_that_is_trained_by_itself_is_tested_by_its_own_stage(schedule, own):
+    assert [stage.tests_own for stage in plan_stages(schedule, [A, B])] == own
