@@ -88,7 +88,7 @@ class TrainStage:
         self._commit(facts)
         began = f"begun as {method.parent}, " if method.parent else ""
         context.console.print(
-            f"{self.title}: {began}{facts['steps']} steps on {len(examples)} examples ({facts['rehearsed']} of past tasks),"
+            f"{self.title}: {began}{facts['steps']} steps on {len(examples)} examples, {facts['rehearsed']} rows rehearsed,"
             f" loss {facts['loss']:.3f}, {facts['tokens'] / seconds:,.0f} tokens/s, {seconds:.0f} s"
         )
 
