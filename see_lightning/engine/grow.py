@@ -16,7 +16,7 @@ from see_lightning.engine.made_from import check_same_prompts
 from see_lightning.engine.record import starts_of
 from see_lightning.engine.stages import Stage
 from see_lightning.errors import listed
-from see_lightning.experts.files import THRESHOLD
+from see_lightning.experts.files import STATE, THRESHOLD
 from see_lightning.files.writing import copy_folder, refuse_links
 from see_lightning.methods.method import Method
 from see_lightning.tasks.task import changed_data
@@ -157,7 +157,9 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
 
 def _only_what_was_said(noted: dict[str, Any]) -> dict[str, Any]:
     """A stage without its answers, whose training is still to be ended; costs stay with the run that had them."""
-    again = (f"expert/{THRESHOLD}", "expert/expert.json")  # written when an expert ends its task
+    again = tuple(
+        f"expert/{name}" for name in (THRESHOLD, STATE, "expert.json")
+    )  # written when an expert ends its task
     files = {file: digest for file, digest in noted["trained"]["files"].items() if file not in again}
     said: dict[str, Any] = {
         kind: {task: {key: block[key] for key in ("start", "end", "sha256")} for task, block in noted[kind].items()}

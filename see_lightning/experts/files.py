@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialized
@@ -17,6 +18,7 @@ from see_lightning.files.writing import write_bytes, write_text
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
 THRESHOLD = "threshold.json"  # beside them, of an expert that has one
+STATE = "method_state.safetensors"  # beside them, of a method that keeps more than adapters
 
 Pairs = dict[str, tuple[Tensor, Tensor]]  # A, (R, I), and B, (O, R), of each layer
 
@@ -81,6 +83,36 @@ def save(pool: ExpertPool, name: str, folder: Path) -> None:
     # PEFT keeps names in sets, whose order changes from process to process; sorted, the file does not.
     text = json.dumps(config, indent=2, sort_keys=True, default=sorted)
     write_text(folder / CONFIG, text + "\n")
+
+
+def save_state(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write what a method keeps beside its adapters; no file if it keeps nothing.
+
+    Args:
+        tensors: by name; they may share memory.
+        folder: of a task's adapter; made if it is not there.
+
+    Raises:
+        ConfigError: they hold numbers that are not finite.
+    """
+    if tensors:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, folder / STATE)
+
+
+def load_state(folder: Path, device: torch.device) -> dict[str, Tensor]:
+    """Read what ``save_state`` wrote; empty if it wrote no file.
+
+    Args:
+        folder: of a task's adapter.
+        device: where the tensors are put.
+
+    Raises:
+        ConfigError: the file is damaged, or holds numbers that are not finite.
+    """
+    if not (folder / STATE).exists():
+        return {}
+    return {name: tensor.to(device) for name, tensor in read_tensors(folder / STATE).items()}
 
 
 def load(pool: ExpertPool, name: str, folder: Path) -> None:

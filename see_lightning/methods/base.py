@@ -1,7 +1,5 @@
 """No training at all: what the base model answers by itself."""
 
-from pathlib import Path
-
 from see_lightning.methods.method import Answer, Method
 from see_lightning.methods.setup import Traits
 from see_lightning.tasks.batches import Queries
@@ -25,9 +23,3 @@ class Base(Method):
     def voices(self, queries: Queries) -> list[str | None]:
         """The base model."""
         return [None] * len(queries)
-
-    def save(self, task: str, folder: Path) -> None:
-        """Nothing was learned."""
-
-    def restore(self, task: str, folder: Path) -> None:
-        """Nothing was saved."""

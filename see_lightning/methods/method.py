@@ -110,10 +110,12 @@ class Method(L.LightningModule):
     def storage(self) -> dict[str, int]:
         """What is kept of all tasks so far, in bytes, part by part, and under ``pool`` what it is measured by.
 
-        By default ``weights``: adapters, of which one is the measure. Empty where nothing is learned.
+        By default ``weights``: adapters, of which one is the measure; and ``state``, if there is one. Empty where nothing is
+        learned.
         """
         one, *more = [self.pool.adapter_bytes(name) for name in self.pool.names] or [0]
-        return {"pool": one, "weights": one + sum(more)} if one else {}
+        state = sum(tensor.nbytes for tensor in self.state().values())
+        return {"pool": one, "weights": one + sum(more), **({"state": state} if state else {})} if one else {}
 
     def training_examples(self, task: Task, memory: Memory) -> list[Example]:
         """What the stage of ``task`` trains on, with the targets as they are learned.
@@ -142,13 +144,35 @@ class Method(L.LightningModule):
     def answer(self, queries: Queries) -> list[Answer]:
         """Answer queries, in their order. Greedy: a sampled answer would give another result each time."""
 
-    @abstractmethod
-    def save(self, task: str, folder: Path) -> None:
-        """Write a PEFT adapter folder with what a task taught, right after the task."""
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the method keeps of past tasks beside its adapters, by name, such as a Fisher matrix or keys.
 
-    @abstractmethod
+        It is saved after each task, on any device. Numbers that are not finite are refused.
+        """
+        return {}
+
+    def load_state(self, task: str, tensors: dict[str, Tensor]) -> None:
+        """Takes back what ``state`` gave when a task had ended, on the device of the base model.
+
+        Called for each past task, oldest first, once the task's adapter is there; not for a task that left no state.
+        """
+
+    def saved_adapter(self, task: str) -> str | None:
+        """Name of the adapter that is saved after a task; None saves none."""
+        return None
+
+    def save(self, task: str, folder: Path) -> None:
+        """Writes the task's adapter as a PEFT folder and the state into it, right after the task, on the first rank."""
+        if (name := self.saved_adapter(task)) is not None:
+            files.save(self.pool, name, folder)
+        files.save_state(self.state(), folder)
+
     def restore(self, task: str, folder: Path) -> None:
-        """Take up what ``save`` wrote after ``task``; called for every past task, oldest first."""
+        """Loads what ``save`` wrote after a task; called for every past task, oldest first."""
+        if (name := self.saved_adapter(task)) is not None:
+            files.load(self.pool, name, folder)
+        if tensors := files.load_state(folder, self.pool.device()):
+            self.load_state(task, tensors)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a whole step; if it is computed in parts, those before the last leave their gradients behind."""
@@ -399,13 +423,9 @@ class OneAdapterMethod(Method):
         """The adapted model."""
         return [self.ADAPTER] * len(queries)
 
-    def save(self, task: str, folder: Path) -> None:
-        """The adapter as it stands."""
-        files.save(self.pool, self.ADAPTER, folder)
-
-    def restore(self, task: str, folder: Path) -> None:
-        """The latest call wins."""
-        files.load(self.pool, self.ADAPTER, folder)
+    def saved_adapter(self, task: str) -> str | None:
+        """The one adapter, as each task left it."""
+        return self.ADAPTER
 
 
 class ExpertMethod(Method):
@@ -455,10 +475,6 @@ class ExpertMethod(Method):
             answers.update(zip(rows, self.say(voice, queries.select(rows)), strict=True))
         return [answers[row] for row in range(len(queries))]
 
-    def save(self, task: str, folder: Path) -> None:
+    def saved_adapter(self, task: str) -> str | None:
         """The expert of the task; the others have not moved."""
-        files.save(self.pool, task, folder)
-
-    def restore(self, task: str, folder: Path) -> None:
-        """An expert comes back under its task's name."""
-        files.load(self.pool, task, folder)
+        return task

@@ -42,8 +42,8 @@ class Traits:
         learns_refusals: past examples are trained on as queries to refuse, so experts give verdicts.
         may_reuse: a task may be given an earlier expert (``Method.assign``); then nothing is trained on it.
         after_training: names of the method's settings that no trained weight depends on. A run that differs from a finished
-            one in these alone takes over its experts, and only repeats ``end_task``. A subclass inherits these names: it
-            declares its own if one of them changes what it trains.
+            one in these alone takes over its experts, and only repeats ``end_task``, with the state that the task before
+            left. A subclass inherits these names: it declares its own if one of them changes what it trains.
     """
 
     schedule: Literal["sequential", "joint", "frozen"] = "sequential"

@@ -19,7 +19,9 @@ from tests.runs import toy
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
 PLANTED_PY = '''
-"""Trains on the first half of each task, and closes every answer with a bang."""
+"""Trains on the first half of each task and a row for each past one, and closes every answer with a bang."""
+
+import torch
 
 from see_lightning.methods.method import OneAdapterMethod
 
@@ -28,9 +30,19 @@ class Planted(OneAdapterMethod):
     def __init__(self, setup, *, bang):
         super().__init__(setup)
         self.bang = bang
+        self.learned = torch.zeros(())
 
     def training_examples(self, task, memory):
-        return list(task.train[: len(task.train) // 2])
+        return list(task.train[: len(task.train) // 2 + int(self.learned)])
+
+    def end_task(self, task, memory):
+        self.learned += 1
+
+    def state(self):
+        return {"learned": self.learned}
+
+    def load_state(self, task, tensors):
+        self.learned = tensors["learned"]
 
     def answer(self, queries):
         return [answer._replace(text=answer.text + self.bang) for answer in super().answer(queries)]
