@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 
 from see_lightning.errors import ConfigError
 from see_lightning.experts.adapted import AdaptedModel
+from see_lightning.experts.learning import update
 from see_lightning.experts.weights import WeightCache
 
 
@@ -59,6 +60,26 @@ class Sum:
         first, *_ = scales = [self.pool.scale(layer, adapter) for adapter in self.adapters]
         ups = [w * scale / first * b.detach() for w, scale, (_, b) in zip(self.factors, scales, pairs, strict=True)]
         return torch.cat([a.detach() for a, _ in pairs]), torch.cat(ups, dim=1)
+
+
+class GrowingSum(Sum):
+    """The sum of LoRA adapters of which the last is trained; the others act as a part of the base model.
+
+    Args:
+        pool: holds the adapters.
+        adapters: their names, the oldest first.
+    """
+
+    def __init__(self, pool: AdaptedModel, adapters: Sequence[str]) -> None:
+        *old, new = adapters
+        super().__init__(pool, (*old, new), [1.0] * (len(old) + 1))
+        self.frozen = Sum(pool, old, [1.0] * len(old)) if old else None
+
+    def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
+        """A layer's output with the sum added; dropout takes from the input of the adapter that is trained."""
+        y = y + self.frozen.add(layer, x) if self.frozen else y
+        new = self.adapters[-1]
+        return update(y, x, *self.pool.pair(layer, new), scale=self.pool.scale(layer, new), drop=self.pool.dropout())
 
 
 class Dense:

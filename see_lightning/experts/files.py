@@ -69,9 +69,8 @@ def save(pool: ExpertPool, name: str, folder: Path) -> None:
         folder: is made.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    voice = pool.compositions.get(name)
-    pairs = {layer: voice.pair(layer) for layer in pool.layers} if voice else pool.pairs(name)
-    adapter = voice.adapters[0] if voice else name
+    pairs = _pairs(pool, name)
+    adapter = pool.compositions[name].adapters[0] if name in pool.compositions else name
     write_tensors(_named(pairs), folder / WEIGHTS, {"format": "pt"})
     config = pool.settings(adapter)
     rank = len(next(iter(pairs.values()))[0])
@@ -136,14 +135,14 @@ def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
 
     Args:
         pool: for which it is read.
-        adapter: one of the pool's, whose sizes they must have.
+        adapter: an adapter or composite of the pool, whose sizes they must have.
         folder: as ``save`` writes it.
 
     Raises:
         ConfigError: the folder's tensors are not exactly those that this pool's experts have.
     """
     found = read_tensors(folder / WEIGHTS)
-    wanted = _named(pool.pairs(adapter))
+    wanted = _named(_pairs(pool, adapter))
     differing = [
         key for key in found.keys() | wanted.keys()
         if key not in found or key not in wanted or found[key].shape != wanted[key].shape
@@ -160,6 +159,12 @@ def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
             f" from {pool.header_ids or 'the beginning'}."
         )
     return {layer: (found[_name(layer, "A")], found[_name(layer, "B")]) for layer in pool.layers}
+
+
+def _pairs(pool: ExpertPool, name: str) -> Mapping[str, tuple[Tensor, Tensor]]:
+    """A and B of an adapter; of a composite, what a plain adapter can hold of it."""
+    composite = pool.compositions.get(name)
+    return {layer: composite.pair(layer) for layer in pool.layers} if composite else pool.pairs(name)
 
 
 def _sizes(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:

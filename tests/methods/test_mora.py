@@ -7,20 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from see_lightning.config.schema import OptimConfig
-from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
 from see_lightning.experts.pool import ExpertPool
 from see_lightning.experts.ranks import MixtureOfRanks
 from see_lightning.methods.mora import Mora
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
-from see_lightning.tasks.batches import IGNORED, collate
 from see_lightning.tasks.memory import Memory
-from see_lightning.tasks.task import Task
 from tests.experts import small
+from tests.methods.learning import learn, task_named
 from tests.runs import toy
 
 IDS = torch.arange(3, 43).view(2, 20)
@@ -31,29 +28,6 @@ DEFAULT = {"budget": 4, "temperature": 0.03, "threshold": 0.2, "prune": 0.0}
 def mora(*, rank: int = 4, activated: bool = False, **settings) -> Mora:
     pool = small.pool(rank=rank, targets=TARGETS, activated=activated)
     return Mora(Setup(pool, small.TEMPLATE, OptimConfig(), 0), **DEFAULT | settings)
-
-
-def learn(method, task: str, steps: int = 3) -> list[float]:
-    """Begin a task and train it a little; the losses."""
-    method.begin_task(task_named(task), Memory(0))
-    batch = collate([small.TEMPLATE.prompt_ids("sky?")], [small.TEMPLATE.target_ids(f"blue {task}")], pad=0)
-    wanted = [parameter for parameter in method.parameters() if parameter.requires_grad]
-    optimizer, losses = torch.optim.AdamW(wanted, lr=0.1, weight_decay=0.1), []
-    method.pool.keep_prompts([[small.TEMPLATE.prompt_ids("sky?")]])
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = cross_entropy(method.pool(*batch), batch[2][batch[2] != IGNORED])
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    method.pool.kept.clear()
-    method.eval()
-    return losses
-
-
-def task_named(name: str) -> Task:
-    rows = tuple(Example(f"{name}-{i}", f"{name} {'long ' * i}?", "answer", name) for i in range(3))
-    return Task(name, rows, rows[:1], "rouge_l", 8)
 
 
 def weights(pool: ExpertPool, adapter: str) -> list[Tensor]:
