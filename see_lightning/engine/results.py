@@ -171,9 +171,8 @@ def _storage(run: RunData) -> dict[str, Any]:
     stored = [stage["storage"] for stage in run.trained if stage.get("storage")]
     if not stored or len(stored) < len(run.trained):
         return {}
-    parts = dict.fromkeys(part for stage in stored for part in stage)
     return {
-        "storage": {part: [stage.get(part, 0) for stage in stored] for part in parts},
+        "storage": {part: [stage.get(part, 0) for stage in stored] for part in dict.fromkeys(chain(*stored))},
         "capacity": [
             round(sum(size for part, size in stage.items() if part != "pool") / stage["pool"], 6) for stage in stored
         ],

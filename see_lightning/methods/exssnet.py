@@ -17,8 +17,9 @@ from see_lightning.experts.masks import favouring
 from see_lightning.experts.mixture import Learning, Scores
 from see_lightning.experts.shared import SharedAdapter
 from see_lightning.experts.subexperts import SubExperts
-from see_lightning.methods.method import ExpertMethod, learning_rate_share
+from see_lightning.methods.method import ExpertMethod
 from see_lightning.methods.setup import Setup, Traits
+from see_lightning.methods.training import learning_rate_share
 from see_lightning.methods.warm_start import WarmStart
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries

@@ -1,24 +1,20 @@
-"""What a continual-learning method is: what it trains on, its loss, and how it answers.
+"""What a continual-learning method is: what it trains on, what it keeps, and how it answers.
 
-A method never evaluates, writes results, reads the configuration or knows how many devices there are. One level of
-inheritance; a variant is an argument. Adding one takes a module here and a YAML file in ``conf/method``.
+How a step is trained stands in ``training.py``. A method never evaluates, writes results, reads the configuration or knows
+the number of devices. One level of inheritance; a variant is an argument. Adding one takes a module here and a YAML file in
+``conf/method``.
 """
 
-import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
-import lightning as L
 import torch
-import torch.distributed as dist
 from peft import PeftModel
-from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from see_lightning.data.example import Example
@@ -26,13 +22,12 @@ from see_lightning.errors import ConfigError
 from see_lightning.experts import files
 from see_lightning.experts.asking import SURE
 from see_lightning.experts.recall import Recall, Recollection, Said
-from see_lightning.methods.loss import answer_loss
 from see_lightning.methods.setup import Setup, Traits
+from see_lightning.methods.training import Training
 from see_lightning.models.decode import Decoded, Row, Writing
 from see_lightning.models.kv_cache import Read
 from see_lightning.seeds import seed
-from see_lightning.tasks.batches import Batch, Collator, Queries, cut, encode
-from see_lightning.tasks.datamodule import pad_id
+from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
@@ -68,8 +63,8 @@ class Assignment:
     z: dict[str, float]
 
 
-class Method(L.LightningModule):
-    """The interface, with plain answer-only fine-tuning as its default.
+class Method(Training):
+    """The interface of all methods.
 
     Args:
         setup: model, template, optimizer settings and seed of the run.
@@ -82,20 +77,12 @@ class Method(L.LightningModule):
     parent: str | None = None
 
     def __init__(self, setup: Setup) -> None:
-        super().__init__()
-        self.pool, self.template, self.optim, self.run_seed = setup.pool, setup.template, setup.optim, setup.seed
+        super().__init__(setup)
         #: Whether a query comes with the name of its task; in some methods a setting says so.
         self.needs_task_id = self.traits.told
         #: Exact costs of answering: prefills (prompts read), decisions, decided_again (of these, in bf16, by themselves
         #: because they were close), generations (answers written), new_tokens.
         self.counts: Counter[str] = Counter()
-        #: Rows that ``batches`` has given since the task began, of all ranks together, by the rows' task.
-        self.drawn: Counter[str] = Counter()
-        self._ranks = setup.ranks
-        optim = setup.optim
-        self._collator = Collator(
-            pad_id(setup.template), optim.loss_mean, optim.tokens_at_once, setup.rank, setup.ranks
-        )
 
     @classmethod
     def is_told(cls, arguments: Mapping[str, Any]) -> bool:
@@ -174,128 +161,6 @@ class Method(L.LightningModule):
         if tensors := files.load_state(folder, self.pool.device()):
             self.load_state(task, tensors)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a whole step; if it is computed in parts, those before the last leave their gradients behind."""
-        *earlier, last = batch.split(self.optim.loss_mean)
-        done: Tensor | float = 0.0
-        for part in earlier:
-            loss = part.weight * self.loss(part)
-            # Ranks add up gradients once, when what is returned goes backward.
-            self.trainer.strategy.backward(loss, None)
-            done += loss.detach()
-        loss = last.weight * self.loss(last) + done
-        self.log("train/loss", loss.detach() / (batch.weight or 1), batch_size=max(1, len(batch)))
-        penalty = self.penalty()
-        if penalty is None:
-            return loss
-        if not torch.isfinite(penalty):
-            raise FloatingPointError(f"the penalty is {penalty.item()}.")
-        self.log("train/penalty", penalty.detach(), batch_size=1)
-        return loss + penalty  # ranks take the mean of their gradients, so it counts once however many there are
-
-    def penalty(self) -> Tensor | None:
-        """A term that is added to the loss once a step, however many parts the step is computed in; None adds none.
-
-        It must be the same on all ranks, so it depends on weights alone and not on a batch.
-        """
-        return None
-
-    def edit_gradients(self) -> None:
-        """Changes the gradients of a step: after ranks have averaged them, before they are clipped.
-
-        It must do the same on all ranks. A parameter whose gradient is set to None is not updated in this step.
-        """
-
-    def after_step(self) -> None:
-        """Changes weights after the optimizer's step. AdamW's decay moves a weight whose gradient is zero, too."""
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Lightning calls this behind the backward pass, in which ranks average gradients, and clips behind it."""
-        self.edit_gradients()
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Lightning calls this once a step has been made."""
-        self.after_step()
-
-    def loss(self, part: Batch) -> Tensor:
-        """Mean loss on the answers' tokens alone; the vocabulary head runs only where answers stand."""
-        logits_LV = self.pool(part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
-        loss = answer_loss(logits_LV, part.labels_BS, self.optim.loss_mean)
-        if not torch.isfinite(loss):
-            named = ", ".join(part.ids[:8]) + (f" and {len(part.ids) - 8} more" if len(part.ids) > 8 else "")
-            raise FloatingPointError(f"the loss is {loss.item()} on the examples {named}.")
-        return loss
-
-    def batches(self, examples: Sequence[Example], size: int) -> Iterator[Batch]:
-        """Batches for the method's own passes; the results count their rows of past tasks as rehearsed.
-
-        All ranks ask for the same batches, and each gets its share of the rows: call it in hooks that run on all ranks, not
-        in ``training_examples``.
-
-        Args:
-            examples: in the order in which they fill the batches.
-            size: examples of a batch, of all ranks together; the last batch may have fewer.
-
-        Yields:
-            Tokenised and padded rows on the model's device, with weights and parts as in ``training_step``.
-        """
-        for step in cut(examples, size):
-            rows = encode(step, self.template)
-            self.drawn.update(example.task for example in step)
-            longest_first = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
-            yield self._collator.batch(rows, longest_first).to(self.pool.device())
-
-    def gradients(self, batch: Batch) -> list[Tensor]:
-        """Gradients of the mean loss of a batch from ``batches``, averaged over the ranks; ``.grad`` stays as it is.
-
-        Args:
-            batch: this rank's share.
-
-        Returns:
-            One tensor for each trained weight, in the order of ``trained_weights``.
-        """
-        weights = self.trained_weights()
-        total = [torch.zeros_like(weight) for weight in weights]
-        for part in batch.split(self.optim.loss_mean):
-            with torch.enable_grad():
-                found = torch.autograd.grad(part.weight * self.loss(part), weights, materialize_grads=True)
-            torch._foreach_add_(total, found)
-        return [self.average(one) for one in total]
-
-    def average(self, tensor: Tensor) -> Tensor:
-        """Mean of a tensor over the ranks; all ranks call it."""
-        if self._ranks == 1:
-            return tensor
-        total = tensor.detach().clone()
-        dist.all_reduce(total)
-        return total / self._ranks
-
-    def trained_weights(self) -> list[nn.Parameter]:
-        """The weights that the current task trains."""
-        return [weight for weight in self.parameters() if weight.requires_grad]
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """A step begins without gradients."""
-        self.zero_grad()
-
-    def optimizer_zero_grad(self, *_: Any) -> None:
-        """Not where Lightning does it, behind ``training_step``, in which gradients of a step's parts add up."""
-
-    def on_train_start(self) -> None:
-        """Prompts that activated experts are trained behind are read once, each task's common beginning once."""
-        rows: dict[str, list[list[int]]] = {}
-        for row in self.trainer.datamodule.rows:
-            rows.setdefault(row.example.task, []).append(row.prompt)
-        self.pool.keep_prompts(list(rows.values()))
-
-    def on_train_end(self) -> None:
-        """The next task has other prompts."""
-        self.pool.kept.clear()
-
-    def cpu(self) -> Self:
-        """Stay: Lightning sends the model away whenever a Trainer has ended, and the next one has it brought back."""
-        return self
-
     def voices(self, queries: Queries) -> list[str | None]:
         """Who would answer each query, by the pool's name for it; None is the base model.
 
@@ -313,15 +178,6 @@ class Method(L.LightningModule):
             self.decide(batch)
             return []
         return self.answer(batch)
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """A fresh AdamW for every task: moments left from an earlier one would move what should rest."""
-        optimizer: Optimizer = AdamW(self.trained_weights(), lr=self.optim.lr, weight_decay=self.optim.weight_decay)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = LambdaLR(
-            optimizer, lambda step: learning_rate_share(step, steps, self.optim.schedule, self.optim.warmup)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def weights_seed(self, task: str) -> int:
         """Draws a new expert's first weights."""
@@ -380,27 +236,6 @@ class Method(L.LightningModule):
     def to_answer(self, id_: str, decoded: Decoded, expert: str | None) -> Answer:
         """An answer that no verdict stands before."""
         return Answer(id_, self.template.text(decoded.ids), expert, (), not decoded.ended)
-
-
-def learning_rate_share(step: int, steps: int, schedule: str, warmup: float) -> float:
-    """The learning rate at a step as a share of its peak, 0..1.
-
-    Args:
-        step: number of the step, from 0.
-        steps: how many there are.
-        schedule: ``cosine`` (to zero), ``linear`` (to zero), ``constant``.
-        warmup: share of the steps in which the rate rises from 0 to its peak.
-
-    >>> [round(learning_rate_share(step, 4, "cosine", 0.0), 2) for step in range(5)]
-    [1.0, 0.85, 0.5, 0.15, 0.0]
-    """
-    rising = warmup * steps
-    if step < rising:
-        return step / rising
-    done = (step - rising) / max(1.0, steps - rising)
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    return max(0.0, 1 - done) if schedule == "linear" else 1.0
 
 
 class OneAdapterMethod(Method):

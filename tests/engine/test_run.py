@@ -17,7 +17,7 @@ from see_lightning.engine.callbacks import Throughput
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.engine.train_stage import Diverged
 from see_lightning.errors import DataError, Refusal
-from see_lightning.methods import method as methods
+from see_lightning.methods import training
 from see_lightning.models.tiny import tiny_tokenizer
 from see_lightning.tasks.batches import IGNORED, Batch
 from tests.models.zoo import model_folder
@@ -153,14 +153,14 @@ def test_too_many_bad_rows_are_not_skipped(data, tmp_path):
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_the_run_and_names_its_examples(data, tmp_path, loss):
-    true_loss, seen = methods.answer_loss, []
+    true_loss, seen = training.answer_loss, []
 
     def third_loss_lost(logits_LV, labels_BS, mean):
         seen.append(true_loss(logits_LV, labels_BS, mean))
         return seen[-1] * loss if len(seen) == 3 else seen[-1]
 
     cfg = toy.compose(data, tmp_path / "runs", "order.tasks=[sea]", "optim.epochs=2", "optim.global_batch=4")
-    with patch.object(methods, "answer_loss", third_loss_lost), pytest.raises(Diverged) as error:
+    with patch.object(training, "answer_loss", third_loss_lost), pytest.raises(Diverged) as error:
         toy.run(cfg)
     told = f"sea diverged in step 3, epoch 2: the loss is {loss} on the examples sea-train-"
     assert str(error.value).startswith(told)

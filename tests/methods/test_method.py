@@ -13,13 +13,13 @@ from see_lightning.config.schema import OptimConfig
 from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
 from see_lightning.experts import files
-from see_lightning.methods.method import learning_rate_share
 from see_lightning.methods.mtl import Mtl
 from see_lightning.methods.replay import Replay
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from see_lightning.methods.stl import Stl
+from see_lightning.methods.training import learning_rate_share
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from see_lightning.engine import launch, session
 from see_lightning.engine.preemption import AGAIN
 from see_lightning.errors import ConfigError
-from see_lightning.methods import method as methods
+from see_lightning.methods import training
 from see_lightning.methods.method import Method
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
@@ -272,13 +272,13 @@ def test_a_rank_told_to_stop_does_not_wait_for_ever_for_one_that_is_halted(base,
 
 
 def test_training_that_diverges_on_one_rank_is_told_in_one_line(base, tmp_path, monkeypatch):
-    true_loss = methods.answer_loss
+    true_loss = training.answer_loss
 
     def lost_on_one(logits_LV: Any, labels_BS: Any, mean: str) -> Any:
         return true_loss(logits_LV, labels_BS, mean) * (float("nan") if os.environ["RANK"] == "1" else 1)
 
     work, _ = together(base, tmp_path / "runs", 2, "method=see")
-    monkeypatch.setattr(methods, "answer_loss", lost_on_one)
+    monkeypatch.setattr(training, "answer_loss", lost_on_one)
     log = tmp_path / "log"
     assert toy.ended(toy.start_ranks(2, work, log)) == [1, 0], log.read_text()[-3000:]
     assert "Refusal: rank 1: sky diverged in step 1, epoch 1: the loss is nan" in log.read_text()
