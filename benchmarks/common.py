@@ -26,10 +26,10 @@ from see_lightning.config.schema import RunConfig
 from see_lightning.config.search_path import CONF, register
 from see_lightning.config.validation import validate
 from see_lightning.engine.build import build_method, build_tasks, build_template
-from see_lightning.engine.callbacks import StageProgress, StopWhenTold, Throughput
+from see_lightning.engine.callbacks import StageProgress, StopOnSignal, Throughput
+from see_lightning.engine.distributed import Ranks
 from see_lightning.engine.pages import kept_pages
-from see_lightning.engine.preemption import Told
-from see_lightning.engine.ranks import Ranks
+from see_lightning.engine.preemption import StopSignal
 from see_lightning.errors import ConfigError
 from see_lightning.frame import frame
 from see_lightning.methods.method import Method
@@ -237,7 +237,7 @@ def fit(setup: Setup, method: Method, task: Task, data: TaskDataModule, clock: C
         trainer: L.Trainer = instantiate(setup.cfg.trainer)(
             default_root_dir=folder,
             max_epochs=setup.config.optim.epochs,
-            callbacks=[throughput, progress, loss, StopWhenTold(Told(), Ranks())],
+            callbacks=[throughput, progress, loss, StopOnSignal(StopSignal(), Ranks())],
             logger=False,
             gradient_clip_val=setup.config.optim.grad_clip or None,
             enable_checkpointing=False,

@@ -20,15 +20,15 @@ import json
 import torch
 from torch import Tensor
 
+from see_lightning.adapters.embeddings import cosine, embed_prompts, mahalanobis, within
 from see_lightning.config.trust import load_config
 from see_lightning.config.validation import validate
-from see_lightning.engine.build import build_strangers
+from see_lightning.engine.build import build_ood
 from see_lightning.engine.ensemble import load_method, read_tasks
 from see_lightning.engine.ledger import OOD, Ledger
 from see_lightning.errors import ConfigError
 from see_lightning.evaluation.evaluate import prompt_sha
-from see_lightning.evaluation.ood import accepted_at, auroc, leanings
-from see_lightning.experts.descriptor import cosine, describe, mahalanobis, within
+from see_lightning.evaluation.ood import accepted_at, auroc, highest_log_odds
 from see_lightning.tasks.task import Task
 from see_lightning.tasks.variants import variant_of
 
@@ -48,15 +48,15 @@ def compare(run_dir: Path) -> dict[str, dict[str, float]]:
     config, ledger = validate(cfg), Ledger(run_dir).read()
     method = load_method(cfg, ledger).eval()
     template = method.template
-    tasks, strangers = read_tasks(cfg, ledger, template), build_strangers(cfg, config, template)
+    tasks, ood_tasks = read_tasks(cfg, ledger, template), build_ood(cfg, config, template)
 
     def states(prompts: Sequence[str]) -> Tensor:
-        return describe(method.pool, [method.template.prompt_ids(prompt) for prompt in prompts])
+        return embed_prompts(method.pool, [method.template.prompt_ids(prompt) for prompt in prompts])
 
     train = [states([example.prompt for example in task.train]) for task in tasks]
     means_TH = torch.stack([states_PH.mean(0) for states_PH in train])
     covariance_HH = within(train)
-    own_PH, foreign_PH = (states(_prompts(some)) for some in (tasks, strangers))
+    own_PH, foreign_PH = (states(_prompts(some)) for some in (tasks, ood_tasks))
     room = max(len(template.target_ids(word)) for word in (config.indicators.pos, config.indicators.neg))
     alone_PH = states(_prompts([variant_of(task, "input_only", {}, template, room) for task in tasks]))
     told: dict[str, tuple[Tensor, Tensor]] = {}
@@ -68,12 +68,12 @@ def compare(run_dir: Path) -> dict[str, dict[str, float]]:
         told[name] = near["own"], near["foreign"]
         told[f"{name}, own queries without their definition"] = -distance(alone_PH).amin(1), near["foreign"]
     stages = list(ledger.content["stages"])
-    asked = {(task.name, prompt_sha(example)) for task in strangers for example in task.test}
+    asked = {(task.name, prompt_sha(example)) for task in ood_tasks for example in task.test}
     heard = [record for stage in stages for record in ledger.beside(stage, OOD)[1]]
     said = [record for record in heard if (record["task"], record["prompt_sha"]) in asked]
     own = [record for stage in stages for record in ledger.remembered(stage)]
     names = [task.name for task in tasks]
-    told["the experts' log-odds"] = leanings(own, names), leanings(said, names)
+    told["the experts' log-odds"] = highest_log_odds(own, names), highest_log_odds(said, names)
     return {
         name: {
             "auroc": auroc(own_I, foreign_O),

@@ -25,12 +25,12 @@ from benchmarks.timing import Clock, Contender
 from see_lightning.config.trust import load_config
 from see_lightning.config.validation import validate
 from see_lightning.engine.build import build_tasks
+from see_lightning.engine.distributed import Ranks, join, place, supervise
 from see_lightning.engine.ensemble import load_method
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.pages import kept_pages
-from see_lightning.engine.ranks import Ranks, join, place, supervise
-from see_lightning.evaluation.dealing import share_of
 from see_lightning.tasks.datamodule import query_loader
+from see_lightning.tasks.sharding import shard_of
 
 
 def work(run_dir: Path, queries: int, out: Path) -> None:
@@ -43,7 +43,7 @@ def work(run_dir: Path, queries: int, out: Path) -> None:
     cfg.test_size = queries
     config = validate(cfg)
     tasks = build_tasks(cfg, config, method.template)
-    shares = share_of(tasks, method.template, rank=ranks.rank, ranks=ranks.size)
+    shares = shard_of(tasks, method.template, rank=ranks.rank, ranks=ranks.size)
     answered = 0
     ranks.gather(None)  # until all are ready
     started = time.perf_counter()

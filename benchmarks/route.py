@@ -32,10 +32,10 @@ from benchmarks.common import DEVICE, Setup
 from benchmarks.timing import Clock, Round
 from see_lightning.data.example import Example
 from see_lightning.engine.build import cache_folder
-from see_lightning.experts.walk import Verdict, read_verdict
 from see_lightning.models.base import load_model
 from see_lightning.reporting.figures.latency import latency_figure
 from see_lightning.reporting.svg import standalone_svg
+from see_lightning.routing.verdicts import Verdict, read_verdict
 from see_lightning.tasks.datamodule import TaskDataModule, query_batch
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.reconstruct import Indicators
@@ -65,7 +65,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class StopSignal:
     """What came back.
 
     Args:
@@ -138,7 +138,7 @@ class Contender:
     def __init__(self, setup: Setup, taught: Taught, experts: int, queries: Sequence[Query]) -> None:
         self.setup, self.experts, self.queries = setup, experts, queries
         self.indicators = Indicators(setup.config.indicators.pos, setup.config.indicators.neg)
-        self.told: list[Told] = []
+        self.told: list[StopSignal] = []
 
     def names(self, place: int) -> list[str]:
         """The experts in the order in which they are asked; the one at ``place`` accepts."""
@@ -150,7 +150,7 @@ class Contender:
         with torch.inference_mode():
             self.told = [self.ask(query, clock) for query in self.queries]
 
-    def ask(self, query: Query, clock: Clock) -> Told:
+    def ask(self, query: Query, clock: Clock) -> StopSignal:
         """Walk one query."""
         raise NotImplementedError
 
@@ -173,7 +173,7 @@ class Ours(Contender):
         self.pairs = 0
         super().__call__(clock)
 
-    def ask(self, query: Query, clock: Clock) -> Told:
+    def ask(self, query: Query, clock: Clock) -> StopSignal:
         """Answer, as to a user who asks a single query."""
         names = self.names(query.place)
         if self.method.pool.names != names[::-1]:
@@ -186,7 +186,7 @@ class Ours(Contender):
             [answer] = self.method.answer(query_batch([query.text], self.setup.template, max_new_tokens=1))
         by_base = answer.expert == "base"
         self.pairs += len(answer.verdicts) + by_base
-        return Told(self.experts if by_base else names.index(str(answer.expert)), answer.text)
+        return StopSignal(self.experts if by_base else names.index(str(answer.expert)), answer.text)
 
 
 class _UntilRefused(StoppingCriteria):
@@ -238,7 +238,7 @@ class Peer(Contender):
         self.model.get_base_model().set_attn_implementation(faster)
         return faster
 
-    def ask(self, query: Query, clock: Clock) -> Told:
+    def ask(self, query: Query, clock: Clock) -> StopSignal:
         """Ask in the order of the walk."""
         names = self.names(query.place)
         with clock:
@@ -251,11 +251,11 @@ class Peer(Contender):
             for place, row in enumerate(said):
                 verdict = self._read(row)
                 if verdict is Verdict.POS:
-                    return Told(place, self._answer(row))
+                    return StopSignal(place, self._answer(row))
                 if verdict is not Verdict.NEG:
                     break
             with self.model.disable_adapter():
-                return Told(self.experts, self.setup.template.text(self._generate(ids, 1)[0]).strip())
+                return StopSignal(self.experts, self.setup.template.text(self._generate(ids, 1)[0]).strip())
 
     def _one(self, name: str, ids: torch.Tensor) -> list[int]:
         self.model.set_adapter(name, inference_mode=True)

@@ -32,8 +32,8 @@ from benchmarks import common, timing
 from benchmarks.common import DEVICE, Fitted, Setup
 from benchmarks.timing import Clock, Contender, Ratio, Round
 from see_lightning.engine.pages import kept_pages
-from see_lightning.experts.mixture import LayerMask, SubExpert, routed
 from see_lightning.methods.method import Method
+from see_lightning.methods.subnetworks.mixture import LayerMask, SubExpert, routed
 from see_lightning.models.base import DTYPES
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.datamodule import TaskDataModule, query_loader
@@ -248,7 +248,7 @@ class OneTask:
         settings = setup.cfg.method
         self.by_rank, self.k, self.dtype = settings.granularity == "rank", settings.top_k, DTYPES[setup.dtype]
         self.pool = setup.method().to(DEVICE).eval().pool
-        self.pool.hold(self.ADAPTER, setup.config.seed, settings.experts)
+        self.pool.add_adapter(self.ADAPTER, setup.config.seed, settings.experts)
         self.draw = torch.Generator().manual_seed(setup.config.seed)
         self.layers = list(self.pool.layers)
         self.masks: list[LayerMask] = []

@@ -29,10 +29,10 @@ def test_the_imports_keep_every_contract():
     ("module", "planted", "contract"),
     [
         ("data/split.py", "import see_lightning.tasks.memory", "each layer imports only what stands below it"),
-        ("experts/walk.py", "import see_lightning.methods.see", "each layer imports only what stands below it"),
+        ("routing/verdicts.py", "import see_lightning.methods.see", "each layer imports only what stands below it"),
         ("evaluation/scores.py", "import see_lightning.engine.ledger", "each layer imports only what stands below it"),
         ("reporting/svg.py", "import torch", "reporting needs neither torch nor methods"),
-        ("evaluation/protocols.py", "import see_lightning.experts.pool", "reporting needs neither torch nor methods"),
+        ("evaluation/protocols.py", "import see_lightning.adapters.pool", "reporting needs neither torch nor methods"),
         ("config/schema.py", "import torch", "data and configuration start without torch"),
         ("files/writing.py", "import see_lightning.config.schema", "each layer imports only what stands below it"),
         ("frame.py", "import see_lightning.data.split", "each layer imports only what stands below it"),

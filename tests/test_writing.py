@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from see_lightning.adapters.files import write_tensors
 from see_lightning.errors import Refusal
-from see_lightning.experts.files import write_tensors
 from see_lightning.files.writing import (
     UNFINISHED,
     append,

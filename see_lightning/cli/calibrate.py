@@ -103,7 +103,7 @@ def calibrate(
         keep: share of them that a threshold still accepts, 0.01..1.
         against: general instructions that no expert learned to refuse, which it also looks at.
         leeway: how far down to these, or with ``train`` to the rows that were refused, it lies, 0..1; None is 0.25; see
-            ``experts.walk.between``.
+            ``routing.verdicts.between``.
         trust: what of the run's settings may be run.
 
     Returns:

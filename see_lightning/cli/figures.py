@@ -13,9 +13,9 @@ from see_lightning.files.reading import file_bytes
 from see_lightning.files.run_files import read_file, well_shaped
 from see_lightning.reporting.comparison.groups import compare, counted
 from see_lightning.reporting.figures.capacity import capacity_csv, capacity_svg, has_capacity
+from see_lightning.reporting.figures.figure_data import FigureData, sheets
 from see_lightning.reporting.figures.latency import latency_csv, latency_figure, latency_rows
 from see_lightning.reporting.figures.perplexity import perplexity_csv, perplexity_svg
-from see_lightning.reporting.figures.sheet import Sheet, sheets
 from see_lightning.reporting.figures.tasks import tasks_csv, tasks_svg
 from see_lightning.reporting.figures.transfer import transfer_csv, transfer_svg
 from see_lightning.reporting.runs import Run, find_runs, read_run
@@ -74,7 +74,7 @@ def main(given: argparse.Namespace) -> None:
     print(*written, sep="\n")
 
 
-def _answers(sheet: Sheet, unmeasured: list[Path]) -> dict[str, dict[str, list[tuple[float, int]]]]:
+def _answers(sheet: FigureData, unmeasured: list[Path]) -> dict[str, dict[str, list[tuple[float, int]]]]:
     """Label of a group -> task -> reference answers of all seeds for which they were measured; others' runs are added."""
     found: dict[str, dict[str, list[tuple[float, int]]]] = {}
     for group, label in zip(sheet.groups, sheet.labels, strict=True):
@@ -102,7 +102,7 @@ def _measured(run: Run) -> dict[str, list[tuple[float, int]]] | None:
     return tasks if is_current(path, content["belongs_to"]) else None
 
 
-def _transfers(sheet: Sheet) -> dict[str, dict[int, Transfer]]:
+def _transfers(sheet: FigureData) -> dict[str, dict[int, Transfer]]:
     """Label of a group -> seed -> transfer matrix, of the runs of which it was measured; one of another state is named."""
     found: dict[str, dict[int, Transfer]] = {}
     for group, label in zip(sheet.groups, sheet.labels, strict=True):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
     from rich.console import Console
 
-VOICES = ("base", "experts", "ensemble")
+ADAPTERS = ("base", "experts", "ensemble")
 DESCRIPTION = """\
 Tasks of lm-evaluation-harness, put to a finished run: to its base model, to every expert alone (their mean is SEE-AE), and
 to the ensemble, whose experts walk on each query. Prints a table and keeps all metrics, and who answered, as harness.json
@@ -72,7 +72,7 @@ def run_harness(
     include_path: Path | None = None,
     limit: int | None = None,
     num_fewshot: int | None = None,
-    voices: Sequence[str] | None = None,
+    adapters: Sequence[str] | None = None,
     device: str | None = None,
     out: Path | None = None,
     command: str | None = None,
@@ -87,7 +87,7 @@ def run_harness(
         include_path: a folder with YAML files of further tasks.
         limit: how many queries of each task are put; None puts all.
         num_fewshot: examples before each query; None leaves it to the task.
-        voices: of ``VOICES``; None takes all that the run has.
+        adapters: of ``ADAPTERS``; None takes all that the run has.
         device: where to compute; by default on a GPU if there is one.
         out: where the metrics are kept; by default ``harness.json`` in the run's directory.
         command: what to note as the command.
@@ -100,8 +100,8 @@ def run_harness(
     Raises:
         Refusal: the run is not finished or has no such voice, the harness is not installed, or a task cannot be read.
     """
-    for voice in voices or ():
-        one_of("--voices", voice, VOICES)
+    for adapter in adapters or ():
+        one_of("--voices", adapter, ADAPTERS)
     run_dir = find_run(run_dir)
     finished_results(run_dir, "its voices are asked when all have learned")
     if out is None:
@@ -118,29 +118,29 @@ def run_harness(
     # Late, because these import torch, which takes longer than a refusal should.
     from rich.console import Console
 
-    from see_lightning.cli.lm_eval import BASE, ENSEMBLE, VoiceLM, experts, greedy, load_voices
+    from see_lightning.cli.lm_eval import BASE, ENSEMBLE, ExpertLM, experts, greedy, load_scorer
     from see_lightning.engine.record import commit, versions
 
     for one in members.values():
         if one.OUTPUT_TYPE == "generate_until":
             greedy(one.config.generation_kwargs or {})
 
-    speakers = load_voices(run_dir, device, trust, trust_remote_code=trust_remote_code)
-    names = experts(speakers)
-    if voices is None:
-        silent = {"experts": not names, "ensemble": speakers.method.needs_task_id}
-        voices = [voice for voice in VOICES if not silent.get(voice)]
-    if "experts" in voices and not names:
+    scorer = load_scorer(run_dir, device, trust, trust_remote_code=trust_remote_code)
+    names = experts(scorer)
+    if adapters is None:
+        silent = {"experts": not names, "ensemble": scorer.method.needs_task_id}
+        adapters = [adapter for adapter in ADAPTERS if not silent.get(adapter)]
+    if "experts" in adapters and not names:
         raise ConfigError(f"{run_dir} has no experts to be asked alone; choose --voices base,ensemble.")
-    alone = names if "experts" in voices else []
+    alone = names if "experts" in adapters else []
     textual = [name for name, one in members.items() if one.OUTPUT_TYPE == "loglikelihood_rolling"]
     if alone and textual:
         raise ConfigError(
             f"{textual[0]} scores texts without a query, which no expert can accept; leave it out, or leave out the experts:"
             f" --voices base,ensemble."
         )
-    asked = [VoiceLM(speakers, name) for name in (BASE, *alone, ENSEMBLE) if name in (*voices, *alone)]
-    found = {lm.voice: _evaluate(lm, specs, manager, limit, num_fewshot) for lm in asked}
+    asked = [ExpertLM(scorer, name) for name in (BASE, *alone, ENSEMBLE) if name in (*adapters, *alone)]
+    found = {lm.adapter: _evaluate(lm, specs, manager, limit, num_fewshot) for lm in asked}
     first, last = next(iter(found.values())), asked[-1]
     metrics: dict[str, Any] = {name: _metrics(found[name]) for name in (BASE, ENSEMBLE) if name in found}
     if alone:
@@ -157,7 +157,7 @@ def run_harness(
         "shots": first["n-shot"],
         "queries": {task: counts["effective"] for task, counts in first["n-samples"].items()},
         "metrics": metrics,
-        **(_routes(last.answered) if last.voice == ENSEMBLE else {}),
+        **(_routes(last.answered) if last.adapter == ENSEMBLE else {}),
     }
     shown = [task for spec in specs for task in _shown(getattr(spec, "task_name", None) or spec.name, first)]
     print_scores(content, shown, len(names), Console())
@@ -282,7 +282,7 @@ def _mean_of(values: Sequence[float | None]) -> float | None:
 
 def _routes(answered: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """Who answered what share of each task's queries, and what share of all the base model did."""
-    every = [voice for own in answered.values() for voice in own.values()]
+    every = [adapter for own in answered.values() for adapter in own.values()]
     if not every:
         return {}
     return {
@@ -291,9 +291,9 @@ def _routes(answered: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     }
 
 
-def _shares(voices: Iterable[str]) -> dict[str, float]:
-    counts = Counter(voices)
-    return {voice: round(count / counts.total(), 6) for voice, count in counts.most_common()}
+def _shares(adapters: Iterable[str]) -> dict[str, float]:
+    counts = Counter(adapters)
+    return {adapter: round(count / counts.total(), 6) for adapter, count in counts.most_common()}
 
 
 def _shown(name: str, found: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """A run as a model of lm-evaluation-harness: ``see-lightning lm-eval run --model see_lightning ...``.
 
-That is the harness's own command, which knows this model; ``--model_args run_dir=RUN_DIR,voice=ensemble`` says who speaks:
+That is the harness's own command, which knows this model; ``--model_args run_dir=RUN_DIR,adapter=ensemble`` says who speaks:
 ``ensemble``, ``base``, or an expert by its name.
 """
 
@@ -21,8 +21,8 @@ from tqdm import tqdm
 from see_lightning.engine.ensemble import load_ensemble, usable_device
 from see_lightning.errors import ConfigError, nearest
 from see_lightning.frame import frame
+from see_lightning.methods.expert_scorer import Continuation, ExpertScorer
 from see_lightning.methods.method import OneAdapterMethod
-from see_lightning.methods.voices import Continuation, Voices
 
 ENSEMBLE, BASE = "ensemble", "base"
 ANSWER = 256  # tokens of an answer whose task sets no limit, as in the harness's own models
@@ -30,28 +30,28 @@ ANSWER = 256  # tokens of an answer whose task sets no limit, as in the harness'
 T = TypeVar("T")
 
 
-class VoiceLM(LM):
+class ExpertLM(LM):
     """One voice of a run, as the harness asks it.
 
     A request's context is the query, put to the model through the run's prompt template. The ensemble's experts walk on it,
     once for each query, and whoever accepts scores or writes the answer.
 
     Args:
-        voices: of a run.
-        voice: ``ensemble``, ``base``, or an expert's name, which then answers everything as if it had accepted.
+        scorer: of a run.
+        adapter: ``ensemble``, ``base``, or an expert's name, which then answers everything as if it had accepted.
     """
 
-    def __init__(self, voices: Voices, voice: str = ENSEMBLE) -> None:
+    def __init__(self, scorer: ExpertScorer, adapter: str = ENSEMBLE) -> None:
         super().__init__()
-        method, names = voices.method, (ENSEMBLE, BASE, *experts(voices))
-        if voice not in names:
-            raise ConfigError(f"there is no voice {voice!r}.{nearest(voice, names)} There are: {', '.join(names)}.")
-        if voice == ENSEMBLE and method.needs_task_id:
+        method, names = scorer.method, (ENSEMBLE, BASE, *experts(scorer))
+        if adapter not in names:
+            raise ConfigError(f"there is no voice {adapter!r}.{nearest(adapter, names)} There are: {', '.join(names)}.")
+        if adapter == ENSEMBLE and method.needs_task_id:
             raise ConfigError(
                 f"{type(method).__name__.lower()} must be told the task of a query, and a foreign one has none: its ensemble"
                 f" cannot be asked. Choose among the voices {', '.join(names[1:])}."
             )
-        self.voices, self.voice = voices, voice
+        self.scorer, self.adapter = scorer, adapter
         #: By task: each query, and who answered it.
         self.answered: dict[str, dict[str, str]] = {}
         self._chosen: dict[str, str | None] = {}
@@ -64,7 +64,7 @@ class VoiceLM(LM):
             answers.setdefault(query, []).append(answer)
         self._choose(requests)
         for query, own in _shown(list(answers.items()), "answers scored"):
-            scores = self.voices.score(self._chosen[query], query, own)
+            scores = self.scorer.score(self._chosen[query], query, own)
             found |= {(query, text): (s.log_likelihood, s.is_greedy) for text, s in zip(own, scores, strict=True)}
         return [found[request.args] for request in requests]
 
@@ -74,15 +74,15 @@ class VoiceLM(LM):
         Raises:
             ConfigError: an expert is asked alone.
         """
-        voice, method = None, self.voices.method
-        if self.voice not in (ENSEMBLE, BASE):
+        adapter, method = None, self.scorer.method
+        if self.adapter not in (ENSEMBLE, BASE):
             raise ConfigError(
                 "a task scores texts without a query, which no expert can accept; leave it out, or leave out the experts"
                 " (--voices ensemble,base)."
             )
-        if self.voice == ENSEMBLE and isinstance(method, OneAdapterMethod) and not self.voices.pool.header_ids:
-            voice = method.ADAPTER  # activated ones act from a prompt's end on, and there is no prompt
-        return [self._score_text(voice, request.args[0]) for request in _shown(requests, "texts scored")]
+        if self.adapter == ENSEMBLE and isinstance(method, OneAdapterMethod) and not self.scorer.pool.header_ids:
+            adapter = method.ADAPTER  # activated ones act from a prompt's end on, and there is no prompt
+        return [self._score_text(adapter, request.args[0]) for request in _shown(requests, "texts scored")]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Greedy answers.
@@ -96,10 +96,10 @@ class VoiceLM(LM):
     def _choose(self, requests: Sequence[Instance]) -> None:
         queries = dict.fromkeys(request.args[0] for request in requests)
         new = [query for query in queries if query not in self._chosen]
-        if self.voice == ENSEMBLE:
-            chosen = self.voices.choose(new)
+        if self.adapter == ENSEMBLE:
+            chosen = self.scorer.choose(new)
         else:
-            chosen = [None if self.voice == BASE else self.voice] * len(new)
+            chosen = [None if self.adapter == BASE else self.adapter] * len(new)
         self._chosen |= dict(zip(new, chosen, strict=True))
         for request in requests:
             query = request.args[0]
@@ -107,27 +107,27 @@ class VoiceLM(LM):
 
     def _write(self, query: str, settings: dict[str, Any]) -> str:
         wanted = greedy(settings)
-        return self.voices.write(
+        return self.scorer.write(
             self._chosen[query], query, max_new_tokens=wanted["max_gen_toks"], until=wanted["until"]
         )
 
-    def _score_text(self, voice: str | None, text: str) -> float:
-        template, longest = self.voices.template, self.voices.longest
+    def _score_text(self, adapter: str | None, text: str) -> float:
+        template, longest = self.scorer.template, self.scorer.longest
         tokenizer = template.tokenizer
         first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         ids = template.text_ids(text)
         windows = map(make_disjoint_window, get_rolling_token_windows(ids, first, longest, 1))
-        parts = [self.voices.score_ids(voice, past, [Continuation((), new)]) for past, new in windows]
+        parts = [self.scorer.score_ids(adapter, past, [Continuation((), new)]) for past, new in windows]
         return sum(part.log_likelihood for (part,) in parts)
 
 
 @register_model("see_lightning")
-class SeeLightning(VoiceLM):
+class SeeLightning(ExpertLM):
     """A run by its directory; how many queries are read together is the run's own setting.
 
     Args:
         run_dir: as ``load_ensemble`` takes it.
-        voice: as ``VoiceLM`` takes it.
+        adapter: as ``ExpertLM`` takes it.
         device: where to compute; without a GPU the CPU, for the harness asks for one unless it is told otherwise.
         batch_size: not used; the harness hands it over.
         max_batch_size: likewise.
@@ -138,7 +138,7 @@ class SeeLightning(VoiceLM):
     def __init__(
         self,
         run_dir: str | Path,
-        voice: str = ENSEMBLE,
+        adapter: str = ENSEMBLE,
         device: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
@@ -146,12 +146,12 @@ class SeeLightning(VoiceLM):
         trust_remote_code: bool = False,
     ) -> None:
         place = device if torch.cuda.is_available() else "cpu"
-        super().__init__(load_voices(run_dir, place, trust.split(), trust_remote_code=trust_remote_code), voice)
+        super().__init__(load_scorer(run_dir, place, trust.split(), trust_remote_code=trust_remote_code), adapter)
 
 
-def load_voices(
+def load_scorer(
     run_dir: str | Path, device: str | None = None, trust: Sequence[str] = (), *, trust_remote_code: bool = False
-) -> Voices:
+) -> ExpertScorer:
     """The voices of a run.
 
     Args:
@@ -165,7 +165,7 @@ def load_voices(
     """
     place = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     ensemble = load_ensemble(run_dir, device=place, trust=trust, trust_remote_code=trust_remote_code)
-    return Voices(ensemble.method, ensemble.batch_size)
+    return ExpertScorer(ensemble.method, ensemble.batch_size)
 
 
 def greedy(settings: dict[str, Any]) -> dict[str, Any]:
@@ -183,9 +183,9 @@ def greedy(settings: dict[str, Any]) -> dict[str, Any]:
     return wanted
 
 
-def experts(voices: Voices) -> list[str]:
+def experts(scorer: ExpertScorer) -> list[str]:
     """The experts that can be asked alone, oldest first."""
-    return list(voices.pool.names) if voices.method.traits.has_experts else []
+    return list(scorer.pool.names) if scorer.method.traits.has_experts else []
 
 
 def _shown(what: Iterable[T], name: str) -> Iterable[T]:

@@ -93,7 +93,7 @@ def run_study(
     # Late, because these import torch, which takes longer than a refusal should.
     from rich.console import Console
 
-    from see_lightning.evaluation.counterfactual import disagreement, replay
+    from see_lightning.evaluation.counterfactual import mismatch, simulate
     from see_lightning.evaluation.recorded import gather
     from see_lightning.evaluation.study import name_orders, study
     from see_lightning.evaluation.thresholds import default_thresholds
@@ -117,16 +117,16 @@ def run_study(
         raise Refusal(f"{run_dir} remembers nothing of what its experts said; run the experiment anew.")
     with well_shaped(run_dir / "results.json"):
         try:
-            said = gather(records, results, ledger.answers(stages[-1]))
+            recorded = gather(records, results, ledger.answers(stages[-1]))
         except Refusal as error:
             raise Refusal(f"what {run_dir} remembers cannot be studied: {error}") from error
-        wrong = disagreement(replay(said, tasks[::-1]), results)
+        wrong = mismatch(simulate(recorded, tasks[::-1]), results)
     if wrong:
         raise Refusal(
             f"what {run_dir} remembers does not belong to its results: {wrong}. Put its files back, or run the"
             f" experiment anew."
         )
-    studied = study(said, named, default_thresholds(said) if thresholds is None else thresholds)
+    studied = study(recorded, named, default_thresholds(recorded) if thresholds is None else thresholds)
     text = dump(seal(studied))
     report = run_dir / "report.html"
     try:

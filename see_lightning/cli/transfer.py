@@ -69,7 +69,7 @@ def measure(
     from hydra.utils import get_class
 
     from see_lightning.engine.ensemble import keep_said, load_remembering, read_tasks
-    from see_lightning.evaluation.evaluate import voice_score
+    from see_lightning.evaluation.evaluate import adapter_score
     from see_lightning.evaluation.routing import BASE
     from see_lightning.methods.method import ExpertMethod
 
@@ -80,13 +80,13 @@ def measure(
             f" nothing to put to other tasks; give a run of stl, see, moses, exssnet or sema."
         )
     method, rows = load_remembering(cfg, ledger, FORCED), validate(cfg).data.eval_batch
-    voices = (None, *method.pool.names)
+    adapters = (None, *method.pool.names)
     tasks = [replace(task, test=task.test[:size]) for task in read_tasks(cfg, ledger, method.template)]
-    scores: dict[str, dict[str, float]] = {voice or BASE: {} for voice in voices}
+    scores: dict[str, dict[str, float]] = {adapter or BASE: {} for adapter in adapters}
     for task in tasks:
-        for voice in voices:
-            score = scores[voice or BASE][task.name] = voice_score(method, voice, task, batch_size=rows)
-            print(f"{voice or BASE} on {task.name}: {score:.2f}", file=sys.stderr)
+        for adapter in adapters:
+            score = scores[adapter or BASE][task.name] = adapter_score(method, adapter, task, batch_size=rows)
+            print(f"{adapter or BASE} on {task.name}: {score:.2f}", file=sys.stderr)
         keep_said(method, task, ledger, FORCED)
     return {
         "score": {task.name: task.score for task in tasks},

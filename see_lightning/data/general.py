@@ -49,7 +49,7 @@ def instruction_of(prompt: str) -> str:
     return " ".join(prompt.strip().partition("\n")[0].casefold().split())
 
 
-def deal(rows: Sequence[Example], refused: int) -> tuple[list[Example], list[Example]]:
+def split_by_instruction(rows: Sequence[Example], refused: int) -> tuple[list[Example], list[Example]]:
     """Rows that experts may learn to refuse, and rows with other instructions, which none of them sees.
 
     The first part has half of the instructions, or as many as ``refused`` rows take. Which ones depends on nothing but the
@@ -61,7 +61,7 @@ def deal(rows: Sequence[Example], refused: int) -> tuple[list[Example], list[Exa
         refused: how many the first part must have at least, if there are so many.
 
     >>> rows = [Example(str(n), f"Do {n // 2}.", "none", GENERAL) for n in range(8)]
-    >>> [[example.prompt for example in part] for part in deal(rows, refused=5)]
+    >>> [[example.prompt for example in part] for part in split_by_instruction(rows, refused=5)]
     [['Do 1.', 'Do 1.', 'Do 2.', 'Do 2.', 'Do 3.', 'Do 3.'], ['Do 0.', 'Do 0.']]
     """
     groups: dict[str, list[Example]] = {}

@@ -12,6 +12,9 @@ import hydra.utils
 from omegaconf import DictConfig
 from torch.distributed.device_mesh import DeviceMesh
 
+from see_lightning.adapters.pool import ExpertPool, check_activated
+from see_lightning.adapters.response_cache import ResponseCache
+from see_lightning.adapters.targets import resolve_targets
 from see_lightning.config.checks import TRAIN
 from see_lightning.config.instantiate import instantiate
 from see_lightning.config.schema import LLAMA_TARGETS, VARIANTS, RunConfig
@@ -20,9 +23,6 @@ from see_lightning.engine.contents import shipped_names
 from see_lightning.errors import ConfigError, DataError, listed, nearest
 from see_lightning.evaluation.references import score_notices
 from see_lightning.evaluation.scores import score_fn
-from see_lightning.experts.pool import ExpertPool, check_activated
-from see_lightning.experts.recall import Recall
-from see_lightning.experts.targets import resolve_targets
 from see_lightning.methods.method import Method
 from see_lightning.methods.setup import Setup
 from see_lightning.models.base import end_ids, load_model, load_tokenizer, model_place, skeleton
@@ -117,7 +117,7 @@ def _told(task: Task, template: PromptTemplate, benchmark: str, longest: str) ->
     return replace(task, notices=(*task.notices, *length_notices(task, template, longest), *told))
 
 
-def build_strangers(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> list[Task]:
+def build_ood(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> list[Task]:
     """The tasks of ``ood``, with test queries alone.
 
     Raises:
@@ -136,7 +136,7 @@ def build_strangers(cfg: DictConfig, config: RunConfig, template: PromptTemplate
         if task not in names:
             raise ConfigError(f"ood.tasks names {task!r}.{nearest(task, names)} There are: {listed(names)}.")
     taken = set(config.order.tasks)
-    strangers = []
+    ood_tasks = []
     for name, source in cfg.ood.sources.items():
         wanted = [task for task, of in found if of == name and (not config.ood.tasks or task in config.ood.tasks)]
         for task in wanted:
@@ -160,8 +160,8 @@ def build_strangers(cfg: DictConfig, config: RunConfig, template: PromptTemplate
             )
             for task in read
         ]
-        strangers += [_told(task, template, f"ood.sources.{name}", "ood.max_new_tokens") for task in asked]
-    return strangers
+        ood_tasks += [_told(task, template, f"ood.sources.{name}", "ood.max_new_tokens") for task in asked]
+    return ood_tasks
 
 
 def build_variants(
@@ -313,6 +313,6 @@ def expert_facts(config: RunConfig, template: PromptTemplate, dtype: str) -> dic
     }
 
 
-def recall_of(facts: dict[str, Any]) -> Recall:
+def response_cache_of(facts: dict[str, Any]) -> ResponseCache:
     """A memory of what is said by experts of this origin, still empty."""
-    return Recall(*(json.dumps(fact, sort_keys=True) for fact in facts.values()))
+    return ResponseCache(*(json.dumps(fact, sort_keys=True) for fact in facts.values()))

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from see_lightning.engine.preemption import Stopped, Told
-from see_lightning.engine.ranks import Ranks
+from see_lightning.engine.distributed import Ranks
+from see_lightning.engine.preemption import Preempted, StopSignal
 from see_lightning.tasks.batches import Batch
 
 
@@ -42,34 +42,34 @@ class Throughput(L.Callback):
         return self.tokens / max(1e-9, time.monotonic() - self._started)
 
 
-class StopWhenTold(L.Callback):
+class StopOnSignal(L.Callback):
     """Ends training after a step that all ranks agree on, and answering after a batch.
 
     Args:
-        told: this process's flag.
+        stop_signal: this process's flag.
         ranks: of the run.
 
     Raises:
-        Stopped: what is final stays so, and the same command goes on from there.
+        Preempted: what is final stays so, and the same command goes on from there.
     """
 
-    def __init__(self, told: Told, ranks: Ranks) -> None:
-        self.told, self.ranks = told, ranks
+    def __init__(self, stop_signal: StopSignal, ranks: Ranks) -> None:
+        self.stop_signal, self.ranks = stop_signal, ranks
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lightning has put a handler in front by now, which would speak to other ranks in the midst of anything."""
-        self.told.listen()
+        self.stop_signal.listen()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """As above."""
-        self.told.listen()
+        self.stop_signal.listen()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """A step is wholly done on every rank."""
-        if self.ranks.agree(self.told.signal is not None):
-            raise Stopped
+        if self.ranks.any_rank(self.stop_signal.signal is not None):
+            raise Preempted
 
     def on_predict_batch_end(
         self,
@@ -81,10 +81,10 @@ class StopWhenTold(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """No word between ranks: one that was told leaves a note, and the others see it after their next batch."""
-        if self.told.signal is not None:
+        if self.stop_signal.signal is not None:
             self.ranks.tell_to_stop()
-        if self.told.signal is not None or self.ranks.told_to_stop():
-            raise Stopped
+        if self.stop_signal.signal is not None or self.ranks.told_to_stop():
+            raise Preempted
 
 
 class StageProgress(L.Callback):

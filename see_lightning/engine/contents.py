@@ -165,8 +165,8 @@ def _row(row: Example | BadRow, whole: Any) -> str:
         texts: tuple[str, ...] = (row.reason,)
     else:
         more = [one for one in fields(row) if one.compare and one.name not in ("id", "prompt", "target", "task")]
-        beside = [getattr(row, one.name) for one in more if getattr(row, one.name) != _default(one)]
-        texts = (row.id, row.prompt, row.target, *map(repr, beside))
+        eval_sets = [getattr(row, one.name) for one in more if getattr(row, one.name) != _default(one)]
+        texts = (row.id, row.prompt, row.target, *map(repr, eval_sets))
     whole.update(joined(texts).encode(errors="surrogatepass") + b"\x1e")
     return hashlib.sha256(joined(texts[1:] or texts).encode(errors="surrogatepass")).hexdigest()[:12]
 

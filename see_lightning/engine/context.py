@@ -9,18 +9,18 @@ from typing import Any
 import lightning as L
 from rich.console import Console
 
-from see_lightning.engine.build import recall_of
-from see_lightning.engine.callbacks import StopWhenTold
+from see_lightning.engine.build import response_cache_of
+from see_lightning.engine.callbacks import StopOnSignal
+from see_lightning.engine.distributed import Ranks
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.made_from import taken_up
-from see_lightning.engine.preemption import Stopped, Told
-from see_lightning.engine.ranks import Ranks
+from see_lightning.engine.preemption import Preempted, StopSignal
 from see_lightning.engine.stages import OWN, EvalSet, Stage
 from see_lightning.engine.tracking import Tracker
-from see_lightning.evaluation.dealing import share_of
 from see_lightning.evaluation.evaluate import put_back
 from see_lightning.methods.method import ExpertMethod, Method
 from see_lightning.tasks.memory import Memory
+from see_lightning.tasks.sharding import shard_of
 from see_lightning.tasks.task import Task
 
 
@@ -63,7 +63,7 @@ class RunContext:
         tracker: logs training and scores.
         console: where progress is printed.
         ranks: the processes that do this run together.
-        told: whether to stop.
+        stop_signal: whether to stop.
     """
 
     ledger: Ledger
@@ -75,7 +75,7 @@ class RunContext:
     tracker: Tracker
     console: Console
     ranks: Ranks
-    told: Told
+    stop_signal: StopSignal
     #: The tasks of the stages that are finished.
     memory: Memory = field(init=False)
     _to_restore: list[Stage] = field(init=False, default_factory=list)
@@ -87,10 +87,10 @@ class RunContext:
         """End here, between two pieces of work, if a rank was told to stop during the last one.
 
         Raises:
-            Stopped: on every rank.
+            Preempted: on every rank.
         """
-        if self.ranks.agree(self.told.signal is not None):
-            raise Stopped
+        if self.ranks.any_rank(self.stop_signal.signal is not None):
+            raise Preempted
 
     def restore(self, stage: Stage) -> None:
         """Restore what an earlier start trained in a stage, as soon as the method is needed."""
@@ -111,19 +111,21 @@ class RunContext:
     @cached_property
     def _loaded(self) -> Method:
         """The method as it is built, on its device, with the responses that earlier starts cached."""
-        with self.told.at_once() if self.ranks.size == 1 else nullcontext():  # the ranks meet while they load it
+        with self.stop_signal.at_once() if self.ranks.size == 1 else nullcontext():  # the ranks meet while they load it
             method = self.make_method()
         # Where it is trained and asked, before anything is restored or chosen there: Lightning would bring it later.
         method.to(self.trainer(self.stages[0], [], alone=True).strategy.root_device)
-        if told := method.pool.choose_reading():
-            self.console.print(told)
+        if stop_signal := method.pool.choose_reading():
+            self.console.print(stop_signal)
         if isinstance(method, ExpertMethod):
-            method.recall = recall_of(self.settings.facts)
+            method.response_cache = response_cache_of(self.settings.facts)
             for stage in self.stages:
                 for one in self.eval_sets:
                     records = self.ledger.remembered(stage.name, one.responses)
                     names = {task.name for task in one.tasks}  # what was foreign once may be a task of the run by now
-                    put_back(method.recall, [each for each in records if one.name == OWN or each["task"] in names])
+                    put_back(
+                        method.response_cache, [each for each in records if one.name == OWN or each["task"] in names]
+                    )
         return method
 
     def trainer(
@@ -141,7 +143,7 @@ class RunContext:
         return self.make_trainer(
             default_root_dir=self.ledger.folder(stage.name),
             max_epochs=epochs,
-            callbacks=[*callbacks, StopWhenTold(self.told, self.ranks)],
+            callbacks=[*callbacks, StopOnSignal(self.stop_signal, self.ranks)],
             logger=logger,
             gradient_clip_val=self.settings.grad_clip or None,
             enable_checkpointing=False,  # the unit of resumption is a task, redone from its own seeds
@@ -151,11 +153,11 @@ class RunContext:
             log_every_n_steps=1,
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,  # the data module gives each rank its rows
-            **(self.ranks.apart() if alone else self.ranks.side_by_side()),
+            **(self.ranks.solo_kwargs() if alone else self.ranks.ddp_kwargs()),
         )
 
     @cached_property
     def shares(self) -> dict[str, dict[str, Task]]:
         """By eval set and task, the test queries that this rank answers: after every stage the same ones."""
         rank, ranks = self.ranks.rank, self.ranks.size
-        return {one.name: share_of(one.tasks, self.method.template, rank=rank, ranks=ranks) for one in self.eval_sets}
+        return {one.name: shard_of(one.tasks, self.method.template, rank=rank, ranks=ranks) for one in self.eval_sets}

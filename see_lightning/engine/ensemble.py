@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from see_lightning.config.checks import one_of
 from see_lightning.config.trust import NOTHING, Trust, load_config
 from see_lightning.config.validation import validate
-from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts, recall_of
+from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts, response_cache_of
 from see_lightning.engine.find import check_model
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import REMEMBERED, Ledger, LedgerError
@@ -304,10 +304,12 @@ def load_remembering(cfg: DictConfig, ledger: Ledger, *kinds: str) -> ExpertMeth
     """
     method = load_method(cfg, ledger).eval()
     assert isinstance(method, ExpertMethod)
-    method.recall = recall_of(expert_facts(validate(cfg), method.template, ledger.content["about"]["dtype"]))
+    method.response_cache = response_cache_of(
+        expert_facts(validate(cfg), method.template, ledger.content["about"]["dtype"])
+    )
     for stage in ledger.content["stages"]:
         for kind in (REMEMBERED, *kinds):
-            put_back(method.recall, ledger.remembered(stage, kind))
+            put_back(method.response_cache, ledger.remembered(stage, kind))
     return method
 
 
@@ -320,8 +322,8 @@ def keep_said(method: ExpertMethod, task: Task, ledger: Ledger, kind: str = REME
         ledger: of the run, held.
         kind: under which it is remembered, see ``Ledger.remembered``.
     """
-    assert method.recall is not None
-    entries, method.recall.new = method.recall.new, []
+    assert method.response_cache is not None
+    entries, method.response_cache.new = method.response_cache.new, []
     if entries:
         *_, last = ledger.content["stages"]
         ledger.note_answers(last, task.name, {kind: remembered(entries, [task])[task.name]}, {})

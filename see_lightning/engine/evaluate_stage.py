@@ -56,7 +56,7 @@ class EvaluateStage:
         """Answer and decide whatever the ledger does not name as final.
 
         Raises:
-            Stopped: a rank was told to stop.
+            Preempted: a rank was told to stop.
         """
         for one in self.context.eval_sets:
             self._evaluate(one, self._unanswered(one))
@@ -87,7 +87,7 @@ class EvaluateStage:
         for portion in [[task] for task in tasks] if ranks.size == 1 else filter(None, [tasks]):
             work = partial(self._compute, one, portion, only_decide)
             # A rank that was told to stop meets the others first.
-            results = ranks.gather(ranks.stop_together(work, in_step(self.context.method)))
+            results = ranks.gather(ranks.run_preemptible(work, in_step(self.context.method)))
             self._commit(one, portion, results)
 
     def _title(self, one: EvalSet) -> str:
@@ -114,8 +114,8 @@ class EvaluateStage:
                 trainer = context.trainer(self.stage, [progress], alone=True)
                 decide(trainer, method, shares, batch_size=batch_size)
         if isinstance(method, ExpertMethod):
-            assert method.recall is not None
-            entries, method.recall.new = method.recall.new, []
+            assert method.response_cache is not None
+            entries, method.response_cache.new = method.response_cache.new, []
             result.responses = remembered(entries, shares)
         result.counts = dict(method.counts)
         result.seconds = time.monotonic() - started

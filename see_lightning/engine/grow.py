@@ -8,15 +8,15 @@ from typing import Any
 
 import hydra.utils
 
+from see_lightning.adapters.files import STATE, THRESHOLD
 from see_lightning.config.identity import switched_on
 from see_lightning.engine.contents import Contents
 from see_lightning.engine.find import Compared, comparable, compare
-from see_lightning.engine.ledger import BESIDE, Ledger, LedgerError
+from see_lightning.engine.ledger import EVAL_SETS, Ledger, LedgerError
 from see_lightning.engine.made_from import check_same_prompts
 from see_lightning.engine.record import starts_of
 from see_lightning.engine.stages import Stage
 from see_lightning.errors import listed
-from see_lightning.experts.files import STATE, THRESHOLD
 from see_lightning.files.writing import copy_folder, refuse_links
 from see_lightning.methods.method import Method
 from see_lightning.tasks.task import changed_data
@@ -142,9 +142,9 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
         folder.parent.mkdir(exist_ok=True)
         copy_folder(theirs.verified(stage.name), folder)
         theirs.answers(stage.name), theirs.remembered(stage.name)  # read, which checks them
-        for kind in BESIDE:
-            theirs.beside(stage.name, kind)
-        taken[stage.name] = noted if answers_too else _only_what_was_said(noted)
+        for kind in EVAL_SETS:
+            theirs.eval_sets(stage.name, kind)
+        taken[stage.name] = noted if answers_too else _only_responses(noted)
     ours, about = ledger.content["about"], theirs.content["about"]
     ours["dtype"], ours["grown_from"] = about["dtype"], str(other)
     ours["commits"] = [*about["commits"], *(commit for commit in ours["commits"] if commit != about["commits"][-1])]
@@ -155,7 +155,7 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
     return len(taken)
 
 
-def _only_what_was_said(noted: dict[str, Any]) -> dict[str, Any]:
+def _only_responses(noted: dict[str, Any]) -> dict[str, Any]:
     """A stage without its answers, whose training is still to be ended; costs stay with the run that had them."""
     again = tuple(
         f"expert/{name}" for name in (THRESHOLD, STATE, "expert.json")
@@ -163,7 +163,7 @@ def _only_what_was_said(noted: dict[str, Any]) -> dict[str, Any]:
     files = {file: digest for file, digest in noted["trained"]["files"].items() if file not in again}
     said: dict[str, Any] = {
         kind: {task: {key: block[key] for key in ("start", "end", "sha256")} for task, block in noted[kind].items()}
-        for kind in ("remembered", *(f"{kind}_remembered" for kind in BESIDE))
+        for kind in ("remembered", *(f"{kind}_remembered" for kind in EVAL_SETS))
         if kind in noted
     }
     return {"trained": {**noted["trained"], "files": files, "ended": False}, "answers": {}, **said}

@@ -18,10 +18,10 @@ from see_lightning.config.schema import RunConfig
 from see_lightning.config.validation import FSDP_BASE, validate
 from see_lightning.engine.build import build_tasks, build_template, check_adaptable, settle_targets
 from see_lightning.engine.contents import read_contents
+from see_lightning.engine.distributed import Echo, Place, Ranks, check_size, join, on_gpu, place, processes, supervise
 from see_lightning.engine.find import Found, find_run
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.preemption import ended_at_once, leave_quietly
-from see_lightning.engine.ranks import Echo, Place, Ranks, check_size, join, on_gpu, place, processes, supervise
 from see_lightning.engine.report_again import bring_up_to_date, check_template, is_finished
 from see_lightning.engine.session import Session
 from see_lightning.errors import ConfigError, Refusal, room_needed
@@ -107,10 +107,10 @@ def _run(cfg: DictConfig, config: RunConfig, found: Found, command: str, ranks: 
         if ranks.first:
             raise
         if isinstance(end, Refusal) and not isinstance(end, Echo):
-            ranks.leave_word(f"rank {ranks.rank}: {end}")  # of its own, such as a full disk
+            ranks.publish_error(f"rank {ranks.rank}: {end}")  # of its own, such as a full disk
         raise leave_quietly() from None
     except RuntimeError as error:
-        if ranks.first and (word := ranks.last_word()):  # what failed is the talk with that rank
+        if ranks.first and (word := ranks.peer_error()):  # what failed is the talk with that rank
             raise Refusal(word) from error
         raise
 

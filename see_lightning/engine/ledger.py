@@ -33,7 +33,7 @@ REMEMBERED, FORCED = (
     "remembered",
     "transfer_remembered",
 )  # said of their own accord, and because they were told to answer
-BESIDE = (OOD, *VARIANTS)  # kinds of queries beside the run's own
+EVAL_SETS = (OOD, *VARIANTS)  # kinds of queries beside the run's own
 #: What a run keeps in its directory; anything else there is the user's.
 OURS = (
     *("config.yaml", "ledger.json", "rows.json", "matrix.csv", "report.html", "results.json", "tasks", "wandb"),
@@ -301,7 +301,7 @@ class Ledger:
         """
         return self._records(stage, kind)
 
-    def beside(
+    def eval_sets(
         self, stage: str, kind: str, digests: Mapping[str, str] | None = None
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Answers after a stage to queries beside the run's own, and what was said to them for the first time.

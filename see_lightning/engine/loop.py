@@ -12,7 +12,7 @@ def run_stages(context: RunContext) -> None:
         context: of the run.
 
     Raises:
-        Stopped: a rank was told to stop.
+        Preempted: a rank was told to stop.
         Diverged: the loss or a weight is no finite number.
     """
     for number, stage in enumerate(context.stages, start=1):

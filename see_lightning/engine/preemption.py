@@ -18,11 +18,11 @@ AGAIN = 75  # exit code of a run that stopped before its time was up and wants t
 STOPPED = "stopped when told to; the same command goes on from here"
 
 
-class Stopped(BaseException):
+class Preempted(BaseException):
     """The run ends here, in good order; the same command goes on from the ledger. No failure that a library may try again."""
 
 
-class Told:
+class StopSignal:
     """Whether this process was told to stop, and by which signal. A context: afterwards signals do what they did before."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Told:
         """Within this nothing is half done, such as while data are read, and a signal ends it wherever it is.
 
         Raises:
-            Stopped: one came.
+            Preempted: one came.
         """
         self._raises = True
         try:
@@ -58,7 +58,7 @@ class Told:
         finally:
             self._raises = False
         if self.signal:  # in a place where Python raises nothing
-            raise Stopped
+            raise Preempted
 
     @contextmanager
     def ends_within(self, seconds: float) -> Iterator[None]:
@@ -129,12 +129,12 @@ class Told:
         self.signal = signal.Signals(number)
         if self._raises:
             self._raises = False
-            raise Stopped
+            raise Preempted
 
 
-def exit_code(told: Sequence[signal.Signals | None]) -> int:
+def exit_code(stop_signal: Sequence[signal.Signals | None]) -> int:
     """128 + 15 if a rank got SIGTERM; ``AGAIN`` after SIGUSR1 and SIGUSR2, by which a scheduler announces the end."""
-    return 128 + signal.SIGTERM if signal.SIGTERM in told else AGAIN
+    return 128 + signal.SIGTERM if signal.SIGTERM in stop_signal else AGAIN
 
 
 @contextmanager
@@ -144,13 +144,13 @@ def ended_at_once() -> Iterator[None]:
     Raises:
         SystemExit: one came.
     """
-    with Told() as told:
+    with StopSignal() as stop_signal:
         try:
-            with told.at_once():
+            with stop_signal.at_once():
                 yield
-        except Stopped:
+        except Preempted:
             print(STOPPED, file=sys.stderr, flush=True)
-            raise SystemExit(exit_code([told.signal])) from None
+            raise SystemExit(exit_code([stop_signal.signal])) from None
 
 
 def leave_quietly() -> SystemExit:

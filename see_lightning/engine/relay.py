@@ -7,7 +7,7 @@ from queue import SimpleQueue
 
 from lightning.pytorch.loggers import Logger
 
-from see_lightning.engine.preemption import Told
+from see_lightning.engine.preemption import StopSignal
 from see_lightning.errors import with_cause
 
 
@@ -32,19 +32,19 @@ class Relay:
         """Let a call be made; returns at once."""
         self._calls.put(call)
 
-    def end(self, seconds: float, told: Told) -> bool:
+    def end(self, seconds: float, stop_signal: StopSignal) -> bool:
         """Wait until all calls are made, and make no more.
 
         Args:
             seconds: to wait at most.
-            told: by which the wait ends earlier.
+            stop_signal: by which the wait ends earlier.
 
         Returns:
             whether they were made.
         """
         self._calls.put(None)
         try:
-            return told.wait(lambda: not self._thread.is_alive(), seconds)
+            return stop_signal.wait(lambda: not self._thread.is_alive(), seconds)
         finally:
             self._given_up = True
 

@@ -14,7 +14,7 @@ from see_lightning.engine.contents import ood_digests, ood_without_places
 from see_lightning.engine.find import Found
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.made_from import check_prompts
-from see_lightning.engine.preemption import Told
+from see_lightning.engine.preemption import StopSignal
 from see_lightning.engine.relay import notice
 from see_lightning.engine.results import paraphrases
 from see_lightning.engine.start import is_noted, note_contents, note_places
@@ -94,5 +94,5 @@ def _track_again(cfg: DictConfig, directory: Path) -> None:
     """Report a run to a sweep that was finished before the sweep asked for it, or the sweep would wait for its metric."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     with make_tracker(cfg.logger) as tracker:
-        tracker.open(directory, settings, Told())
+        tracker.open(directory, settings, StopSignal())
         tracker.finish(read_results(directory / "results.json"), directory / "report.html")

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from see_lightning.adapters.files import THRESHOLD
 from see_lightning.config.identity import method_name, numbers_config
 from see_lightning.config.schema import VARIANTS, RunConfig
 from see_lightning.engine.contents import ood_digests, placed
@@ -23,7 +24,6 @@ from see_lightning.evaluation.ood import ood_report
 from see_lightning.evaluation.protocols import summaries
 from see_lightning.evaluation.routing import BASE, misrouted, routing_report
 from see_lightning.evaluation.variants import variant_report
-from see_lightning.experts.files import THRESHOLD
 from see_lightning.files.run_files import read_file
 from see_lightning.methods.method import Method
 from see_lightning.models.base import model_id
@@ -38,7 +38,7 @@ class RunData:
         ledger: of the run.
         stages: of the run.
         tasks: in their order.
-        beside: tasks that were asked beside the run's own, by the name of their ``EvalSet``.
+        eval_sets: tasks that were asked beside the run's own, by the name of their ``EvalSet``.
         cfg: the composed config.
         config: its typed form.
         method: the method's class, for what it declares.
@@ -47,7 +47,7 @@ class RunData:
     ledger: Ledger
     stages: list[Stage]
     tasks: list[Task]
-    beside: Mapping[str, Sequence[Task]]
+    eval_sets: Mapping[str, Sequence[Task]]
     cfg: DictConfig
     config: RunConfig
     method: type[Method]
@@ -104,9 +104,9 @@ def collect(run: RunData) -> dict[str, Any]:
         results |= _routing(run, results.get("given"))
     if run.cfg.method.get("warm_start", "none") != "none":
         results["warm_start"] = [stage["parent"] for stage in run.trained]
-    if run.beside.get(OOD):
+    if run.eval_sets.get(OOD):
         results["ood"] = _ood(run, routed="routing" in results)
-    if any(name in run.beside for name in VARIANTS):
+    if any(name in run.eval_sets for name in VARIANTS):
         results["variants"] = _variants(run, routed="routing" in results, given=results.get("given"))
     results |= {"timing": _timing(run), "counts": (counts := _counts(run))}
     if "routing" in results:
@@ -207,10 +207,10 @@ def _routing(run: RunData, given: Mapping[str, str] | None) -> dict[str, Any]:
 
 def _ood(run: RunData, *, routed: bool) -> dict[str, Any]:
     """Answers to foreign tasks after the last task, and where the method routes, who answered them."""
-    ledger, strangers = run.ledger, run.beside[OOD]
-    digests = {task.name: task.asked() for task in strangers}
-    foreign, _ = ledger.beside(run.stages[-1].name, OOD, digests)
-    by_task = {task.name: [record for record in foreign if record["task"] == task.name] for task in strangers}
+    ledger, ood_tasks = run.ledger, run.eval_sets[OOD]
+    digests = {task.name: task.asked() for task in ood_tasks}
+    ood, _ = ledger.eval_sets(run.stages[-1].name, OOD, digests)
+    by_task = {task.name: [record for record in ood if record["task"] == task.name] for task in ood_tasks}
     found: dict[str, Any] = {
         "asked": OmegaConf.to_container(run.cfg.ood, resolve=True),
         "digests": ood_digests(run.cfg),
@@ -220,31 +220,31 @@ def _ood(run: RunData, *, routed: bool) -> dict[str, Any]:
     }
     if not routed:
         return found
-    queries = {(record["task"], record["prompt_sha"]) for record in foreign}
-    heard = [record for stage in run.stages for record in ledger.beside(stage.name, OOD)[1]]
-    said = [record for record in heard if (record["task"], record["prompt_sha"]) in queries]
+    queries = {(record["task"], record["prompt_sha"]) for record in ood}
+    cached = [record for stage in run.stages for record in ledger.eval_sets(stage.name, OOD)[1]]
+    responses = [record for record in cached if (record["task"], record["prompt_sha"]) in queries]
     own = [record for stage in run.stages for record in ledger.remembered(stage.name)]
-    after = {stage.name: ledger.beside(stage.name, OOD, digests)[0] for stage in run.stages}
+    after = {stage.name: ledger.eval_sets(stage.name, OOD, digests)[0] for stage in run.stages}
     return {
         **found,
-        **ood_report(foreign, said, own, run.names),
+        **ood_report(ood, responses, own, run.names),
         "after": {
             stage: round(mean(record["expert"] == BASE for record in records), 4)
             for stage, records in after.items()
-            if len(records) == len(foreign)  # others were asked less
+            if len(records) == len(ood)  # others were asked less
         },
     }
 
 
 def _variants(run: RunData, *, routed: bool, given: Mapping[str, str] | None) -> dict[str, Any]:
     """Answers to the run's own queries put in other words."""
-    asked = [name for name in VARIANTS if name in run.beside]
+    asked = [name for name in VARIANTS if name in run.eval_sets]
     found: dict[str, Any] = {"asked": asked, "command": run.about["variants_asked_by"]}
     if "paraphrased" in asked:
         found["paraphrases"] = paraphrases(run.cfg)
     for name in asked:
-        digests = {task.name: task.asked() for task in run.beside[name]}
-        records, _ = run.ledger.beside(run.stages[-1].name, name, digests)
+        digests = {task.name: task.asked() for task in run.eval_sets[name]}
+        records, _ = run.ledger.eval_sets(run.stages[-1].name, name, digests)
         found[name] = variant_report(records, run.names, routed=routed, given=given)
     return found
 
@@ -291,7 +291,7 @@ def _counts(run: RunData) -> dict[str, Any]:
 
 def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
     """What a reader of the numbers needs to know beside them."""
-    notices = [notice for task in (*run.tasks, *chain.from_iterable(run.beside.values())) for notice in task.notices]
+    notices = [notice for task in (*run.tasks, *chain.from_iterable(run.eval_sets.values())) for notice in task.notices]
     notices += [
         f"{task} has no expert of its own: that of {expert} explains it (z {z[expert]:.2f})."
         for (task, expert), z in zip(results.get("given", {}).items(), results.get("z", []), strict=True)

@@ -16,19 +16,19 @@ from see_lightning.config.schema import RunConfig
 from see_lightning.config.validation import FSDP_BASE
 from see_lightning.engine.build import (
     build_method,
-    build_strangers,
+    build_ood,
     build_tasks,
     build_template,
     build_variants,
     expert_facts,
 )
 from see_lightning.engine.context import RunContext, RunSettings
+from see_lightning.engine.distributed import GRACE, Ranks, on_gpu
 from see_lightning.engine.find import Found, check_model
 from see_lightning.engine.ledger import OOD, Ledger, dump
 from see_lightning.engine.loop import run_stages
 from see_lightning.engine.made_from import date_of
-from see_lightning.engine.preemption import STOPPED, Stopped, Told, exit_code
-from see_lightning.engine.ranks import GRACE, Ranks, on_gpu
+from see_lightning.engine.preemption import STOPPED, Preempted, StopSignal, exit_code
 from see_lightning.engine.results import RunData, collect, keep_earlier
 from see_lightning.engine.stages import OWN, EvalSet, Stage, plan_eval_sets, plan_stages
 from see_lightning.engine.start import start_run
@@ -103,42 +103,42 @@ class Session:
         if self.cfg.trainer.get("accelerator") in ("gpu", "cuda") and not torch.cuda.is_available():
             raise ConfigError("trainer=gpu, but torch finds no GPU here; use trainer=cpu.")
         with ExitStack() as held:
-            told = held.enter_context(Told())
+            stop_signal = held.enter_context(StopSignal())
             if ranks.size > 1:
-                held.enter_context(told.ends_within(GRACE))
-            ranks.lead(lambda: held.enter_context(ledger))
+                held.enter_context(stop_signal.ends_within(GRACE))
+            ranks.on_rank_zero(lambda: held.enter_context(ledger))
             tracker = held.enter_context(make_tracker(self.cfg.logger))
             try:
-                material = self._read(told)
-                ranks.lead(lambda: self._start(material))
-                context = self._context(material, tracker, told)
+                material = self._read(stop_signal)
+                ranks.on_rank_zero(lambda: self._start(material))
+                context = self._context(material, tracker, stop_signal)
                 settings: Any = OmegaConf.to_container(self.cfg, resolve=True)
-                ranks.lead(lambda: tracker.open(ledger.directory, settings, told))
+                ranks.on_rank_zero(lambda: tracker.open(ledger.directory, settings, stop_signal))
                 run_stages(context)
-            except Stopped:
-                code = exit_code(ranks.gather(told.signal))
+            except Preempted:
+                code = exit_code(ranks.gather(stop_signal.signal))
                 self.console.print(STOPPED)
                 raise SystemExit(code) from None
             if ranks.first:
                 tracker.finish(self._write_results(material), ledger.directory / "report.html")
         ranks.leave()
-        if ranks.first and told.signal:
+        if ranks.first and stop_signal.signal:
             self.console.print("stopped when told to; the run is finished, and the same command prints its report")
-            raise SystemExit(exit_code([told.signal]))
+            raise SystemExit(exit_code([stop_signal.signal]))
 
-    def _read(self, told: Told) -> Material:
+    def _read(self, stop_signal: StopSignal) -> Material:
         """Read and check tasks, foreign tasks and variants, and tell what is worth knowing of them."""
         cfg, config = self.cfg, self.config
-        date = self.ranks.lead(lambda: date_of(self.ledger, self.found.settings["model"]["name"]))
+        date = self.ranks.on_rank_zero(lambda: date_of(self.ledger, self.found.settings["model"]["name"]))
         template = build_template(config, self.ranks.gather(date)[0])
 
         def read() -> tuple[list[Task], dict[str, list[Task]]]:
-            with told.at_once():
+            with stop_signal.at_once():
                 tasks = build_tasks(cfg, config, template)
-                strangers = told_apart(build_strangers(cfg, config, template), tasks)
-                return tasks, {OOD: strangers, **build_variants(cfg, config, template, tasks)}
+                ood_tasks = told_apart(build_ood(cfg, config, template), tasks)
+                return tasks, {OOD: ood_tasks, **build_variants(cfg, config, template, tasks)}
 
-        tasks, further = self.ranks.stop_together(read, nullcontext())
+        tasks, further = self.ranks.run_preemptible(read, nullcontext())
         for notice in (notice for task in chain(tasks, *further.values()) for notice in task.notices):
             self.console.print(notice)
         for note in (*self.method.cautions(cfg.method, tasks), *self.found.notes, *self.found.left_out):
@@ -167,7 +167,7 @@ class Session:
             console=self.console,
         )
 
-    def _context(self, material: Material, tracker: Tracker, told: Told) -> RunContext:
+    def _context(self, material: Material, tracker: Tracker, stop_signal: StopSignal) -> RunContext:
         """What the loop over tasks works with, and how it builds what it needs."""
         cfg, config, ranks = self.cfg, self.config, self.ranks
         dtype = self.ledger.read().content["about"]["dtype"]
@@ -180,7 +180,7 @@ class Session:
         def make_method() -> Method:
             method = build_method(cfg, config, material.template, dtype, mesh, ranks.rank, ranks.size)
             # The model's files may have come onto this machine only now.
-            ranks.lead(lambda: check_model(self.ledger, config, note=True))
+            ranks.on_rank_zero(lambda: check_model(self.ledger, config, note=True))
             return method
 
         return RunContext(
@@ -202,7 +202,7 @@ class Session:
             tracker=tracker,
             console=self.console,
             ranks=ranks,
-            told=told,
+            stop_signal=stop_signal,
         )
 
     def _write_results(self, material: Material) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 
 from see_lightning.config.checks import one_of, within
 from see_lightning.config.instantiate import instantiate
-from see_lightning.engine.preemption import Told
+from see_lightning.engine.preemption import StopSignal
 from see_lightning.engine.relay import Relay, Relayed, notice
 from see_lightning.engine.wandb_process import Client, Lost
 from see_lightning.engine.wandb_summary import flat, summary
@@ -54,13 +54,13 @@ class Tracker:
             case _:
                 self.close(1)
 
-    def open(self, directory: Path, config: Mapping[str, Any], told: Told) -> None:
+    def open(self, directory: Path, config: Mapping[str, Any], stop_signal: StopSignal) -> None:
         """Begin, or go on, before anything is trained.
 
         Args:
             directory: of the run.
             config: resolved, as plain containers.
-            told: whether to stop, by which every wait for others ends.
+            stop_signal: whether to stop, by which every wait for others ends.
 
         Raises:
             ConfigError: nobody could ever be told.
@@ -101,9 +101,9 @@ class StageLoggers(Tracker):
         self.name = str(getattr(kind, "__name__", kind))
         self._relay: Relay | None = None
 
-    def open(self, directory: Path, config: Mapping[str, Any], told: Told) -> None:
+    def open(self, directory: Path, config: Mapping[str, Any], stop_signal: StopSignal) -> None:
         """A thread for all stages."""
-        self._told, self._relay = told, Relay(self.name)
+        self._told, self._relay = stop_signal, Relay(self.name)
 
     def stage(self, task: str, folder: Path) -> Logger | Literal[False]:
         """A fresh one."""
@@ -171,7 +171,7 @@ class WandbTracker(Tracker):
         self._is_told = self._is_over = False  # whether the client has taken everything; whether it may still be told
         self._latest = float("inf")  # when W&B must have taken what it was told, by the monotonic clock
 
-    def open(self, directory: Path, config: Mapping[str, Any], told: Told) -> None:
+    def open(self, directory: Path, config: Mapping[str, Any], stop_signal: StopSignal) -> None:
         """Settings are told under the names that the command line has for them, which are a sweep's names too."""
         if self.mode == "disabled":
             return
@@ -211,11 +211,11 @@ class WandbTracker(Tracker):
                 kept.parent.mkdir(exist_ok=True)
                 write_text(kept, self._id)
 
-        self._told, self._relay = told, Relay("W&B")
+        self._told, self._relay = stop_signal, Relay("W&B")
         self._relay.put(begin)
-        told.wait(checked.is_set, TIMEOUT)
+        stop_signal.wait(checked.is_set, TIMEOUT)
         if refused:
-            self._relay.end(TIMEOUT, told)
+            self._relay.end(TIMEOUT, stop_signal)
             self._relay = None
             self._drop()
             raise ConfigError(
@@ -297,9 +297,9 @@ class WandbTracker(Tracker):
         except Lost as error:
             self._keep(error)
 
-    def _opened(self, told: dict[str, Any]) -> None:
-        self._id = told["id"]
-        self._folders.append(told["folder"])
+    def _opened(self, stop_signal: dict[str, Any]) -> None:
+        self._id = stop_signal["id"]
+        self._folders.append(stop_signal["folder"])
 
     def _tell(self, do: str, **content: Any) -> dict[str, Any]:
         """Let W&B know, or else its files."""
@@ -324,9 +324,9 @@ class WandbTracker(Tracker):
 
     def _end(self, code: int) -> None:
         self._is_told = True
-        told = self._tell("close", seconds=float("inf"), code=code)
-        if "unsent" in told:
-            notice(f"W&B: {told['unsent']}; {self._cure()}")
+        stop_signal = self._tell("close", seconds=float("inf"), code=code)
+        if "unsent" in stop_signal:
+            notice(f"W&B: {stop_signal['unsent']}; {self._cure()}")
 
     def _cure(self, *, whole: bool = True) -> str:
         """How what was not sent is sent, if the whole of it or at least a part is kept."""

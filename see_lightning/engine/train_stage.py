@@ -52,7 +52,7 @@ class TrainStage:
 
         Raises:
             Diverged: the loss or a weight is no finite number; nothing of the task is kept.
-            Stopped: a rank was told to stop.
+            Preempted: a rank was told to stop.
         """
         trained = self.context.ledger.stage(self.stage.name)["trained"]
         if not trained:
@@ -242,7 +242,7 @@ class TrainStage:
             trained: what the ledger notes of that training.
         """
         context, expert = self.context, self.folder / "expert"
-        context.ranks.lead(lambda: context.ledger.only_final(self.stage.name, "expert"))
+        context.ranks.on_rank_zero(lambda: context.ledger.only_final(self.stage.name, "expert"))
         self._end_task()
         if context.ranks.first:
             copy = self.folder / "expert.anew"

@@ -11,16 +11,16 @@ from typing import Any
 from see_lightning.errors import Refusal
 from see_lightning.evaluation.continual import average, backward_transfer
 from see_lightning.evaluation.matrix import ResultsMatrix
-from see_lightning.evaluation.recorded import Opinions, Said
+from see_lightning.evaluation.recorded import Decisions, RecordedDecisions
 from see_lightning.evaluation.routing import BASE, routing_report
-from see_lightning.experts.walk import walk
+from see_lightning.routing.verdicts import walk
 
 Range = tuple[float | None, float | None]
 LAST_DIGIT = 1.001e-4  # scores are kept to 4 digits, and Pythons differ in how exactly they sum what is rounded
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class Simulation:
     """What a run would have given, had its experts been asked in another way.
 
     Where an answer was never generated its score is unknown, and ranges say what it could be.
@@ -46,11 +46,11 @@ class Replay:
     asked: float
 
 
-def replay(said: Said, order: Sequence[str], threshold: float | None = None) -> Replay:
+def simulate(recorded: RecordedDecisions, order: Sequence[str], threshold: float | None = None) -> Simulation:
     """Ask the experts of a run once more, from memory.
 
     Args:
-        said: what they said.
+        recorded: what they said.
         order: all experts, the first to be asked first; at every stage those not born yet are left out.
         threshold: an expert accepts a query if its log-odds reach it, else passes it on; None goes by its verdicts, of
             which ``neither`` ends the walk at the base model.
@@ -58,53 +58,53 @@ def replay(said: Said, order: Sequence[str], threshold: float | None = None) -> 
     Raises:
         Refusal: `order` does not name every expert once, or the threshold is no finite number.
     """
-    if sorted(order) != sorted(said.tasks):
-        raise Refusal(f"an order names every expert once: {', '.join(said.tasks)}; got {', '.join(order)}.")
+    if sorted(order) != sorted(recorded.tasks):
+        raise Refusal(f"an order names every expert once: {', '.join(recorded.tasks)}; got {', '.join(order)}.")
     if threshold is not None and not math.isfinite(threshold):
         raise Refusal(f"a threshold is a finite number of log-odds; got {threshold}.")
-    opinions = said.opinions(threshold)
-    answers = tuple(_stage(said, stage, order, opinions) for stage in range(len(said.tasks)))
-    lowest, highest = _matrix(said, answers, 0, 0), _matrix(said, answers, 100, 100)
+    decisions = recorded.decisions(threshold)
+    answers = tuple(_stage(recorded, stage, order, decisions) for stage in range(len(recorded.tasks)))
+    lowest, highest = _matrix(recorded, answers, 0, 0), _matrix(recorded, answers, 100, 100)
     # A difference is least if what is unknown at the end is worth 0, and what is unknown before is worth 100.
-    most_lost, least_lost = _matrix(said, answers, 0, 100), _matrix(said, answers, 100, 0)
+    most_lost, least_lost = _matrix(recorded, answers, 0, 100), _matrix(recorded, answers, 100, 0)
     last = answers[-1]
-    return Replay(
+    return Simulation(
         answers,
         lowest,
         highest,
         (average(lowest), average(highest)),
-        (backward_transfer(most_lost), backward_transfer(least_lost)) if len(said.tasks) > 1 else None,
-        routing_report(last, said.tasks),
+        (backward_transfer(most_lost), backward_transfer(least_lost)) if len(recorded.tasks) > 1 else None,
+        routing_report(last, recorded.tasks),
         len({(a["task"], a["id"], a["expert"]) for stage in answers for a in stage if a["score"] is None}),
         sum(len(answer["verdicts"]) for answer in last) / len(last),
     )
 
 
-def _stage(said: Said, stage: int, order: Sequence[str], opinions: Opinions) -> list[dict[str, Any]]:
+def _stage(recorded: RecordedDecisions, stage: int, order: Sequence[str], decisions: Decisions) -> list[dict[str, Any]]:
     """Who answers the queries that are tested after a stage (from 0)."""
-    tested = [number for number, (task, _) in enumerate(said.queries) if task in said.tests[stage]]
-    born = [expert for expert in order if expert in said.tasks[: stage + 1]]
-    walked = walk(born, len(tested), lambda expert, rows: [opinions[expert][tested[row]] for row in rows])
+    tested = [number for number, (task, _) in enumerate(recorded.queries) if task in recorded.tests[stage]]
+    born = [expert for expert in order if expert in recorded.tasks[: stage + 1]]
+    routes = walk(born, len(tested), lambda expert, rows: [decisions[expert][tested[row]] for row in rows])
     return [
         {
-            "id": said.queries[number][1],
-            "task": said.queries[number][0],
+            "id": recorded.queries[number][1],
+            "task": recorded.queries[number][0],
             "expert": end.expert or BASE,
             "verdicts": list(end.verdicts),
-            "score": said.scores[end.expert or BASE][number],
+            "score": recorded.scores[end.expert or BASE][number],
         }
-        for number, end in zip(tested, walked, strict=True)
+        for number, end in zip(tested, routes, strict=True)
     ]
 
 
 def _matrix(
-    said: Said, answers: Sequence[list[dict[str, Any]]], unknown: float, unknown_before: float
+    recorded: RecordedDecisions, answers: Sequence[list[dict[str, Any]]], unknown: float, unknown_before: float
 ) -> list[list[float | None]]:
     """The results matrix with a score for every unknown answer, another one for those that the last stage has not."""
     at_end = {(a["task"], a["id"], a["expert"]) for a in answers[-1]}
-    matrix = ResultsMatrix(said.tasks)
+    matrix = ResultsMatrix(recorded.tasks)
     for after, stage in enumerate(answers, start=1):
-        scores: dict[str, list[float]] = {task: [] for task in said.tests[after - 1]}
+        scores: dict[str, list[float]] = {task: [] for task in recorded.tests[after - 1]}
         for a in stage:
             # The same expert's answer to the same query is the same answer at every stage.
             fill = unknown if (a["task"], a["id"], a["expert"]) in at_end else unknown_before
@@ -114,10 +114,10 @@ def _matrix(
     return matrix.to_list()
 
 
-def disagreement(replayed: Replay, results: Mapping[str, Any]) -> str | None:
+def mismatch(simulated: Simulation, results: Mapping[str, Any]) -> str | None:
     """What a replay of the run's own walk gives otherwise than ``results.json``, or None if they agree."""
     tasks = results["tasks"]
-    for t, rows in enumerate(zip(replayed.lowest, replayed.highest, results["matrix"], strict=True)):
+    for t, rows in enumerate(zip(simulated.lowest, simulated.highest, results["matrix"], strict=True)):
         for task, low, high, measured in zip(tasks, *rows, strict=True):
             if low is None or high is None or measured is None:
                 continue
@@ -125,6 +125,6 @@ def disagreement(replayed: Replay, results: Mapping[str, Any]) -> str | None:
                 return f"answers to {task!r} after {t + 1} tasks that results.json counts are not remembered"
             if abs(low - measured) > LAST_DIGIT:
                 return f"they give {low} on {task!r} after {t + 1} tasks, results.json says {measured}"
-    if replayed.routing["confusion"] != results["routing"]["confusion"]:
+    if simulated.routing["confusion"] != results["routing"]["confusion"]:
         return "they route queries otherwise than results.json counts"
     return None

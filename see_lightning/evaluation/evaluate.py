@@ -12,10 +12,10 @@ from typing import Any
 import lightning as L
 import torch
 
+from see_lightning.adapters.response_cache import CachedResponse, CacheEntry, ResponseCache
 from see_lightning.data.example import Example
 from see_lightning.evaluation.routing import BASE
 from see_lightning.evaluation.scores import READS_PROMPT, best_score
-from see_lightning.experts.recall import Entry, Recall, Said
 from see_lightning.methods.method import Answer, ExpertMethod, Method
 from see_lightning.tasks.datamodule import query_loader
 from see_lightning.tasks.task import Task
@@ -44,7 +44,7 @@ def merge(shares: Sequence[Sequence[dict[str, Any]]], task: Task) -> list[dict[s
     return [records[example.id] for example in task.test]
 
 
-def remembered(entries: Sequence[Entry], tasks: Sequence[Task]) -> dict[str, list[dict[str, Any]]]:
+def remembered(entries: Sequence[CacheEntry], tasks: Sequence[Task]) -> dict[str, list[dict[str, Any]]]:
     """What was said for the first time, as it is kept: for each task, a record per voice and query.
 
     Args:
@@ -55,15 +55,15 @@ def remembered(entries: Sequence[Entry], tasks: Sequence[Task]) -> dict[str, lis
     found: dict[str, list[dict[str, Any]]] = {task.name: [] for task in tasks}
     for entry in entries:
         task, example = asked[int(entry.id)]
-        said = entry.said.text
-        score = None if said is None else best_score(task.score, said, example.references, example.prompt)
+        response = entry.response.text
+        score = None if response is None else best_score(task.score, response, example.references, example.prompt)
         found[task.name].append(
             {
                 "id": example.id,
                 "task": task.name,
                 "prompt_sha": prompt_sha(example),
                 "expert": entry.expert,
-                **asdict(entry.said),
+                **asdict(entry.response),
                 "score": score,
                 "key": entry.key,
             }
@@ -97,31 +97,33 @@ def add_plain(method: Method, tasks: Sequence[Task], answers: Mapping[str, list[
             record["plain"] = None
             if to_check:
                 prompt = checked[record["id"]]
-                record["plain"] = method.plain(prompt, task.limit(len(method.template.prompt_ids(prompt))))
+                record["plain"] = method.base_generate(prompt, task.limit(len(method.template.prompt_ids(prompt))))
 
 
-def voice_score(method: ExpertMethod, voice: str | None, task: Task, *, batch_size: int) -> float:
+def adapter_score(method: ExpertMethod, adapter: str | None, task: Task, *, batch_size: int) -> float:
     """What one voice scores on a task's test split if it answers every query, the mean in 0..100.
 
     Args:
         method: of the voice.
-        voice: an expert's name; None is the base model.
+        adapter: an expert's name; None is the base model.
         task: whose test split is asked.
         batch_size: queries decoded together.
     """
     loader = query_loader([task], method.template, batch_size=batch_size, tell_task=False)
     with torch.inference_mode():
-        texts = {int(answer.id): answer.text for queries in loader for answer in method.say(voice, queries)}
+        texts = {int(answer.id): answer.text for queries in loader for answer in method.generate_as(adapter, queries)}
     scores = [
         best_score(task.score, texts[n], example.references, example.prompt) for n, example in enumerate(task.test)
     ]
     return round(sum(scores) / len(scores), 4)
 
 
-def put_back(recall: Recall, records: Sequence[Mapping[str, Any]]) -> None:
+def put_back(response_cache: ResponseCache, records: Sequence[Mapping[str, Any]]) -> None:
     """Remember what ``remembered`` wrote down."""
     for record in records:
-        recall.put_back(record["key"], Said(**{field.name: record[field.name] for field in fields(Said)}))
+        response_cache.put_back(
+            record["key"], CachedResponse(**{field.name: record[field.name] for field in fields(CachedResponse)})
+        )
 
 
 def evaluate(

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from see_lightning.adapters.pool import ExpertPool
 from see_lightning.errors import Refusal
 from see_lightning.evaluation.routing import BASE
-from see_lightning.experts.pool import ExpertPool
+from see_lightning.methods.expert_scorer import answer_logits, given_tokens
 from see_lightning.methods.method import Method
-from see_lightning.methods.voices import given_tokens, predicting
 from see_lightning.tasks.batches import cut
 from see_lightning.tasks.task import Task
 
@@ -51,14 +51,14 @@ def perplexity(answers: Iterable[tuple[float, int]]) -> float:
     return math.exp(math.fsum(nlls) / sum(tokens))
 
 
-def voice_of(expert: str | None, names: Sequence[str]) -> str | None:
+def adapter_of(expert: str | None, names: Sequence[str]) -> str | None:
     """The voice behind an answer's ``expert``; None is the base model.
 
     Args:
         expert: as in the record; None where the method has no experts.
         names: of the adapters that there are.
 
-    >>> voice_of("base", ["qa"]), voice_of("qa", ["sum", "qa"]), voice_of(None, ["shared"])
+    >>> adapter_of("base", ["qa"]), adapter_of("qa", ["sum", "qa"]), adapter_of(None, ["shared"])
     (None, 'qa', 'shared')
     """
     if expert == BASE:
@@ -73,24 +73,24 @@ def voice_of(expert: str | None, names: Sequence[str]) -> str | None:
 
 @torch.inference_mode()
 def token_nlls(
-    pool: ExpertPool, voice: str | None, prompts: Sequence[list[int]], targets: Sequence[list[int]], *, rows: int
+    pool: ExpertPool, adapter: str | None, prompts: Sequence[list[int]], targets: Sequence[list[int]], *, rows: int
 ) -> list[Tensor]:
     """Negative log-likelihood of each token of each target, in nats, read as it would be written.
 
     Args:
         pool: of the voice.
-        voice: an expert's name; None is the base model.
+        adapter: an expert's name; None is the base model.
         prompts: as ids.
         targets: as ids, at least one each.
         rows: prompts read together.
     """
     found: dict[int, Tensor] = {}
-    start = pool.begin_as(voice, prompts)
+    start = pool.prefill_prefix(adapter, prompts)
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # rows read together are alike in length
     for portion in cut(order, rows):
-        logits_BV, read = pool.read_as(voice, [prompts[row] for row in portion], start)
+        logits_BV, read = pool.prefill(adapter, [prompts[row] for row in portion], start)
         rows_of = [targets[row] for row in portion]
-        for row, logits_KV in zip(portion, predicting(pool, voice, logits_BV, read, rows_of), strict=True):
+        for row, logits_KV in zip(portion, answer_logits(pool, adapter, logits_BV, read, rows_of), strict=True):
             target_K = torch.tensor(targets[row], device=logits_KV.device)
             found[row] = cross_entropy(logits_KV, target_K, reduction="none").cpu()
     return [found[row] for row in range(len(prompts))]
@@ -111,11 +111,11 @@ def likelihoods(method: Method, task: Task, records: Sequence[Mapping[str, Any]]
     template, found = method.template, {}
     for expert in dict.fromkeys(experts[example.id] for example in task.test):
         examples = [example for example in task.test if experts[example.id] == expert]
-        opening = "" if expert == BASE else method.acceptance
-        targets = [template.target_ids(opening + example.target) for example in examples]
+        accept_ids = "" if expert == BASE else method.accept_prefix
+        targets = [template.target_ids(accept_ids + example.target) for example in examples]
         prompts = [template.prompt_ids(example.prompt) for example in examples]
-        opening_ids = template.target_ids(opening)[:-1] if opening else []
-        nlls = token_nlls(method.pool, voice_of(expert, method.pool.names), prompts, targets, rows=rows)
+        opening_ids = template.target_ids(accept_ids)[:-1] if accept_ids else []
+        nlls = token_nlls(method.pool, adapter_of(expert, method.pool.names), prompts, targets, rows=rows)
         for example, target, nll in zip(examples, targets, nlls, strict=True):
             given = given_tokens(target, opening_ids)
             counted = nll[given:].double()

@@ -14,46 +14,46 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
 from see_lightning.evaluation.routing import BASE, no_indicator_share
-from see_lightning.experts.walk import keeping
+from see_lightning.routing.verdicts import threshold_at_recall
 
 Record = Mapping[str, Any]
 
 
-def auroc(own_I: Tensor, foreign_O: Tensor) -> float:
+def auroc(own_I: Tensor, ood_O: Tensor) -> float:
     """How likely a foreign query leans less to being accepted than one of the tasks; ties count half. 1 is perfect.
 
     Computed by torchmetrics.
 
     Args:
         own_I: for each query of a learned task, how much it leans to being accepted.
-        foreign_O: the same for foreign queries.
+        ood_O: the same for foreign queries.
 
     >>> auroc(torch.tensor([3.0, 5.0]), torch.tensor([-1.0, 4.0]))
     0.75
     """
     # Ranks instead of values: torchmetrics squeezes log-odds through a sigmoid, in which large ones become equal.
-    every = torch.cat([own_I, foreign_O])
+    every = torch.cat([own_I, ood_O])
     rank = torch.searchsorted(every.sort().values, every).double()
-    label = torch.cat([torch.ones(len(own_I)), torch.zeros(len(foreign_O))]).long()
+    label = torch.cat([torch.ones(len(own_I)), torch.zeros(len(ood_O))]).long()
     return float(binary_auroc(rank / (rank.max() + 1), label))
 
 
-def accepted_at(own_I: Tensor, foreign_O: Tensor, share: float) -> float:
+def accepted_at(own_I: Tensor, ood_O: Tensor, share: float) -> float:
     """Share of foreign queries accepted by the threshold that just accepts a share of the tasks' own: FPR at that TPR.
 
     Args:
         own_I: as in ``auroc``.
-        foreign_O: the same.
+        ood_O: the same.
         share: of own queries that are accepted at least, in (0, 1].
 
     >>> accepted_at(torch.arange(100.0), torch.tensor([3.0, 4.0, 5.0, 6.0]), 0.95)
     0.5
     """
-    threshold = keeping(own_I.tolist(), share)
-    return float((foreign_O >= threshold).double().mean())
+    threshold = threshold_at_recall(own_I.tolist(), share)
+    return float((ood_O >= threshold).double().mean())
 
 
-def leanings(records: Sequence[Record], experts: Sequence[str]) -> Tensor:
+def highest_log_odds(records: Sequence[Record], experts: Sequence[str]) -> Tensor:
     """For each query, how much the expert leans to accept it that leans to it most, in nats.
 
     Args:
@@ -69,13 +69,13 @@ def leanings(records: Sequence[Record], experts: Sequence[str]) -> Tensor:
 
 
 def ood_report(
-    answers: Sequence[Record], foreign: Sequence[Record], own: Sequence[Record], experts: Sequence[str]
+    answers: Sequence[Record], ood: Sequence[Record], own: Sequence[Record], experts: Sequence[str]
 ) -> dict[str, Any]:
     """What ``results.json`` says about foreign queries.
 
     Args:
         answers: to foreign queries: ``task, expert, verdicts, text``, and ``plain``, see ``evaluate.add_plain``.
-        foreign: what experts said of foreign queries, see ``leanings``; empty for experts that give no log-odds.
+        ood: what experts said of foreign queries, see ``highest_log_odds``; empty for experts that give no log-odds.
         own: what they said of the test queries of learned tasks.
         experts: in order of birth.
 
@@ -89,16 +89,16 @@ def ood_report(
     for answer in answers:
         by_task.setdefault(answer["task"], []).append(answer["expert"] == BASE)
     same = [answer["text"] == answer["plain"] for answer in answers if answer["plain"] is not None]
-    foreign_O, own_I = leanings(foreign, experts), leanings(own, experts)
-    told = bool(len(foreign_O)) and bool(len(own_I))
+    ood_O, own_I = highest_log_odds(ood, experts), highest_log_odds(own, experts)
+    told = bool(len(ood_O)) and bool(len(own_I))
     return {
         "queries": len(answers),
         "base_share": _share([answer["expert"] == BASE for answer in answers]),
         "per_task": {task: _share(reached) for task, reached in by_task.items()},
         "experts": {expert: _share([answer["expert"] == expert for answer in answers]) for expert in experts},
         "no_indicator_share": no_indicator_share(answers),
-        "auroc": round(auroc(own_I, foreign_O), 4) if told else None,
-        "fpr95": round(accepted_at(own_I, foreign_O, 0.95), 4) if told else None,
+        "auroc": round(auroc(own_I, ood_O), 4) if told else None,
+        "fpr95": round(accepted_at(own_I, ood_O, 0.95), 4) if told else None,
         "base_identical": _share(same) if same else None,
         "base_checked": len(same),
     }

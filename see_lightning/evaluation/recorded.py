@@ -7,14 +7,14 @@ from typing import Any, Self
 
 from see_lightning.errors import Refusal
 from see_lightning.evaluation.routing import BASE
-from see_lightning.experts.walk import Verdict, counted
+from see_lightning.routing.verdicts import Verdict, apply_threshold
 
 Record = Mapping[str, Any]
-Opinions = Mapping[str, Sequence[Verdict]]
+Decisions = Mapping[str, Sequence[Verdict]]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class RecordedDecisions:
     """What the experts of a run said of every test query, and what the answers scored that the run needed.
 
     Args:
@@ -29,11 +29,11 @@ class Said:
     tasks: tuple[str, ...]
     tests: tuple[tuple[str, ...], ...]
     queries: tuple[tuple[str, str], ...]
-    verdicts: Opinions
+    verdicts: Decisions
     log_odds: Mapping[str, Sequence[float]]
     scores: Mapping[str, Sequence[float | None]]
 
-    def opinions(self, threshold: float | None) -> Opinions:
+    def decisions(self, threshold: float | None) -> Decisions:
         """What each expert says of each query: its own verdict, or whether its log-odds reach a threshold."""
         if threshold is None:
             return self.verdicts
@@ -43,7 +43,7 @@ class Said:
         }
 
 
-def gather(records: Iterable[Record], results: Mapping[str, Any], answers: Sequence[Record]) -> Said:
+def gather(records: Iterable[Record], results: Mapping[str, Any], answers: Sequence[Record]) -> RecordedDecisions:
     """Put what was remembered in order.
 
     Args:
@@ -57,11 +57,11 @@ def gather(records: Iterable[Record], results: Mapping[str, Any], answers: Seque
     """
     tasks, thresholds = tuple(results["tasks"]), results.get("routing", {}).get("thresholds", {})
     cached = _Cached.of(records, tasks, answers)
-    said = {
+    decided = {
         expert: [cached.decision(expert, answer, results["score"][answer["task"]]) for answer in answers]
         for expert in (*tasks, BASE)
     }
-    return Said(
+    return RecordedDecisions(
         tasks,
         tuple(
             tuple(task for task, score in zip(tasks, row, strict=True) if score is not None)
@@ -70,12 +70,13 @@ def gather(records: Iterable[Record], results: Mapping[str, Any], answers: Seque
         tuple(dict.fromkeys((answer["task"], answer["id"]) for answer in answers)),
         {
             expert: [
-                counted(Verdict(found["verdict"]), found["log_odds"], thresholds.get(expert)) for found in said[expert]
+                apply_threshold(Verdict(found["verdict"]), found["log_odds"], thresholds.get(expert))
+                for found in decided[expert]
             ]
             for expert in tasks
         },
-        {expert: [found["log_odds"] for found in said[expert]] for expert in tasks},
-        {expert: [found["score"] for found in column] for expert, column in said.items()},
+        {expert: [found["log_odds"] for found in decided[expert]] for expert in tasks},
+        {expert: [found["score"] for found in column] for expert, column in decided.items()},
     )
 
 

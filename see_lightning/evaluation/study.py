@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from see_lightning.errors import Refusal
-from see_lightning.evaluation.counterfactual import replay
-from see_lightning.evaluation.recorded import Said
-from see_lightning.evaluation.thresholds import own_and_foreign, sweep
+from see_lightning.evaluation.counterfactual import simulate
+from see_lightning.evaluation.recorded import RecordedDecisions
+from see_lightning.evaluation.thresholds import own_and_other, sweep
 from see_lightning.seeds import seed
 
 BINS = 60  # of a distribution in the picture
@@ -51,54 +51,56 @@ def _shuffled(tasks: Sequence[str], run_seed: int, number: int) -> tuple[str, ..
     return tuple(random.Random(seed(run_seed, ",".join(tasks), f"asking order {number}")).sample(tasks, len(tasks)))
 
 
-def study(said: Said, orders: Mapping[str, Sequence[str]], thresholds: Iterable[float]) -> dict[str, Any]:
+def study(
+    recorded: RecordedDecisions, orders: Mapping[str, Sequence[str]], thresholds: Iterable[float]
+) -> dict[str, Any]:
     """The content of ``study.json``: every order by the experts' verdicts and by every threshold, and the picture.
 
     Args:
-        said: what the experts said.
+        recorded: what the experts said.
         orders: by name, at least one; the picture shows the first.
         thresholds: the one with the best routing of each order is added.
     """
     rows = []
     for name, order in orders.items():
-        best = sweep(said, order).best()[2]
+        best = sweep(recorded, order).best()[2]
         for threshold in (None, *sorted({*thresholds, best})):
-            replayed = replay(said, order, threshold)
+            simulated = simulate(recorded, order, threshold)
             rows.append(
                 {
                     "order": name,
                     "experts": list(order),
                     "threshold": threshold,
                     "is_best": threshold == best,
-                    "AR": replayed.ar,
-                    "BWT": replayed.bwt,
-                    "routing_accuracy": replayed.routing["accuracy"],
-                    "base_share": replayed.routing["base_share"],
-                    "asked": replayed.asked,
-                    "unknown": replayed.unknown,
+                    "AR": simulated.ar,
+                    "BWT": simulated.bwt,
+                    "routing_accuracy": simulated.routing["accuracy"],
+                    "base_share": simulated.routing["base_share"],
+                    "asked": simulated.asked,
+                    "unknown": simulated.unknown,
                 }
             )
     name, order = next(iter(orders.items()))
-    return {"queries": len(said.queries), "rows": rows, "picture": {"order": name, **_picture(said, order)}}
+    return {"queries": len(recorded.queries), "rows": rows, "picture": {"order": name, **_picture(recorded, order)}}
 
 
-def _picture(said: Said, order: Sequence[str]) -> dict[str, Any]:
+def _picture(recorded: RecordedDecisions, order: Sequence[str]) -> dict[str, Any]:
     """Counts of log-odds in `BINS` of equal width for each expert, and the sweep at the bins' edges."""
-    values = [value for column in said.log_odds.values() for value in column]
+    values = [value for column in recorded.log_odds.values() for value in column]
     low, high = min(values), max(values)
     if low == high:
         low, high = low - 1, high + 1
     edges = [round(low + (high - low) * k / BINS, 4) for k in range(BINS + 1)]
-    swept = sweep(said, order)
+    swept = sweep(recorded, order)
     above, to, best = swept.best()
     return {
         "edges": edges,
         "experts": {
             expert: {
                 group: _histogram(values, low, high)
-                for group, values in zip(("own", "foreign"), own_and_foreign(said, [expert]), strict=True)
+                for group, values in zip(("own", "foreign"), own_and_other(recorded, [expert]), strict=True)
             }
-            for expert in said.tasks
+            for expert in recorded.tasks
         },
         "accuracy": [swept.accuracy(edge) for edge in edges],
         "base_share": [swept.base_share(edge) for edge in edges],

@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from see_lightning.evaluation.recorded import Said
+from see_lightning.evaluation.recorded import RecordedDecisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +42,17 @@ class Sweep:
         return low, high, shortest_between(low, high, middle)
 
 
-def sweep(said: Said, order: Sequence[str]) -> Sweep:
+def sweep(recorded: RecordedDecisions, order: Sequence[str]) -> Sweep:
     """Routing over all thresholds; arguments as in `replay`."""
     reached = []
-    for number, (task, _) in enumerate(said.queries):
-        before = [said.log_odds[expert][number] for expert in order[: order.index(task)]]
-        reached.append((max(before, default=-math.inf), said.log_odds[task][number]))
+    for number, (task, _) in enumerate(recorded.queries):
+        before = [recorded.log_odds[expert][number] for expert in order[: order.index(task)]]
+        reached.append((max(before, default=-math.inf), recorded.log_odds[task][number]))
     possible = [(before, own) for before, own in reached if before < own]
     return Sweep(
         sorted(before for before, _ in possible),
         sorted(own for _, own in possible),
-        sorted(max(values) for values in zip(*said.log_odds.values(), strict=True)),
+        sorted(max(values) for values in zip(*recorded.log_odds.values(), strict=True)),
     )
 
 
@@ -66,18 +66,18 @@ def shortest_between(low: float, high: float, near: float) -> float:
     return next((value for value in rounded if low < value <= high), high)
 
 
-def own_and_foreign(said: Said, experts: Iterable[str]) -> tuple[list[float], list[float]]:
+def own_and_other(recorded: RecordedDecisions, experts: Iterable[str]) -> tuple[list[float], list[float]]:
     """Sorted log-odds of experts on queries of their own task, and on all others."""
     own: list[float] = []
-    foreign: list[float] = []
+    other: list[float] = []
     for expert in experts:
-        for (task, _), value in zip(said.queries, said.log_odds[expert], strict=True):
-            (own if task == expert else foreign).append(value)
-    return sorted(own), sorted(foreign)
+        for (task, _), value in zip(recorded.queries, recorded.log_odds[expert], strict=True):
+            (own if task == expert else other).append(value)
+    return sorted(own), sorted(other)
 
 
-def default_thresholds(said: Said) -> list[float]:
+def default_thresholds(recorded: RecordedDecisions) -> list[float]:
     """Thresholds that say something: 0, one that 1 % of foreign queries reach, and one that 1 % of own ones miss."""
-    own, foreign = own_and_foreign(said, said.tasks)
-    chosen = {0.0, own[len(own) // 100]} | ({foreign[-1 - len(foreign) // 100]} if foreign else set())
+    own, other = own_and_other(recorded, recorded.tasks)
+    chosen = {0.0, own[len(own) // 100]} | ({other[-1 - len(other) // 100]} if other else set())
     return sorted({round(value, 2) + 0.0 for value in chosen})

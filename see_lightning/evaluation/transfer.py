@@ -33,7 +33,7 @@ class Transfer:
             AttributeError, KeyError, TypeError, ValueError: it does not hold a whole matrix.
         """
         own = {task: content["own"][task] for task in tasks}
-        scores = {voice: {task: float(row[task]) for task in own} for voice, row in content["transfer"].items()}
+        scores = {adapter: {task: float(row[task]) for task in own} for adapter, row in content["transfer"].items()}
         _, *experts = scores
         if not set(own.values()) <= set(experts):
             raise ValueError("experts are missing")

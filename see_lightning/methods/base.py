@@ -20,6 +20,6 @@ class Base(Method):
         decoded = self.generate(None, queries)
         return [self.to_answer(id_, row, "base") for id_, row in zip(queries.ids, decoded, strict=True)]
 
-    def voices(self, queries: Queries) -> list[str | None]:
+    def route(self, queries: Queries) -> list[str | None]:
         """The base model."""
         return [None] * len(queries)

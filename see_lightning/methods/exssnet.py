@@ -13,12 +13,12 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from see_lightning.config.checks import one_of, within
-from see_lightning.experts.masks import favouring
-from see_lightning.experts.mixture import Learning, Scores
-from see_lightning.experts.shared import SharedAdapter
-from see_lightning.experts.subexperts import SubExperts
 from see_lightning.methods.method import ExpertMethod
 from see_lightning.methods.setup import Setup, Traits
+from see_lightning.methods.subnetworks.masks import favouring
+from see_lightning.methods.subnetworks.mixture import MaskScores, TrainableSubnetwork
+from see_lightning.methods.subnetworks.shared_adapter import SharedAdapter
+from see_lightning.methods.subnetworks.sub_experts import SubExperts
 from see_lightning.methods.training import learning_rate_share
 from see_lightning.methods.warm_start import WarmStart
 from see_lightning.seeds import seed
@@ -65,7 +65,7 @@ class ExSSNeT(ExpertMethod):
         self.density, self.score_share, self.score_lr = density, score_share, score_lr
         self.warm_start = WarmStart(warm_start, probe)
         self.task_id, self.needs_task_id = task_id, task_id == "given"
-        self.learning: Learning | None = None
+        self.learning: TrainableSubnetwork | None = None
         self.shared: SharedAdapter | None = None
         self._choosing_steps = 0
         self.parts = SubExperts(self.pool, self.counts)
@@ -83,15 +83,17 @@ class ExSSNeT(ExpertMethod):
         scores = []
         for layer in self.pool.layers:
             (ranks, inner), (outer, _) = (weight.shape for weight in shared.pair(layer))
-            drawn = Scores(1, "weight", (ranks, inner, outer), draw, math.ceil)  # rounded up as in the authors' code
+            drawn = MaskScores(
+                1, "weight", (ranks, inner, outer), draw, math.ceil
+            )  # rounded up as in the authors' code
             scores.append(drawn.to(self.pool.device()))
             if self.parent:
                 mask = self.parts.of[self.parent].masks[layer]
                 for value, part in zip(scores[-1].values, (mask.down, mask.up), strict=True):
                     value.data = favouring(value.data, part)
-        self.learning = Learning(self.pool, ADAPTER, scores, density=self.density)
+        self.learning = TrainableSubnetwork(self.pool, ADAPTER, scores, density=self.density)
         shared.begin()
-        self.pool.compose(task.name, self.learning)
+        self.pool.register(task.name, self.learning)
         self.pool.train_only(task.name, ADAPTER)
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -146,7 +148,7 @@ class ExSSNeT(ExpertMethod):
 
     # ------------------------------------------------------------------------------------------ answering
 
-    def voices(self, queries: Queries) -> list[str | None]:
+    def route(self, queries: Queries) -> list[str | None]:
         """The mask of each query's task, given or inferred; the base model where nothing was learned."""
         return self.parts.given(queries.tasks) if self.task_id == "given" else self.parts.nearest(queries.prompts)
 

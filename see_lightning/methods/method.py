@@ -17,15 +17,15 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from see_lightning.adapters import files
+from see_lightning.adapters.response_cache import BatchCache, CachedResponse, ResponseCache
 from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
-from see_lightning.experts import files
-from see_lightning.experts.asking import SURE
-from see_lightning.experts.recall import Recall, Recollection, Said
+from see_lightning.inference.decoder import BatchDecoder, Decoded, RowState
+from see_lightning.inference.kv_cache import KVCache
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.methods.training import Training
-from see_lightning.models.decode import Decoded, Row, Writing
-from see_lightning.models.kv_cache import Read
+from see_lightning.routing.expert_prefill import MIN_MARGIN
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
@@ -72,7 +72,7 @@ class Method(Training):
 
     traits: ClassVar[Traits] = Traits()
     #: What an expert says before an answer, with the blank behind it; empty where answers begin at once.
-    acceptance: str = ""
+    accept_prefix: str = ""
     #: The earlier expert that the latest task began as; None where it began afresh.
     parent: str | None = None
 
@@ -161,7 +161,7 @@ class Method(Training):
         if tensors := files.load_state(folder, self.pool.device()):
             self.load_state(task, tensors)
 
-    def voices(self, queries: Queries) -> list[str | None]:
+    def route(self, queries: Queries) -> list[str | None]:
         """Who would answer each query, by the pool's name for it; None is the base model.
 
         Raises:
@@ -189,45 +189,47 @@ class Method(Training):
         more = configured if isinstance(configured, list) else [configured]
         return {self.template.tokenizer.eos_token_id, *(token for token in more if token is not None)}
 
-    def generate(self, voice: str | None, queries: Queries, opening: Sequence[int] = ()) -> list[Decoded]:
+    def generate(self, adapter: str | None, queries: Queries, forced_prefix: Sequence[int] = ()) -> list[Decoded]:
         """Plain greedy answers of one voice, counted.
 
         Args:
-            voice: an adapter's name; None is the base model.
+            adapter: an adapter's name; None is the base model.
             queries: what is asked.
-            opening: tokens that each answer is made to begin with; they are not given back and do not count.
+            forced_prefix: tokens that each answer is made to begin with; they are not given back and do not count.
         """
-        writing: Writing[int] = Writing(self.pool.speaking, self.eos_ids())
-        start: tuple[int, Read | None] = (0, None)
+        decoder: BatchDecoder[int] = BatchDecoder(self.pool.use_adapter, self.eos_ids())
+        start: tuple[int, KVCache | None] = (0, None)
         group = None
-        for rows in queries.portions(range(len(queries))):
-            writing.make_room(queries.rows - len(rows))
+        for rows in queries.chunks(range(len(queries))):
+            decoder.decode_until(queries.rows - len(rows))
             if queries.groups[rows[0]] != group:
-                start, group = self.pool.begin_as(voice, queries.alike(rows[0])), queries.groups[rows[0]]
-            logits_BV, read = self.pool.read_as(voice, [queries.prompts[row] for row in rows], start)
-            limits = [len(opening) + queries.limits[row] for row in rows]
-            begun = [Row(row, voice, list(opening), limit) for row, limit in zip(rows, limits, strict=True)]
-            writing.start(logits_BV, read, begun)
-        writing.make_room(0)
-        done = [writing.done[row] for row in range(len(queries))]
-        if voice is None and not opening and not self.pool.is_exact():
+                start, group = self.pool.prefill_prefix(adapter, queries.same_group(rows[0])), queries.groups[rows[0]]
+            logits_BV, read = self.pool.prefill(adapter, [queries.prompts[row] for row in rows], start)
+            limits = [len(forced_prefix) + queries.limits[row] for row in rows]
+            begun = [
+                RowState(row, adapter, list(forced_prefix), limit) for row, limit in zip(rows, limits, strict=True)
+            ]
+            decoder.start(logits_BV, read, begun)
+        decoder.decode_until(0)
+        done = [decoder.done[row] for row in range(len(queries))]
+        if adapter is None and not forced_prefix and not self.pool.is_exact():
             for row, one in enumerate(done):
-                if one.margin < SURE:
+                if one.margin < MIN_MARGIN:
                     done[row] = self.pool.answer_alone(queries.prompts[row], queries.limits[row], self.eos_ids())
                     self.counts["prefills"] += 1
-        decoded = [replace(one, ids=one.ids[len(opening) :]) for one in done]
+        decoded = [replace(one, ids=one.ids[len(forced_prefix) :]) for one in done]
         self.counts["prefills"] += len(queries)
         self.counts["generations"] += len(queries)
         self.counts["new_tokens"] += sum(len(row.ids) for row in decoded)
         return decoded
 
-    def plain(self, query: str, max_new_tokens: int) -> str:
+    def base_generate(self, query: str, max_new_tokens: int) -> str:
         """What the base model alone says, by transformers' own ``generate`` instead of ours."""
         ids = torch.tensor([self.template.prompt_ids(query)], device=self.pool.device())
         settings = GenerationConfig(
             do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(self.eos_ids()), pad_token_id=0
         )
-        with self.pool.speaking(None) as model:
+        with self.pool.use_adapter(None) as model:
             assert isinstance(model, PeftModel | PreTrainedModel)
             out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
         new = [token for token in out[0, ids.shape[1] :].tolist() if token not in self.eos_ids()]
@@ -246,7 +248,7 @@ class OneAdapterMethod(Method):
     def begin_task(self, task: Task, memory: Memory) -> None:
         """The first task makes the adapter; later ones go on with it."""
         if self.ADAPTER not in self.pool.names:
-            self.pool.attach(self.ADAPTER, self.weights_seed(self.ADAPTER))
+            self.pool.add_expert(self.ADAPTER, self.weights_seed(self.ADAPTER))
         self.pool.train_only(self.ADAPTER)
 
     def answer(self, queries: Queries) -> list[Answer]:
@@ -254,7 +256,7 @@ class OneAdapterMethod(Method):
         decoded = self.generate(self.ADAPTER, queries)
         return [self.to_answer(id_, row, None) for id_, row in zip(queries.ids, decoded, strict=True)]
 
-    def voices(self, queries: Queries) -> list[str | None]:
+    def route(self, queries: Queries) -> list[str | None]:
         """The adapted model."""
         return [self.ADAPTER] * len(queries)
 
@@ -271,43 +273,47 @@ class ExpertMethod(Method):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         #: What was said before; an evaluation that remembers puts its own here.
-        self.recall: Recall | None = None
+        self.response_cache: ResponseCache | None = None
 
     def begin_task(self, task: Task, memory: Memory) -> None:
         """A new expert on the base model, never a continued one."""
-        self.pool.attach(task.name, self.weights_seed(task.name))
+        self.pool.add_expert(task.name, self.weights_seed(task.name))
 
-    def say(self, voice: str | None, queries: Queries) -> list[Answer]:
+    def generate_as(self, adapter: str | None, queries: Queries) -> list[Answer]:
         """Answers by one voice; None is the base model, word for word what it would say without any expert.
 
         An expert that could refuse is made to begin with the word with which it accepts, unless it did so by itself. What the
         voice has said before is not generated again.
         """
-        word = "" if voice is None else self.acceptance.rstrip(" ")  # the blank may be one token with what follows
-        opening = self.template.target_ids(word)[:-1] if word else []
-        of_itself = Recollection(self.recall, self.pool, queries)
-        recollection = Recollection(self.recall, self.pool, queries, opening)
-        known = [of_itself.get(voice, row) for row in range(len(queries))]
-        known = [recollection.get(voice, row) if said.text is None else said for row, said in enumerate(known)]
-        new = [row for row, said in enumerate(known) if said.text is None]
+        accept_word = (
+            "" if adapter is None else self.accept_prefix.rstrip(" ")
+        )  # the blank may be one token with what follows
+        forced_prefix = self.template.target_ids(accept_word)[:-1] if accept_word else []
+        of_itself = BatchCache(self.response_cache, self.pool, queries)
+        batch_cache = BatchCache(self.response_cache, self.pool, queries, forced_prefix)
+        known = [of_itself.get(adapter, row) for row in range(len(queries))]
+        known = [batch_cache.get(adapter, row) if cached.text is None else cached for row, cached in enumerate(known)]
+        new = [row for row, cached in enumerate(known) if cached.text is None]
         if new:
-            for row, one in zip(new, self.generate(voice, queries.select(new), opening), strict=True):
+            for row, one in zip(new, self.generate(adapter, queries.select(new), forced_prefix), strict=True):
                 text = self.template.text(one.ids)
                 # One blank stands between the word and the answer; others are the answer's.
-                known[row] = Said(text=text.removeprefix(" ") if opening else text, truncated=not one.ended)
-                recollection.put(voice, row, known[row])
+                known[row] = CachedResponse(
+                    text=text.removeprefix(" ") if forced_prefix else text, truncated=not one.ended
+                )
+                batch_cache.put(adapter, row, known[row])
         return [
-            Answer(id_, said.text or "", voice or "base", (), bool(said.truncated))
-            for id_, said in zip(queries.ids, known, strict=True)
+            Answer(id_, cached.text or "", adapter or "base", (), bool(cached.truncated))
+            for id_, cached in zip(queries.ids, known, strict=True)
         ]
 
     def answer(self, queries: Queries) -> list[Answer]:
         """Each query by its voice, those of one voice together."""
         answers: dict[int, Answer] = {}
-        voices = self.voices(queries)
-        for voice in dict.fromkeys(voices):
-            rows = [row for row, one in enumerate(voices) if one == voice]
-            answers.update(zip(rows, self.say(voice, queries.select(rows)), strict=True))
+        adapters = self.route(queries)
+        for adapter in dict.fromkeys(adapters):
+            rows = [row for row, one in enumerate(adapters) if one == adapter]
+            answers.update(zip(rows, self.generate_as(adapter, queries.select(rows)), strict=True))
         return [answers[row] for row in range(len(queries))]
 
     def saved_adapter(self, task: str) -> str | None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from see_lightning.adapters import files
+from see_lightning.adapters.rank_mixture import Activity, MixtureOfRanks, living
 from see_lightning.config.checks import within
 from see_lightning.errors import ConfigError
-from see_lightning.experts import files
-from see_lightning.experts.ranks import Activity, MixtureOfRanks, living
 from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.tasks.memory import Memory
@@ -77,18 +77,18 @@ class Mora(OneAdapterMethod):
 
     def _activity(self, task: Task) -> dict[str, Tensor]:
         """How far all ranks, new ones first, acted on a task's training prompts, each read by itself, without padding."""
-        activity = Activity(self._voice())
+        activity = Activity(self._mixture())
         with torch.no_grad():
             for example in task.train:
-                self.pool.read_as(activity, [self.template.prompt_ids(example.prompt)], (0, None))
+                self.pool.prefill(activity, [self.template.prompt_ids(example.prompt)], (0, None))
         return activity.sums
 
     def _join(self, task: str, weights_seed: int) -> None:
-        self.pool.hold(task, weights_seed)
+        self.pool.add_adapter(task, weights_seed)
         self.tasks.insert(0, task)
-        self.pool.compose(self.ADAPTER, self._voice())
+        self.pool.register(self.ADAPTER, self._mixture())
 
-    def _voice(self) -> MixtureOfRanks:
+    def _mixture(self) -> MixtureOfRanks:
         return MixtureOfRanks(
             self.pool, self.tasks, budget=self.budget, temperature=self.temperature, threshold=self.threshold
         )
@@ -106,4 +106,4 @@ class Mora(OneAdapterMethod):
     def restore(self, task: str, folder: Path) -> None:
         """A task's ranks come back behind those of the tasks before it."""
         self._join(task, weights_seed=0)
-        self.pool.put(task, files.read(self.pool, task, folder))
+        self.pool.load_weights(task, files.read(self.pool, task, folder))

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from see_lightning.adapters.files import read_tensors, write_tensors
 from see_lightning.config.checks import one_of, within
-from see_lightning.experts.files import read_tensors, write_tensors
-from see_lightning.experts.mixture import Learning, Scores, Superposition
-from see_lightning.experts.shared import SharedAdapter
-from see_lightning.experts.subexperts import SubExperts
 from see_lightning.methods.method import ExpertMethod
 from see_lightning.methods.setup import Setup, Traits
+from see_lightning.methods.subnetworks.mixture import MaskScores, Superposition, TrainableSubnetwork
+from see_lightning.methods.subnetworks.shared_adapter import SharedAdapter
+from see_lightning.methods.subnetworks.sub_experts import SubExperts
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
@@ -68,11 +68,11 @@ class Moses(ExpertMethod):
         self.experts, self.top_k, self.density, self.granularity = experts, top_k, density, granularity
         self.task_id, self.needs_task_id = task_id, task_id == "given"
         self.keep_scores, self.copy_router, self.own_pool = scores == "kept", router == "copied", own_pool
-        self.learning: Learning | None = None
+        self.learning: TrainableSubnetwork | None = None
         self.parts = SubExperts(self.pool, self.counts, top_k)
         #: The pool, or each task's own, by the adapter's name; it knows what any task uses (M).
         self.shared: dict[str, SharedAdapter] = {}
-        self._scores: list[Scores] = []  # of the task before
+        self._scores: list[MaskScores] = []  # of the task before
 
     # ------------------------------------------------------------------------------------------ one task
 
@@ -89,9 +89,9 @@ class Moses(ExpertMethod):
             nn.Parameter(before[0].routers[layer].clone() if before else self._router(shared, layer, draw))
             for layer in layers
         ]
-        self.learning = Learning(self.pool, shared.name, scores, routers, k=self.top_k, density=self.density)
+        self.learning = TrainableSubnetwork(self.pool, shared.name, scores, routers, k=self.top_k, density=self.density)
         shared.begin()
-        self.pool.compose(task.name, self.learning)
+        self.pool.register(task.name, self.learning)
         self.pool.train_only(task.name, shared.name)
         self.learning.requires_grad_(True).train()
         self.learning.routers.requires_grad_(self.experts > 1)  # a single expert has nothing to choose
@@ -110,7 +110,7 @@ class Moses(ExpertMethod):
             return  # taken over from a run that inferred tasks otherwise: it was ended there
         learned, self.learning = self.learning, None
         learned.requires_grad_(False)
-        self._scores = [scores for scores in learned.scores if isinstance(scores, Scores)]
+        self._scores = [scores for scores in learned.scores if isinstance(scores, MaskScores)]
         prompts = [self.template.prompt_ids(example.prompt) for example in task.train]
         self.parts.keep(task.name, learned, self.shared[learned.adapter], prompts)
 
@@ -125,9 +125,9 @@ class Moses(ExpertMethod):
         assert self.learning is not None
         return self.shared[self.learning.adapter]
 
-    def _draw(self, shared: SharedAdapter, layer: str, draw: torch.Generator) -> Scores:
+    def _draw(self, shared: SharedAdapter, layer: str, draw: torch.Generator) -> MaskScores:
         (ranks, inner), (outer, _) = (weight.shape for weight in shared.pair(layer))
-        return Scores(self.experts, self.granularity, (ranks, inner, outer), draw).to(self.pool.device())
+        return MaskScores(self.experts, self.granularity, (ranks, inner, outer), draw).to(self.pool.device())
 
     def _router(self, shared: SharedAdapter, layer: str, draw: torch.Generator) -> Tensor:
         inner = shared.pair(layer)[0].shape[1]
@@ -136,7 +136,7 @@ class Moses(ExpertMethod):
 
     # ------------------------------------------------------------------------------------------ answering
 
-    def voices(self, queries: Queries) -> list[str | None]:
+    def route(self, queries: Queries) -> list[str | None]:
         """The sub-experts of each query's task, given or inferred; the base model where nothing was learned."""
         if self.task_id == "given":
             return self.parts.given(queries.tasks)
@@ -153,8 +153,8 @@ class Moses(ExpertMethod):
         names = list(self.parts.of)
         with torch.inference_mode(False), torch.enable_grad():
             alpha_T = torch.full((len(names),), 1 / len(names), device=self.pool.device(), requires_grad=True)
-            voice = Superposition(list(self.parts.of.values()), alpha_T)
-            logits_1V, _ = self.pool.read_as(voice, [prompt], (0, None))
+            adapter = Superposition(list(self.parts.of.values()), alpha_T)
+            logits_1V, _ = self.pool.prefill(adapter, [prompt], (0, None))
             log_p_1V = logits_1V.float().log_softmax(dim=-1)
             (slope_T,) = torch.autograd.grad(-(log_p_1V.exp() * log_p_1V).sum(), alpha_T)
         self.counts["prefills"] += 1

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from see_lightning.adapters import files
+from see_lightning.adapters.composites import GrowingSum
 from see_lightning.config.checks import one_of, within
-from see_lightning.experts import files
-from see_lightning.experts.composites import GrowingSum
 from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.setup import Setup
 from see_lightning.tasks.memory import Memory
@@ -61,9 +61,9 @@ class OLora(OneAdapterMethod):
         self.pool.train_only(self.ADAPTER, task.name)
 
     def _add(self, task: str, weights_seed: int) -> None:
-        self.pool.hold(task, weights_seed)
+        self.pool.add_adapter(task, weights_seed)
         self.tasks.append(task)
-        self.pool.compose(self.ADAPTER, GrowingSum(self.pool, self.tasks))
+        self.pool.register(self.ADAPTER, GrowingSum(self.pool, self.tasks))
 
     def penalty(self) -> Tensor:
         """The overlap with every earlier adapter, and the norms of the new one's matrices."""
@@ -84,4 +84,4 @@ class OLora(OneAdapterMethod):
         """The folder holds the adapters of all tasks so far side by side: the last ranks are this task's."""
         self._add(task, weights_seed=0)
         pairs, rank = files.read(self.pool, self.ADAPTER, folder), self.pool.adapter.rank
-        self.pool.put(task, {layer: (a_RI[-rank:], b_OR[:, -rank:]) for layer, (a_RI, b_OR) in pairs.items()})
+        self.pool.load_weights(task, {layer: (a_RI[-rank:], b_OR[:, -rank:]) for layer, (a_RI, b_OR) in pairs.items()})

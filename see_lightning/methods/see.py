@@ -10,23 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from see_lightning.adapters.files import THRESHOLD
 from see_lightning.config.checks import TRAIN, check_calibrate_on, within
 from see_lightning.data.example import Example
 from see_lightning.data.general import BUILT_IN, draw_evenly, general_rows
 from see_lightning.errors import ConfigError
-from see_lightning.experts.files import THRESHOLD
-from see_lightning.experts.hearing import Hearing
-from see_lightning.experts.opening import IndicatorTree
-from see_lightning.experts.walk import between, keeping
 from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import write_text
 from see_lightning.methods.method import Answer, ExpertMethod
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.methods.warm_start import WarmStart
+from see_lightning.routing.indicator_trie import IndicatorTrie
+from see_lightning.routing.sequential_router import SequentialRouter
+from see_lightning.routing.verdicts import threshold_at_recall, threshold_with_margin
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.datamodule import query_batch
-from see_lightning.tasks.memory import Memory, share
+from see_lightning.tasks.memory import Memory, num_rehearsed
 from see_lightning.tasks.negatives import (
     MOST_OTHER,
     general_negatives,
@@ -61,7 +61,7 @@ class See(ExpertMethod):
         against: how many general instructions, which no expert learns to refuse, a threshold is also set by; 0 looks at own
             examples alone.
         leeway: how far below what ``keep`` asks for the threshold lies, as a part of the way down to the highest of these,
-            0..1; see ``experts.walk.between``.
+            0..1; see ``routing.verdicts.threshold_with_margin``.
         warm_start: how a new expert begins: ``none`` afresh, as in the paper; or as a copy of an earlier one, chosen by
             ``loss`` or ``knn``, see ``WarmStart``.
         probe: how many training examples that choice looks at.
@@ -75,7 +75,7 @@ class See(ExpertMethod):
     def cautions(cls, arguments: Mapping[str, Any], tasks: Sequence[Task]) -> list[str]:
         """Past tasks of which later experts learn to refuse few examples, and how they would learn more."""
         ratio, at_least = arguments["ratio"], arguments.get("min_negatives", 0)
-        refused = {task: share(ratio, len(task.train), at_least) for task in tasks[:-1]}
+        refused = {task: num_rehearsed(ratio, len(task.train), at_least) for task in tasks[:-1]}
         few = {task: number for task, number in refused.items() if number < ENOUGH}
         if not few:
             return []
@@ -121,7 +121,7 @@ class See(ExpertMethod):
         within("method.leeway", leeway, 0, 1)
         self.ratio, self.draw, self.indicators = ratio, draw, Indicators(**indicators)
         self.min_negatives = min_negatives
-        self.acceptance = f"{self.indicators.pos} "
+        self.accept_prefix = f"{self.indicators.pos} "
         self.general_negatives, self.general_source = general_negatives, general_source
         self.other_instructions = other_instructions
         self.calibrate_on, self.keep, self.against, self.leeway = calibrate_on, keep, against, leeway
@@ -151,7 +151,7 @@ class See(ExpertMethod):
         """A new expert, perhaps with the weights of an earlier one; that one does not move."""
         super().begin_task(task, memory)
         if self.parent:
-            self.pool.put(task.name, self.pool.pairs(self.parent))
+            self.pool.load_weights(task.name, self.pool.pairs(self.parent))
 
     def _check_general(self) -> None:
         """Refuse a source that has too few instructions or unfit ones, before anything is trained."""
@@ -172,29 +172,31 @@ class See(ExpertMethod):
         """Set the new expert's threshold by what it says to examples, as ``calibrate_on`` has it."""
         if not self.calibrate_on:
             return
-        own, foreign = task.held_out, []
+        own, negatives = task.held_out, []
         if self.calibrate_on == TRAIN:
             own = task.train[:LOOKED_AT]
-            foreign = draw_evenly(
+            negatives = draw_evenly(
                 self._rehearsed(task, memory), LOOKED_AT, seed(self.run_seed, task.name, "thresholds")
             )
-            if not foreign and not self.against:
+            if not negatives and not self.against:
                 return  # the first expert has refused nothing that it could be told from
-        leanings = self._leanings(task, own)
-        self.thresholds[task.name] = keeping(leanings, self.keep)
-        foreign += self._unseen_general(task)
-        if foreign:
-            others = self._leanings(task, foreign)
-            self.thresholds[task.name] = round(between(leanings, others, self.keep, self.leeway), 4)
+        log_odds = self._log_odds(task, own)
+        self.thresholds[task.name] = threshold_at_recall(log_odds, self.keep)
+        negatives += self._unseen_general(task)
+        if negatives:
+            negative_log_odds = self._log_odds(task, negatives)
+            self.thresholds[task.name] = round(
+                threshold_with_margin(log_odds, negative_log_odds, self.keep, self.leeway), 4
+            )
 
     def _unseen_general(self, task: Task) -> list[Example]:
         draw = seed(self.run_seed, task.name, "general negatives")
         return unseen_general(self.against, self.general_source, draw, refused=self.general_negatives)
 
-    def _leanings(self, task: Task, examples: Sequence[Example]) -> list[float]:
+    def _log_odds(self, task: Task, examples: Sequence[Example]) -> list[float]:
         """How much the expert of a task leans to accepting some examples' prompts."""
         queries = query_batch([example.prompt for example in examples], self.template, max_new_tokens=1)
-        return self._hear(replace(queries, only_decide=True), remember=False).leanings(task.name)
+        return self._router(replace(queries, only_decide=True), remember=False).log_odds(task.name)
 
     def save(self, task: str, folder: Path) -> None:
         """The expert of the task and its threshold."""
@@ -210,25 +212,25 @@ class See(ExpertMethod):
 
     def answer(self, queries: Queries) -> list[Answer]:
         """Walk the experts, newest first; the base model answers what nobody accepts."""
-        hearing = self._hear(queries)
-        walks = hearing.walk()
+        router = self._router(queries)
+        routes = router.walk()
         return [
-            Answer(id_, said.text or "", walked.expert or "base", walked.verdicts, bool(said.truncated))
-            for id_, walked, said in zip(queries.ids, walks, hearing.answers(walks), strict=True)
+            Answer(id_, response.text or "", route.expert or "base", route.verdicts, bool(response.truncated))
+            for id_, route, response in zip(queries.ids, routes, router.answers(routes), strict=True)
         ]
 
-    def voices(self, queries: Queries) -> list[str | None]:
+    def route(self, queries: Queries) -> list[str | None]:
         """With whom each query's walk ends."""
-        return [walked.expert for walked in self._hear(replace(queries, only_decide=True)).walk()]
+        return [route.expert for route in self._router(replace(queries, only_decide=True)).walk()]
 
     def decide(self, queries: Queries) -> None:
         """Let every expert decide on every query, for studies of other walks; only what is new is asked.
 
         Unless ``queries.only_decide``, experts also answer what they accept, and the base model everything.
         """
-        self._hear(queries).ask_everyone()
+        self._router(queries).decide_all()
 
-    def _hear(self, queries: Queries, *, remember: bool = True) -> Hearing:
-        words = IndicatorTree(self.indicators, self.template)
-        recall = self.recall if remember else None
-        return Hearing(self.pool, words, queries, self.eos_ids(), self.counts, recall, self.thresholds)
+    def _router(self, queries: Queries, *, remember: bool = True) -> SequentialRouter:
+        words = IndicatorTrie(self.indicators, self.template)
+        response_cache = self.response_cache if remember else None
+        return SequentialRouter(self.pool, words, queries, self.eos_ids(), self.counts, response_cache, self.thresholds)

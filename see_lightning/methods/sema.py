@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from see_lightning.adapters.embeddings import embed_prompts
+from see_lightning.adapters.files import read_tensors, write_tensors
 from see_lightning.config.checks import one_of, within
 from see_lightning.errors import ConfigError
-from see_lightning.experts.descriptor import describe
-from see_lightning.experts.files import read_tensors, write_tensors
-from see_lightning.experts.novelty import DESCRIPTORS, FEWEST, Descriptor
 from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import write_text
 from see_lightning.methods.method import Assignment, ExpertMethod
 from see_lightning.methods.setup import Setup, Traits
+from see_lightning.routing.novelty import DESCRIPTORS, FEWEST, Descriptor
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
@@ -67,7 +67,7 @@ class Sema(ExpertMethod):
                 f"method=sema knows a task by its prompts, of which it needs {FEWEST} different ones for training;"
                 f" {task.name} has {different}. Give it more (train_size), or leave it out of order.tasks."
             )
-        states_PH = describe(self.pool, prompts)
+        states_PH = embed_prompts(self.pool, prompts)
         z = {name: round(float(known.z(states_PH).mean()), 4) for name, known in self.descriptors.items()}
         nearest = min(z, key=lambda name: z[name], default=None)
         is_new = nearest is None or z[nearest] > self.threshold
@@ -83,11 +83,11 @@ class Sema(ExpertMethod):
         self.descriptors[task.name] = self.kind.of(self._states_PH, weights_seed)
         self._states_PH = None
 
-    def voices(self, queries: Queries) -> list[str | None]:
+    def route(self, queries: Queries) -> list[str | None]:
         """The expert to which each query is least new, unless it is too new to all."""
         if not self.descriptors:
             return [None] * len(queries)
-        states_PH = describe(self.pool, queries.prompts)
+        states_PH = embed_prompts(self.pool, queries.prompts)
         self.counts["prefills"] += len(queries)
         least_P, nearest_P = torch.stack([known.z(states_PH) for known in self.descriptors.values()]).min(0)
         names = list(self.descriptors)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from see_lightning.adapters.pool import ExpertPool
 from see_lightning.config.schema import OptimConfig
-from see_lightning.experts.pool import ExpertPool
 from see_lightning.tasks.prompts import PromptTemplate
 
 

@@ -13,6 +13,6 @@ class Stl(ExpertMethod):
 
     traits = Traits(has_experts=True, told=True)
 
-    def voices(self, queries: Queries) -> list[str | None]:
+    def route(self, queries: Queries) -> list[str | None]:
         """Each query's own task's expert."""
         return [task if task in self.pool.names else None for task in queries.tasks]

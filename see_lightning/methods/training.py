@@ -168,7 +168,7 @@ class Training(L.LightningModule):
 
     def on_train_end(self) -> None:
         """The next task has other prompts."""
-        self.pool.kept.clear()
+        self.pool.prompt_cache.clear()
 
     def cpu(self) -> Self:
         """Stay: Lightning sends the model away whenever a Trainer has ended, and the next one has it brought back."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import cross_entropy
 
+from see_lightning.adapters.embeddings import embed_prompts
 from see_lightning.config.checks import one_of, within
-from see_lightning.experts.descriptor import describe
-from see_lightning.experts.warm_start import above_chance, below, mean_loss, neighbours_accuracy
+from see_lightning.methods.expert_scorer import answer_logits
 from see_lightning.methods.method import Method
-from see_lightning.methods.voices import predicting
+from see_lightning.methods.transferability import above_chance, below, mean_loss, neighbours_accuracy
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Encoded, encode
 from see_lightning.tasks.task import Task
@@ -58,12 +58,12 @@ class WarmStart:
                     labels = [method.template.target_ids(example.target)[0] for example in examples]
                     return above_chance(
                         {
-                            name: neighbours_accuracy(describe(method.pool, prompts, name), labels, NEIGHBOURS)
+                            name: neighbours_accuracy(embed_prompts(method.pool, prompts, name), labels, NEIGHBOURS)
                             for name in names
                         },
                         labels,
                     )
-                accepted = [replace(one, target=f"{method.acceptance}{one.target}") for one in examples]
+                accepted = [replace(one, target=f"{method.accept_prefix}{one.target}") for one in examples]
                 rows = encode(accepted, method.template)
                 losses = {name: _loss(method, name, rows) for name in names}
                 return below(losses, _loss(method, None, rows))
@@ -71,12 +71,12 @@ class WarmStart:
             method.train(training)
 
 
-def _loss(method: Method, voice: str | None, rows: Sequence[Encoded]) -> float:
+def _loss(method: Method, adapter: str | None, rows: Sequence[Encoded]) -> float:
     """The mean loss of a voice on answers, each read by itself."""
     sums = []
     for row in rows:
-        logits_1V, read = method.pool.read_as(voice, [row.prompt], (0, None))
-        (logits_KV,) = predicting(method.pool, voice, logits_1V, read, [row.target])
+        logits_1V, read = method.pool.prefill(adapter, [row.prompt], (0, None))
+        (logits_KV,) = answer_logits(method.pool, adapter, logits_1V, read, [row.target])
         target_K = torch.tensor(row.target, device=logits_KV.device)
         sums.append(float(cross_entropy(logits_KV, target_K, reduction="sum")))
     return mean_loss(sums, [len(row.target) for row in rows], method.optim.loss_mean)

@@ -59,7 +59,7 @@ class Batch:
         A rank with fewer rows than parts computes a row again, at the weight 0.
 
         Args:
-            mean: what the loss is a mean over, see ``mass``.
+            mean: what the loss is a mean over, see ``loss_weight``.
         """
         if self.parts == 1:
             return [self]
@@ -71,12 +71,12 @@ class Batch:
             ids_BS, mask_BS, labels_BS = (
                 whole_BS[rows, padding:] for whole_BS in (self.input_ids_BS, self.attention_mask_BS, self.labels_BS)
             )
-            weight = self.weight * mass(targets[rows], mean) / mass(targets, mean)
+            weight = self.weight * loss_weight(targets[rows], mean) / loss_weight(targets, mean)
             parts.append(Batch(ids_BS, mask_BS, labels_BS, self.ids[rows], weight))
         return parts + [replace(parts[-1], ids=[], weight=0.0)] * (self.parts - len(parts))
 
 
-def mass(targets: Sequence[int], mean: str) -> int:
+def loss_weight(targets: Sequence[int], mean: str) -> int:
     """How much a mean loss stands for.
 
     Args:
@@ -115,7 +115,7 @@ class Queries:
         """Lists of ids, which become tensors as they are read; Lightning asks."""
         return self
 
-    def portions(self, rows: Sequence[int]) -> list[list[int]]:
+    def chunks(self, rows: Sequence[int]) -> list[list[int]]:
         """Row numbers in the portions in which they are read: of one group each, and no more than half of ``rows``.
 
         So writing goes on beside reading.
@@ -126,7 +126,7 @@ class Queries:
             for portion in cut(list(group), max(1, self.rows // 2))
         ]
 
-    def alike(self, row: int) -> list[list[int]]:
+    def same_group(self, row: int) -> list[list[int]]:
         """The prompts that begin like a query's."""
         return [prompt for prompt, group in zip(self.prompts, self.groups, strict=True) if group == self.groups[row]]
 
@@ -214,14 +214,14 @@ def rank_share(step: Sequence[int], lengths: Sequence[int], rank: int, ranks: in
     return [row for row in step if row in shares[rank]]
 
 
-def parts_needed(lengths: Sequence[int], tokens: int) -> int:
+def microbatches_needed(lengths: Sequence[int], tokens: int) -> int:
     """In how many parts of a like number of rows a step is computed, if none may hold more tokens.
 
     Args:
         lengths: tokens of each row, the longest first; at least one row.
         tokens: of a part, padding included. A row of more is a part by itself.
 
-    >>> parts_needed([9, 8, 2, 1], 36), parts_needed([9, 8, 2, 1], 18), parts_needed([9, 8, 2, 1], 8)
+    >>> microbatches_needed([9, 8, 2, 1], 36), microbatches_needed([9, 8, 2, 1], 18), microbatches_needed([9, 8, 2, 1], 8)
     (1, 2, 4)
     """
     for parts in range(1, len(lengths)):
@@ -254,7 +254,7 @@ class Collator:
 
     Args:
         pad: id of the padding token.
-        loss_mean: what the loss is a mean over, see ``mass``.
+        loss_mean: what the loss is a mean over, see ``loss_weight``.
         tokens_at_once: largest number of tokens that a rank computes together, padding included.
         rank: number of this process, from 0.
         ranks: number of processes.
@@ -278,11 +278,11 @@ class Collator:
         lengths = [len(row) for row in rows]
         shares = [rank_share(step, lengths, rank, self.ranks) for rank in range(self.ranks)]
         share = shares[self.rank]
-        weight = self.ranks * self._mass(rows, share) / self._mass(rows, step)
+        weight = self.ranks * self._loss_weight(rows, share) / self._loss_weight(rows, step)
         computed = [rows[row] for row in share or step[:1]]
         ids, mask, labels = collate([row.prompt for row in computed], [row.target for row in computed], self.pad)
-        parts = max(parts_needed([lengths[row] for row in some], self.tokens_at_once) for some in shares if some)
+        parts = max(microbatches_needed([lengths[row] for row in some], self.tokens_at_once) for some in shares if some)
         return Batch(ids, mask, labels, [rows[row].example.id for row in share], weight, parts)
 
-    def _mass(self, rows: Sequence[Encoded], some: Sequence[int]) -> int:
-        return mass([len(rows[row].target) for row in some], self.loss_mean)
+    def _loss_weight(self, rows: Sequence[Encoded], some: Sequence[int]) -> int:
+        return loss_weight([len(rows[row].target) for row in some], self.loss_mean)

@@ -97,13 +97,13 @@ def query_loader(
         only_decide: whether experts shall say only if they accept.
     """
     numbers = count()
-    portions: list[list[tuple[int, Example, int]]] = []  # query by query: its number, itself, and its task's
+    chunks: list[list[tuple[int, Example, int]]] = []  # query by query: its number, itself, and its task's
     for place, task in enumerate(tasks):
         queries = [(next(numbers), example, place) for example in task.test]
         queries.sort(key=lambda query: (-len(template.prompt_ids(query[1].prompt)), query[1].id))
-        portions += cut(queries, max(1, batch_size // 2))
+        chunks += cut(queries, max(1, batch_size // 2))
     windows: list[list[tuple[int, Example, int]]] = [[]]
-    for portion in portions:
+    for portion in chunks:
         if len(windows[-1]) + len(portion) > max(len(portion), WINDOW * batch_size):
             windows.append([])
         windows[-1] += portion

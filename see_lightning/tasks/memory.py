@@ -8,12 +8,12 @@ from see_lightning.seeds import seed
 from see_lightning.tasks.task import Task
 
 
-def share(ratio: float, size: int, at_least: int = 1) -> int:
+def num_rehearsed(ratio: float, size: int, at_least: int = 1) -> int:
     """How many of ``size`` examples a ratio keeps: rounded, but at least one and ``at_least``; none if the ratio is 0.
 
-    >>> [share(0.1, 2000), share(0.01, 20), share(0.0, 20, at_least=12)]
+    >>> [num_rehearsed(0.1, 2000), num_rehearsed(0.01, 20), num_rehearsed(0.0, 20, at_least=12)]
     [200, 1, 0]
-    >>> [share(0.1, 200, at_least=12), share(0.1, 40, at_least=12), share(0.1, 8, at_least=12)]
+    >>> [num_rehearsed(0.1, 200, at_least=12), num_rehearsed(0.1, 40, at_least=12), num_rehearsed(0.1, 8, at_least=12)]
     [20, 12, 8]
     """
     return min(size, max(1, round(ratio * size), at_least)) if ratio > 0 else 0
@@ -35,7 +35,7 @@ class Memory:
         self.past.append(task)
 
     def rehearse(self, task: Task, *, ratio: float, draw: str, at_least: int = 0) -> list[Example]:
-        """The past examples that ``task`` sees: ``share(ratio, n, at_least)`` of each past task, oldest task first.
+        """The past examples that ``task`` sees: ``num_rehearsed(ratio, n, at_least)`` of each past task, oldest task first.
 
         Args:
             task: the task that is trained.
@@ -49,7 +49,7 @@ class Memory:
         return [
             example
             for past in self.past
-            for example in self._drawn(past, share(ratio, len(past.train), at_least), reader)
+            for example in self._drawn(past, num_rehearsed(ratio, len(past.train), at_least), reader)
         ]
 
     def _drawn(self, past: Task, size: int, reader: str) -> list[Example]:

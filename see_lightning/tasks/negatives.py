@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import chain, cycle, repeat
 
 from see_lightning.data.example import Example
-from see_lightning.data.general import GENERAL, deal, draw_evenly, general_rows, instruction_of
+from see_lightning.data.general import GENERAL, draw_evenly, general_rows, instruction_of, split_by_instruction
 from see_lightning.errors import ConfigError
 
 MOST_OTHER = 250  # own inputs under other instructions
@@ -29,7 +29,7 @@ def general_negatives(number: int, source: str, draw: int) -> list[Example]:
     rows = general_rows(source)
     if number > len(rows):
         raise ConfigError(f"method.general_negatives={number}, but {source} has {len(rows)} rows; give fewer.")
-    return draw_evenly(deal(rows, number)[0], number, draw)
+    return draw_evenly(split_by_instruction(rows, number)[0], number, draw)
 
 
 def unseen_general(number: int, source: str, draw: int, *, refused: int) -> list[Example]:
@@ -47,7 +47,7 @@ def unseen_general(number: int, source: str, draw: int, *, refused: int) -> list
     if not number:
         return []
     rows = general_rows(source)
-    left = deal(rows, refused)[1]
+    left = split_by_instruction(rows, refused)[1]
     if number > len(left):
         kinds = len({instruction_of(row.prompt) for row in rows})
         raise ConfigError(
@@ -81,7 +81,7 @@ def under_other_instructions(
     """
     if not number:
         return []
-    prompts = [row.prompt.partition("\n\n") for row in deal(general_rows(source), refused)[0]]
+    prompts = [row.prompt.partition("\n\n") for row in split_by_instruction(general_rows(source), refused)[0]]
     known = list(dict.fromkeys(instruction for instruction, _, content in prompts if content.strip()))
     if not known:
         raise ConfigError(

@@ -8,8 +8,8 @@ import torch
 from benchmarks import common, subexperts
 from benchmarks.subexperts import Layer, OneTask
 from benchmarks.timing import Clock
-from see_lightning.experts.mixture import LayerMask
 from see_lightning.methods.method import Method
+from see_lightning.methods.subnetworks.mixture import LayerMask
 from tests.benchmarks import tiny
 
 MASKED = ("moses_weight", "moses_rank", "exssnet")

@@ -7,7 +7,7 @@ from see_lightning import load_ensemble
 from see_lightning.methods.method import Method
 from see_lightning.models.tiny import tiny_model
 from see_lightning.tasks.datamodule import query_batch
-from tests.experts import small
+from tests.adapters import small
 from tests.runs import toy
 
 NAMES = list(toy.TASKS)
@@ -68,12 +68,12 @@ def test_who_would_answer_is_told_without_an_answer(whole, base):
         queries = query_batch([prompts[one["id"]] for one in records], method.template, tasks=told, max_new_tokens=4)
         method.counts.clear()
         with torch.inference_mode():
-            voices = method.voices(queries)
+            adapters = method.route(queries)
         assert method.counts["generations"] == 0
         if method.traits.has_experts or method.traits.schedule == "frozen":
-            assert [voice or "base" for voice in voices] == [one["expert"] for one in records]
+            assert [adapter or "base" for adapter in adapters] == [one["expert"] for one in records]
         else:
-            assert set(voices) <= set(method.pool.names)
+            assert set(adapters) <= set(method.pool.names)
 
 
 def test_answers_say_who_gave_them(whole):

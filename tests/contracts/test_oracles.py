@@ -68,7 +68,7 @@ def test_reference_answers_are_as_likely_as_in_a_forward_of_each_query_alone(who
     models = {"base": tiny_model().eval()}
     models |= {name: PeftModel.from_pretrained(tiny_model(), folder).eval() for name, folder in folders.items()}
     trained = load_ensemble(whole.directory).method.pool
-    voices = {
+    adapters = {
         "base": models["base"],
         None: list(models.values())[-1],
         **models,
@@ -84,10 +84,10 @@ def test_reference_answers_are_as_likely_as_in_a_forward_of_each_query_alone(who
             with torch.inference_mode():
                 if method.traits.peft_loadable or record["expert"] == "base":
                     ids = torch.tensor([prompt + target])
-                    logits = voices[record["expert"]](input_ids=ids).logits[0, len(prompt) - 1 : -1]
+                    logits = adapters[record["expert"]](input_ids=ids).logits[0, len(prompt) - 1 : -1]
                 else:
-                    voice = record["expert"] or trained.names[-1]  # without experts there is one voice
-                    trained.train_only(voice, trained.compositions[voice].adapters[0])
+                    adapter = record["expert"] or trained.names[-1]  # without experts there is one voice
+                    trained.train_only(adapter, trained.composites[adapter].adapters[0])
                     logits = trained.eval()(*collate([prompt], [target], pad=0))
             nlls = (-logits.log_softmax(-1))[range(len(target)), target][len(given) :].tolist()  # one token a byte
             assert query["expert"] == record["expert"]

@@ -5,8 +5,8 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from see_lightning.adapters import files
 from see_lightning.engine.ledger import Ledger
-from see_lightning.experts import files
 from see_lightning.models.tiny import tiny_model
 from tests.contracts.conftest import FIRST, METHODS, SAMPLED, SWEPT, declared
 from tests.runs import toy
@@ -36,8 +36,10 @@ def test_experts_do_not_move_once_they_are_trained(whole, tmp_path):
         assert all(torch.equal(held[key], saved[key]) for key in saved)
     different = {folder.joinpath("adapter_model.safetensors").read_bytes() for _, folder in stages}
     assert len(different) == len(stages), "a stage that changes no weight has not trained"
-    assert method.pool.kept.held == 0, "prompts of the last stage are still held"
-    assert (method.pool.kept.tokens_read > 0) == (bool(method.pool.header_ids) and method.traits.schedule != "frozen")
+    assert method.pool.prompt_cache.held == 0, "prompts of the last stage are still held"
+    assert (method.pool.prompt_cache.tokens_read > 0) == (
+        bool(method.pool.header_ids) and method.traits.schedule != "frozen"
+    )
 
 
 def test_the_base_model_does_not_move(whole):

@@ -8,7 +8,15 @@ import pytest
 
 from see_lightning.config.identity import GENERAL_VERSION
 from see_lightning.data.example import Example
-from see_lightning.data.general import BUILT_IN, FILE, GENERAL, deal, draw_evenly, general_rows, instruction_of
+from see_lightning.data.general import (
+    BUILT_IN,
+    FILE,
+    GENERAL,
+    draw_evenly,
+    general_rows,
+    instruction_of,
+    split_by_instruction,
+)
 from see_lightning.errors import DataError
 
 KIND = {row["prompt"]: row["kind"] for row in map(json.loads, FILE.read_text(encoding="utf-8").splitlines())}
@@ -35,7 +43,7 @@ def test_other_instructions_have_another_version_which_the_run_key_holds():
 @pytest.mark.parametrize("refused", [0, 1, 48, 150, 206, 207, 250, 350, 412, 413])
 def test_what_is_refused_and_what_thresholds_look_at_share_no_instruction(refused):
     rows = general_rows(BUILT_IN)
-    learned, left = deal(rows, refused)
+    learned, left = split_by_instruction(rows, refused)
     assert len(learned) == max(refused, len(rows) // 2)
     assert sorted(map(rows.index, [*learned, *left])) == list(range(len(rows)))
     assert not {instruction_of(row.prompt) for row in learned} & {instruction_of(row.prompt) for row in left}
@@ -47,7 +55,7 @@ def test_what_is_refused_and_what_thresholds_look_at_share_no_instruction(refuse
 
 @pytest.mark.parametrize("draw", range(20))
 def test_a_draw_has_near_and_far_ones_and_hangs_on_nothing_else(draw):
-    for part in deal(general_rows(BUILT_IN), 48):
+    for part in split_by_instruction(general_rows(BUILT_IN), 48):
         drawn = draw_evenly(part, 24, draw)
         assert drawn == draw_evenly(part, 24, draw)
         assert len({row.id for row in drawn}) == 24
@@ -66,7 +74,7 @@ def rows_of(*prompts):
 @pytest.mark.parametrize("refused", range(13))
 def test_rows_with_one_instruction_stay_together_whatever_their_inputs_and_case(refused):
     rows = rows_of(*(f"{'Do' if n % 2 else 'do '} {n % 4}.\n\ninput {n}" for n in range(12)))
-    learned, left = deal(rows, refused)
+    learned, left = split_by_instruction(rows, refused)
     assert sorted(row.id for row in (*learned, *left)) == sorted(row.id for row in rows)
     assert not {row.prompt[3:5].strip(" .") for row in learned} & {row.prompt[3:5].strip(" .") for row in left}
     assert len(learned) == max(6, -(-refused // 3) * 3)
@@ -74,8 +82,8 @@ def test_rows_with_one_instruction_stay_together_whatever_their_inputs_and_case(
 
 def test_one_instruction_is_for_one_part_alone():
     rows = rows_of(*(f"Translate.\n\n{n}" for n in range(5)))
-    assert deal(rows, 0) == ([], rows)
-    assert deal(rows, 1) == (rows, [])
+    assert split_by_instruction(rows, 0) == ([], rows)
+    assert split_by_instruction(rows, 1) == (rows, [])
 
 
 def test_a_file_that_is_missing_or_damaged_is_named_and_an_answer_is_not_needed(tmp_path):

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from see_lightning.engine.preemption import AGAIN, SIGNALS, Told, exit_code
+from see_lightning.engine.preemption import AGAIN, SIGNALS, StopSignal, exit_code
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -14,7 +14,7 @@ def test_a_signal_is_noted_and_afterwards_does_what_it_did_before(number):
     heard = []
     before = signal.signal(number, lambda *_: heard.append(1))
     try:
-        with Told() as told:
+        with StopSignal() as told:
             assert told.signal is None
             os.kill(os.getpid(), number)
             assert told.signal is number
@@ -26,7 +26,7 @@ def test_a_signal_is_noted_and_afterwards_does_what_it_did_before(number):
 
 
 def test_who_puts_itself_in_front_is_put_behind_again():
-    with Told() as told:
+    with StopSignal() as told:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         told.listen()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -37,7 +37,7 @@ def test_a_run_in_another_thread_leaves_signals_alone():
     found = []
 
     def work() -> None:
-        with Told():
+        with StopSignal():
             found.append(signal.getsignal(signal.SIGUSR1))
 
     before = signal.getsignal(signal.SIGUSR1)

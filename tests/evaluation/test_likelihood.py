@@ -10,11 +10,11 @@ from transformers import PreTrainedTokenizerFast
 
 from see_lightning.data.example import Example
 from see_lightning.errors import Refusal
-from see_lightning.evaluation.likelihood import likelihoods, perplexity, token_nlls, voice_of
-from see_lightning.methods.voices import given_tokens
+from see_lightning.evaluation.likelihood import adapter_of, likelihoods, perplexity, token_nlls
+from see_lightning.methods.expert_scorer import given_tokens
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
-from tests.experts import small
+from tests.adapters import small
 
 
 def template_of(*pieces: str) -> PromptTemplate:
@@ -56,16 +56,16 @@ def test_what_says_nothing_but_the_acceptance_is_given_and_the_rest_counts(piece
 
 @pytest.mark.parametrize("activated", [False, True])
 @pytest.mark.parametrize("rows", [1, 2, 5])
-@pytest.mark.parametrize("voice", ["one", "two", None])
-def test_targets_of_unlike_lengths_are_as_likely_together_as_by_hugging_face_alone(tmp_path, activated, rows, voice):
+@pytest.mark.parametrize("adapter", ["one", "two", None])
+def test_targets_of_unlike_lengths_are_as_likely_together_as_by_hugging_face_alone(tmp_path, activated, rows, adapter):
     """Prompts begin alike, so that the beginning is read once; one target is but the token that ends it."""
     pool = small.pool("one", "two", activated=activated)
     start = "Is the sky as blue over the sea as it is over the ice, or greyer? " * 2
     prompts = [small.TEMPLATE.prompt_ids(f"{start}{'no' * number}") for number in (3, 0, 7, 1, 2)]
     targets = [small.TEMPLATE.target_ids(text) for text in ("x", "a longer answer", "", "yy", "zzzz")]
-    model = small.by_peft(pool, voice, tmp_path)
+    model = small.by_peft(pool, adapter, tmp_path)
     for prompt, target, nlls in zip(
-        prompts, targets, token_nlls(pool, voice, prompts, targets, rows=rows), strict=True
+        prompts, targets, token_nlls(pool, adapter, prompts, targets, rows=rows), strict=True
     ):
         with torch.inference_mode():
             logits_SV = model(input_ids=torch.tensor([prompt + target])).logits[0].log_softmax(dim=-1)
@@ -81,22 +81,22 @@ def test_answers_that_are_all_over_at_once_are_read():
     torch.testing.assert_close(found[0], with_more[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("acceptance", ["++ ", ""])
+@pytest.mark.parametrize("accept_prefix", ["++ ", ""])
 def test_each_answer_is_that_of_the_voice_which_answered_and_only_an_accepting_one_is_given_its_word(
-    tmp_path, acceptance
+    tmp_path, accept_prefix
 ):
     pool = small.pool("one", "two")
     tests = [Example(f"t-{n}", f"Query {n}{'?' * n}", "answer"[: n + 1], "t") for n in range(5)]
-    voices = ["two", "base", "one", "base", "two"]
-    records = [{"id": test.id, "expert": voice} for test, voice in zip(tests, voices, strict=True)]
+    adapters = ["two", "base", "one", "base", "two"]
+    records = [{"id": test.id, "expert": adapter} for test, adapter in zip(tests, adapters, strict=True)]
     task = Task(name="t", train=(), test=tuple(tests), score="exact_match", max_new_tokens=4)
-    method = SimpleNamespace(pool=pool, template=small.TEMPLATE, acceptance=acceptance)
+    method = SimpleNamespace(pool=pool, template=small.TEMPLATE, accept_prefix=accept_prefix)
     found = likelihoods(method, task, records[::-1], rows=2)
     assert [(one.id, one.expert) for one in found] == [(record["id"], record["expert"]) for record in records]
-    for one, test, voice in zip(found, tests, voices, strict=True):
-        given = small.TEMPLATE.target_ids("" if voice == "base" else acceptance)[:-1]
+    for one, test, adapter in zip(found, tests, adapters, strict=True):
+        given = small.TEMPLATE.target_ids("" if adapter == "base" else accept_prefix)[:-1]
         prompt, answer = small.TEMPLATE.prompt_ids(test.prompt) + given, small.TEMPLATE.target_ids(test.target)
-        model = small.by_peft(pool, None if voice == "base" else voice, tmp_path)
+        model = small.by_peft(pool, None if adapter == "base" else adapter, tmp_path)
         with torch.inference_mode():
             logits_SV = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(dim=-1)
         expected = [-float(logits_SV[len(prompt) - 1 + place, token]) for place, token in enumerate(answer)]
@@ -115,4 +115,4 @@ def test_an_answer_of_nobody_in_particular_is_refused_where_there_is_not_one_ada
     with pytest.raises(
         Refusal, match=r"do not say who gave them, and it has the adapters (\(none\)|one, two); exactly one"
     ):
-        voice_of(None, names)
+        adapter_of(None, names)

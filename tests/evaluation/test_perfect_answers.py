@@ -16,7 +16,7 @@ from see_lightning.config.search_path import CONF
 from see_lightning.config.validation import validate
 from see_lightning.engine.build import build_tasks, build_template
 from see_lightning.evaluation.scores import best_score
-from see_lightning.experts.walk import strip_indicator
+from see_lightning.routing.verdicts import strip_indicator
 from see_lightning.tasks.reconstruct import Indicators
 from tests.conf.conftest import composed  # noqa: F401  a fixture
 

@@ -12,7 +12,7 @@ import pytest
 from see_lightning.cli.study import main
 from see_lightning.engine.ledger import Ledger, dump
 from see_lightning.errors import Refusal
-from see_lightning.evaluation.counterfactual import disagreement, replay
+from see_lightning.evaluation.counterfactual import mismatch, simulate
 from see_lightning.evaluation.recorded import gather
 from see_lightning.evaluation.sari import sari_of
 from see_lightning.evaluation.study import BINS, name_orders, study
@@ -93,7 +93,7 @@ class World:
         """Lines of the last stage's ``answers.jsonl``, as far as they are read."""
         return [{"task": task, "id": id_, "prompt_sha": f"{task}{id_}", "target": "none"} for task, id_ in self.queries]
 
-    def said(self, records=None):
+    def recorded(self, records=None):
         return gather(records or self.records(), self.results(), self.answers())
 
     def results(self):
@@ -124,28 +124,28 @@ def worlds(count, **size):
 def test_whoever_a_plain_walk_ends_at_answers_in_every_order(threshold):
     for world in worlds(8):
         for order in permutations(world.tasks):
-            replayed = replay(world.said(), order, threshold)
-            for t, answers in enumerate(replayed.answers):
-                walked = {
+            simulated = simulate(world.recorded(), order, threshold)
+            for t, answers in enumerate(simulated.answers):
+                routes = {
                     query: asked_by_hand(order, world.tasks[: t + 1], world.opinion(query, threshold))
                     for query in world.tested(t)
                 }
-                assert {(a["task"], a["id"]): (a["expert"], len(a["verdicts"])) for a in answers} == walked
-            assert replayed.asked == sum(asked for _, asked in walked.values()) / len(walked)
-            ends = [(query[0], expert) for query, (expert, _) in walked.items()]
-            assert replayed.routing["accuracy"] == sum(task == expert for task, expert in ends) / len(ends)
-            assert replayed.routing["base_share"] == sum(expert == "base" for _, expert in ends) / len(ends)
+                assert {(a["task"], a["id"]): (a["expert"], len(a["verdicts"])) for a in answers} == routes
+            assert simulated.asked == sum(asked for _, asked in routes.values()) / len(routes)
+            ends = [(query[0], expert) for query, (expert, _) in routes.items()]
+            assert simulated.routing["accuracy"] == sum(task == expert for task, expert in ends) / len(ends)
+            assert simulated.routing["base_share"] == sum(expert == "base" for _, expert in ends) / len(ends)
 
 
 def test_the_run_s_own_order_and_verdicts_give_its_matrix_and_nothing_unknown():
     for world in worlds(30, tasks=("a", "b", "c", "d")):
-        replayed = replay(world.said(), world.tasks[::-1])
-        assert replayed.lowest == replayed.highest == world.matrix()
-        assert replayed.unknown == 0
+        simulated = simulate(world.recorded(), world.tasks[::-1])
+        assert simulated.lowest == simulated.highest == world.matrix()
+        assert simulated.unknown == 0
         ar, bwt = ar_and_bwt(world.matrix())
-        assert replayed.ar == pytest.approx((ar, ar))
-        assert replayed.bwt == pytest.approx((bwt, bwt))
-        assert disagreement(replayed, world.results()) is None
+        assert simulated.ar == pytest.approx((ar, ar))
+        assert simulated.bwt == pytest.approx((bwt, bwt))
+        assert mismatch(simulated, world.results()) is None
 
 
 def test_ranges_end_at_what_the_worst_and_the_best_unknown_answers_would_give():
@@ -155,15 +155,15 @@ def test_ranges_end_at_what_the_worst_and_the_best_unknown_answers_would_give():
         for order, threshold in product((world.tasks, world.tasks[::-1]), (None, 0.5)):
             used = {(world.answerer(t, query, order, threshold), query) for t in range(3) for query in world.tested(t)}
             unknown = sorted(used - world.needed)
-            replayed = replay(world.said(), order, threshold)
-            assert replayed.unknown == len(unknown)
+            simulated = simulate(world.recorded(), order, threshold)
+            assert simulated.unknown == len(unknown)
             if len(unknown) > 6:
                 continue
             found = [
                 ar_and_bwt(world.matrix(order, threshold, dict(zip(unknown, scores, strict=True))))
                 for scores in product((0.0, 100.0), repeat=len(unknown))
             ]
-            for (low, high), values in zip((replayed.ar, replayed.bwt), zip(*found, strict=True), strict=True):
+            for (low, high), values in zip((simulated.ar, simulated.bwt), zip(*found, strict=True), strict=True):
                 assert (low, high) == pytest.approx((min(values), max(values)), abs=1e-4)
             tried += bool(unknown)
     assert tried > 20
@@ -193,15 +193,15 @@ def hand_made():
     scores = {"aa": 80.0, "bb": 60.0, "cb": 40.0, "ac": 5.0}
     records = [
         remember(expert, task, *opinion, scores.get(expert + task))
-        for expert, opinions in spoken.items()
-        for task, opinion in zip("abc", opinions, strict=True)
+        for expert, decisions in spoken.items()
+        for task, opinion in zip("abc", decisions, strict=True)
     ]
     records += [remember("base", "b", score=10.0), remember("base", "c", score=20.0)]
     return gather_single(records, [[80.0, 10.0, None], [80.0, 60.0, 5.0], [80.0, 40.0, 20.0]])
 
 
 def test_a_run_of_three_queries_counted_by_hand():
-    by_verdict = replay(hand_made(), "cba")
+    by_verdict = simulate(hand_made(), "cba")
     assert by_verdict.lowest == [[80.0, 10.0, None], [80.0, 60.0, 5.0], [80.0, 40.0, 20.0]]
     assert by_verdict.ar == pytest.approx((140 / 3, 140 / 3))
     assert by_verdict.bwt == (-10.0, -10.0)  # (80 - 80 + 40 - 60) / 2
@@ -210,7 +210,7 @@ def test_a_run_of_three_queries_counted_by_hand():
     assert (by_verdict.routing["accuracy"], by_verdict.routing["base_share"]) == (1 / 3, 1 / 3)
     assert (by_verdict.asked, by_verdict.unknown) == (5 / 3, 0)
 
-    right = replay(
+    right = simulate(
         hand_made(), "cba", threshold=2.5
     )  # a 3, b 5, c 4: each to its own, but c's answer was never generated
     assert [a["expert"] for a in right.answers[-1]] == ["a", "b", "c"]
@@ -220,7 +220,7 @@ def test_a_run_of_three_queries_counted_by_hand():
     assert right.ar == pytest.approx((140 / 3, 80))
     assert right.bwt == (0.0, 0.0)
 
-    oldest = replay(hand_made(), "abc")  # a takes its own and c's query, b its own
+    oldest = simulate(hand_made(), "abc")  # a takes its own and c's query, b its own
     assert [a["expert"] for a in oldest.answers[-1]] == ["a", "b", "a"]
     assert oldest.lowest[-1] == oldest.highest[-1] == [80.0, 60.0, 5.0]
 
@@ -232,29 +232,29 @@ def test_an_answer_that_is_unknown_before_and_after_does_not_widen_the_backward_
     """The same expert's answer to the same query is the same answer, whatever it scores."""
     records = [remember(expert, task, "neg", 1.0 if expert == task else -1.0) for expert in "ab" for task in "ab"]
     records += [remember("base", task, score=50.0) for task in "ab"]
-    said = gather_single(records, [[50.0, 50.0], [50.0, 50.0]])
-    replayed = replay(said, "ba", threshold=0.0)
-    assert (replayed.ar, replayed.bwt, replayed.unknown) == ((0.0, 100.0), (0.0, 0.0), 2)
+    recorded = gather_single(records, [[50.0, 50.0], [50.0, 50.0]])
+    simulated = simulate(recorded, "ba", threshold=0.0)
+    assert (simulated.ar, simulated.bwt, simulated.unknown) == ((0.0, 100.0), (0.0, 0.0), 2)
 
 
 def test_a_single_task_has_no_backward_transfer():
     (world,) = worlds(1, tasks=("a",))
-    assert replay(world.said(), ["a"]).bwt is None
-    assert sweep(world.said(), ["a"]).best()[0] == -math.inf
-    found = study(world.said(), {"newest": ["a"]}, [])
+    assert simulate(world.recorded(), ["a"]).bwt is None
+    assert sweep(world.recorded(), ["a"]).best()[0] == -math.inf
+    found = study(world.recorded(), {"newest": ["a"]}, [])
     assert json.loads(dump(found))["picture"]["best"]["above"] is None
 
 
 def test_the_sweep_is_the_replay_at_every_threshold():
     for world in worlds(10, queries=4):
-        said = world.said()
+        recorded = world.recorded()
         for order in (world.tasks, world.tasks[::-1], ["b", "c", "a"]):
-            swept = sweep(said, order)
+            swept = sweep(recorded, order)
             heard = sorted(set(world.log_odds.values()))
             tried = [heard[0] - 1, *heard, *(value + 0.05 for value in heard)]
             accuracies = []
             for threshold in tried:
-                routing = replay(said, order, threshold).routing
+                routing = simulate(recorded, order, threshold).routing
                 assert (swept.accuracy(threshold), swept.base_share(threshold)) == (
                     routing["accuracy"],
                     routing["base_share"],
@@ -272,17 +272,17 @@ def test_of_equally_good_thresholds_the_widest_interval_is_the_best():
 
 def test_the_study_holds_a_row_for_every_order_and_rule_and_counts_every_log_odds():
     (world,) = worlds(1, tasks=("a", "b", "c", "d"), queries=7)
-    said = world.said()
-    found = study(said, name_orders(["newest,oldest"], world.tasks, 0), [-1.0, 1.0])
+    recorded = world.recorded()
+    found = study(recorded, name_orders(["newest,oldest"], world.tasks, 0), [-1.0, 1.0])
     for name, order in (("newest", world.tasks[::-1]), ("oldest", world.tasks)):
         rows = [row for row in found["rows"] if row["order"] == name]
-        best = sweep(said, order).best()[2]
+        best = sweep(recorded, order).best()[2]
         assert [row["threshold"] for row in rows] == [None, *sorted({-1.0, 1.0, best})]
         assert [row["threshold"] for row in rows if row["is_best"]] == [best]
-        assert max(row["routing_accuracy"] for row in rows[1:]) == sweep(said, order).accuracy(best)
+        assert max(row["routing_accuracy"] for row in rows[1:]) == sweep(recorded, order).accuracy(best)
         for row in rows:
-            replayed = replay(said, order, row["threshold"])
-            assert (row["AR"], row["BWT"], row["unknown"]) == (replayed.ar, replayed.bwt, replayed.unknown)
+            simulated = simulate(recorded, order, row["threshold"])
+            assert (row["AR"], row["BWT"], row["unknown"]) == (simulated.ar, simulated.bwt, simulated.unknown)
     picture = found["picture"]
     assert len(picture["edges"]) == len(picture["accuracy"]) == BINS + 1
     for groups in picture["experts"].values():
@@ -299,8 +299,8 @@ def test_of_lines_with_one_key_each_may_say_what_the_others_leave_open_and_the_l
     decided = [record | nothing for record in whole if record["expert"] != "base"]
     answered = [record for record in whole if record["score"] is not None]
     uncertain = [record | {"log_odds": 0.25, "verdict": "neither"} for record in decided]
-    assert world.said([*uncertain, *decided, *answered]) == world.said(whole)
-    assert world.said([*decided, *uncertain]).verdicts["a"] == ["neither"] * len(world.queries)
+    assert world.recorded([*uncertain, *decided, *answered]) == world.recorded(whole)
+    assert world.recorded([*decided, *uncertain]).verdicts["a"] == ["neither"] * len(world.queries)
 
 
 def test_what_was_said_to_one_of_two_queries_with_the_same_prompt_holds_for_both():
@@ -308,19 +308,19 @@ def test_what_was_said_to_one_of_two_queries_with_the_same_prompt_holds_for_both
     query = {"task": "a", "prompt_sha": "same"}
     answers = [query | {"id": "1", "target": "text"}, query | {"id": "2", "target": "other"}]
     results = {"tasks": ["a"], "matrix": [[50.0]], "score": {"a": "exact_match"}}
-    said = gather([remember("a", "a", "pos", 2.5, 100.0)], results, answers)
-    assert (said.verdicts, said.log_odds) == ({"a": ["pos", "pos"]}, {"a": [2.5, 2.5]})
-    assert said.scores == {"a": [100.0, 0.0], "base": [None, None]}
-    assert replay(said, ["a"]).lowest == [[50.0]]
+    recorded = gather([remember("a", "a", "pos", 2.5, 100.0)], results, answers)
+    assert (recorded.verdicts, recorded.log_odds) == ({"a": ["pos", "pos"]}, {"a": [2.5, 2.5]})
+    assert recorded.scores == {"a": [100.0, 0.0], "base": [None, None]}
+    assert simulate(recorded, ["a"]).lowest == [[50.0]]
 
 
 def test_a_score_that_reads_the_prompt_is_computed_from_that_of_the_answer():
     query = {"task": "a", "prompt_sha": "same", "prompt": "the other text"}
     answers = [query | {"id": "1", "target": "text"}, query | {"id": "2", "target": "the text"}]
     results = {"tasks": ["a"], "matrix": [[50.0]], "score": {"a": "sari"}}
-    said = gather([remember("a", "a", "pos", 2.5, 100.0)], results, answers)
-    assert said.scores["a"] == [100.0, sari_of("the other text", "text", ["the text"])]
-    assert said.scores["a"][1] != sari_of("", "text", ["the text"])
+    recorded = gather([remember("a", "a", "pos", 2.5, 100.0)], results, answers)
+    assert recorded.scores["a"] == [100.0, sari_of("the other text", "text", ["the text"])]
+    assert recorded.scores["a"][1] != sari_of("", "text", ["the text"])
 
 
 def test_a_score_is_computed_against_all_references_of_the_answer():
@@ -348,7 +348,7 @@ def test_memories_that_are_not_whole_are_refused(change, message):
     records = world.records()
     records[0] |= change
     with pytest.raises(Refusal, match=message):
-        world.said(records)
+        world.recorded(records)
 
 
 @pytest.mark.parametrize(
@@ -361,21 +361,21 @@ def test_memories_that_are_not_whole_are_refused(change, message):
 )
 def test_a_replay_that_makes_no_sense_is_refused(order, threshold, message):
     with pytest.raises(Refusal, match=message):
-        replay(hand_made(), order, threshold)
+        simulate(hand_made(), order, threshold)
 
 
 def test_results_that_the_memories_do_not_give_are_told():
     (world,) = worlds(1)
-    replayed = replay(world.said(), world.tasks[::-1])
+    simulated = simulate(world.recorded(), world.tasks[::-1])
     results = world.results()
     results["matrix"][1][0] += 0.5
-    assert "on 'a' after 2 tasks, results.json says" in disagreement(replayed, results)
+    assert "on 'a' after 2 tasks, results.json says" in mismatch(simulated, results)
     results = world.results()
     results["routing"]["confusion"][0].reverse()
     results["routing"]["confusion"][1].reverse()
-    assert "route queries otherwise" in disagreement(replayed, results)
-    lost = world.said([record | dict.fromkeys(("text", "score")) for record in world.records()])
-    told = disagreement(replay(lost, world.tasks[::-1]), world.results())
+    assert "route queries otherwise" in mismatch(simulated, results)
+    lost = world.recorded([record | dict.fromkeys(("text", "score")) for record in world.records()])
+    told = mismatch(simulate(lost, world.tasks[::-1]), world.results())
     assert "that results.json counts are not remembered" in told
 
 
@@ -417,8 +417,8 @@ def run_dir(world, tmp_path):
         for t, newest in enumerate(world.tasks):
             for task in world.tasks:
                 # The base model's answers come with the last stage.
-                voices = [newest, "base"] if t == 2 else [newest]
-                new = [{**toy.SAID, **r} for r in world.records() if r["expert"] in voices and r["task"] == task]
+                adapters = [newest, "base"] if t == 2 else [newest]
+                new = [{**toy.SAID, **r} for r in world.records() if r["expert"] in adapters and r["task"] == task]
                 answers = [{**toy.ANSWER, **answer} for answer in world.answers() if answer["task"] == task]
                 blocks = {"answers": answers} if task in world.tasks[: t + 2] else {}
                 ledger.note_answers(f"0{t + 1}-stage", task, blocks | {"remembered": new}, {})
@@ -465,7 +465,7 @@ def test_the_same_study_gives_the_same_bytes_and_another_one_takes_its_place(run
 
 def test_a_page_with_a_study_is_well_formed_and_its_drawing_has_a_name(world):
     results = world.results()
-    found = study(world.said(), name_orders(["newest,oldest"], world.tasks, 0), [0.0])
+    found = study(world.recorded(), name_orders(["newest,oldest"], world.tasks, 0), [0.0])
     with_study, without = render_html(results, found), render_html(results)
     page = Page(with_study)
     assert page.open == []

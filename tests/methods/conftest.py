@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from see_lightning.experts.pool import ExpertPool
+from see_lightning.adapters.pool import ExpertPool
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.datamodule import query_batch
 from see_lightning.tasks.prompts import PromptTemplate
-from tests.experts import small
+from tests.adapters import small
 
 
 @pytest.fixture(scope="session")

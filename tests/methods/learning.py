@@ -7,7 +7,7 @@ from see_lightning.data.example import Example
 from see_lightning.tasks.batches import IGNORED, collate
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
-from tests.experts import small
+from tests.adapters import small
 
 
 def learn(method, task: str, steps: int = 3) -> list[float]:
@@ -26,7 +26,7 @@ def learn(method, task: str, steps: int = 3) -> list[float]:
         optimizer.step()
         method.after_step()
         losses.append(loss.item())
-    method.pool.kept.clear()
+    method.pool.prompt_cache.clear()
     method.eval()
     return losses
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from see_lightning.config.schema import OptimConfig
-from see_lightning.experts.walk import Verdict
 from see_lightning.methods.base import Base
 from see_lightning.methods.method import Answer
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from see_lightning.methods.stl import Stl
-from tests.experts import small
+from see_lightning.routing.verdicts import Verdict
+from tests.adapters import small
 
 POS, NEG = "<<pos>>", "<<neg>>"
 QUERIES = [
@@ -191,8 +191,8 @@ def test_stl_answers_each_query_by_the_expert_of_the_task_it_is_told(template, a
     method = build(Stl, template, pool)
     with torch.inference_mode():
         answers = method.answer(ask(QUERIES, tasks=tasks, max_new_tokens=LIMIT))
-    voices = {"base": None, "qa": "qa", "qg": "qg"}
-    by = {name: plain(small.by_peft(pool, voice, tmp_path), QUERIES, name) for name, voice in voices.items()}
+    adapters = {"base": None, "qa": "qa", "qg": "qg"}
+    by = {name: plain(small.by_peft(pool, adapter, tmp_path), QUERIES, name) for name, adapter in adapters.items()}
     assert answers == [by[name if name in pool.names else "base"][place] for place, name in enumerate(tasks)]
     assert len({by[name][0].text for name in by}) == 3, "experts that say the same would not tell who was asked"
     assert (method.counts["prefills"], method.counts["decisions"], method.counts["generations"]) == (7, 0, 7)

@@ -9,10 +9,10 @@ import torch
 from torch.optim import SGD
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
+from see_lightning.adapters import files
 from see_lightning.config.schema import OptimConfig
 from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
-from see_lightning.experts import files
 from see_lightning.methods.mtl import Mtl
 from see_lightning.methods.replay import Replay
 from see_lightning.methods.see import See

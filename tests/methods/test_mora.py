@@ -8,15 +8,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from see_lightning.adapters.pool import ExpertPool
+from see_lightning.adapters.rank_mixture import MixtureOfRanks
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
-from see_lightning.experts.pool import ExpertPool
-from see_lightning.experts.ranks import MixtureOfRanks
 from see_lightning.methods.mora import Mora
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from see_lightning.tasks.memory import Memory
-from tests.experts import small
+from tests.adapters import small
 from tests.methods.learning import learn, task_named
 from tests.runs import toy
 
@@ -35,7 +35,7 @@ def weights(pool: ExpertPool, adapter: str) -> list[Tensor]:
 
 
 def logits(pool: ExpertPool) -> Tensor:
-    with torch.inference_mode(), pool.speaking("shared") as model:
+    with torch.inference_mode(), pool.use_adapter("shared") as model:
         return model(input_ids=IDS).logits
 
 
@@ -51,7 +51,7 @@ def test_a_first_task_of_a_single_rank_is_sequential_fine_tuning_bit_for_bit():
 
 def test_all_ranks_of_a_first_task_at_an_endless_temperature_are_plain_lora_of_an_rth_of_the_scale():
     pool = small.pool("sky", rank=4, alpha=16.0, targets=TARGETS)
-    pool.compose("shared", MixtureOfRanks(pool, ("sky",), budget=4, temperature=1e9, threshold=0.0))
+    pool.register("shared", MixtureOfRanks(pool, ("sky",), budget=4, temperature=1e9, threshold=0.0))
     plain = small.pool("shared", rank=4, alpha=4.0, targets=TARGETS)
     torch.testing.assert_close(logits(pool), logits(plain), atol=1e-5, rtol=1e-5)
 
@@ -75,7 +75,7 @@ def test_old_ranks_rest_and_answer_with_the_new_ones():
 def test_at_a_threshold_that_no_rank_reaches_the_base_model_answers():
     method = mora(threshold=1.0)
     learn(method, "sky")
-    with torch.inference_mode(), method.pool.speaking(None) as model:
+    with torch.inference_mode(), method.pool.use_adapter(None) as model:
         assert torch.equal(logits(method.pool), model(input_ids=IDS).logits)
 
 
@@ -98,9 +98,9 @@ def test_the_ranks_that_acted_least_on_the_tasks_own_prompts_go(activated):
     heard: dict[object, list[Tensor]] = {}
     add = MixtureOfRanks.add
 
-    def listening(voice, layer, x):
+    def listening(adapter, layer, x):
         heard.setdefault(layer, []).append(x.detach().flatten(0, -2))
-        return add(voice, layer, x)
+        return add(adapter, layer, x)
 
     old = weights(method.pool, "sky")
     before = {layer: method.pool.pair(layer, "sea")[0].detach().clone() for layer in method.pool.layers}
@@ -133,7 +133,7 @@ def test_without_pruning_the_end_of_a_task_reads_nothing_and_changes_nothing():
     method = mora()
     learn(method, "sky")
     before = weights(method.pool, "sky")
-    with patch.object(ExpertPool, "read_as", side_effect=AssertionError("a prompt was read")):
+    with patch.object(ExpertPool, "prefill", side_effect=AssertionError("a prompt was read")):
         method.end_task(task_named("sky"), Memory(0))
     assert all(torch.equal(here, there) for here, there in zip(weights(method.pool, "sky"), before, strict=True))
 

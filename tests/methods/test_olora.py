@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from see_lightning.adapters.pool import ExpertPool
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
-from see_lightning.experts.pool import ExpertPool
 from see_lightning.methods.olora import OLora, overlap
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from see_lightning.tasks.memory import Memory
-from tests.experts import small
+from tests.adapters import small
 from tests.methods.learning import learn, task_named
 
 IDS = torch.arange(3, 43).view(2, 20)
@@ -111,7 +111,7 @@ def test_earlier_adapters_rest_and_act_in_training_and_in_answering():
         for layer in method.pool.layers:
             for task in ("sky", "sea"):
                 merged.get_submodule(layer).weight += method.pool.delta(layer, task)
-    with method.pool.speaking("shared") as model:
+    with method.pool.use_adapter("shared") as model:
         torch.testing.assert_close(logits(model), logits(merged), atol=1e-4, rtol=1e-4)
 
 
@@ -125,7 +125,7 @@ def test_a_folder_is_the_sum_for_peft_and_gives_each_task_its_own_adapter_back(t
         pairs = zip(weights(fresh.pool, task), weights(method.pool, task), strict=True)
         assert all(torch.equal(here, there) for here, there in pairs)
     loaded = small.by_peft(method.pool, "shared", tmp_path)
-    with method.pool.speaking("shared") as model:
+    with method.pool.use_adapter("shared") as model:
         torch.testing.assert_close(logits(model), logits(loaded), atol=1e-4, rtol=1e-4)
     size = method.pool.adapter_bytes("sky")
     assert method.storage() == {"pool": size, "weights": 2 * size}

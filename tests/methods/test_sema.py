@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 
+from see_lightning.adapters.embeddings import embed_prompts
 from see_lightning.config.schema import OptimConfig
 from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
-from see_lightning.experts.descriptor import describe
-from see_lightning.experts.novelty import Gaussian
 from see_lightning.methods.method import Assignment
 from see_lightning.methods.sema import Sema
 from see_lightning.methods.setup import Setup
+from see_lightning.routing.novelty import Gaussian
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
@@ -55,7 +55,7 @@ def learn(method: Sema, one: Task) -> Assignment:
 
 
 def states(method: Sema, one: Task) -> torch.Tensor:
-    return describe(method.pool, [method.template.prompt_ids(example.prompt) for example in one.train])
+    return embed_prompts(method.pool, [method.template.prompt_ids(example.prompt) for example in one.train])
 
 
 @pytest.mark.parametrize("descriptor", ["gaussian", "autoencoder"])
@@ -102,12 +102,12 @@ def test_each_query_goes_to_the_expert_to_which_it_is_least_new(make, ask):
     method = make(SKY, SEA)
     batch = ask(["sky 333 blue?", "How deep, 3, is the sea", "sky 4 blue?", "Sing!"])
     with torch.inference_mode():
-        voices, answers = method.voices(batch), method.answer(batch)
-        assert voices[:3] == ["sky", "sea", "sky"]
-        z = {name: known.z(describe(method.pool, batch.prompts)) for name, known in method.descriptors.items()}
-        assert voices == ["sky" if sky <= sea else "sea" for sky, sea in zip(z["sky"], z["sea"], strict=True)]
+        adapters, answers = method.route(batch), method.answer(batch)
+        assert adapters[:3] == ["sky", "sea", "sky"]
+        z = {name: known.z(embed_prompts(method.pool, batch.prompts)) for name, known in method.descriptors.items()}
+        assert adapters == ["sky" if sky <= sea else "sea" for sky, sea in zip(z["sky"], z["sea"], strict=True)]
         for row, answer in enumerate(answers):
-            (alone,) = method.say(voices[row], batch.select([row]))
+            (alone,) = method.generate_as(adapters[row], batch.select([row]))
             assert answer == alone
     assert {answer.expert for answer in answers} == {"sky", "sea"}
 
@@ -115,7 +115,7 @@ def test_each_query_goes_to_the_expert_to_which_it_is_least_new(make, ask):
 def test_reading_queries_to_find_their_expert_is_counted(make, ask):
     method, batch = make(SKY, SEA), ask(["sky 1 blue?", "How deep, 3, is the sea", "Sing!"])
     with torch.inference_mode():
-        method.voices(batch)
+        method.route(batch)
         assert method.counts["prefills"] == 3
         method.answer(batch)
     assert method.counts["prefills"] == 9, "read to be dealt, and once more to be answered"
@@ -124,17 +124,17 @@ def test_reading_queries_to_find_their_expert_is_counted(make, ask):
 def test_a_query_that_is_too_new_to_all_goes_to_the_base_model(make, ask):
     batch = ask(["sky 333 blue?", "Sing!", "How deep, 3, is the sea", "one, two"])
     method = make(SKY, SEA)
-    least = torch.stack([known.z(describe(method.pool, batch.prompts)) for known in method.descriptors.values()]).amin(
-        0
-    )
+    least = torch.stack(
+        [known.z(embed_prompts(method.pool, batch.prompts)) for known in method.descriptors.values()]
+    ).amin(0)
     near, far = sorted(least.tolist())[1:3]
-    nearest = method.voices(batch)
+    nearest = method.route(batch)
     method = make(SKY, SEA, refuse=(near + far) / 2)
     with torch.inference_mode():
-        expected = [voice if z <= method.refuse else None for voice, z in zip(nearest, least.tolist(), strict=True)]
-        assert method.voices(batch) == expected
+        expected = [adapter if z <= method.refuse else None for adapter, z in zip(nearest, least.tolist(), strict=True)]
+        assert method.route(batch) == expected
         assert sorted(map(str, expected)).count("None") == 2
-        assert [answer.expert for answer in method.answer(batch)] == [voice or "base" for voice in expected]
+        assert [answer.expert for answer in method.answer(batch)] == [adapter or "base" for adapter in expected]
 
 
 @pytest.mark.parametrize("descriptor", ["gaussian", "autoencoder"])

@@ -4,10 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from see_lightning.adapters.files import STATE
 from see_lightning.config.schema import OptimConfig
-from see_lightning.engine.grow import _only_what_was_said
+from see_lightning.engine.grow import _only_responses
 from see_lightning.errors import ConfigError
-from see_lightning.experts.files import STATE
 from see_lightning.methods.method import ExpertMethod, OneAdapterMethod
 from see_lightning.methods.setup import Setup
 
@@ -24,14 +24,14 @@ class Fisher(OneAdapterMethod):
         self.loaded = task, tensors
 
 
-class Keys(ExpertMethod):
+class CentroidRouter(ExpertMethod):
     """A key for each task."""
 
     def __init__(self, setup):
         super().__init__(setup)
         self.keys = {}
 
-    def voices(self, queries):
+    def route(self, queries):
         return list(self.keys)
 
     def state(self):
@@ -57,12 +57,12 @@ def test_the_state_comes_back_with_the_adapter(make_pool, template, tmp_path):
 
 
 def test_tasks_before_a_state_leave_no_file_and_are_restored_without_one(make_pool, template, tmp_path):
-    method = make(make_pool, template, Keys, "sky", "sea")
+    method = make(make_pool, template, CentroidRouter, "sky", "sea")
     method.save("sky", tmp_path / "sky")
     method.keys["sea"] = torch.ones(3)
     method.save("sea", tmp_path / "sea")
     assert [(tmp_path / task / STATE).exists() for task in ("sky", "sea")] == [False, True]
-    again = make(make_pool, template, Keys)
+    again = make(make_pool, template, CentroidRouter)
     for task in ("sky", "sea"):
         again.restore(task, tmp_path / task)
     assert again.pool.names == ["sky", "sea"]
@@ -70,14 +70,14 @@ def test_tasks_before_a_state_leave_no_file_and_are_restored_without_one(make_po
 
 
 def test_the_state_counts_as_stored(make_pool, template):
-    method = make(make_pool, template, Keys, "sky")
+    method = make(make_pool, template, CentroidRouter, "sky")
     assert "state" not in method.storage()
     method.keys["sky"] = torch.ones(3, dtype=torch.float64)
     assert method.storage()["state"] == 24
 
 
 def test_a_state_that_holds_no_numbers_is_refused(make_pool, template, tmp_path):
-    method = make(make_pool, template, Keys, "sky")
+    method = make(make_pool, template, CentroidRouter, "sky")
     method.keys["sky"] = torch.tensor([1.0, float("nan")])
     with pytest.raises(ConfigError, match="sky holds numbers that are none"):
         method.save("sky", tmp_path)
@@ -87,7 +87,7 @@ def test_a_state_that_holds_no_numbers_is_refused(make_pool, template, tmp_path)
 def test_a_task_that_is_ended_again_makes_its_state_again():
     files = {f"expert/{name}": "0" for name in ("adapter_model.safetensors", STATE, "expert.json")}
     noted = {"trained": {"files": files}, "answers": {}, "remembered": {}}
-    assert list(_only_what_was_said(noted)["trained"]["files"]) == ["expert/adapter_model.safetensors"]
+    assert list(_only_responses(noted)["trained"]["files"]) == ["expert/adapter_model.safetensors"]
 
 
 def test_files_of_a_state_are_plain_safetensors(make_pool, template, tmp_path):

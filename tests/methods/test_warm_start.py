@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from see_lightning.adapters.embeddings import embed_prompts
 from see_lightning.config.schema import OptimConfig
 from see_lightning.data.example import Example
-from see_lightning.experts.descriptor import describe
 from see_lightning.methods.see import See
 from see_lightning.methods.setup import Setup
 from see_lightning.methods.stl import Stl
 from see_lightning.methods.warm_start import NEIGHBOURS, WarmStart
 from see_lightning.seeds import seed
 from see_lightning.tasks.task import Task
-from tests.experts import small
+from tests.adapters import small
 
 NAMES = ("a", "b", "c")
 
@@ -85,8 +85,8 @@ def test_a_voice_is_described_by_its_own_last_hidden_states(pool, alone):
                 model(input_ids=torch.tensor([prompt]), output_hidden_states=True).hidden_states[-1][0].mean(0)
                 for prompt in prompts
             ]
-        torch.testing.assert_close(describe(pool, prompts, name), torch.stack(states), rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(describe(pool, prompts, "a"), describe(pool, prompts), atol=1e-2)
+        torch.testing.assert_close(embed_prompts(pool, prompts, name), torch.stack(states), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(embed_prompts(pool, prompts, "a"), embed_prompts(pool, prompts), atol=1e-2)
 
 
 def test_by_neighbours_it_is_the_expert_in_whose_states_the_same_answers_lie_together(pool, alone):

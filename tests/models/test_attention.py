@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from see_lightning.config.schema import ModelConfig
+from see_lightning.inference.forward import extend
+from see_lightning.inference.kv_cache import Tree
 from see_lightning.models import base
 from see_lightning.models.attention import NAME
-from see_lightning.models.kv_cache import Tree
-from see_lightning.models.reading import read_on
 from see_lightning.models.tiny import tiny_model
 
 TREE = Tree((33, 44, 55), (-1, 0, 0))
@@ -27,8 +27,8 @@ def test_logits_and_gradients_are_those_of_transformers(theirs):
     found = []
     for attention in (NAME, theirs):
         made = model(attention)
-        _, read = read_on(made, None, ROWS)
-        logits, _ = read_on(made, read, [[9, 10]] * 3, tree=TREE, keep=(-5, -4, -3, -2, -1))
+        _, read = extend(made, None, ROWS)
+        logits, _ = extend(made, read, [[9, 10]] * 3, tree=TREE, keep=(-5, -4, -3, -2, -1))
         logits.logsumexp(dim=-1).sum().backward()
         found.append((logits.detach(), [p.grad for p in made.parameters()]))
     (ours, our_gradients), (other, their_gradients) = found

@@ -8,7 +8,8 @@ import torch
 
 from see_lightning.config.schema import ModelConfig
 from see_lightning.errors import ConfigError
-from see_lightning.models import base, reading
+from see_lightning.inference import forward
+from see_lightning.models import base
 from see_lightning.models.tiny import tiny_model, tiny_tokenizer
 
 TINY = ModelConfig(source="tiny", name="tiny")
@@ -114,9 +115,9 @@ def test_the_head_runs_on_the_chosen_positions_row_by_row_and_is_whole_again_aft
     chosen_BS = torch.rand(3, 8, generator=torch.Generator().manual_seed(0)) < 0.4
     with torch.no_grad():
         whole = model(input_ids=ids).logits
-        with reading.head_on(model, chosen_BS):
+        with forward.head_on(model, chosen_BS):
             some = model(input_ids=ids).logits
         torch.testing.assert_close(some[0], whole[chosen_BS], atol=1e-6, rtol=1e-6)
-        with pytest.raises(ZeroDivisionError), reading.head_on(model, chosen_BS):
+        with pytest.raises(ZeroDivisionError), forward.head_on(model, chosen_BS):
             raise ZeroDivisionError
         assert torch.equal(model(input_ids=ids).logits, whole)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from see_lightning.engine.ranks import Ranks, join, place
+from see_lightning.engine.distributed import Ranks, join, place
 from see_lightning.errors import ConfigError
 from see_lightning.models.sharding import in_step, shard
 from see_lightning.models.tiny import tiny_model

@@ -16,9 +16,9 @@ from see_lightning.cli.compare import main as compare_main
 from see_lightning.engine.ledger import Ledger
 from see_lightning.reporting.colours import FIRST, FURTHER, assigned, styles
 from see_lightning.reporting.comparison.groups import compare
+from see_lightning.reporting.figures.figure_data import sheets
 from see_lightning.reporting.figures.latency import latency_figure
 from see_lightning.reporting.figures.perplexity import quantile
-from see_lightning.reporting.figures.sheet import sheets
 from see_lightning.reporting.figures.tasks import tasks_csv, tasks_svg
 from see_lightning.reporting.runs import read_run
 from see_lightning.reporting.svg import readable_on, short
@@ -307,7 +307,7 @@ def fills(path):
 
 
 def test_a_transfer_matrix_is_a_map_for_each_run_and_a_line_for_each_cell(tmp_path, capsys):
-    other = {voice: {task: score / 2 for task, score in row.items()} for voice, row in MATRIX.items()}
+    other = {adapter: {task: score / 2 for task, score in row.items()} for adapter, row in MATRIX.items()}
     for seed, matrix, size in ((0, MATRIX, None), (4, other, 7)):
         transferred(add(tmp_path, "see", 0.1, seed), matrix, size=size)
     add(tmp_path, "mtl")
@@ -319,9 +319,9 @@ def test_a_transfer_matrix_is_a_map_for_each_run_and_a_line_for_each_cell(tmp_pa
     assert {row["label"] for row in rows} == {"see 10 %"}
     found = {(row["seed"], row["voice"], row["task"]): float(row["score"]) for row in rows}
     assert found == {
-        (seed, voice, task): matrix[voice][task]
+        (seed, adapter, task): matrix[adapter][task]
         for seed, matrix in (("0", MATRIX), ("4", other))
-        for voice in MATRIX
+        for adapter in MATRIX
         for task in TASKS
     }
     assert {(row["voice"], row["task"]) for row in rows if row["own"] == "1"} == {(QA, QA), (BOLD, BOLD)}

@@ -9,7 +9,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from see_lightning.engine import launch
-from see_lightning.experts.walk import Verdict, read_verdict, strip_indicator
+from see_lightning.routing.verdicts import Verdict, read_verdict, strip_indicator
 from see_lightning.tasks.reconstruct import Indicators
 from tests.models.zoo import model_folder
 from tests.runs import toy

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from see_lightning.adapters.files import read_tensors, write_tensors
 from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.ledger import Ledger
 from see_lightning.errors import Refusal
-from see_lightning.experts.files import read_tensors, write_tensors
 from see_lightning.files.reading import sha256
 from tests.runs import toy
 

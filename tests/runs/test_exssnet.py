@@ -55,11 +55,11 @@ def watched(base, runs, *settings):
     def look_last(method, task, memory):
         masks[task.name] = flat(method)
         end(method, task, memory)
-        voices = {}
+        adapters = {}
         for name in method.parts.of:
-            with method.pool.speaking(name) as model:
-                voices[name] = model(input_ids=ids).logits.clone()
-        logits.append(voices)
+            with method.pool.use_adapter(name) as model:
+                adapters[name] = model(input_ids=ids).logits.clone()
+        logits.append(adapters)
 
     with (
         patch.object(ExSSNeT, "begin_task", look_first),

@@ -18,14 +18,14 @@ from lm_eval.api.instance import Instance
 
 import see_lightning
 from see_lightning.cli import harness
-from see_lightning.cli.lm_eval import SeeLightning, VoiceLM, load_voices
+from see_lightning.cli.lm_eval import ExpertLM, SeeLightning, load_scorer
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
+from see_lightning.methods.expert_scorer import ExpertScorer
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
-from see_lightning.methods.voices import Voices
-from tests.experts import small
+from tests.adapters import small
 from tests.nightly import all_but
 from tests.runs import toy
 
@@ -36,7 +36,7 @@ SAID = {
     "sa": ["<<pos>> 5", "<<neg>>", "none", "<<neg>>", "<<neg>>"],
 }
 ANSWERED_BY = dict(zip(QUERIES, ["sa", "qa", "base", "base", "qa"], strict=True))
-FOREIGN = [query for query, voice in ANSWERED_BY.items() if voice == "base"]
+FOREIGN = [query for query, adapter in ANSWERED_BY.items() if adapter == "base"]
 CHOICES = [" 5", " Lima, Peru", " red"]
 MULTIPLE_CHOICE = """
 task: toy_choice
@@ -86,12 +86,12 @@ def build(method, pool, **settings):
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["ordinary", "activated"])
-def voices(request):
+def route(request):
     pool = small.learner(activated=request.param)
     for name, said in SAID.items():
         small.memorise(pool, name, dict(zip(QUERIES, said, strict=True)))
     indicators = {"pos": "<<pos>>", "neg": "<<neg>>"}
-    return Voices(build(See, pool, ratio=0.1, draw="fresh", indicators=indicators), 16)
+    return ExpertScorer(build(See, pool, ratio=0.1, draw="fresh", indicators=indicators), 16)
 
 
 def ask(kind, *arguments, task="toy"):
@@ -109,12 +109,12 @@ def writing(queries, **settings):
 # ------------------------------------------------------------------------------------------------- the model
 
 
-def test_the_ensemble_scores_with_whoever_accepts_as_peft_alone_would(voices, tmp_path):
-    found = iter(VoiceLM(voices).loglikelihood(scoring(QUERIES)))
-    for query, voice in ANSWERED_BY.items():
-        model = small.by_peft(voices.pool, None if voice == "base" else voice, tmp_path)
+def test_the_ensemble_scores_with_whoever_accepts_as_peft_alone_would(adapters, tmp_path):
+    found = iter(ExpertLM(adapters).loglikelihood(scoring(QUERIES)))
+    for query, adapter in ANSWERED_BY.items():
+        model = small.by_peft(adapters.pool, None if adapter == "base" else adapter, tmp_path)
         begin = small.TEMPLATE.prompt_ids(query)
-        begin += [] if voice == "base" else small.TEMPLATE.target_ids("<<pos>> ")[:-1]
+        begin += [] if adapter == "base" else small.TEMPLATE.target_ids("<<pos>> ")[:-1]
         for choice in CHOICES:
             ids = torch.tensor(small.TEMPLATE.target_ids(choice.strip())[:-1])
             with torch.inference_mode():
@@ -126,8 +126,8 @@ def test_the_ensemble_scores_with_whoever_accepts_as_peft_alone_would(voices, tm
     assert next(found, None) is None
 
 
-def test_what_nobody_accepts_has_exactly_the_base_model_s_scores_and_words(voices):
-    ensemble, base = VoiceLM(voices), VoiceLM(voices, "base")
+def test_what_nobody_accepts_has_exactly_the_base_model_s_scores_and_words(adapters):
+    ensemble, base = ExpertLM(adapters), ExpertLM(adapters, "base")
     # Asked among others, which go to experts, and among their like.
     of = {r.args: value for r, value in zip(scoring(QUERIES), ensemble.loglikelihood(scoring(QUERIES)), strict=True)}
     assert [of[r.args] for r in scoring(FOREIGN)] == base.loglikelihood(scoring(FOREIGN))
@@ -140,40 +140,40 @@ def test_what_nobody_accepts_has_exactly_the_base_model_s_scores_and_words(voice
     assert written["name a colour"] == "red"
 
 
-def test_requests_with_one_query_walk_once_and_are_read_once(voices):
-    lm = VoiceLM(voices)
-    voices.method.counts.clear()
+def test_requests_with_one_query_walk_once_and_are_read_once(adapters):
+    lm = ExpertLM(adapters)
+    adapters.method.counts.clear()
     lm.loglikelihood(scoring(QUERIES))
-    decisions = voices.method.counts["decisions"]
+    decisions = adapters.method.counts["decisions"]
     assert decisions == 8, "two experts on five queries, but for two walks that the first one ended"
-    with patch.object(voices, "score_ids", wraps=voices.score_ids) as score:
+    with patch.object(adapters, "score_ids", wraps=adapters.score_ids) as score:
         lm.loglikelihood(scoring(QUERIES))
     assert score.call_count == len(QUERIES)
     lm.generate_until(writing(QUERIES))
-    assert voices.method.counts["decisions"] == decisions
+    assert adapters.method.counts["decisions"] == decisions
 
 
-def test_scores_come_in_the_order_of_the_requests_whatever_that_is(voices):
+def test_scores_come_in_the_order_of_the_requests_whatever_that_is(adapters):
     requests = scoring(QUERIES)
-    in_order = VoiceLM(voices).loglikelihood(requests)
+    in_order = ExpertLM(adapters).loglikelihood(requests)
     mixed = requests[::-1] + requests[:4]
-    assert VoiceLM(voices).loglikelihood(mixed) == in_order[::-1] + in_order[:4]
+    assert ExpertLM(adapters).loglikelihood(mixed) == in_order[::-1] + in_order[:4]
 
 
-def test_it_is_told_by_task_who_answered(voices):
-    lm = VoiceLM(voices)
+def test_it_is_told_by_task_who_answered(adapters):
+    lm = ExpertLM(adapters)
     lm.loglikelihood(scoring(QUERIES))
     lm.generate_until([ask("generate_until", "ab", {}, task="other")])
     assert lm.answered == {"toy": ANSWERED_BY, "other": {"ab": "base"}}
 
 
-def test_an_expert_alone_speaks_as_if_it_had_accepted(voices):
-    alone = VoiceLM(voices, "sa")
-    voices.method.counts.clear()
-    expected = [(s.log_likelihood, s.is_greedy) for q in QUERIES for s in voices.score("sa", q, CHOICES)]
+def test_an_expert_alone_speaks_as_if_it_had_accepted(adapters):
+    alone = ExpertLM(adapters, "sa")
+    adapters.method.counts.clear()
+    expected = [(s.log_likelihood, s.is_greedy) for q in QUERIES for s in adapters.score("sa", q, CHOICES)]
     assert alone.loglikelihood(scoring(QUERIES)) == expected
     assert alone.generate_until(writing(["a sum?"])) == ["5"]
-    assert voices.method.counts["decisions"] == 0
+    assert adapters.method.counts["decisions"] == 0
 
 
 @pytest.mark.parametrize(
@@ -187,21 +187,21 @@ def test_an_expert_alone_speaks_as_if_it_had_accepted(voices):
         ({"do_sample": True, "temperature": 0.0}, "red"),
     ],
 )
-def test_an_answer_keeps_the_limits_of_its_task(voices, settings, written):
-    assert VoiceLM(voices).generate_until(writing(["name a colour"], **settings)) == [written]
+def test_an_answer_keeps_the_limits_of_its_task(adapters, settings, written):
+    assert ExpertLM(adapters).generate_until(writing(["name a colour"], **settings)) == [written]
 
 
 @pytest.mark.parametrize("settings", [{"do_sample": True}, {"temperature": 0.7}, {"do_sample": True, "temperature": 1}])
-def test_sampled_answers_are_refused(voices, settings):
+def test_sampled_answers_are_refused(adapters, settings):
     with pytest.raises(ConfigError, match="answers are greedy, and a task asks for sampled ones"):
-        VoiceLM(voices).generate_until(writing(["ab"], **settings))
+        ExpertLM(adapters).generate_until(writing(["ab"], **settings))
 
 
-def test_a_text_without_a_query_is_the_base_model_s(voices, monkeypatch):
-    monkeypatch.setattr(voices, "longest", 8)
+def test_a_text_without_a_query_is_the_base_model_s(adapters, monkeypatch):
+    monkeypatch.setattr(adapters, "longest", 8)
     text = "a long day."
     ids = small.TEMPLATE.target_ids(text)[:-1]
-    model = small.by_peft(voices.pool, None, Path())
+    model = small.by_peft(adapters.pool, None, Path())
     whole = [1, *ids]  # the first window predicts 8 tokens, the second the 3 that are left, each behind 7 others
     by_hand = 0.0
     with torch.inference_mode():
@@ -209,12 +209,12 @@ def test_a_text_without_a_query_is_the_base_model_s(voices, monkeypatch):
             window = whole[start : start + 9]
             probable = model(input_ids=torch.tensor([window[:-1]])).logits[0].log_softmax(-1)
             by_hand += sum(probable[place, window[place + 1]].item() for place in range(first, 8))
-    for voice in ("ensemble", "base"):
-        assert VoiceLM(voices, voice).loglikelihood_rolling([ask("rolling", text)]) == [
+    for adapter in ("ensemble", "base"):
+        assert ExpertLM(adapters, adapter).loglikelihood_rolling([ask("rolling", text)]) == [
             pytest.approx(by_hand, abs=1e-4)
         ]
     with pytest.raises(ConfigError, match="leave out the experts"):
-        VoiceLM(voices, "qa").loglikelihood_rolling([ask("rolling", text)])
+        ExpertLM(adapters, "qa").loglikelihood_rolling([ask("rolling", text)])
 
 
 def test_an_adapted_model_scores_texts_itself(tmp_path):
@@ -224,13 +224,13 @@ def test_an_adapted_model_scores_texts_itself(tmp_path):
     with torch.inference_mode():
         probable = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
     by_hand = sum(probable[place, token].item() for place, token in enumerate(ids[1:]))
-    lm = VoiceLM(Voices(build(SeqFt, pool), 16))
+    lm = ExpertLM(ExpertScorer(build(SeqFt, pool), 16))
     assert lm.loglikelihood_rolling([ask("rolling", "a day")]) == [pytest.approx(by_hand, abs=1e-4)]
 
 
-def test_a_voice_that_there_is_not_is_refused_with_those_there_are(voices):
+def test_a_voice_that_there_is_not_is_refused_with_those_there_are(adapters):
     with pytest.raises(ConfigError, match="no voice 'bass'. Did you mean 'base'[?] There are: ensemble, base, qa, sa"):
-        VoiceLM(voices, "bass")
+        ExpertLM(adapters, "bass")
 
 
 # ------------------------------------------------------------------------------------------------- the command
@@ -288,20 +288,20 @@ def test_the_command_tells_every_voice_s_scores_and_keeps_them(base, run_of, tas
     # Of each query, the expert that the run says answered it; the answers, by the run's own account of them.
     *_, last = toy.read_answers(run).values()
     took = [answer["expert"] for answer in last]
-    shares = {voice: pytest.approx(took.count(voice) / 12, abs=1e-6) for voice in took}
+    shares = {adapter: pytest.approx(took.count(adapter) / 12, abs=1e-6) for adapter in took}
     assert kept["answered_by"] == {"toy_choice": shares, "toy_written": shares}
     assert kept["base_share"] == pytest.approx(took.count("base") / 12, abs=1e-6)
     labels = dict(zip(toy.prompts(base), ["x", "yy", "zz"] * 4, strict=True))
     right = mean(answer["text"] == labels[answer["id"]] for answer in last)
     assert kept["metrics"]["ensemble"]["toy_written"]["exact_match,none"] == pytest.approx(right)
 
-    voices = load_voices(run, "cpu")
+    adapters = load_scorer(run, "cpu")
     each = {}
     for name in ("base", *toy.TASKS):
-        voice = None if name == "base" else name
+        adapter = None if name == "base" else name
         best = [
             max(range(3), key=lambda n, s=scores: s[n].log_likelihood)
-            for scores in (voices.score(voice, query, [" x", " yy", " zz"]) for query in toy.prompts(base).values())
+            for scores in (adapters.score(adapter, query, [" x", " yy", " zz"]) for query in toy.prompts(base).values())
         ]
         each[name] = mean(found == number % 3 for number, found in enumerate(best))
     assert kept["metrics"]["base"]["toy_choice"]["acc,none"] == pytest.approx(each["base"])
@@ -326,13 +326,13 @@ def test_a_group_a_limit_examples_and_voices_are_what_was_asked_for(run_of, task
     run, out_file = run_of(), tmp_path / "here.json"
     words = ["--tasks", "toy_all", "--include-path", tasks, "--limit", 3, "--num-fewshot", 1]
     seen = []
-    choose = Voices.choose
+    choose = ExpertScorer.choose
 
-    def noted(voices, queries):
+    def noted(adapters, queries):
         seen.extend(queries)
-        return choose(voices, queries)
+        return choose(adapters, queries)
 
-    with patch.object(Voices, "choose", noted):
+    with patch.object(ExpertScorer, "choose", noted):
         code, out, err = command(capsys, run, *words, "--voices", "ensemble,base", "--out", out_file)
     assert code == 0, err
     assert not (run / "harness.json").exists()
@@ -368,9 +368,9 @@ def test_a_run_without_experts_has_an_adapted_model(run_of, tasks, capsys):
     assert "adapted model" in out
     assert list(kept["metrics"]) == ["base", "ensemble"]
     assert kept["base_share"] == 0
-    voices = load_voices(run, "cpu")
+    adapters = load_scorer(run, "cpu")
     prompts = [json.loads(line)["question"] for line in (tasks / "rows.jsonl").read_text().splitlines()]
-    texts = {voices.write("shared", prompt, max_new_tokens=4) for prompt in prompts}
+    texts = {adapters.write("shared", prompt, max_new_tokens=4) for prompt in prompts}
     assert texts == {answer["text"] for answer in last}, "what the run's last stage answered"
     code, _, err = command(capsys, run, "--tasks", "toy_written", "--include-path", tasks, "--voices", "experts")
     assert (code, "has no experts to be asked alone" in err) == (2, True)
@@ -444,17 +444,17 @@ def test_the_harness_takes_the_run_by_its_name(run_of, tasks):
     run = run_of()
     manager = lm_eval.tasks.TaskManager(include_path=tasks)
     found = {
-        voice: lm_eval.simple_evaluate(
-            "see_lightning", {"run_dir": str(run), "voice": voice}, ["toy_written"], batch_size=1, device="cpu",
+        adapter: lm_eval.simple_evaluate(
+            "see_lightning", {"run_dir": str(run), "voice": adapter}, ["toy_written"], batch_size=1, device="cpu",
             task_manager=manager, log_samples=True,
         )
-        for voice in ("ensemble", "base")
+        for adapter in ("ensemble", "base")
     }  # fmt: skip
     *_, last = toy.read_answers(run).values()
     of = {sample["doc"]["question"]: sample["resps"][0][0] for sample in found["ensemble"]["samples"]["toy_written"]}
     assert sorted(of.values()) == sorted(answer["text"] for answer in last)
     assert found["base"]["results"]["toy_written"] != found["ensemble"]["results"]["toy_written"]
-    assert SeeLightning(run, "sea", device="cpu").voice == "sea"
+    assert SeeLightning(run, "sea", device="cpu").adapter == "sea"
 
 
 @pytest.mark.nightly

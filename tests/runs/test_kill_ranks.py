@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
+from see_lightning.adapters.pool import ExpertPool
 from see_lightning.engine import launch, start
 from see_lightning.engine.ledger import LedgerError
-from see_lightning.experts.pool import ExpertPool
 from tests.conftest import REQUIRED
 from tests.runs import toy
 

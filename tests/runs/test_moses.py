@@ -31,11 +31,11 @@ def watched(base, runs, *settings):
 
     def look(method, task, memory):
         end_task(method, task, memory)
-        voices = {}
+        adapters = {}
         for name in method.parts.of:
-            with method.pool.speaking(name) as model:
-                voices[name] = model(input_ids=ids).logits.clone()
-        logits.append(voices)
+            with method.pool.use_adapter(name) as model:
+                adapters[name] = model(input_ids=ids).logits.clone()
+        logits.append(adapters)
         adapter = method.parts.of[task.name].adapter
         pools.append(
             [tuple(w.detach().clone() for w in method.pool.pair(layer, adapter)) for layer in method.pool.layers]
@@ -57,7 +57,7 @@ def watched(base, runs, *settings):
 @GRANULARITIES
 def test_what_a_task_says_is_the_same_bit_by_bit_after_every_later_task(base, tmp_path, granularity):
     run, logits, pools, moved = watched(base, tmp_path, f"method.granularity={granularity}")
-    assert [list(voices) for voices in logits] == [NAMES[:1], NAMES[:2], NAMES]
+    assert [list(adapters) for adapters in logits] == [NAMES[:1], NAMES[:2], NAMES]
     for earlier, later in itertools.pairwise(logits):
         for name, said in earlier.items():
             assert torch.equal(later[name], said)

@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from see_lightning.engine import launch, session
 from see_lightning.engine.preemption import AGAIN
 from see_lightning.errors import ConfigError
+from see_lightning.inference.prefix_cache import PromptCache
 from see_lightning.methods import training
 from see_lightning.methods.method import Method
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
-from see_lightning.models.kept_prompts import KeptPrompts
 from tests.nightly import all_but
 from tests.runs import toy
 
@@ -127,10 +127,10 @@ def test_ranks_that_share_a_base_model_may_read_prompts_again_that_others_have_k
     base, tmp_path, monkeypatch, gigabytes
 ):
     """Reading takes part of every rank, whether or not it has something to read."""
-    diary, read_batch = tmp_path / "diary", KeptPrompts.batch
+    diary, read_batch = tmp_path / "diary", PromptCache.batch
     diary.mkdir()
 
-    def noted(kept: KeptPrompts, *arguments: Any) -> Any:
+    def noted(kept: PromptCache, *arguments: Any) -> Any:
         before = kept.tokens_read
         read = read_batch(kept, *arguments)
         with (diary / os.environ.get("RANK", "alone")).open("a") as file:
@@ -142,7 +142,7 @@ def test_ranks_that_share_a_base_model_may_read_prompts_again_that_others_have_k
     work, directory = together(base, tmp_path / "runs", 2, *settings, trainer="fsdp")
     log = tmp_path / "log"
     with monkeypatch.context() as patch:
-        patch.setattr(KeptPrompts, "batch", noted)
+        patch.setattr(PromptCache, "batch", noted)
         assert toy.ended(toy.start_ranks(2, work, log)) == [0, 0], log.read_text()[-3000:]
     one, other = ((diary / rank).read_text() for rank in "01")
     assert len(one) == len(other)

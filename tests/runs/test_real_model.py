@@ -116,7 +116,7 @@ def test_what_nobody_accepts_the_base_model_answers_as_transformers_would(run):
     queries = ["Name a fruit.", "What is two plus three?"]
     batch = query_batch(queries, method.template, max_new_tokens=12)
     with torch.inference_mode():
-        ours = [answer.text for answer in method.eval().say(None, batch)]
+        ours = [answer.text for answer in method.eval().generate_as(None, batch)]
         for query, text in zip(queries, ours, strict=True):
             prompt = tokenizer.apply_chat_template(
                 [{"role": "user", "content": query}], add_generation_prompt=True, tokenize=False

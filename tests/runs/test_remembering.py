@@ -7,11 +7,11 @@ from unittest.mock import patch
 import pytest
 
 from see_lightning import load_ensemble
+from see_lightning.adapters.pool import ExpertPool
 from see_lightning.cli import study
 from see_lightning.engine import launch
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.evaluation.sari import sari_of
-from see_lightning.experts.pool import ExpertPool
 from tests.runs import toy
 
 SETTINGS = [pytest.param((), id="ordinary"), pytest.param(toy.ACTIVATED, id="activated")]

@@ -9,7 +9,7 @@ import pytest
 from see_lightning import load_ensemble
 from see_lightning.cli import perplexity
 from see_lightning.engine import launch
-from see_lightning.engine.ranks import Ranks
+from see_lightning.engine.distributed import Ranks
 from see_lightning.methods.method import Assignment, Method
 from tests.runs import toy
 

@@ -10,11 +10,11 @@ from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.ledger import Ledger
 from see_lightning.errors import ConfigError
 from see_lightning.evaluation.recorded import gather
-from see_lightning.experts.hearing import Hearing
-from see_lightning.experts.opening import IndicatorTree
-from see_lightning.experts.walk import between, keeping
 from see_lightning.methods.method import Method
 from see_lightning.methods.see import See
+from see_lightning.routing.indicator_trie import IndicatorTrie
+from see_lightning.routing.sequential_router import SequentialRouter
+from see_lightning.routing.verdicts import threshold_at_recall, threshold_with_margin
 from see_lightning.seeds import seed
 from see_lightning.tasks.datamodule import query_batch
 from see_lightning.tasks.negatives import unseen_general
@@ -38,13 +38,15 @@ def test_each_threshold_keeps_the_share_of_examples_that_its_expert_was_not_trai
         unseen = [row["prompt"] for n, row in enumerate(rows, start=1) if f"{task}-train-{n}" not in trained]
         assert len(unseen) == len(rows) - 2
         queries = query_batch(unseen, method.template, max_new_tokens=1)
-        words = IndicatorTree(method.indicators, method.template)
+        words = IndicatorTrie(method.indicators, method.template)
         with torch.inference_mode():
-            leanings = Hearing(method.pool, words, queries, method.eos_ids(), method.counts, None).leanings(task)
+            log_odds = SequentialRouter(method.pool, words, queries, method.eos_ids(), method.counts, None).log_odds(
+                task
+            )
         threshold = thresholds[task]
-        assert any(threshold == pytest.approx(one, abs=2e-3) for one in leanings), "one of the held-out ones'"
+        assert any(threshold == pytest.approx(one, abs=2e-3) for one in log_odds), "one of the held-out ones'"
         if len(unseen) == 2:
-            assert threshold == pytest.approx(keeping(leanings, 0.5), abs=2e-3)
+            assert threshold == pytest.approx(threshold_at_recall(log_odds, 0.5), abs=2e-3)
         path = run.directory / "tasks" / f"0{list(toy.TASKS).index(task) + 1}-{task}" / "expert" / "threshold.json"
         assert json.loads(path.read_text()) == {"log_odds": threshold}
 
@@ -63,16 +65,16 @@ def test_a_threshold_that_also_looks_at_general_instructions_lies_between(base, 
         # The rows to be held out are drawn; of four rows they are the two that nobody was trained on.
         own = [row["prompt"] for n, row in enumerate(rows, start=1) if f"{task}-train-{n}" not in trained]
         a, b, c = unseen_general(3, "built_in", seed(3, task, "general negatives"), refused=2)
-        words = IndicatorTree(method.indicators, method.template)
-        leanings = []
+        words = IndicatorTrie(method.indicators, method.template)
+        log_odds = []
         for prompts in (own, [a.prompt, b.prompt, c.prompt]):
             queries = query_batch(prompts, method.template, max_new_tokens=1)
             with torch.inference_mode():
-                hearing = Hearing(method.pool, words, queries, method.eos_ids(), method.counts, None)
-                leanings.append(hearing.leanings(task))
-        possible = [between([one], leanings[1], 1.0, 0.5) for one in leanings[0]]
+                router = SequentialRouter(method.pool, words, queries, method.eos_ids(), method.counts, None)
+                log_odds.append(router.log_odds(task))
+        possible = [threshold_with_margin([one], log_odds[1], 1.0, 0.5) for one in log_odds[0]]
         assert any(thresholds[task] == pytest.approx(one, abs=3e-3) for one in possible)
-        moved += not any(thresholds[task] == pytest.approx(one, abs=3e-3) for one in leanings[0])
+        moved += not any(thresholds[task] == pytest.approx(one, abs=3e-3) for one in log_odds[0])
     assert moved, "general instructions made no difference"
 
 
@@ -110,15 +112,15 @@ def test_a_threshold_by_training_rows_lies_between_them_and_what_was_refused_and
     for number, task in enumerate(thresholds, start=2):
         learned = run.directory / "tasks" / f"0{number}-{task}" / "examples.jsonl"
         rows = [json.loads(line) for line in learned.read_text().splitlines()]
-        leanings = []
+        log_odds = []
         for word in ("++", "--"):
             prompts = [row["prompt"] for row in rows if row["target"].startswith(word)]
             queries = query_batch(prompts, method.template, max_new_tokens=1)
-            words = IndicatorTree(method.indicators, method.template)
+            words = IndicatorTrie(method.indicators, method.template)
             with torch.inference_mode():
-                hearing = Hearing(method.pool, words, queries, method.eos_ids(), method.counts, None)
-                leanings.append(hearing.leanings(task))
-        assert thresholds[task] == pytest.approx(between(*leanings, 0.98, 0.5), abs=3e-3)
+                router = SequentialRouter(method.pool, words, queries, method.eos_ids(), method.counts, None)
+                log_odds.append(router.log_odds(task))
+        assert thresholds[task] == pytest.approx(threshold_with_margin(*log_odds, 0.98, 0.5), abs=3e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=["ordinary", "activated"])

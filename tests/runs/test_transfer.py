@@ -10,8 +10,8 @@ from see_lightning import load_ensemble
 from see_lightning.cli import transfer
 from see_lightning.engine import build
 from see_lightning.evaluation.scores import score_fn
+from see_lightning.methods.expert_scorer import ExpertScorer
 from see_lightning.methods.method import ExpertMethod, Method
-from see_lightning.methods.voices import Voices
 from tests.runs import toy
 
 NAMES = list(toy.TASKS)
@@ -79,18 +79,18 @@ def test_each_cell_is_what_its_voice_writes_to_each_query_alone(base, tmp_path, 
     run = run_of(base, tmp_path, *settings)
     assert bool(verdicts_of(run, "neg")) == ("method=see" in settings)
     found = measure(run)
-    voices, similar = Voices(load_ensemble(run).method, 1), score_fn("edit_similarity")
+    adapters, similar = ExpertScorer(load_ensemble(run).method, 1), score_fn("edit_similarity")
     prompts, said = toy.prompts(base), said_in(run)
     targets = {record["id"]: record["target"] for record in list(toy.read_answers(run).values())[-1]}
-    for voice in (None, *NAMES):
+    for adapter in (None, *NAMES):
         for task in NAMES:
             ids = [id_ for id_ in prompts if id_.startswith(f"{task}-")]
-            texts = [voices.write(voice, prompts[id_], max_new_tokens=4) for id_ in ids]
-            assert [said[voice or "base", id_] for id_ in ids] == texts
+            texts = [adapters.write(adapter, prompts[id_], max_new_tokens=4) for id_ in ids]
+            assert [said[adapter or "base", id_] for id_ in ids] == texts
             scores = [similar(text, targets[id_]) for id_, text in zip(ids, texts, strict=True)]
-            assert found["transfer"][voice or "base"][task] == pytest.approx(sum(scores) / len(scores), abs=1e-4)
+            assert found["transfer"][adapter or "base"][task] == pytest.approx(sum(scores) / len(scores), abs=1e-4)
     assert len(said) == (len(NAMES) + 1) * len(prompts)
-    answers = {voice: [text for (one, _), text in said.items() if one == voice] for voice, _ in said}
+    answers = {adapter: [text for (one, _), text in said.items() if one == adapter] for adapter, _ in said}
     assert len(set(map(tuple, answers.values()))) == len(NAMES) + 1, "voices cannot be told apart"
 
 
@@ -112,11 +112,11 @@ def test_it_is_measured_once_and_then_only_printed(base, tmp_path, capsys):
     assert found["commit"]
     matrix = found["transfer"]
     rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.strip()}
-    for voice in ("base", *NAMES):
-        cells = [f"{matrix[voice][task]:.2f}" + "*" * (voice == task) for task in NAMES]
-        assert rows[voice] == [*cells, f"{sum(matrix[voice].values()) / 3:.2f}"]
+    for adapter in ("base", *NAMES):
+        cells = [f"{matrix[adapter][task]:.2f}" + "*" * (adapter == task) for task in NAMES]
+        assert rows[adapter] == [*cells, f"{sum(matrix[adapter].values()) / 3:.2f}"]
     own = [matrix[task][task] for task in NAMES]
-    others = [sum(matrix[voice][task] for voice in NAMES if voice != task) / 2 for task in NAMES]
+    others = [sum(matrix[adapter][task] for adapter in NAMES if adapter != task) / 2 for task in NAMES]
     assert own != others
     lines = [line.split() for line in printed.splitlines()]
     for head, values in (("own", own), ("other", others)):
@@ -146,19 +146,19 @@ def test_what_was_said_is_not_generated_again_and_a_command_that_was_broken_off_
     whole = (len(NAMES) + 1) * len(NAMES) * toy.TESTED
     written, generate, say = [], Method.generate, ExpertMethod.say
 
-    def counted(method, voice, queries, *more):
-        written.extend((voice or "base", id_) for id_ in queries.ids)
-        return generate(method, voice, queries, *more)
+    def counted(method, adapter, queries, *more):
+        written.extend((adapter or "base", id_) for id_ in queries.ids)
+        return generate(method, adapter, queries, *more)
 
-    def dying(method, voice, queries):
+    def dying(method, adapter, queries):
         if len(calls) == 2 * (len(NAMES) + 1):
             raise InterruptedError
-        calls.append(voice)
-        return say(method, voice, queries)
+        calls.append(adapter)
+        return say(method, adapter, queries)
 
     calls: list[str | None] = []
     with patch.object(Method, "generate", counted):
-        with patch.object(ExpertMethod, "say", dying), pytest.raises(InterruptedError):
+        with patch.object(ExpertMethod, "generate_as", dying), pytest.raises(InterruptedError):
             transfer.main([str(run)])
         assert not (run / "transfer.json").exists()
         before = len(written)

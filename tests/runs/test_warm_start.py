@@ -6,8 +6,8 @@ from unittest.mock import patch
 import pytest
 from safetensors.torch import load_file
 
+from see_lightning.adapters import files
 from see_lightning.engine.ledger import Ledger
-from see_lightning.experts import files
 from see_lightning.methods.see import See
 from tests.runs import toy
 

@@ -63,8 +63,8 @@ def test_ranks_share_the_steps_of_one_and_their_weighted_losses_have_the_mean_of
     worth = {id_: 1 + number / 7 for number, id_ in enumerate(answers)}  # a loss of its own for every example
 
     def mean_loss(ids: list[str]) -> float:
-        mass = {id_: answers[id_] if loss_mean == "tokens" else 1 for id_ in ids}
-        return sum(worth[id_] * mass[id_] for id_ in ids) / sum(mass.values())
+        loss_weight = {id_: answers[id_] if loss_mean == "tokens" else 1 for id_ in ids}
+        return sum(worth[id_] * loss_weight[id_] for id_ in ids) / sum(loss_weight.values())
 
     assert {batch.weight for batch in whole} == {1.0}
     for step, parts in zip(whole, zip(*shares, strict=True), strict=True):
@@ -151,16 +151,16 @@ def test_a_method_gets_more_queries_at_once_than_it_writes_together_so_that_no_p
 def test_which_queries_are_read_together_hangs_on_their_task_alone(rows, before):
     """In bf16 a query's reading hangs on those beside it, so it must not hang on which other tasks are asked."""
 
-    def portions(tasks: list[Task]) -> list[list[list[int]]]:
+    def chunks(tasks: list[Task]) -> list[list[list[int]]]:
         return [
             [batch.prompts[row] for row in portion]
             for batch in query_loader(tasks, TEMPLATE, batch_size=rows, tell_task=False)
-            for portion in batch.portions(range(len(batch)))
+            for portion in batch.chunks(range(len(batch)))
             if batch.limits[portion[0]] == TASK.max_new_tokens
         ]
 
     first = Task("sa", (), tuple(Example(f"{i}", "z", "?", "sa") for i in range(before)), "rouge_l", 7)
-    assert portions([first, TASK, OTHER]) == portions([TASK])
+    assert chunks([first, TASK, OTHER]) == chunks([TASK])
 
 
 def test_a_task_without_queries_brings_no_batch():
@@ -171,20 +171,20 @@ def test_a_task_without_queries_brings_no_batch():
 
 def test_queries_of_two_groups_are_never_read_together():
     queries = replace(query_batch(["q"] * 6, TEMPLATE, max_new_tokens=3, rows=8), groups=[0, 0, 0, 1, 1, 2])
-    assert queries.portions(range(6)) == [[0, 1, 2], [3, 4], [5]]
-    assert queries.portions([1, 4, 5]) == [[1], [4], [5]]
-    assert len(queries.alike(4)) == 2
+    assert queries.chunks(range(6)) == [[0, 1, 2], [3, 4], [5]]
+    assert queries.chunks([1, 4, 5]) == [[1], [4], [5]]
+    assert len(queries.same_group(4)) == 2
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 100])
 def test_queries_are_read_in_portions_of_half_of_those_that_are_written(rows):
     queries = query_batch(["q"] * 9, TEMPLATE, max_new_tokens=3, rows=rows)
     chosen = [8, 0, 3, 4, 7]
-    portions = queries.portions(chosen)
-    assert [row for portion in portions for row in portion] == chosen
-    assert {len(portion) for portion in portions[:-1]} <= {max(1, rows // 2)}
-    assert all(0 < len(portion) <= max(1, rows // 2) for portion in portions)
-    assert queries.portions([]) == []
+    chunks = queries.chunks(chosen)
+    assert [row for portion in chunks for row in portion] == chosen
+    assert {len(portion) for portion in chunks[:-1]} <= {max(1, rows // 2)}
+    assert all(0 < len(portion) <= max(1, rows // 2) for portion in chunks)
+    assert queries.chunks([]) == []
 
 
 def test_the_order_of_the_queries_does_not_hang_on_the_order_of_the_test_split():

@@ -7,7 +7,7 @@ import pytest
 
 from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
-from see_lightning.tasks.memory import Memory, share
+from see_lightning.tasks.memory import Memory, num_rehearsed
 from see_lightning.tasks.task import Task
 
 
@@ -34,7 +34,7 @@ def drawn(of: Memory, later: str, past: str, *, ratio: float = 0.2, draw: str = 
 @pytest.mark.parametrize("ratio", [0.0, 0.001, 0.01, 0.1, 0.25, 0.5, 0.99, 1.0])
 def test_a_share_is_the_nearest_number_of_examples_and_at_least_one(ratio, size):
     exact = Fraction(ratio) * size
-    kept = share(ratio, size)
+    kept = num_rehearsed(ratio, size)
     if ratio == 0 or size == 0:
         assert kept == 0
     elif exact < Fraction(1, 2):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from see_lightning.reporting.comparison.groups import Comparison, Spread, concerns, ratio_text, setting
+from see_lightning.reporting.comparison.groups import Comparison, MeanStd, concerns, ratio_text, setting
 from see_lightning.reporting.runs import METRICS, Run
 from see_lightning.reporting.words import number
 
@@ -112,12 +112,12 @@ def alike(comparison: Comparison) -> dict[str, dict[str, str]]:
     return dict(sorted(found.items()))
 
 
-def reading(value: Spread | None, seeds: int, show: Callable[[float], str] = number) -> str:
+def reading(value: MeanStd | None, seeds: int, show: Callable[[float], str] = number) -> str:
     """Mean ± standard deviation, and of how many if that is not all seeds.
 
-    >>> reading(Spread(81.0, 1.4142, 2), seeds=2), reading(Spread(81.0, 1.4142, 2), seeds=3)
+    >>> reading(MeanStd(81.0, 1.4142, 2), seeds=2), reading(MeanStd(81.0, 1.4142, 2), seeds=3)
     ('81.00 ± 1.41', '81.00 ± 1.41 (n = 2)')
-    >>> reading(Spread(-3.5, None, 1), seeds=1), reading(None, seeds=3)
+    >>> reading(MeanStd(-3.5, None, 1), seeds=1), reading(None, seeds=3)
     ('−3.50', '–')
     """
     if value is None:

@@ -23,7 +23,7 @@ NAMED = 10  # runs in a sentence or a cell, notices in a terminal, commands belo
 
 
 @dataclass(frozen=True)
-class Spread:
+class MeanStd:
     """Mean and sample standard deviation (n − 1) of n values; the latter None if there is but one."""
 
     mean: float
@@ -31,7 +31,7 @@ class Spread:
     n: int
 
 
-def spread(values: Iterable[float | None]) -> Spread | None:
+def spread(values: Iterable[float | None]) -> MeanStd | None:
     """What is known of some seeds; None among the values is left out, and is returned if nothing else is there.
 
     >>> spread([80.0, None, 82.0])
@@ -42,7 +42,7 @@ def spread(values: Iterable[float | None]) -> Spread | None:
     known = [value for value in values if value is not None]
     if not known:
         return None
-    return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+    return MeanStd(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class Group:
         return self.runs[0]
 
     @cached_property
-    def metrics(self) -> dict[str, Spread | None]:
+    def metrics(self) -> dict[str, MeanStd | None]:
         """Each of `METRICS` over the seeds."""
         return {name: spread(run.metrics.get(name) for run in self.runs) for name in METRICS}
 
-    def matrix(self) -> list[list[Spread | None]]:
+    def matrix(self) -> list[list[MeanStd | None]]:
         """The results matrix over the seeds."""
         matrices = [run.matrix for run in self.runs]
         return [[spread(cell) for cell in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)]

@@ -6,13 +6,13 @@ from typing import Any
 
 from see_lightning.evaluation.transfer import mean
 from see_lightning.reporting.colours import styles
-from see_lightning.reporting.comparison.groups import Group, Spread, spread
-from see_lightning.reporting.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
+from see_lightning.reporting.comparison.groups import Group, MeanStd, spread
+from see_lightning.reporting.figures.figure_data import ORIGIN, FigureData, finish, one_plot, origin
 from see_lightning.reporting.runs import Run
 from see_lightning.reporting.spreadsheets import csv_text
 
 
-def has_capacity(sheet: Sheet) -> bool:
+def has_capacity(sheet: FigureData) -> bool:
     """Whether any run says what it keeps."""
     return any(run.storage for group in sheet.groups for run in group.runs)
 
@@ -22,7 +22,7 @@ def stored_parts(run: Run) -> list[str]:
     return [part for part in run.storage if part != "pool"]
 
 
-def grown(group: Group) -> list[tuple[int, Spread, Spread, dict[str, float]]]:
+def grown(group: Group) -> list[tuple[int, MeanStd, MeanStd, dict[str, float]]]:
     """After each stage: how many tasks are learned, their mean score, what is kept of them in MiB, and its parts.
 
     Over the seeds that say what they keep; empty if none does.
@@ -43,7 +43,7 @@ def grown(group: Group) -> list[tuple[int, Spread, Spread, dict[str, float]]]:
     return found
 
 
-def capacity_csv(sheet: Sheet) -> str:
+def capacity_csv(sheet: FigureData) -> str:
     """A line for each group and number of tasks learned."""
     every = dict.fromkeys(part for group in sheet.groups for run in group.runs for part in stored_parts(run))
     lines: list[Sequence[Any]] = [[*ORIGIN, "learned", "score", "mib", *(f"{part}_mib" for part in every)]]
@@ -54,7 +54,7 @@ def capacity_csv(sheet: Sheet) -> str:
     return csv_text(lines)
 
 
-def capacity_svg(sheet: Sheet) -> str:
+def capacity_svg(sheet: FigureData) -> str:
     """The mean score of the tasks learned so far over what is kept of them, a point for each task, the last one larger."""
     figure, axes = one_plot(sheet, 8)
     drawn = styles([group.first.method for group in sheet.groups])

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from see_lightning.reporting.colours import parts_of, styles
-from see_lightning.reporting.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
+from see_lightning.reporting.figures.figure_data import ORIGIN, FigureData, finish, one_plot, origin
 from see_lightning.reporting.plots import INK, logarithmic, name_places
 from see_lightning.reporting.spreadsheets import csv_text
 from see_lightning.reporting.svg import readable_on
@@ -32,7 +32,7 @@ def quantile(ordered: Sequence[float], percent: float) -> float:
     return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
-def perplexity_csv(sheet: Sheet, answers: Mapping[str, Mapping[str, Answers]]) -> str:
+def perplexity_csv(sheet: FigureData, answers: Mapping[str, Mapping[str, Answers]]) -> str:
     """A line for each group and task: the perplexity of all its tokens, and the distribution of that of single answers.
 
     Args:
@@ -59,7 +59,7 @@ def single_perplexities(answers: Answers) -> list[float]:
     return sorted(math.exp(nll / tokens) for nll, tokens in answers)
 
 
-def perplexity_svg(sheet: Sheet, answers: Mapping[str, Mapping[str, Answers]]) -> str:
+def perplexity_svg(sheet: FigureData, answers: Mapping[str, Mapping[str, Answers]]) -> str:
     """Boxes of single answers' perplexities by task, one for each group; arguments as in `perplexity_csv`."""
     shown = [(group, label) for group, label in zip(sheet.groups, sheet.labels, strict=True) if label in answers]
     figure, axes = one_plot(sheet, len(sheet.tasks))

@@ -5,19 +5,19 @@ from typing import Any
 
 from see_lightning.evaluation.transfer import mean
 from see_lightning.reporting.colours import styles
-from see_lightning.reporting.comparison.groups import Group, Spread, spread
-from see_lightning.reporting.figures.sheet import ORIGIN, Sheet, finish, one_plot, origin
+from see_lightning.reporting.comparison.groups import Group, MeanStd, spread
+from see_lightning.reporting.figures.figure_data import ORIGIN, FigureData, finish, one_plot, origin
 from see_lightning.reporting.plots import INK, name_places
 from see_lightning.reporting.spreadsheets import csv_text
 
 
-def final_scores(group: Group) -> list[Spread | None]:
+def final_scores(group: Group) -> list[MeanStd | None]:
     """The score after the last task, over the seeds: of every task, and their mean."""
     rows = [[*run.matrix[-1], mean(run.matrix[-1])] for run in group.runs]
     return [spread(column) for column in zip(*rows, strict=True)]
 
 
-def tasks_csv(sheet: Sheet) -> str:
+def tasks_csv(sheet: FigureData) -> str:
     """A line for each group and task, and one for the mean over tasks, whose ``task`` is empty."""
     lines: list[Sequence[Any]] = [[*ORIGIN, "task", "seeds", "score_mean", "score_std", "score_n"]]
     for group, label in zip(sheet.groups, sheet.labels, strict=True):
@@ -28,7 +28,7 @@ def tasks_csv(sheet: Sheet) -> str:
     return csv_text(lines)
 
 
-def tasks_svg(sheet: Sheet) -> str:
+def tasks_svg(sheet: FigureData) -> str:
     """Bars by task, one for each group, and the mean over tasks; lines show the standard deviation over seeds."""
     count, places = len(sheet.groups), [*range(len(sheet.tasks)), len(sheet.tasks) + 0.35]
     figure, axes = one_plot(sheet, len(places))

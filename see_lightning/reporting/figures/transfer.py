@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from see_lightning.evaluation.transfer import Transfer, mean
-from see_lightning.reporting.figures.sheet import ORIGIN, Sheet, origin
+from see_lightning.reporting.figures.figure_data import ORIGIN, FigureData, origin
 from see_lightning.reporting.plots import INK
 from see_lightning.reporting.spreadsheets import csv_text
 from see_lightning.reporting.svg import draw_cells, short, standalone_svg
@@ -15,7 +15,7 @@ from see_lightning.reporting.words import number as readable
 Transfers = Mapping[str, Mapping[int, Transfer]]
 
 
-def transfer_csv(sheet: Sheet, transfers: Transfers) -> str:
+def transfer_csv(sheet: FigureData, transfers: Transfers) -> str:
     """A line for each run, voice and task, and whether the voice is the task's own expert.
 
     Args:
@@ -31,17 +31,17 @@ def transfer_csv(sheet: Sheet, transfers: Transfers) -> str:
                     task,
                     seed,
                     transfer.size,
-                    voice,
-                    int(transfer.own[task] == voice),
+                    adapter,
+                    int(transfer.own[task] == adapter),
                     score,
                 ]
-                for voice, row in transfer.scores.items()
+                for adapter, row in transfer.scores.items()
                 for task, score in row.items()
             ]
     return csv_text(lines)
 
 
-def transfer_svg(sheet: Sheet, transfers: Transfers) -> str:
+def transfer_svg(sheet: FigureData, transfers: Transfers) -> str:
     """A heat map for each run, one below the other, so that they can be read on a narrow screen; as in `transfer_csv`.
 
     Tasks are measured by scores of their own, so a cell is shaded by its share of the best in its column.
@@ -67,10 +67,10 @@ def transfer_svg(sheet: Sheet, transfers: Transfers) -> str:
         best = {task: max(row[task] for row in transfer.scores.values()) or 1 for task in sheet.tasks}
         rows = [[row[task] for task in sheet.tasks] for row in transfer.scores.values()]
         shades = [[score / best[task] for task, score in zip(sheet.tasks, row, strict=True)] for row in rows]
-        voices = list(transfer.scores)
-        own = {(voices.index(transfer.own[task]), column) for column, task in enumerate(sheet.tasks)}
+        adapters = list(transfer.scores)
+        own = {(adapters.index(transfer.own[task]), column) for column, task in enumerate(sheet.tasks)}
         texts = [[f"{score:.1f}" for score in row] for row in rows]
-        draw_cells(axes, short(voices), sheet.tasks, texts, shades, own, ink=INK, muted=INK, size=10)
+        draw_cells(axes, short(adapters), sheet.tasks, texts, shades, own, ink=INK, muted=INK, size=10)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelsize=10, labelcolor=INK)
         axes.set_title("\n".join(head), fontsize=10, color=INK, loc="left")

@@ -1,0 +1,1 @@
+"""LoRA adapters beside a frozen base model, and caches of what they give."""

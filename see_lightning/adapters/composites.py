@@ -1,0 +1,118 @@
+"""Adapters made of others, or of full matrices: for merging and for methods that move the base model.
+
+Letters: R ranks, I and O the sizes of a layer's input and output.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from see_lightning.adapters.adapted_model import AdaptedModel
+from see_lightning.adapters.lora import update
+from see_lightning.adapters.weight_cache import WeightCache
+from see_lightning.errors import ConfigError
+
+
+class Sum:
+    r"""A weighted sum of LoRA adapters, $\Delta W = \sum_t w_t\, s_t B_t A_t$ (task arithmetic, Ilharco et al., ICLR 2023).
+
+    The ranks of all stand side by side, so it is an adapter of the sum of their ranks and costs a single pair of products.
+
+    Args:
+        pool: holds the adapters; it follows them when they change.
+        adapters: their names.
+        weights: $w_t$, one for each.
+    """
+
+    def __init__(self, pool: AdaptedModel, adapters: Sequence[str], weights: Sequence[float]) -> None:
+        if not adapters or len(adapters) != len(weights):
+            raise ValueError(
+                f"{len(adapters)} adapters and {len(weights)} weights; give a weight for each of at least one."
+            )
+        self.pool, self.adapters, self.factors = pool, tuple(adapters), tuple(weights)
+        self._cache = WeightCache()
+
+    def add(self, layer: str, x: Tensor) -> Tensor:
+        """See ``AdapterDelta``."""
+
+        def make() -> tuple[Tensor, Tensor]:
+            a_RI, b_OR = self.pair(layer)
+            return a_RI.to(x.dtype), (self.pool.scale(layer, self.adapters[0]) * b_OR).to(x.dtype)
+
+        down_RI, up_OR = self._cache.get((layer, x.dtype), partial(self.pool.weights_of, self.adapters, [layer]), make)
+        return linear(linear(x, down_RI), up_OR)
+
+    def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
+        """It has nothing to learn; it adds what it adds."""
+        return y + self.add(layer, x)
+
+    def weights(self) -> Iterator[Tensor]:
+        """See ``CompositeAdapter``."""
+        for layer in self.pool.layers:
+            yield from self.pair(layer)
+
+    def pair(self, layer: str) -> tuple[Tensor, Tensor]:
+        """See ``CompositeAdapter``: at the first adapter's scale."""
+        pairs = [self.pool.pair(layer, adapter) for adapter in self.adapters]
+        first, *_ = scales = [self.pool.scale(layer, adapter) for adapter in self.adapters]
+        ups = [w * scale / first * b.detach() for w, scale, (_, b) in zip(self.factors, scales, pairs, strict=True)]
+        return torch.cat([a.detach() for a, _ in pairs]), torch.cat(ups, dim=1)
+
+
+class GrowingSum(Sum):
+    """The sum of LoRA adapters of which the last is trained; the others act as a part of the base model.
+
+    Args:
+        pool: holds the adapters.
+        adapters: their names, the oldest first.
+    """
+
+    def __init__(self, pool: AdaptedModel, adapters: Sequence[str]) -> None:
+        *old, new = adapters
+        super().__init__(pool, (*old, new), [1.0] * (len(old) + 1))
+        self.frozen = Sum(pool, old, [1.0] * len(old)) if old else None
+
+    def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
+        """A layer's output with the sum added; dropout takes from the input of the adapter that is trained."""
+        y = y + self.frozen.add(layer, x) if self.frozen else y
+        new = self.adapters[-1]
+        return update(y, x, *self.pool.pair(layer, new), scale=self.pool.scale(layer, new), drop=self.pool.dropout())
+
+
+class Dense:
+    r"""A change of weights of any rank, $y + \Delta W x$, for the base model's layers.
+
+    Args:
+        deltas: $\Delta W$, (O, I), of each of the pool's layers, by the layers' names; they are not copied. Where one is
+            changed in place, the next pass adds the new one.
+    """
+
+    adapters: tuple[str, ...] = ()
+
+    def __init__(self, deltas: Mapping[str, Tensor]) -> None:
+        self.deltas = dict(deltas)
+        self._cache = WeightCache()
+
+    def add(self, layer: str, x: Tensor) -> Tensor:
+        """See ``AdapterDelta``."""
+        delta_OI = self.deltas[layer]
+        return linear(
+            x, self._cache.get((layer, x.dtype, x.device), lambda: (delta_OI,), lambda: delta_OI.detach().to(x))
+        )
+
+    def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
+        """A layer's output with what the change adds; gradients go to the deltas that require them."""
+        return y + linear(x, self.deltas[layer].to(x))
+
+    def weights(self) -> Iterator[Tensor]:
+        """See ``CompositeAdapter``."""
+        yield from self.deltas.values()
+
+    def pair(self, layer: str) -> tuple[Tensor, Tensor]:
+        """Refused: PEFT's LoRA files hold no matrix of full rank."""
+        raise ConfigError(
+            f"the change of {layer} has full rank, which no LoRA file holds; write its tensors by themselves."
+        )

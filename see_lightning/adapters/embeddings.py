@@ -1,0 +1,136 @@
+"""Where a prompt lies in a voice's last hidden states, and what lies near it.
+
+Letters: P prompts, T tasks, H hidden states.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from see_lightning.adapters.pool import ExpertPool
+
+
+def embed_prompts(pool: ExpertPool, prompts: Sequence[Sequence[int]], adapter: str | None = None) -> Tensor:
+    """The mean of a voice's last hidden states over each prompt's tokens, (P, H), in full precision.
+
+    Each prompt is read by itself, so that nothing hangs on its company.
+
+    Args:
+        pool: of the voice.
+        prompts: as ids.
+        adapter: an expert's name, of whom an activated one reads the header alone; None is the base model.
+    """
+    header = len(pool.header_ids) if adapter is not None else 0
+    inner: Any = pool.model.get_base_model() if isinstance(pool.model, PeftModel) else pool.model
+    found = []
+    with torch.no_grad():
+        for prompt in prompts:
+            ids_1S, states_SH, read = torch.tensor([list(prompt)], device=pool.device()), [], None
+            start = len(prompt) - header if header else 0
+            for reader, part_1S in ((None, ids_1S[:, :start]), (adapter, ids_1S[:, start:])):
+                if part_1S.numel():
+                    with pool.use_adapter(reader):
+                        out = inner.base_model(input_ids=part_1S, past_key_values=read, use_cache=bool(header))
+                    states_SH.append(out.last_hidden_state[0].float())
+                    read = out.past_key_values
+            found.append(torch.cat(states_SH).mean(0))
+    return torch.stack(found)
+
+
+def direction(states_PH: Tensor) -> Tensor:
+    r"""The key that is nearest to some prompts: $\arg\min_{|k| = 1} \sum_p 1 - \cos(q_p, k)$, (H,).
+
+    It is the direction of the sum of their directions, so nothing need be learned by gradient.
+
+    >>> direction(torch.tensor([[2.0, 0.0], [0.0, 1.0]])).tolist()
+    [0.7071067690849304, 0.7071067690849304]
+    """
+    return normalize(normalize(states_PH, dim=1).sum(0), dim=0)
+
+
+def cosine(states_PH: Tensor, keys_TH: Tensor) -> Tensor:
+    """One less the cosine between prompts and keys, (P, T).
+
+    >>> cosine(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]])).tolist()
+    [[0.0, 1.0]]
+    """
+    return 1 - normalize(states_PH, dim=1) @ normalize(keys_TH, dim=1).T
+
+
+class CentroidRouter:
+    """A key for each task, and whose is nearest to a prompt (Soft-TF's prompt id).
+
+    Args:
+        pool: whose base model reads.
+        counts: gets a prefill for every prompt that is told apart.
+    """
+
+    def __init__(self, pool: ExpertPool, counts: Counter[str]) -> None:
+        self.pool, self.counts = pool, counts
+        self.of: dict[str, Tensor] = {}
+        self._embeddings: dict[tuple[int, ...], Tensor] = {}
+
+    def learn(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
+        """Give a task the key of its training prompts."""
+        self.of[task] = direction(embed_prompts(self.pool, prompts))
+
+    def nearest(self, prompt: Sequence[int]) -> str:
+        """The task whose key is nearest to a prompt; there is one."""
+        place = tuple(prompt)
+        if place not in self._embeddings:
+            self._embeddings[place] = embed_prompts(self.pool, [prompt])[0]
+        self.counts["prefills"] += 1  # also if it is remembered, which a run that was killed does not
+        names, found_H = list(self.of), self._embeddings[place]
+        distance_1T = cosine(found_H[None], torch.stack([self.of[name].to(found_H) for name in names]))
+        return names[int(distance_1T.argmin())]
+
+    def nbytes(self) -> int:
+        """Of all keys."""
+        return sum(key.nbytes for key in self.of.values())
+
+
+def mahalanobis(states_PH: Tensor, means_TH: Tensor, covariance_HH: Tensor) -> Tensor:
+    """Squared Mahalanobis distances between prompts and means, (P, T) (Lee et al., NeurIPS 2018).
+
+    >>> two = torch.tensor([[2.0, 0.0]])
+    >>> mahalanobis(two, torch.zeros(1, 2), torch.diag(torch.tensor([4.0, 1.0]))).tolist()
+    [[1.0]]
+    """
+    apart_PTH = states_PH[:, None] - means_TH
+    solved_HPT = torch.linalg.solve(covariance_HH, apart_PTH.flatten(0, 1).T)
+    squared_PT: Tensor = (apart_PTH.flatten(0, 1) * solved_HPT.T).sum(1).view(len(states_PH), len(means_TH))
+    return squared_PT
+
+
+def within(states_of: Sequence[Tensor], shrinkage: float = 0.1) -> Tensor:
+    """The covariance of prompts around the means of their own tasks, shrunk to a multiple of the identity, (H, H)."""
+    apart_PH = torch.cat([states_PH - states_PH.mean(0) for states_PH in states_of])
+    covariance_HH = apart_PH.T @ apart_PH / len(apart_PH)
+    sphere_HH = covariance_HH.diagonal().mean() * torch.eye(len(covariance_HH)).to(covariance_HH)
+    return (1 - shrinkage) * covariance_HH + shrinkage * sphere_HH
+
+
+def from_the_others(states_PH: Tensor, shrinkage: float = 0.1) -> Tensor:
+    r"""Squared Mahalanobis distance of each prompt from the mean of all others, by their covariance, (P,).
+
+    Without prompt $u$ (from the mean of all $n$), the covariance is $\frac n{n-1}S - \frac n{(n-1)^2}uu^\top$ and $u$ lies
+    $\frac n{n-1}u$ from the mean, so one solution serves for all prompts (Sherman and Morrison): with the shrunk
+    $A = (1-s)\frac n{n-1}S + s\tau I$ and $q = u^\top A^{-1}u$, the distance is
+    $(\frac n{n-1})^2\, q / (1 - (1-s)\frac n{(n-1)^2}q)$. The sphere $\tau I$ is that of all prompts.
+
+    Args:
+        states_PH: at least two prompts, in double precision.
+        shrinkage: s, as in ``within``.
+    """
+    n = len(states_PH)
+    apart_PH = states_PH - states_PH.mean(0)
+    spread_HH = (1 - shrinkage) * apart_PH.T @ apart_PH / n
+    solved_HP = torch.linalg.solve(within([states_PH], shrinkage) + spread_HH / (n - 1), apart_PH.T)
+    q_P = (apart_PH * solved_HP.T).sum(1)
+    squared_P: Tensor = (n / (n - 1)) ** 2 * q_P / (1 - (1 - shrinkage) * n / (n - 1) ** 2 * q_P)
+    return squared_P

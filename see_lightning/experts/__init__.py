@@ -1,1 +1,0 @@
-"""Experts around the base model, and the walk that finds who answers."""

@@ -1,0 +1,1 @@
+"""Key-value caches, prefill and greedy decoding of batches."""

@@ -1,0 +1,1 @@
+"""Masked parts of one shared adapter, which moses and exssnet train."""

@@ -1,0 +1,1 @@
+"""Routers: which expert answers a query."""

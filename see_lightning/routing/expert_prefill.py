@@ -1,0 +1,224 @@
+"""Putting queries to experts: each prompt read once by whoever must read it, the verdict read off the same pass.
+
+Letters: B rows, C checked positions, K columns of a cache, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from see_lightning.adapters.pool import ExpertPool
+from see_lightning.inference.forward import READING, extend, one_by_one
+from see_lightning.inference.kv_cache import KVCache, Tree
+from see_lightning.routing.indicator_trie import DecodedVerdict, IndicatorTrie
+from see_lightning.tasks.batches import Queries
+
+# In bf16 a logit of 16 to 32 has steps of 1/8, so which of two tokens leads by less than two steps can hang on the other
+# rows of the batch. Such queries are decided again by themselves, and the base model's answers with such a token are written
+# again.
+MIN_MARGIN = 0.25
+# Activated experts that decide in one pass. More of them read words for queries that a newer expert takes anyway.
+EXPERTS_PER_PASS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """An expert's opening to one query, and where to go on from it.
+
+    Args:
+        decision: its first tokens.
+        read: what was read.
+        row: the query's row in it.
+        mask_K: the row's columns that lead to the opening's last token, which itself is not read yet.
+    """
+
+    decision: DecodedVerdict
+    read: KVCache
+    row: int
+    mask_K: Tensor
+
+
+class ExpertPrefill(ABC):
+    """Queries that experts of one pool are asked, and the base model after them.
+
+    Args:
+        pool: the experts.
+        trie: what they may begin with.
+        queries: what is asked.
+        counts: where prefills and decisions made again are counted.
+    """
+
+    def __init__(self, pool: ExpertPool, trie: IndicatorTrie, queries: Queries, counts: Counter[str]) -> None:
+        self.pool, self.trie, self.queries, self.counts = pool, trie, queries, counts
+        self.prompts = queries.prompts
+        self.exact = pool.is_exact()
+
+    @abstractmethod
+    def prefill_expert(self, expert: str, rows: Sequence[int]) -> list[Prefilled]:
+        """An expert's openings to some of the queries, all of one group."""
+
+    @abstractmethod
+    def prefill_base(self, rows: Sequence[int]) -> tuple[Tensor, KVCache]:
+        """Logits (B, V) of the base model's first tokens for some of the queries of a group, and what it read."""
+
+    @abstractmethod
+    def _prefill_alone(self, expert: str, row: int) -> Prefilled:
+        """An expert's opening to one query in a batch of its own."""
+
+    def _recheck_close(self, expert: str, rows: Sequence[int], prefilled: list[Prefilled]) -> list[Prefilled]:
+        """Close decisions made again where other rows cannot sway them."""
+        if self.exact:
+            return prefilled
+        close = [place for place, a in enumerate(prefilled) if a.decision.margin < MIN_MARGIN]
+        self.counts["decided_again"] += len(close)
+        for place in close:
+            prefilled[place] = self._prefill_alone(expert, rows[place])
+        return prefilled
+
+
+class PerExpertPrefill(ExpertPrefill):
+    """Ordinary experts: each reads the prompt for itself, in one pass with the words it may begin with."""
+
+    def __init__(self, pool: ExpertPool, trie: IndicatorTrie, queries: Queries, counts: Counter[str]) -> None:
+        super().__init__(pool, trie, queries, counts)
+        self._starts: dict[tuple[str | None, int], tuple[int, KVCache | None]] = {}
+
+    def _start(self, adapter: str | None, row: int) -> tuple[int, KVCache | None]:
+        key = adapter, self.queries.groups[row]
+        if key not in self._starts:
+            # One voice is asked after the other, group by group: what was read of an earlier start is not needed again.
+            self._starts = {key: self.pool.prefill_prefix(adapter, self.queries.same_group(row))}
+        return self._starts[key]
+
+    def prefill_expert(self, expert: str, rows: Sequence[int]) -> list[Prefilled]:
+        """One prefill a query."""
+        self.counts["prefills"] += len(rows)
+        return self._recheck_close(expert, rows, self._read(expert, rows, self._start(expert, rows[0])))
+
+    def prefill_base(self, rows: Sequence[int]) -> tuple[Tensor, KVCache]:
+        """One prefill a query."""
+        self.counts["prefills"] += len(rows)
+        return self.pool.prefill(None, [self.prompts[row] for row in rows], self._start(None, rows[0]))
+
+    def _prefill_alone(self, expert: str, row: int) -> Prefilled:
+        self.counts["prefills"] += 1
+        return self._read(expert, [row], (0, None))[0]
+
+    def _read(self, expert: str, rows: Sequence[int], start: tuple[int, KVCache | None]) -> list[Prefilled]:
+        tokens, begun = start
+        tree = self.trie.tree
+        with self.pool.use_adapter(expert) as model:
+            logits_BCV, read = extend(
+                model,
+                begun and begun.repeat(len(rows)),
+                [self.prompts[row][tokens:] for row in rows],
+                tree=tree,
+                keep=range(-1 - len(tree), 0),
+            )
+        end = read.mask_BK.shape[1] - len(tree)
+        return [
+            Prefilled(decision, read, place, read.mask_BK[place].index_fill(0, self._columns(end, decision.path), True))
+            for place, decision in enumerate(self.trie.decode_verdicts(logits_BCV))
+        ]
+
+    def _columns(self, end: int, path: Sequence[int]) -> Tensor:
+        return torch.tensor([end + place for place in path], dtype=torch.long, device=self.pool.device())
+
+
+class SharedPrefill(ExpertPrefill):
+    """Activated experts: the base model reads each prompt once, and all experts decide over what it read."""
+
+    def __init__(
+        self,
+        pool: ExpertPool,
+        trie: IndicatorTrie,
+        queries: Queries,
+        counts: Counter[str],
+        *,
+        order: Sequence[str],
+        start: Callable[[], tuple[int, KVCache | None]],
+        keep: bool,
+    ) -> None:
+        """Read the prompts.
+
+        Args:
+            pool: the experts.
+            trie: what they may begin with.
+            queries: what is asked, all of one group.
+            counts: see ``ExpertPrefill``.
+            order: the experts in the order in which they will be asked.
+            start: lets the base model read what the prompts begin with.
+            keep: whether the reading is kept, for these queries will be asked again.
+        """
+        super().__init__(pool, trie, queries, counts)
+        self.order = list(order)
+        header = len(pool.header_ids)
+        for prompt in self.prompts:
+            pool.check_header(prompt[-header:])
+
+        def read() -> KVCache:
+            return self._read_contexts(self.prompts, start())
+
+        self._read = pool.prefill_cache.get(self.prompts, read) if keep else read()
+        words_parents = tuple(header - 1 if parent < 0 else header + parent for parent in trie.tree.parents)
+        #: What one expert reads: the header, token by token, and then the words.
+        self._branch = Tree((*pool.header_ids, *trie.tree.ids), (*range(-1, header - 1), *words_parents))
+        self._prefilled: dict[tuple[str, int], Prefilled] = {}
+
+    def _read_contexts(self, prompts: Sequence[list[int]], start: tuple[int, KVCache | None]) -> KVCache:
+        self.counts["prefills"] += len(prompts)
+        tokens, begun = start
+        with self.pool.use_adapter(None) as model:
+            own = [prompt[tokens : len(prompt) - len(self.pool.header_ids)] for prompt in prompts]
+            return extend(model, begun and begun.repeat(len(prompts)), own)[1]
+
+    def prefill_expert(self, expert: str, rows: Sequence[int]) -> list[Prefilled]:
+        """The expert decides, and with it those that would be asked next."""
+        new = [row for row in rows if (expert, row) not in self._prefilled]
+        if new:
+            together = 1 if READING in one_by_one(self.pool.model) else EXPERTS_PER_PASS
+            names = self.order[self.order.index(expert) :][:together]
+            for name, prefilled in self._decide(names, self._read.select(new)).items():
+                self._prefilled |= {(name, row): one for row, one in zip(new, prefilled, strict=True)}
+        return self._recheck_close(expert, rows, [self._prefilled[expert, row] for row in rows])
+
+    def prefill_base(self, rows: Sequence[int]) -> tuple[Tensor, KVCache]:
+        """The header, over what is read already."""
+        with self.pool.use_adapter(None) as model:
+            logits_BKV, read = extend(model, self._read.select(rows), [self.pool.header_ids] * len(rows))
+        return logits_BKV[:, -1], read
+
+    def _prefill_alone(self, expert: str, row: int) -> Prefilled:
+        return self._decide([expert], self._read_contexts([self.prompts[row]], (0, None)))[expert][0]
+
+    def _decide(self, names: Sequence[str], contexts: KVCache) -> dict[str, list[Prefilled]]:
+        size, header = len(self._branch), len(self.pool.header_ids)
+        checked = range(header - 1, size)
+        keep = [size * (place - len(names)) + column for place in range(len(names)) for column in checked]
+        with self.pool.parallel_adapters(names) as model:
+            logits_BCV, read = extend(
+                model, contexts, [[]] * len(contexts), tree=self._branch.times(len(names)), keep=keep
+            )
+        end = contexts.mask_BK.shape[1]
+        found: dict[str, list[Prefilled]] = {}
+        for place, name in enumerate(names):
+            decode_verdicts = self.trie.decode_verdicts(
+                logits_BCV[:, place * len(checked) : (place + 1) * len(checked)]
+            )
+            branch = end + place * size
+            found[name] = [
+                Prefilled(
+                    decision, read, row, read.mask_BK[row].index_fill(0, self._columns(branch, decision.path), True)
+                )
+                for row, decision in enumerate(decode_verdicts)
+            ]
+        return found
+
+    def _columns(self, branch: int, path: Sequence[int]) -> Tensor:
+        header = len(self.pool.header_ids)
+        columns = [*range(branch, branch + header), *(branch + header + place for place in path)]
+        return torch.tensor(columns, device=self.pool.device())

@@ -1,0 +1,54 @@
+"""Masks: which numbers are chosen, what gradient the scores get, and single bits that come back."""
+
+import numpy as np
+import pytest
+import torch
+
+from see_lightning.methods.subnetworks.masks import favouring, pack, straight_through, top_share, unpack
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 1.0])
+def test_the_share_with_the_largest_scores_of_each_row_is_chosen(share):
+    scores = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+    chosen = top_share(scores, share)
+    for row, mask in zip(scores.numpy(), chosen.numpy(), strict=True):
+        expected = set(np.argsort(-np.abs(row))[: round(share * 40)].tolist())
+        assert set(np.nonzero(mask)[0].tolist()) == expected
+
+
+def test_of_equal_scores_no_more_than_the_share_and_of_few_at_least_one_is_chosen():
+    assert top_share(torch.ones(2, 10), 0.3).sum(1).tolist() == [3, 3]
+    assert top_share(torch.tensor([[1.0, 2.0]]), 0.01).tolist() == [[False, True]]
+
+
+def test_the_gradient_passes_straight_through_to_the_scores_size():
+    """The oracle is WSN's own rule: the gradient of the masked weight, times the weight, times the sign of the score."""
+    draw = torch.Generator().manual_seed(1)
+    scores = torch.randn(4, 5, generator=draw, requires_grad=True)
+    weight, upstream = torch.randn(4, 5, generator=draw), torch.randn(4, 5, generator=draw)
+    mask = top_share(scores, 0.4)
+    masked = weight * straight_through(scores, mask)
+    assert torch.equal(masked != 0, mask)
+    masked.backward(upstream)
+    torch.testing.assert_close(scores.grad, upstream * weight * scores.detach().sign())
+
+
+@pytest.mark.parametrize("shape", [(1,), (8,), (3, 7), (2, 5, 13)])
+def test_a_mask_takes_a_bit_a_number_and_comes_back(shape):
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.4
+    packed = pack(mask)
+    assert packed.numpy().tolist() == np.packbits(mask.numpy().ravel(), bitorder="little").tolist()
+    assert torch.equal(unpack(packed, mask.shape), mask)
+
+
+@pytest.mark.parametrize("shape", [(10,), (4, 10), (3, 7)])
+def test_scores_that_favour_a_mask_choose_it_and_are_else_the_same(shape):
+    draw = torch.Generator().manual_seed(3)
+    scores = torch.randn(shape, generator=draw)
+    mask = top_share(torch.rand(1, scores.numel(), generator=draw), 0.3).view(shape)
+    dealt = favouring(scores, mask)
+    assert torch.equal(top_share(dealt.view(1, -1), 0.3).view(shape), mask)
+    assert torch.equal(dealt.flatten().sort().values, scores.flatten().sort().values), "no score is new"
+    for part in (mask, ~mask):
+        assert torch.equal(dealt[part].abs().argsort(), scores[part].abs().argsort()), "their order stays"
+    assert torch.equal(favouring(scores, top_share(scores.view(1, -1), 0.3).view(shape)), scores)
