@@ -1,7 +1,7 @@
-"""Experts: named LoRA adapters around one frozen base model, kept in order of birth.
+"""Experts: named LoRA adapters around one frozen base model, kept in the order in which they were added.
 
-PEFT makes and stores them. Who speaks is decided here, row by row: adding an expert's low-rank update to a layer's output
-is all that an adapter does, so one batch may hold rows of several experts and of the base model.
+PEFT makes and stores them. Which adapter acts is chosen here for each row: an adapter adds its low-rank update to a layer's
+output, so one batch may hold rows of several experts and of the base model.
 
 Letters: B rows, S tokens, E experts, L labels, V vocabulary.
 """
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
+from see_lightning.adapters.activated import check_activated
 from see_lightning.adapters.adapted_model import AdaptedModel, Apply
 from see_lightning.adapters.lora import update
 from see_lightning.adapters.protocols import AdapterDelta, CompositeAdapter
@@ -30,19 +31,8 @@ from see_lightning.inference.self_test import choose_reading
 from see_lightning.models.sharding import in_step
 from see_lightning.tasks.batches import IGNORED, Batch, left_pad
 
-
-def check_activated(adapter: AdapterConfig, header_ids: Sequence[int]) -> None:
-    """Refuse activated experts where prompts do not end alike.
-
-    Args:
-        adapter: whether they are activated.
-        header_ids: tokens that end every prompt.
-    """
-    if adapter.activated and not header_ids:
-        raise ConfigError(
-            "adapter.activated needs prompts that end alike, where the experts begin to act; model.prompt=plain and a chat"
-            " template without an assistant header end with the query. Choose model.prompt=chat or alpaca, or adapter=lora."
-        )
+#: An adapter's name, a composite, None for the base model, or one name for each row of a batch.
+Adapters = str | AdapterDelta | Sequence[str | None] | None
 
 
 class ExpertPool(AdaptedModel):
@@ -71,26 +61,26 @@ class ExpertPool(AdaptedModel):
         self.base_id, self.revision, self.place = base_id, revision, place or base_id
         check_activated(adapter, header_ids)
         self.header_ids = list(header_ids) if adapter.activated else []
-        #: Who can speak, in order of birth.
+        #: Names of experts and composites, in the order in which they were added.
         self.names: list[str] = []
         self.composites: dict[str, CompositeAdapter] = {}
-        #: What the base model has read for activated experts: half the memory for training, half for test queries.
+        #: KV caches of the base model for activated experts: half the memory for training, half for test queries.
         self.prompt_cache, self.prefill_cache = PromptCache(adapter.cache_gb / 2), PrefillCache(adapter.cache_gb / 2)
         self._learner = ""
 
     def choose_reading(self) -> str | None:
-        """Try out, before there is any expert, how the base model can be read; see ``self_test``."""
+        """Test, before any expert is added, which forward passes the base model supports; see ``self_test``."""
         assert isinstance(self.model, PreTrainedModel)
         return choose_reading(self.model, self.base_id)
 
-    # ------------------------------------------------------------------------------------------ birth and training
+    # ------------------------------------------------------------------------------------------ adding and training experts
 
     def add_expert(self, name: str, weights_seed: int) -> None:
         """Add a new expert, make it the active one and the only one that can be trained.
 
         Args:
             name: unique in the pool.
-            weights_seed: draws its first weights, so they do not hang on what was drawn before.
+            weights_seed: seed of its initial weights, which depend on nothing else.
         """
         if name in self.names:
             raise ConfigError(f"there is an expert named {name!r} already; experts are {', '.join(self.names)}.")
@@ -99,11 +89,11 @@ class ExpertPool(AdaptedModel):
         self.train_only(name)
 
     def register(self, name: str, composite: CompositeAdapter) -> None:
-        """Let a voice speak under a name, or another one in its place.
+        """Register a composite adapter under a name, or replace the one of that name.
 
         Args:
-            name: as of an expert.
-            composite: over adapters that the pool holds.
+            name: used like an expert's.
+            composite: of adapters of this pool.
         """
         if name not in self.names:
             self.names.append(name)
@@ -111,13 +101,13 @@ class ExpertPool(AdaptedModel):
         self.cache.forget(("digest", name))
 
     def train_only(self, name: str, adapter: str | None = None) -> None:
-        """Make an expert the one that speaks in ``forward``, the only trainable one, and switch dropout on.
+        """Make an expert the active one of ``forward`` and the only trainable one, and switch dropout on.
 
         Args:
-            name: who speaks.
-            adapter: the one to be trained, if it has another name.
+            name: of the expert or composite.
+            adapter: whose weights are trained, if it has another name.
         """
-        self.cache.clear()  # above all the stacks of sets of experts that are not used together any more
+        self.cache.clear()  # stacked weights of experts that are not used together any more take the most memory
         self._learner = name
         self._train_adapter(adapter or name)
         self.model.train()
@@ -139,7 +129,7 @@ class ExpertPool(AdaptedModel):
     def logits(self, batch: Batch, adapter: str | AdapterDelta | None = None, *, grad: bool = False) -> Tensor:
         """Logits of the positions that predict a label, (L, V), under any adapter: a teacher's, for distillation.
 
-        They are those of ``forward`` without dropout; which adapter is trained, and how, stays as it is.
+        Without dropout. The trained adapter stays the same.
 
         Args:
             batch: prompts with answers.
@@ -164,7 +154,7 @@ class ExpertPool(AdaptedModel):
     def _before_header(
         self, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor
     ) -> tuple[KVCache, Tensor, Tensor, Tensor]:
-        """What the base model reads of each row, and the rest: ids, mask and labels from the header on."""
+        """The base model's KV cache of each row up to the header; ids, mask and labels from the header on."""
         header = len(self.header_ids)
         context, rest, labels = [], [], []
         for ids, mask, answer in zip(ids_BS.tolist(), mask_BS.sum(1).tolist(), labels_BS.tolist(), strict=True):
@@ -175,7 +165,7 @@ class ExpertPool(AdaptedModel):
             rest.append(row[start:])
             labels.append(answer[len(answer) - len(rest[-1]) :])
         device = ids_BS.device
-        # Which prompts are not kept, and so are read now, differs from rank to rank.
+        # Ranks differ in which prompts are cached and which need a forward pass now.
         with torch.no_grad(), self._base_in_training() as model, in_step(model):
             read = self.prompt_cache.batch(model, context)
         return (
@@ -186,7 +176,7 @@ class ExpertPool(AdaptedModel):
         )
 
     def check_header(self, ids: Sequence[int]) -> None:
-        """Refuse a prompt that does not end in the tokens from which on activated experts act."""
+        """Refuse a prompt that does not end in the tokens from which activated experts act."""
         if list(ids) != self.header_ids:
             raise ConfigError(
                 f"a prompt ends in the tokens {list(ids)} instead of {self.header_ids}, from which on the experts act;"
@@ -194,10 +184,10 @@ class ExpertPool(AdaptedModel):
             )
 
     def keep_prompts(self, groups: Sequence[Sequence[Sequence[int]]]) -> None:
-        """Let the base model read prompts that activated experts are about to be trained on.
+        """Prefill the prompts that activated experts are about to be trained on, with the base model.
 
         Args:
-            groups: prompts, header included, that begin alike.
+            groups: prompts, header included, with a common prefix.
         """
         if self.header_ids:
             header = len(self.header_ids)
@@ -222,15 +212,13 @@ class ExpertPool(AdaptedModel):
             self.train(pool)
             self.model.train(model)
 
-    # ------------------------------------------------------------------------------------------ speaking
+    # ------------------------------------------------------------------------------------------ which adapter acts
 
-    def use_adapter(
-        self, adapters: str | AdapterDelta | Sequence[str | None] | None
-    ) -> AbstractContextManager[nn.Module]:
-        """The model with an expert, frozen; or with an expert for each row of the batch.
+    def use_adapter(self, adapters: Adapters) -> AbstractContextManager[nn.Module]:
+        """The model with a frozen adapter, or with one for each row of the batch.
 
         Args:
-            adapters: an expert's name, None for the base model; a list has one for each row. Or a voice without a name.
+            adapters: an expert's name, None for the base model, a list with one of these for each row, or a composite.
         """
         if isinstance(adapters, AdapterDelta):
             return self._with(lambda layer, x, y: y + adapters.add(layer, x))
@@ -255,7 +243,7 @@ class ExpertPool(AdaptedModel):
         return self._with(mixed)
 
     def parallel_adapters(self, names: Sequence[str]) -> AbstractContextManager[nn.Module]:
-        """The model with each row's tokens dealt to experts in equal parts, the first part to the first of them."""
+        """The model with each row's tokens in as many equal parts as there are experts; each acts on its part, in order."""
         self._known(names)
         key = tuple(names)
 
@@ -276,7 +264,7 @@ class ExpertPool(AdaptedModel):
         return self._with(in_parallel)
 
     def _learning(self, name: str) -> Apply:
-        """How an expert acts while it is trained."""
+        """The update of an expert in training, with dropout and gradients."""
         if name in self.composites:
             return self.composites[name].learn
         return lambda layer, x, y: update(
@@ -290,7 +278,7 @@ class ExpertPool(AdaptedModel):
         return linear(linear(x, down_RI), up_OR)
 
     def _pair(self, layer: str, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """An expert's two matrices at a layer, the scale within the second, in the type the model computes in."""
+        """A, (R, I), and B times the scale, (O, R), of an expert at a layer, in the dtype of the forward pass."""
 
         def make() -> tuple[Tensor, Tensor]:
             a, b = self.pair(layer, name)
@@ -321,10 +309,10 @@ class ExpertPool(AdaptedModel):
         decoder.decode_until(0)
         return decoder.done[0]
 
-    # ------------------------------------------------------------------------------------------ reading as an expert
+    # ------------------------------------------------------------------------------------------ prefill
 
     def prefill_prefix(self, name: str | None, prompts: Sequence[list[int]]) -> tuple[int, KVCache | None]:
-        """Let a voice read what all prompts begin with; see ``prefill_common_prefix``."""
+        """Prefill the prefix that all prompts share, under one adapter; see ``prefill_common_prefix``."""
         header = len(self.header_ids)
         with self.use_adapter(None if header else name) as model:
             return prefill_common_prefix(model, [prompt[: len(prompt) - header] for prompt in prompts])
@@ -332,12 +320,12 @@ class ExpertPool(AdaptedModel):
     def prefill(
         self, name: str | AdapterDelta | None, prompts: Sequence[list[int]], start: tuple[int, KVCache | None]
     ) -> tuple[Tensor, KVCache]:
-        """Let one expert read prompts: the logits (B, V) of its first token, and what was read.
+        """Prefill prompts under one adapter: the logits (B, V) of the first answer token, and the KV cache.
 
         Args:
-            name: of the expert, or a voice without a name; None is the base model.
-            prompts: as ids, the header included.
-            start: what they begin with, as ``prefill_prefix`` gives it for this voice.
+            name: an expert's name, or a composite; None is the base model.
+            prompts: token ids, the header included.
+            start: the common prefix's length and KV cache, from ``prefill_prefix`` with the same name.
         """
         tokens, read = start
         read = None if read is None else read.repeat(len(prompts))

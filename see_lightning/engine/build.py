@@ -12,7 +12,8 @@ import hydra.utils
 from omegaconf import DictConfig
 from torch.distributed.device_mesh import DeviceMesh
 
-from see_lightning.adapters.pool import ExpertPool, check_activated
+from see_lightning.adapters.activated import check_activated
+from see_lightning.adapters.pool import ExpertPool
 from see_lightning.adapters.response_cache import ResponseCache
 from see_lightning.adapters.targets import resolve_targets
 from see_lightning.config.checks import TRAIN

@@ -42,18 +42,18 @@ def read_verdict(text: str, indicators: Indicators) -> Verdict | None:
 
 
 def apply_threshold(verdict: Verdict, log_odds: float | None, threshold: float | None) -> Verdict:
-    """A verdict as it counts: a yes that leans too little to it is a no.
+    """A positive verdict whose log-odds lie below the threshold counts as negative.
 
     Args:
-        verdict: of an expert, in its own words.
-        log_odds: how much it leans to yes, in nats, to 4 digits as it is kept; None if that is not known.
-        threshold: the least that it must lean; None takes it at its word.
+        verdict: decoded from the expert's answer.
+        log_odds: of the positive over the negative indicator, in nats, rounded to 4 digits; None if unknown.
+        threshold: lowest log-odds that accept; None keeps the decoded verdict.
 
-    >>> apply_threshold(Verdict.POS, 1.5, 2.0), apply_threshold(Verdict.POS, 1.5, None), apply_threshold(Verdict.NEITHER, 9.0, 2.0)
-    (<Verdict.NEG: 'neg'>, <Verdict.POS: 'pos'>, <Verdict.NEITHER: 'neither'>)
+    >>> apply_threshold(Verdict.POS, 1.5, 2.0), apply_threshold(Verdict.POS, 1.5, None)
+    (<Verdict.NEG: 'neg'>, <Verdict.POS: 'pos'>)
     """
-    timid = threshold is not None and log_odds is not None and round(log_odds, 4) < threshold
-    return Verdict.NEG if verdict is Verdict.POS and timid else verdict
+    is_below = threshold is not None and log_odds is not None and round(log_odds, 4) < threshold
+    return Verdict.NEG if verdict is Verdict.POS and is_below else verdict
 
 
 def strip_indicator(text: str, indicators: Indicators) -> str:

@@ -270,7 +270,7 @@ class SubExpert:
         self._cache = WeightCache()
 
     def add(self, layer: str, x: Tensor) -> Tensor:
-        """See ``CompositeAdapter``. Ranks that the task does not use are not multiplied, and A and the router in one product."""
+        """The update of the task's ranks alone; A and the router are one matrix product."""
         ready = self._at(layer, x.dtype)
         low = linear(x, ready.down)
         if ready.spread_ER is not None:

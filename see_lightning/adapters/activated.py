@@ -1,0 +1,20 @@
+"""Activated LoRA: experts that act from the header that ends every prompt, over the base model's KV cache."""
+
+from collections.abc import Sequence
+
+from see_lightning.config.schema import AdapterConfig
+from see_lightning.errors import ConfigError
+
+
+def check_activated(adapter: AdapterConfig, header_ids: Sequence[int]) -> None:
+    """Refuse activated experts where prompts do not all end in the same tokens.
+
+    Args:
+        adapter: whether experts are activated.
+        header_ids: tokens that end every prompt; empty if prompts end in different tokens.
+    """
+    if adapter.activated and not header_ids:
+        raise ConfigError(
+            "adapter.activated needs prompts that end alike, where the experts begin to act; model.prompt=plain and a chat"
+            " template without an assistant header end with the query. Choose model.prompt=chat or alpaca, or adapter=lora."
+        )
