@@ -1,8 +1,6 @@
 """``results.json``: every number of a run, computed from its ledger and its answers."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
 from itertools import chain
 from statistics import mean
 from typing import Any
@@ -11,12 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from see_lightning.adapters.files import THRESHOLD
 from see_lightning.config.identity import method_name, numbers_config
-from see_lightning.config.schema import VARIANTS, RunConfig
+from see_lightning.config.schema import VARIANTS
 from see_lightning.engine.contents import ood_digests, placed
-from see_lightning.engine.ledger import OOD, Ledger
+from see_lightning.engine.ledger import OOD
 from see_lightning.engine.method_costs import HOOKS
 from see_lightning.engine.record import starts_of
-from see_lightning.engine.stages import Stage
+from see_lightning.engine.run_data import RunData
 from see_lightning.evaluation.continual import continual_metrics
 from see_lightning.evaluation.last_row import last_row
 from see_lightning.evaluation.matrix import ResultsMatrix
@@ -25,71 +23,7 @@ from see_lightning.evaluation.protocols import summaries
 from see_lightning.evaluation.routing import BASE, misrouted, routing_report
 from see_lightning.evaluation.variants import variant_report
 from see_lightning.files.run_files import read_file
-from see_lightning.methods.method import Method
 from see_lightning.models.base import model_id
-from see_lightning.tasks.task import Task
-
-
-@dataclass(frozen=True)
-class RunData:
-    """A run whose every stage is finished, as its results are computed from it.
-
-    Args:
-        ledger: of the run.
-        stages: of the run.
-        tasks: in their order.
-        eval_sets: tasks that were asked beside the run's own, by the name of their ``EvalSet``.
-        cfg: the composed config.
-        config: its typed form.
-        method: the method's class, for what it declares.
-    """
-
-    ledger: Ledger
-    stages: list[Stage]
-    tasks: list[Task]
-    eval_sets: Mapping[str, Sequence[Task]]
-    cfg: DictConfig
-    config: RunConfig
-    method: type[Method]
-
-    @property
-    def names(self) -> list[str]:
-        """Of the tasks, in their order."""
-        return [task.name for task in self.tasks]
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """What the ledger notes about the run as a whole."""
-        about: dict[str, Any] = self.ledger.content["about"]
-        return about
-
-    @cached_property
-    def answers(self) -> dict[str, list[dict[str, Any]]]:
-        """The answers after each stage."""
-        return {stage.name: self.ledger.answers(stage.name) for stage in self.stages}
-
-    @property
-    def final(self) -> list[dict[str, Any]]:
-        """The answers after the last stage."""
-        return self.answers[self.stages[-1].name]
-
-    @cached_property
-    def trained(self) -> list[dict[str, Any]]:
-        """What is noted of each training."""
-        return [self.ledger.stage(stage.name)["trained"] for stage in self.stages if stage.task]
-
-    @cached_property
-    def blocks(self) -> list[list[dict[str, Any]]]:
-        """What is noted of the answers to the run's own queries, after each stage."""
-        return [
-            [
-                block
-                for kind in ("answers", "remembered")
-                for block in self.ledger.stage(stage.name).get(kind, {}).values()
-                if "start" in block
-            ]
-            for stage in self.stages
-        ]
 
 
 def collect(run: RunData) -> dict[str, Any]:
@@ -99,7 +33,7 @@ def collect(run: RunData) -> dict[str, Any]:
         run: with every stage finished.
     """
     results = _origin(run) | _scores(run)
-    results |= _storage(run) | _assigned(run)
+    results |= _storage(run) | _assigned(run) | _method_report(run)
     if run.method.traits.has_experts and not run.method.is_told(run.cfg.method):
         results |= _routing(run, results.get("given"))
     if run.cfg.method.get("warm_start", "none") != "none":
@@ -190,6 +124,13 @@ def _assigned(run: RunData) -> dict[str, Any]:
         "expanded": [name == expert for name, expert in given.items()],
         "z": [one["z"] for one in assigned],
     }
+
+
+def _method_report(run: RunData) -> dict[str, Any]:
+    """What the method reports of itself after each task; null where it did not report it."""
+    reports = [stage.get("report", {}) for stage in run.trained]
+    found = {name: [report.get(name) for report in reports] for name in dict.fromkeys(chain(*reports))}
+    return {"method_report": found} if found else {}
 
 
 def _routing(run: RunData, given: Mapping[str, str] | None) -> dict[str, Any]:

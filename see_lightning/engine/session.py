@@ -29,7 +29,8 @@ from see_lightning.engine.ledger import OOD, Ledger, dump
 from see_lightning.engine.loop import run_stages
 from see_lightning.engine.made_from import date_of
 from see_lightning.engine.preemption import STOPPED, Preempted, StopSignal, exit_code
-from see_lightning.engine.results import RunData, collect, keep_earlier
+from see_lightning.engine.results import collect, keep_earlier
+from see_lightning.engine.run_data import RunData
 from see_lightning.engine.stages import OWN, EvalSet, Stage, plan_eval_sets, plan_stages
 from see_lightning.engine.start import start_run
 from see_lightning.engine.tracking import Tracker, make_tracker

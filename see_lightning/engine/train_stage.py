@@ -18,10 +18,11 @@ from see_lightning.data.example import Example
 from see_lightning.engine.callbacks import StageProgress, Throughput
 from see_lightning.engine.context import RunContext
 from see_lightning.engine.expert_file import EXPERT_FILE, write_expert_file
+from see_lightning.engine.ledger import dump
 from see_lightning.engine.method_costs import MethodCosts, of_all_ranks
 from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.stages import Stage
-from see_lightning.errors import Refusal
+from see_lightning.errors import ConfigError, Refusal
 from see_lightning.files.writing import write_text
 from see_lightning.methods.method import Assignment, Method
 from see_lightning.seeds import seed
@@ -126,6 +127,7 @@ class TrainStage:
             "seconds": round(self.costs.seconds("assign"), 3),
             "hooks": self._hooks(),
             "storage": method.storage(),
+            **self._report(),
         }
         self._commit({**nothing, **facts, "assigned": asdict(assigned)})
 
@@ -220,7 +222,25 @@ class TrainStage:
             "hooks": self._hooks(),
             "storage": method.storage(),
             "parent": method.parent,
+            **self._report(),
         }
+
+    def _report(self) -> dict[str, Any]:
+        """The method's own facts.
+
+        Raises:
+            ConfigError: JSON cannot hold them.
+        """
+        method = self.context.method
+        report = method.report()
+        try:
+            dump(report)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{type(method).__name__}.report returns values that JSON cannot hold: {error}. Return finite numbers, texts,"
+                f" lists, dictionaries or None."
+            ) from error
+        return {"report": report} if report else {}
 
     def _row_counts(self, examples: Sequence[Example]) -> dict[str, Any]:
         """How many rows the stage trains on, and how many of them are of past tasks, or are to be refused."""
@@ -252,7 +272,8 @@ class TrainStage:
                 if f"expert/{file.name}" not in trained["files"]:  # what is final, such as the weights, stays untouched
                     file.replace(expert / file.name)
             shutil.rmtree(copy)
-        facts = {key: value for key, value in trained.items() if key not in ("ended", "files")}
+        facts = {key: value for key, value in trained.items() if key not in ("ended", "files", "report")}
+        facts |= self._report()
         before = trained.get("hooks", {})
         facts["hooks"] = {unit: {**before.get(unit, {}), **part} for unit, part in self._hooks().items()}
         self._commit(facts)

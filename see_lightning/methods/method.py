@@ -127,6 +127,13 @@ class Method(Training):
     def end_task(self, task: Task, memory: Memory) -> None:
         """Whatever is to be done once a task is learned: statistics, merging, thresholds."""
 
+    def report(self) -> dict[str, Any]:
+        """Facts about the method after a task, for ``method_report`` in the results: by name what JSON holds.
+
+        It reads what the method keeps and does not run the model. A name has one value for each task.
+        """
+        return {}
+
     @abstractmethod
     def answer(self, queries: Queries) -> list[Answer]:
         """Answer queries, in their order. Greedy: a sampled answer would give another result each time."""

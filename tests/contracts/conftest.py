@@ -44,6 +44,9 @@ class Planted(OneAdapterMethod):
     def load_state(self, task, tensors):
         self.learned = tensors["learned"]
 
+    def report(self):
+        return {"learned": int(self.learned)}
+
     def answer(self, queries):
         return [answer._replace(text=answer.text + self.bang) for answer in super().answer(queries)]
 '''

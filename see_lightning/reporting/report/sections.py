@@ -58,6 +58,9 @@ def costs_of(results: Results) -> dict[str, tuple[Any, bool]]:
             if isinstance(value, dict):  # by hook of the method; null where one did not run
                 value = [sum(part or 0 for part in task) for task in zip(*value.values(), strict=True)]
             costs[label.replace("_", " ")] = (value, is_span)
+    for name, values in results.get("method_report", {}).items():
+        if all(value is None or isinstance(value, int | float) for value in values):
+            costs[name.replace("_", " ")] = (values, False)
     if "capacity" in results:
         costs["capacity"] = (results["capacity"], False)
     return costs

@@ -1,0 +1,76 @@
+"""A finished run as its ledger has it: what its results are computed from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from omegaconf import DictConfig
+
+from see_lightning.config.schema import RunConfig
+from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.stages import Stage
+from see_lightning.methods.method import Method
+from see_lightning.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run whose every stage is finished, as its results are computed from it.
+
+    Args:
+        ledger: of the run.
+        stages: of the run.
+        tasks: in their order.
+        eval_sets: tasks that were asked beside the run's own, by the name of their ``EvalSet``.
+        cfg: the composed config.
+        config: its typed form.
+        method: the method's class, for what it declares.
+    """
+
+    ledger: Ledger
+    stages: list[Stage]
+    tasks: list[Task]
+    eval_sets: Mapping[str, Sequence[Task]]
+    cfg: DictConfig
+    config: RunConfig
+    method: type[Method]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the tasks, in their order."""
+        return [task.name for task in self.tasks]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the ledger notes about the run as a whole."""
+        about: dict[str, Any] = self.ledger.content["about"]
+        return about
+
+    @cached_property
+    def answers(self) -> dict[str, list[dict[str, Any]]]:
+        """The answers after each stage."""
+        return {stage.name: self.ledger.answers(stage.name) for stage in self.stages}
+
+    @property
+    def final(self) -> list[dict[str, Any]]:
+        """The answers after the last stage."""
+        return self.answers[self.stages[-1].name]
+
+    @cached_property
+    def trained(self) -> list[dict[str, Any]]:
+        """What is noted of each training."""
+        return [self.ledger.stage(stage.name)["trained"] for stage in self.stages if stage.task]
+
+    @cached_property
+    def blocks(self) -> list[list[dict[str, Any]]]:
+        """What is noted of the answers to the run's own queries, after each stage."""
+        return [
+            [
+                block
+                for kind in ("answers", "remembered")
+                for block in self.ledger.stage(stage.name).get(kind, {}).values()
+                if "start" in block
+            ]
+            for stage in self.stages
+        ]
