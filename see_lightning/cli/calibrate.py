@@ -1,8 +1,9 @@
 """Thresholds for the experts of a finished run: ``see-lightning calibrate RUN_DIR``."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -113,34 +114,14 @@ def calibrate(
         Refusal: there is no such run where its settings say, its method has no thresholds, or its tasks have no examples
             left.
     """
-    check_calibrate_on("--calibrate-on", on)
-    if not isinstance(on, str):
-        within("--calibrate-on", on, 1)
-    within("--target-recall", keep, 0.01, 1)
-    within("--ood-examples", against, 0)
-    within("--margin", leeway, 0, 1)
+    _check_numbers(on, keep, against, leeway)
     run_dir = find_run(run_dir)
     results = finished_results(run_dir, "thresholds are set for the experts of all tasks")
     run_dir = run_dir.resolve()
     cfg = load_config(run_dir / "config.yaml", trust)
-    if "calibrate_on" not in cfg.method:
-        raise ConfigError(
-            f"{run_dir} is a run of {method_name(cfg)}, whose models have no thresholds; give one of see."
-        )
     about = Ledger(run_dir).read().content["about"]
-    place = (cfg.order.name, method_name(cfg), run_dir.parent.name, f"seed={cfg.seed}")
-    if run_dir.parts[-4:] != place or "numbers" not in about:
-        raise ConfigError(
-            f"{run_dir} lies elsewhere than a run of these settings does, or is older than this; its experts would not be"
-            f" found. Let it lie at .../{'/'.join(place)}, or train again with method.calibrate_on={on}."
-        )
-    settings: dict[str, float | str] = {"calibrate_on": on, "keep": keep}
-    if on == TRAIN or against or cfg.method.get("against"):
-        settings |= {"against": against, "leeway": 0.25 if leeway is None else leeway}
-    elif leeway is not None:
-        raise ConfigError(
-            f"--margin={leeway:g} has no effect without --ood-examples N or --calibrate-on {TRAIN}; leave it out."
-        )
+    _check_origin(run_dir, cfg, about, on)
+    settings = _settings(cfg, on, keep, against, leeway)
     for name, value in settings.items():
         cfg.method[name] = value
     cfg.paths.runs = str(run_dir.parents[3])  # where it lies now, which may be elsewhere than it was made
@@ -148,11 +129,55 @@ def calibrate(
     cfg.ood, asked = None, {name: results.get(name, {}).get("asked") for name in ("ood", "variants")}
     refuse_code(run_dir / "results.json", asked, trust)
     cfg = cast("DictConfig", OmegaConf.merge(cfg, {name: value for name, value in asked.items() if value}))
+    _check_same_training(run_dir, cfg, about, on)
+    from see_lightning.engine.launch import launch  # late: it imports torch, which takes longer than a refusal should
 
+    return launch(cfg, " ".join([about["command"], *(f"method.{name}={value}" for name, value in settings.items())]))
+
+
+def _check_numbers(on: int | str, keep: float, against: int, leeway: float | None) -> None:
+    """Refuse numbers out of range, before anything is read."""
+    check_calibrate_on("--calibrate-on", on)
+    if not isinstance(on, str):
+        within("--calibrate-on", on, 1)
+    within("--target-recall", keep, 0.01, 1)
+    within("--ood-examples", against, 0)
+    within("--margin", leeway, 0, 1)
+
+
+def _settings(
+    cfg: DictConfig, on: int | str, keep: float, against: int, leeway: float | None
+) -> dict[str, float | str]:
+    """The settings of the method that differ from the run's own."""
+    settings: dict[str, float | str] = {"calibrate_on": on, "keep": keep}
+    if on == TRAIN or against or cfg.method.get("against"):
+        return {**settings, "against": against, "leeway": 0.25 if leeway is None else leeway}
+    if leeway is not None:
+        raise ConfigError(
+            f"--margin={leeway:g} has no effect without --ood-examples N or --calibrate-on {TRAIN}; leave it out."
+        )
+    return settings
+
+
+def _check_origin(run_dir: Path, cfg: DictConfig, about: Mapping[str, Any], on: int | str) -> None:
+    """Refuse a run without thresholds, and one whose experts would not be found by its settings."""
+    if "calibrate_on" not in cfg.method:
+        raise ConfigError(
+            f"{run_dir} is a run of {method_name(cfg)}, whose models have no thresholds; give one of see."
+        )
+    place = (cfg.order.name, method_name(cfg), run_dir.parent.name, f"seed={cfg.seed}")
+    if run_dir.parts[-4:] != place or "numbers" not in about:
+        raise ConfigError(
+            f"{run_dir} lies elsewhere than a run of these settings does, or is older than this; its experts would not be"
+            f" found. Let it lie at .../{'/'.join(place)}, or train again with method.calibrate_on={on}."
+        )
+
+
+def _check_same_training(run_dir: Path, cfg: DictConfig, about: Mapping[str, Any], on: int | str) -> None:
+    """Refuse settings or rows under which other experts would be trained than those that the run has."""
     # Late, because these import torch, which takes longer than a refusal should.
     from see_lightning.engine.build import build_tasks, build_template
     from see_lightning.engine.grow import trains_alike
-    from see_lightning.engine.launch import launch
     from see_lightning.tasks.task import changed_data
 
     config = validate(cfg)
@@ -162,10 +187,9 @@ def calibrate(
             f" train with, so its thresholds cannot be set alone. Train again with method.calibrate_on={on}."
         )
     tasks = build_tasks(cfg, config, build_template(config, about.get("date")))
-    other = changed_data({task.name: task.digest() for task in tasks}, about["data"])
-    if other:
+    changed = changed_data({task.name: task.digest() for task in tasks}, about["data"])
+    if changed:
         raise ConfigError(
-            f"{run_dir} was trained on rows of {', '.join(other)} that {on} held out would need, or its data changed since."
+            f"{run_dir} was trained on rows of {', '.join(changed)} that {on} held out would need, or its data changed since."
             f" Give a smaller --calibrate-on, or train again with method.calibrate_on={on}."
         )
-    return launch(cfg, " ".join([about["command"], *(f"method.{name}={value}" for name, value in settings.items())]))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from see_lightning.cli.command import Parser, at_least, command
 from see_lightning.config.checks import one_of
+from see_lightning.config.schema import RESERVED
 from see_lightning.config.trust import add_trust
 from see_lightning.engine.finished import finished_results
 from see_lightning.engine.latest import find_run
@@ -22,7 +23,9 @@ from see_lightning.files.writing import check_out, write_text
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
-    from rich.console import Console
+
+    from see_lightning.cli.lm_eval import ExpertLM
+    from see_lightning.methods.expert_scorer import ExpertScorer
 
 ADAPTERS = ("base", "experts", "ensemble")
 DESCRIPTION = """\
@@ -104,28 +107,33 @@ def run_harness(
         one_of("--voices", adapter, ADAPTERS)
     run_dir = find_run(run_dir)
     finished_results(run_dir, "its voices are asked when all have learned")
+    wanted = {"tasks": list(tasks), "limit": limit, "num_fewshot": num_fewshot}
     if out is None:
         out = run_dir / "harness.json"
-        _check_same(out, {"tasks": list(tasks), "limit": limit, "num_fewshot": num_fewshot})
+        _check_same(out, wanted)
     check_out(out)
     manager = _task_manager(include_path)
-    specs: list[Any] = []
-    members: dict[str, Any] = {}
-    for name in dict.fromkeys(tasks):
-        loaded = _load(manager, name)
-        members |= loaded["tasks"]
-        specs += [loaded["groups"][name]] if name in loaded["groups"] else loaded["tasks"].values()
+    specs, members = _load_all(manager, tasks)
     # Late, because these import torch, which takes longer than a refusal should.
     from rich.console import Console
 
-    from see_lightning.cli.lm_eval import BASE, ENSEMBLE, ExpertLM, experts, greedy, load_scorer
-    from see_lightning.engine.record import commit, versions
-
-    for one in members.values():
-        if one.OUTPUT_TYPE == "generate_until":
-            greedy(one.config.generation_kwargs or {})
+    from see_lightning.cli.lm_eval import ExpertLM, experts, load_scorer
+    from see_lightning.reporting.harness import columns, print_scores
 
     scorer = load_scorer(run_dir, device, trust, trust_remote_code=trust_remote_code)
+    asked = [ExpertLM(scorer, name) for name in _names(run_dir, scorer, adapters, members)]
+    found = {lm.adapter: _evaluate(lm, specs, manager, limit, num_fewshot) for lm in asked}
+    content = {"command": command, **_content(wanted, found), **_routes(asked[-1])}
+    shown = [getattr(spec, "task_name", None) or spec.name for spec in specs]
+    print_scores(content, columns(shown, next(iter(found.values()))), len(experts(scorer)), Console())
+    write_text(out, dump(seal(content)))
+    return out
+
+
+def _names(run_dir: Path, scorer: "Voices", adapters: Sequence[str] | None, members: Mapping[str, Any]) -> list[str]:
+    """The base model, each expert and the ensemble, as far as they are chosen with ``--adapters`` or the run has them."""
+    from see_lightning.cli.lm_eval import BASE, ENSEMBLE, experts
+
     names = experts(scorer)
     if adapters is None:
         silent = {"experts": not names, "ensemble": scorer.method.needs_task_id}
@@ -139,66 +147,34 @@ def run_harness(
             f"{textual[0]} scores texts without a query, which no expert can accept; leave it out, or leave out the experts:"
             f" --voices base,ensemble."
         )
-    asked = [ExpertLM(scorer, name) for name in (BASE, *alone, ENSEMBLE) if name in (*adapters, *alone)]
-    found = {lm.adapter: _evaluate(lm, specs, manager, limit, num_fewshot) for lm in asked}
-    first, last = next(iter(found.values())), asked[-1]
-    metrics: dict[str, Any] = {name: _metrics(found[name]) for name in (BASE, ENSEMBLE) if name in found}
-    if alone:
-        each = {name: _metrics(found[name]) for name in alone}
+    return [name for name in (BASE, *alone, ENSEMBLE) if name in (*adapters, *alone)]
+
+
+def _content(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``harness.json`` holds beside its command and who answered.
+
+    Args:
+        wanted: ``tasks``, ``limit`` and ``num_fewshot``, as they were asked for.
+        found: what the harness measured, by voice.
+    """
+    from see_lightning.engine.record import commit, versions
+
+    first = next(iter(found.values()))
+    metrics: dict[str, Any] = {name: _metrics(found[name]) for name in RESERVED if name in found}
+    each = {name: _metrics(one) for name, one in found.items() if name not in RESERVED}
+    if each:
         metrics["experts"] = {"mean": _mean(list(each.values())), "each": each}
-    content = {
-        "command": command,
+    return {
         "commit": commit(),
         "versions": {**versions(), "lm_eval": version("lm_eval"), "datasets": version("datasets")},
-        "tasks": list(tasks),
+        "tasks": wanted["tasks"],
         "task_versions": first["versions"],
-        "limit": limit,
-        "num_fewshot": num_fewshot,
+        "limit": wanted["limit"],
+        "num_fewshot": wanted["num_fewshot"],
         "shots": first["n-shot"],
         "queries": {task: counts["effective"] for task, counts in first["n-samples"].items()},
         "metrics": metrics,
-        **(_routes(last.answered) if last.adapter == ENSEMBLE else {}),
     }
-    shown = [task for spec in specs for task in _shown(getattr(spec, "task_name", None) or spec.name, first)]
-    print_scores(content, shown, len(names), Console())
-    write_text(out, dump(seal(content)))
-    return out
-
-
-def print_scores(content: Mapping[str, Any], tasks: Sequence[str], experts: int, console: "Console") -> None:
-    """Print a row for each voice and a column for each task's first metric.
-
-    Args:
-        content: of ``harness.json``.
-        tasks: those to show.
-        experts: how many there are.
-        console: where to.
-    """
-    from rich import box
-    from rich.table import Column, Table
-
-    from see_lightning.reporting.terminal import print_table
-    from see_lightning.reporting.words import number, percent
-
-    metrics = content["metrics"]
-    rows = {
-        "base": metrics.get("base"),
-        f"mean of {experts} experts (SEE-AE)": metrics.get("experts", {}).get("mean"),
-        "ensemble" if experts else "adapted model": metrics.get("ensemble"),
-    }
-    spoken = {name: row for name, row in rows.items() if row}
-    any_row = next(iter(spoken.values()))
-    chosen = [
-        (task, next(key for key in any_row[task] if "_stderr," not in key)) for task in tasks if any_row.get(task)
-    ]
-    heads = [f"{task} {key.removesuffix(',none').replace(',', ' ')}" for task, key in chosen]
-    table = Table("voice", *(Column(head, justify="right") for head in (*heads, "at the base")), box=box.SIMPLE_HEAD)
-    for name, row in spoken.items():
-        share = {"base": 1.0}.get(name, content.get("base_share") if row is metrics.get("ensemble") else None)
-        table.add_row(name, *(number(row[task][key], 4) for task, key in chosen), percent(share))
-    print_table(table, console)
-    if content["limit"] is not None:
-        console.print(f" The first {content['limit']} queries of each task alone: no result of the benchmark.")
 
 
 def _check_same(path: Path, asked: Mapping[str, Any]) -> None:
@@ -247,6 +223,26 @@ def _load(manager: "TaskManager", name: str) -> Mapping[str, Any]:
     return found
 
 
+def _load_all(manager: "TaskManager", names: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+    """What the harness is to evaluate for these names, and every task in it by its name.
+
+    Raises:
+        Refusal: a task cannot be read, or wants sampled answers.
+    """
+    specs: list[Any] = []
+    members: dict[str, Any] = {}
+    for name in dict.fromkeys(names):
+        loaded = _load(manager, name)
+        members |= loaded["tasks"]
+        specs += [loaded["groups"][name]] if name in loaded["groups"] else loaded["tasks"].values()
+    from see_lightning.cli.lm_eval import greedy  # late: it imports torch
+
+    for one in members.values():
+        if one.OUTPUT_TYPE == "generate_until":
+            greedy(one.config.generation_kwargs or {})
+    return specs, members
+
+
 def _evaluate(lm: Any, specs: list[Any], manager: "TaskManager", limit: int | None, num_fewshot: int | None) -> Any:
     from lm_eval import simple_evaluate
 
@@ -280,27 +276,22 @@ def _mean_of(values: Sequence[float | None]) -> float | None:
     return mean(known) if len(known) == len(values) else None
 
 
-def _routes(answered: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """Who answered what share of each task's queries, and what share of all the base model did."""
-    every = [adapter for own in answered.values() for adapter in own.values()]
-    if not every:
+def _routes(last: "VoiceLM") -> dict[str, Any]:
+    """Of an ensemble: who answered what share of each task's queries, and what share of all the base model did."""
+    from see_lightning.cli.lm_eval import BASE, ENSEMBLE
+
+    every = [adapter for own in last.answered.values() for adapter in own.values()]
+    if last.adapter != ENSEMBLE or not every:
         return {}
     return {
-        "answered_by": {task: _shares(own.values()) for task, own in answered.items()},
-        "base_share": round(every.count("base") / len(every), 6),
+        "answered_by": {task: _shares(own.values()) for task, own in last.answered.items()},
+        "base_share": round(every.count(BASE) / len(every), 6),
     }
 
 
 def _shares(adapters: Iterable[str]) -> dict[str, float]:
     counts = Counter(adapters)
     return {adapter: round(count / counts.total(), 6) for adapter, count in counts.most_common()}
-
-
-def _shown(name: str, found: Mapping[str, Any]) -> list[str]:
-    """What stands for a name in the table: itself, or its tasks if it has no score of its own."""
-    if any("," in key for key in found["results"].get(name, {})):
-        return [name]
-    return [task for child in found["group_subtasks"].get(name, []) for task in _shown(child, found)]
 
 
 def _words(text: str) -> list[str]:

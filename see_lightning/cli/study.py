@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from see_lightning.cli.command import Parser, command
 from see_lightning.config.trust import NOTHING, Trust, add_trust, trust_in
@@ -17,6 +17,10 @@ from see_lightning.errors import FULL, Refusal, barred, room_needed
 from see_lightning.files.run_files import seal, well_shaped
 from see_lightning.files.writing import check_out, write_text
 
+if TYPE_CHECKING:
+    from see_lightning.evaluation.recorded import RecordedDecisions
+
+REPORT = "report.html"
 DESCRIPTION = """\
 What a finished run of SEE would have given, had its experts been asked in another order or been believed at another
 threshold. It is counted from what the experts said (tasks/*/remembered.jsonl), so no model is read unless --answer asks for
@@ -93,15 +97,11 @@ def run_study(
     # Late, because these import torch, which takes longer than a refusal should.
     from rich.console import Console
 
-    from see_lightning.evaluation.counterfactual import mismatch, simulate
-    from see_lightning.evaluation.recorded import gather
     from see_lightning.evaluation.study import name_orders, study
     from see_lightning.evaluation.thresholds import default_thresholds
-    from see_lightning.reporting.report.page import render_html
     from see_lightning.reporting.report.study import print_study
 
-    tasks = results["tasks"]
-    named = name_orders(orders, tasks, results["seed"])
+    named = name_orders(orders, results["tasks"], results["seed"])
     ledger = Unheld(run_dir)  # what is final never changes, so to read it takes no lock
     if out:
         check_out(out)
@@ -111,6 +111,23 @@ def run_study(
         with room_needed(run_dir, "--out FILE"), ledger if out else Ledger(run_dir) as held:
             print(f"{answer_everything(held, trust)} answers were written that the run had no need of", file=sys.stderr)
         ledger = ledger if out else Unheld(run_dir)
+    recorded = _remembered(run_dir, ledger, results)
+    studied = study(recorded, named, default_thresholds(recorded) if thresholds is None else thresholds)
+    try:
+        _keep(run_dir, out, results, studied)
+    except OSError as error:
+        if error.errno in FULL or (told := barred(error)) is None:
+            raise
+        print(f"note: the study is printed but not kept: {told} --out FILE keeps it elsewhere.", file=sys.stderr)
+    print_study(studied, Console())
+    return out or run_dir / REPORT
+
+
+def _remembered(run_dir: Path, ledger: Unheld, results: dict[str, Any]) -> "Said":
+    """What the experts said of every query, if the run's own answers follow from it."""
+    from see_lightning.evaluation.counterfactual import mismatch, simulate
+    from see_lightning.evaluation.recorded import gather
+
     stages = list(ledger.content["stages"])
     records = [record for stage in stages for record in ledger.remembered(stage)]
     if not records:
@@ -120,28 +137,26 @@ def run_study(
             recorded = gather(records, results, ledger.answers(stages[-1]))
         except Refusal as error:
             raise Refusal(f"what {run_dir} remembers cannot be studied: {error}") from error
-        wrong = mismatch(simulate(recorded, tasks[::-1]), results)
+        wrong = mismatch(simulate(recorded, results["tasks"][::-1]), results)
     if wrong:
         raise Refusal(
             f"what {run_dir} remembers does not belong to its results: {wrong}. Put its files back, or run the"
             f" experiment anew."
         )
-    studied = study(recorded, named, default_thresholds(recorded) if thresholds is None else thresholds)
+    return recorded
+
+
+def _keep(run_dir: Path, out: Path | None, results: dict[str, Any], studied: dict[str, Any]) -> None:
+    """Write the study to ``out``; without one, beside the run's results and into the run's report."""
+    from see_lightning.reporting.report.page import render_html
+
     text = dump(seal(studied))
-    report = run_dir / "report.html"
-    try:
-        if out:
-            write_text(out, text)
-        else:
-            with Ledger(run_dir) as held:
-                held.write(run_dir / "study.json", text)
-                held.write(report, render_html(results, studied))
-    except OSError as error:
-        if error.errno in FULL or (told := barred(error)) is None:
-            raise
-        print(f"note: the study is printed but not kept: {told} --out FILE keeps it elsewhere.", file=sys.stderr)
-    print_study(studied, Console())
-    return out or report
+    if out:
+        write_text(out, text)
+        return
+    with Ledger(run_dir) as held:
+        held.write(run_dir / "study.json", text)
+        held.write(run_dir / REPORT, render_html(results, studied))
 
 
 def _finished(run_dir: Path) -> dict[str, Any]:

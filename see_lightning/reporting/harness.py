@@ -1,0 +1,55 @@
+"""``harness.json`` as a table in the terminal."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+
+from see_lightning.reporting.terminal import print_table
+from see_lightning.reporting.words import number, percent
+
+
+def columns(names: Iterable[str], found: Mapping[str, Any]) -> list[str]:
+    """The columns of the table: each name, or the tasks in it if it has no score of its own.
+
+    Args:
+        names: of tasks and groups.
+        found: what the harness measured.
+    """
+    tasks: list[str] = []
+    for name in names:
+        has_score = any("," in key for key in found["results"].get(name, {}))
+        tasks += [name] if has_score else columns(found["group_subtasks"].get(name, []), found)
+    return tasks
+
+
+def print_scores(content: Mapping[str, Any], tasks: Sequence[str], experts: int, console: Console) -> None:
+    """Print a row for each voice and a column for each task's first metric.
+
+    Args:
+        content: of ``harness.json``.
+        tasks: those to show.
+        experts: how many there are.
+        console: where to.
+    """
+    metrics = content["metrics"]
+    rows = {
+        "base": metrics.get("base"),
+        f"mean of {experts} experts (SEE-AE)": metrics.get("experts", {}).get("mean"),
+        "ensemble" if experts else "adapted model": metrics.get("ensemble"),
+    }
+    spoken = {name: row for name, row in rows.items() if row}
+    any_row = next(iter(spoken.values()))
+    chosen = [
+        (task, next(key for key in any_row[task] if "_stderr," not in key)) for task in tasks if any_row.get(task)
+    ]
+    heads = [f"{task} {key.removesuffix(',none').replace(',', ' ')}" for task, key in chosen]
+    table = Table("voice", *(Column(head, justify="right") for head in (*heads, "at the base")), box=box.SIMPLE_HEAD)
+    for name, row in spoken.items():
+        share = {"base": 1.0}.get(name, content.get("base_share") if row is metrics.get("ensemble") else None)
+        table.add_row(name, *(number(row[task][key], 4) for task, key in chosen), percent(share))
+    print_table(table, console)
+    if content["limit"] is not None:
+        console.print(f" The first {content['limit']} queries of each task alone: no result of the benchmark.")
