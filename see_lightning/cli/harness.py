@@ -53,7 +53,12 @@ def add_arguments(parser: Parser) -> None:
         "--num-fewshot", type=at_least(0), metavar="N", help="examples before each query (default: the task's own)"
     )
     parser.add_argument(
-        "--voices", type=_words, metavar="VOICE,...", help="base, experts, ensemble (default: all that the run has)"
+        "--adapters",
+        "--voices",
+        dest="adapters",
+        type=_words,
+        metavar="NAME,...",
+        help="base, experts, ensemble (default: all that the run has)",
     )
     parser.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
     parser.add_argument(
@@ -64,7 +69,7 @@ def add_arguments(parser: Parser) -> None:
 
 @command("harness", DESCRIPTION, add_arguments, EPILOG)
 def main(given: argparse.Namespace) -> None:
-    """Print the scores of a run's voices."""
+    """Print the scores of a run's base model, experts and ensemble."""
     print(run_harness(**vars(given)))
 
 
@@ -82,7 +87,7 @@ def run_harness(
     trust: Sequence[str] = (),
     trust_remote_code: bool = False,
 ) -> Path:
-    """Put tasks of lm-evaluation-harness to the voices of a run, print a table and keep the metrics.
+    """Evaluate a run on tasks of lm-evaluation-harness, print a table and keep the metrics.
 
     Args:
         run_dir: of a finished run.
@@ -101,12 +106,12 @@ def run_harness(
         The path of the metrics.
 
     Raises:
-        Refusal: the run is not finished or has no such voice, the harness is not installed, or a task cannot be read.
+        Refusal: the run is not finished or has no such adapter, the harness is not installed, or a task cannot be read.
     """
     for adapter in adapters or ():
-        one_of("--voices", adapter, ADAPTERS)
+        one_of("--adapters", adapter, ADAPTERS)
     run_dir = find_run(run_dir)
-    finished_results(run_dir, "its voices are asked when all have learned")
+    finished_results(run_dir, "it is evaluated after its last task")
     wanted = {"tasks": list(tasks), "limit": limit, "num_fewshot": num_fewshot}
     if out is None:
         out = run_dir / "harness.json"
@@ -130,7 +135,9 @@ def run_harness(
     return out
 
 
-def _names(run_dir: Path, scorer: "Voices", adapters: Sequence[str] | None, members: Mapping[str, Any]) -> list[str]:
+def _names(
+    run_dir: Path, scorer: "ExpertScorer", adapters: Sequence[str] | None, members: Mapping[str, Any]
+) -> list[str]:
     """The base model, each expert and the ensemble, as far as they are chosen with ``--adapters`` or the run has them."""
     from see_lightning.cli.lm_eval import BASE, ENSEMBLE, experts
 
@@ -139,13 +146,13 @@ def _names(run_dir: Path, scorer: "Voices", adapters: Sequence[str] | None, memb
         silent = {"experts": not names, "ensemble": scorer.method.needs_task_id}
         adapters = [adapter for adapter in ADAPTERS if not silent.get(adapter)]
     if "experts" in adapters and not names:
-        raise ConfigError(f"{run_dir} has no experts to be asked alone; choose --voices base,ensemble.")
+        raise ConfigError(f"{run_dir} has no experts to be asked alone; choose --adapters base,ensemble.")
     alone = names if "experts" in adapters else []
     textual = [name for name, one in members.items() if one.OUTPUT_TYPE == "loglikelihood_rolling"]
     if alone and textual:
         raise ConfigError(
             f"{textual[0]} scores texts without a query, which no expert can accept; leave it out, or leave out the experts:"
-            f" --voices base,ensemble."
+            f" --adapters base,ensemble."
         )
     return [name for name in (BASE, *alone, ENSEMBLE) if name in (*adapters, *alone)]
 
@@ -155,7 +162,7 @@ def _content(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, A
 
     Args:
         wanted: ``tasks``, ``limit`` and ``num_fewshot``, as they were asked for.
-        found: what the harness measured, by voice.
+        found: what the harness measured, by adapter.
     """
     from see_lightning.engine.record import commit, versions
 
@@ -276,7 +283,7 @@ def _mean_of(values: Sequence[float | None]) -> float | None:
     return mean(known) if len(known) == len(values) else None
 
 
-def _routes(last: "VoiceLM") -> dict[str, Any]:
+def _routes(last: "ExpertLM") -> dict[str, Any]:
     """Of an ensemble: who answered what share of each task's queries, and what share of all the base model did."""
     from see_lightning.cli.lm_eval import BASE, ENSEMBLE
 

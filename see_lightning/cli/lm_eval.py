@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class ExpertLM(LM):
-    """One voice of a run, as the harness asks it.
+    """One adapter of a run, the base model or the ensemble, as a model of the harness.
 
     A request's context is the query, put to the model through the run's prompt template. The ensemble's experts walk on it,
     once for each query, and whoever accepts scores or writes the answer.
@@ -45,11 +45,13 @@ class ExpertLM(LM):
         super().__init__()
         method, names = scorer.method, (ENSEMBLE, BASE, *experts(scorer))
         if adapter not in names:
-            raise ConfigError(f"there is no voice {adapter!r}.{nearest(adapter, names)} There are: {', '.join(names)}.")
+            raise ConfigError(
+                f"there is no adapter {adapter!r}.{nearest(adapter, names)} There are: {', '.join(names)}."
+            )
         if adapter == ENSEMBLE and method.needs_task_id:
             raise ConfigError(
                 f"{type(method).__name__.lower()} must be told the task of a query, and a foreign one has none: its ensemble"
-                f" cannot be asked. Choose among the voices {', '.join(names[1:])}."
+                f" cannot be asked. Choose among {', '.join(names[1:])}."
             )
         self.scorer, self.adapter = scorer, adapter
         #: By task: each query, and who answered it.
@@ -78,7 +80,7 @@ class ExpertLM(LM):
         if self.adapter not in (ENSEMBLE, BASE):
             raise ConfigError(
                 "a task scores texts without a query, which no expert can accept; leave it out, or leave out the experts"
-                " (--voices ensemble,base)."
+                " (--adapters ensemble,base)."
             )
         if self.adapter == ENSEMBLE and isinstance(method, OneAdapterMethod) and not self.scorer.pool.header_ids:
             adapter = method.ADAPTER  # activated ones act from a prompt's end on, and there is no prompt
@@ -133,6 +135,7 @@ class SeeLightning(ExpertLM):
         max_batch_size: likewise.
         trust: as ``load_ensemble`` takes it, with blanks between several.
         trust_remote_code: as ``load_ensemble`` takes it.
+        voice: older name of ``adapter``.
     """
 
     def __init__(
@@ -144,15 +147,18 @@ class SeeLightning(ExpertLM):
         max_batch_size: int | None = None,
         trust: str = "",
         trust_remote_code: bool = False,
+        voice: str | None = None,
     ) -> None:
         place = device if torch.cuda.is_available() else "cpu"
-        super().__init__(load_scorer(run_dir, place, trust.split(), trust_remote_code=trust_remote_code), adapter)
+        super().__init__(
+            load_scorer(run_dir, place, trust.split(), trust_remote_code=trust_remote_code), voice or adapter
+        )
 
 
 def load_scorer(
     run_dir: str | Path, device: str | None = None, trust: Sequence[str] = (), *, trust_remote_code: bool = False
 ) -> ExpertScorer:
-    """The voices of a run.
+    """A run's method, with what it takes to score texts.
 
     Args:
         run_dir: as ``load_ensemble`` takes it.

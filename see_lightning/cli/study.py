@@ -123,7 +123,7 @@ def run_study(
     return out or run_dir / REPORT
 
 
-def _remembered(run_dir: Path, ledger: Unheld, results: dict[str, Any]) -> "Said":
+def _remembered(run_dir: Path, ledger: Unheld, results: dict[str, Any]) -> "RecordedDecisions":
     """What the experts said of every query, if the run's own answers follow from it."""
     from see_lightning.evaluation.counterfactual import mismatch, simulate
     from see_lightning.evaluation.recorded import gather

@@ -26,7 +26,7 @@ def columns(names: Iterable[str], found: Mapping[str, Any]) -> list[str]:
 
 
 def print_scores(content: Mapping[str, Any], tasks: Sequence[str], experts: int, console: Console) -> None:
-    """Print a row for each voice and a column for each task's first metric.
+    """Print a row for each adapter and a column for each task's first metric.
 
     Args:
         content: of ``harness.json``.
@@ -46,7 +46,7 @@ def print_scores(content: Mapping[str, Any], tasks: Sequence[str], experts: int,
         (task, next(key for key in any_row[task] if "_stderr," not in key)) for task in tasks if any_row.get(task)
     ]
     heads = [f"{task} {key.removesuffix(',none').replace(',', ' ')}" for task, key in chosen]
-    table = Table("voice", *(Column(head, justify="right") for head in (*heads, "at the base")), box=box.SIMPLE_HEAD)
+    table = Table("adapter", *(Column(head, justify="right") for head in (*heads, "at the base")), box=box.SIMPLE_HEAD)
     for name, row in spoken.items():
         share = {"base": 1.0}.get(name, content.get("base_share") if row is metrics.get("ensemble") else None)
         table.add_row(name, *(number(row[task][key], 4) for task, key in chosen), percent(share))

@@ -83,7 +83,7 @@ def put_to_harness(run: Path, around: Around) -> None:
     tasks.mkdir()
     (tasks / "toy_choice.yaml").write_text(HARNESS.replace("DIR", str(tasks)))
     (tasks / "rows.jsonl").write_text('{"question": "skysky1?", "label": 0}\n')
-    words = ["--tasks", "toy_choice", "--voices", "base", "--include-path", str(tasks)]
+    words = ["--tasks", "toy_choice", "--adapters", "base", "--include-path", str(tasks)]
     harness.main([str(run), *words, "--out", str(around.out / "harness.json")])
 
 

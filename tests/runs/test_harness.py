@@ -86,7 +86,7 @@ def build(method, pool, **settings):
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["ordinary", "activated"])
-def route(request):
+def adapters(request):
     pool = small.learner(activated=request.param)
     for name, said in SAID.items():
         small.memorise(pool, name, dict(zip(QUERIES, said, strict=True)))
@@ -228,8 +228,10 @@ def test_an_adapted_model_scores_texts_itself(tmp_path):
     assert lm.loglikelihood_rolling([ask("rolling", "a day")]) == [pytest.approx(by_hand, abs=1e-4)]
 
 
-def test_a_voice_that_there_is_not_is_refused_with_those_there_are(adapters):
-    with pytest.raises(ConfigError, match="no voice 'bass'. Did you mean 'base'[?] There are: ensemble, base, qa, sa"):
+def test_an_adapter_that_there_is_not_is_refused_with_those_there_are(adapters):
+    with pytest.raises(
+        ConfigError, match="no adapter 'bass'. Did you mean 'base'[?] There are: ensemble, base, qa, sa"
+    ):
         ExpertLM(adapters, "bass")
 
 
@@ -322,7 +324,7 @@ def test_the_command_tells_every_voice_s_scores_and_keeps_them(base, run_of, tas
     assert list(kept["metrics"]) == ["base", "ensemble", "experts"]
 
 
-def test_a_group_a_limit_examples_and_voices_are_what_was_asked_for(run_of, tasks, capsys, tmp_path):
+def test_a_group_a_limit_examples_and_adapters_are_what_was_asked_for(run_of, tasks, capsys, tmp_path):
     run, out_file = run_of(), tmp_path / "here.json"
     words = ["--tasks", "toy_all", "--include-path", tasks, "--limit", 3, "--num-fewshot", 1]
     seen = []
@@ -333,7 +335,7 @@ def test_a_group_a_limit_examples_and_voices_are_what_was_asked_for(run_of, task
         return choose(adapters, queries)
 
     with patch.object(ExpertScorer, "choose", noted):
-        code, out, err = command(capsys, run, *words, "--voices", "ensemble,base", "--out", out_file)
+        code, out, err = command(capsys, run, *words, "--adapters", "ensemble,base", "--out", out_file)
     assert code == 0, err
     assert not (run / "harness.json").exists()
     kept = json.loads(out_file.read_text())
@@ -372,17 +374,17 @@ def test_a_run_without_experts_has_an_adapted_model(run_of, tasks, capsys):
     prompts = [json.loads(line)["question"] for line in (tasks / "rows.jsonl").read_text().splitlines()]
     texts = {adapters.write("shared", prompt, max_new_tokens=4) for prompt in prompts}
     assert texts == {answer["text"] for answer in last}, "what the run's last stage answered"
-    code, _, err = command(capsys, run, "--tasks", "toy_written", "--include-path", tasks, "--voices", "experts")
+    code, _, err = command(capsys, run, "--tasks", "toy_written", "--include-path", tasks, "--adapters", "experts")
     assert (code, "has no experts to be asked alone" in err) == (2, True)
 
 
 def test_stl_cannot_be_told_a_foreign_query_s_task(run_of, tasks, capsys):
     run = run_of("method=stl")
     words = [run, "--tasks", "toy_choice", "--include-path", tasks]
-    code, _, err = command(capsys, *words, "--voices", "ensemble")
+    code, _, err = command(capsys, *words, "--adapters", "ensemble")
     assert (code, len(err.strip().splitlines()[-1:])) == (2, 1)
     assert "stl must be told the task of a query, and a foreign one has none" in err
-    assert "Choose among the voices base, sky, sea, ice" in err
+    assert "Choose among base, sky, sea, ice" in err
     code, out, err = command(capsys, *words)
     assert code == 0, err
     assert list(json.loads((run / "harness.json").read_text())["metrics"]) == ["base", "experts"]
@@ -397,7 +399,7 @@ def test_stl_cannot_be_told_a_foreign_query_s_task(run_of, tasks, capsys):
             ["--tasks", "toy_choise"],
             "lm_eval has no task 'toy_choise'. Did you mean 'toy_choice'? `lm_eval ls tasks`",
         ),
-        (None, ["--tasks", "toy_choice", "--voices", "experst"], "Did you mean 'experts'?"),
+        (None, ["--tasks", "toy_choice", "--adapters", "experst"], "Did you mean 'experts'?"),
         (None, ["--tasks", "toy_choice", "--include-path", "nowhere"], "--include-path nowhere is no folder"),
         (None, ["--tasks", "toy_choice", "--limit", "0"], "a number of at least 1 is wanted; got '0'"),
         (None, ["--tasks", "toy_choice", "--num-fewshot", "-1"], "a number of at least 0 is wanted; got '-1'"),
@@ -406,7 +408,7 @@ def test_stl_cannot_be_told_a_foreign_query_s_task(run_of, tasks, capsys):
         (
             "results.json",
             ["--tasks", "toy_choice"],
-            "is not finished, and its voices are asked when all have learned; go on with: test",
+            "is not finished, and it is evaluated after its last task; go on with: test",
         ),
         ("ledger.json", ["--tasks", "toy_choice"], "holds no run; give the folder that has ledger.json in it"),
         (
@@ -445,10 +447,10 @@ def test_the_harness_takes_the_run_by_its_name(run_of, tasks):
     manager = lm_eval.tasks.TaskManager(include_path=tasks)
     found = {
         adapter: lm_eval.simple_evaluate(
-            "see_lightning", {"run_dir": str(run), "voice": adapter}, ["toy_written"], batch_size=1, device="cpu",
+            "see_lightning", {"run_dir": str(run), name: adapter}, ["toy_written"], batch_size=1, device="cpu",
             task_manager=manager, log_samples=True,
         )
-        for adapter in ("ensemble", "base")
+        for name, adapter in (("adapter", "ensemble"), ("voice", "base"))  # its older name
     }  # fmt: skip
     *_, last = toy.read_answers(run).values()
     of = {sample["doc"]["question"]: sample["resps"][0][0] for sample in found["ensemble"]["samples"]["toy_written"]}
