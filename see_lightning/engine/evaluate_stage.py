@@ -154,10 +154,7 @@ class EvaluateStage:
             self._tell(one, tasks, results, scores)
 
     def _describe_expert(self, score: float) -> None:
-        """Note the score of the stage's expert on its own task; final with the next commit.
-
-        Before the answers are final: a run killed in between evaluates, and so describes, once more.
-        """
+        """Write the file of the stage's expert; final with the next commit, as the answers that give its score are."""
         if self.context.ranks.first:
             trained = self.context.ledger.stage(self.stage.name)["trained"]
             path = write_expert_file(self.context, self.stage, trained, score)

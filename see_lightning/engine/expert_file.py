@@ -12,7 +12,7 @@ EXPERT_FILE = "expert.json"
 
 
 def write_expert_file(context: RunContext, stage: Stage, trained: Mapping[str, Any], score: float | None) -> Path:
-    """Write an expert's file.
+    """Write an expert's file: once, when its score is known, so that it never changes.
 
     Args:
         context: of the run.

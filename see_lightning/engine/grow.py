@@ -157,10 +157,8 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
 
 def _only_responses(noted: dict[str, Any]) -> dict[str, Any]:
     """A stage without its answers, whose training is still to be ended; costs stay with the run that had them."""
-    again = tuple(
-        f"expert/{name}" for name in (THRESHOLD, STATE, "expert.json")
-    )  # written when an expert ends its task
-    files = {file: digest for file, digest in noted["trained"]["files"].items() if file not in again}
+    written_again = {f"expert/{name}" for name in (THRESHOLD, STATE, "expert.json")}
+    files = {file: digest for file, digest in noted["trained"]["files"].items() if file not in written_again}
     said: dict[str, Any] = {
         kind: {task: {key: block[key] for key in ("start", "end", "sha256")} for task, block in noted[kind].items()}
         for kind in ("remembered", *(f"{kind}_remembered" for kind in EVAL_SETS))

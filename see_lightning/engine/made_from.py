@@ -78,7 +78,7 @@ def taken_up(ledger: Ledger, stage: str, facts: Mapping[str, Any]) -> Iterator[N
     Raises:
         LedgerError: it is of another task, model, precision, template, or has other indicators; or its files lack something.
     """
-    if "expert/expert.json" in ledger.stage(stage)["trained"]["files"]:  # else it has not ended its task yet
+    if "expert/expert.json" in ledger.stage(stage)["trained"]["files"]:  # else its own task is not evaluated yet
         _check_expert(ledger, stage, facts)
     try:
         yield

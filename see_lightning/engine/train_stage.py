@@ -17,7 +17,7 @@ import torch
 from see_lightning.data.example import Example
 from see_lightning.engine.callbacks import StageProgress, Throughput
 from see_lightning.engine.context import RunContext
-from see_lightning.engine.expert_file import EXPERT_FILE, write_expert_file
+from see_lightning.engine.expert_file import write_expert_file
 from see_lightning.engine.ledger import dump
 from see_lightning.engine.method_costs import MethodCosts, of_all_ranks
 from see_lightning.engine.pages import kept_pages
@@ -281,11 +281,10 @@ class TrainStage:
 
     def _commit(self, facts: dict[str, Any]) -> None:
         """Make final what was learned and saved."""
-        if self.context.ranks.first:
+        if not self.stage.tests_own:  # else the stage's evaluation writes it, with the score
             write_expert_file(self.context, self.stage, facts, score=None)
         expert = sorted(path.name for path in (self.folder / "expert").glob("*"))
-        files = ["examples.jsonl", *(f"expert/{name}" for name in expert if name != EXPERT_FILE)]
-        self.context.ledger.commit_trained(self.stage.name, files, facts)
+        self.context.ledger.commit_trained(self.stage.name, ["examples.jsonl", *(f"expert/{n}" for n in expert)], facts)
 
 
 @contextmanager

@@ -103,6 +103,25 @@ def test_a_run_goes_on_in_the_precision_it_was_begun_in(data, tmp_path):
     assert [expert["dtype"] for expert in experts] == ["bf16", "bf16"]
 
 
+@pytest.mark.parametrize("method", ["see", "mtl"])
+def test_an_expert_is_described_once_with_its_score(data, tmp_path, method):
+    written, write = [], Ledger.write
+
+    def noted(ledger, path, text):
+        written.append(path)
+        write(ledger, path, text)
+
+    with patch.object(Ledger, "write", noted):
+        directory = toy.run(toy.compose(data, tmp_path / "runs", *TWO_TASKS, f"method={method}")).directory
+    described = [path for path in written if path.name == "expert.json"]
+    stages = Ledger(directory).read().content["stages"]
+    assert [path.parts[-3] for path in described] == list(stages)
+    assert all("expert/expert.json" in stage["trained"]["files"] for stage in stages.values())
+    scores = [json.loads(path.read_text())["score"] for path in described]
+    matrix = toy.read_results(directory)["matrix"]
+    assert scores == ([None] if method == "mtl" else [matrix[0][0], matrix[1][1]])
+
+
 def bad_rows(data, count):
     """A hundred rows more to train sky on, some of them without an answer."""
     file = data / "sky.train.jsonl"

@@ -136,7 +136,10 @@ def test_ranks_that_disagree_are_stopped_before_they_wait_for_each_other(data, t
         return [value, Assignment("sky", {})] if isinstance(value, Assignment) else [value]
 
     cfg = toy.compose(data, tmp_path, *SEMA, "order.tasks=[sky,sea]", "optim.epochs=1")
-    with patch.object(Ranks, "gather", gather), pytest.raises(RuntimeError, match="02-sea: the ranks disagree"):
+    with (
+        patch.object(Ranks, "gather", gather),
+        pytest.raises(RuntimeError, match="02-sea: the ranks chose different experts"),
+    ):
         toy.run(cfg)
 
 
