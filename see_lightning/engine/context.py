@@ -115,8 +115,8 @@ class RunContext:
             method = self.make_method()
         # Where it is trained and asked, before anything is restored or chosen there: Lightning would bring it later.
         method.to(self.trainer(self.stages[0], [], alone=True).strategy.root_device)
-        if stop_signal := method.pool.choose_reading():
-            self.console.print(stop_signal)
+        if notice := method.pool.choose_reading():
+            self.console.print(notice)
         if isinstance(method, ExpertMethod):
             method.response_cache = response_cache_of(self.settings.facts)
             for stage in self.stages:
