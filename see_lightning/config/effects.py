@@ -70,8 +70,9 @@ EFFECTS = (
     Effect(("data.rehearsal",), lambda cfg: _rehearses(cfg) and float(cfg.method.ratio) > 0, "nothing is rehearsed by"
            " method={method} with this ratio"),
     Effect(("indicators.*",), lambda cfg: "indicators" in cfg.method, "method={method} writes no indicators"),
-    Effect(("method.general_source",), lambda cfg: any(_on(name)(cfg) for name in GENERAL_USES), "no general instructions are"
-           " taken; write method.general_negatives=N too"),
+    Effect(("method.general_source",),
+           lambda cfg: any(_on(name)(cfg) for name in GENERAL_USES) or not any(name in cfg.method for name in GENERAL_USES),
+           "no general instructions are taken; write method.general_negatives=N too"),
     Effect(("*.min_negatives",), lambda cfg: bool("min_negatives" in cfg.method and cfg.method.ratio),
            "method={method} refuses no past examples with this ratio"),
     Effect(("method.keep", "method.against"), _on("calibrate_on"), "no threshold is set; write method.calibrate_on=N too"),

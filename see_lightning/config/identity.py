@@ -51,7 +51,7 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     kept["method"] = switched_on({name: _one_spelling(value) for name, value in config["method"].items()})
     if "ratio" in kept["method"]:
         kept["method"]["ratio"] = float(kept["method"]["ratio"])
-    if _ratio_is_enough(kept["method"], config):
+    if "ratio" in kept["method"] and _ratio_is_enough(kept["method"], config):
         kept["method"].pop("min_negatives", None)
     if kept["method"].get("general_source") == "built_in":
         kept["method"]["general_source"] = f"built_in {GENERAL_VERSION}"
@@ -89,7 +89,8 @@ def switched_on(method: Mapping[str, Any]) -> dict[str, Any]:
     off = {name for switch, more in OFF.items() if method.get(switch) in (0, "none") for name in (switch, *more)}
     if method.get("calibrate_on") == TRAIN:
         off.discard("leeway")  # refused rows stand where general instructions might
-    if not any(name in method and name not in off for name in GENERAL_USES):
+    uses = [name for name in GENERAL_USES if name in method]
+    if uses and off.issuperset(uses):
         off.add("general_source")
     return {name: value for name, value in method.items() if name not in off}
 

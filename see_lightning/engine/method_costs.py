@@ -1,4 +1,4 @@
-"""What a method's own work costs beside the steps of training: seconds, and tokens that the model reads in it."""
+"""What a method's own work costs beside the loss of the steps: seconds, and tokens that the model reads in it."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,8 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from see_lightning.methods.method import Method
+
 #: The hooks of a method that run before and after the steps of training, in their order.
 HOOKS = ("assign", "training_examples", "choose_parent", "begin_task", "end_task")
+#: Those that run within each step. Their seconds are part of the training's.
+STEP_HOOKS = ("penalty", "edit_gradients", "after_step")
 
 
 class MethodCosts:
@@ -25,8 +29,8 @@ class MethodCosts:
 
     @contextmanager
     def of(self, hook: str) -> Iterator[None]:
-        """Within this, time and tokens count for one of ``HOOKS``."""
-        tokens = 0
+        """Within this, time and tokens are added to those of a hook."""
+        seconds, tokens = self.spent.get(hook, (0.0, 0))
 
         def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             nonlocal tokens
@@ -37,7 +41,19 @@ class MethodCosts:
             yield
         finally:
             handle.remove()
-            self.spent[hook] = time.monotonic() - started, tokens
+            self.spent[hook] = seconds + time.monotonic() - started, tokens
+
+    @contextmanager
+    def of_steps(self, method: Method) -> Iterator[None]:
+        """Within this, each call of ``STEP_HOOKS`` that the method's class has of its own is added up."""
+        own = [hook for hook in STEP_HOOKS if getattr(type(method), hook) is not getattr(Method, hook)]
+        for hook in own:
+            setattr(method, hook, self.of(hook)(getattr(method, hook)))
+        try:
+            yield
+        finally:
+            for hook in own:
+                delattr(method, hook)
 
     def seconds(self, hook: str) -> float:
         """Seconds of a hook; 0 if it did not run."""
@@ -45,7 +61,7 @@ class MethodCosts:
 
 
 def of_all_ranks(shares: Sequence[Mapping[str, tuple[float, int]]]) -> dict[str, Any]:
-    """What a run notes of a task: by hook the seconds of the slowest rank and the tokens of all.
+    """What a run notes of a task: by hook the tokens of all ranks, and outside the steps the seconds of the slowest rank.
 
     Args:
         shares: ``MethodCosts.spent`` of each rank, which all have the same hooks.
@@ -53,8 +69,10 @@ def of_all_ranks(shares: Sequence[Mapping[str, tuple[float, int]]]) -> dict[str,
     >>> of_all_ranks([{"end_task": (1.0, 8)}, {"end_task": (1.5, 8)}])
     {'seconds': {'end_task': 1.5}, 'tokens': {'end_task': 16}}
     """
-    hooks = [hook for hook in HOOKS if hook in shares[0]]
+    seconds = {hook: round(max(share[hook][0] for share in shares), 3) for hook in HOOKS if hook in shares[0]}
     return {
-        "seconds": {hook: round(max(share[hook][0] for share in shares), 3) for hook in hooks},
-        "tokens": {hook: sum(share[hook][1] for share in shares) for hook in hooks},
+        "seconds": seconds,
+        "tokens": {
+            hook: sum(share[hook][1] for share in shares) for hook in (*HOOKS, *STEP_HOOKS) if hook in shares[0]
+        },
     }

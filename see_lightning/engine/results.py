@@ -12,7 +12,7 @@ from see_lightning.config.identity import method_name, numbers_config
 from see_lightning.config.schema import VARIANTS
 from see_lightning.engine.contents import ood_digests, placed
 from see_lightning.engine.ledger import OOD
-from see_lightning.engine.method_costs import HOOKS
+from see_lightning.engine.method_costs import HOOKS, STEP_HOOKS
 from see_lightning.engine.record import starts_of
 from see_lightning.engine.run_data import RunData
 from see_lightning.evaluation.continual import continual_metrics
@@ -206,7 +206,8 @@ def _timing(run: RunData) -> dict[str, Any]:
 def _by_hook(run: RunData, unit: str) -> dict[str, list[Any]]:
     """What each of the method's hooks took, by stage; null where it did not run, or in a stage that older code trained."""
     noted = [stage.get("hooks", {}).get(unit, {}) for stage in run.trained]
-    return {hook: [stage.get(hook) for stage in noted] for hook in HOOKS if any(hook in stage for stage in noted)}
+    ran = [hook for hook in (*HOOKS, *STEP_HOOKS) if any(hook in stage for stage in noted)]
+    return {hook: [stage.get(hook) for stage in noted] for hook in ran}
 
 
 def _counts(run: RunData) -> dict[str, Any]:

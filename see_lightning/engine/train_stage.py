@@ -172,7 +172,7 @@ class TrainStage:
         torch.manual_seed(seed(settings.seed, self.task.name, purpose))
         started = time.monotonic()
         try:
-            with kept_pages():
+            with kept_pages(), self.costs.of_steps(method):
                 trainer.fit(method, datamodule=data)
             # No later loss tells of the last step.
             if not all(parameter.isfinite().all() for parameter in method.parameters() if parameter.requires_grad):

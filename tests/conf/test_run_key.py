@@ -235,3 +235,10 @@ def test_what_a_threshold_looks_at_has_a_key_where_there_is_a_threshold(composed
     assert run_key(composed(on, "method.leeway=1")) == keys[0]
     train = "method.calibrate_on=train"
     assert run_key(composed(train, "method.leeway=1")) != run_key(composed(train)), "refused rows are looked at"
+
+
+@pytest.mark.parametrize("setting", ["general_source", "min_negatives", "probe", "leeway", "keep"])
+def test_a_setting_that_another_method_has_by_the_same_name_enters_its_key(composed, setting):
+    """A method without the switch that turns the setting off in See."""
+    keys = {run_key(composed("method=seqft", f"+method.{setting}={value}")) for value in (1, 2)}
+    assert len(keys) == 2

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from see_lightning.engine.method_costs import MethodCosts
+from see_lightning.methods.seqft import SeqFt
 from see_lightning.models.tiny import tiny_model
 from tests.runs import toy
 
@@ -49,3 +50,27 @@ def test_tokens_that_are_read_outside_a_hook_do_not_count():
     model(input_ids=torch.zeros(1, 7, dtype=torch.long))
     assert costs.spent["end_task"][1] == 10
     assert costs.seconds("assign") == 0
+
+
+def test_the_tokens_of_passes_within_steps_are_counted(base, tmp_path, monkeypatch):
+    taken = []
+
+    def edit_gradients(method):
+        (batch,) = method.batches(method.past[:2], 2)
+        taken.append(batch.input_ids_BS.numel())
+        method.gradients(batch)
+
+    def begin_task(method, task, memory):
+        begin(method, task, memory)
+        method.past = task.train
+
+    begin = SeqFt.begin_task
+    monkeypatch.setattr(SeqFt, "begin_task", begin_task)
+    monkeypatch.setattr(SeqFt, "edit_gradients", edit_gradients)
+    run = toy.run(
+        toy.compose(toy.data_in(base), tmp_path / "runs", "method=seqft", "order.tasks=[sky]", "optim.epochs=1")
+    )
+    results = toy.read_results(run.directory)
+    assert results["counts"]["method_tokens"]["edit_gradients"] == [sum(taken)] != [0]
+    assert "edit_gradients" not in results["timing"]["method_s"], "its seconds are in train_s"
+    assert "penalty" not in results["counts"]["method_tokens"], "only hooks that the method has"
