@@ -141,7 +141,8 @@ class Method(Training):
     def state(self) -> dict[str, Tensor]:
         """Everything that the method keeps of past tasks beside its adapters, by name, such as a Fisher matrix or keys.
 
-        It is saved after each task, on any device. Numbers that are not finite are refused.
+        It is saved after each task by the first rank, so it is the same on all ranks; on any device. Numbers that are not
+        finite are refused.
         """
         return {}
 
@@ -174,7 +175,7 @@ class Method(Training):
         Raises:
             ConfigError: this method does not answer with one voice of its pool.
         """
-        raise ConfigError(f"the method {type(self).__name__} does not tell who would answer a query (Method.voices).")
+        raise ConfigError(f"the method {type(self).__name__} does not tell who would answer a query (Method.route).")
 
     def decide(self, queries: Queries) -> None:
         """Say of queries who would accept them; methods whose experts give verdicts do."""
