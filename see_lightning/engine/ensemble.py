@@ -214,19 +214,22 @@ def load_ensemble(
     if isinstance(trust, str):
         raise TypeError(f"trust takes a list of names; for one, write trust=[{trust!r}].")
     cfg = load_config(run_dir / "config.yaml", Trust(tuple(trust), trust_remote_code))
-    method = load_method(cfg, Ledger(run_dir).read(), name)
+    method = load_method(cfg, Ledger(run_dir).read(), name, place)
     if method.traits.schedule != "frozen" and not method.pool.names:
         raise ConfigError(f"{run_dir} has finished no task yet, so there is nothing to ask.")
-    return Ensemble(method.to(place), max_new_tokens=max_new_tokens, batch_size=cfg.data.eval_batch)
+    return Ensemble(method, max_new_tokens=max_new_tokens, batch_size=cfg.data.eval_batch)
 
 
-def load_method(cfg: DictConfig, ledger: Ledger, dtype: str | None = None) -> Method:
-    """A run's method with all that it has learned, on the CPU.
+def load_method(
+    cfg: DictConfig, ledger: Ledger, dtype: str | None = None, device: torch.device | None = None
+) -> Method:
+    """A run's method with all that it has learned.
 
     Args:
         cfg: of the run.
         ledger: of the run.
         dtype: of the base model; None takes the run's.
+        device: where the base model computes; None is the CPU.
 
     Raises:
         LedgerError: an expert's file is damaged, or the tokenizer or template is another than at training.
@@ -239,6 +242,8 @@ def load_method(cfg: DictConfig, ledger: Ledger, dtype: str | None = None) -> Me
     method = build_method(cfg, config, template, dtype or about["dtype"])
     check_model(ledger, config)  # its files may have come onto this machine only now
     method.pool.choose_reading()
+    if device is not None:
+        method.to(device)  # before tensors of its state are loaded, which no module would move
     facts = expert_facts(config, template, about["dtype"])
     for name, stage in ledger.content["stages"].items():
         if stage["trained"] and stage["trained"].get("ended", True):

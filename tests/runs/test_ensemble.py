@@ -18,6 +18,7 @@ from see_lightning.cli.study import main as study
 from see_lightning.engine.ensemble import Ensemble, Verdicts, load_ensemble
 from see_lightning.engine.latest import find_run
 from see_lightning.errors import ConfigError, Refusal
+from see_lightning.methods.seqft import SeqFt
 from see_lightning.tasks.prompts import PromptTemplate
 from tests.runs import toy
 
@@ -30,6 +31,18 @@ def loaded(base) -> Ensemble:
 
 
 # ---------------------------------------------------------------------------------------------- where it computes
+
+
+def test_experts_are_restored_where_the_model_computes(base, monkeypatch):
+    """A method's state is loaded onto the device of the base model, and nothing moves it later."""
+    directory, order = toy.whole(base, "method=seqft").directory, []
+    to, restore = SeqFt.to, SeqFt.restore
+    monkeypatch.setattr(SeqFt, "to", lambda method, place: order.append(str(place)) or to(method, place))
+    monkeypatch.setattr(
+        SeqFt, "restore", lambda method, task, folder: order.append(task) or restore(method, task, folder)
+    )
+    load_ensemble(directory, device="cpu")
+    assert order == ["cpu", *toy.TASKS]
 
 
 @pytest.mark.parametrize(
