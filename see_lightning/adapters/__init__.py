@@ -1,1 +1,1 @@
-"""LoRA adapters beside a frozen base model, and caches of what they give."""
+"""LoRA adapters on a frozen base model: training, composition, files, and a cache of their responses."""

@@ -7,14 +7,18 @@ from see_lightning.errors import ConfigError
 
 
 def check_activated(adapter: AdapterConfig, header_ids: Sequence[int]) -> None:
-    """Refuse activated experts where prompts do not all end in the same tokens.
+    """Refuse activated experts if prompts do not all end in the same tokens.
 
     Args:
-        adapter: whether experts are activated.
-        header_ids: tokens that end every prompt; empty if prompts end in different tokens.
+        adapter: settings of the adapters, among them whether they are activated.
+        header_ids: the tokens that end every prompt; empty if prompts end in different tokens.
+
+    Raises:
+        ConfigError: adapters are activated and there is no common header.
     """
     if adapter.activated and not header_ids:
         raise ConfigError(
-            "adapter.activated needs prompts that end alike, where the experts begin to act; model.prompt=plain and a chat"
-            " template without an assistant header end with the query. Choose model.prompt=chat or alpaca, or adapter=lora."
+            "adapter.activated needs prompts that end in the same tokens, from which on experts act; model.prompt=plain and"
+            " a chat template without an assistant header end with the query. Choose model.prompt=chat or alpaca, or"
+            " adapter=lora."
         )

@@ -1,7 +1,7 @@
-"""A frozen base model whose linear layers are hooked: LoRA adapters beside them, and observers of what passes through.
+"""A frozen base model with a forward hook on each adapted layer, which applies LoRA adapters and calls observers.
 
-PEFT makes the adapters and PEFT's own layers stay switched off: what is added to a layer's output is decided by the hook,
-which stands on the base model's layer itself and so is there without any adapter.
+PEFT creates the adapters, and PEFT's own layers stay disabled: the hook adds an adapter's update to the layer's output. The
+hook sits on the base model's layer itself, so it also works before any adapter is added.
 
 Letters: R rank, I and O the sizes of a layer's input and output.
 """
@@ -22,24 +22,25 @@ from see_lightning.adapters.targets import target_layers
 from see_lightning.adapters.weight_cache import WeightCache
 from see_lightning.config.schema import AdapterConfig
 
-#: A layer's name, its input and its output; gives the output with what is added to it.
+#: Takes a layer's name, its input and its output, and returns the output with an adapter's update added.
 Apply = Callable[[str, Tensor, Tensor], Tensor]
 Observer = Callable[..., object]
-#: What stands before a layer's name in PEFT's model and files.
+#: Prefix of a layer's name in PEFT's model and files.
 IN_PEFT = "base_model.model."
 
 
 def _in_peft(name: str) -> str:
     """An expert's name inside PEFT.
 
-    There it is part of parameters' names and of torch containers, so a task called ``0`` or ``layers`` would take other
-    experts' weights for its own, and one called ``train`` or ``keys`` would be refused. None of it reaches a file.
+    PEFT puts an adapter's name into the names of parameters and into torch containers. Without a prefix, an expert called
+    ``0`` or ``layers`` would match other experts' weights, and one called ``train`` or ``keys`` would be refused. The prefix
+    is not written to files.
     """
     return f"expert_{name}"
 
 
 class AdaptedModel(nn.Module):
-    """The base model, its hooked layers and the LoRA adapters beside them.
+    """The base model, its hooked layers, and the LoRA adapters on them.
 
     Args:
         base: a frozen causal language model.
@@ -50,7 +51,7 @@ class AdaptedModel(nn.Module):
         super().__init__()
         self.model: PreTrainedModel | PeftModel = base
         self.adapter = adapter
-        #: The base model's layers that adapters adapt, by their names in it, in its order.
+        #: The adapted layers of the base model by name, in the model's order.
         self.layers: dict[str, nn.Module] = target_layers(base, adapter.targets)
         self.cache = WeightCache()
         self._apply_now: Apply | None = None
@@ -78,13 +79,13 @@ class AdaptedModel(nn.Module):
 
     @contextmanager
     def observe(self, observer: Observer, outputs: bool = False) -> Iterator[None]:
-        """Hand over what passes through the adapted layers, in every pass within the context.
+        """Call a function with the input of every adapted layer, in every forward pass inside the context.
 
         Args:
-            observer: called with a layer's name and its input, (B, S, I), and with its output, (B, S, O), if ``outputs``:
-                the output as the next layer gets it, with what an adapter adds. Padding is part of both. The tensors are
-                those of the pass, with their gradients: detach what is kept.
-            outputs: whether outputs are handed over too.
+            observer: called with a layer's name and its input, (B, S, I), and with its output, (B, S, O), if ``outputs``.
+                The output includes the adapter's update. Both include padding. The tensors are those of the forward pass,
+                with their gradients: detach them before you store them.
+            outputs: whether the observer gets outputs too.
         """
         entry = (observer, outputs)
         self._observers.append(entry)
@@ -94,24 +95,24 @@ class AdaptedModel(nn.Module):
             self._observers = [other for other in self._observers if other is not entry]
 
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device that the model is on."""
         device: torch.device = next(self.model.parameters()).device
         return device
 
     def is_exact(self) -> bool:
-        """Whether the precision is such that no row of a batch sways what another's most probable token is."""
+        """Whether a row's most probable tokens are the same in every batch: so in fp32, not in bf16."""
         dtype: torch.dtype = next(self.model.parameters()).dtype
         return dtype == torch.float32
 
     # ------------------------------------------------------------------------------------------ LoRA adapters
 
     def add_adapter(self, adapter: str, weights_seed: int, times: int = 1) -> None:
-        """Add a LoRA adapter; it does not act by itself.
+        """Add a LoRA adapter. It has no effect until ``use_adapter`` or ``train_only`` selects it.
 
         Args:
             adapter: unique among all adapters and experts.
-            weights_seed: draws its first weights, which depend on nothing else.
-            times: how often the configured rank stands side by side in it, each with the configured scale.
+            weights_seed: seed of its initial weights, which depend on nothing else.
+            times: its rank as a multiple of the configured rank; the scale stays the configured one.
         """
         config = LoraConfig(
             r=times * self.adapter.rank,
@@ -121,27 +122,27 @@ class AdaptedModel(nn.Module):
             task_type="CAUSAL_LM",
         )
         with torch.random.fork_rng(), warnings.catch_warnings():
-            # PEFT asks transformers by a name that the latter gives up.
+            # PEFT calls transformers by a deprecated name.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # PEFT sets it right by itself
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # PEFT corrects it itself
             torch.manual_seed(weights_seed)
             if isinstance(self.model, PeftModel):
                 self.model.add_adapter(_in_peft(adapter), config)
             else:
                 self.model = get_peft_model(self.model, config, adapter_name=_in_peft(adapter))
-                found = ((name, self.model.get_submodule(IN_PEFT + name)) for name in self.layers)
-                self._lora = {name: layer for name, layer in found if isinstance(layer, LoraLayer)}
-            self.model.base_model.disable_adapter_layers()  # the hook adds what adapters add
+                modules = ((name, self.model.get_submodule(IN_PEFT + name)) for name in self.layers)
+                self._lora = {name: layer for name, layer in modules if isinstance(layer, LoraLayer)}
+            self.model.base_model.disable_adapter_layers()  # the hook adds the update
 
     def load_weights(self, adapter: str, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Give an adapter other weights: A and B of each layer, which are copied."""
+        """Overwrite an adapter's weights with copies of A, (R, I), and B, (O, R), of each layer."""
         with torch.no_grad():
             for layer, values in pairs.items():
                 for parameter, value in zip(self.pair(layer, adapter), values, strict=True):
                     parameter.copy_(value)
 
     def settings(self, adapter: str) -> dict[str, Any]:
-        """PEFT's settings of an adapter."""
+        """PEFT's configuration of an adapter, as written to ``adapter_config.json``."""
         assert isinstance(self.model, PeftModel)
         settings: dict[str, Any] = self.model.peft_config[_in_peft(adapter)].to_dict()
         return settings
@@ -153,31 +154,31 @@ class AdaptedModel(nn.Module):
 
     def pair(self, layer: str, adapter: str) -> tuple[nn.Parameter, nn.Parameter]:
         """An adapter's parameters at a layer: A, (R, I), and B, (O, R)."""
-        at, name = self._lora[layer], _in_peft(adapter)
-        return at.lora_A[name].weight, at.lora_B[name].weight
+        lora, name = self._lora[layer], _in_peft(adapter)
+        return lora.lora_A[name].weight, lora.lora_B[name].weight
 
     def pairs(self, adapter: str) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
         """An adapter's parameters at every layer, by the layers' names."""
         return {layer: self.pair(layer, adapter) for layer in self.layers}
 
     def weights_of(self, adapters: Iterable[str], layers: Iterable[str] | None = None) -> list[nn.Parameter]:
-        """A and B of some adapters at some layers, or at all."""
+        """A and B of some adapters, layer by layer, at the given layers or at all."""
         layers = self.layers if layers is None else layers
         return [weight for layer in layers for adapter in adapters for weight in self.pair(layer, adapter)]
 
     def scale(self, layer: str, adapter: str) -> float:
-        """Factor of an adapter's update."""
+        """Factor s of an adapter's update s B A: alpha divided by the rank."""
         return float(self._lora[layer].scaling[_in_peft(adapter)])
 
     def delta(self, layer: str, adapter: str) -> Tensor:
-        """The change of a layer's weight that an adapter amounts to, scale times B A, (O, I), in full precision."""
+        """The change of a layer's weight that equals an adapter's update: scale times B A, (O, I), in fp32."""
         a, b = self.pair(layer, adapter)
         return self.scale(layer, adapter) * (b.detach().float() @ a.detach().float())
 
     def adapter_bytes(self, adapter: str) -> int:
-        """How much an adapter's weights take."""
+        """Size of an adapter's weights in bytes."""
         return sum(weight.nbytes for weight in self.weights_of([adapter]))
 
     def dropout(self) -> float:
-        """Share of a layer's input that an adapter in training leaves out, 0..1."""
+        """Dropout probability on the input of an adapter: the configured one in training, else 0."""
         return self.adapter.dropout if self.training else 0.0

@@ -1,4 +1,4 @@
-"""Adapters made of others, or of full matrices: for merging and for methods that move the base model.
+"""Composite adapters: weighted sums of LoRA adapters, and dense weight changes. For merging and for full fine-tuning.
 
 Letters: R ranks, I and O the sizes of a layer's input and output.
 """
@@ -19,12 +19,16 @@ from see_lightning.errors import ConfigError
 class Sum:
     r"""A weighted sum of LoRA adapters, $\Delta W = \sum_t w_t\, s_t B_t A_t$ (task arithmetic, Ilharco et al., ICLR 2023).
 
-    The ranks of all stand side by side, so it is an adapter of the sum of their ranks and costs a single pair of products.
+    The A and B of all adapters are concatenated, so the sum is one LoRA adapter whose rank is the sum of their ranks, and it
+    costs a single pair of products.
 
     Args:
-        pool: holds the adapters; it follows them when they change.
-        adapters: their names.
-        weights: $w_t$, one for each.
+        pool: holds the adapters. When their weights change, so does the sum.
+        adapters: names of the adapters.
+        weights: $w_t$, one for each adapter.
+
+    Raises:
+        ValueError: there is no adapter, or not one weight for each.
     """
 
     def __init__(self, pool: AdaptedModel, adapters: Sequence[str], weights: Sequence[float]) -> None:
@@ -36,7 +40,7 @@ class Sum:
         self._cache = WeightCache()
 
     def add(self, layer: str, x: Tensor) -> Tensor:
-        """See ``AdapterDelta``."""
+        """The update of a layer's output, (..., O), in the dtype of its input ``x``, (..., I)."""
 
         def make() -> tuple[Tensor, Tensor]:
             a_RI, b_OR = self.pair(layer)
@@ -46,16 +50,16 @@ class Sum:
         return linear(linear(x, down_RI), up_OR)
 
     def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
-        """It has nothing to learn; it adds what it adds."""
+        """The layer's output with the sum added, without gradients for the adapters: a sum is not trained."""
         return y + self.add(layer, x)
 
     def weights(self) -> Iterator[Tensor]:
-        """See ``CompositeAdapter``."""
+        """The concatenated A, (R, I), and B, (O, R), of every layer."""
         for layer in self.pool.layers:
             yield from self.pair(layer)
 
     def pair(self, layer: str) -> tuple[Tensor, Tensor]:
-        """See ``CompositeAdapter``: at the first adapter's scale."""
+        """A, (R, I), and B, (O, R), of the sum as one LoRA adapter that has the scale of the first."""
         pairs = [self.pool.pair(layer, adapter) for adapter in self.adapters]
         first, *_ = scales = [self.pool.scale(layer, adapter) for adapter in self.adapters]
         ups = [w * scale / first * b.detach() for w, scale, (_, b) in zip(self.factors, scales, pairs, strict=True)]
@@ -63,11 +67,11 @@ class Sum:
 
 
 class GrowingSum(Sum):
-    """The sum of LoRA adapters of which the last is trained; the others act as a part of the base model.
+    """A sum of LoRA adapters with weights 1, of which only the last is trained.
 
     Args:
         pool: holds the adapters.
-        adapters: their names, the oldest first.
+        adapters: names of the adapters, the oldest first.
     """
 
     def __init__(self, pool: AdaptedModel, adapters: Sequence[str]) -> None:
@@ -76,18 +80,18 @@ class GrowingSum(Sum):
         self.frozen = Sum(pool, old, [1.0] * len(old)) if old else None
 
     def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
-        """A layer's output with the sum added; dropout takes from the input of the adapter that is trained."""
+        """The layer's output, (..., O), with the sum added; dropout acts on the input of the last adapter only."""
         y = y + self.frozen.add(layer, x) if self.frozen else y
         new = self.adapters[-1]
         return update(y, x, *self.pool.pair(layer, new), scale=self.pool.scale(layer, new), drop=self.pool.dropout())
 
 
 class Dense:
-    r"""A change of weights of any rank, $y + \Delta W x$, for the base model's layers.
+    r"""A dense weight change of any rank, $y + \Delta W x$, at the adapted layers.
 
     Args:
-        deltas: $\Delta W$, (O, I), of each of the pool's layers, by the layers' names; they are not copied. Where one is
-            changed in place, the next pass adds the new one.
+        deltas: $\Delta W$, (O, I), of each of the pool's layers, by the layers' names. They are not copied: a change in place
+            takes effect in the next forward pass.
     """
 
     adapters: tuple[str, ...] = ()
@@ -97,22 +101,26 @@ class Dense:
         self._cache = WeightCache()
 
     def add(self, layer: str, x: Tensor) -> Tensor:
-        """See ``AdapterDelta``."""
+        """The update of a layer's output, (..., O), in the dtype of its input ``x``, (..., I)."""
         delta_OI = self.deltas[layer]
         return linear(
             x, self._cache.get((layer, x.dtype, x.device), lambda: (delta_OI,), lambda: delta_OI.detach().to(x))
         )
 
     def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
-        """A layer's output with what the change adds; gradients go to the deltas that require them."""
+        """The layer's output, (..., O), with the change added; gradients reach the deltas that require them."""
         return y + linear(x, self.deltas[layer].to(x))
 
     def weights(self) -> Iterator[Tensor]:
-        """See ``CompositeAdapter``."""
+        """The deltas, (O, I), in the order of the layers."""
         yield from self.deltas.values()
 
     def pair(self, layer: str) -> tuple[Tensor, Tensor]:
-        """Refused: PEFT's LoRA files hold no matrix of full rank."""
+        """Refuse to give A and B, which a dense change does not have.
+
+        Raises:
+            ConfigError: always; PEFT's LoRA files hold no matrix of full rank.
+        """
         raise ConfigError(
             f"the change of {layer} has full rank, which no LoRA file holds; write its tensors by themselves."
         )

@@ -1,4 +1,4 @@
-"""Where a prompt lies in a voice's last hidden states, and what lies near it.
+"""Embeddings of prompts by the model's last hidden states, and distances between them.
 
 Letters: P prompts, T tasks, H hidden states.
 """
@@ -16,36 +16,38 @@ from see_lightning.adapters.pool import ExpertPool
 
 
 def embed_prompts(pool: ExpertPool, prompts: Sequence[Sequence[int]], adapter: str | None = None) -> Tensor:
-    """The mean of a voice's last hidden states over each prompt's tokens, (P, H), in full precision.
+    """The mean over a prompt's tokens of the last hidden states under one adapter, (P, H), in fp32.
 
-    Each prompt is read by itself, so that nothing hangs on its company.
+    Each prompt has a forward pass of its own, so its embedding does not depend on a batch.
 
     Args:
-        pool: of the voice.
-        prompts: as ids.
-        adapter: an expert's name, of whom an activated one reads the header alone; None is the base model.
+        pool: the base model and its experts.
+        prompts: token ids.
+        adapter: an expert's name; None is the base model. An activated expert acts on the prompt's header only.
     """
     header = len(pool.header_ids) if adapter is not None else 0
     inner: Any = pool.model.get_base_model() if isinstance(pool.model, PeftModel) else pool.model
-    found = []
+    means = []
     with torch.no_grad():
         for prompt in prompts:
             ids_1S, states_SH, read = torch.tensor([list(prompt)], device=pool.device()), [], None
             start = len(prompt) - header if header else 0
-            for reader, part_1S in ((None, ids_1S[:, :start]), (adapter, ids_1S[:, start:])):
+            for active, part_1S in ((None, ids_1S[:, :start]), (adapter, ids_1S[:, start:])):
                 if part_1S.numel():
-                    with pool.use_adapter(reader):
+                    with pool.use_adapter(active):
                         out = inner.base_model(input_ids=part_1S, past_key_values=read, use_cache=bool(header))
                     states_SH.append(out.last_hidden_state[0].float())
                     read = out.past_key_values
-            found.append(torch.cat(states_SH).mean(0))
-    return torch.stack(found)
+            means.append(torch.cat(states_SH).mean(0))
+    return torch.stack(means)
 
 
 def direction(states_PH: Tensor) -> Tensor:
-    r"""The key that is nearest to some prompts: $\arg\min_{|k| = 1} \sum_p 1 - \cos(q_p, k)$, (H,).
+    r"""The unit vector with the smallest total cosine distance to some embeddings, (H,).
 
-    It is the direction of the sum of their directions, so nothing need be learned by gradient.
+    $\arg\min_{|k| = 1} \sum_p 1 - \cos(q_p, k)$
+
+    It is the normalised sum of the normalised embeddings, so no gradient descent is needed.
 
     >>> direction(torch.tensor([[2.0, 0.0], [0.0, 1.0]])).tolist()
     [0.7071067690849304, 0.7071067690849304]
@@ -54,7 +56,7 @@ def direction(states_PH: Tensor) -> Tensor:
 
 
 def cosine(states_PH: Tensor, keys_TH: Tensor) -> Tensor:
-    """One less the cosine between prompts and keys, (P, T).
+    """Cosine distance between embeddings and keys, (P, T).
 
     >>> cosine(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]])).tolist()
     [[0.0, 1.0]]
@@ -95,42 +97,48 @@ class CentroidRouter:
 
 
 def mahalanobis(states_PH: Tensor, means_TH: Tensor, covariance_HH: Tensor) -> Tensor:
-    """Squared Mahalanobis distances between prompts and means, (P, T) (Lee et al., NeurIPS 2018).
+    """Squared Mahalanobis distances between embeddings and class means, (P, T) (Lee et al., NeurIPS 2018).
 
     >>> two = torch.tensor([[2.0, 0.0]])
     >>> mahalanobis(two, torch.zeros(1, 2), torch.diag(torch.tensor([4.0, 1.0]))).tolist()
     [[1.0]]
     """
-    apart_PTH = states_PH[:, None] - means_TH
-    solved_HPT = torch.linalg.solve(covariance_HH, apart_PTH.flatten(0, 1).T)
-    squared_PT: Tensor = (apart_PTH.flatten(0, 1) * solved_HPT.T).sum(1).view(len(states_PH), len(means_TH))
+    centred_NH = (states_PH[:, None] - means_TH).flatten(0, 1)  # N = P T
+    solved_HN = torch.linalg.solve(covariance_HH, centred_NH.T)
+    squared_PT: Tensor = (centred_NH * solved_HN.T).sum(1).view(len(states_PH), len(means_TH))
     return squared_PT
 
 
 def within(states_of: Sequence[Tensor], shrinkage: float = 0.1) -> Tensor:
-    """The covariance of prompts around the means of their own tasks, shrunk to a multiple of the identity, (H, H)."""
-    apart_PH = torch.cat([states_PH - states_PH.mean(0) for states_PH in states_of])
-    covariance_HH = apart_PH.T @ apart_PH / len(apart_PH)
+    """The covariance of embeddings around the means of their own tasks, (H, H), shrunk towards a multiple of the identity.
+
+    Args:
+        states_of: the embeddings of each task.
+        shrinkage: weight of the multiple of the identity, 0..1.
+    """
+    centred_PH = torch.cat([states_PH - states_PH.mean(0) for states_PH in states_of])
+    covariance_HH = centred_PH.T @ centred_PH / len(centred_PH)
     sphere_HH = covariance_HH.diagonal().mean() * torch.eye(len(covariance_HH)).to(covariance_HH)
     return (1 - shrinkage) * covariance_HH + shrinkage * sphere_HH
 
 
 def from_the_others(states_PH: Tensor, shrinkage: float = 0.1) -> Tensor:
-    r"""Squared Mahalanobis distance of each prompt from the mean of all others, by their covariance, (P,).
+    r"""Leave-one-out: squared Mahalanobis distance of each embedding from the mean of all others, by their covariance, (P,).
 
-    Without prompt $u$ (from the mean of all $n$), the covariance is $\frac n{n-1}S - \frac n{(n-1)^2}uu^\top$ and $u$ lies
-    $\frac n{n-1}u$ from the mean, so one solution serves for all prompts (Sherman and Morrison): with the shrunk
+    Without the prompt whose embedding lies $u$ from the mean of all $n$, the covariance is
+    $\frac n{n-1}S - \frac n{(n-1)^2}uu^\top$ and the prompt lies $\frac n{n-1}u$ from the mean of the others, so one linear
+    solve serves all prompts (Sherman and Morrison): with the shrunk
     $A = (1-s)\frac n{n-1}S + s\tau I$ and $q = u^\top A^{-1}u$, the distance is
     $(\frac n{n-1})^2\, q / (1 - (1-s)\frac n{(n-1)^2}q)$. The sphere $\tau I$ is that of all prompts.
 
     Args:
-        states_PH: at least two prompts, in double precision.
-        shrinkage: s, as in ``within``.
+        states_PH: embeddings of at least two prompts, in fp64.
+        shrinkage: s, 0..1.
     """
     n = len(states_PH)
-    apart_PH = states_PH - states_PH.mean(0)
-    spread_HH = (1 - shrinkage) * apart_PH.T @ apart_PH / n
-    solved_HP = torch.linalg.solve(within([states_PH], shrinkage) + spread_HH / (n - 1), apart_PH.T)
-    q_P = (apart_PH * solved_HP.T).sum(1)
+    centred_PH = states_PH - states_PH.mean(0)
+    spread_HH = (1 - shrinkage) * centred_PH.T @ centred_PH / n
+    solved_HP = torch.linalg.solve(within([states_PH], shrinkage) + spread_HH / (n - 1), centred_PH.T)
+    q_P = (centred_PH * solved_HP.T).sum(1)
     squared_P: Tensor = (n / (n - 1)) ** 2 * q_P / (1 - (1 - shrinkage) * n / (n - 1) ** 2 * q_P)
     return squared_P

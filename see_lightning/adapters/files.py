@@ -17,8 +17,8 @@ from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import write_bytes, write_text
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
-THRESHOLD = "threshold.json"  # beside them, of an expert that has one
-STATE = "method_state.safetensors"  # beside them, of a method that keeps more than adapters
+THRESHOLD = "threshold.json"  # in the same folder, for an expert with a threshold
+STATE = "method_state.safetensors"  # in the same folder, for a method with more state than adapters
 
 Pairs = dict[str, tuple[Tensor, Tensor]]  # A, (R, I), and B, (O, R), of each layer
 
@@ -29,10 +29,10 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, about: dict[str, st
     Args:
         tensors: by name.
         path: of the file.
-        about: what the file says of itself.
+        about: the file's metadata.
 
     Raises:
-        ConfigError: they hold numbers that are none; nothing is written.
+        ConfigError: a tensor holds nan or inf; nothing is written.
     """
     _refuse_not_finite(tensors, path)
     write_bytes(path, serialized({name: tensor.contiguous() for name, tensor in tensors.items()}, about))
@@ -42,31 +42,34 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, by name.
 
     Raises:
-        ConfigError: it is damaged, or holds numbers that are none.
+        ConfigError: the file is damaged, or a tensor holds nan or inf.
     """
     try:
-        found = load_file(path)
+        tensors = load_file(path)
     except SafetensorError as error:
         raise ConfigError(f"{path} cannot be read as safetensors: {error}. Put the file back.") from error
-    _refuse_not_finite(found, path)
-    return found
+    _refuse_not_finite(tensors, path)
+    return tensors
 
 
 def _refuse_not_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ConfigError(
-                f"{path} is no expert: {name} holds numbers that are none (nan or inf). Train it with a lower optim.lr."
+                f"{path}: {name} holds nan or inf, so it is no usable expert. Train it with a lower optim.lr."
             )
 
 
 def save(pool: ExpertPool, name: str, folder: Path) -> None:
-    """Write an expert.
+    """Write an expert as a PEFT adapter folder.
 
     Args:
-        pool: that it is in.
-        name: of the expert; of a composed voice, what a plain adapter can hold is written.
-        folder: is made.
+        pool: holds the expert.
+        name: of the expert or composite; of a composite, the part is written that a LoRA adapter can hold (``pair``).
+        folder: created if it does not exist.
+
+    Raises:
+        ConfigError: a weight is nan or inf, or the composite has no LoRA form.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pairs = _pairs(pool, name)
@@ -74,25 +77,25 @@ def save(pool: ExpertPool, name: str, folder: Path) -> None:
     write_tensors(_named(pairs), folder / WEIGHTS, {"format": "pt"})
     config = pool.settings(adapter)
     rank = len(next(iter(pairs.values()))[0])
-    if rank != config["r"]:  # several adapters side by side, at the same scale
+    if rank != config["r"]:  # several adapters concatenated, at the same scale
         config |= {"r": rank, "lora_alpha": config["lora_alpha"] * rank / config["r"]}
     config |= {"inference_mode": True, "base_model_name_or_path": pool.place, "revision": pool.revision}
     if pool.header_ids:
-        config["alora_invocation_tokens"] = pool.header_ids  # what makes it an activated one for PEFT
-    # PEFT keeps names in sets, whose order changes from process to process; sorted, the file does not.
+        config["alora_invocation_tokens"] = pool.header_ids  # by this PEFT recognises an activated adapter
+    # PEFT keeps names in sets, whose order differs between processes; sorted, the file is always the same.
     text = json.dumps(config, indent=2, sort_keys=True, default=sorted)
     write_text(folder / CONFIG, text + "\n")
 
 
 def save_state(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write what a method keeps beside its adapters; no file if it keeps nothing.
+    """Write a method's state to a task's folder; no file if the state is empty.
 
     Args:
         tensors: by name; they may share memory.
-        folder: of a task's adapter; made if it is not there.
+        folder: of the task's adapter; created if it does not exist.
 
     Raises:
-        ConfigError: they hold numbers that are not finite.
+        ConfigError: a tensor holds nan or inf.
     """
     if tensors:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,14 +103,14 @@ def save_state(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def load_state(folder: Path, device: torch.device) -> dict[str, Tensor]:
-    """Read what ``save_state`` wrote; empty if it wrote no file.
+    """Read a method's state from a task's folder; empty if there is none.
 
     Args:
-        folder: of a task's adapter.
+        folder: of the task's adapter.
         device: where the tensors are put.
 
     Raises:
-        ConfigError: the file is damaged, or holds numbers that are not finite.
+        ConfigError: the file is damaged, or a tensor holds nan or inf.
     """
     if not (folder / STATE).exists():
         return {}
@@ -115,15 +118,15 @@ def load_state(folder: Path, device: torch.device) -> dict[str, Tensor]:
 
 
 def load(pool: ExpertPool, name: str, folder: Path) -> None:
-    """Read an expert; attach it first if it is new.
+    """Load an expert's weights into the pool; an expert that is new is added first.
 
     Args:
-        pool: that it shall be in.
+        pool: gets the expert.
         name: of the expert.
-        folder: as ``save`` writes it.
+        folder: a PEFT adapter folder.
 
     Raises:
-        ConfigError: as in ``read``.
+        ConfigError: the folder does not hold an expert of this pool's sizes and header, or is damaged.
     """
     if name not in pool.names:
         pool.add_expert(name, weights_seed=0)
@@ -131,26 +134,27 @@ def load(pool: ExpertPool, name: str, folder: Path) -> None:
 
 
 def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
-    """What an expert's folder holds.
+    """A, (R, I), and B, (O, R), of each layer from an adapter folder.
 
     Args:
-        pool: for which it is read.
-        adapter: an adapter or composite of the pool, whose sizes they must have.
-        folder: as ``save`` writes it.
+        pool: whose experts the folder must fit.
+        adapter: an adapter or composite of the pool with the expected sizes.
+        folder: a PEFT adapter folder.
 
     Raises:
-        ConfigError: the folder's tensors are not exactly those that this pool's experts have.
+        ConfigError: the tensors differ in name or size from those of ``adapter``, the header is another one, or a file is
+            damaged.
     """
-    found = read_tensors(folder / WEIGHTS)
-    wanted = _named(_pairs(pool, adapter))
+    tensors = read_tensors(folder / WEIGHTS)
+    expected = _named(_pairs(pool, adapter))
     differing = [
-        key for key in found.keys() | wanted.keys()
-        if key not in found or key not in wanted or found[key].shape != wanted[key].shape
+        key for key in tensors.keys() | expected.keys()
+        if key not in tensors or key not in expected or tensors[key].shape != expected[key].shape
     ]  # fmt: skip
     if differing:
         raise ConfigError(
-            f"{folder / WEIGHTS} does not hold an expert of this run: {sorted(differing)[0]} differs. Such are"
-            f" {_sizes(found, differing)}; this run's {_sizes(wanted, differing)}."
+            f"{folder / WEIGHTS} does not hold an expert of this run: {sorted(differing)[0]} differs. The file has"
+            f" {_sizes(tensors, differing)}; this run's experts have {_sizes(expected, differing)}."
         )
     acts_from = read_file(folder / CONFIG).get("alora_invocation_tokens") or []
     if acts_from != pool.header_ids:
@@ -158,11 +162,11 @@ def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
             f"{folder} holds an expert that acts from the tokens {acts_from or 'of the beginning'} on, this run's"
             f" from {pool.header_ids or 'the beginning'}."
         )
-    return {layer: (found[_name(layer, "A")], found[_name(layer, "B")]) for layer in pool.layers}
+    return {layer: (tensors[_name(layer, "A")], tensors[_name(layer, "B")]) for layer in pool.layers}
 
 
 def _pairs(pool: ExpertPool, name: str) -> Mapping[str, tuple[Tensor, Tensor]]:
-    """A and B of an adapter; of a composite, what a plain adapter can hold of it."""
+    """A and B of an adapter at each layer; of a composite, those of its LoRA form."""
     composite = pool.composites.get(name)
     return {layer: composite.pair(layer) for layer in pool.layers} if composite else pool.pairs(name)
 
@@ -172,7 +176,7 @@ def _sizes(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:
 
 
 def _named(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """Layers' matrices under the names that PEFT gives them in its files."""
+    """A and B of each layer under their names in PEFT's files."""
     return {
         _name(layer, which): matrix for layer, pair in pairs.items() for which, matrix in zip("AB", pair, strict=True)
     }

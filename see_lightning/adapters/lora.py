@@ -1,7 +1,6 @@
-"""What an expert adds to a layer's output while it is being trained.
+"""The update of a LoRA adapter in training, with dropout.
 
-The sum is that of PEFT's LoRA layer, in the precision that the model computes in, as under mixed precision; the weights
-themselves stay in full precision.
+It computes what PEFT's LoRA layer computes under mixed precision: products in the dtype of the model, weights in fp32.
 
 Letters: N tokens of all rows, I and O the sizes of a layer's input and output, R rank.
 """
@@ -22,7 +21,7 @@ def update(y: Tensor, x: Tensor, down_RI: Tensor, up_OR: Tensor, *, scale: float
         down_RI: A.
         up_OR: B.
         scale: s.
-        drop: share of the input's numbers that are left out, each by itself, the rest being scaled up; 0..1.
+        drop: probability with which an element of the input is zeroed; the others are scaled up. 0..1.
     """
     x, kept = dropped(x, drop)
     scale /= kept
@@ -31,11 +30,14 @@ def update(y: Tensor, x: Tensor, down_RI: Tensor, up_OR: Tensor, *, scale: float
 
 
 def dropped(x: Tensor, drop: float) -> tuple[Tensor, float]:
-    """A tensor without a share of its numbers, and what it is yet to be divided by.
+    """A tensor after dropout, and the number by which it must still be divided.
 
     Args:
         x: of any shape.
-        drop: share of its numbers that are left out, each by itself; 0..1.
+        drop: probability with which an element is zeroed, 0..1.
+
+    Returns:
+        The tensor, and 1.0 where it is scaled up already, else the expected share of the elements that are kept.
     """
     if not drop:
         return x, 1.0
@@ -46,10 +48,14 @@ def dropped(x: Tensor, drop: float) -> tuple[Tensor, float]:
 
 
 def kept_numbers(x: Tensor, drop: float) -> tuple[Tensor, float]:
-    """Which numbers of a tensor dropout leaves: 1 and 0, of its shape and type, and the share of ones to expect.
+    """A dropout mask of ones and zeros in a tensor's shape and dtype, and the expected share of ones.
 
-    torch draws each number's fate by itself, one after the other, which takes a tenth of a training step on a CPU. Here
-    four of them are cut out of each random integer, so ``drop`` is rounded to a multiple of 2^-16.
+    On a CPU, torch draws one random number per element, which takes 10 % of a training step. Here each random 64-bit integer
+    gives the mask of four elements, so ``drop`` is rounded to a multiple of 2^-16.
+
+    Args:
+        x: of any shape.
+        drop: probability of a zero, 0..1.
 
     >>> kept, share = kept_numbers(torch.zeros(100, 100), 0.25)
     >>> share, abs(float(kept.mean()) - 0.75) < 0.03

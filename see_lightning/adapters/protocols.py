@@ -1,4 +1,4 @@
-"""What a voice is that is more than one adapter's update."""
+"""Protocols of adapters that are more than one LoRA update."""
 
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
@@ -8,37 +8,37 @@ from torch import Tensor
 
 @runtime_checkable
 class AdapterDelta(Protocol):
-    """What adds to layers' outputs, frozen."""
+    """An update of layers' outputs, computed with frozen weights."""
 
     def add(self, layer: str, x: Tensor) -> Tensor:
-        """What it adds to a layer's output, (..., O), in the type of its input.
+        """The update of a layer's output, (..., O), in the dtype of its input.
 
         Args:
-            layer: one of the pool's.
+            layer: name of an adapted layer.
             x: the layer's input, (..., I).
         """
 
 
 class CompositeAdapter(AdapterDelta, Protocol):
-    """A voice that is not simply one adapter's update: masked, gated, or of several adapters.
+    """An adapter that is more than one LoRA update: masked, gated, or composed of several adapters.
 
     Attributes:
-        adapters: those of the pool whose weights it is made of, if any; its file has the settings of the first.
+        adapters: the pool's adapters that it is composed of, if any. Its file has the settings of the first.
     """
 
     adapters: tuple[str, ...]
 
     def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
-        """A layer's output with what the voice adds to it, while it is trained.
+        """A layer's output with the update added, in training: with dropout, and with gradients for trainable weights.
 
         Args:
-            layer: one of the pool's.
+            layer: name of an adapted layer.
             x: the layer's input, (..., I).
-            y: what the frozen layer gives, (..., O).
+            y: the frozen layer's output, (..., O).
         """
 
     def weights(self) -> Iterable[Tensor]:
-        """All that its answers hang on beside the base model."""
+        """All tensors that determine the update; their digest identifies the adapter."""
 
     def pair(self, layer: str) -> tuple[Tensor, Tensor]:
-        """What of it a plain adapter can hold: A, (R, I), and B, (O, R)."""
+        """A, (R, I), and B, (O, R), of the LoRA adapter that is saved for it at a layer."""

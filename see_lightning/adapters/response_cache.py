@@ -1,4 +1,4 @@
-"""What frozen experts have said before. Neither they nor the base model move, so they would say the same again."""
+"""Cache of verdicts and answers. Experts and base model are frozen, so a response is the same each time."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from see_lightning.tasks.batches import Queries
 
 @dataclass(frozen=True, slots=True)
 class CachedResponse:
-    """What one voice says to one query.
+    """The response of one adapter to one query.
 
     Args:
-        verdict: ``pos``, ``neg`` or ``neither``; None where none is given (the base model, experts that cannot refuse).
-        log_odds: see ``DecodedVerdict``.
-        margin: see ``DecodedVerdict``.
-        text: the answer; None where it was refused, or nobody needed it yet.
+        verdict: ``pos``, ``neg`` or ``neither``; None from the base model and from experts that cannot refuse.
+        log_odds: of ``pos`` against ``neg``; see ``DecodedVerdict``.
+        margin: smallest difference in logits between a decoded token and the next best; see ``DecodedVerdict``.
+        text: the answer; None if the query was refused, or the answer was not generated yet.
         truncated: whether the answer was cut at the limit.
     """
 
@@ -29,7 +29,14 @@ class CachedResponse:
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """One thing said, as it is kept: by whom, to which query, under which key."""
+    """A response as it is written to disk.
+
+    Args:
+        key: from ``ResponseCache.key``.
+        id: of the query.
+        expert: name of the adapter, ``base`` for the base model.
+        response: of the adapter to the query.
+    """
 
     key: str
     id: str
@@ -38,55 +45,55 @@ class CacheEntry:
 
 
 class ResponseCache:
-    """Things said, by content: whose weights, which prompt, decoded how.
+    """Responses by a hash of all that determines them: the adapter's weights, the prompt, and the decoding.
 
     Args:
-        settings: all else that an answer hangs on: template, indicators, precision.
+        settings: everything else that a response depends on: template, indicators, precision.
     """
 
     def __init__(self, *settings: str) -> None:
         self.settings = settings
         self._responses: dict[str, CachedResponse] = {}
-        #: What was said since this list was last emptied, for keeping.
+        #: Responses since this list was last emptied; they are still to be written to disk.
         self.new: list[CacheEntry] = []
 
     def key(
         self, adapter: str, prompt_ids: Sequence[int], max_new_tokens: int, forced_prefix: Sequence[int] = ()
     ) -> str:
-        """The name of a voice's answer to a prompt.
+        """The key of an adapter's response to a prompt.
 
         Args:
             adapter: digest of its weights.
-            prompt_ids: the prompt.
-            max_new_tokens: longest answer.
-            forced_prefix: tokens that the answer was made to begin with.
+            prompt_ids: the prompt's tokens.
+            max_new_tokens: longest answer in tokens.
+            forced_prefix: tokens with which the answer is forced to begin.
         """
         forced = [",".join(map(str, forced_prefix))] if forced_prefix else []
         text = "\x1e".join([*self.settings, adapter, str(max_new_tokens), ",".join(map(str, prompt_ids)), *forced])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def get(self, key: str) -> CachedResponse | None:
-        """What was said, if it was."""
+        """The response under a key, or None."""
         return self._responses.get(key)
 
     def put(self, entry: CacheEntry) -> None:
-        """Remember something newly said; of two under one key the later one, which has more to it, stays."""
+        """Store a new response and list it in ``new``. It replaces one under the same key, which was less complete."""
         self._responses[entry.key] = entry.response
         self.new.append(entry)
 
     def put_back(self, key: str, response: CachedResponse) -> None:
-        """Take up what was remembered before."""
+        """Store a response that was read from disk."""
         self._responses[key] = response
 
 
 class BatchCache:
-    """What the voices of a pool are remembered to have said to one batch of queries.
+    """The cached responses to one batch of queries, by adapter and row.
 
     Args:
-        response_cache: where it is remembered; None remembers nothing.
-        pool: the voices.
-        queries: what is asked.
-        forced_prefix: tokens that answers are made to begin with; what a voice says of its own accord is another thing.
+        response_cache: holds the responses; None caches nothing.
+        pool: the base model and its experts.
+        queries: the batch.
+        forced_prefix: tokens with which answers are forced to begin; part of the key.
     """
 
     def __init__(
@@ -100,11 +107,11 @@ class BatchCache:
         self._digest = {name: pool.digest(name) for name in (None, *pool.names)} if response_cache else {}
 
     def get(self, adapter: str | None, row: int) -> CachedResponse:
-        """What a voice said to a query; empty if nothing is remembered."""
+        """The response of an adapter to the query of a row; all fields None if it is not cached."""
         return (self.response_cache.get(self._key(adapter, row)) if self.response_cache else None) or CachedResponse()
 
     def put(self, adapter: str | None, row: int, response: CachedResponse) -> None:
-        """Remember it."""
+        """Store the response of an adapter to the query of a row."""
         if self.response_cache:
             self.response_cache.put(
                 CacheEntry(self._key(adapter, row), self.queries.ids[row], adapter or "base", response)

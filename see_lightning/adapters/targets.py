@@ -1,4 +1,4 @@
-"""Which layers of a model experts adapt: by name, by PEFT's defaults for the architecture, or all linear ones."""
+"""The layers that experts adapt: given by name, PEFT's defaults for the architecture, or all linear layers."""
 
 import re
 from collections.abc import Sequence
@@ -15,17 +15,16 @@ ADAPTABLE = (nn.Linear, Conv1D)  # Conv1D is GPT-2's linear layer
 
 
 def resolve_targets(targets: Sequence[str] | str | None, model: PreTrainedModel, name: str) -> list[str]:
-    """The names of the layers that are adapted, each checked by its kind.
+    """The names of the adapted layers, checked: each must name linear layers.
 
     Args:
-        targets: names, or the ends of names after a dot, as PEFT takes them; ``all-linear`` for all linear layers but the
-            vocabulary head; None for the query and value projections, or where a model has none of these names for PEFT's
-            own default.
+        targets: names, or suffixes of names after a dot, as in PEFT; ``all-linear`` for all linear layers except the
+            vocabulary head; None for ``q_proj`` and ``v_proj``, or PEFT's default if the model has no layers of these names.
         model: with or without weights.
-        name: how messages call it.
+        name: of the model in messages.
 
     Raises:
-        ConfigError: a name is that of no linear layer, or PEFT has no default.
+        ConfigError: a name does not name linear layers, or PEFT has no default for the model.
     """
     if targets == ALL_LINEAR:
         return _all_linear(model)
@@ -35,7 +34,7 @@ def resolve_targets(targets: Sequence[str] | str | None, model: PreTrainedModel,
         if not targets:
             raise ConfigError(
                 f"PEFT has no default layers for {name} ({model.config.model_type}); give adapter.targets=all-linear, or name"
-                f" some. {_told(linear)}"
+                f" some. {_choices(linear)}"
             )
     for target in targets:
         _check(target, model, name, linear)
@@ -43,11 +42,12 @@ def resolve_targets(targets: Sequence[str] | str | None, model: PreTrainedModel,
 
 
 def target_layers(model: PreTrainedModel, targets: Sequence[str] | str | None) -> dict[str, nn.Module]:
-    """The layers that targets name, by their names in the model, in its order.
+    """The layers that match the targets by name, in the model's order.
 
     Args:
         model: without adapters.
-        targets: from ``resolve_targets``; a setting that is not resolved names none, for nothing is adapted then.
+        targets: from ``resolve_targets``. An unresolved setting (None or ``all-linear``) gives no layers: it occurs only
+            where no adapter is added.
     """
     if targets is None or isinstance(targets, str):
         return {}
@@ -58,22 +58,22 @@ def target_layers(model: PreTrainedModel, targets: Sequence[str] | str | None) -
 
 
 def _check(target: str, model: PreTrainedModel, name: str, linear: Sequence[str] | dict[str, None]) -> None:
-    found = {path: layer for path, layer in model.named_modules() if _ends(path, target)}
-    other = next((layer for layer in found.values() if not isinstance(layer, ADAPTABLE)), None)
+    matching = {path: layer for path, layer in model.named_modules() if _ends(path, target)}
+    other = next((layer for layer in matching.values() if not isinstance(layer, ADAPTABLE)), None)
     if other is not None:
         raise ConfigError(
             f"adapter.targets names {target!r}, which is a {type(other).__name__} in {name}; experts adapt linear layers."
-            f" {_told(linear)}"
+            f" {_choices(linear)}"
         )
-    if not found:
+    if not matching:
         is_weight = any(_ends(path, target) for path, _ in model.named_parameters())
-        what = "a weight but no layer" if is_weight else "no layer"
+        kind = "a weight but no layer" if is_weight else "no layer"
         raise ConfigError(
-            f"adapter.targets names {target!r}, which is {what} of {name}.{nearest(target, linear)} {_told(linear)}"
+            f"adapter.targets names {target!r}, which is {kind} of {name}.{nearest(target, linear)} {_choices(linear)}"
         )
 
 
-def _told(linear: Sequence[str] | dict[str, None]) -> str:
+def _choices(linear: Sequence[str] | dict[str, None]) -> str:
     return f"Linear layers are {', '.join(sorted(linear))}."
 
 
@@ -86,14 +86,14 @@ def _linear(model: PreTrainedModel) -> list[str]:
 
 
 def _pefts_own(model: PreTrainedModel) -> list[str]:
-    wanted = PEFTS_OWN.get(model.config.model_type, [])
-    if isinstance(wanted, str):  # an expression over whole names
-        return [path for path in _linear(model) if re.fullmatch(wanted, path)]
-    return [str(target) for target in wanted]
+    defaults = PEFTS_OWN.get(model.config.model_type, [])
+    if isinstance(defaults, str):  # a regular expression for whole names
+        return [path for path in _linear(model) if re.fullmatch(defaults, path)]
+    return [str(target) for target in defaults]
 
 
 def _all_linear(model: PreTrainedModel) -> list[str]:
-    """The last parts of their names in the model's order; the whole name where a last part is another layer's too."""
+    """The last part of each linear layer's name, or the whole name if a layer that is not adapted has the same last part."""
     head = model.get_output_embeddings()
     wanted = [path for path, layer in model.named_modules() if isinstance(layer, ADAPTABLE) and layer is not head]
     others = [path for path, _ in model.named_modules() if path not in set(wanted)]

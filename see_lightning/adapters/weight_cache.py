@@ -1,4 +1,4 @@
-"""Tensors that are computed from weights: kept until a weight changes."""
+"""Cache of tensors that are computed from weights, valid until a weight changes."""
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterable
@@ -11,49 +11,49 @@ T = TypeVar("T")
 
 
 class WeightCache:
-    """Values computed from weights; one is computed again when a weight that it was made of has been changed in place.
+    """Values computed from weights; a value is recomputed after one of its weights was changed in place.
 
-    PyTorch counts every change of a tensor in place; these counters are compared at each use.
+    PyTorch counts the in-place changes of a tensor (its version); ``get`` compares these counts.
     """
 
     def __init__(self) -> None:
         self._entries: dict[Hashable, tuple[list[Tensor], list[int], Any]] = {}
 
     def get(self, key: Hashable, weights: Callable[[], Iterable[Tensor]], make: Callable[[], T]) -> T:
-        """The value of a key.
+        """The value of a key, computed if it is not cached or out of date.
 
         Args:
             key: of the value.
-            weights: finds the weights it is made of. They are looked up once: for many experts, finding them by name at
-                every layer and token would cost as much as half the product.
-            make: computes it, without gradients.
+            weights: returns the weights that the value is computed from. Called once per key: with many experts, a look-up
+                by name at every layer and token would take half as long as the product itself.
+            make: computes the value, without gradients.
         """
-        found = self._entries.get(key)
-        if found is not None:
-            of, versions, value = found
-            if versions == [weight._version for weight in of]:
-                kept: T = value
-                return kept
+        entry = self._entries.get(key)
+        if entry is not None:
+            sources, versions, cached = entry
+            if versions == [weight._version for weight in sources]:
+                value: T = cached
+                return value
         else:
-            of = list(weights())
-        versions = [weight._version for weight in of]
-        # Tensors made in inference mode could not be used later where gradients flow.
+            sources = list(weights())
+        versions = [weight._version for weight in sources]
+        # Tensors created in inference mode could not be used later with gradients.
         with torch.inference_mode(False), torch.no_grad():
-            made = make()
-        self._entries[key] = of, versions, made
-        return made
+            value = make()
+        self._entries[key] = sources, versions, value
+        return value
 
     def clear(self) -> None:
         """Drop all values."""
         self._entries.clear()
 
     def forget(self, key: Hashable) -> None:
-        """Drop a value that is made of other weights from now on."""
+        """Drop the value of a key, whose weights are other tensors from now on."""
         self._entries.pop(key, None)
 
 
 def sha256(weights: Iterable[Tensor]) -> str:
-    """Digest of the bytes of tensors, one after the other."""
+    """sha256 of the bytes of tensors, one after the other."""
     content = hashlib.sha256()
     for weight in weights:
         content.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

@@ -112,9 +112,9 @@ def test_a_budget_of_memory_changes_no_logit_and_no_gradient(tokens_kept):
         torch.testing.assert_close(found[1][name], gradient, atol=1e-5, rtol=1e-4)
 
 
-def test_activated_experts_need_prompts_that_end_alike():
+def test_activated_experts_need_prompts_that_end_in_the_same_tokens():
     with pytest.raises(
-        ConfigError, match="adapter.activated needs prompts that end alike.*model.prompt=chat or alpaca"
+        ConfigError, match="adapter.activated needs prompts that end in the same tokens.*model.prompt=chat or alpaca"
     ):
         ExpertPool(tiny_model(), AdapterConfig(activated=True), "tiny", header_ids=[])
 

@@ -79,7 +79,7 @@ def test_the_state_counts_as_stored(make_pool, template):
 def test_a_state_that_holds_no_numbers_is_refused(make_pool, template, tmp_path):
     method = make(make_pool, template, CentroidRouter, "sky")
     method.keys["sky"] = torch.tensor([1.0, float("nan")])
-    with pytest.raises(ConfigError, match="sky holds numbers that are none"):
+    with pytest.raises(ConfigError, match="sky holds nan or inf"):
         method.save("sky", tmp_path)
     assert not (tmp_path / STATE).exists()
 
