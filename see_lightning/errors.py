@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one line tells what was given, what is allowed and what to type."""
+"""Errors that the user can correct: one line with the given value, the allowed ones, and what to type."""
 
 import difflib
 import errno
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-#: What the place is to blame for: read-only, not allowed, below a file, a folder where a file belongs.
+#: Errors of the path itself: read-only, not permitted, below a file, a folder in place of a file.
 BARRED = (
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST),
@@ -19,7 +19,7 @@ BARRED = (
 
 
 class Refusal(ValueError):
-    """What the user gave cannot be used; the message says what was given, what is allowed and what to do."""
+    """An input that cannot be used; the message has the given value, the allowed ones, and what to do."""
 
 
 class ConfigError(Refusal):
@@ -44,7 +44,7 @@ MOST_NAMED, LONGEST_NAME = 40, 80  # names in a message, and characters of each
 
 
 def listed(names: Iterable[Any], most: int = MOST_NAMED) -> str:
-    """Names for a message: the first ones, long ones cut, and how many more there are.
+    """Names for a message: the first ones, long ones shortened, and the number of the others.
 
     >>> listed(["qa", "qg", "sa"], most=2), listed([])
     ('qa, qg and 1 more', 'none')
@@ -57,20 +57,20 @@ def listed(names: Iterable[Any], most: int = MOST_NAMED) -> str:
 
 @contextmanager
 def room_needed(folder: Path, cure: str = "paths.runs=DIR") -> Iterator[None]:
-    """Within this, a full disk or a place that cannot be used is a refusal, which names the place.
+    """A context in which a full disk or an unusable path raises a refusal that names the path.
 
     Args:
-        folder: that is written to, unless the error knows better.
-        cure: what to type to have another place.
+        folder: that is written to; named unless the error has a path itself.
+        cure: option that sets another path.
 
     Raises:
-        Refusal: there is no room, or the place cannot be written.
+        Refusal: the disk is full, or the path cannot be written.
     """
     try:
         yield
     except Exception as error:
-        told = re.search(r"\(os error (\d+)\)", str(error))  # how libraries written in Rust tell it
-        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        match = re.search(r"\(os error (\d+)\)", str(error))  # in messages of libraries written in Rust
+        number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
         place = getattr(error, "filename", None) or folder
         if number in FULL:
             raise Refusal(full(place, number)) from error
@@ -80,11 +80,11 @@ def room_needed(folder: Path, cure: str = "paths.runs=DIR") -> Iterator[None]:
 
 
 def full(place: str | Path, number: int) -> str:
-    """One line on a place that has no room.
+    """One line on a full disk.
 
     Args:
-        place: what was written.
-        number: of the system's error, of ``FULL``.
+        place: path that was written.
+        number: the system's error number, one of ``FULL``.
     """
     there = next(path for path in (Path(place), *Path(place).absolute().parents) if path.exists())
     return (
@@ -94,7 +94,7 @@ def full(place: str | Path, number: int) -> str:
 
 
 def barred(error: OSError) -> str | None:
-    """One line on a place that cannot be used; None if the error tells of something else."""
+    """One line on a path that cannot be used or a full disk; None for other errors."""
     if "No usable temporary directory" in str(error):
         return "there is no folder for temporary files that can be written; set TMPDIR=DIR."
     if error.errno in FULL and error.filename is not None:
@@ -105,10 +105,10 @@ def barred(error: OSError) -> str | None:
 
 
 def with_cause(error: BaseException) -> str:
-    """An error in one line, with what is at the bottom of it: a library that is missing, a host that nobody knows.
+    """An error in one line with its first cause, such as a missing library or an unknown host.
 
     Args:
-        error: of a library that says so at the top as "cannot connect".
+        error: whose own message may be as general as "cannot connect".
     """
     cause = error
     while below := cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__):

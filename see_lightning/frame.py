@@ -1,4 +1,4 @@
-"""The frame in which every command runs: what is refused is told in one line, and output never ends a run."""
+"""The context in which every command runs: a refusal is one line, and failing output never ends a run."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from see_lightning.config.explain import REFUSED, explain
 from see_lightning.errors import ConfigError, barred
 from see_lightning.files.text import CONTROL, visible
 
-#: What a table or a progress bar writes itself: a return at its start or a line's end, lines up, weights and hues.
+#: Control sequences of tables and progress bars: carriage returns, cursor up, text styles and colours.
 MOVED = re.compile(r"(?:\x1b\[A)+\Z|\r?")
 STYLE = r"(?!\x1b\[(?:(?:[0-4]|2[1-4]|3[1-69]|9[1-6])(?:;(?!m)|(?=m)))*m)"
 OBEYED = re.compile(rf"(?!\r\n){CONTROL.pattern}")
@@ -21,14 +21,14 @@ OBEYED_IN_TERMINAL = re.compile(rf"(?!\r\n){STYLE}{CONTROL.pattern}")
 
 @contextmanager
 def frame(code: int = 2, prefix: str = "") -> Iterator[None]:
-    """Within this, a refusal ends the process with one line, and output that nobody can read or receive ends nothing.
+    """A context in which a refusal ends the process with one line, and output that cannot be written is dropped.
 
     Args:
-        code: exit code of what is refused.
+        code: exit code of a refusal.
         prefix: of the line.
 
     Raises:
-        SystemExit: something was refused, or Ctrl-C was given.
+        SystemExit: after a refusal or Ctrl-C.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(Output, before)
@@ -42,10 +42,10 @@ def frame(code: int = 2, prefix: str = "") -> Iterator[None]:
         print(f"{prefix}{explain(error)}", file=sys.stderr)
         raise SystemExit(code) from None
     except OSError as error:
-        told = barred(error)
-        if told is None:
+        message = barred(error)
+        if message is None:
             raise
-        print(f"{prefix}{told}", file=sys.stderr)
+        print(f"{prefix}{message}", file=sys.stderr)
         raise SystemExit(code) from None
     finally:
         sys.stdout.flush()
@@ -53,7 +53,7 @@ def frame(code: int = 2, prefix: str = "") -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-#: What torchrun, srun and the like tell a process, each a whole number.
+#: Environment variables of torchrun, srun and other launchers; each is a whole number.
 LAUNCHER = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_PORT"),
     *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"),
@@ -62,13 +62,13 @@ LAUNCHER = (
 
 
 def check_launcher(environment: MutableMapping[str, str]) -> None:
-    """Take out a launcher's variables that are empty, at which libraries stumble, and refuse what is no number.
+    """Remove a launcher's empty variables, which break libraries, and refuse values that are not numbers.
 
     Args:
         environment: of the process.
 
     Raises:
-        ConfigError: a variable is no whole number.
+        ConfigError: a variable is not a whole number.
     """
     for name in LAUNCHER:
         value = environment.get(name, "0").strip()
@@ -82,7 +82,7 @@ def check_launcher(environment: MutableMapping[str, str]) -> None:
 
 
 def print_exactly(text: str) -> None:
-    """Print what a program may read on: as it is into a pipe or a file; for a terminal, control characters are escapes."""
+    """Print text for other programs: unchanged into a pipe or a file; in a terminal, control characters become escapes."""
     if isinstance(sys.stdout, Output) and not sys.stdout.isatty():
         sys.stdout.write_exactly(f"{text}\n")
     else:
@@ -90,13 +90,13 @@ def print_exactly(text: str) -> None:
 
 
 class Output:
-    """A text stream for people: what its encoding lacks, and what a terminal would obey, is written as an escape.
+    """A text stream for people: control characters, and characters that its encoding lacks, are written as escapes.
 
-    Weights, hues and returns of tables and progress bars stay. What is written to a closed pipe, a full disk or a terminal
-    that is gone is dropped.
+    Styles, colours and carriage returns of tables and progress bars stay. Output to a closed pipe, a full disk or a closed
+    terminal is dropped.
 
     Args:
-        stream: standard output or error; None if the process was started without.
+        stream: standard output or error; None if the process has none.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -108,21 +108,21 @@ class Output:
         return getattr(self._stream, name)
 
     def __eq__(self, other: object) -> bool:
-        """It equals its stream: absl's log handler, when Hydra closes it, closes a stream that is not the process's."""
+        """Equal to its stream: when Hydra closes absl's log handler, that closes every stream but the process's own."""
         return other is self or other is self._stream
 
     def __hash__(self) -> int:
         return hash(self._stream)
 
     def write(self, text: str) -> int:
-        """As the stream does, less what a terminal would obey."""
-        start = MOVED.match(text).end()  # type: ignore[union-attr]  # it matches nothing, too
+        """Write text, with control characters as escapes."""
+        start = MOVED.match(text).end()  # type: ignore[union-attr]  # it also matches an empty text
         styled = self.isatty() or "FORCE_COLOR" in os.environ
         self.write_exactly(text[:start] + visible(text[start:], OBEYED_IN_TERMINAL if styled else OBEYED))
         return len(text)
 
     def write_exactly(self, text: str) -> int:
-        """As the stream does."""
+        """Write text unchanged; an error of the stream drops it and all that follows."""
         try:
             return self._stream.write(text)
         except OSError as error:
@@ -130,14 +130,14 @@ class Output:
             return len(text)
 
     def flush(self) -> None:
-        """As the stream does."""
+        """Flush the stream; an error drops the buffer and all that follows."""
         try:
             self._stream.flush()
         except OSError as error:
             self._drop(error)
 
     def _drop(self, error: OSError) -> None:
-        """Let what is still buffered, and all that follows, go nowhere; the run is not done for its listener's sake."""
+        """Redirect the buffer and all further output to the null device, so that the run goes on."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from see_lightning.errors import ConfigError, nearest
 
-TRAIN = "train"  # rows that thresholds are set by: those that were trained on
+TRAIN = "train"  # value of calibrate_on: thresholds are set on the training rows
 
 
 def one_of(key: str, value: str, allowed: Iterable[str]) -> None:
@@ -36,6 +36,6 @@ def check_ratio(key: str, ratio: float) -> None:
 
 
 def check_calibrate_on(key: str, value: int | str) -> None:
-    """Refuse what is neither a number of rows nor ``train``."""
+    """Refuse a value that is neither a number of rows nor ``train``."""
     if value != TRAIN and not (isinstance(value, int) and value >= 0):
         raise ConfigError(f"{key} must be a number of rows to hold out, at least 0, or {TRAIN}; got {value!r}.")

@@ -10,13 +10,13 @@ from see_lightning.files.text import read_text
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
-    """Hydra's own, by whose name it is known; which overlooks ``# @package`` behind a mark of the byte order."""
+    """Replaces Hydra's class of that name, which does not see ``# @package`` in a file that begins with a byte order mark."""
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """A file's content with what its first lines say of it."""
+        """A file's settings, and the directives in its first lines, such as ``# @package``."""
         path = Path(self.path) / self._normalize_file_name(config_path)
         if not path.is_file():
-            return super().load_config(config_path)  # which tells it
+            return super().load_config(config_path)  # raises Hydra's error for a missing file
         text = read_text(path)
         return ConfigResult(
             provider=self.provider,

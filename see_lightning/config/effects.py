@@ -1,6 +1,6 @@
-"""When a setting acts. One that was typed and has no effect under the others is told, or refused where that is no habit.
+"""Settings without effect: one that was typed but has no effect under the other settings is refused, or reported in a note.
 
-Defaults and the files of ``conf`` may set what does not act, since one experiment serves several methods.
+Defaults and the files of ``conf`` may set values that have no effect, since one experiment serves several methods.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,13 +16,13 @@ from see_lightning.errors import ConfigError
 
 @dataclass(frozen=True)
 class Effect:
-    """A condition of some settings.
+    """The condition under which some settings have an effect.
 
     Args:
         settings: patterns of their dotted names.
         acts: whether they have an effect under a composed configuration.
-        why: what is said where they have none; ``{value}`` is what was typed, ``{method}`` the method.
-        soft: it is only told, since commands for all methods set it.
+        why: reason given to the user where they have none; ``{value}`` is the typed value, ``{method}`` the method.
+        soft: a note instead of a refusal, since people set it in commands for all methods.
     """
 
     settings: tuple[str, ...]
@@ -50,7 +50,7 @@ def _has_default(name: str) -> Callable[[DictConfig], bool]:
 
 
 def _uses(place: str, *parts: str) -> Callable[[DictConfig], bool]:
-    """Whether some part of the configuration is said in terms of a place."""
+    """Whether one of these parts of the configuration refers to a path setting, such as ``${paths.data}``."""
     return lambda cfg: any(f"${{{place}}}" in OmegaConf.to_yaml(cfg[part]) for part in parts if cfg.get(part))
 
 
@@ -98,7 +98,7 @@ EFFECTS = (
 )  # fmt: skip
 
 
-#: Settings through which methods get one of their own; that one, typed too, takes their place.
+#: General settings from which a method's own setting takes its value; if both are typed, the method's own counts.
 OWN = {
     "ratio": "method.ratio",
     "data.rehearsal": "method.draw",
@@ -109,15 +109,15 @@ OWN = {
 
 @dataclass(frozen=True)
 class Idle:
-    """A typed setting without effect: its override, what is said of it, and whether it is told alone."""
+    """A typed setting without effect: its override, the message about it, and whether it is a note instead of a refusal."""
 
     override: str
-    told: str
+    message: str
     soft: bool
 
 
 def idle(cfg: DictConfig, typed: Iterable[str]) -> Iterator[Idle]:
-    """The settings among those typed that have no effect; one that switches something off needs none.
+    """The typed settings that have no effect, except values that switch something off.
 
     Args:
         cfg: composed.
@@ -145,18 +145,19 @@ def check_effects(cfg: DictConfig, typed: Iterable[str], *, several: bool) -> tu
     Args:
         cfg: composed and checked.
         typed: overrides, as Hydra took them.
-        several: whether the command, or a sweep, has several jobs: what has no effect in one of them is not refused.
+        several: whether the command, or a sweep, has several jobs; then a setting without effect in one is not refused.
 
     Returns:
-        The overrides by which the job repeats alone, and what else is to be told.
+        The overrides that repeat this job alone, and the notes to print.
 
     Raises:
         ConfigError: a setting was typed that has no effect.
     """
     typed = list(typed)
-    found = list(idle(cfg, typed))
-    hard = [one for one in found if not one.soft]
+    without_effect = list(idle(cfg, typed))
+    hard = [setting for setting in without_effect if not setting.soft]
     if hard and not several:
-        raise ConfigError(hard[0].told)
-    dropped = {one.override for one in hard}
-    return [override for override in typed if override not in dropped], [one.told for one in found]
+        raise ConfigError(hard[0].message)
+    dropped = {setting.override for setting in hard}
+    kept = [override for override in typed if override not in dropped]
+    return kept, [setting.message for setting in without_effect]

@@ -1,4 +1,4 @@
-"""What a refused command prints: one line with what was wrong and the nearest thing that is right."""
+"""The line that a refused command prints: what was wrong, and the nearest allowed spelling."""
 
 import re
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ BY_TASK = re.compile(r"(benchmark|ood\.sources\.[^.]+)\.(tasks|paraphrases)\.")
 
 
 def explain(error: Exception) -> str:
-    """What to print instead of a traceback.
+    """The message to print instead of a traceback.
 
     Args:
         error: one of ``REFUSED``.
@@ -31,29 +31,29 @@ def explain(error: Exception) -> str:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
         return f"there is no {group}={option}.{nearest(option, error.options)} There are: {', '.join(error.options)}."
     lines = [line.strip() for line in str(error).splitlines()]
-    # What Hydra and OmegaConf add on their own classes and pages says nothing of what was typed.
-    told = " ".join(line for line in lines if line and not line.startswith(OWN_LINES))
-    unknown = re.search(r"Could not override '([^']+)'", told)
+    # Lines about Hydra's and OmegaConf's own classes and web pages do not help the user.
+    message = " ".join(line for line in lines if line and not line.startswith(OWN_LINES))
+    unknown = re.search(r"Could not override '([^']+)'", message)
     if unknown and BY_TASK.match(unknown[1]):
         added = re.search(r"use (\+.*)", str(error))
         return f"{unknown[1]} is not set yet; what is added has a + before it: {added[1] if added else f'+{unknown[1]}=...'}"
     if unknown:
         return f"there is no setting {unknown[1]!r}.{hint(unknown[1])}"
     if isinstance(error, Refusal):
-        return told  # ours say all that there is to say
+        return message  # our own messages are complete
     cause = str(getattr(error.__cause__, "msg", None) or "").strip()
-    told = f"{told.removeprefix('Error merging override ')}: {cause.splitlines()[0]}" if cause else told
-    told = re.sub(r"field '(\S+)' is not Optional", r"\1 cannot be null", told)
-    told = re.sub(
-        r"Invalid value assigned: .* is not a ListConfig, list or tuple\.", "it is a list, such as [a,b].", told
+    message = f"{message.removeprefix('Error merging override ')}: {cause.splitlines()[0]}" if cause else message
+    message = re.sub(r"field '(\S+)' is not Optional", r"\1 cannot be null", message)
+    message = re.sub(
+        r"Invalid value assigned: .* is not a ListConfig, list or tuple\.", "it is a list, such as [a,b].", message
     )
     if isinstance(error, InterpolationKeyError | GrammarParseError) or isinstance(error.__cause__, GrammarParseError):
-        told += r". ${...} stands for the value of a setting; for the text itself write \${...}."
-    return told
+        message += r". ${...} stands for the value of a setting; for the text itself write \${...}."
+    return message
 
 
 def hint(key: str) -> str:
-    """What an unknown setting is called here."""
+    """A hint to the known setting that an unknown one is meant to be."""
     known = known_keys()
     if key in known:
         group, _, inner = key.partition(".")
@@ -65,7 +65,7 @@ def hint(key: str) -> str:
 
 
 def known_keys() -> list[str]:
-    """Every setting and group that the command line takes, as far as the files of ``conf`` tell."""
+    """Every setting and group in the schema and in the files of ``conf``."""
     keys = list({path.parent.name for path in options()})
     keys += _dotted(OmegaConf.structured(RunConfig))
     keys += _dotted(OmegaConf.structured(ModelConfig), "model.")
@@ -76,7 +76,7 @@ def known_keys() -> list[str]:
 
 
 def settings_in(path: Path) -> DictConfig:
-    """A file of ``conf``; empty if it holds no settings, of which Hydra tells when it is chosen."""
+    """The settings in a file of ``conf``; empty if it has none, which Hydra reports when the file is chosen."""
     try:
         config = OmegaConf.create(read_text(path))
     except (YAMLError, OmegaConfBaseException, DataError):

@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from see_lightning.config.checks import TRAIN
 from see_lightning.config.schema import ALL_LINEAR, LLAMA_TARGETS
 
-# What a run may change without changing a number. A new trainer setting counts until it is listed here.
-# The seed has its own folder; the ratio enters through the method; a protocol only sums up what was measured, and foreign
-# queries and variants are asked beside it.
+# Settings that change no number. A new trainer setting counts as changing numbers until it is listed here.
+# The seed has its own folder; the ratio enters through the method; a protocol only summarises the scores; ood queries and
+# variants are evaluated in addition.
 NUISANCE = ("paths", "logger", "seed", "ratio", "protocol", "ood", "variants")
-OFF: dict[str, tuple[str, ...]] = {  # settings of methods that are off at 0 or "none", and those that then mean nothing
+OFF: dict[str, tuple[str, ...]] = {  # switches of methods, off at 0 or "none", and the settings without effect then
     "min_negatives": (),
     "general_negatives": (),
     "other_instructions": (),
@@ -23,9 +23,9 @@ OFF: dict[str, tuple[str, ...]] = {  # settings of methods that are off at 0 or 
     "against": ("leeway",),
     "warm_start": ("probe",),
 }
-REHEARSAL = ("rehearsal", "min_negatives", "calibrate_on")  # of data, read by methods that rehearse
-GENERAL_USES = ("general_negatives", "other_instructions", "against")  # what general_source is read for
-GENERAL_VERSION = 2  # of the package's general instructions; other ones train other experts
+REHEARSAL = ("rehearsal", "min_negatives", "calibrate_on")  # settings of data that only methods that rehearse read
+GENERAL_USES = ("general_negatives", "other_instructions", "against")  # settings that use general_source
+GENERAL_VERSION = 2  # of the package's general instructions; another version trains other experts
 NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")
 NUISANCE_BENCHMARK = ("licence", "citation", "package", "published_at", "paraphrases")
 
@@ -34,19 +34,19 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved config that can change the numbers.
 
     Args:
-        config: as plain containers, such as ``results.json`` holds it.
+        config: as plain dicts and lists, as in ``results.json``.
     """
     kept = {name: part for name, part in config.items() if name not in NUISANCE}
     # Like the ratio, these enter through the methods that rehearse.
     kept["data"] = {name: value for name, value in config["data"].items() if name not in REHEARSAL}
-    # Parts of a step are like the ranks that share it.
     targets = config["adapter"]["targets"]
     if targets is None or targets in (ALL_LINEAR, [ALL_LINEAR]):
         targets = LLAMA_TARGETS[targets and ALL_LINEAR]
     kept["adapter"] = {**config["adapter"], "targets": [targets] if isinstance(targets, str) else targets}
+    # How a step is split into micro-batches changes no number.
     kept["optim"] = {name: value for name, value in config["optim"].items() if name != "tokens_at_once"}
     kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}
-    # Came later; without any, prompts are what they were.
+    # Newer than the first kept runs; empty, it changes no prompt.
     kept["model"] = {name: value for name, value in config["model"].items() if name != "template_args" or value}
     kept["method"] = switched_on({name: _one_spelling(value) for name, value in config["method"].items()})
     if "ratio" in kept["method"]:
@@ -57,7 +57,7 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
         kept["method"]["general_source"] = f"built_in {GENERAL_VERSION}"
     benchmark = kept["benchmark"] = _without_place(config["benchmark"], config["paths"]["data"])
     benchmark["tasks"] = {task: benchmark["tasks"].get(task) for task in config["order"]["tasks"]}
-    # A protocol is a number; that the training answers tell was so before there was the setting.
+    # A limit by protocol counts as its number; limits by the training answers were the rule before there was the setting.
     longest, protocol = (benchmark.pop(name, None) for name in ("max_new_tokens", "protocol_max_new_tokens"))
     if longest not in (None, "training"):
         benchmark["max_new_tokens"] = protocol if longest == "protocol" else longest
@@ -68,10 +68,10 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ratio_is_enough(method: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Whether a past task has so many rows for sure that the ratio alone gives ``min_negatives``, or none are wanted."""
+    """Whether the ratio alone certainly gives ``min_negatives`` rows of each past task, or no negatives are wanted."""
     if not method.get("ratio"):
         return True
-    # Rows that are left out, or held out for want of others, make a task smaller than it was asked for.
+    # Bad rows that are skipped, and held-out rows, make a task smaller than train_size.
     whole = (
         config.get("train_size")
         and config["data"].get("on_bad_row", "stop") == "stop"
@@ -81,14 +81,14 @@ def _ratio_is_enough(method: Mapping[str, Any], config: Mapping[str, Any]) -> bo
 
 
 def switched_on(method: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's settings without those that are off: what came later and is off changes nothing, so it makes no other key.
+    """A method's settings without those that are off: so a setting added later leaves the keys of older runs as they are.
 
     >>> switched_on({"ratio": 0.1, "calibrate_on": 0, "keep": 0.98, "warm_start": "none", "probe": 32})
     {'ratio': 0.1}
     """
     off = {name for switch, more in OFF.items() if method.get(switch) in (0, "none") for name in (switch, *more)}
     if method.get("calibrate_on") == TRAIN:
-        off.discard("leeway")  # refused rows stand where general instructions might
+        off.discard("leeway")  # rehearsed negatives are used in place of general instructions
     uses = [name for name in GENERAL_USES if name in method]
     if uses and off.issuperset(uses):
         off.add("general_source")
@@ -96,12 +96,12 @@ def switched_on(method: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _one_spelling(value: Any) -> Any:
-    """1.0 is 1."""
+    """An integer for a float with an integer's value, since 1.0 and 1 are the same setting."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _without_place(value: Any, root: str) -> Any:
-    """A copy in which no path tells where the data root lies: the same data in another place are the same data."""
+    """A copy in which paths are relative to the data root, since the same data in another folder give the same numbers."""
     if isinstance(value, Mapping):
         return {name: _without_place(part, root) for name, part in value.items()}
     if isinstance(value, list):
@@ -112,7 +112,7 @@ def _without_place(value: Any, root: str) -> Any:
 
 
 def numbers_config(cfg: DictConfig) -> dict[str, Any]:
-    """What ``numbers`` keeps of a composed config."""
+    """The settings of a composed config that can change a number."""
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     return numbers(resolved)
 
@@ -139,9 +139,9 @@ def key_of(settings: Mapping[str, Any]) -> str:
 
 
 def run_key(cfg: DictConfig) -> str:
-    """Eight hex digits that name a configuration, however its command was spelt.
+    """Eight hex digits that name a configuration, independent of the spelling of its command.
 
-    Where a setting says where the user's own data or model lie, a run is called otherwise, see ``engine.contents.placed``.
+    A run on the user's own data or model hashes their contents instead of their paths; see ``engine.contents.placed``.
     """
     return key_of(numbers_config(cfg))
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from see_lightning.errors import ConfigError, nearest
 
-METHOD_GIVEN = ("setup",)  # what a method gets beside its settings
+METHOD_GIVEN = ("setup",)  # arguments that a method gets in addition to its settings
 
 
 def bind(node: Any, *arguments: str) -> None:
@@ -20,8 +20,7 @@ def bind(node: Any, *arguments: str) -> None:
         arguments: names that the caller adds.
 
     Raises:
-        ConfigError: an argument is unknown to the target, is of another type than its annotation says, or one that it needs
-            is missing.
+        ConfigError: an argument is unknown to the target, does not fit its annotation, or is required and missing.
     """
     target = hydra.utils.get_object(node["_target_"])
     given = {str(key) for key in node if not str(key).startswith("_")} | set(arguments)
@@ -38,7 +37,7 @@ def bind(node: Any, *arguments: str) -> None:
         )
 
 
-#: What a number, a word or a switch of a configuration may be, and how a refusal calls it.
+#: Plain types of arguments: the Python types that a value may have, and their name in messages.
 PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
     int: ((int,), "a whole number"),
     float: ((int, float), "a number"),
@@ -49,7 +48,7 @@ PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
 
 
 def _check_type(node: Any, name: str, annotation: Any) -> None:
-    """Refuse a value that an argument's annotation does not allow; only numbers, words, switches and null are looked at."""
+    """Refuse a value that an argument's annotation does not allow; only numbers, words, switches and null are checked."""
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     if not all(kind in PLAIN for kind in kinds):
         return

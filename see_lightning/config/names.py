@@ -1,6 +1,6 @@
-"""What settings are called elsewhere, and the field's names for some of ours."""
+"""Other names of settings: spellings that are accepted as well, and names in other trainers, for hints."""
 
-#: Further spellings of settings, by which they can be given; a run's configuration and key have the name on the right.
+#: Accepted spellings of settings; a run's configuration and key have the name on the right.
 ALIASES = {
     "method.target_recall": "method.keep",
     "method.ood_examples": "method.against",
@@ -8,7 +8,7 @@ ALIASES = {
     "method.reject_above": "method.refuse",
 }
 
-#: Names that users of transformers, PEFT, TRL, Lightning and W&B bring, by what they are called here.
+#: Our setting, and its names in transformers, PEFT, TRL, Lightning and W&B.
 FOREIGN = {
     "optim.lr": "lr learning_rate base_lr peak_lr max_lr",
     "optim.epochs": "epochs max_epochs num_train_epochs num_epochs n_epochs max_steps num_steps train_steps",

@@ -1,7 +1,7 @@
-"""What was typed, in Hydra's grammar: Python's spelling of values, settings in a dict, texts that it has no room for.
+"""Translation of typed overrides into Hydra's grammar: Python literals, settings in a dict, texts with special characters.
 
-A W&B sweep hands values over as Python prints them (``None``, ``{'lr': 0.001}``), and a folder may have any name. What
-Hydra's grammar reads, it reads as ever; what it cannot read is a Python literal or a text, or refused with how to write it.
+A W&B sweep passes values as Python prints them (``None``, ``{'lr': 0.001}``), and a folder may have any name. Words that
+Hydra's grammar can read are left to it; the others are read as a Python literal or a text, or refused with a correction.
 """
 
 import ast
@@ -26,20 +26,20 @@ from see_lightning.config.schema import AdapterConfig, RunConfig
 from see_lightning.config.search_path import is_group, options
 from see_lightning.errors import ConfigError
 
-MAY_BE_NULL = ("experiment", "debug")  # groups of which none need be chosen
+MAY_BE_NULL = ("experiment", "debug")  # optional groups
 _PARSER = OverridesParser.create()
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _NAMES = {"inf": float("inf"), "nan": float("nan"), "null": None, "true": True, "false": False}
-_WINDOWS = re.compile(r"[A-Za-z]:\\|\\\\\w")  # a place there, in which a backslash is no escape
+_WINDOWS = re.compile(r"[A-Za-z]:\\|\\\\\w")  # a Windows path, in which a backslash is no escape
 _TOKENS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[\[\]{},]|[^\[\]{},'"]+|['"]""", re.DOTALL)
 
 
 def translate(words: Sequence[str], *, several: bool) -> list[str]:
-    """Overrides that Hydra takes, in the order in which they were typed.
+    """Translate typed words into Hydra's overrides, in the same order.
 
     Args:
         words: as typed.
-        several: whether values between commas are for a job each (``-m``).
+        several: whether each of several values between commas makes a job of its own (``-m``).
 
     Raises:
         ConfigError: a word is no setting with a value, or its value can be read in several ways.
@@ -60,7 +60,7 @@ def _translated(word: str, several: bool) -> list[str]:
         )
     key = _called(key)
     kinds = kinds_of(key)
-    if text == "~" or text.startswith("~/"):  # a shell leaves it alone in the midst of a word
+    if text == "~" or text.startswith("~/"):  # a shell does not expand it inside a word
         text = os.path.expanduser(text)
     word = f"{key}={text}"
     if str in kinds and _WINDOWS.match(text) and "," not in text:
@@ -79,12 +79,12 @@ def _translated(word: str, several: bool) -> list[str]:
     if isinstance(value, Sweep | Glob):
         return [_keyed(key, text)]
     if isinstance(value, int | float) and _is_text(key, kinds):
-        return [_keyed(key, _quoted(text))]  # 1.10 is a text of four characters there
+        return [_keyed(key, _quoted(text))]  # kept as typed: 1.10 is a version, not the number 1.1
     return _set(key, value, text)
 
 
 def _is_text(key: str, kinds: tuple[Any, ...]) -> bool:
-    """Whether a number is a text under a setting: by its type, by texts of digits in the files, or as a name.
+    """Whether a setting holds texts, so that a typed number is a text: by its type, its values in the files, or its name.
 
     >>> [_is_text(key, kinds_of(key)) for key in ("model.revision", "benchmark.version", "trainer.devices")]
     [True, True, False]
@@ -98,15 +98,15 @@ def _is_text(key: str, kinds: tuple[Any, ...]) -> bool:
 
 
 def _called(key: str) -> str:
-    """A setting by the name that configurations have, with the plus signs before it."""
+    """The key with an alias replaced by the setting's name in configurations; leading plus signs stay."""
     name = key.lstrip("+")
-    if name in ALIASES and not _in_files(name):  # a method of your own may have a setting of that name
+    if name in ALIASES and not _in_files(name):  # a user's own method may have a setting of that name
         return key.removesuffix(name) + ALIASES[name]
     return key
 
 
 def _set(key: str, value: Any, text: str | None = None) -> list[str]:
-    """The overrides that give a setting, or the settings of a group, a value; ``text`` if that says it already."""
+    """The overrides that set a setting, or each setting of a group; ``text`` is kept where it has the same meaning."""
     key = _called(key)
     if isinstance(value, dict) and _is_part(key):
         return [override for name, part in value.items() for override in _set(f"{key}.{name}", part)]
@@ -115,7 +115,7 @@ def _set(key: str, value: Any, text: str | None = None) -> list[str]:
 
 
 def _fit(key: str, value: Any) -> Any:
-    """A value as the setting can hold it: Python's None is null, and a number between quotes a number where one is due."""
+    """A value in the setting's own type: Python's None becomes null, and a quoted number a number if the setting is one."""
     name, nothing = key.lstrip("+"), value is None or value == "None"
     if not is_group(name):
         return "none" if nothing and "none" in _in_files(name) else _as_one_of(kinds_of(name), value)
@@ -149,7 +149,7 @@ def _as_one_of(kinds: tuple[Any, ...], value: Any) -> Any:
 
 
 def _unreadable(key: str, text: str, several: bool) -> list[str]:
-    """What Hydra's grammar has no room for: a Python literal, a list of odd texts, or a text."""
+    """Translate a value that Hydra's grammar cannot read: a Python literal, a list of unquoted texts, or one text."""
     if text[0] in "[({":
         try:
             return _set(key, _literal(ast.parse(text.strip(), mode="eval").body))
@@ -175,7 +175,7 @@ def _unreadable(key: str, text: str, several: bool) -> list[str]:
 
 
 def _listed(key: str, text: str, value: ChoiceSweep) -> list[str]:
-    """Values between commas without ``-m``: a list where one is due, a text if it reads like one; else refused."""
+    """Values between commas without ``-m``: a list if the setting is one, one text if they are prose; else refused."""
     kinds = kinds_of(key)
     if any(get_origin(kind) is list for kind in kinds) and value.simple_form:
         return _set(key, value.list)
@@ -193,7 +193,7 @@ def _parsed(text: str) -> Any:
 
 
 def _literal(node: ast.expr) -> Any:
-    """A Python literal as Hydra's parser would give it; a bare name is a text, but for the numbers that have one."""
+    """A Python literal as Hydra's parser represents it; a bare name is a text, except inf, nan, null, true and false."""
     match node:
         case ast.Constant(value=str(text)):
             return QuotedString(text, Quote.single)
@@ -213,7 +213,7 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _with_quotes(text: str) -> str:
-    """A list or a dict in which each bare piece that the grammar cannot read stands in quotes."""
+    """A list or a dict with quotes around each bare piece that the grammar cannot read."""
     done, open_ = [], [""]
     for token in _TOKENS.findall(text):
         if token in "[{":
@@ -236,7 +236,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _quoted(text: str) -> str:
-    return QuotedString(text, Quote.double).with_quotes()  # which stand in a shell's single ones
+    return QuotedString(text, Quote.double).with_quotes()  # double, since shells usually get single ones
 
 
 def _written(value: Any) -> str:
@@ -261,10 +261,10 @@ def _written(value: Any) -> str:
 
 
 def _keyed(key: str, text: str) -> str:
-    """An override; a part of the key that the grammar has no room for, such as 20Minuten, goes into a dict.
+    """An override; a part of the key that the grammar cannot read, such as 20Minuten, goes into a dict.
 
     Raises:
-        ConfigError: it cannot be written so either.
+        ConfigError: the override cannot be read in this form either.
     """
     names, inner = key.split("."), text
     while True:
@@ -280,7 +280,7 @@ def _keyed(key: str, text: str) -> str:
 
 
 def _typed(key: str, text: str) -> str:
-    """How to type it in a shell."""
+    """The override, quoted for a shell."""
     return shlex.quote(_keyed(key, text))
 
 
@@ -290,13 +290,13 @@ def _meant(word: str) -> str:
 
 
 def _is_part(key: str) -> bool:
-    """Whether a key names a group of settings, which is filled by setting each."""
+    """Whether a key names a group of settings."""
     name = key.lstrip("+")
     return is_group(name) or is_dataclass(get_type_hints(RunConfig).get(name))
 
 
 def kinds_of(key: str) -> tuple[Any, ...]:
-    """What a setting may be, as types: by the typed root, else by the values that it has in the files of its group.
+    """The types that a setting may have: from the schema, else from its values in the files of its group.
 
     >>> kinds_of("train_size"), kinds_of("adapter.targets"), kinds_of("method.keep"), kinds_of("trainer.foo")
     ((<class 'int'>, <class 'NoneType'>), (list[str], <class 'NoneType'>), (<class 'float'>,), ())
@@ -310,7 +310,7 @@ def kinds_of(key: str) -> tuple[Any, ...]:
             return _kinds_in_files(key.lstrip("+"))
     hint = get_type_hints(at).get(last, Any)
     if (at, last) == (AdapterConfig, "targets"):
-        return list[str], NoneType  # a list of names, a word, or null, which is more than its schema can say
+        return list[str], NoneType  # a list of names, a word, or null; the schema has Any
     return () if hint is Any or is_dataclass(hint) else get_args(hint) if NoneType in get_args(hint) else (hint,)
 
 
@@ -326,7 +326,7 @@ def _kinds_in_files(key: str) -> tuple[Any, ...]:
 
 @cache
 def _in_files(key: str) -> list[Any]:
-    """The values that a setting has in the files of its group, as they stand there."""
+    """The values of a setting in the files of its group, unresolved."""
     group, _, inner = key.partition(".")
     found: list[Any] = []
     for path in options(group) if inner else []:

@@ -19,25 +19,25 @@ PROMPT_STYLES = ("chat", "plain", "alpaca", "llama2")
 
 
 def _open_group() -> Any:
-    """A group to which the command line adds keys without a plus."""
+    """An empty group that accepts new keys from the command line without a plus."""
     return DictConfig({}, flags={"struct": False})
 
 
 @dataclass
 class ModelConfig:
-    """The base model and how a query is put to it."""
+    """The base model and its prompt format."""
 
     source: str = MISSING  # package (weights inside a pip package), tiny (random, for tests), hub
-    name: str = MISSING  # hub id, or the name the model goes by
+    name: str = MISSING  # hub id, or a name for the model
     revision: str | None = None  # hub only: commit, tag or branch
-    prompt: str = "chat"  # chat (the tokenizer's template), plain (the query alone), alpaca, llama2 (SSR's for it)
-    system_prompt: str | None = None  # chat, where null leaves it to the template, and llama2, where null writes none
+    prompt: str = "chat"  # chat (the tokenizer's template), plain (the query alone), alpaca, llama2 (SSR's)
+    system_prompt: str | None = None  # chat: null is the template's own; llama2: null is none
     template_args: dict[str, Any] = field(
         default_factory=_open_group
-    )  # chat only; variables of the template: enable_thinking
+    )  # chat only: variables of the template, such as enable_thinking
     dtype: str = "auto"  # auto (bf16 where the hardware is fast at it, else fp32), bf16, fp32
     max_length: int = 1536  # tokens; the longest prompt with its answer
-    trust_remote_code: bool = False  # runs Python code that comes with the model
+    trust_remote_code: bool = False  # run Python code that comes with the model
 
     def __post_init__(self) -> None:
         one_of("model.source", self.source, ("package", "tiny", "hub"))
@@ -53,7 +53,7 @@ class ModelConfig:
 
 
 ALL_LINEAR = "all-linear"  # PEFT's word
-# What a model is asked for where names of layers are left to it; its answer in Llama's case, which names the runs so far.
+# The layers of Llama that null and all-linear stand for: kept runs of these settings have the names in their keys.
 LLAMA_TARGETS: dict[str | None, list[str]] = {
     None: ["q_proj", "v_proj"],
     ALL_LINEAR: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
@@ -69,9 +69,9 @@ class AdapterConfig:
     dropout: float = 0.1  # share of the adapter's inputs
     targets: Any = field(default_factory=lambda: ["q_proj", "v_proj"])  # names of linear layers; see ``conf/adapter``
     activated: bool = (
-        False  # acts from the assistant header on, so every expert shares the base model's reading of a query
+        False  # acts from the assistant header on, so that all experts share the base model's KV cache of a query
     )
-    cache_gb: float = 4.0  # activated only: memory for what the base model has read (half training, half test queries)
+    cache_gb: float = 4.0  # activated only: memory of the base model's KV caches (half training, half test)
 
     def __post_init__(self) -> None:
         within("adapter.rank", self.rank, 1)
@@ -104,7 +104,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     epochs: int = 3  # passes over a task's training examples
     global_batch: int = 32  # examples per optimizer step, over all devices
-    tokens_at_once: int = 4096  # computed together by a device, padding included; a step of more is computed in parts
+    tokens_at_once: int = 4096  # largest micro-batch of a device, padding included; lower it if memory runs out
     schedule: str = "cosine"  # cosine (to zero), linear (to zero), constant
     warmup: float = 0.0  # share of the steps
     grad_clip: float = 1.0  # largest gradient norm; 0 turns it off
@@ -122,7 +122,7 @@ class OptimConfig:
         one_of("optim.loss_mean", self.loss_mean, ("tokens", "examples"))
 
 
-RESERVED = ("base", "ensemble")  # what answers call the base model, and the harness all experts together
+RESERVED = ("base", "ensemble")  # the base model in answers; all experts together in the harness
 
 
 @dataclass
@@ -148,13 +148,13 @@ class OrderConfig:
 
 @dataclass
 class DataConfig:
-    """How examples are checked and dealt."""
+    """How examples are checked, rehearsed and batched."""
 
     on_bad_row: str = "stop"  # stop, or skip (counted, reported, an error above 1 % of a task's rows)
     eval_batch: int = 16  # queries decoded together
-    rehearsal: str = "fresh"  # fresh (past examples are drawn anew for every later task), fixed (drawn once)
-    min_negatives: int = 12  # of each past task that an expert learns to refuse at least; 0: the ratio alone
-    calibrate_on: Any = 0  # rows to hold out by which an expert's threshold is set; train: its training rows; 0: none
+    rehearsal: str = "fresh"  # fresh (past examples are sampled again for every later task), fixed (sampled once)
+    min_negatives: int = 12  # least examples of each past task that an expert learns to reject; 0: the ratio alone
+    calibrate_on: Any = 0  # held-out rows that set an expert's threshold; train: its training rows; 0: no threshold
 
     def __post_init__(self) -> None:
         within("data.min_negatives", self.min_negatives, 0)
@@ -166,7 +166,7 @@ class DataConfig:
 
 @dataclass
 class IndicatorConfig:
-    """What an expert writes before an answer, or instead of one."""
+    """The indicators: an expert writes pos before an answer, and neg instead of one."""
 
     pos: str = "<<pos>>"
     neg: str = "<<neg>>"
@@ -186,14 +186,14 @@ class IndicatorConfig:
 
 @dataclass
 class PathsConfig:
-    """Where things lie. None of it changes a number."""
+    """Folders. They change no number."""
 
     data: str = "data"  # data root; the environment variable SEE_DATA by default
     runs: str = "runs"
     cache: str = "~/.cache/see_lightning"  # the converted base model
 
     def cache_folder(self) -> Path:
-        """Where the cache lies, with the home folder written out.
+        """The folder of the cache, with the home folder expanded.
 
         Raises:
             ConfigError: there is no such home folder.
@@ -208,14 +208,14 @@ class PathsConfig:
 
 @dataclass
 class OodConfig:
-    """Foreign queries: of tasks that nothing is trained on."""
+    """OOD queries: of tasks that no expert is trained on."""
 
-    sources: dict[str, Any] = MISSING  # benchmarks by any name; their tasks need names of their own
-    dir: str | None = None  # where a source finds its files, if it says ${ood.dir}
-    tasks: list[str] | None = None  # null takes all that the sources have
+    sources: dict[str, Any] = MISSING  # benchmarks under any names; names of tasks must differ from the run's
+    dir: str | None = None  # folder of a source's files, for sources with ${ood.dir}
+    tasks: list[str] | None = None  # null takes all tasks of the sources
     size: int | None = 50  # queries of each task; null takes all
-    max_new_tokens: int | None = 64  # longest answer to each; null takes each task's own
-    every: bool = False  # asked after every task instead of after the last alone
+    max_new_tokens: int | None = 64  # longest answer; null takes each task's own limit
+    every: bool = False  # evaluated after every task instead of after the last alone
 
     def __post_init__(self) -> None:
         within("ood.size", self.size, 1)
@@ -224,13 +224,13 @@ class OodConfig:
 
 @dataclass
 class RunConfig:
-    """The root: what people type on the command line."""
+    """The root of all settings, as typed on the command line."""
 
     ratio: float = 0.1  # share of each past task's examples that is rehearsed, 0..1
     seed: int = 0
     train_size: int | None = None  # training examples per task; null takes all
     test_size: int | None = None  # test examples per task; null takes all
-    protocol: str = "ssr"  # whose metrics are printed: ssr, trace, olora, sapt; results.json has all
+    protocol: str = "ssr"  # the metrics that are printed: ssr, trace, olora, sapt; results.json has all
     method: Any = MISSING
     order: OrderConfig = MISSING
     benchmark: Any = MISSING

@@ -16,7 +16,7 @@ from see_lightning.config.schema import RunConfig
 PACKAGE = Path(__file__).parents[1]
 #: The project's configurations: a folder of the package where it is installed, the root's in a clone.
 CONF = (PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent) / "conf"
-#: How an experiment is run: a clone has run.py.
+#: The command that runs an experiment; a clone has run.py.
 PROGRAM = ("see-lightning", "run") if CONF.parent == PACKAGE else ("python", "run.py")
 
 
@@ -32,24 +32,24 @@ def options(group: str = "*") -> list[Path]:
 
 
 def is_group(name: str) -> bool:
-    """Whether a setting is chosen among options."""
+    """Whether a name is a config group, which has files as options."""
     return any((folder / name).is_dir() for folder in (CONF, *own_conf()))
 
 
 class OwnConf(SearchPathPlugin):
-    """Lets Hydra find what lies in ``own_conf``, behind the project's own."""
+    """Adds ``own_conf`` to Hydra's search path, after the project's own folder."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """As Hydra asks for it."""
+        """Append the user's folders; Hydra calls this."""
         for folder in own_conf():
             search_path.append("see_lightning, working directory", f"file://{folder}")
 
 
 def register_own_conf(given: Iterable[str | Path | None] = ()) -> None:
-    """Make ``own_conf`` known to Hydra, and tell which files of one's own are not read for the project has such.
+    """Add ``own_conf`` to Hydra's search path, and print a note on user files hidden by the project's of that name.
 
     Args:
-        given: further folders that are searched, as by ``--config-dir``.
+        given: further folders on the search path, such as that of ``--config-dir``.
     """
     if OwnConf not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(OwnConf)
@@ -60,14 +60,14 @@ def register_own_conf(given: Iterable[str | Path | None] = ()) -> None:
             if (there := CONF / path.relative_to(folder)).exists() and there.read_bytes() != path.read_bytes()
         ]
         if hidden:
-            told = f"{', '.join(hidden[:3])}{' and others' if len(hidden) > 3 else ''}"
+            names = f"{', '.join(hidden[:3])}{' and others' if len(hidden) > 3 else ''}"
             print(
-                f"note: {folder} has {told}, as see_lightning has; its own are read. Give yours other names.",
+                f"note: {folder} has {names}, as see_lightning has; its own are read. Give yours other names.",
                 file=sys.stderr,
             )
 
 
 def register() -> None:
-    """Make the typed root known to Hydra under the name that ``conf/run.yaml`` starts from, and files by their encoding."""
+    """Register the schema with Hydra under the name in ``conf/run.yaml``, and the file reader that handles encodings."""
     SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
     ConfigStore.instance().store(name="run_schema", node=RunConfig)

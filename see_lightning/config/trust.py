@@ -1,7 +1,7 @@
-"""The ``config.yaml`` of a run's folder as it is read: as data of someone else, until its reader says otherwise.
+"""Safe reading of a run's ``config.yaml``, which may come from somebody else.
 
-Nothing in it is resolved or imported before all of it was looked at. It may name the classes that the package's own
-configurations name, at the places where these name them, and what the reader of the folder names.
+Nothing in it is resolved or imported before all of it is checked. It may name the classes in the package's own
+configurations, each at the same place as there, and the classes that the user trusts (``--trust``).
 """
 
 import argparse
@@ -27,7 +27,7 @@ from see_lightning.errors import ConfigError
 from see_lightning.files.reading import file_bytes
 from see_lightning.files.run_files import LedgerError, check
 
-LARGEST, DEPTH, NODES = 1_000_000, 32, 100_000  # bytes; mappings and lists in each other; of these and of values
+LARGEST, DEPTH, NODES = 1_000_000, 32, 100_000  # bytes; depth of nesting; number of mappings, lists and values
 SEAL = "# sha256: "  # begins the last line
 BASES = ("see_lightning.methods.method.Method", "see_lightning.data.reader.Reader")
 SHAPE = {
@@ -49,11 +49,11 @@ CURE = "Put it back, or delete it and give the run's command again, which writes
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What the reader of a run's folder trusts in it.
+    """The code named in a run's folder that the user allows to run.
 
     Args:
-        classes: dotted names of the reader's own method or reader of data, which are imported.
-        remote_code: whether Python code that comes with the base model runs.
+        classes: dotted names of the user's own methods or data readers, which may be imported.
+        remote_code: whether Python code that comes with the base model may run.
     """
 
     classes: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ NOTHING = Trust()
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Let a command take what its user trusts in a run's folder; ``trust_in`` gives it back."""
+    """Add the options ``--trust`` and ``--trust-remote-code``; ``trust_in`` reads them."""
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE.CLASS",
         help="a class that is no part of see_lightning, your own method or reader, and may be imported for this run; may be"
@@ -76,18 +76,18 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 
 
 def trust_in(given: argparse.Namespace) -> Trust:
-    """What was typed of ``add_trust``."""
+    """The ``Trust`` given by the options of ``add_trust``."""
     return Trust(tuple(given.trust), given.trust_remote_code)
 
 
 def sealed_settings(settings: DictConfig) -> str:
-    """The text of a run's ``config.yaml``: settings, resolved, and a last line with the sha256 of what stands above it."""
+    """The text of a run's ``config.yaml``: the resolved settings, and a last line with the sha256 of the lines before it."""
     text = OmegaConf.to_yaml(settings, resolve=True)
     return f"{text}{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n"
 
 
 def read_settings(path: Path) -> DictConfig:
-    """The settings in a run's ``config.yaml``, as data: nothing in them is resolved, typed or imported.
+    """The settings in a run's ``config.yaml`` as plain data: not resolved, typed or imported.
 
     Args:
         path: of the file.
@@ -126,16 +126,16 @@ def read_settings(path: Path) -> DictConfig:
 
 
 def load_config(path: Path, trust: Trust = NOTHING) -> DictConfig:
-    """The resolved configuration that a run left behind, from which only trusted classes are made.
+    """The typed configuration of a run, which names only trusted classes.
 
     Args:
         path: of the run's ``config.yaml``.
-        trust: what its reader trusts beside the package's own classes. A program's own methods and readers that it has
-            imported itself are trusted too.
+        trust: in addition to the package's own classes. Methods and readers that the calling program has imported are
+            trusted too.
 
     Raises:
         LedgerError: it cannot be read, was edited, or is not what a run writes.
-        ConfigError: it names a class that is not trusted, or wants code to run that comes with its base model.
+        ConfigError: it names a class that is not trusted, or its base model comes with code and ``remote_code`` is off.
     """
     settings = read_settings(path)
     refuse_code(path, OmegaConf.to_container(settings), trust)
@@ -143,7 +143,7 @@ def load_config(path: Path, trust: Trust = NOTHING) -> DictConfig:
         cfg = typed(settings)
         cfg.paths.cache = os.environ.get(
             "SEE_CACHE", RunConfig().paths.cache
-        )  # of the reader, who need not have made it
+        )  # of this user, not of the one who made the run
         validate(cfg)
     except BROKEN as error:
         raise _damaged(path, error) from error
@@ -162,9 +162,9 @@ def refuse_code(path: Path, settings: Any, trust: Trust = NOTHING) -> None:
     """Refuse settings that name a class which is not trusted, or a value that would be looked up elsewhere.
 
     Args:
-        path: of the file that they come from.
-        settings: of a run, or groups of them by their names.
-        trust: see ``load_config``.
+        path: of the file with the settings.
+        settings: of a run, or some of its groups by name.
+        trust: in addition to the package's own classes.
 
     Raises:
         LedgerError: a value is not resolved.
@@ -184,7 +184,7 @@ def refuse_code(path: Path, settings: Any, trust: Trust = NOTHING) -> None:
 
 
 def _bind(path: Path, cfg: DictConfig) -> None:
-    """Import what the settings name, now that all of it is trusted, and refuse arguments that it does not take."""
+    """Import the classes in the settings, which are all trusted by now, and refuse arguments that they do not take."""
     benchmarks = [cfg.benchmark, *(cfg.ood.sources.values() if cfg.ood else ())]
     nodes = [
         (cfg.method, METHOD_GIVEN),
@@ -196,9 +196,9 @@ def _bind(path: Path, cfg: DictConfig) -> None:
         except ConfigError as error:
             raise _damaged(path, error) from error
         except ImportError as error:
-            told = str(error.__cause__ or error).splitlines()[0]
+            reason = str(error.__cause__ or error).splitlines()[0]
             raise ConfigError(
-                f"{path} names {node['_target_']}, which cannot be imported: {told}. Let Python find it:"
+                f"{path} names {node['_target_']}, which cannot be imported: {reason}. Let Python find it:"
                 f" PYTHONPATH=DIR."
             ) from error
 
@@ -208,7 +208,7 @@ def _damaged(path: Path, error: Exception) -> LedgerError:
 
 
 def _check_form(text: str) -> None:
-    """Refuse what a run's YAML never has: anchors, aliases, tags, several documents, and more than a little depth or size."""
+    """Refuse YAML that no run writes: anchors, aliases, tags, several documents, or too many or too deep nodes."""
     depth = nodes = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         line = f"line {event.start_mark.line + 1}" if event.start_mark else "a line"
@@ -223,7 +223,7 @@ def _check_form(text: str) -> None:
 
 
 def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every text with its dotted place, names of settings among them."""
+    """Every text with its dotted place, the names of settings included."""
     if isinstance(value, dict):
         for name, part in value.items():
             if isinstance(name, str):
@@ -237,7 +237,7 @@ def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _targets(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every class that settings name, and what else Hydra takes as its own, with the place as ``allowed`` spells it."""
+    """Every class in settings, and Hydra's other keys such as ``_args_``, with the place in the spelling of ``allowed``."""
     if isinstance(value, dict):
         for name, part in value.items():
             if re.fullmatch(r"_\w+_", str(name)):
@@ -252,7 +252,7 @@ def _targets(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 @cache
 def allowed() -> dict[str, frozenset[str]]:
-    """By place, the classes that the package's own configurations name there."""
+    """The classes in the package's own configurations, by place."""
     found: dict[str, set[str]] = {}
     for path in sorted(CONF.glob("*/*.yaml")):
         for place, name in _targets({path.parent.name: yaml.safe_load(path.read_text(encoding="utf-8"))}):
@@ -261,7 +261,7 @@ def allowed() -> dict[str, frozenset[str]]:
 
 
 def _is_imported(name: str) -> bool:
-    """Whether a name is that of a method or reader of the calling program; nothing is imported to find out."""
+    """Whether a name is a method or reader that the calling program has imported; nothing is imported for the check."""
     module, _, attribute = name.rpartition(".")
     found = vars(sys.modules[module]).get(attribute) if module in sys.modules else None
     mro = found.__mro__[1:] if isinstance(found, type) else ()
@@ -269,7 +269,7 @@ def _is_imported(name: str) -> bool:
 
 
 def _let_be_found(path: Path) -> None:
-    """Let trusted classes be imported from the working folder too, behind all else, unless that is the run's own folder."""
+    """Put the working folder last on the import path, for trusted classes, unless it is the run's own folder."""
     here, run = Path.cwd().resolve(), path.resolve().parent
     if here != run and run not in here.parents and str(here) not in sys.path:
         sys.path.append(str(here))

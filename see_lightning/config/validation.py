@@ -1,4 +1,4 @@
-"""A composed configuration gets its types, and what no type can say is checked."""
+"""Types a composed configuration and checks rules that types cannot express."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from see_lightning.config.names import called_here
 from see_lightning.config.schema import RunConfig
 from see_lightning.errors import ConfigError, nearest
 
-# What the loop over tasks gives each Trainer, or what would make ``optim.global_batch`` untrue.
+# Arguments of the Trainer that the loop over tasks sets itself, or that would change the number of examples of a step.
 TRAINER_SET_BY_RUN = {
     "accumulate_grad_batches",
     "barebones",
@@ -44,7 +44,7 @@ STRATEGIES = ("auto", "ddp", FSDP_BASE)
 
 
 def validate(cfg: DictConfig) -> RunConfig:
-    """The typed form of a composed config, with every range checked.
+    """Convert a composed config to the schema's types and check every range.
 
     Raises:
         ConfigError: a value is out of range, or a mandatory one is missing.
@@ -63,8 +63,8 @@ def validate(cfg: DictConfig) -> RunConfig:
     if strategy not in STRATEGIES:
         raise ConfigError(
             f"trainer.strategy must be one of {', '.join(STRATEGIES)}; got {strategy!r}."
-            f"{nearest(str(strategy), STRATEGIES)} The run starts its ranks and deals examples and queries to them itself,"
-            f" and saves experts that every rank holds whole; other strategies do otherwise."
+            f"{nearest(str(strategy), STRATEGIES)} The run starts its ranks and distributes examples and queries itself,"
+            f" and every rank holds all experts whole; other strategies work differently."
         )
     taken = sorted(TRAINER_SET_BY_RUN & set(typed.trainer))
     if taken:
@@ -77,7 +77,7 @@ def validate(cfg: DictConfig) -> RunConfig:
 
 
 def load_composed(path: Path) -> DictConfig:
-    """A composed configuration that another process of this run wrote down."""
+    """A composed configuration that another process of this run saved."""
     return typed(cast("DictConfig", OmegaConf.load(path)))
 
 
@@ -88,12 +88,12 @@ def typed(settings: DictConfig) -> DictConfig:
     return cfg
 
 
-#: What YAML reads as a number in a file, and Hydra as a text on the command line.
+#: Spellings of infinity that YAML reads as a number in a file, and Hydra as a text on the command line.
 _ENDLESS = re.compile(r"[-+]?\.(inf|nan)", re.IGNORECASE)
 
 
 def _refuse_endless(value: Any, name: str) -> None:
-    """No setting means anything as ``inf`` or ``nan``, and few comparisons see them."""
+    """Refuse ``inf`` and ``nan``, which no setting can use and most range checks do not catch."""
     if isinstance(value, Mapping):
         for key, part in value.items():
             _refuse_endless(part, f"{name}.{key}" if name else str(key))
@@ -107,7 +107,7 @@ def _refuse_endless(value: Any, name: str) -> None:
 
 
 def _refuse_additions(typed: Any, prefix: str) -> None:
-    """Hydra's ``+key=value`` adds what the types do not know, and nothing would ever read it."""
+    """Refuse settings that Hydra's ``+key=value`` added but the schema does not have, since nothing would read them."""
     known = {field.name for field in fields(typed)}
     for key, value in vars(typed).items():
         if key not in known:
