@@ -1,1 +1,1 @@
-"""Key-value caches, prefill and greedy decoding of batches."""
+"""KV caches, prefill and greedy decoding of batches."""

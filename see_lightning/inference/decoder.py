@@ -1,4 +1,4 @@
-"""Greedy decoding: rows join when there is room, and leave one by one when they end."""
+"""Greedy decoding of batches: rows are added while there is room, and leave the batch when they end."""
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
@@ -16,12 +16,12 @@ K = TypeVar("K")
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What one row generated.
+    """The generated tokens of one row.
 
     Args:
         ids: generated tokens, without the end-of-sequence token.
-        ended: whether it ended by itself; False if it was cut at the limit or stopped from outside.
-        margin: the smallest lead of a token, the end included, over the next best, in logits; of those chosen here.
+        ended: True if the model generated an end-of-sequence token; False if the row was cut at the limit or by ``stop``.
+        margin: the smallest difference in logits between a token that the decoder chose, the end included, and the next best.
     """
 
     ids: list[int]
@@ -31,14 +31,14 @@ class Decoded:
 
 @dataclass(slots=True)
 class RowState(Generic[K]):
-    """A row that is being written.
+    """A row that is being decoded.
 
     Args:
-        key: names it.
-        adapter: who writes it, as ``use_adapter`` takes it.
-        ids: what it generated so far; all but the last of these have been read.
-        limit: most tokens it may generate.
-        margin: see ``Decoded``.
+        key: identifies the row.
+        adapter: name of the adapter that generates it; None is the base model.
+        ids: tokens generated so far; the KV cache holds all but the last.
+        limit: most tokens to generate.
+        margin: smallest difference in logits between a chosen token and the next best, so far.
     """
 
     key: K
@@ -49,12 +49,12 @@ class RowState(Generic[K]):
 
 
 class BatchDecoder(Generic[K]):
-    """Rows that are written together, token by token, each by its own voice.
+    """Decodes rows together, token by token, each under its own adapter.
 
     Args:
-        use_adapter: given a voice per row, the model that speaks with them.
+        use_adapter: returns the model with one adapter for each row.
         eos_ids: tokens that end a row.
-        stop: asked after each new token, with the row's key and its tokens so far; True ends the row.
+        stop: called after each new token with the row's key and its tokens so far; True ends the row.
     """
 
     def __init__(
@@ -75,26 +75,30 @@ class BatchDecoder(Generic[K]):
         places: Sequence[int] | None = None,
         mask_BK: Tensor | None = None,
     ) -> None:
-        """Take in rows whose prompts, and all but their last token, were read.
+        """Add rows whose prompts and tokens, except the last token, are in a KV cache. Rows that have ended go to ``done``.
 
         Args:
-            read: what was read.
+            read: the KV cache.
             rows: the new rows.
-            places: where each of them stands in ``read``; by default in the same order.
-            mask_BK: which columns of ``read`` each of them goes on from; by default all that hold a token.
+            places: the row of ``read`` that belongs to each new row; by default in the same order.
+            mask_BK: True for the columns of ``read`` that a new row attends to; by default all with a token.
         """
-        kept = [n for n, row in enumerate(rows) if not self._ends(row)]
-        if kept:
+        open_rows = [n for n, row in enumerate(rows) if not self._ends(row)]
+        if open_rows:
             new = read.select(
-                [n if places is None else places[n] for n in kept], None if mask_BK is None else mask_BK[kept]
+                [n if places is None else places[n] for n in open_rows], None if mask_BK is None else mask_BK[open_rows]
             )
             self.read = new if self.read is None else join([self.read, new])
-            self.rows += [rows[n] for n in kept]
+            self.rows += [rows[n] for n in open_rows]
 
     def start(self, logits_BV: Tensor, read: KVCache, rows: Sequence[RowState[K]]) -> None:
-        """Take in rows whose prompts were read: their first tokens are the most probable ones.
+        """Add rows whose prompts are in a KV cache.
 
-        Rows that have tokens already, all of them as many, were given these, and go on from there.
+        Args:
+            logits_BV: of the first token after each prompt.
+            read: KV cache of the prompts.
+            rows: the new rows. With empty ``ids`` a row gets its most probable first token; otherwise ``ids`` is a forced
+                prefix, equally long in all rows, after which it goes on.
         """
         if not rows[0].ids:
             _add_best(rows, logits_BV)
@@ -103,35 +107,35 @@ class BatchDecoder(Generic[K]):
         self.join(read, rows)
 
     def step(self) -> None:
-        """Write one token on every row."""
+        """Generate one token for every row."""
         assert self.read is not None
         logits_BKV, self.read = self._extend(self.read, self.rows, [row.ids[-1:] for row in self.rows])
         _add_best(self.rows, logits_BKV[:, -1])
-        stays = [place for place, row in enumerate(self.rows) if not self._ends(row)]
-        if len(stays) < len(self.rows):
-            self.rows = [self.rows[place] for place in stays]
-            self.read = self.read.select(stays) if stays else None
+        open_rows = [place for place, row in enumerate(self.rows) if not self._ends(row)]
+        if len(open_rows) < len(self.rows):
+            self.rows = [self.rows[place] for place in open_rows]
+            self.read = self.read.select(open_rows) if open_rows else None
 
     def _extend(self, read: KVCache, rows: Sequence[RowState[K]], ids: Sequence[list[int]]) -> tuple[Tensor, KVCache]:
-        """Let each row's voice read on; where rows are read one by one, one voice at a time."""
+        """Run each row's tokens through its adapter; row by row for a model that cannot process them together."""
         with self.use_adapter([row.adapter for row in rows]) as model:
             if READING not in one_by_one(model):
                 return extend(model, read, ids)
-        told, parts = [], []
+        logits, parts = [], []
         for place, row in enumerate(rows):
             with self.use_adapter([row.adapter]) as model:
                 logits_1KV, part = extend(model, read.select([place]), ids[place : place + 1])
-            told.append(logits_1KV)
+            logits.append(logits_1KV)
             parts.append(part)
-        return torch.cat(told), join(parts)
+        return torch.cat(logits), join(parts)
 
     def decode_until(self, rows: int) -> None:
-        """Write on until no more than ``rows`` rows are left."""
+        """Decode until at most ``rows`` rows are left."""
         while len(self.rows) > rows:
             self.step()
 
     def _ends(self, row: RowState[K]) -> bool:
-        """Whether a row ends with its latest token; if so, note what it generated."""
+        """Whether a row ends with its latest token; if so, put its tokens into ``done``."""
         ended = row.ids[-1] in self.eos_ids
         if ended:
             row.ids.pop()
@@ -142,9 +146,9 @@ class BatchDecoder(Generic[K]):
 
 
 def _add_best(rows: Sequence[RowState[K]], logits_BV: Tensor) -> None:
-    """Write on every row its most probable token."""
-    tokens = logits_BV.argmax(dim=-1).tolist()  # of equal ones the first, which topk does not promise
+    """Append the most probable token to every row."""
+    tokens = logits_BV.argmax(dim=-1).tolist()  # the first of equal ones, which topk does not guarantee
     best_B2 = logits_BV.topk(2, dim=-1).values.float()
-    for row, token, lead in zip(rows, tokens, (best_B2[:, 0] - best_B2[:, 1]).tolist(), strict=True):
+    for row, token, margin in zip(rows, tokens, (best_B2[:, 0] - best_B2[:, 1]).tolist(), strict=True):
         row.ids.append(token)
-        row.margin = min(row.margin, lead)
+        row.margin = min(row.margin, margin)

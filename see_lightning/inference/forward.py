@@ -1,9 +1,10 @@
-"""Reading prompts into a cache of keys and values, from which any number of continuations go on.
+"""Forward passes with a KV cache: prefill, continuation, and trees of tokens.
 
-Nothing is read twice: what prompts have in common at their beginning is read once, and tokens that branch (the words an
-expert may begin with, or several experts' first words) are read beside each other, each seeing its own past alone.
+No token is processed twice: a common prefix of prompts is prefilled once, and branches (the indicators that an expert may
+begin with, or several experts' first tokens) run in one pass with an attention mask, in which each token sees only its own
+ancestors.
 
-Letters: B rows, K columns of a cache, R columns read now, T tokens of a tree, H heads, D size of a head, V vocabulary.
+Letters: B rows, K columns of a cache, R columns of a pass, T tokens of a tree, H heads, D size of a head, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,9 @@ from transformers import PreTrainedModel
 from see_lightning.inference.kv_cache import KVCache, Tree
 from see_lightning.tasks.batches import left_pad
 
-# Tokens that a common beginning must save before reading it apart pays for one more pass through the model.
+# Tokens that a common prefix must save before a separate prefill is worth one more forward pass.
 WORTH_SHARING = 128
-# What a model may have to do row by row.
+# The kinds of passes that a model may have to do row by row: over a KV cache, and over training batches.
 READING, TRAINING = "reading", "training"
 
 
@@ -32,19 +33,20 @@ def extend(
     tree: Tree | None = None,
     keep: Sequence[int] = (-1,),
 ) -> tuple[Tensor, KVCache]:
-    """Let a model read on: first each row's own tokens, then a tree that all rows share.
+    """Extend a KV cache by each row's own tokens and then by a tree that all rows share.
 
-    A model that would read rows otherwise together than apart (``one_by_one``) reads every row and every branch by itself.
+    A model whose results for rows depend on the batch (``one_by_one``) processes every row and every branch by itself.
 
     Args:
-        model: a causal language model of Hugging Face's interface.
-        read: what the rows have read before; None begins anew.
-        prompts: a row's own tokens; all may be empty if there is a tree.
-        tree: tokens that hang on the end of every row.
-        keep: columns, counted from the end, whose logits are wanted.
+        model: a causal language model with Hugging Face's interface.
+        read: KV cache of the rows; None starts an empty one.
+        prompts: each row's own tokens; all may be empty if there is a tree.
+        tree: branching tokens that follow every row.
+        keep: columns whose logits are returned, as negative numbers from the end.
 
     Returns:
-        Logits (B, len(keep), V), and all that was read; the tree's tokens count as none's until a mask says so.
+        Logits (B, len(keep), V), and the extended KV cache. Its mask is False on the tree's tokens: the caller selects the
+        branch to continue.
     """
     tree = tree or Tree()
     if READING in one_by_one(model):
@@ -78,14 +80,14 @@ def extend(
 
 @contextmanager
 def head_on(model: PreTrainedModel | PeftModel, chosen_BS: Tensor) -> Iterator[None]:
-    """Let the vocabulary head run on some positions only: its logits are then (1, chosen, V), row by row.
+    """Run the vocabulary head on some positions only: its logits are then (1, chosen, V), row by row.
 
-    The head costs a fifth of a small model's forward pass, and all but a few positions of a training batch need none of
-    it. Chosen before the head rather than after, so whatever a model does to its logits it still does.
+    The head takes a fifth of a small model's forward pass, and only a few positions of a training batch need it. Positions
+    are selected at its input, so anything that a model does to its logits still happens.
 
     Args:
-        model: a causal language model of Hugging Face's interface.
-        chosen_BS: True where logits are wanted.
+        model: a causal language model with Hugging Face's interface.
+        chosen_BS: True where logits are needed.
     """
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0][chosen_BS][None],))
     try:
@@ -97,14 +99,14 @@ def head_on(model: PreTrainedModel | PeftModel, chosen_BS: Tensor) -> Iterator[N
 def logits_at(
     model: PreTrainedModel | PeftModel, ids_BS: Tensor, mask_BS: Tensor, wanted_BS: Tensor, read: KVCache | None = None
 ) -> Tensor:
-    """Logits (L, V) of some positions of a batch that nothing is read on from, row by row, with gradients.
+    """Logits (L, V) of some positions of a batch, row by row, with gradients; no KV cache is returned.
 
     Args:
-        model: a causal language model of Hugging Face's interface.
+        model: a causal language model with Hugging Face's interface.
         ids_BS: tokens, padded on the left.
         mask_BS: 1 on tokens.
-        wanted_BS: True where logits are wanted.
-        read: what the rows have read before.
+        wanted_BS: True where logits are needed.
+        read: KV cache of the tokens before; None if there are none.
     """
     alone = (READING if read else TRAINING) in one_by_one(model)
     if alone and len(ids_BS) > 1:
@@ -127,24 +129,27 @@ def logits_at(
 
 
 def one_by_one(model: nn.Module) -> frozenset[str]:
-    """What a model does row by row: ``READING``, ``TRAINING``, both or, by default, neither; see ``self_test``."""
-    found: frozenset[str] = getattr(model, "one_by_one", frozenset())
-    return found
+    """The kinds of passes that a model does row by row: ``READING``, ``TRAINING``, both or neither; see ``self_test``."""
+    kinds: frozenset[str] = getattr(model, "one_by_one", frozenset())
+    return kinds
 
 
 def _read_one_by_one(
     model: nn.Module, read: KVCache | None, prompts: Sequence[Sequence[int]], tree: Tree, keep: Sequence[int]
 ) -> tuple[Tensor, KVCache]:
-    """``extend`` in passes over a single row without padding; the columns are those that a batch would have."""
+    """``extend`` in passes over a single row without padding; the result has the columns of a padded batch."""
     width, wanted = max(map(len, prompts)), max(1, -min(keep) - len(tree))
     rows = [
         _read_row(model, None if read is None else read.select([row]), prompt, tree, wanted)
         for row, prompt in enumerate(prompts)
     ]
-    some = next(told for told, _ in rows if told is not None)
+    none_KV = next(logits_KV for logits_KV, _ in rows if logits_KV is not None)[:0]
     longest = wanted + len(tree)
     logits_BKV = torch.stack(
-        [pad(told, (0, 0, longest - len(told), 0)) for told in (some[:0] if one is None else one for one, _ in rows)]
+        [
+            pad(logits_KV, (0, 0, longest - len(logits_KV), 0))
+            for logits_KV in (none_KV if row_KV is None else row_KV for row_KV, _ in rows)
+        ]
     )
     own_BR = torch.tensor([[n >= width - len(prompt) for n in range(width)] for prompt in prompts], dtype=torch.bool)
     mask_BK = pad(own_BR.to(logits_BKV.device), (0, len(tree)))
@@ -152,9 +157,11 @@ def _read_one_by_one(
     for number, before in enumerate(rows[0][1] if read is None else read.layers):
         pair = []
         for side in (0, 1):
-            # Tokens of shorter rows stand behind columns without a token.
-            made = [pad(new[number][side], (0, 0, mask_BK.shape[1] - new[number][side].shape[2], 0)) for _, new in rows]
-            pair.append(torch.cat([*([] if read is None else [before[side]]), torch.cat(made)], dim=2))
+            # Shorter rows are padded on the left.
+            padded = [
+                pad(new[number][side], (0, 0, mask_BK.shape[1] - new[number][side].shape[2], 0)) for _, new in rows
+            ]
+            pair.append(torch.cat([*([] if read is None else [before[side]]), torch.cat(padded)], dim=2))
         layers.append((pair[0], pair[1]))
     return logits_BKV[:, list(keep)], KVCache(
         layers, mask_BK if read is None else torch.cat([read.mask_BK, mask_BK], dim=1)
@@ -166,31 +173,31 @@ def _read_row(
 ) -> tuple[Tensor | None, list[tuple[Tensor, Tensor]]]:
     """One row: logits (K, V) of at most ``wanted`` of its own last tokens and of the tree's, and all new keys and values.
 
-    A row that has nothing to read while others have gives no logits.
+    The logits are None for a row without new tokens.
     """
-    told, made, here = [], [], past
+    logits, entries, trunk = [], [], past
     if prompt:
-        logits_KV, here = _pass(model, past, prompt, wanted)
-        told.append(logits_KV)
-        made.append([(k[:, :, -len(prompt) :], v[:, :, -len(prompt) :]) for k, v in here.layers])
-    reached: list[KVCache | None] = []
+        logits_KV, trunk = _pass(model, past, prompt, wanted)
+        logits.append(logits_KV)
+        entries.append([(k[:, :, -len(prompt) :], v[:, :, -len(prompt) :]) for k, v in trunk.layers])
+    caches: list[KVCache | None] = []  # after each token of the tree
     for token, parent in zip(tree.ids, tree.parents, strict=True):
-        logits_1V, after = _pass(model, reached[parent] if parent >= 0 else here, [token], 1)
-        reached.append(after)
-        told.append(logits_1V)
-        made.append([(k[:, :, -1:], v[:, :, -1:]) for k, v in after.layers])
-    if not made:
+        logits_1V, after = _pass(model, caches[parent] if parent >= 0 else trunk, [token], 1)
+        caches.append(after)
+        logits.append(logits_1V)
+        entries.append([(k[:, :, -1:], v[:, :, -1:]) for k, v in after.layers])
+    if not entries:
         assert past is not None, "a row begins with a token of its own"
         return None, [(k[:, :, :0], v[:, :, :0]) for k, v in past.layers]
     new = [
         (torch.cat([part[0] for part in parts], dim=2), torch.cat([part[1] for part in parts], dim=2))
-        for parts in zip(*made, strict=True)
+        for parts in zip(*entries, strict=True)
     ]
-    return torch.cat(told), new
+    return torch.cat(logits), new
 
 
 def _pass(model: nn.Module, past: KVCache | None, ids: Sequence[int], wanted: int) -> tuple[Tensor, KVCache]:
-    """One row's next tokens: logits (K, V) of at most ``wanted`` of them, and all that was read."""
+    """One row's next tokens: logits (K, V) of at most the last ``wanted`` of them, and the extended KV cache."""
     device = next(model.parameters()).device
     mask_1K = torch.ones(1, len(ids) + (0 if past is None else past.mask_BK.shape[1]), dtype=torch.bool, device=device)
     out = model(
@@ -204,7 +211,7 @@ def _pass(model: nn.Module, past: KVCache | None, ids: Sequence[int], wanted: in
 
 
 def _mask(past_BK: Tensor, own_BR: Tensor, sees_TT: Tensor, dtype: torch.dtype) -> Tensor:
-    """What each new token sees, as a mask (B, 1, R + T, K + R + T) that is added to the scores."""
+    """The attention mask of the new tokens, (B, 1, R + T, K + R + T), to be added to the scores."""
     rows, own, branches = *own_BR.shape, len(sees_TT)
     causal_RR = torch.ones(own, own, dtype=torch.bool, device=own_BR.device).tril()
     text_BRK = torch.cat(
@@ -223,7 +230,7 @@ def _mask(past_BK: Tensor, own_BR: Tensor, sees_TT: Tensor, dtype: torch.dtype) 
 
 
 def common_start(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with, at least one left to each.
+    """Length of the common prefix of prompts in tokens; at least one token of each prompt is left out of it.
 
     >>> common_start([[1, 2, 3, 4], [1, 2, 5], [1, 2, 3]])
     2
@@ -231,16 +238,16 @@ def common_start(prompts: Sequence[Sequence[int]]) -> int:
     first, last = (
         min(map(tuple, prompts)),
         max(map(tuple, prompts)),
-    )  # in alphabetical order, all others share what these two share
+    )  # the others lie between these two in lexicographic order, so they share their common prefix
     longest = min(map(len, prompts)) - 1
     return next((n for n in range(longest) if first[n] != last[n]), max(0, longest))
 
 
 def prefill_common_prefix(model: nn.Module, prompts: Sequence[Sequence[int]]) -> tuple[int, KVCache | None]:
-    """Read what all prompts begin with, if that saves more than it costs.
+    """Prefill the common prefix of prompts once, if that saves more than it costs.
 
     Returns:
-        How many tokens that are, and what was read, a single row; (0, None) where it does not pay.
+        The prefix's number of tokens and its KV cache of one row; (0, None) if a separate pass is not worth it.
     """
     tokens = common_start(prompts)
     if tokens * (len(prompts) - 1) < WORTH_SHARING:

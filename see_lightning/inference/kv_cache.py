@@ -1,4 +1,4 @@
-"""Keys and values of tokens that a model has read, and trees of tokens to be read next.
+"""KV caches of batches, and trees of tokens to be processed next.
 
 Letters: B rows, K columns of a cache, T tokens of a tree, H heads, D size of a head.
 """
@@ -16,11 +16,12 @@ from transformers.cache_utils import DynamicLayer
 
 @dataclass(slots=True)
 class KVCache:
-    """Rows of tokens that a model has read.
+    """The keys and values of a batch of token sequences.
 
     Args:
         layers: keys and values of every layer, (B, H, K, D) each.
-        mask_BK: True where a column holds a token of the row; the order of columns is the order of tokens.
+        mask_BK: True where a column holds a token of the row; False on padding and on branches that are not chosen. Columns
+            are in the order of tokens.
     """
 
     layers: list[tuple[Tensor, Tensor]]
@@ -30,7 +31,7 @@ class KVCache:
         return len(self.mask_BK)
 
     def cache(self) -> DynamicCache:
-        """As the model takes it. Reading on makes new tensors and leaves these as they are."""
+        """As a cache of transformers. A forward pass with it creates new tensors and does not change these."""
         cache = DynamicCache()
         for keys, values in self.layers:
             layer = DynamicLayer()
@@ -40,28 +41,28 @@ class KVCache:
         return cache
 
     def repeat(self, rows: int) -> "KVCache":
-        """One row, as many rows; no copy is made."""
+        """A cache of one row, expanded to ``rows`` rows without copying."""
         layers = [(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.layers]
         return KVCache(layers, self.mask_BK.expand(rows, -1))
 
     def select(self, rows: Sequence[int], mask_BK: Tensor | None = None) -> "KVCache":
-        """Some rows, with their tokens moved to the right edge and no column without a token.
+        """Some rows, with their tokens moved to the right edge and columns without any token removed.
 
         Args:
-            rows: numbers of rows.
-            mask_BK: which of their columns count; by default those of ``self.mask_BK``.
+            rows: row numbers.
+            mask_BK: True for the columns to keep in each of these rows; by default those of ``self.mask_BK``.
         """
         index_B = torch.tensor(rows, device=self.mask_BK.device)
         mask_BK = self.mask_BK[index_B] if mask_BK is None else mask_BK
         width = int(mask_BK.sum(dim=1).max())
         if not width:
             return KVCache([(k[index_B, :, :0], v[index_B, :, :0]) for k, v in self.layers], mask_BK[:, :0])
-        if bool(mask_BK[:, -width:].sum() == mask_BK.sum()):  # they stand at the right edge already
+        if bool(mask_BK[:, -width:].sum() == mask_BK.sum()):  # tokens are at the right edge already
             layers = [(k[index_B, :, -width:], v[index_B, :, -width:]) for k, v in self.layers]
             return KVCache(layers, mask_BK[:, -width:])
         column_BK = mask_BK.to(torch.int8).argsort(dim=1, stable=True)[:, -width:]
         rows_B1 = index_B[:, None]
-        # Indexed by rows and columns at once, heads come last; they go back to their place.
+        # Indexing rows and columns at once puts the heads last; the transpose restores the order.
         layers = [
             (k[rows_B1, :, column_BK].transpose(1, 2), v[rows_B1, :, column_BK].transpose(1, 2)) for k, v in self.layers
         ]
@@ -69,7 +70,7 @@ class KVCache:
 
 
 def join(reads: Sequence[KVCache]) -> KVCache:
-    """Rows that were read apart as one, padded on the left."""
+    """Concatenate the rows of several caches into one, padded on the left."""
     if len(reads) == 1:
         return reads[0]
     width = max(read.mask_BK.shape[1] for read in reads)
@@ -92,11 +93,11 @@ def join(reads: Sequence[KVCache]) -> KVCache:
 
 @dataclass(frozen=True)
 class Tree:
-    """Tokens that branch; each goes on from its parent and sees no other branch.
+    """Branching tokens: each continues its parent and attends to no other branch.
 
     Args:
         ids: tokens, parents before children.
-        parents: place of each token's parent in ``ids``; -1 hangs a token on the last one of the row.
+        parents: index of each token's parent in ``ids``; -1 for a token that follows the row's last own token.
 
     >>> Tree((5, 6, 7), (-1, 0, 0)).sees_TT.int().tolist()
     [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
@@ -110,7 +111,7 @@ class Tree:
 
     @cached_property
     def sees_TT(self) -> Tensor:
-        """Whether a token (row) sees another (column): its forebears and itself."""
+        """Whether a token (row) attends to another (column): to its ancestors and itself."""
         sees_TT = torch.eye(len(self.ids), dtype=torch.bool)
         for place, parent in enumerate(self.parents):
             if parent >= 0:
@@ -118,7 +119,7 @@ class Tree:
         return sees_TT
 
     def times(self, copies: int) -> "Tree":
-        """The tree ``copies`` times, side by side."""
+        """A tree of several copies of this one, as parallel branches."""
         size = len(self.ids)
         parents = tuple(p if p < 0 else p + size * copy for copy in range(copies) for p in self.parents)
         return Tree(self.ids * copies, parents)

@@ -1,6 +1,7 @@
-"""What the frozen base model has read, kept for those who go on from there.
+"""KV caches of the frozen base model that activated experts continue from.
 
-Prompts, while an expert is trained on what follows them; queries, while more experts are born that decide on them.
+``PromptCache`` holds training prompts while an expert is trained on their answers. ``PrefillCache`` holds test queries, which
+later experts also judge.
 
 Letters: L layers, B rows, H heads, K columns, D size of a head.
 """
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 from see_lightning.inference.forward import extend, prefill_common_prefix
 from see_lightning.inference.kv_cache import KVCache, join
 
-ROWS = 8  # prompts read together
+ROWS = 8  # prompts per forward pass
 
 
 class PromptCache:
-    """Keys and values of prompts, as many as fit into a budget of memory; the others are read again each time.
+    """KV caches of single prompts, as many as fit into a memory budget; the others are prefilled each time.
 
     Args:
         gigabytes: the budget.
@@ -26,21 +27,21 @@ class PromptCache:
     def __init__(self, gigabytes: float) -> None:
         self.budget = int(gigabytes * 1e9)
         self.held = 0  # bytes
-        #: Tokens that the base model has read, common beginnings counted once.
+        #: Tokens that the base model has processed; a common prefix counts once.
         self.tokens_read = 0
         self._kept: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}  # by layer (H, K, D), without padding
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Drop all caches."""
         self._kept.clear()
         self.held = 0
 
     def fill(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
-        """Read prompts, what they begin with only once, and keep them while there is room.
+        """Prefill prompts, their common prefix once, and keep them as long as the budget allows.
 
         Args:
             model: the base model.
-            prompts: as ids; those of one task, for they begin alike.
+            prompts: token ids; of one task, since these share a prefix.
         """
         new = sorted({tuple(prompt) for prompt in prompts} - self._kept.keys(), key=lambda ids: (-len(ids), ids))
         if not new or self.held >= self.budget:
@@ -56,18 +57,23 @@ class PromptCache:
                 return
 
     def batch(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> KVCache:
-        """A batch of prompts as read, those that are not kept read now."""
+        """The KV cache of a batch of prompts; prompts that are not kept are prefilled now.
+
+        Args:
+            model: the base model.
+            prompts: token ids.
+        """
         missing = [place for place, prompt in enumerate(prompts) if tuple(prompt) not in self._kept]
         if len(missing) == len(prompts):
             self.tokens_read += sum(map(len, prompts))
             return extend(model, None, prompts)[1]
-        here = [place for place in range(len(prompts)) if place not in set(missing)]
-        read = self._assemble([tuple(prompts[place]) for place in here])
+        present = [place for place in range(len(prompts)) if place not in set(missing)]
+        read = self._assemble([tuple(prompts[place]) for place in present])
         if not missing:
             return read
         rest = [prompts[place] for place in missing]
         self.tokens_read += sum(map(len, rest))
-        order = [*here, *missing]
+        order = [*present, *missing]
         return join([read, extend(model, None, rest)[1]]).select([order.index(n) for n in range(len(prompts))])
 
     def _keep(self, prompts: Sequence[tuple[int, ...]], read: KVCache) -> bool:
@@ -102,9 +108,10 @@ class PromptCache:
 
 
 class PrefillCache:
-    """Batches of queries as they were read, as many as fit into a budget of memory.
+    """KV caches of whole batches of queries, as many as fit into a memory budget.
 
-    Whole batches: in bf16 a query's reading hangs on the rows beside it, and must not hang on what there was room for.
+    Whole batches, because in bf16 a query's keys and values depend on the other rows of its batch: results must not depend on
+    the budget.
 
     Args:
         gigabytes: the budget.
@@ -116,18 +123,18 @@ class PrefillCache:
         self._kept: dict[tuple[tuple[int, ...], ...], KVCache] = {}
 
     def get(self, prompts: Sequence[Sequence[int]], read: Callable[[], KVCache]) -> KVCache:
-        """A batch as it was read before, or else now.
+        """The KV cache of a batch, from memory or prefilled now.
 
         Args:
-            prompts: the batch, as ids.
-            read: reads it.
+            prompts: the batch, as token ids.
+            read: prefills the batch.
         """
         key = tuple(map(tuple, prompts))
         if key in self._kept:
             return self._kept[key]
-        made = read()
-        size = sum(keys.nbytes + values.nbytes for keys, values in made.layers)
+        cache = read()
+        size = sum(keys.nbytes + values.nbytes for keys, values in cache.layers)
         if self.held + size <= self.budget:
-            self._kept[key] = made
+            self._kept[key] = cache
             self.held += size
-        return made
+        return cache

@@ -27,7 +27,7 @@ def test_a_model_that_counts_columns_reads_rows_one_by_one_and_says_so(kind, dty
     told = choose_reading(model, kind)
     assert told is not None
     assert told.startswith(f"{kind}: ")
-    assert told.endswith("so queries are read one by one, which is exact and slower")
+    assert told.endswith("so queries are processed one by one, which is exact and slower")
     assert one_by_one(model) == {READING}  # a padded batch without a cache it does take
 
 
