@@ -22,7 +22,8 @@ def test_counts_are_what_the_files_hold(whole):
         sum(line["task"] != name.split("-", 1)[1] for line in stage) if method.traits.schedule == "sequential" else 0
         for name, stage in lines.items()
     ]
-    assert counts["rehearsed"] == past
+    drawn = [sum(task in NAMES[:stage] for task in tasks) for stage, tasks in enumerate(whole.drawn[: len(past)])]
+    assert counts["rehearsed"] == [sum(both) for both in zip(past, drawn, strict=True)]
     assert counts["negatives"] == (past if method.traits.learns_refusals else [0] * len(past))
     # Ten passes, four examples a step.
     assert counts["steps"] == [10 * math.ceil(len(stage) / 4) for stage in lines.values()]

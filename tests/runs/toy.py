@@ -13,7 +13,7 @@ import sys
 import traceback
 import warnings
 import zlib
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, wraps
@@ -31,12 +31,14 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from see_lightning.config.search_path import CONF, register
+from see_lightning.data.example import Example
 from see_lightning.engine import launch, session
 from see_lightning.engine.ledger import Ledger
 from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import UNFINISHED
 from see_lightning.methods.method import Method
 from see_lightning.models.tiny import tiny_model
+from see_lightning.tasks.batches import Batch
 
 # The same numbers on every machine; and threads that wait for work would not live on in a forked process.
 torch.set_num_threads(1)
@@ -106,12 +108,14 @@ class Seen:
         methods: those that were built, as they are at the end.
         fits: how often a Trainer trained.
         steps: the ids of the examples of every training step.
+        drawn: stage by stage, the tasks of the rows of the method's own batches.
     """
 
     directory: Path = Path()
     methods: list[Method] = field(default_factory=list)
     fits: int = 0
     steps: list[list[str]] = field(default_factory=list)
+    drawn: list[list[str]] = field(default_factory=lambda: [[]])
 
     def trained_stages(self) -> list[tuple[str, Path]]:
         """Name and expert's folder of every stage that trained something."""
@@ -125,6 +129,7 @@ def run(cfg: DictConfig) -> Seen:
     """Launch it, and look on."""
     seen = Seen()
     build, fit, step = session.build_method, L.Trainer.fit, Method.training_step
+    batches, commit = Method.batches, Ledger.commit_trained
 
     def build_method(*arguments: Any) -> Method:
         seen.methods.append(build(*arguments))
@@ -139,8 +144,19 @@ def run(cfg: DictConfig) -> Seen:
         seen.steps.append(batch.ids)
         return step(method, batch, batch_idx)
 
+    def own_batches(method: Method, examples: Sequence[Example], size: int) -> Iterator[Batch]:
+        for number, batch in enumerate(batches(method, examples, size)):
+            seen.drawn[-1] += [example.task for example in examples[number * size : (number + 1) * size]]
+            yield batch
+
+    def commit_trained(*arguments: Any) -> None:
+        commit(*arguments)
+        seen.drawn.append([])
+
     with ExitStack() as patches:
         patches.enter_context(patch.object(session, "build_method", build_method))
+        patches.enter_context(patch.object(Method, "batches", own_batches))
+        patches.enter_context(patch.object(Ledger, "commit_trained", commit_trained))
         patches.enter_context(patch.object(L.Trainer, "fit", counted_fit))
         patches.enter_context(patch.object(Method, "training_step", training_step))
         seen.directory = launch.launch(cfg, "test").parent
