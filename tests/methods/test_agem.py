@@ -10,7 +10,7 @@ from see_lightning.methods.agem import AGem, project
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from see_lightning.tasks.memory import Memory
-from tests.experts import small
+from tests.adapters import small
 from tests.methods.learning import learn, task_named
 
 TARGETS = ["q_proj", "down_proj"]

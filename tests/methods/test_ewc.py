@@ -16,7 +16,7 @@ from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from see_lightning.models.tiny import tiny_model
 from see_lightning.tasks.memory import Memory
-from tests.experts import small
+from tests.adapters import small
 from tests.methods.learning import learn, task_named
 
 TARGETS = ["q_proj", "down_proj"]

@@ -24,6 +24,7 @@ from see_lightning.methods import training
 from see_lightning.methods.method import Method
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
+from tests.contracts.conftest import METHODS, declared
 from tests.nightly import all_but
 from tests.runs import toy
 
@@ -64,6 +65,14 @@ CASES = [
     *((("method=see", "optim.tokens_at_once=20"), 3, trainer) for trainer in ("ddp", "fsdp")),
     *((("method=see", *toy.ACTIVATED, "optim.tokens_at_once=1"), 2, trainer) for trainer in ("ddp", "fsdp")),
     *((settings, 2, "ddp") for settings in WITHIN_ADAPTERS),
+]
+# And every other method of conf/method, in steps so small that roundings do not grow.
+TRIED = {settings[0] for settings, _, _ in CASES}
+CASES += [
+    ((f"method={name}", "optim.lr=2e-3"), 2, trainer)
+    for name in METHODS
+    for trainer in ("ddp", "fsdp")
+    if f"method={name}" not in TRIED and (trainer == "ddp" or declared(name).shardable)
 ]
 DAILY = [
     *((SETTINGS[0], 2, "ddp"), (SETTINGS[0], 3, "fsdp"), (WITHIN_ADAPTERS[0], 2, "ddp")),
