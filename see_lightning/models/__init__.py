@@ -1,1 +1,1 @@
-"""The base model, and greedy decoding."""
+"""Base models: loading, checks of their architecture, digests of their files, sharding over ranks."""

@@ -1,4 +1,4 @@
-"""What a model's own configuration tells before its weights are loaded: whether experts can share what it has read."""
+"""Checks of a model's configuration, before its weights are loaded: whether experts can share its KV cache."""
 
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -12,21 +12,21 @@ from see_lightning.config.schema import ModelConfig
 from see_lightning.errors import ConfigError
 
 _NEVER_REACHED = 2**30  # tokens
-_WINDOW = "seen_at_once"  # notes how long the shortest was
-#: How a refusal ends.
+_WINDOW = "seen_at_once"  # attribute that holds the shortest window's size after ``open_windows``
+#: Last sentence of a refusal.
 OTHERS = "Choose a causal language model with attention in every layer; docs/models.md lists what works."
 
 
 def check_architecture(config: ModelConfig, settings: PreTrainedConfig) -> None:
-    """Refuse a model that does not go on from a prompt, or whose reading cannot be kept token by token.
+    """Refuse a model that is no causal language model, or has no KV cache of single tokens.
 
     Args:
-        config: names it and the most tokens that are read.
+        config: the model's name and ``max_length``.
         settings: the model's own configuration.
 
     Raises:
-        ConfigError: it is no causal language model, recurrent, or reads through windows shorter than ``max_length``, or at
-            most fewer tokens.
+        ConfigError: the model is no causal language model, is recurrent, or has an attention window or a context that is
+            shorter than ``max_length``.
     """
     name, kind = f"model.name={config.name}", settings.model_type
     remote = "AutoModelForCausalLM" in (getattr(settings, "auto_map", None) or {})
@@ -34,18 +34,18 @@ def check_architecture(config: ModelConfig, settings: PreTrainedConfig) -> None:
     if settings.is_encoder_decoder or kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES or not (is_causal or remote):
         raise ConfigError(f"{name} is a {kind} model, which is no causal language model. {OTHERS}")
     if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(settings, "is_decoder", False):
-        raise ConfigError(f"{name} is a {kind} model, which reads in both directions and writes no answers. {OTHERS}")
+        raise ConfigError(f"{name} is a {kind} model, which reads in both directions and generates no text. {OTHERS}")
     is_stateful = is_causal and MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)]._is_stateful
     kinds = {type(layer) for layer in DynamicCache(config=settings).layers}
     if is_stateful or kinds - {DynamicLayer, DynamicSlidingWindowLayer}:
         raise ConfigError(
-            f"{name} is a {kind} model, which keeps what it has read in a state that experts cannot share and branch from"
-            f" token by token. {OTHERS}"
+            f"{name} is a {kind} model, which keeps a recurrent state instead of keys and values of each token, so experts"
+            f" cannot share what it has read. {OTHERS}"
         )
     window = shortest_window(settings)
     if window is not None and window < config.max_length:
         raise ConfigError(
-            f"{name} reads through a window of {window} tokens, fewer than model.max_length={config.max_length}; set"
+            f"{name} has an attention window of {window} tokens, fewer than model.max_length={config.max_length}; set"
             f" model.max_length={window} or less, or choose a model with full attention."
         )
     limit = longest_text(settings)
@@ -54,14 +54,14 @@ def check_architecture(config: ModelConfig, settings: PreTrainedConfig) -> None:
 
 
 def longest_text(settings: PreTrainedConfig) -> int | None:
-    """The most tokens that a model reads, none of them out of sight; None where it does not say."""
+    """Most tokens that a model reads with full attention; None if its configuration does not tell."""
     text = settings.get_text_config(decoder=True)
-    found = (getattr(text, name, None) for name in (_WINDOW, "max_position_embeddings", "n_positions", "max_seq_len"))
-    return next((limit for limit in found if limit and limit > 0), None)
+    limits = (getattr(text, name, None) for name in (_WINDOW, "max_position_embeddings", "n_positions", "max_seq_len"))
+    return next((limit for limit in limits if limit and limit > 0), None)
 
 
 def shortest_window(settings: PreTrainedConfig) -> int | None:
-    """How many tokens back a model's layers see at least, or None where all see everything."""
+    """Size of the shortest attention window in tokens; None if every layer has full attention."""
     layers = DynamicCache(config=settings).layers
     windows = [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
     windows += [getattr(settings.get_text_config(decoder=True), name) for name in _own_windows(settings)]
@@ -69,9 +69,13 @@ def shortest_window(settings: PreTrainedConfig) -> int | None:
 
 
 def open_windows(settings: PreTrainedConfig) -> None:
-    """Let every layer see everything: the same numbers, for ``check_architecture`` saw that no window is ever left.
+    """Give every layer full attention, in place.
 
-    Windows count columns of a batch, padding and branches included, of which there may be more than a row has tokens.
+    Results do not change, since ``check_architecture`` has refused windows shorter than a text. But a window counts columns
+    of a batch, with padding and branches, which may be more than the tokens of a row.
+
+    Args:
+        settings: the model's own configuration.
     """
     text, window = settings.get_text_config(decoder=True), shortest_window(settings)
     if window is None:
@@ -83,7 +87,7 @@ def open_windows(settings: PreTrainedConfig) -> None:
 
 
 def _own_windows(settings: PreTrainedConfig) -> list[str]:
-    """Windows of which transformers' caches do not know, such as GPT-Neo's ``window_size``."""
+    """Names of settings of windows that transformers' caches do not know, such as GPT-Neo's ``window_size``."""
     text = settings.get_text_config(decoder=True).to_dict()
     return [
         name

@@ -1,4 +1,4 @@
-"""Attention for a CPU: that of transformers' ``eager``, without copying shared keys and values once per head.
+"""Attention for a CPU: as transformers' ``eager``, but grouped keys and values are not copied for each head.
 
 Letters: B rows, H heads of queries, G heads of keys and values, Q queries, K keys, D size of a head.
 """
@@ -11,7 +11,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 NAME = "grouped"
-# Models whose attention is no more than this: no cap on the scores, no sink, no window.
+# Models with plain attention: no soft cap on the scores, no sink tokens, no window.
 PLAIN = ("llama", "mistral", "qwen2", "qwen3")
 
 
@@ -28,16 +28,16 @@ def grouped_attention(
     """Softmax attention in which H / G heads of queries share a head of keys and values.
 
     Args:
-        module: of the model, not used.
+        module: the attention layer; not used.
         query_BHQD: queries.
         key_BGKD: keys.
         value_BGKD: values.
         attention_mask: added to the scores, (B, 1, Q, K).
-        scaling: of the scores.
-        dropout: share of the weights dropped.
+        scaling: factor of the scores.
+        dropout: probability with which an attention weight is zeroed, 0..1.
 
     Returns:
-        (B, Q, H, D), and no weights.
+        The output, (B, Q, H, D), and None in place of the attention weights.
     """
     (rows, heads, queries, size), groups, keys = query_BHQD.shape, key_BGKD.shape[1], key_BGKD.shape[2]
     share = heads // groups

@@ -1,4 +1,4 @@
-"""The content of a base model's files, so that a run can tell whether its model is still the one it was begun with."""
+"""Digests of a base model's files, by which a run detects that its model has changed since it was started."""
 
 import hashlib
 import json
@@ -15,15 +15,15 @@ from see_lightning.files.reading import sha256
 from see_lightning.files.writing import make_folder, write_text
 from see_lightning.models.smollm2 import converted_files
 
-#: Endings of the files of which a model and its tokenizer are made.
+#: Suffixes of the files of a model and its tokenizer.
 READ = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".tiktoken", ".py")
 WEIGHTS = (".safetensors", ".bin")
 LARGE = 1 << 24  # bytes; a smaller file is read each time
-RECENT = (
-    2.0  # seconds; a file system that keeps whole seconds would not show that a file is written once more within one
-)
+#: Seconds since a file's last change within which its digest is not cached: on a file system with times in whole seconds, a
+#: second change within the same second would not show.
+RECENT = 2.0
 
-#: Of the files that are read, those beside the weights that say how a model computes and what its tokens are.
+#: Files other than the weights that determine a model's computation and its tokens.
 SETTINGS = re.compile(
     r"(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens)\.json|.*\.py"
 )
@@ -34,7 +34,7 @@ CHAT = re.compile(r"chat_template\.(json|jinja)")
 
 
 def model_folder(config: ModelConfig) -> Path | None:
-    """Where the files of a model lie that is not packaged; None if they are not on this machine."""
+    """The folder with the files of a model of the hub or of a folder; None if they are not on this machine."""
     folder = Path(config.name)
     if folder.is_dir():
         return folder
@@ -47,28 +47,28 @@ def model_files(config: ModelConfig, cache: Path) -> dict[str, str] | None:
 
     Args:
         config: which model.
-        cache: where digests of large files are kept, each valid as long as the file was not touched.
+        cache: folder with the cached digests of large files, each valid until the file changes.
 
     Returns:
-        None if its weights are not on this machine, or there are no files of it (``model=tiny``).
+        The digests; None if the weights are not on this machine, or the model has no files (``model=tiny``).
     """
     if config.source != "hub":
         return converted_files(cache) if config.source == "package" else None
     try:
         folder = model_folder(config)
         paths = sorted(path for path in folder.iterdir() if path.suffix in READ and path.is_file()) if folder else []
-    except (OSError, ValueError):  # what cannot be read, or is no name of a model, is refused where it is loaded
+    except (OSError, ValueError):  # an unreadable folder or invalid name is refused when the model is loaded
         return None
     if not any(path.suffix in WEIGHTS for path in paths):
         return None
-    known = _Kept(cache / "digests.json")
-    found = {path.name: known.sha256(path) for path in paths}
+    known = _DigestCache(cache / "digests.json")
+    digests = {path.name: known.sha256(path) for path in paths}
     known.write()
-    return found
+    return digests
 
 
 def weights_of(files: Mapping[str, str]) -> dict[str, str]:
-    """Of a model's files those that hold its weights."""
+    """The files that hold a model's weights, out of all its files; digests by name."""
     safe = any(name.endswith(".safetensors") for name in files)  # then transformers reads no other weights
 
     def counts(name: str) -> bool:
@@ -80,63 +80,68 @@ def weights_of(files: Mapping[str, str]) -> dict[str, str]:
 
 
 def changed_files(then: Mapping[str, str], now: Mapping[str, str], *, chat: bool) -> list[str]:
-    """Names of the files by which a model computes otherwise, or reads and writes other tokens, than it did.
+    """Names of a model's files that differ between two times and change its logits or its tokens.
 
     Args:
-        then: the sha256 of its files by name, as noted; of a version that noted weights alone, nothing else is compared.
-        now: the same as they are.
-        chat: whether its chat template is used.
+        then: sha256 of the files by name, as recorded. A record of an earlier version has the weights only; then nothing else
+            is compared.
+        now: sha256 of the present files by name.
+        chat: whether the chat template is used.
     """
-    theirs, ours = (_read_files(files, chat=chat) for files in (then, now))
-    if "config.json" not in theirs:
-        ours = {name: ours[name] for name in ours.keys() & theirs.keys()}
-    return sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
+    recorded, present = (_read_files(files, chat=chat) for files in (then, now))
+    if "config.json" not in recorded:
+        present = {name: present[name] for name in present.keys() & recorded.keys()}
+    return sorted(name for name in {*recorded, *present} if recorded.get(name) != present.get(name))
 
 
 def _read_files(files: Mapping[str, str], *, chat: bool) -> dict[str, str]:
-    """Of a model's files those that are read when it is loaded."""
+    """The files that are read when a model is loaded, out of all its files; digests by name."""
     kinds = [SETTINGS, *([] if "tokenizer.json" in files else [VOCABULARY]), *([CHAT] if chat else [])]
-    beside = {name: digest for name, digest in files.items() if any(kind.fullmatch(name) for kind in kinds)}
-    return {**beside, **weights_of(files)}
+    others = {name: digest for name, digest in files.items() if any(kind.fullmatch(name) for kind in kinds)}
+    return {**others, **weights_of(files)}
 
 
 def files_digest(files: Mapping[str, str]) -> str:
-    """One digest of all files."""
+    """One sha256 over the names and digests of all files."""
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-class _Kept:
-    """Digests of large files from earlier readings.
+class _DigestCache:
+    """Digests of large files, cached on disk.
 
-    A digest counts for the very file that was read: its place, size, time of writing, and the time at which the system last
-    saw it changed, which no program sets back.
+    A digest is valid for the same path, inode, size, modification time (mtime), and change time (ctime), which no program can
+    set back.
+
+    Args:
+        path: the cache file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.found: dict[str, str] = {}
-        with suppress(OSError, ValueError, TypeError, AttributeError):  # then all are read once more
-            found = json.loads(path.read_text(encoding="utf-8"))
-            self.found = {key: digest for key, digest in found.items() if re.fullmatch("[0-9a-f]{64}", digest)}
+        self.digests: dict[str, str] = {}
+        with suppress(OSError, ValueError, TypeError, AttributeError):  # without a cache, all files are read again
+            cached = json.loads(path.read_text(encoding="utf-8"))
+            self.digests = {key: digest for key, digest in cached.items() if re.fullmatch("[0-9a-f]{64}", digest)}
         self.changed = False
 
     def sha256(self, path: Path) -> str:
+        """sha256 of a file, computed if it is small, recently changed, or not cached."""
         real = path.resolve()
         status = real.stat()
         if status.st_size < LARGE or time.time() - status.st_ctime < RECENT:
             return sha256(real)
         facts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         key = f"{real} {' '.join(map(str, facts))}"
-        if key not in self.found:
-            self.found = {name: digest for name, digest in self.found.items() if not name.startswith(f"{real} ")}
-            self.found[key] = sha256(real)
+        if key not in self.digests:
+            self.digests = {name: digest for name, digest in self.digests.items() if not name.startswith(f"{real} ")}
+            self.digests[key] = sha256(real)
             self.changed = True
-        return self.found[key]
+        return self.digests[key]
 
     def write(self) -> None:
-        """Keep what is new; where nothing can be kept, it is computed again next time."""
+        """Write the cache if it changed; an error is ignored, since digests can be computed again."""
         if not self.changed:
             return
         with suppress(OSError):
             make_folder(self.path.parent)
-            write_text(self.path, json.dumps(self.found, indent=1))
+            write_text(self.path, json.dumps(self.digests, indent=1))

@@ -1,6 +1,6 @@
-"""The frozen base model in parts: a rank holds its share of every layer, which is whole only while it computes.
+"""Sharding of the frozen base model (FSDP): each rank holds a part of every layer, and gathers a layer while it runs.
 
-Every forward pass gathers the layers one after the other, so all ranks that share a model must run it equally often.
+Every forward pass gathers the layers one after the other, so all ranks must run the model equally often.
 """
 
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ from see_lightning.errors import ConfigError
 
 
 def shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
-    """Leave to each rank its share of every decoder layer; the embeddings and the vocabulary head stay whole.
+    """Split every decoder layer over the ranks; the embeddings and the vocabulary head stay whole on each.
 
     Args:
-        model: frozen, without adapters; what is added later stays whole on every rank.
+        model: frozen, without adapters; adapters that are added later stay whole on every rank.
         mesh: the ranks, in one dimension.
 
     Raises:
-        ConfigError: the model does not say what its layers are.
+        ConfigError: the model's class does not name its layers.
     """
     decoder = model.get_decoder()
     layers = [layer for layer in decoder.modules() if type(layer).__name__ in (model._no_split_modules or ())]
@@ -35,27 +35,27 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
             f" choose trainer=ddp, in which each rank holds the whole model."
         )
     whole = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
-    # The decoder is the root, for PEFT calls the model's own forward past its hooks. It gives its parameters up again like
-    # its layers do: what is gathered in a pass must not hang on which passes a rank has behind it.
+    # The decoder is the root, since PEFT calls the model's own forward without its hooks. Like the layers it frees its
+    # parameters after a pass: what a pass gathers must not depend on the passes that a rank ran before.
     for part in (*layers, decoder):
         fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
-    model.to(mesh.device_type)  # the layers are there already, one by one
+    model.to(mesh.device_type)  # the layers were moved one by one already
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether ranks share a model in it."""
+    """Whether a module contains a sharded model."""
     return any(isinstance(part, FSDPModule) for part in module.modules())
 
 
 @contextmanager
 def in_step(module: nn.Module) -> Iterator[None]:
-    """Let every rank run the model in it as often as it needs to; one that is done first takes part until all are.
+    """Let each rank run a sharded model a different number of times.
 
-    Before each pass the ranks vote on whether anybody goes on. A rank that leaves with an exception takes part no longer,
-    and the others fail.
+    Before each pass the ranks vote on whether to go on. A rank that is done runs empty passes until all are done.
+    If a rank leaves with an exception, the others fail.
 
     Args:
-        module: holds the model; nothing happens if that is not sharded.
+        module: contains the model. If it is not sharded, nothing happens.
     """
     root = next((part for part in module.modules() if isinstance(part, FSDPModule)), None)
     if root is None:
@@ -64,20 +64,20 @@ def in_step(module: nn.Module) -> Iterator[None]:
     assert isinstance(root, nn.Module)
     group = next(part for part in root.parameters() if isinstance(part, DTensor)).device_mesh.get_group()
 
-    def somebody_goes_on(myself: bool) -> bool:
-        vote = torch.tensor(int(myself))
+    def any_rank_continues(this_rank: bool) -> bool:
+        vote = torch.tensor(int(this_rank))
         dist.all_reduce(vote, dist.ReduceOp.MAX, group)
         return bool(vote)
 
-    def go_on(*_: object) -> None:
-        somebody_goes_on(True)
+    def vote_to_continue(*_: object) -> None:
+        any_rank_continues(True)
 
-    hook = root.register_forward_pre_hook(go_on, prepend=True)  # before anything is gathered
+    hook = root.register_forward_pre_hook(vote_to_continue, prepend=True)  # before anything is gathered
     try:
         yield
     finally:
         hook.remove()
-    nothing = torch.zeros(1, 1, dtype=torch.long, device=next(root.parameters()).device)
-    while somebody_goes_on(False):
+    dummy_11 = torch.zeros(1, 1, dtype=torch.long, device=next(root.parameters()).device)
+    while any_rank_continues(False):
         with torch.no_grad():
-            root(input_ids=nothing, use_cache=False)
+            root(input_ids=dummy_11, use_cache=False)

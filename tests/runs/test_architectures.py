@@ -84,13 +84,13 @@ def test_what_experts_say_is_what_peft_says_to_each_query_alone(tmp_path, kind, 
     ("kind", "setting", "why"),
     [
         ("t5", "model.prompt=plain", "no causal language model"),
-        ("mamba", "model.prompt=plain", "a state that experts cannot share"),
-        ("windows", "model.prompt=plain", "a window of 64 tokens"),
+        ("mamba", "model.prompt=plain", "so experts cannot share what it has read"),
+        ("windows", "model.prompt=plain", "an attention window of 64 tokens"),
         ("openai_gpt", "adapter.targets=[c_attn]", "not even one by one"),
         ("mixtral", "adapter.targets=[gate]", "which is a MixtralTopKRouter"),
         ("llama", "adapter.targets=[mlp]", "which is a LlamaMLP"),
         ("llama", "benchmark.default.score=nothing", "nothing"),
-        ("llama", "adapter.activated=true", "adapter.activated needs prompts that end alike"),
+        ("llama", "adapter.activated=true", "adapter.activated needs prompts that end in the same tokens"),
     ],
 )
 def test_a_run_that_is_refused_leaves_nothing_behind(tmp_path, kind, setting, why):
