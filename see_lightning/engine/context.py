@@ -56,7 +56,7 @@ class RunContext:
     Args:
         ledger: of the run directory, held by this process.
         stages: what is to be done.
-        eval_sets: the test queries that are asked after stages.
+        eval_sets: the test queries that are answered after stages, by name.
         settings: of training and evaluation.
         make_method: loads the base model and builds the method; called only if something is left to do.
         make_trainer: builds a fresh Trainer.
@@ -68,7 +68,7 @@ class RunContext:
 
     ledger: Ledger
     stages: list[Stage]
-    eval_sets: list[EvalSet]
+    eval_sets: dict[str, EvalSet]
     settings: RunSettings
     make_method: Callable[[], Method]
     make_trainer: Callable[..., L.Trainer]
@@ -120,7 +120,7 @@ class RunContext:
         if isinstance(method, ExpertMethod):
             method.response_cache = response_cache_of(self.settings.facts)
             for stage in self.stages:
-                for one in self.eval_sets:
+                for one in self.eval_sets.values():
                     records = self.ledger.remembered(stage.name, one.responses)
                     names = {task.name for task in one.tasks}  # what was foreign once may be a task of the run by now
                     put_back(
@@ -160,4 +160,5 @@ class RunContext:
     def shares(self) -> dict[str, dict[str, Task]]:
         """By eval set and task, the test queries that this rank answers: after every stage the same ones."""
         rank, ranks = self.ranks.rank, self.ranks.size
-        return {one.name: shard_of(one.tasks, self.method.template, rank=rank, ranks=ranks) for one in self.eval_sets}
+        template, sets = self.method.template, self.eval_sets
+        return {name: shard_of(one.tasks, template, rank=rank, ranks=ranks) for name, one in sets.items()}

@@ -58,7 +58,7 @@ class EvaluateStage:
         Raises:
             Preempted: a rank was told to stop.
         """
-        for one in self.context.eval_sets:
+        for one in self.context.eval_sets.values():
             self._evaluate(one, self._unanswered(one))
             self._evaluate(one, self._undecided(one), only_decide=True)
 

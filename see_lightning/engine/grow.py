@@ -143,7 +143,7 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
         copy_folder(theirs.verified(stage.name), folder)
         theirs.answers(stage.name), theirs.remembered(stage.name)  # read, which checks them
         for kind in EVAL_SETS:
-            theirs.eval_sets(stage.name, kind)
+            theirs.answers(stage.name, kind), theirs.remembered(stage.name, f"{kind}_remembered")
         taken[stage.name] = noted if answers_too else _only_responses(noted)
     ours, about = ledger.content["about"], theirs.content["about"]
     ours["dtype"], ours["grown_from"] = about["dtype"], str(other)

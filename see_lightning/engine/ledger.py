@@ -33,7 +33,7 @@ REMEMBERED, FORCED = (
     "remembered",
     "transfer_remembered",
 )  # said of their own accord, and because they were told to answer
-EVAL_SETS = (OOD, *VARIANTS)  # kinds of queries beside the run's own
+EVAL_SETS = (OOD, *VARIANTS)  # names of the eval sets beside the run's own
 #: What a run keeps in its directory; anything else there is the user's.
 OURS = (
     *("config.yaml", "ledger.json", "rows.json", "matrix.csv", "report.html", "results.json", "tasks", "wandb"),
@@ -281,40 +281,32 @@ class Ledger:
             append(path, start, block)  # behind it a killed run may have left lines that were never made final
         return {"start": start, "end": start + len(block), "sha256": hashlib.sha256(block).hexdigest()}
 
-    def answers(self, stage: str) -> list[dict[str, Any]]:
+    def answers(
+        self, stage: str, kind: str = "answers", digests: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]:
         """The final answers of a stage.
+
+        Args:
+            stage: its name.
+            kind: ``answers`` to the run's own queries, ``ood``, or a variant.
+            digests: of the tasks that count, by name (``Task.asked``); None takes all that were ever asked.
 
         Raises:
             LedgerError: the file is not what was written.
         """
-        return self._records(stage, "answers")
+        return self._records(stage, kind, digests)
 
     def remembered(self, stage: str, kind: str = REMEMBERED) -> list[dict[str, Any]]:
-        """What frozen experts said for the first time at a stage; of two records of one key the later one counts.
+        """The responses of frozen experts that were cached at a stage; of two records of one key the later one counts.
 
         Args:
             stage: its name.
-            kind: what they said in answering for the run, or ``FORCED``.
+            kind: ``remembered`` of the run's own queries, ``FORCED``, or ``ood_remembered`` and the like of a variant.
 
         Raises:
             LedgerError: the file is not what was written.
         """
         return self._records(stage, kind)
-
-    def eval_sets(
-        self, stage: str, kind: str, digests: Mapping[str, str] | None = None
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Answers after a stage to queries beside the run's own, and what was said to them for the first time.
-
-        Args:
-            stage: its name.
-            kind: of these queries: ``ood``, or a variant.
-            digests: of the tasks that count, by name (``Task.asked``); None takes all that were ever asked.
-
-        Raises:
-            LedgerError: a file is not what was written.
-        """
-        return self._records(stage, kind, digests), self._records(stage, f"{kind}_remembered")
 
     def knows(self, stage: str, kind: str, task: str, digest: str) -> bool:
         """Whether a task of a kind was answered after a stage, just so as it is asked now (``Task.asked``)."""

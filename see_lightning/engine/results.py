@@ -38,7 +38,7 @@ def collect(run: RunData) -> dict[str, Any]:
         results |= _routing(run, results.get("given"))
     if run.cfg.method.get("warm_start", "none") != "none":
         results["warm_start"] = [stage["parent"] for stage in run.trained]
-    if run.eval_sets.get(OOD):
+    if OOD in run.eval_sets:
         results["ood"] = _ood(run, routed="routing" in results)
     if any(name in run.eval_sets for name in VARIANTS):
         results["variants"] = _variants(run, routed="routing" in results, given=results.get("given"))
@@ -148,10 +148,9 @@ def _routing(run: RunData, given: Mapping[str, str] | None) -> dict[str, Any]:
 
 def _ood(run: RunData, *, routed: bool) -> dict[str, Any]:
     """Answers to foreign tasks after the last task, and where the method routes, who answered them."""
-    ledger, ood_tasks = run.ledger, run.eval_sets[OOD]
-    digests = {task.name: task.asked() for task in ood_tasks}
-    ood, _ = ledger.eval_sets(run.stages[-1].name, OOD, digests)
-    by_task = {task.name: [record for record in ood if record["task"] == task.name] for task in ood_tasks}
+    ledger, eval_set = run.ledger, run.eval_sets[OOD]
+    ood = run.last_answers(eval_set)
+    by_task = {task.name: [record for record in ood if record["task"] == task.name] for task in eval_set.tasks}
     found: dict[str, Any] = {
         "asked": OmegaConf.to_container(run.cfg.ood, resolve=True),
         "digests": ood_digests(run.cfg),
@@ -162,10 +161,10 @@ def _ood(run: RunData, *, routed: bool) -> dict[str, Any]:
     if not routed:
         return found
     queries = {(record["task"], record["prompt_sha"]) for record in ood}
-    cached = [record for stage in run.stages for record in ledger.eval_sets(stage.name, OOD)[1]]
+    cached = [record for stage in run.stages for record in ledger.remembered(stage.name, eval_set.responses)]
     responses = [record for record in cached if (record["task"], record["prompt_sha"]) in queries]
     own = [record for stage in run.stages for record in ledger.remembered(stage.name)]
-    after = {stage.name: ledger.eval_sets(stage.name, OOD, digests)[0] for stage in run.stages}
+    after = {stage.name: ledger.answers(stage.name, OOD, eval_set.digests) for stage in run.stages}
     return {
         **found,
         **ood_report(ood, responses, own, run.names),
@@ -184,9 +183,7 @@ def _variants(run: RunData, *, routed: bool, given: Mapping[str, str] | None) ->
     if "paraphrased" in asked:
         found["paraphrases"] = paraphrases(run.cfg)
     for name in asked:
-        digests = {task.name: task.asked() for task in run.eval_sets[name]}
-        records, _ = run.ledger.eval_sets(run.stages[-1].name, name, digests)
-        found[name] = variant_report(records, run.names, routed=routed, given=given)
+        found[name] = variant_report(run.last_answers(run.eval_sets[name]), run.names, routed=routed, given=given)
     return found
 
 
@@ -233,7 +230,7 @@ def _counts(run: RunData) -> dict[str, Any]:
 
 def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
     """What a reader of the numbers needs to know beside them."""
-    notices = [notice for task in (*run.tasks, *chain.from_iterable(run.eval_sets.values())) for notice in task.notices]
+    notices = [notice for one in run.eval_sets.values() for task in one.tasks for notice in task.notices]
     notices += [
         f"{task} has no expert of its own: that of {expert} explains it (z {z[expert]:.2f})."
         for (task, expert), z in zip(results.get("given", {}).items(), results.get("z", []), strict=True)

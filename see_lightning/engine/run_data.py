@@ -1,6 +1,6 @@
 """A finished run as its ledger has it: what its results are computed from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from see_lightning.config.schema import RunConfig
 from see_lightning.engine.ledger import Ledger
-from see_lightning.engine.stages import Stage
+from see_lightning.engine.stages import EvalSet, Stage
 from see_lightning.methods.method import Method
 from see_lightning.tasks.task import Task
 
@@ -22,7 +22,7 @@ class RunData:
         ledger: of the run.
         stages: of the run.
         tasks: in their order.
-        eval_sets: tasks that were asked beside the run's own, by the name of their ``EvalSet``.
+        eval_sets: test queries that were answered, by name.
         cfg: the composed config.
         config: its typed form.
         method: the method's class, for what it declares.
@@ -31,7 +31,7 @@ class RunData:
     ledger: Ledger
     stages: list[Stage]
     tasks: list[Task]
-    eval_sets: Mapping[str, Sequence[Task]]
+    eval_sets: Mapping[str, EvalSet]
     cfg: DictConfig
     config: RunConfig
     method: type[Method]
@@ -56,6 +56,10 @@ class RunData:
     def final(self) -> list[dict[str, Any]]:
         """The answers after the last stage."""
         return self.answers[self.stages[-1].name]
+
+    def last_answers(self, one: EvalSet) -> list[dict[str, Any]]:
+        """The answers after the last stage to an eval set beside the run's own."""
+        return self.ledger.answers(self.stages[-1].name, one.answers, one.digests)
 
     @cached_property
     def trained(self) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import chain
 from typing import Any
 
 import hydra.utils
@@ -31,7 +30,7 @@ from see_lightning.engine.made_from import date_of
 from see_lightning.engine.preemption import STOPPED, Preempted, StopSignal, exit_code
 from see_lightning.engine.results import collect, keep_earlier
 from see_lightning.engine.run_data import RunData
-from see_lightning.engine.stages import OWN, EvalSet, Stage, plan_eval_sets, plan_stages
+from see_lightning.engine.stages import EvalSet, Stage, plan_eval_sets, plan_stages
 from see_lightning.engine.start import start_run
 from see_lightning.engine.tracking import Tracker, make_tracker
 from see_lightning.errors import ConfigError
@@ -52,13 +51,13 @@ class Material:
         template: prompt style and tokenizer.
         tasks: in their order.
         stages: of the run.
-        eval_sets: test queries that are asked after stages, the run's own first.
+        eval_sets: test queries that are answered after stages, by name; the run's own first.
     """
 
     template: PromptTemplate
     tasks: list[Task]
     stages: list[Stage]
-    eval_sets: list[EvalSet]
+    eval_sets: dict[str, EvalSet]
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class Session:
             raise SystemExit(exit_code([stop_signal.signal]))
 
     def _read(self, stop_signal: StopSignal) -> Material:
-        """Read and check tasks, foreign tasks and variants, and tell what is worth knowing of them."""
+        """Read and check tasks and eval sets, and print their notices."""
         cfg, config = self.cfg, self.config
         date = self.ranks.on_rank_zero(lambda: date_of(self.ledger, self.found.settings["model"]["name"]))
         template = build_template(config, self.ranks.gather(date)[0])
@@ -140,10 +139,6 @@ class Session:
                 return tasks, {OOD: ood_tasks, **build_variants(cfg, config, template, tasks)}
 
         tasks, further = self.ranks.run_preemptible(read, nullcontext())
-        for notice in (notice for task in chain(tasks, *further.values()) for notice in task.notices):
-            self.console.print(notice)
-        for note in (*self.method.cautions(cfg.method, tasks), *self.found.notes, *self.found.left_out):
-            self.console.print(f"note: {note}")
         stages = plan_stages(self.method.traits.schedule, tasks)
         eval_sets = plan_eval_sets(
             stages,
@@ -151,6 +146,10 @@ class Session:
             decide=self.method.traits.learns_refusals,
             ood_after_each=bool(config.ood and config.ood.every),
         )
+        for notice in (notice for one in eval_sets.values() for task in one.tasks for notice in task.notices):
+            self.console.print(notice)
+        for note in (*self.method.cautions(cfg.method, tasks), *self.found.notes, *self.found.left_out):
+            self.console.print(f"note: {note}")
         return Material(template, tasks, stages, eval_sets)
 
     def _start(self, material: Material) -> None:
@@ -209,8 +208,7 @@ class Session:
     def _write_results(self, material: Material) -> dict[str, Any]:
         """Compute and write all numbers and the report; gives the content of ``results.json``."""
         ledger = self.ledger
-        further = {one.name: one.tasks for one in material.eval_sets if one.name != OWN}
-        read = (material.stages, material.tasks, further)
+        read = (material.stages, material.tasks, material.eval_sets)
         results = collect(RunData(ledger, *read, self.cfg, self.config, self.method))
         path = ledger.directory / "results.json"
         if path.exists():

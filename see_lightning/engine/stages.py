@@ -62,6 +62,11 @@ class EvalSet:
         return self.tasks if last or self.when == "each" else ()
 
     @property
+    def digests(self) -> dict[str, str]:
+        """By task, sha256 over all that its answers and scores are made from."""
+        return {task.name: task.asked() for task in self.tasks}
+
+    @property
     def answers(self) -> str:
         """The kind of its answers in the ledger."""
         return "answers" if self.name == OWN else self.name
@@ -91,20 +96,18 @@ def plan_stages(schedule: str, tasks: Sequence[Task]) -> list[Stage]:
 
 def plan_eval_sets(
     stages: Sequence[Stage], further: Mapping[str, Sequence[Task]], *, decide: bool, ood_after_each: bool
-) -> list[EvalSet]:
-    """The eval sets of a run, in the order in which they are asked.
+) -> dict[str, EvalSet]:
+    """The eval sets of a run by name, in the order in which they are answered.
 
     Args:
         stages: of the run.
-        further: tasks beside the run's own by name of their set: ``ood`` and variants.
+        further: tasks beside the run's own by name of their set: ``ood`` and variants. A set without tasks is left out.
         decide: whether experts decide on the run's own queries and on ``ood`` ones. Of variants only answers are compared.
         ood_after_each: whether ``ood`` tasks are answered after every stage instead of after the last one alone.
     """
-    own = EvalSet(OWN, stages[-1].tests, "seen", decide)
-    return [
-        own,
-        *(
-            EvalSet(name, tuple(tasks), "each" if name == OOD and ood_after_each else "last", decide and name == OOD)
-            for name, tasks in further.items()
-        ),
-    ]
+    sets = {OWN: EvalSet(OWN, stages[-1].tests, "seen", decide)}
+    for name, tasks in further.items():
+        is_ood = name == OOD
+        if tasks:
+            sets[name] = EvalSet(name, tuple(tasks), "each" if is_ood and ood_after_each else "last", decide and is_ood)
+    return sets

@@ -61,16 +61,16 @@ def test_each_eval_set_is_answered_after_its_stages(ood_after_each, asked):
     stages = plan_stages("sequential", [A, B, C])
     further = {"ood": [STRANGE], "input_only": [OTHER]}
     sets = plan_eval_sets(stages, further, decide=True, ood_after_each=ood_after_each)
-    answered = [[one.answered_after(stage, last=stage is stages[-1]) for one in sets] for stage in stages]
+    answered = [[one.answered_after(stage, last=stage is stages[-1]) for one in sets.values()] for stage in stages]
     assert [["".join(task.name for task in tasks) for tasks in row] for row in answered] == asked
 
 
 def test_experts_decide_on_own_and_ood_queries_and_not_on_variants():
     further = {"ood": [STRANGE], "input_only": [OTHER]}
     sets = plan_eval_sets(plan_stages("sequential", [A, B]), further, decide=True, ood_after_each=False)
-    assert {one.name: one.decide for one in sets} == {"own": True, "ood": True, "input_only": False}
+    assert {name: one.decide for name, one in sets.items()} == {"own": True, "ood": True, "input_only": False}
     without = plan_eval_sets(plan_stages("sequential", [A, B]), further, decide=False, ood_after_each=False)
-    assert not any(one.decide for one in without)
+    assert not any(one.decide for one in without.values())
 
 
 @pytest.mark.parametrize(("schedule", "own"), [("sequential", [True, True]), ("joint", [False]), ("frozen", [False])])
