@@ -356,7 +356,7 @@ def plot(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     """Time to the first answer token over the number of experts, and over the length of the prompt."""
     figure = latency_figure(rows)
     if path.suffix == ".svg":
-        path.write_text(standalone_svg(figure, "route", "Latency of asking experts"), encoding="utf-8")
+        path.write_text(standalone_svg(figure, "route", "Latency of routing"), encoding="utf-8")
     else:
         figure.savefig(path, facecolor="white")
 

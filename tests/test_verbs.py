@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from see_lightning.cli import harness
+from see_lightning.cli.command import Parser
 from see_lightning.cli.verbs import VERBS, main
 
 ROOT = Path(__file__).parents[1]
@@ -125,3 +127,11 @@ def test_an_empty_word_too_many_is_refused_in_one_line(capsys):
     assert end.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "unrecognized arguments" in line
+
+
+@pytest.mark.parametrize("words", [["--adapters", "base"], ["--voices", "base"], ["--voices=base"]])
+def test_an_older_spelling_of_an_option_is_accepted(words):
+    parser = Parser("harness", "")
+    harness.add_arguments(parser)
+    given = parser.parse(["RUN", *words, "--tasks", "toy"])
+    assert (given.run_dir, given.adapters, given.tasks) == (Path("RUN"), ["base"], ["toy"])

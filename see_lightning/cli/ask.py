@@ -9,11 +9,11 @@ from see_lightning.frame import print_exactly
 
 
 def add_arguments(parser: Parser) -> None:
-    """Take a run and queries."""
+    """Add the arguments: a run and queries."""
     parser.add_run_dir()
     parser.add_argument("query", nargs="+", help="the query with its instruction; '-' reads one from standard input")
     parser.add_argument("--max-new-tokens", type=at_least(1), default=128, help="longest answer (default 128)")
-    parser.add_argument("--task", help="for a method that must be told the task, such as stl")
+    parser.add_argument("--task", help="task of the queries, for a method that needs it, such as stl")
     parser.add_argument("--device", default="cpu", help="such as cuda (default cpu)")
     parser.add_argument("--dtype", help="bf16 or fp32 (default: the run's own)")
     add_trust(parser)
@@ -21,7 +21,7 @@ def add_arguments(parser: Parser) -> None:
 
 @command("ask", "Ask the experts of a run.", add_arguments)
 def main(given: argparse.Namespace) -> None:
-    """Print each answer, who gave it, and what the experts said; into a pipe, answers go as they are."""
+    """Print each answer, the expert that gave it, and the experts' verdicts; a pipe gets answers unchanged."""
     from see_lightning.engine.ensemble import load_ensemble
 
     ensemble = load_ensemble(

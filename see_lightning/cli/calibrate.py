@@ -18,16 +18,16 @@ from see_lightning.engine.ledger import Ledger
 from see_lightning.errors import ConfigError
 
 DESCRIPTION = """\
-Set a threshold for each expert of a run, by examples of its task that it was not trained on: its yes counts only where it
-has log-odds as high as for most of them. A query that no expert is sure of then reaches the base model."""
+Set a threshold for each expert of a run on examples of its task that it was not trained on: a positive verdict counts only
+if its log-odds are as high as for most of these examples. A query that no expert accepts so reaches the base model."""
 EPILOG = """\
-Trains nothing and leaves RUN_DIR as it is: what comes of it is the run that method.calibrate_on=N would have made, in a
-folder of its own beside it, with its own results.json, whose path is the last line. Foreign queries (ood) and variants that
-RUN_DIR was last asked are asked there too."""
+Trains nothing and leaves RUN_DIR as it is. Writes a new run beside it, the same that method.calibrate_on=N would have made,
+with its own results.json, whose path is the last line. The ood queries and variants that RUN_DIR was last evaluated on are
+evaluated there too."""
 
 
 def add_arguments(parser: Parser) -> None:
-    """Take a run and how its thresholds are set."""
+    """Add the arguments: a run, and the settings of its thresholds."""
     parser.add_run_dir()
     parser.add_argument(
         "--calibrate-on",
@@ -36,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
         type=_rows_or_train,
         default=60,
         metavar="N",
-        help="further examples of each task (default 60); train: those that the experts were trained on and refused",
+        help="held-out examples of each task (default 60); train: the experts' training rows, negatives included",
     )
     parser.add_argument(
         "--target-recall",
@@ -45,7 +45,7 @@ def add_arguments(parser: Parser) -> None:
         type=float,
         default=0.98,
         metavar="SHARE",
-        help="share of them that is still accepted (default 0.98)",
+        help="share of own examples above the threshold (default 0.98)",
     )
     parser.add_argument(
         "--ood-examples",
@@ -54,7 +54,7 @@ def add_arguments(parser: Parser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="general instructions that no expert refused, which a threshold also looks at (default 0: own examples alone)",
+        help="general instructions that set a threshold together with own examples (default 0: own examples alone)",
     )
     parser.add_argument(
         "--margin",
@@ -62,14 +62,14 @@ def add_arguments(parser: Parser) -> None:
         dest="leeway",
         type=float,
         metavar="SHARE",
-        help="how far down to these, or to refused rows, it lies (default 0.25)",
+        help="share of the gap to their log-odds, or to those of negatives, by which it is lowered (default 0.25)",
     )
     add_trust(parser)
 
 
 @command("calibrate", DESCRIPTION, add_arguments, EPILOG)
 def main(given: argparse.Namespace) -> None:
-    """Make a run with thresholds out of a run."""
+    """Write a new run with thresholds from a finished run."""
     calibrate(
         given.run_dir,
         on=given.on,
@@ -81,7 +81,7 @@ def main(given: argparse.Namespace) -> None:
 
 
 def _rows_or_train(word: str) -> int | str:
-    """What ``--calibrate-on`` takes."""
+    """Parse ``--calibrate-on``: a number of rows or ``train``."""
     if word == TRAIN or word.isdecimal():
         return word if word == TRAIN else int(word)
     raise argparse.ArgumentTypeError(f"a number of examples of each task is wanted, or {TRAIN}; got {word!r}")
@@ -100,19 +100,19 @@ def calibrate(
 
     Args:
         run_dir: of the run.
-        on: examples of each task, further ones than those it was trained on, at least 1; or ``train``.
-        keep: share of them that a threshold still accepts, 0.01..1.
-        against: general instructions that no expert learned to refuse, which it also looks at.
-        leeway: how far down to these, or with ``train`` to the rows that were refused, it lies, 0..1; None is 0.25; see
-            ``routing.verdicts.between``.
-        trust: what of the run's settings may be run.
+        on: held-out examples of each task, at least 1; or ``train``.
+        keep: share of own examples at or above the threshold, 0.01..1.
+        against: general instructions that set a threshold together with own examples; no expert was trained on them.
+        leeway: share of the gap to their log-odds, or with ``train`` to those of negatives, by which the threshold is
+            lowered, 0..1; None is 0.25.
+        trust: the code named in the run's settings that may run.
 
     Returns:
         The path of the new run's ``results.json``.
 
     Raises:
-        Refusal: there is no such run where its settings say, its method has no thresholds, or its tasks have no examples
-            left.
+        Refusal: the run does not lie where its settings place it, its method has no thresholds, or its tasks have too few
+            examples.
     """
     _check_numbers(on, keep, against, leeway)
     run_dir = find_run(run_dir)
@@ -124,8 +124,8 @@ def calibrate(
     settings = _settings(cfg, on, keep, against, leeway)
     for name, value in settings.items():
         cfg.method[name] = value
-    cfg.paths.runs = str(run_dir.parents[3])  # where it lies now, which may be elsewhere than it was made
-    # What it was last asked, by whichever command; merged, since a plain assignment would have to be typed.
+    cfg.paths.runs = str(run_dir.parents[3])  # a run may have been moved since
+    # Queries of its last evaluation, by any command; merged, since a plain assignment would have to be typed.
     cfg.ood, asked = None, {name: results.get(name, {}).get("asked") for name in ("ood", "variants")}
     refuse_code(run_dir / "results.json", asked, trust)
     cfg = cast("DictConfig", OmegaConf.merge(cfg, {name: value for name, value in asked.items() if value}))
@@ -136,7 +136,7 @@ def calibrate(
 
 
 def _check_numbers(on: int | str, keep: float, against: int, leeway: float | None) -> None:
-    """Refuse numbers out of range, before anything is read."""
+    """Refuse numbers out of range before any file is read."""
     check_calibrate_on("--calibrate-on", on)
     if not isinstance(on, str):
         within("--calibrate-on", on, 1)
@@ -160,7 +160,7 @@ def _settings(
 
 
 def _check_origin(run_dir: Path, cfg: DictConfig, about: Mapping[str, Any], on: int | str) -> None:
-    """Refuse a run without thresholds, and one whose experts would not be found by its settings."""
+    """Refuse a run of a method without thresholds, or one that does not lie where its settings place it."""
     if "calibrate_on" not in cfg.method:
         raise ConfigError(
             f"{run_dir} is a run of {method_name(cfg)}, whose models have no thresholds; give one of see."
@@ -174,7 +174,7 @@ def _check_origin(run_dir: Path, cfg: DictConfig, about: Mapping[str, Any], on: 
 
 
 def _check_same_training(run_dir: Path, cfg: DictConfig, about: Mapping[str, Any], on: int | str) -> None:
-    """Refuse settings or rows under which other experts would be trained than those that the run has."""
+    """Refuse settings or rows that would train other experts than the run's."""
     # Late, because these import torch, which takes longer than a refusal should.
     from see_lightning.engine.build import build_tasks, build_template
     from see_lightning.engine.grow import trains_alike

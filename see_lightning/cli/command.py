@@ -1,4 +1,4 @@
-"""The frame of a verb: its arguments, the command to record, refusals in one line, and exit codes."""
+"""The frame of a verb: its arguments, the command for the record, refusals in one line, and exit codes."""
 
 import argparse
 import shlex
@@ -12,19 +12,36 @@ from see_lightning.frame import frame
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads the words of one verb. Wrong words are refused in one line that names the nearest option.
+    """Parses the words of one verb. A wrong word is refused in one line that names the nearest option.
 
     Args:
         verb: of the table.
         description: what the verb does, for ``--help``.
-        epilog: what it reads and writes, for ``--help``.
+        epilog: files that it reads and writes, for ``--help``.
     """
 
     def __init__(self, verb: str, description: str, epilog: str | None = None) -> None:
         super().__init__(prog=f"see-lightning {verb}", description=description, epilog=epilog)
+        self.verb = verb
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse words, among which older spellings of options are accepted.
+
+        Args:
+            words: behind the verb, as typed.
+        """
+        return self.parse_intermixed_args([self._with_current_name(word) for word in words])
+
+    def _with_current_name(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        if not name.startswith("--") or name in self._option_string_actions:
+            return word
+        from see_lightning.cli.old_names import current_name  # late: it imports Hydra
+
+        return f"{current_name(self.verb, name)}{equals}{value}"
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the words.
+        """Refuse the words; argparse calls this.
 
         Raises:
             ConfigError: always.
@@ -35,12 +52,12 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}.{meant} {self.prog} --help lists what it takes.")
 
     def add_run_dir(self) -> None:
-        """Take the directory of one run."""
+        """Add the directory of one run as an argument."""
         run_dir = "runs/<order>/<method>/<key>/seed=<n>, or runs/<order>/<method>/latest"
         self.add_argument("run_dir", type=Path, help=run_dir)
 
     def add_paths(self) -> None:
-        """Take folders with finished runs, and the folder to write to."""
+        """Add folders with finished runs, and the folder for output, as arguments."""
         self.add_argument(
             "paths",
             type=Path,
@@ -52,14 +69,14 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--out", type=Path, metavar="DIR", help=folder)
 
     def add_out(self, instead: str) -> None:
-        """Take another file to write to.
+        """Add another file for the output as an option.
 
         Args:
-            instead: what is written in the run's directory by default.
+            instead: the files that are written in the run's directory by default.
         """
         text = (
-            f"instead of {instead} in the run's directory, into which nothing is written then: for a run of others, or a"
-            f" read-only one. No link"
+            f"write here instead of {instead} in the run's directory, which then stays as it is, as for a read-only run; no"
+            f" link"
         )
         self.add_argument("--out", type=Path, metavar="FILE", help=text)
 
@@ -67,15 +84,15 @@ class Parser(argparse.ArgumentParser):
 def command(
     verb: str, description: str, add_arguments: Callable[[Parser], None], epilog: str | None = None
 ) -> Callable[[Callable[[argparse.Namespace], None]], Callable[..., None]]:
-    """Make a function of parsed arguments the ``main`` of a verb, which takes words.
+    """Decorator: turn a function of parsed arguments into the ``main`` of a verb, which takes words.
 
-    The namespace has the parsed arguments, and in ``command`` the whole command as it can be typed again.
+    The namespace has the parsed arguments, and in ``command`` the whole command for the record.
 
     Args:
         verb: of the table.
         description: what the verb does, for ``--help``.
         add_arguments: adds the arguments of the verb to its parser.
-        epilog: what the verb reads and writes, for ``--help``.
+        epilog: files that the verb reads and writes, for ``--help``.
     """
 
     def decorated(act: Callable[[argparse.Namespace], None]) -> Callable[..., None]:
@@ -84,7 +101,7 @@ def command(
             words = list(sys.argv[1:] if words is None else words)
             parser = Parser(verb, description, epilog)
             add_arguments(parser)
-            given = parser.parse_intermixed_args(words)
+            given = parser.parse(words)
             given.command = shlex.join(["see-lightning", verb, *words])
             act(given)
 
@@ -94,7 +111,7 @@ def command(
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """An argument's type: a whole number that is not smaller than another."""
+    """An argument's type: a whole number of at least ``least``."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < least:

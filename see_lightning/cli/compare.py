@@ -14,9 +14,9 @@ from see_lightning.reporting.comparison.terminal import print_comparison
 from see_lightning.reporting.runs import find_runs, read_run
 
 DESCRIPTION = """\
-A table of finished runs, with mean and sample standard deviation over seeds. Runs that differ in nothing but their seed
-are one row; each difference of settings between rows of one order is a column behind the metrics. Only results.json is
-read, so thousands of runs take seconds."""
+A table of finished runs, with mean and sample standard deviation over seeds. Runs that differ only in their seed are one
+row; each setting in which rows of one order differ is a column after the metrics. Only results.json is read, so thousands
+of runs take seconds."""
 EPILOG = """\
 Writes comparison.html (the table, and the matrices side by side), comparison.csv (a line for each row of the table) and
 runs.csv (a line for each run), and prints the path of the page as the last line."""
@@ -24,7 +24,7 @@ runs.csv (a line for each run), and prints the path of the page as the last line
 
 @command("compare", DESCRIPTION, Parser.add_paths, EPILOG)
 def main(given: argparse.Namespace) -> None:
-    """Print the table of some runs and write it as a page and for spreadsheets."""
+    """Print the table of some runs, and write it as a page and as CSV files."""
     finished, unfinished = find_runs(given.paths)
     comparison = compare(map(read_run, finished), unfinished)
     folder = given.out or common_folder(given.paths)

@@ -20,13 +20,13 @@ from see_lightning.data.reader import Reader
 from see_lightning.errors import DataError, Refusal
 
 DESCRIPTION = """\
-Count what stands in your copy of a benchmark: rows, different prompts, rows of other parts that stand in train, the longest
-prompt in characters, labels, and the sha256 of each file. Then read every task as a run reads it, and tell what the run
-would tell and what would stop it: the exit code is 1 if something would. Nothing is trained and nothing is changed."""
+Count your copy of a benchmark: rows, different prompts, rows of other parts that are also in train, the longest prompt in
+characters, labels, and the sha256 of each file. Then read every task as a run does, and print the run's notes and errors:
+the exit code is 1 if a task would stop a run. Nothing is trained and nothing is changed."""
 
 
 def add_arguments(parser: Parser) -> None:
-    """Take a benchmark, settings and tasks."""
+    """Add the arguments: a benchmark, settings and tasks."""
     parser.add_argument("action", choices=["check"], help="audit a benchmark's files")
     parser.add_argument("benchmark", metavar="BENCHMARK", help="one of conf/benchmark, such as trace_500")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="as for run.py, such as paths.data=DIR")
@@ -39,22 +39,22 @@ def main(given: argparse.Namespace) -> None:
     console = Console()
     config = _composed(given.benchmark, given.settings)
     reader: Reader = instantiate(config.benchmark.reader)
-    there, absent = _tasks(reader, config.benchmark, given.task)
+    present, absent = _tasks(reader, config.benchmark, given.task)
     notices_of, stops = _as_a_run(config), 0
-    for task in there:
+    for task in present:
         try:
             parts = audit(reader.parts(task))
             _print(console, task, parts)
-            told = notices_of(task)
+            notices = notices_of(task)
         except Refusal as error:
-            told, stops = [f"a run stops at {task}: {explain(error)}"], stops + 1
-        for line in told:
+            notices, stops = [f"a run stops at {task}: {explain(error)}"], stops + 1
+        for line in notices:
             console.print(f"  {line.removeprefix(f'{task}: ')}", soft_wrap=True, highlight=False, markup=False)
         console.print()
     if absent:
         console.print(f"not there: {', '.join(absent)}", soft_wrap=True)
     if stops:
-        console.print(f"{stops} of {len(there)} tasks would stop a run", soft_wrap=True)
+        console.print(f"{stops} of {len(present)} tasks would stop a run", soft_wrap=True)
         raise SystemExit(1)
 
 
@@ -73,7 +73,7 @@ def _composed(benchmark: str, settings: Sequence[str]) -> DictConfig:
 
 
 def _as_a_run(config: DictConfig) -> Callable[[str], Sequence[str]]:
-    """What a run tells of a task's data, by the task's name; refuses what the run refuses."""
+    """A function from a task's name to the notices of a run on its data; it raises the run's refusals."""
     from see_lightning.engine.build import build_tasks, build_template  # late: it takes seconds to import
 
     typed = validate(config)
@@ -87,7 +87,7 @@ def _as_a_run(config: DictConfig) -> Callable[[str], Sequence[str]]:
 
 
 def _tasks(reader: Reader, config: DictConfig, asked: list[str] | None) -> tuple[list[str], list[str]]:
-    """The tasks to look at, and those of the benchmark that are not there."""
+    """The tasks to check, and the benchmark's tasks without files."""
     if asked:
         return asked, []
     readable = reader.tasks()

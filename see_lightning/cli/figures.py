@@ -22,24 +22,24 @@ from see_lightning.reporting.runs import Run, find_runs, read_run
 from see_lightning.reporting.svg import standalone_svg
 
 DESCRIPTION = """\
-Draws finished runs as SEE's paper does: the score of each task after the last one, beside MTL and AvgSTL (stl); the
-distribution of the perplexity of reference answers; what experts score on each other's tasks; the score over what is kept
-after each task; and the latency of asking experts. No model is read."""
+Draws the figures of SEE's paper from finished runs: the score of each task after the last one, beside MTL and AvgSTL (stl);
+the distribution of the perplexity of reference answers; the score of each expert on each task; the score over the storage
+after each task; and the latency of routing. No model is read."""
 EPILOG = """\
-For each order, ORDER_tasks.svg; ORDER_capacity.svg of the runs that say what they keep, and ORDER_perplexity.svg of those for
-which see-lightning perplexity was run, ORDER_transfer.svg by see-lightning transfer; with --latency,
-latency.svg. Beside each picture lies a .csv with its numbers. Prints the paths of what was written."""
+For each order: ORDER_tasks.svg; ORDER_capacity.svg of runs whose results have their storage; ORDER_perplexity.svg of runs
+measured by see-lightning perplexity; ORDER_transfer.svg of those measured by see-lightning transfer; with --latency,
+latency.svg. Each figure has a .csv of its numbers beside it. Prints the paths of all files."""
 
 
 def add_arguments(parser: Parser) -> None:
-    """Take runs, and measured latencies."""
+    """Add the arguments: runs, and measured latencies."""
     parser.add_paths()
-    parser.add_argument("--latency", type=Path, metavar="FILE", help="what benchmarks/route.py --csv FILE wrote")
+    parser.add_argument("--latency", type=Path, metavar="FILE", help="output of benchmarks/route.py --csv FILE")
 
 
 @command("figures", DESCRIPTION, add_arguments, EPILOG)
 def main(given: argparse.Namespace) -> None:
-    """Draw some runs."""
+    """Draw the figures of some runs."""
     folder = given.out or common_folder(given.paths)
     if given.out is None and is_of_a_run(folder):
         raise Refusal(f"{folder} is the folder of a run, so nothing is written there; give another one with --out DIR.")
@@ -62,7 +62,7 @@ def main(given: argparse.Namespace) -> None:
             texts[f"{sheet.name}_transfer.csv"] = transfer_csv(sheet, transfers)
     if given.latency:
         rows = latency_rows(_read(given.latency), str(given.latency))
-        texts["latency.svg"] = standalone_svg(latency_figure(rows), "latency", "Latency of asking experts")
+        texts["latency.svg"] = standalone_svg(latency_figure(rows), "latency", "Latency of routing")
         texts["latency.csv"] = latency_csv(rows)
     written = [write(folder, name, text) for name, text in texts.items()]
     notices = [*comparison.notices]
@@ -75,7 +75,7 @@ def main(given: argparse.Namespace) -> None:
 
 
 def _answers(sheet: FigureData, unmeasured: list[Path]) -> dict[str, dict[str, list[tuple[float, int]]]]:
-    """Label of a group -> task -> reference answers of all seeds for which they were measured; others' runs are added."""
+    """Label of a group -> task -> reference answers of all seeds. Runs without a measurement go to ``unmeasured``."""
     found: dict[str, dict[str, list[tuple[float, int]]]] = {}
     for group, label in zip(sheet.groups, sheet.labels, strict=True):
         for run in group.runs:
@@ -89,7 +89,7 @@ def _answers(sheet: FigureData, unmeasured: list[Path]) -> dict[str, dict[str, l
 
 
 def _measured(run: Run) -> dict[str, list[tuple[float, int]]] | None:
-    """Task -> negative log-likelihood and tokens of its reference answers; None if not measured, or of another state."""
+    """Task -> negative log-likelihood and tokens of its reference answers; None if not measured or out of date."""
     path = run.path.with_name(PERPLEXITY)
     if not path.exists():
         return None
@@ -103,7 +103,7 @@ def _measured(run: Run) -> dict[str, list[tuple[float, int]]] | None:
 
 
 def _transfers(sheet: FigureData) -> dict[str, dict[int, Transfer]]:
-    """Label of a group -> seed -> transfer matrix, of the runs of which it was measured; one of another state is named."""
+    """Label of a group -> seed -> transfer matrix, of measured runs; prints a note on a matrix older than its run."""
     found: dict[str, dict[int, Transfer]] = {}
     for group, label in zip(sheet.groups, sheet.labels, strict=True):
         for run in group.runs:

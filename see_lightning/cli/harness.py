@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 ADAPTERS = ("base", "experts", "ensemble")
 DESCRIPTION = """\
-Tasks of lm-evaluation-harness, put to a finished run: to its base model, to every expert alone (their mean is SEE-AE), and
-to the ensemble, whose experts walk on each query. Prints a table and keeps all metrics, and who answered, as harness.json
-in the run's directory. Each query is read by itself, so that the base model's score is the same wherever it answers."""
+Evaluate a finished run on tasks of lm-evaluation-harness: its base model, every expert alone (their mean is SEE-AE), and the
+ensemble, which routes each query. Prints a table and keeps all metrics, and the routes, as harness.json in the run's
+directory. Each query is prefilled alone, so that the base model has the same score within the ensemble."""
 EPILOG = """\
-Task names, groups and data are the harness's own; it fetches what is not in the cache of Hugging Face. An expert scores an
-answer behind the word with which it accepts, whether it would have accepted or not. Everything is greedy."""
+Task names, groups and data are the harness's own; it downloads data that the cache of Hugging Face lacks. An expert scores
+an answer after its positive indicator, even for a query that it would not accept. Decoding is greedy."""
 
 Metrics = dict[str, dict[str, float | None]]
 
 
 def add_arguments(parser: Parser) -> None:
-    """Take a run and tasks."""
+    """Add the arguments: a run and tasks."""
     parser.add_run_dir()
     parser.add_argument(
         "--tasks", required=True, type=_words, metavar="TASK,...", help="tasks or groups of the harness"
@@ -54,8 +54,6 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--adapters",
-        "--voices",
-        dest="adapters",
         type=_words,
         metavar="NAME,...",
         help="base, experts, ensemble (default: all that the run has)",
@@ -93,14 +91,14 @@ def run_harness(
         run_dir: of a finished run.
         tasks: names of tasks or groups.
         include_path: a folder with YAML files of further tasks.
-        limit: how many queries of each task are put; None puts all.
-        num_fewshot: examples before each query; None leaves it to the task.
+        limit: number of queries of each task; None is all.
+        num_fewshot: examples before each query; None is the task's own number.
         adapters: of ``ADAPTERS``; None takes all that the run has.
         device: where to compute; by default on a GPU if there is one.
         out: where the metrics are kept; by default ``harness.json`` in the run's directory.
-        command: what to note as the command.
-        trust: as ``load_ensemble`` takes it.
-        trust_remote_code: likewise.
+        command: recorded in the file of metrics.
+        trust: dotted names of classes that may be imported, see ``load_ensemble``.
+        trust_remote_code: whether Python code that comes with the base model may run.
 
     Returns:
         The path of the metrics.
@@ -126,9 +124,9 @@ def run_harness(
     from see_lightning.reporting.harness import columns, print_scores
 
     scorer = load_scorer(run_dir, device, trust, trust_remote_code=trust_remote_code)
-    asked = [ExpertLM(scorer, name) for name in _names(run_dir, scorer, adapters, members)]
-    found = {lm.adapter: _evaluate(lm, specs, manager, limit, num_fewshot) for lm in asked}
-    content = {"command": command, **_content(wanted, found), **_routes(asked[-1])}
+    models = [ExpertLM(scorer, name) for name in _names(run_dir, scorer, adapters, members)]
+    found = {lm.adapter: _evaluate(lm, specs, manager, limit, num_fewshot) for lm in models}
+    content = {"command": command, **_content(wanted, found), **_routes(models[-1])}
     shown = [getattr(spec, "task_name", None) or spec.name for spec in specs]
     print_scores(content, columns(shown, next(iter(found.values()))), len(experts(scorer)), Console())
     write_text(out, dump(seal(content)))
@@ -138,13 +136,13 @@ def run_harness(
 def _names(
     run_dir: Path, scorer: "ExpertScorer", adapters: Sequence[str] | None, members: Mapping[str, Any]
 ) -> list[str]:
-    """The base model, each expert and the ensemble, as far as they are chosen with ``--adapters`` or the run has them."""
+    """Names to evaluate: base model, each expert and ensemble, if chosen with ``--adapters`` and present in the run."""
     from see_lightning.cli.lm_eval import BASE, ENSEMBLE, experts
 
     names = experts(scorer)
     if adapters is None:
-        silent = {"experts": not names, "ensemble": scorer.method.needs_task_id}
-        adapters = [adapter for adapter in ADAPTERS if not silent.get(adapter)]
+        absent = {"experts": not names, "ensemble": scorer.method.needs_task_id}
+        adapters = [adapter for adapter in ADAPTERS if not absent.get(adapter)]
     if "experts" in adapters and not names:
         raise ConfigError(f"{run_dir} has no experts to be asked alone; choose --adapters base,ensemble.")
     alone = names if "experts" in adapters else []
@@ -158,11 +156,11 @@ def _names(
 
 
 def _content(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``harness.json`` holds beside its command and who answered.
+    """The content of ``harness.json`` without the command and the routes.
 
     Args:
-        wanted: ``tasks``, ``limit`` and ``num_fewshot``, as they were asked for.
-        found: what the harness measured, by adapter.
+        wanted: ``tasks``, ``limit`` and ``num_fewshot``, as typed.
+        found: results of the harness, by adapter.
     """
     from see_lightning.engine.record import commit, versions
 
@@ -185,7 +183,7 @@ def _content(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, A
 
 
 def _check_same(path: Path, asked: Mapping[str, Any]) -> None:
-    """Refuse to put a trial or other tasks in the place of what was measured."""
+    """Refuse to overwrite measured metrics by those of a trial or of other tasks."""
     found = read_file(path, "harness.json") if path.exists() else asked
     for name, value in asked.items():
         if found.get(name) != value:
@@ -207,7 +205,7 @@ def _task_manager(include_path: Path | None) -> "TaskManager":
 
 
 def _load(manager: "TaskManager", name: str) -> Mapping[str, Any]:
-    """A task, or those of a group or tag, with their data: ``tasks`` and ``groups`` by name, as the harness has them."""
+    """Load a task, or the tasks of a group or tag, with their data: the harness's ``tasks`` and ``groups`` by name."""
     if name not in manager.all_tasks:
         raise Refusal(
             f"lm_eval has no task {name!r}.{nearest(name, manager.all_tasks)} `lm_eval ls tasks` lists its own; with"
@@ -215,7 +213,7 @@ def _load(manager: "TaskManager", name: str) -> Mapping[str, Any]:
         )
     try:
         loaded = manager.load([name])
-    except Exception as error:  # from whatever reads the data: no network, no such file, a broken YAML
+    except Exception as error:  # any library that reads data: no network, no such file, a broken YAML
         raise Refusal(
             f"lm_eval cannot load {name}: {type(error).__name__}: {with_cause(error)} Its data come from the Hub of Hugging"
             f" Face, or from where its YAML says; without a network they must be in HF_HOME."
@@ -231,7 +229,7 @@ def _load(manager: "TaskManager", name: str) -> Mapping[str, Any]:
 
 
 def _load_all(manager: "TaskManager", names: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
-    """What the harness is to evaluate for these names, and every task in it by its name.
+    """Load the tasks and groups of these names for the harness, and all their tasks by name.
 
     Raises:
         Refusal: a task cannot be read, or wants sampled answers.
@@ -259,7 +257,7 @@ def _evaluate(lm: Any, specs: list[Any], manager: "TaskManager", limit: int | No
 
 
 def _metrics(found: Mapping[str, Any]) -> Metrics:
-    """By task and group each ``metric,filter``; None where it is no number."""
+    """Each ``metric,filter`` by task and group; None if it is not a finite number."""
     return {
         task: {
             key: float(value) if isinstance(value, Real) and math.isfinite(value) else None
@@ -284,7 +282,7 @@ def _mean_of(values: Sequence[float | None]) -> float | None:
 
 
 def _routes(last: "ExpertLM") -> dict[str, Any]:
-    """Of an ensemble: who answered what share of each task's queries, and what share of all the base model did."""
+    """Routes of an ensemble: the share of each task's queries by adapter, and the base model's share of all queries."""
     from see_lightning.cli.lm_eval import BASE, ENSEMBLE
 
     every = [adapter for own in last.answered.values() for adapter in own.values()]

@@ -1,7 +1,7 @@
 """A run as a model of lm-evaluation-harness: ``see-lightning lm-eval run --model see_lightning ...``.
 
-That is the harness's own command, which knows this model; ``--model_args run_dir=RUN_DIR,adapter=ensemble`` says who speaks:
-``ensemble``, ``base``, or an expert by its name.
+This is the harness's own command with this model registered. In ``--model_args run_dir=RUN_DIR,adapter=ensemble`` the adapter
+is ``ensemble``, ``base``, or an expert's name.
 """
 
 import sys
@@ -18,6 +18,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
+from see_lightning.cli.old_names import current_name
 from see_lightning.engine.ensemble import load_ensemble, usable_device
 from see_lightning.errors import ConfigError, nearest
 from see_lightning.frame import frame
@@ -25,7 +26,8 @@ from see_lightning.methods.expert_scorer import Continuation, ExpertScorer
 from see_lightning.methods.method import OneAdapterMethod
 
 ENSEMBLE, BASE = "ensemble", "base"
-ANSWER = 256  # tokens of an answer whose task sets no limit, as in the harness's own models
+ARGUMENTS = ("run_dir", "adapter", "device", "trust", "trust_remote_code")  # of the harness's ``--model_args``
+ANSWER = 256  # limit of new tokens for tasks without one; the harness's own models have the same
 
 T = TypeVar("T")
 
@@ -33,12 +35,12 @@ T = TypeVar("T")
 class ExpertLM(LM):
     """One adapter of a run, the base model or the ensemble, as a model of the harness.
 
-    A request's context is the query, put to the model through the run's prompt template. The ensemble's experts walk on it,
-    once for each query, and whoever accepts scores or writes the answer.
+    A request's context is the query, formatted by the run's prompt template. The ensemble routes each query once, and the
+    expert that accepts it scores or generates the answer.
 
     Args:
         scorer: of a run.
-        adapter: ``ensemble``, ``base``, or an expert's name, which then answers everything as if it had accepted.
+        adapter: ``ensemble``, ``base``, or an expert's name; an expert answers every query as if it had accepted it.
     """
 
     def __init__(self, scorer: ExpertScorer, adapter: str = ENSEMBLE) -> None:
@@ -50,16 +52,16 @@ class ExpertLM(LM):
             )
         if adapter == ENSEMBLE and method.needs_task_id:
             raise ConfigError(
-                f"{type(method).__name__.lower()} must be told the task of a query, and a foreign one has none: its ensemble"
-                f" cannot be asked. Choose among {', '.join(names[1:])}."
+                f"{type(method).__name__.lower()} needs the task of a query, and a query of the harness has none: its"
+                f" ensemble cannot be evaluated. Choose among {', '.join(names[1:])}."
             )
         self.scorer, self.adapter = scorer, adapter
-        #: By task: each query, and who answered it.
+        #: By task: each query, and the adapter that answered it.
         self.answered: dict[str, dict[str, str]] = {}
         self._chosen: dict[str, str | None] = {}
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Of each answer its log-probability, and whether it is what would be written."""
+        """The log-probability of each answer, and whether greedy decoding would give it."""
         found: dict[tuple[str, str], tuple[float, bool]] = {}
         answers: dict[str, list[str]] = {}  # by query, in the order given, each once
         for query, answer in dict.fromkeys(request.args for request in requests):
@@ -71,10 +73,10 @@ class ExpertLM(LM):
         return [found[request.args] for request in requests]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Of each text its log-probability. There is no query to walk on, so an ensemble of experts leaves it to its base.
+        """The log-probability of each text. Without a query there is no routing: an ensemble of experts uses its base model.
 
         Raises:
-            ConfigError: an expert is asked alone.
+            ConfigError: the adapter is a single expert.
         """
         adapter, method = None, self.scorer.method
         if self.adapter not in (ENSEMBLE, BASE):
@@ -83,14 +85,14 @@ class ExpertLM(LM):
                 " (--adapters ensemble,base)."
             )
         if self.adapter == ENSEMBLE and isinstance(method, OneAdapterMethod) and not self.scorer.pool.header_ids:
-            adapter = method.ADAPTER  # activated ones act from a prompt's end on, and there is no prompt
+            adapter = method.ADAPTER  # activated adapters act from a prompt's end on, and there is no prompt
         return [self._score_text(adapter, request.args[0]) for request in _shown(requests, "texts scored")]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Greedy answers.
+        """The greedy answer to each request.
 
         Raises:
-            ConfigError: a task wants them sampled.
+            ConfigError: a task asks for sampled answers.
         """
         self._choose(requests)
         return [self._write(*request.args) for request in _shown(requests, "answers written")]
@@ -125,17 +127,20 @@ class ExpertLM(LM):
 
 @register_model("see_lightning")
 class SeeLightning(ExpertLM):
-    """A run by its directory; how many queries are read together is the run's own setting.
+    """A run by its directory; the batch size is the run's own setting.
 
     Args:
-        run_dir: as ``load_ensemble`` takes it.
-        adapter: as ``ExpertLM`` takes it.
-        device: where to compute; without a GPU the CPU, for the harness asks for one unless it is told otherwise.
-        batch_size: not used; the harness hands it over.
-        max_batch_size: likewise.
-        trust: as ``load_ensemble`` takes it, with blanks between several.
-        trust_remote_code: as ``load_ensemble`` takes it.
-        voice: older name of ``adapter``.
+        run_dir: directory of a run.
+        adapter: ``ensemble``, ``base``, or an expert's name.
+        device: such as cuda; always the CPU where there is no GPU, since the harness passes cuda by default.
+        batch_size: passed by the harness, not used.
+        max_batch_size: passed by the harness, not used.
+        trust: dotted names of classes that may be imported, with blanks between several.
+        trust_remote_code: whether Python code that comes with the base model may run.
+        **older: arguments under older names, see ``conf/old_names.yaml``.
+
+    Raises:
+        ConfigError: an argument is unknown.
     """
 
     def __init__(
@@ -147,27 +152,31 @@ class SeeLightning(ExpertLM):
         max_batch_size: int | None = None,
         trust: str = "",
         trust_remote_code: bool = False,
-        voice: str | None = None,
+        **older: str,
     ) -> None:
+        for name, value in older.items():
+            if current_name("lm-eval", name) != "adapter":
+                raise ConfigError(
+                    f"model see_lightning takes no {name!r}.{nearest(name, ARGUMENTS)} It takes {', '.join(ARGUMENTS)}."
+                )
+            adapter = value
         place = device if torch.cuda.is_available() else "cpu"
-        super().__init__(
-            load_scorer(run_dir, place, trust.split(), trust_remote_code=trust_remote_code), voice or adapter
-        )
+        super().__init__(load_scorer(run_dir, place, trust.split(), trust_remote_code=trust_remote_code), adapter)
 
 
 def load_scorer(
     run_dir: str | Path, device: str | None = None, trust: Sequence[str] = (), *, trust_remote_code: bool = False
 ) -> ExpertScorer:
-    """A run's method, with what it takes to score texts.
+    """Load a run's method as a scorer of texts.
 
     Args:
-        run_dir: as ``load_ensemble`` takes it.
+        run_dir: directory of a run.
         device: where to compute; by default on a GPU if there is one.
-        trust: as ``load_ensemble`` takes it.
-        trust_remote_code: likewise.
+        trust: dotted names of classes that may be imported.
+        trust_remote_code: whether Python code that comes with the base model may run.
 
     Raises:
-        Refusal: there is no such device, or as in ``load_ensemble``.
+        Refusal: there is no such device, or the run cannot be loaded.
     """
     place = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     ensemble = load_ensemble(run_dir, device=place, trust=trust, trust_remote_code=trust_remote_code)
@@ -175,10 +184,10 @@ def load_scorer(
 
 
 def greedy(settings: dict[str, Any]) -> dict[str, Any]:
-    """A task's settings of generation, with what it leaves open.
+    """A task's settings of generation, completed with defaults.
 
     Raises:
-        ConfigError: they ask for sampled answers.
+        ConfigError: the task asks for sampled answers.
     """
     wanted: dict[str, Any] = normalize_gen_kwargs(settings, ANSWER)
     if wanted["do_sample"] and wanted.get("temperature", 1.0) > 0:
@@ -190,23 +199,23 @@ def greedy(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def experts(scorer: ExpertScorer) -> list[str]:
-    """The experts that can be asked alone, oldest first."""
+    """The experts that can be evaluated alone, oldest first."""
     return list(scorer.pool.names) if scorer.method.traits.has_experts else []
 
 
-def _shown(what: Iterable[T], name: str) -> Iterable[T]:
-    """Progress, in a terminal."""
-    shown: Iterable[T] = tqdm(what, desc=name, disable=None, leave=False)
+def _shown(items: Iterable[T], name: str) -> Iterable[T]:
+    """The items, with a progress bar in a terminal."""
+    shown: Iterable[T] = tqdm(items, desc=name, disable=None, leave=False)
     return shown
 
 
 @frame()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The harness's own command.
+    """Run the harness's own command.
 
     Args:
         arguments: as typed; those of the process by default.
     """
     if arguments is not None:
-        sys.argv = ["lm_eval", *arguments]  # it looks nowhere else
+        sys.argv = ["lm_eval", *arguments]  # the harness reads its arguments from there
     cli_evaluate()

@@ -1,4 +1,4 @@
-"""Where commands that look at several runs write to."""
+"""Output folders of commands that read several runs."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from see_lightning.files.writing import make_folder, write_text
 
 
 def common_folder(paths: Sequence[Path]) -> Path:
-    """The deepest folder in which all the paths lie, or which is all of them; a file lies in its own folder.
+    """The deepest folder that contains or equals all the paths; a file counts as its folder.
 
     >>> common_folder([Path("runs/superni_5/see"), Path("runs/superni_5/mtl")]).as_posix()
     'runs/superni_5'
@@ -21,12 +21,12 @@ def common_folder(paths: Sequence[Path]) -> Path:
 
 
 def is_of_a_run(folder: Path) -> bool:
-    """Whether a folder is that of a run, into which only what is measured of the run is written."""
+    """Whether a folder is that of a run; tables of several runs are not written there."""
     return any((folder / name).exists() for name in ("results.json", "ledger.json"))
 
 
 def write(folder: Path, name: str, text: str) -> Path:
-    """Put a text into a folder, which is made if need be.
+    """Write a text into a folder, which is made if missing.
 
     Raises:
         Refusal: it cannot be written there.

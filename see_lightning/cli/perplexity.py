@@ -1,4 +1,4 @@
-"""How likely a finished run finds the reference answers: ``see-lightning perplexity RUN_DIR``."""
+"""Perplexity of the reference answers under a finished run: ``see-lightning perplexity RUN_DIR``."""
 
 import argparse
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ The perplexity of the reference answers to a finished run's test queries, each u
 the last task: the adapted model, the task's own expert (stl), or the expert or base model with which the walk ended (see).
 Prints a table and keeps every answer's negative log-likelihood as perplexity.json in the run's directory."""
 EPILOG = """\
-The token that ends an answer counts; the word with which an expert of see accepts, and the blank behind it, are given and do
-not. Reads the model and the data, unless perplexity.json is there and belongs to the run as it is."""
+The token that ends an answer counts; the positive indicator of an expert of see, and the blank after it, do not. Reads
+the model and the data, unless perplexity.json is there and belongs to the run as it is."""
 
 
 def add_arguments(parser: Parser) -> None:
-    """Take a run."""
+    """Add the arguments: a run, and another file for the output."""
     parser.add_run_dir()
     parser.add_out(PERPLEXITY)
     add_trust(parser)
@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
 
 @command("perplexity", DESCRIPTION, add_arguments, EPILOG)
 def main(given: argparse.Namespace) -> None:
-    """Print the perplexities of a run, and measure them if that was not done yet."""
+    """Print the perplexities of a run; measure them unless they are in its directory."""
     path = find_run(given.run_dir) / PERPLEXITY
     measured = measured_once(path, given.command, partial(measure, trust=trust_in(given)), out=given.out)
     with well_shaped(path):
@@ -40,15 +40,15 @@ def main(given: argparse.Namespace) -> None:
 
 
 def measure(results: Mapping[str, Any], ledger: Ledger, trust: Trust = NOTHING) -> dict[str, Any]:
-    """What ``perplexity.json`` says of the answers.
+    """Measure the perplexities: the content of ``perplexity.json``.
 
     Args:
         results: of the run.
         ledger: of the run.
-        trust: what of its settings may be run.
+        trust: the code named in its settings that may run.
 
     Raises:
-        LedgerError: a file of the run is damaged, or tokenizer, template or data are others than in the run.
+        LedgerError: a file of the run is damaged, or tokenizer, template or data differ from the run's.
         DataError: the data cannot be read.
     """
     # Late, because these import torch, which takes longer than a refusal should.
@@ -84,7 +84,7 @@ def measure(results: Mapping[str, Any], ledger: Ledger, trust: Trust = NOTHING) 
 
 
 def _print(measured: dict[str, Any]) -> None:
-    """A row for each task, and one for all."""
+    """Print a row for each task, and one for all."""
     from rich import box
     from rich.console import Console
     from rich.table import Column, Table

@@ -1,4 +1,4 @@
-"""Results for others to see: ``see-lightning publish results RESULTS.md --add RUN_DIR``."""
+"""Kept results and the tables of a document: ``see-lightning publish results RESULTS.md --add RUN_DIR``."""
 
 import argparse
 import sys
@@ -17,19 +17,19 @@ from see_lightning.reporting.markdown import KINDS, fill
 from see_lightning.reporting.places import machine, without_places
 from see_lightning.reporting.runs import read_run
 
-KEPT = ("results.json", PERPLEXITY, TRANSFER, "harness.json")  # what a run measured, without what it answered
+KEPT = ("results.json", PERPLEXITY, TRANSFER, "harness.json")  # metrics of a run, without its answers
 
 DESCRIPTION = f"""\
-Write the tables of a document anew from a folder of results. A table stands between the lines <!-- KIND: ORDER --> and
-<!-- end -->, where KIND is one of {", ".join(KINDS)}. A table of foreign queries takes names for sets of its tasks,
+Fill the tables of a document from a folder of results. A table stands between the lines <!-- KIND: ORDER --> and
+<!-- end -->, where KIND is one of {", ".join(KINDS)}. A table of ood queries takes names for sets of its tasks,
 <!-- foreign: ORDER | NAME: TASK, TASK | NAME: * -->, each a column with the mean of their shares."""
 EPILOG = """\
---add copies what a run measured into the folder, at ORDER/METHOD/KEY/seed=N, without any place of the machine. No model is
+--add copies the metrics of a run into the folder, at ORDER/METHOD/KEY/seed=N, without paths of this machine. No model is
 read."""
 
 
 def add_arguments(parser: Parser) -> None:
-    """Take a folder of results, a document, and runs to keep."""
+    """Add the arguments: a folder of results, a document, and runs to keep."""
     parser.add_argument("folder", type=Path, help="where results are kept, such as results")
     parser.add_argument("document", type=Path, help="a Markdown file, such as RESULTS.md")
     parser.add_argument(
@@ -45,15 +45,15 @@ def main(given: argparse.Namespace) -> None:
 
 
 def publish(folder: Path, document: Path, added: Sequence[Path] = ()) -> None:
-    """Keep the results of some runs, and write the tables of a document anew.
+    """Keep the results of some runs, and fill the tables of a document from all kept results.
 
     Args:
         folder: where results are kept.
-        document: Markdown with places for tables, see ``reporting.markdown.fill``.
+        document: Markdown with marks for tables, see ``reporting.markdown.fill``.
         added: run directories.
 
     Raises:
-        Refusal: a run is not finished, or as in ``fill``.
+        Refusal: a run is not finished, or a table cannot be filled.
     """
     if not document.is_file():
         raise ConfigError(f"there is no {document}; give a Markdown file with places for tables.")
@@ -66,11 +66,11 @@ def publish(folder: Path, document: Path, added: Sequence[Path] = ()) -> None:
 
 
 def keep(run_dir: Path, folder: Path) -> Path:
-    """Copy what a run measured, without the places that its data, models and files had on this machine.
+    """Copy the metrics of a run, without the paths of its data, models and files on this machine.
 
     Args:
-        run_dir: of a run; where it is kept follows from its results.
-        folder: below which it is put at ``<order>/<method>/<key>/seed=<n>``.
+        run_dir: of a run.
+        folder: of kept results; the copy is at ``<order>/<method>/<key>/seed=<n>`` in it.
 
     Raises:
         Refusal: there is no finished run.
@@ -81,7 +81,7 @@ def keep(run_dir: Path, folder: Path) -> Path:
     run = read_run(run_dir / "results.json")
     for name in (run.order, run.method):
         if "/" in name or name in ("", ".", ".."):
-            raise ConfigError(f"{run.path} calls its order or method {name!r}, which is no name of a folder.")
+            raise ConfigError(f"{run.path} calls its order or method {name!r}, which cannot name a folder.")
     from see_lightning.engine.contents import place_values  # imports torch, which filling a document does without
 
     runs = run_dir.parents[3] if run.is_at_home else run_dir.parent
@@ -98,6 +98,6 @@ def keep(run_dir: Path, folder: Path) -> Path:
             continue
         kept = without_places(content, places)
         if "logger" in kept.get("config", {}):
-            kept["config"]["logger"] = None  # an account, or a tracker's address
+            kept["config"]["logger"] = None  # it may have an account or a tracker's address
         write_text(place / name, dump(kept))
     return place

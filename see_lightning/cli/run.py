@@ -1,4 +1,4 @@
-"""``python run.py`` as a function: one job, or with ``-m`` several. Torch is imported once a configuration is checked."""
+"""``python run.py`` as a function: one job, or with ``-m`` several. Torch is imported after a configuration is checked."""
 
 import os
 import shlex
@@ -20,23 +20,23 @@ from see_lightning.config.validation import validate
 from see_lightning.errors import ConfigError
 from see_lightning.frame import frame
 
-#: Exit codes of a run that was told to stop, by which a multirun stops too: Ctrl-C, SIGTERM, a scheduler's warning.
+#: Exit codes of a stopped run, which also stop a multirun: Ctrl-C, SIGTERM, a scheduler's warning signal.
 STOPPED = (130, 143, 75)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run, resume or report one experiment, or with ``-m`` several: what ``python run.py`` does.
+    """Run, resume or report one experiment, or with ``-m`` several, as ``python run.py`` does.
 
     Args:
         argv: overrides and Hydra's flags, in any order; those of the process by default.
 
     Raises:
-        SystemExit: refused, stopped, or a job of several failed.
+        SystemExit: after a refusal or a stop, or if a job of a multirun failed.
     """
     with frame(code=1, prefix="error: "):
         register()
         version.setbase("1.3")
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, to be told in one line
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors, and ``frame`` prints them in one line
         parser = get_args_parser()
         args, unknown = parser.parse_known_intermixed_args(sys.argv[1:] if argv is None else list(argv))
         if unknown:
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def job(cfg: DictConfig) -> None:
-    """Check one configuration, then import torch and begin."""
+    """Check one configuration, then import torch and run it."""
     validate(cfg)
     several = HydraConfig.get().mode == RunMode.MULTIRUN or "WANDB_SWEEP_ID" in os.environ
     own, notes = check_effects(cfg, HydraConfig.get().overrides.task, several=several)
@@ -68,15 +68,15 @@ def job(cfg: DictConfig) -> None:
         print(f"note: {note}", file=sys.stderr)
     from see_lightning.engine.launch import launch
 
-    # What Hydra took, so that a job of a multirun is recorded as the command that repeats it alone.
+    # A job of a multirun is recorded as the command that repeats it alone.
     launch(cfg, shlex.join([*PROGRAM, *own]))
 
 
 class Jobs:
-    """What Hydra calls with each configuration. Each failure is told when it happens, and all of them at the end.
+    """Runs the jobs of a command; Hydra calls it with each configuration. A failed job is reported at once and at the end.
 
     Args:
-        typed: the overrides of the command, by which a job's own are told from those that all have.
+        typed: the overrides of the command, which are common to all jobs.
     """
 
     def __init__(self, typed: Sequence[str]) -> None:
@@ -87,7 +87,7 @@ class Jobs:
 
     def __call__(self, cfg: DictConfig) -> None:
         """Run one job."""
-        if os.getpid() != self.process:  # of a launcher that has jobs elsewhere: it brings their errors back
+        if os.getpid() != self.process:  # in a process of a launcher, which returns errors itself
             return job(cfg)
         self.begun += 1
         several = HydraConfig.get().mode == RunMode.MULTIRUN
@@ -104,18 +104,18 @@ class Jobs:
                 raise
             self._note(ConfigError(str(end.code)), f"ended with {end.code}, as told above", several)
 
-    def _note(self, error: Exception, told: str, several: bool) -> None:
+    def _note(self, error: Exception, reason: str, several: bool) -> None:
         self.error = error
         if several:
             own = [override for override in HydraConfig.get().overrides.task if override not in self.typed]
-            self.failed.append(f"{' '.join(own) or 'the job'}: {told}")
+            self.failed.append(f"{' '.join(own) or 'the job'}: {reason}")
             print(f"error: {self.failed[-1]}", file=sys.stderr, flush=True)
 
     def end(self) -> None:
-        """Raise the error of a single job, or tell again which of several have failed.
+        """Raise the error of a single job, or list the failed jobs of several.
 
         Raises:
-            SystemExit: some of several have.
+            SystemExit: some of several jobs failed.
         """
         if self.failed:
             print(f"{len(self.failed)} of {self.begun} jobs failed:", *self.failed, sep="\n  ", file=sys.stderr)

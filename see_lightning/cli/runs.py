@@ -1,4 +1,4 @@
-"""The runs that lie in some folders: ``see-lightning runs [PATH...]``."""
+"""The list of runs in some folders: ``see-lightning runs [PATH...]``."""
 
 import argparse
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from see_lightning.reporting.terminal import print_table
 from see_lightning.reporting.words import number
 
 DESCRIPTION = """\
-A list of runs, the one that went on last at the top. PATH/latest, wherever a command takes a RUN_DIR, is the one that was
+A list of runs, the most recently changed one first. PATH/latest, wherever a command takes a RUN_DIR, is the run that was
 finished last. Only results.json and ledger.json are read."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A line of the list; empty or None where nothing is known."""
+    """A line of the list; unknown fields are empty or None."""
 
     path: Path
     when: datetime
@@ -38,7 +38,7 @@ class Listed:
 
 
 def add_arguments(parser: Parser) -> None:
-    """Take folders."""
+    """Add folders as arguments."""
     parser.add_argument(
         "paths", type=Path, nargs="*", metavar="PATH", default=[Path("runs")],
         help="folders that hold runs at any depth (default: runs)",
@@ -61,10 +61,10 @@ def main(given: argparse.Namespace) -> None:
 
 
 def list_runs(paths: Sequence[Path]) -> list[Listed]:
-    """All runs in some folders, the one that went on last first.
+    """All runs in some folders, the most recently changed one first.
 
     Args:
-        paths: as ``find_runs`` takes them.
+        paths: folders that hold runs at any depth.
 
     Raises:
         Refusal: there is no such folder, or no run in it.
@@ -100,6 +100,6 @@ def _changed(path: Path) -> datetime:
 
 
 def _by_place(directory: Path) -> tuple[str, str, str]:
-    """Order, method and seed as a run's directory is called; empty where it is not."""
+    """Order, method and seed from the path of a run's directory; empty if it is not of that form."""
     *_, order, method, _, seed = ("", "", "", *directory.absolute().parts)
     return (order, method, seed.removeprefix("seed=")) if seed.startswith("seed=") else ("", "", "")

@@ -22,38 +22,38 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 DESCRIPTION = """\
-What a finished run of SEE would have given, had its experts been asked in another order or been believed at another
-threshold. It is counted from what the experts said (tasks/*/remembered.jsonl), so no model is read unless --answer asks for
-it. Prints a table, keeps it as study.json in the run's directory, and draws it into report.html."""
+The results that a finished run of SEE would have with another order of experts or another threshold. They are computed from
+the cached verdicts and responses (tasks/*/remembered.jsonl), so no model is read without --answer. Prints a table, keeps it
+as study.json in the run's directory, and draws it into report.html."""
 EPILOG = """\
-An expert accepts a query by its verdict, as in the run itself, or if its log-odds of accepting reach a threshold. Where
-another expert would answer than in the run, the text was never generated and its score is unknown: AR and BWT are then
-ranges, from 0 to 100 for each such answer, unless --answer has it generated. Routing is always exact."""
+An expert accepts a query by its verdict, as in the run itself, or if its log-odds of accepting reach a threshold. If
+another expert would answer than in the run, its answer was never generated and the score is unknown: AR and BWT are then
+ranges, from 0 to 100 for each such answer, unless --answer generates it. Routing is always exact."""
 
 
 def add_arguments(parser: Parser) -> None:
-    """Take a run, orders and thresholds."""
+    """Add the arguments: a run, orders and thresholds."""
     parser.add_run_dir()
     parser._negative_number_matcher = re.compile(r"-[\d.]")  # -2,0 is a value, as -2 is
     parser.add_argument(
         "--thresholds",
         type=_numbers,
         metavar="X,X,...",
-        help="log-odds, such as -2,0,2.5; by default 0, one that 1 %% of foreign queries reach, and one that 1 %% of own"
+        help="log-odds, such as -2,0,2.5; by default 0, one that 1 %% of other tasks' queries reach, and one that 1 %% of own"
         " queries miss. The one with the best routing is always added",
     )
     parser.add_argument(
         "--orders",
         action="append",
         metavar="ORDER,...",
-        help="newest (the run's own), oldest, random:N, or all tasks, the first to be asked first; may be given several"
+        help="newest (the run's own), oldest, random:N, or all tasks in the order of routing; may be given several"
         " times; the picture shows the first (default newest,oldest,random:3)",
     )
     parser.add_argument(
         "--answer",
         action="store_true",
-        help="first let the experts answer every test query that they accept, and the base model all: then every order by"
-        " their verdicts is exact. Reads the model and the data; what is answered stays with the run",
+        help="first generate the answer of each expert to every test query that it accepts, and of the base model to all:"
+        " then every order is exact. Reads the model and the data; the answers are kept with the run",
     )
     parser.add_out("study.json and the report")
     add_trust(parser)
@@ -76,21 +76,21 @@ def run_study(
     out: Path | None = None,
     trust: Trust = NOTHING,
 ) -> Path:
-    """Print the study of a run, keep it beside its results, and draw it into the report.
+    """Print the study of a run, keep it with its results, and draw it into the report.
 
     Args:
         run_dir: of a finished run.
-        thresholds: log-odds from which on a query is accepted; None chooses them by what was observed.
-        orders: as `name_orders` takes them.
-        answer: whether to load the experts first and let them answer all that they accept.
-        out: where the study is kept instead; then nothing is written into the run's directory, and no lock is taken there.
-        trust: what of the run's settings may be run for that.
+        thresholds: least log-odds of an accepted query; None chooses them from the observed ones.
+        orders: such as ``newest,oldest,random:3``, see ``name_orders``.
+        answer: whether to load the experts first and generate the answers to all queries that they accept.
+        out: another file for the study; then nothing is written into the run's directory, and no lock is taken there.
+        trust: the code named in the run's settings that may run for ``answer``.
 
     Returns:
         The path of the report, or ``out``.
 
     Raises:
-        Refusal: the run or what it remembers cannot be studied.
+        Refusal: the run has no usable record of verdicts.
     """
     run_dir = find_run(run_dir)
     results = _finished(run_dir)
@@ -102,52 +102,52 @@ def run_study(
     from see_lightning.reporting.report.study import print_study
 
     named = name_orders(orders, results["tasks"], results["seed"])
-    ledger = Unheld(run_dir)  # what is final never changes, so to read it takes no lock
+    ledger = Unheld(run_dir)  # final files never change, so reading takes no lock
     if out:
         check_out(out)
     if answer:
         from see_lightning.engine.ensemble import answer_everything
 
         with room_needed(run_dir, "--out FILE"), ledger if out else Ledger(run_dir) as held:
-            print(f"{answer_everything(held, trust)} answers were written that the run had no need of", file=sys.stderr)
+            print(f"{answer_everything(held, trust)} further answers were generated", file=sys.stderr)
         ledger = ledger if out else Unheld(run_dir)
     recorded = _remembered(run_dir, ledger, results)
     studied = study(recorded, named, default_thresholds(recorded) if thresholds is None else thresholds)
     try:
         _keep(run_dir, out, results, studied)
     except OSError as error:
-        if error.errno in FULL or (told := barred(error)) is None:
+        if error.errno in FULL or (reason := barred(error)) is None:
             raise
-        print(f"note: the study is printed but not kept: {told} --out FILE keeps it elsewhere.", file=sys.stderr)
+        print(f"note: the study is printed but not kept: {reason} --out FILE keeps it elsewhere.", file=sys.stderr)
     print_study(studied, Console())
     return out or run_dir / REPORT
 
 
 def _remembered(run_dir: Path, ledger: Unheld, results: dict[str, Any]) -> "RecordedDecisions":
-    """What the experts said of every query, if the run's own answers follow from it."""
+    """The recorded verdicts and responses of every query, checked against the run's own answers."""
     from see_lightning.evaluation.counterfactual import mismatch, simulate
     from see_lightning.evaluation.recorded import gather
 
     stages = list(ledger.content["stages"])
     records = [record for stage in stages for record in ledger.remembered(stage)]
     if not records:
-        raise Refusal(f"{run_dir} remembers nothing of what its experts said; run the experiment anew.")
+        raise Refusal(f"{run_dir} has no record of its experts' verdicts; run the experiment again from the start.")
     with well_shaped(run_dir / "results.json"):
         try:
             recorded = gather(records, results, ledger.answers(stages[-1]))
         except Refusal as error:
-            raise Refusal(f"what {run_dir} remembers cannot be studied: {error}") from error
+            raise Refusal(f"the record of verdicts in {run_dir} cannot be studied: {error}") from error
         wrong = mismatch(simulate(recorded, results["tasks"][::-1]), results)
     if wrong:
         raise Refusal(
-            f"what {run_dir} remembers does not belong to its results: {wrong}. Put its files back, or run the"
-            f" experiment anew."
+            f"the record of verdicts in {run_dir} does not belong to its results: {wrong}. Put its files back, or run the"
+            f" experiment again from the start."
         )
     return recorded
 
 
 def _keep(run_dir: Path, out: Path | None, results: dict[str, Any], studied: dict[str, Any]) -> None:
-    """Write the study to ``out``; without one, beside the run's results and into the run's report."""
+    """Write the study to ``out``, or by default with the run's results and into the run's report."""
     from see_lightning.reporting.report.page import render_html
 
     text = dump(seal(studied))

@@ -1,4 +1,4 @@
-"""What each expert of a finished run would score on each task: ``see-lightning transfer RUN_DIR``."""
+"""The score of each expert of a finished run on each task: ``see-lightning transfer RUN_DIR``."""
 
 import argparse
 import sys
@@ -16,18 +16,18 @@ from see_lightning.errors import Refusal
 from see_lightning.files.run_files import well_shaped
 
 DESCRIPTION = """\
-The transfer matrix of a finished run: the score of each expert, and of the base model, on each task's test queries, whoever
-would have answered these in the run. On the diagonal stands the task's own expert, beside it what the others make of its
-queries. Prints a table and keeps it as transfer.json in the run's directory. For methods with an expert or a part of a shared
-pool for each task: stl, see, moses, exssnet, sema."""
+The transfer matrix of a finished run: the score of each expert, and of the base model, on each task's test queries,
+without routing. The diagonal has the task's own expert, the other cells those of other tasks. Prints a table and keeps it as
+transfer.json in the run's directory. For methods with an expert or a part of a shared pool for each task: stl, see, moses,
+exssnet, sema."""
 EPILOG = """\
-An expert of see answers behind the word with which it accepts, whether it would have accepted or not. What the run remembers
-is not generated again, and what is new is kept beside it, task by task, so that an interrupted command goes on. Reads the
-model and the data, unless transfer.json is there and belongs to the run as it is."""
+An expert of see answers after its positive indicator, even to a query that it would not accept. Cached responses of the run
+are reused, and new ones are added to the cache after each task, so that an interrupted command goes on. Reads the model and
+the data, unless transfer.json is there and belongs to the run as it is."""
 
 
 def add_arguments(parser: Parser) -> None:
-    """Take a run."""
+    """Add the arguments: a run, a number of queries, and another file for the output."""
     parser.add_run_dir()
     parser.add_argument(
         "--size", type=at_least(1), metavar="N", help="only the first N test queries of each task (default: all)"
@@ -38,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
 
 @command("transfer", DESCRIPTION, add_arguments, EPILOG)
 def main(given: argparse.Namespace) -> None:
-    """Print the transfer matrix of a run, and measure it if that was not done yet."""
+    """Print the transfer matrix of a run; measure it unless it is in its directory."""
     path = find_run(given.run_dir) / TRANSFER
     ask = partial(measure, size=given.size, trust=trust_in(given))
     measured = measured_once(path, given.command, ask, {"size": given.size}, given.out)
@@ -50,17 +50,17 @@ def main(given: argparse.Namespace) -> None:
 def measure(
     results: Mapping[str, Any], ledger: Ledger, size: int | None = None, trust: Trust = NOTHING
 ) -> dict[str, Any]:
-    """What ``transfer.json`` says of the voices.
+    """Measure the transfer matrix: the content of ``transfer.json``.
 
     Args:
         results: of the run.
-        ledger: of the run, held; or an ``Unheld`` one, which keeps nothing of what is answered.
+        ledger: of the run, locked; or an ``Unheld`` one, which does not keep new answers.
         size: test queries of each task, the first ones; None takes all.
-        trust: what of the run's settings may be run.
+        trust: the code named in the run's settings that may run.
 
     Raises:
         Refusal: the method has no experts.
-        LedgerError: a file of the run is damaged, or tokenizer, template or data are others than in the run.
+        LedgerError: a file of the run is damaged, or tokenizer, template or data differ from the run's.
         DataError: the data cannot be read.
     """
     # Late, because these import torch, which takes longer than a refusal should.
@@ -76,8 +76,8 @@ def measure(
     cfg = load_config(ledger.directory / "config.yaml", trust)
     if not issubclass(get_class(cfg.method._target_), ExpertMethod):
         raise Refusal(
-            f"{ledger.directory} is a run of {results['method']}, whose answers to all tasks come from one model, so there is"
-            f" nothing to put to other tasks; give a run of stl, see, moses, exssnet or sema."
+            f"{ledger.directory} is a run of {results['method']}, whose answers to all tasks come from one model, so it has"
+            f" no experts to compare; give a run of stl, see, moses, exssnet or sema."
         )
     method, rows = load_remembering(cfg, ledger, FORCED), validate(cfg).data.eval_batch
     adapters = (None, *method.pool.names)
@@ -97,7 +97,7 @@ def measure(
 
 
 def _print(measured: Mapping[str, Any]) -> None:
-    """A row for each voice; the score of a task's own expert has a star."""
+    """Print a row for each adapter; the score of a task's own expert has a star."""
     from rich import box
     from rich.console import Console
     from rich.table import Column, Table

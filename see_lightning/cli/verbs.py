@@ -9,43 +9,48 @@ from see_lightning import __version__
 
 
 class Verb(NamedTuple):
-    """A module whose ``main`` takes the words behind the verb, and what it does in one line."""
+    """A module whose ``main`` takes the words after the verb, and one line of help."""
 
     module: str
     help: str
 
 
 VERBS = {
-    "run": Verb("see_lightning.cli.run", "run, resume or report an experiment; the same as python run.py in a clone"),
-    "ask": Verb("see_lightning.cli.ask", "put queries to the experts of a run"),
-    "runs": Verb("see_lightning.cli.runs", "list runs"),
-    "compare": Verb("see_lightning.cli.compare", "finished runs side by side"),
-    "figures": Verb("see_lightning.cli.figures", "draw finished runs as the paper does"),
-    "study": Verb("see_lightning.cli.study", "other asking orders and thresholds of a finished run"),
-    "calibrate": Verb("see_lightning.cli.calibrate", "thresholds for the experts of a finished run"),
-    "perplexity": Verb("see_lightning.cli.perplexity", "how likely a run finds the reference answers"),
-    "transfer": Verb("see_lightning.cli.transfer", "what experts score on each other's tasks"),
-    "harness": Verb("see_lightning.cli.harness", "tasks of lm-evaluation-harness, put to a run"),
-    "lm-eval": Verb("see_lightning.cli.lm_eval", "the harness's own command, which knows runs as models"),
-    "publish": Verb("see_lightning.cli.publish", "keep results, and fill a document's tables"),
-    "data": Verb("see_lightning.cli.data", "check a benchmark's files"),
+    "run": Verb(
+        "see_lightning.cli.run",
+        "trains and evaluates an experiment, resumes an interrupted run, or prints the report of a finished one",
+    ),
+    "ask": Verb("see_lightning.cli.ask", "answers queries with a trained run"),
+    "runs": Verb("see_lightning.cli.runs", "lists runs"),
+    "compare": Verb(
+        "see_lightning.cli.compare", "tabulates finished runs, with means and standard deviations over seeds"
+    ),
+    "figures": Verb("see_lightning.cli.figures", "draws the figures of the SEE paper from finished runs"),
+    "study": Verb("see_lightning.cli.study", "computes scores under other routing orders and thresholds"),
+    "calibrate": Verb("see_lightning.cli.calibrate", "sets new thresholds for a run's experts, as a new run"),
+    "perplexity": Verb("see_lightning.cli.perplexity", "measures the perplexity of the reference answers"),
+    "transfer": Verb("see_lightning.cli.transfer", "scores every expert on every task"),
+    "harness": Verb("see_lightning.cli.harness", "evaluates a run on tasks of lm-evaluation-harness"),
+    "lm-eval": Verb("see_lightning.cli.lm_eval", "the command line of lm-evaluation-harness, with runs as models"),
+    "publish": Verb("see_lightning.cli.publish", "copies results into a folder, and fills the tables of a document"),
+    "data": Verb("see_lightning.cli.data", "checks the files of a benchmark"),
 }
 
 
 def usage() -> str:
     """The table of verbs as text."""
     lines = [f"  {name:<11} {verb.help}" for name, verb in VERBS.items()]
-    return "\n".join(["usage: see-lightning VERB [...]; see-lightning VERB --help tells more", "", *lines])
+    return "\n".join(["usage: see-lightning VERB [...]; see-lightning VERB --help has more", "", *lines])
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Hand the words behind a verb to its module, which is imported only then.
+    """Import a verb's module and pass it the words after the verb.
 
     Args:
         words: as typed; those of the process by default.
 
     Raises:
-        SystemExit: with 2, there is no such verb; or as the verb ends.
+        SystemExit: with 2 if there is no such verb; or with the verb's own code.
     """
     name, *rest = [*(sys.argv[1:] if words is None else words)] or ["--help"]
     if name in ("-h", "--help"):
@@ -59,7 +64,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def refuse(name: str) -> None:
-    """Tell in one line that there is no such verb, and the nearest that there is.
+    """Refuse an unknown verb in one line that names the nearest one.
 
     Raises:
         SystemExit: with 2.

@@ -505,7 +505,7 @@ def test_a_run_without_memories_is_refused(run_dir, capsys):
         for stage in ledger.content["stages"].values():
             del stage["remembered"]
         ledger.commit()
-    assert "remembers nothing of what its experts said" in refusal(capsys, run_dir)
+    assert "has no record of its experts' verdicts" in refusal(capsys, run_dir)
 
 
 def test_damaged_memories_are_refused(run_dir, capsys):

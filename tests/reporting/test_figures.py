@@ -317,14 +317,14 @@ def test_a_transfer_matrix_is_a_map_for_each_run_and_a_line_for_each_cell(tmp_pa
     ]
     rows = table(tmp_path / "two_transfer.csv")
     assert {row["label"] for row in rows} == {"see 10 %"}
-    found = {(row["seed"], row["voice"], row["task"]): float(row["score"]) for row in rows}
+    found = {(row["seed"], row["adapter"], row["task"]): float(row["score"]) for row in rows}
     assert found == {
         (seed, adapter, task): matrix[adapter][task]
         for seed, matrix in (("0", MATRIX), ("4", other))
         for adapter in MATRIX
         for task in TASKS
     }
-    assert {(row["voice"], row["task"]) for row in rows if row["own"] == "1"} == {(QA, QA), (BOLD, BOLD)}
+    assert {(row["adapter"], row["task"]) for row in rows if row["own"] == "1"} == {(QA, QA), (BOLD, BOLD)}
     shown = words(tmp_path / "two_transfer.svg")
     for matrix in (MATRIX, other):
         assert {f"{score:.1f}" for row in matrix.values() for score in row.values()} <= set(shown)

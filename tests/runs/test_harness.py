@@ -383,7 +383,7 @@ def test_stl_cannot_be_told_a_foreign_query_s_task(run_of, tasks, capsys):
     words = [run, "--tasks", "toy_choice", "--include-path", tasks]
     code, _, err = command(capsys, *words, "--adapters", "ensemble")
     assert (code, len(err.strip().splitlines()[-1:])) == (2, 1)
-    assert "stl must be told the task of a query, and a foreign one has none" in err
+    assert "stl needs the task of a query, and a query of the harness has none" in err
     assert "Choose among base, sky, sea, ice" in err
     code, out, err = command(capsys, *words)
     assert code == 0, err
@@ -400,6 +400,7 @@ def test_stl_cannot_be_told_a_foreign_query_s_task(run_of, tasks, capsys):
             "lm_eval has no task 'toy_choise'. Did you mean 'toy_choice'? `lm_eval ls tasks`",
         ),
         (None, ["--tasks", "toy_choice", "--adapters", "experst"], "Did you mean 'experts'?"),
+        (None, ["--tasks", "toy_choice", "--voices=experst"], "--adapters must be one of base, experts, ensemble;"),
         (None, ["--tasks", "toy_choice", "--include-path", "nowhere"], "--include-path nowhere is no folder"),
         (None, ["--tasks", "toy_choice", "--limit", "0"], "a number of at least 1 is wanted; got '0'"),
         (None, ["--tasks", "toy_choice", "--num-fewshot", "-1"], "a number of at least 0 is wanted; got '-1'"),
@@ -457,6 +458,8 @@ def test_the_harness_takes_the_run_by_its_name(run_of, tasks):
     assert sorted(of.values()) == sorted(answer["text"] for answer in last)
     assert found["base"]["results"]["toy_written"] != found["ensemble"]["results"]["toy_written"]
     assert SeeLightning(run, "sea", device="cpu").adapter == "sea"
+    with pytest.raises(ConfigError, match="takes no 'adaptor'. Did you mean 'adapter'?"):
+        SeeLightning(run, adaptor="sea")
 
 
 @pytest.mark.nightly

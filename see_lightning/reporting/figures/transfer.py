@@ -1,4 +1,4 @@
-"""What experts score on each other's tasks."""
+"""The transfer matrices as a figure: the score of each expert on each task."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ Transfers = Mapping[str, Mapping[int, Transfer]]
 
 
 def transfer_csv(sheet: FigureData, transfers: Transfers) -> str:
-    """A line for each run, voice and task, and whether the voice is the task's own expert.
+    """A line for each run, adapter and task, and whether the adapter is the task's own expert.
 
     Args:
-        sheet: whose groups are shown.
-        transfers: of their runs that were measured.
+        sheet: the groups of runs to show.
+        transfers: of the measured runs among them.
     """
-    lines: list[Sequence[Any]] = [[*ORIGIN, "task", "seed", "size", "voice", "own", "score"]]
+    lines: list[Sequence[Any]] = [[*ORIGIN, "task", "seed", "size", "adapter", "own", "score"]]
     for group, label in zip(sheet.groups, sheet.labels, strict=True):
         for seed, transfer in transfers.get(label, {}).items():
             lines += [
@@ -42,9 +42,13 @@ def transfer_csv(sheet: FigureData, transfers: Transfers) -> str:
 
 
 def transfer_svg(sheet: FigureData, transfers: Transfers) -> str:
-    """A heat map for each run, one below the other, so that they can be read on a narrow screen; as in `transfer_csv`.
+    """A heat map for each run, one below the other, to be readable on a narrow screen.
 
-    Tasks are measured by scores of their own, so a cell is shaded by its share of the best in its column.
+    Tasks have different scores, so a cell's shade is its share of the best score in its column.
+
+    Args:
+        sheet: the groups of runs to show.
+        transfers: of the measured runs among them.
     """
     from matplotlib.figure import Figure
 
@@ -54,9 +58,9 @@ def transfer_svg(sheet: FigureData, transfers: Transfers) -> str:
         for seed, transfer in transfers.get(label, {}).items()
     ]
     width = max(4.8, 1.3 + 0.52 * len(sheet.tasks))
-    letters = int(10.5 * width)  # that fit a line
+    letters = int(10.5 * width)  # that fit into a line
     heads = [textwrap.wrap(head, letters, break_on_hyphens=False) for head, _ in shown]
-    names = 0.65 if max(map(len, sheet.tasks)) > 6 else 0.3  # room for what stands above a map
+    names = 0.65 if max(map(len, sheet.tasks)) > 6 else 0.3  # room for the task names above a map
     heights = [
         0.34 * len(transfer.scores) + 0.19 * len(head) + names + 0.5
         for (_, transfer), head in zip(shown, heads, strict=True)
@@ -81,5 +85,5 @@ def transfer_svg(sheet: FigureData, transfers: Transfers) -> str:
             color="#555555",
             loc="left",
         )
-    told = f"Who answers (rows) each task's queries (columns) of {sheet.order}"
-    return standalone_svg(figure, f"{sheet.name}-transfer", told)
+    title = f"Who answers (rows) each task's queries (columns) of {sheet.order}"
+    return standalone_svg(figure, f"{sheet.name}-transfer", title)
