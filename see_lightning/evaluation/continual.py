@@ -1,7 +1,7 @@
-r"""What a results matrix says about a sequence of tasks: level, transfer and forgetting, as in SSR (arXiv 2403.01244).
+r"""Metrics of continual learning from a results matrix: mean score, transfer and forgetting, as in SSR (arXiv 2403.01244).
 
 Letters: T tasks; $a_{t,j}$ is ``matrix_TT[t][j]``, the score on task j after task t, counted from 1 in the formulas.
-Every function returns a number in the scores' unit (0..100), None if a score that it needs was not measured.
+Every function returns a number in the scores' unit (0..100), or None if a score that it needs was not measured.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ def average(matrix_TT: Matrix) -> float | None:
 def forward_transfer(matrix_TT: Matrix) -> float | None:
     r"""FWT, the mean score on the next task before it is learned: $\frac{1}{T-1}\sum_{t\ge2} a_{t-1,t}$; None if T = 1.
 
-    Higher is better. It is the raw score: nothing is subtracted for what an untrained model would reach.
+    Higher is better. It is the raw score; the score of an untrained model is not subtracted.
 
     >>> forward_transfer([[90., 20.], [50., 70.]])
     20.0
@@ -77,7 +77,7 @@ def pooled(groups: Sequence[tuple[int, float]]) -> float | None:
 def forgetting(matrix_TT: Matrix) -> float | None:
     r"""Mean drop on old tasks from their best: $\frac{1}{T-1}\sum_{j<T}\big(\max_{j\le t<T} a_{t,j}-a_{T,j}\big)$.
 
-    Negative if they improved; None if T = 1. The best is taken over what was measured since the task was learned,
+    Negative if they improved; None if T = 1. The best is taken over the scores since the task was learned,
     without the last row. SAPT's F.Ra is the same: its ``score.py`` has 0 for tasks that were not learned yet.
 
     >>> forgetting([[80., 20., 10.], [90., 60., 10.], [50., 70., 30.]])
@@ -92,7 +92,7 @@ def forgetting(matrix_TT: Matrix) -> float | None:
 
 
 def continual_metrics(matrix_TT: Matrix) -> dict[str, float | None]:
-    """The four metrics by the names under which ``results.json`` keeps them.
+    """The four metrics by their names in ``results.json``.
 
     >>> continual_metrics([[90., 20.], [50., 70.]])
     {'AR': 60.0, 'FWT': 20.0, 'BWT': -40.0, 'forgetting': 40.0}

@@ -1,4 +1,4 @@
-"""A finished run simulated with another asking order or another threshold, from its cached responses and without a model.
+"""A finished run simulated with another order of experts or another threshold, from its cached responses, without a model.
 
 Letters: T tasks, as many as experts and stages.
 """
@@ -16,23 +16,23 @@ from see_lightning.evaluation.routing import BASE, routing_report
 from see_lightning.routing.verdicts import walk
 
 Range = tuple[float | None, float | None]
-LAST_DIGIT = 1.001e-4  # scores are kept to 4 digits, and Pythons differ in how exactly they sum what is rounded
+LAST_DIGIT = 1.001e-4  # scores are rounded to 4 digits, and versions of Python differ in the rounding of sums
 
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What a run would have given, had its experts been asked in another way.
+    """The results of a run under another order of experts or another threshold.
 
-    Where an answer was never generated its score is unknown, and ranges say what it could be.
+    The score of an answer that was never generated is unknown; metrics are then ranges.
 
     Args:
-        answers: for each stage, a record for each query tested: ``id, task, expert, verdicts, score``.
-        lowest: the results matrix with 0 for unknown scores; None where nothing was tested.
-        highest: the same with 100.
+        answers: for each stage, a record for each test query: ``id, task, expert, verdicts, score``.
+        lowest: the results matrix with 0 for unknown scores; None for tasks that were not tested.
+        highest: the results matrix with 100 for unknown scores.
         ar: lowest and highest AR, 0..100.
         bwt: lowest and highest BWT; None for a single task.
-        routing: as in ``results.json``, after the last stage; nothing in it is unknown.
-        unknown: how many answers were never generated that the matrix needs.
+        routing: the section of ``results.json`` after the last stage; it is always exact.
+        unknown: number of answers that the matrix needs and that were never generated.
         asked: mean number of experts asked per query after the last stage.
     """
 
@@ -47,16 +47,16 @@ class Simulation:
 
 
 def simulate(recorded: RecordedDecisions, order: Sequence[str], threshold: float | None = None) -> Simulation:
-    """Ask the experts of a run once more, from memory.
+    """Route all test queries of a run again, from its recorded verdicts.
 
     Args:
-        recorded: what they said.
-        order: all experts, the first to be asked first; at every stage those not born yet are left out.
-        threshold: an expert accepts a query if its log-odds reach it, else passes it on; None goes by its verdicts, of
-            which ``neither`` ends the walk at the base model.
+        recorded: verdicts, log-odds and scores of the run.
+        order: all experts in the order of routing; at every stage those that did not exist yet are left out.
+        threshold: an expert accepts a query if its log-odds reach it, else rejects it; None uses the verdicts, of which
+            ``neither`` ends the walk at the base model.
 
     Raises:
-        Refusal: `order` does not name every expert once, or the threshold is no finite number.
+        Refusal: `order` does not name every expert once, or the threshold is not finite.
     """
     if sorted(order) != sorted(recorded.tasks):
         raise Refusal(f"an order names every expert once: {', '.join(recorded.tasks)}; got {', '.join(order)}.")
@@ -65,7 +65,7 @@ def simulate(recorded: RecordedDecisions, order: Sequence[str], threshold: float
     decisions = recorded.decisions(threshold)
     answers = tuple(_stage(recorded, stage, order, decisions) for stage in range(len(recorded.tasks)))
     lowest, highest = _matrix(recorded, answers, 0, 0), _matrix(recorded, answers, 100, 100)
-    # A difference is least if what is unknown at the end is worth 0, and what is unknown before is worth 100.
+    # BWT is lowest if unknown scores are 0 in the last row and 100 before it.
     most_lost, least_lost = _matrix(recorded, answers, 0, 100), _matrix(recorded, answers, 100, 0)
     last = answers[-1]
     return Simulation(
@@ -81,7 +81,7 @@ def simulate(recorded: RecordedDecisions, order: Sequence[str], threshold: float
 
 
 def _stage(recorded: RecordedDecisions, stage: int, order: Sequence[str], decisions: Decisions) -> list[dict[str, Any]]:
-    """Who answers the queries that are tested after a stage (from 0)."""
+    """Route the test queries of a stage (counted from 0): a record for each, as in ``Simulation.answers``."""
     tested = [number for number, (task, _) in enumerate(recorded.queries) if task in recorded.tests[stage]]
     born = [expert for expert in order if expert in recorded.tasks[: stage + 1]]
     routes = walk(born, len(tested), lambda expert, rows: [decisions[expert][tested[row]] for row in rows])
@@ -100,7 +100,7 @@ def _stage(recorded: RecordedDecisions, stage: int, order: Sequence[str], decisi
 def _matrix(
     recorded: RecordedDecisions, answers: Sequence[list[dict[str, Any]]], unknown: float, unknown_before: float
 ) -> list[list[float | None]]:
-    """The results matrix with a score for every unknown answer, another one for those that the last stage has not."""
+    """The results matrix with a score for every unknown answer, and another one for those that are not in the last stage."""
     at_end = {(a["task"], a["id"], a["expert"]) for a in answers[-1]}
     matrix = ResultsMatrix(recorded.tasks)
     for after, stage in enumerate(answers, start=1):
@@ -115,16 +115,16 @@ def _matrix(
 
 
 def mismatch(simulated: Simulation, results: Mapping[str, Any]) -> str | None:
-    """What a replay of the run's own walk gives otherwise than ``results.json``, or None if they agree."""
+    """Compare a simulation of the run's own walk with ``results.json``: the first difference in words, or None."""
     tasks = results["tasks"]
     for t, rows in enumerate(zip(simulated.lowest, simulated.highest, results["matrix"], strict=True)):
         for task, low, high, measured in zip(tasks, *rows, strict=True):
             if low is None or high is None or measured is None:
                 continue
             if low != high:
-                return f"answers to {task!r} after {t + 1} tasks that results.json counts are not remembered"
+                return f"answers to {task!r} after {t + 1} tasks that results.json counts are not in the record"
             if abs(low - measured) > LAST_DIGIT:
-                return f"they give {low} on {task!r} after {t + 1} tasks, results.json says {measured}"
+                return f"they give {low} on {task!r} after {t + 1} tasks, results.json has {measured}"
     if simulated.routing["confusion"] != results["routing"]["confusion"]:
-        return "they route queries otherwise than results.json counts"
+        return "they route queries differently from results.json"
     return None

@@ -1,7 +1,7 @@
 """A method's answers to a task's test queries, scored: the records that every number is computed from.
 
-Experts never change, and neither does the base model. So what one of them says to a query is computed once in a run and
-remembered; after each task only the new expert is asked. Methods whose weights move are asked everything again.
+Neither the experts nor the base model ever change. So the response of each to a query is computed once in a run and cached;
+after each task only the new expert runs. Methods whose weights change answer every query again.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from see_lightning.methods.method import Answer, ExpertMethod, Method
 from see_lightning.tasks.datamodule import query_loader
 from see_lightning.tasks.task import Task
 
-PLAIN = 8  # queries of each foreign task whose answers, if they are the base model's, are checked one by one
+PLAIN = 8  # queries of each ood task whose answers by the base model are compared with transformers' ``generate``
 
 
 def decide(trainer: L.Trainer, method: Method, tasks: Sequence[Task], *, batch_size: int) -> None:
-    """Let every expert say whether it would accept the tasks' test queries; what is remembered is not asked again."""
-    if any(task.test for task in tasks):  # a rank may have no share
+    """Compute every expert's verdict on the tasks' test queries, except those in the cache."""
+    if any(task.test for task in tasks):  # a rank may have no queries
         trainer.predict(
             method, query_loader(tasks, method.template, batch_size=batch_size, tell_task=False, only_decide=True)
         )
@@ -35,26 +35,26 @@ def merge(shares: Sequence[Sequence[dict[str, Any]]], task: Task) -> list[dict[s
     """The records of all ranks, in the order of the test split, every query exactly once.
 
     Args:
-        shares: of each rank, from ``evaluate``.
+        shares: the records of each rank, from ``evaluate``.
         task: with its whole test split.
     """
     records = {record["id"]: record for share in shares for record in share}
-    found = sorted(record["id"] for share in shares for record in share)
-    assert found == sorted(example.id for example in task.test), f"a query of {task.name} was lost or answered twice"
+    ids = sorted(record["id"] for share in shares for record in share)
+    assert ids == sorted(example.id for example in task.test), f"a query of {task.name} was lost or answered twice"
     return [records[example.id] for example in task.test]
 
 
 def remembered(entries: Sequence[CacheEntry], tasks: Sequence[Task]) -> dict[str, list[dict[str, Any]]]:
-    """What was said for the first time, as it is kept: for each task, a record per voice and query.
+    """Records of new cached responses, as they are kept on disk: for each task, a record per adapter and query.
 
     Args:
-        entries: of these tasks' queries.
-        tasks: as they were asked, for the score of what was answered.
+        entries: new ones of the cache, of these tasks' queries.
+        tasks: with the test queries that were evaluated, for the scores of the answers.
     """
-    asked = _asked(tasks)
+    queries = _queries(tasks)
     found: dict[str, list[dict[str, Any]]] = {task.name: [] for task in tasks}
     for entry in entries:
-        task, example = asked[int(entry.id)]
+        task, example = queries[int(entry.id)]
         response = entry.response.text
         score = None if response is None else best_score(task.score, response, example.references, example.prompt)
         found[task.name].append(
@@ -72,23 +72,23 @@ def remembered(entries: Sequence[CacheEntry], tasks: Sequence[Task]) -> dict[str
 
 
 def prompt_sha(example: Example) -> str:
-    """What names a prompt in records."""
+    """The name of a prompt in records: 16 hex digits of its sha256."""
     return hashlib.sha256(example.prompt.encode()).hexdigest()[:16]
 
 
-def _asked(tasks: Sequence[Task]) -> list[tuple[Task, Example]]:
-    """Test queries by the numbers that ``query_loader`` names them by."""
+def _queries(tasks: Sequence[Task]) -> list[tuple[Task, Example]]:
+    """All test queries; their places in this list are the ids that ``query_loader`` gives them."""
     return [(task, example) for task in tasks for example in task.test]
 
 
 def add_plain(method: Method, tasks: Sequence[Task], answers: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Note beside the base model's answers what transformers' own ``generate`` says without any expert.
+    """Add to records of the base model the answer of transformers' own ``generate`` without any expert, for a comparison.
 
     Args:
-        method: whose experts passed the queries on.
+        method: with its experts.
         tasks: with their whole test splits.
-        answers: records by task, see ``evaluate``; those that the base model gave to the first ``PLAIN`` queries of a
-            split get ``plain``, all others None.
+        answers: records by task, see ``evaluate``; answers of the base model to the first ``PLAIN`` queries of a split
+            get ``plain``, all others None.
     """
     for task in tasks:
         checked = {example.id: example.prompt for example in task.test[:PLAIN]}
@@ -101,12 +101,12 @@ def add_plain(method: Method, tasks: Sequence[Task], answers: Mapping[str, list[
 
 
 def adapter_score(method: ExpertMethod, adapter: str | None, task: Task, *, batch_size: int) -> float:
-    """What one voice scores on a task's test split if it answers every query, the mean in 0..100.
+    """The mean score of one adapter that answers every query of a task's test split, in 0..100.
 
     Args:
-        method: of the voice.
+        method: with the adapter.
         adapter: an expert's name; None is the base model.
-        task: whose test split is asked.
+        task: with its test split.
         batch_size: queries decoded together.
     """
     loader = query_loader([task], method.template, batch_size=batch_size, tell_task=False)
@@ -119,7 +119,7 @@ def adapter_score(method: ExpertMethod, adapter: str | None, task: Task, *, batc
 
 
 def put_back(response_cache: ResponseCache, records: Sequence[Mapping[str, Any]]) -> None:
-    """Remember what ``remembered`` wrote down."""
+    """Put records of ``remembered`` back into the cache."""
     for record in records:
         response_cache.put_back(
             record["key"], CachedResponse(**{field.name: record[field.name] for field in fields(CachedResponse)})
@@ -129,12 +129,12 @@ def put_back(response_cache: ResponseCache, records: Sequence[Mapping[str, Any]]
 def evaluate(
     trainer: L.Trainer, method: Method, tasks: Sequence[Task], *, batch_size: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Answer tasks' test splits and score each answer.
+    """Answer the tasks' test queries and score each answer.
 
     Args:
         trainer: a fresh one; its ``predict`` repeats no query.
-        method: who answers.
-        tasks: whose test splits are asked.
+        method: with its experts or its adapted model.
+        tasks: with their test splits.
         batch_size: queries decoded together.
 
     Returns:
@@ -142,17 +142,16 @@ def evaluate(
         target, score``, whether the text was cut at the limit (``truncated``), all ``references`` if there are several, and
         the ``prompt`` if the score reads it.
     """
-    asked = _asked(tasks)
+    queries = _queries(tasks)
     answers: dict[int, Answer] = {}
-    if asked:  # a rank may have no share
+    if queries:  # a rank may have none
         loader = query_loader(tasks, method.template, batch_size=batch_size, tell_task=method.needs_task_id)
         batches: Sequence[list[Answer]] = trainer.predict(method, loader)  # type: ignore[assignment]
-        given = [answer for batch in batches for answer in batch]
-        answers = {int(answer.id): answer for answer in given}
-        found = sorted(int(answer.id) for answer in given)
-        assert found == list(range(len(asked))), "a query was lost or repeated"
+        flat = [answer for batch in batches for answer in batch]
+        answers = {int(answer.id): answer for answer in flat}
+        assert sorted(int(answer.id) for answer in flat) == list(range(len(queries))), "a query was lost or repeated"
     records: dict[str, list[dict[str, Any]]] = {task.name: [] for task in tasks}
-    for number, (task, example) in enumerate(asked):
+    for number, (task, example) in enumerate(queries):
         answer = answers[number]
         records[task.name].append(
             {

@@ -1,4 +1,4 @@
-"""Exact match and accuracy: whether an answer is its reference."""
+"""Exact match and accuracy: whether an answer equals its reference."""
 
 import string
 import unicodedata
@@ -22,7 +22,7 @@ def bare_label(text: str) -> str:
 def accuracy(text: str, target: str) -> float:
     """100 if both are the same label, whatever its case and the blanks and punctuation around it, else 0.
 
-    Punctuation is Unicode's category P. A hyphen is among it, so that "-5" equals "5": numbers want `exact_match`.
+    Punctuation is Unicode's category P. It has the hyphen, so that "-5" equals "5": use `exact_match` for numbers.
 
     >>> accuracy("Positive.", "positive"), accuracy("not positive", "positive")
     (100.0, 0.0)
@@ -56,8 +56,8 @@ def exact_match_olora(text: str, target: str) -> float:
     r"""100 if both are the same in lower case, without ASCII punctuation and with single blanks, else 0.
 
     SQuAD's exact match with the articles kept. Signs and points of numbers are punctuation too, so that "3.5" equals "35";
-    and what is nothing but punctuation equals the empty text. Of an answer counts what stands behind its last "Answer:",
-    the end of O-LoRA's prompts.
+    and a text of punctuation alone equals the empty text. Only the part of an answer after its last "Answer:", the end of
+    O-LoRA's prompts, is compared.
 
     >>> exact_match_olora("Science or  technology!", "science or Technology"), exact_match_olora("the world", "world")
     (100.0, 0.0)
@@ -68,7 +68,7 @@ def exact_match_olora(text: str, target: str) -> float:
 
 
 def exact_match_sapt(text: str, target: str) -> float:
-    r"""As `exact_match_olora`, but of an answer counts what stands behind its last "Output:", the end of SAPT's prompts.
+    r"""`exact_match_olora` of the part of an answer after its last "Output:", the end of SAPT's prompts.
 
     >>> exact_match_sapt("Bad\nOutput: good", "Good"), exact_match_sapt("Bad\nAnswer: good", "Good")
     (100.0, 0.0)
@@ -77,7 +77,7 @@ def exact_match_sapt(text: str, target: str) -> float:
 
 
 def after_marker(text: str, marker: str) -> str:
-    """What stands behind the last marker, or the whole text if there is none: their prompts end in it."""
+    """The text after the last marker, or the whole text without one; prompts end in the marker."""
     return text.rpartition(marker)[2]
 
 
@@ -90,9 +90,9 @@ LABELS = ("exact_match", "exact_match_olora", "exact_match_sapt", "accuracy", "a
 
 
 def strict_and_normalised(score: str, text: str, target: str) -> tuple[float, float]:
-    r"""A label compared in two ways: letter by letter, and whatever its case and the blanks and punctuation around it.
+    r"""Compare a label strictly, and without regard to its case and the blanks and punctuation around it.
 
-    What the two differ by is form, not knowledge: a model may know the answer and have lost the way it is written.
+    The difference of the two is a matter of form: a model may know the answer but not its spelling.
 
     Args:
         score: one of `LABELS`; with ``first_char_trace`` only first characters are compared.

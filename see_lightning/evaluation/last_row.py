@@ -1,4 +1,4 @@
-"""What the last row of the results matrix rests on: how many queries, how sure, and how much of it is a matter of form."""
+"""Statistics of the last row of the results matrix: queries, standard errors, and scores of labels with and without form."""
 
 import math
 import statistics
@@ -10,16 +10,16 @@ from see_lightning.evaluation.scores import best_score, references_of
 
 
 def last_row(answers: Iterable[Mapping[str, Any]], scores: Mapping[str, str]) -> dict[str, dict[str, float | None]]:
-    """Count the answers that were given after the last task.
+    """Statistics of the answers after the last task.
 
     Args:
-        answers: records with ``task, text, target, score``, and ``references`` where there are several; at least one for
-            every task.
+        answers: records with ``task, text, target, score``, and ``references`` if there are several; at least one
+            record for every task.
         scores: the name of each task's score.
 
     Returns:
         For each task ``n`` answers, their mean ``score`` and its standard error ``stderr`` (sample standard deviation over
-        the root of n; None for one answer), ``exact_match_olora``, and where answers are labels, ``strict`` and
+        the root of n; None for one answer), ``exact_match_olora``, and for scores of labels ``strict`` and
         ``normalised`` (see `strict_and_normalised`). All but ``n`` are in 0..100.
 
     >>> answers = [{"task": "qa", "text": text, "target": "B", "score": score} for text, score in (("B", 100.0), ("b.", 0.0))]

@@ -1,4 +1,4 @@
-"""How likely a finished run finds the reference answers: of each, under the voice that answers its query.
+"""Likelihood of the reference answers under a finished run: of each, under the adapter that answers its query.
 
 Letters: K tokens of an answer, V vocabulary.
 """
@@ -23,13 +23,13 @@ from see_lightning.tasks.task import Task
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """Of one reference answer.
+    """The likelihood of one reference answer.
 
     Args:
         id: of the query.
-        expert: who answered it, as in its record.
+        expert: that answered it, as in its record.
         nll: negative log-likelihood of the tokens that count, in nats.
-        tokens: how many these are, the one that ends the answer included.
+        tokens: their number; the token that ends the answer counts.
     """
 
     id: str
@@ -52,11 +52,11 @@ def perplexity(answers: Iterable[tuple[float, int]]) -> float:
 
 
 def adapter_of(expert: str | None, names: Sequence[str]) -> str | None:
-    """The voice behind an answer's ``expert``; None is the base model.
+    """The name of the adapter that gave an answer; None is the base model.
 
     Args:
-        expert: as in the record; None where the method has no experts.
-        names: of the adapters that there are.
+        expert: as in the record; None if the method has no experts.
+        names: of all adapters.
 
     >>> adapter_of("base", ["qa"]), adapter_of("qa", ["sum", "qa"]), adapter_of(None, ["shared"])
     (None, 'qa', 'shared')
@@ -65,8 +65,8 @@ def adapter_of(expert: str | None, names: Sequence[str]) -> str | None:
         return None
     if expert is None and len(names) != 1:
         raise Refusal(
-            f"the run's answers do not say who gave them, and it has the adapters {', '.join(names) or '(none)'}; exactly one"
-            f" is wanted."
+            f"the run's answers do not name the adapter that gave them, and it has the adapters"
+            f" {', '.join(names) or '(none)'}; exactly one is needed."
         )
     return names[0] if expert is None else expert
 
@@ -75,18 +75,18 @@ def adapter_of(expert: str | None, names: Sequence[str]) -> str | None:
 def token_nlls(
     pool: ExpertPool, adapter: str | None, prompts: Sequence[list[int]], targets: Sequence[list[int]], *, rows: int
 ) -> list[Tensor]:
-    """Negative log-likelihood of each token of each target, in nats, read as it would be written.
+    """Negative log-likelihood of each token of each target, in nats, with the same forward passes as in decoding.
 
     Args:
-        pool: of the voice.
+        pool: with the adapter.
         adapter: an expert's name; None is the base model.
-        prompts: as ids.
-        targets: as ids, at least one each.
-        rows: prompts read together.
+        prompts: token ids.
+        targets: token ids, at least one each.
+        rows: prompts in a batch.
     """
     found: dict[int, Tensor] = {}
     start = pool.prefill_prefix(adapter, prompts)
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # rows read together are alike in length
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # rows of a batch have similar lengths
     for portion in cut(order, rows):
         logits_BV, read = pool.prefill(adapter, [prompts[row] for row in portion], start)
         rows_of = [targets[row] for row in portion]
@@ -97,15 +97,15 @@ def token_nlls(
 
 
 def likelihoods(method: Method, task: Task, records: Sequence[Mapping[str, Any]], *, rows: int) -> list[Likelihood]:
-    """How likely each of a task's test queries gets its reference answer, in the order of the test split.
+    """The likelihood of the reference answer to each of a task's test queries, in the order of the test split.
 
-    Behind an expert's word of acceptance and a blank, if it has one; these are given.
+    An answer follows the expert's positive indicator and a blank, if it has one; their tokens do not count.
 
     Args:
-        method: with everything it learned, in evaluation mode.
-        task: whose test queries were asked.
-        records: the answers to them, for who gave them.
-        rows: queries read together.
+        method: after the last task, in evaluation mode.
+        task: with its test queries.
+        records: of the run's answers, which name the expert of each query.
+        rows: queries in a batch.
     """
     experts = {record["id"]: record["expert"] for record in records}
     template, found = method.template, {}

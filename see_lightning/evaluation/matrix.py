@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 class ResultsMatrix:
-    """Scores in 0..100; row t holds what was measured after the t-th task, column j belongs to task j.
+    """Scores in 0..100; row t holds the scores after the t-th task, column j belongs to task j.
 
     Args:
         tasks: names in the order in which they are learned; all different.
@@ -26,7 +26,7 @@ class ResultsMatrix:
 
     @classmethod
     def from_list(cls, tasks: Sequence[str], rows: Sequence[Sequence[float | None]]) -> "ResultsMatrix":
-        """The matrix that `to_list` wrote.
+        """The matrix with rows from `to_list`.
 
         Raises:
             ValueError: `rows` are not T rows of T scores, or a score lies outside 0..100.
@@ -44,11 +44,11 @@ class ResultsMatrix:
         return matrix
 
     def set(self, after: int, task: str, score: float) -> None:
-        """Write down a score.
+        """Set a score.
 
         Args:
-            after: how many tasks had been learned, 1..T.
-            task: name of the task that was tested.
+            after: number of tasks learned so far, 1..T.
+            task: name of the tested task.
             score: in 0..100.
         """
         if task not in self.tasks:
@@ -58,12 +58,12 @@ class ResultsMatrix:
         self._rows[self._index(after)][self.tasks.index(task)] = float(score)
 
     def row(self, after: int) -> dict[str, float]:
-        """What was measured after `after` tasks (1..T): the score of each tested task."""
+        """The score of each tested task after `after` tasks (1..T)."""
         scores = zip(self.tasks, self._rows[self._index(after)], strict=True)
         return {task: score for task, score in scores if score is not None}
 
     def to_list(self) -> list[list[float | None]]:
-        """Its rows, for JSON and for metrics: None where nothing was measured."""
+        """The rows, for JSON and for metrics; None for scores that were not measured."""
         return [list(row) for row in self._rows]
 
     def _index(self, after: int) -> int:

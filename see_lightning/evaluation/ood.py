@@ -1,7 +1,7 @@
-"""How well an ensemble knows what it was not taught: queries of tasks that no expert was trained on.
+"""OOD detection of an ensemble: its routing of queries of tasks that no expert was trained on.
 
-Such a query belongs to the base model. Whether it gets there is counted from the answers; how well experts could tell it
-from their own, whatever the threshold, from their log-odds.
+Such a query should reach the base model. The share that does is counted from the answers; how well the experts separate ood
+queries from in-task ones at any threshold is computed from their log-odds.
 
 Letters: O out-of-distribution queries, I in-task queries.
 """
@@ -20,13 +20,13 @@ Record = Mapping[str, Any]
 
 
 def auroc(own_I: Tensor, ood_O: Tensor) -> float:
-    """How likely a foreign query leans less to being accepted than one of the tasks; ties count half. 1 is perfect.
+    """AUROC: probability that an ood query has lower log-odds than an in-task query; ties count half. 1 is perfect.
 
     Computed by torchmetrics.
 
     Args:
-        own_I: for each query of a learned task, how much it leans to being accepted.
-        ood_O: the same for foreign queries.
+        own_I: for each query of a learned task, the highest log-odds of acceptance.
+        ood_O: for each ood query, the highest log-odds of acceptance.
 
     >>> auroc(torch.tensor([3.0, 5.0]), torch.tensor([-1.0, 4.0]))
     0.75
@@ -39,12 +39,12 @@ def auroc(own_I: Tensor, ood_O: Tensor) -> float:
 
 
 def accepted_at(own_I: Tensor, ood_O: Tensor, share: float) -> float:
-    """Share of foreign queries accepted by the threshold that just accepts a share of the tasks' own: FPR at that TPR.
+    """FPR at a given TPR: share of ood queries accepted by the highest threshold that accepts a share of in-task queries.
 
     Args:
-        own_I: as in ``auroc``.
-        ood_O: the same.
-        share: of own queries that are accepted at least, in (0, 1].
+        own_I: for each query of a learned task, the highest log-odds of acceptance.
+        ood_O: for each ood query, the highest log-odds of acceptance.
+        share: of in-task queries to accept at least, in (0, 1].
 
     >>> accepted_at(torch.arange(100.0), torch.tensor([3.0, 4.0, 5.0, 6.0]), 0.95)
     0.5
@@ -54,11 +54,11 @@ def accepted_at(own_I: Tensor, ood_O: Tensor, share: float) -> float:
 
 
 def highest_log_odds(records: Sequence[Record], experts: Sequence[str]) -> Tensor:
-    """For each query, how much the expert leans to accept it that leans to it most, in nats.
+    """The highest log-odds of acceptance of each query over some experts, in nats.
 
     Args:
-        records: what experts said, with ``task, id, expert, log_odds``; records without log-odds are passed over.
-        experts: that count.
+        records: of verdicts, with ``task, id, expert, log_odds``; those without log-odds are skipped.
+        experts: over which the maximum is taken.
     """
     most: dict[tuple[str, str], float] = {}
     for record in records:
@@ -71,34 +71,34 @@ def highest_log_odds(records: Sequence[Record], experts: Sequence[str]) -> Tenso
 def ood_report(
     answers: Sequence[Record], ood: Sequence[Record], own: Sequence[Record], experts: Sequence[str]
 ) -> dict[str, Any]:
-    """What ``results.json`` says about foreign queries.
+    """The section of ``results.json`` on ood queries.
 
     Args:
-        answers: to foreign queries: ``task, expert, verdicts, text``, and ``plain``, see ``evaluate.add_plain``.
-        ood: what experts said of foreign queries, see ``highest_log_odds``; empty for experts that give no log-odds.
-        own: what they said of the test queries of learned tasks.
-        experts: in order of birth.
+        answers: to ood queries: ``task, expert, verdicts, text``, and ``plain``, see ``evaluate.add_plain``.
+        ood: records of verdicts on ood queries, see ``highest_log_odds``; empty for experts without log-odds.
+        own: records of verdicts on the test queries of learned tasks.
+        experts: oldest first.
 
     Returns:
         ``queries``; ``base_share`` of them that reached the base model, ``per_task`` and ``experts``, the share that each
         task's queries reached the base and that each expert took; ``no_indicator_share``; ``auroc`` and ``fpr95``, None
-        without log-odds; ``base_identical``, the share of ``base_checked`` answers of the base model that are word for
-        word those of the base model alone, None if none was.
+        without log-odds; ``base_identical``, the share of ``base_checked`` answers of the base model that equal those of
+        the base model without experts, None if none was checked.
     """
     by_task: dict[str, list[bool]] = {}
     for answer in answers:
         by_task.setdefault(answer["task"], []).append(answer["expert"] == BASE)
     same = [answer["text"] == answer["plain"] for answer in answers if answer["plain"] is not None]
     ood_O, own_I = highest_log_odds(ood, experts), highest_log_odds(own, experts)
-    told = bool(len(ood_O)) and bool(len(own_I))
+    has_log_odds = bool(len(ood_O)) and bool(len(own_I))
     return {
         "queries": len(answers),
         "base_share": _share([answer["expert"] == BASE for answer in answers]),
         "per_task": {task: _share(reached) for task, reached in by_task.items()},
         "experts": {expert: _share([answer["expert"] == expert for answer in answers]) for expert in experts},
         "no_indicator_share": no_indicator_share(answers),
-        "auroc": round(auroc(own_I, ood_O), 4) if told else None,
-        "fpr95": round(accepted_at(own_I, ood_O, 0.95), 4) if told else None,
+        "auroc": round(auroc(own_I, ood_O), 4) if has_log_odds else None,
+        "fpr95": round(accepted_at(own_I, ood_O, 0.95), 4) if has_log_odds else None,
         "base_identical": _share(same) if same else None,
         "base_checked": len(same),
     }

@@ -1,7 +1,7 @@
-"""What each paper calls its numbers: the metrics of a protocol, their formulas, and their values for a finished run.
+"""Protocols: the metrics of each paper under its own names, with formulas, and their values for a finished run.
 
-All follow from the results matrix and from its last row's counts, so a run that is finished needs no model to be
-summarised by another protocol.
+All are computed from the results matrix and its last row's statistics, so that a finished run can be summarised by another
+protocol without its model.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,7 +44,7 @@ PROTOCOLS: dict[str, dict[str, str]] = {
 
 
 def summaries(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
-    """A run by every protocol.
+    """The metrics of a run by every protocol.
 
     Args:
         results: content of ``results.json``: ``tasks``, ``matrix`` and, for exact match, ``last_row``.

@@ -1,4 +1,4 @@
-"""What the experts of a finished run decided on its test queries, from its cached responses."""
+"""The decisions of a finished run's experts on its test queries, from its cached responses."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,14 +15,14 @@ Decisions = Mapping[str, Sequence[Verdict]]
 
 @dataclass(frozen=True, slots=True)
 class RecordedDecisions:
-    """What the experts of a run said of every test query, and what the answers scored that the run needed.
+    """The verdict of every expert of a run on every test query, and the scores of the answers that were generated.
 
     Args:
-        tasks: in the order in which their experts were born.
+        tasks: in the order of learning.
         tests: for each stage, the tasks that were tested after it.
         queries: task and id of every test query.
         verdicts: expert -> its verdict on each query.
-        log_odds: expert -> how much it leaned to accepting each query, finite, in natural log units; 0 is undecided.
+        log_odds: expert -> its log-odds of accepting each query, finite, in nats; 0 is undecided.
         scores: expert or ``base`` -> the score of its answer to each query, 0..100; None if it was never generated.
     """
 
@@ -34,7 +34,7 @@ class RecordedDecisions:
     scores: Mapping[str, Sequence[float | None]]
 
     def decisions(self, threshold: float | None) -> Decisions:
-        """What each expert says of each query: its own verdict, or whether its log-odds reach a threshold."""
+        """The decision of each expert on each query: its verdict, or whether its log-odds reach a threshold."""
         if threshold is None:
             return self.verdicts
         return {
@@ -44,12 +44,12 @@ class RecordedDecisions:
 
 
 def gather(records: Iterable[Record], results: Mapping[str, Any], answers: Sequence[Record]) -> RecordedDecisions:
-    """Put what was remembered in order.
+    """Collect the cached responses of a run by expert and query.
 
     Args:
-        records: lines of ``remembered.jsonl``, of all stages, as they were written. Of lines with one key each may say
-            what others leave open, and the latest counts.
-        results: content of ``results.json``; what its matrix has not measured is not replayed.
+        records: lines of ``remembered.jsonl``, of all stages, in the order of writing. Lines of one key complete each
+            other; the latest value of a field counts.
+        results: content of ``results.json``; tasks that its matrix has not measured after a stage are not simulated there.
         answers: one to every test query, for its task, id, prompt and target, in the order in which scores are averaged.
 
     Raises:
@@ -82,10 +82,10 @@ def gather(records: Iterable[Record], results: Mapping[str, Any], answers: Seque
 
 @dataclass(frozen=True)
 class _Cached:
-    """Cached responses by their key; queries with the same prompt are asked once and share one.
+    """Cached responses by their key; queries with the same prompt share one.
 
     Args:
-        responses: key -> verdict, log-odds and text, as far as they are known.
+        responses: key -> those of verdict, log-odds and text that are known.
         keys: expert with task and id, or with the prompt, -> key.
         scores: key, task and id -> score.
     """
@@ -96,14 +96,14 @@ class _Cached:
 
     @classmethod
     def of(cls, records: Iterable[Record], tasks: Sequence[str], answers: Sequence[Record]) -> Self:
-        """Records in order of their keys; arguments and errors as in `gather`."""
+        """Collect records by their keys; see `gather` for the arguments and errors."""
         prompts = {(answer["task"], answer["id"]): answer["prompt_sha"] for answer in answers}
         cached = cls({}, {}, {})
         for record in records:
             expert, task, id_, key = record["expert"], record["task"], record["id"], record["key"]
             if expert not in (*tasks, BASE) or (task, id_) not in prompts:
                 raise Refusal(
-                    f"what {expert!r} said of {id_!r} of {task!r} belongs to no expert or test query of this run."
+                    f"the record of {expert!r} on {id_!r} of {task!r} belongs to no expert or test query of this run."
                 )
             new = {name: record[name] for name in ("verdict", "log_odds", "text") if record[name] is not None}
             cached.responses.setdefault(key, {}).update(new)
@@ -114,7 +114,7 @@ class _Cached:
         return cached
 
     def decision(self, expert: str, answer: Record, score_name: str) -> dict[str, Any]:
-        """What an expert decided on a test query, and the ``score`` of its answer; None if it generated none."""
+        """The verdict and log-odds of an expert on a test query, and the ``score`` of its answer; None without an answer."""
         task, id_ = answer["task"], answer["id"]
         names = _names(expert, task, id_, answer["prompt_sha"])
         key = next((self.keys[name] for name in names if name in self.keys), "")
@@ -122,7 +122,7 @@ class _Cached:
         if expert != BASE and not ("verdict" in found and math.isfinite(found.get("log_odds", math.nan))):
             raise Refusal(
                 f"expert {expert!r} has no verdict with finite log-odds on {id_!r} of {task!r}, and a study needs all;"
-                f" run the experiment anew."
+                f" run the experiment again from the start."
             )
         score = self.scores.get((key, task, id_))
         if score is None and "text" in found:
@@ -131,13 +131,13 @@ class _Cached:
 
 
 def _names(expert: str, task: str, id_: str, prompt: str) -> tuple[tuple[str, ...], ...]:
-    """By what a cached response is found: its query, then the prompt within its task, then the prompt."""
+    """The names under which a cached response is found: its query, then the prompt within its task, then the prompt."""
     return (expert, task, id_), (expert, task, prompt, "prompt"), (expert, prompt)
 
 
 def _score(name: str, text: str, answer: Mapping[str, Any]) -> float:
-    """The score of an answer that was given to another query with the same prompt."""
-    # Late: it takes a second to import, and is seldom needed.
+    """The score of an answer that was generated for another query with the same prompt."""
+    # Late: the import takes a second and is rarely needed.
     from see_lightning.evaluation.scores import best_score, references_of
 
     return best_score(name, text, references_of(answer), answer.get("prompt", ""))

@@ -1,7 +1,7 @@
-"""What a score cannot tell of a task's references, found before anything is trained.
+"""Checks whether a score suits a task's references, before anything is trained.
 
-A reference that scores less than 100 against itself is one that no answer reaches. Two references that look the same to a
-score are one to it, and one that looks like nothing at all is met by an empty answer.
+If a reference scores less than 100 against itself, no answer can reach 100. If two references are the same to a score, an
+answer may be counted as right for the wrong one; if a reference is empty to a score, an empty answer is right.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,23 +10,23 @@ from see_lightning.data.example import Example
 from see_lightning.evaluation.labels import LABELS
 from see_lightning.evaluation.scores import SEEN, best_score, score_fn
 
-MOST = 500  # references whose score is computed; how all of them look is cheap to tell
-FULL = 99.99  # some scores divide by a little more than they should
-FEW = 200  # different references of labels; of more, those of training rows tell nothing
+MOST = 500  # references whose score is computed; comparing their normal forms is cheap
+FULL = 99.99  # some scores have a small constant in their denominator
+FEW = 200  # different references of a task with labels; with more, labels of training rows are not compared
 SHOWN = 40  # characters
-#: Scores that may do better, for labels and for texts.
+#: Other scores to recommend, for labels and for texts.
 INSTEAD = {True: ("accuracy", "exact_match"), False: ("rouge_l", "chrf", "exact_match")}
 
 
 def score_notices(name: str, score: str, test: Sequence[Example], train: Sequence[Example], setting: str) -> list[str]:
-    """What is to be told of a task's score and its references; empty where it can tell each from the others.
+    """Notices on a task's score and its references; empty if the score separates them all.
 
     Args:
         name: of the task.
         score: name of its score.
-        test: what it is scored on, at least one.
-        train: its training examples, for the labels that may be answered.
-        setting: what is typed for another score, with ``{}`` where its name stands.
+        test: its test examples, at least one.
+        train: its training examples, whose labels are possible answers.
+        setting: the override that sets another score, with ``{}`` in place of its name.
     """
     few = test[:MOST]
     missed, alike = unreached(score, few), confused(score, test, train)
@@ -54,7 +54,7 @@ def score_notices(name: str, score: str, test: Sequence[Example], train: Sequenc
 
 
 def unreached(score: str, rows: Iterable[Example]) -> list[Example]:
-    """Those of some rows that even their own references score less than 100 in.
+    """The rows whose own references score less than 100.
 
     >>> [row.id for row in unreached("rouge_l_google", [Example("1", "?", "पानी", "t"), Example("2", "?", "water", "t")])]
     ['1']
@@ -65,12 +65,12 @@ def unreached(score: str, rows: Iterable[Example]) -> list[Example]:
 
 
 def confused(score: str, test: Sequence[Example], train: Iterable[Example] = ()) -> dict[str, str]:
-    """Labels of test rows to which another label is as good as they are, and that label; an empty answer: an empty text.
+    """Labels of test rows that the score cannot separate from another label or an empty answer: label -> that other text.
 
     >>> confused("exact_match_olora", [Example(label, "?", label, "t") for label in ("C", "Java", "C#", "...")])
     {'C': 'C#', 'C#': 'C', '...': ''}
     """
-    own: dict[str, set[str]] = {}  # label -> those that stand beside it as right
+    own: dict[str, set[str]] = {}  # label -> all labels of its rows, which are right as well
     for row in test:
         labels = [_label(score, reference) for reference in row.references]
         for label in labels:
@@ -82,7 +82,7 @@ def confused(score: str, test: Sequence[Example], train: Iterable[Example] = ())
     equal = score_fn(score)
     found = {}
     for look, labels in alike.items():
-        others = labels if look else [*labels, ""]  # what looks like nothing looks like an empty answer
+        others = labels if look else [*labels, ""]  # an empty normal form is that of an empty answer
         if len(others) > 1 and equal(others[-1], labels[0]) >= FULL:
             for label in filter(own.get, labels):
                 if (other := next((one for one in others if one not in own[label]), None)) is not None:
@@ -91,7 +91,7 @@ def confused(score: str, test: Sequence[Example], train: Iterable[Example] = ())
 
 
 def _label(score: str, reference: str) -> str:
-    """What of a reference is to be told from others: not its blanks, and not the reasons behind a letter."""
+    """The label in a reference: without extra blanks, and without the reasons after a letter."""
     return " ".join((reference.partition("\n")[0] if score == "first_char_trace" else reference).split())
 
 

@@ -11,7 +11,7 @@ from see_lightning.evaluation.labels import after_marker
 
 @cache
 def _jieba_cut() -> Callable[[str], list[str]]:
-    """The segmenter of jieba, imported late because its dictionary takes a second to load, and told not to log that."""
+    """The segmenter of jieba without its log; imported late because its dictionary takes a second to load."""
     import logging
 
     import jieba  # type: ignore[import-untyped]
@@ -24,8 +24,8 @@ def _jieba_cut() -> Callable[[str], list[str]]:
 def jieba_tokens(text: str) -> list[str]:
     """Tokens of `text` as SSR counts them: jieba's words and punctuation marks, case kept.
 
-    As in rouge_chinese, a text is first cut into lines, at line breaks and behind sentence ends, and a line of blanks
-    is a token of its own, the empty one: an answer with an empty line in it is not equal to the same without.
+    As in rouge_chinese, a text is first cut into lines, at line breaks and after sentence ends, and a line of blanks is an
+    empty token: an answer with an empty line is not equal to the same answer without it.
     """
     words = " ".join(_jieba_cut()(text))
     lines = re.sub(r"([。！？?]|\.{6})(.)", r"\1\n\2", words, flags=re.DOTALL).rstrip().split("\n")
@@ -102,7 +102,7 @@ def rouge_l_trace(text: str, target: str) -> float:
 
     Both are cut into pieces at every full stop and into words at blanks. U is the set of the words in the longest common
     subsequences of each piece of the text with each of the target; with P and R the shares of the target's and of the text's
-    different words that are in U, F = 2PR / (P + R + 1e-8), times 100. So a word counts once however often it is said.
+    different words that are in U, F = 2PR / (P + R + 1e-8), times 100. So a word counts once, even if it is repeated.
     A side without a piece, at which that package stops with an error, scores 0.
 
     >>> round(rouge_l_trace("a b c d", "a b c d."), 4), round(rouge_l_trace("the the the", "the"), 4)

@@ -1,9 +1,9 @@
-"""How well queries found the expert of their task, counted from the answers on disk.
+"""Routing accuracy: the share of queries answered by the expert of their task, counted from the answers on disk.
 
-An answer record is one line of ``answers.jsonl``; read here are ``id``, ``task``, ``expert`` (a task's name or
+An answer record is one line of ``answers.jsonl``; these fields are read: ``id``, ``task``, ``expert`` (a task's name or
 ``"base"``) and ``verdicts`` (``"pos"``, ``"neg"`` or ``"neither"``, newest expert first).
 
-Letters: T tasks; E who can answer, the experts in order of birth and then the base model, so E = T + 1.
+Letters: T tasks; E = T + 1 columns, the experts in the order of learning and then the base model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ Confusion = Sequence[Sequence[int]]  # counts of shape [T, E]
 
 
 def confusion(records: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> list[list[int]]:
-    """Count who answered the queries of each task.
+    """Count the queries of each task by the expert that answered them.
 
     Args:
         records: answers to queries of `tasks`; at least one.
@@ -50,7 +50,7 @@ def accuracy(confusion_TE: Confusion, given_T: Sequence[int] | None = None) -> f
     """Share of queries that their own task's expert answered, 0..1.
 
     Args:
-        confusion_TE: see ``confusion``.
+        confusion_TE: counts from ``confusion``.
         given_T: the column of each task's expert, if tasks may share one; by default each has its own.
 
     >>> accuracy([[3, 0, 1], [1, 3, 0]])
@@ -84,12 +84,12 @@ def no_indicator_share(records: Sequence[Mapping[str, Any]]) -> float:
 def routing_report(
     records: Sequence[Mapping[str, Any]], tasks: Sequence[str], given: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What ``results.json`` says about routing; errors as in `confusion`.
+    """The section of ``results.json`` on routing.
 
     Args:
-        records: as in `confusion`.
-        tasks: the same.
-        given: by task, the expert that is right for it; by default that of its name.
+        records: answers to queries of `tasks`; at least one.
+        tasks: those learned so far, in order.
+        given: by task, the right expert; by default that of its name.
 
     Returns:
         ``accuracy``, ``confusion`` (rows of counts), ``tasks`` (its rows), ``columns``, ``base_share`` and
@@ -114,24 +114,26 @@ def misrouted(
     sizes: Mapping[str, int] | None = None,
     calibrated: bool = False,
 ) -> list[str]:
-    """Which experts take other tasks' queries, how much of these they had refused, and what would help; a line each.
+    """Advice on misrouted queries: a line for each expert that answers many queries of another task.
 
     Args:
-        routing: as `routing_report` gives it, with ``refused``: by expert, of how many examples of each past task it learned
-            to refuse; None if that was not noted.
-        least: share of a task's queries below which nothing is told, 0..1.
-        ratio: of the run; a higher one is advised where there is one.
-        sizes: training rows of tasks, of which no more can be refused; None if they are not known.
-        calibrated: whether the experts have thresholds already, so that setting them is no advice.
+        routing: from `routing_report`, with ``refused``: by expert, the number of negatives of each past task that it was
+            trained on; None if unknown.
+        least: share of a task's queries from which on there is a line, 0..1.
+        ratio: of the run; below 0.5 a higher one is advised.
+        sizes: training rows of tasks, the most negatives that there can be; None if unknown.
+        calibrated: whether the experts have thresholds already; otherwise these are advised too.
     """
-    tasks, told = routing["tasks"], []
+    tasks, lines = routing["tasks"], []
     for task, row in zip(tasks, routing["confusion"], strict=True):
         for expert, queries in zip(tasks, row, strict=False):
             if expert == task or not queries or queries < least * sum(row):
                 continue
             taken = f"the expert of {expert} takes {queries} of {sum(row)} queries of {task}"
             if tasks.index(expert) < tasks.index(task):
-                told.append(f"{taken}, which that of {task} passes on: train it longer (optim.epochs) or on more rows.")
+                lines.append(
+                    f"{taken}, which that of {task} passes on: train it longer (optim.epochs) or on more rows."
+                )
                 continue
             refused = (routing["refused"].get(expert) or {}).get(task)
             had = "" if refused is None else f", of which it had learned to refuse {refused} examples"
@@ -143,5 +145,5 @@ def misrouted(
                 cures.append(
                     "set thresholds, which trains nothing (see-lightning calibrate RUN_DIR --calibrate-on train)"
                 )
-            told.append(f"{taken}{had}: {', or '.join(cures)}.")
-    return told
+            lines.append(f"{taken}{had}: {', or '.join(cures)}.")
+    return lines

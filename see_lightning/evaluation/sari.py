@@ -10,7 +10,7 @@ def sari(text: str, target: str, prompt: str) -> float:
 
     As in Hugging Face's ``sari``: lower case, 13a tokens, the mean over n-grams of 1 to 4 of `keep` (F), `delete`
     (precision) and `add` (F), where 0/0 is 1. The source is the paragraph in 20Minuten's prompt, or the whole prompt if it
-    has none. An empty answer does not score 0: all that had to go is gone.
+    has none. An empty answer does not score 0: every word that had to be deleted is deleted.
 
     >>> prompt = "Simplify.\n\nParagraph:\nthe large cat sat\n\nSimplification:"
     >>> sari("the big cat sat", "the big cat sat", prompt), round(sari("the large cat sat", "the big cat sat", prompt), 2)
@@ -31,7 +31,7 @@ def sari_trace(text: str, target: str, prompt: str) -> float:
 
 
 def sari_of(source: str, text: str, targets: Sequence[str]) -> float:
-    """SARI of one sentence with any number of references; see `sari`.
+    """SARI of one sentence with any number of references, in 0..100.
 
     >>> sari_of("the cat", "the cat", ["the cat"])
     100.0

@@ -1,8 +1,8 @@
 """Score one answer against its reference, in 0..100.
 
-A score is a pure function ``(text, target) -> float``; every one is found by name in `SCORES`. Those in `READS_PROMPT` need
-the query as well, and `score_fn` gives it to them. A name that ends in a paper's measures as its code does, faults included.
-The text is what was generated, blanks around it included: what they mean is a matter of the score.
+A score is a pure function ``(text, target) -> float``; every one is found by name in `SCORES`. Those in `READS_PROMPT` take
+the query as well, which `score_fn` binds. A score named after a paper computes the same as the paper's code, faults included.
+The text is the generated answer with the blanks around it; each score treats these in its own way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ from see_lightning.evaluation.sari import sari, sari_trace
 from see_lightning.evaluation.similarity import bleu, chrf, edit_similarity, with_literals, words_13a
 
 ScoreFn = Callable[[str, str], float]
-#: What each score sees of a text: of two texts that look the same to it, one scores 100 against the other.
+#: The normal form of a text under each score: two texts with the same one score 100 against each other.
 SEEN: dict[str, Callable[[str], Sequence[str]]] = {
     "rouge_l": jieba_tokens,
     "rouge_l_google": stemmed_words,
@@ -90,13 +90,13 @@ def score_fn(name: str, prompt: str = "") -> ScoreFn:
 
 
 def best_score(name: str, text: str, references: Sequence[str], prompt: str = "") -> float:
-    """What an answer scores against the reference that it matches best, as Tk-Instruct counts and CITB with it.
+    """The score of an answer against its best matching reference, as in Tk-Instruct and CITB.
 
     Args:
-        name: of the score, see `score_fn`.
+        name: of the score.
         text: the answer.
         references: at least one.
-        prompt: see `score_fn`.
+        prompt: the query, read by the scores in `READS_PROMPT` alone.
 
     >>> best_score("exact_match", "a sofa", ["a couch", "a sofa"])
     100.0
@@ -106,6 +106,6 @@ def best_score(name: str, text: str, references: Sequence[str], prompt: str = ""
 
 
 def references_of(record: Mapping[str, Any]) -> Sequence[str]:
-    """The references of a line of ``answers.jsonl``, which has ``references`` where there is more than the ``target``."""
+    """The references of a line of ``answers.jsonl``, which has ``references`` if there are more than the ``target``."""
     references: Sequence[str] = record.get("references") or [record["target"]]
     return references

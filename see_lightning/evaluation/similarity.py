@@ -9,7 +9,7 @@ def edit_similarity(text: str, target: str) -> float:
     """Similarity of two lines of code, in whole points: TRACE's measure on Py150.
 
     It is 100 (1 - d / n), rounded, for d insertions and deletions of characters and n characters in both: fuzzywuzzy's
-    ``ratio`` with python-Levenshtein; without that package fuzzywuzzy counts otherwise. Before, ``<NUM_LIT>`` becomes 0,
+    ``ratio`` with python-Levenshtein; without that package fuzzywuzzy gives other values. Before, ``<NUM_LIT>`` becomes 0,
     ``<STR_LIT>`` and ``<CHAR_LIT>`` nothing, and ``<STR_LIT:x>`` (or NUM, CHAR) x. An empty side scores 0.
 
     >>> edit_similarity("x = <NUM_LIT:1>", "x = 1"), edit_similarity("return self", "return None")
@@ -26,7 +26,7 @@ def with_literals(code: str) -> str:
     """A line of Py150 with its placeholders replaced by the literals in them."""
     code = code.replace("<NUM_LIT>", "0").replace("<STR_LIT>", "").replace("<CHAR_LIT>", "")
     for kind, literal in re.findall(r"<(STR|NUM|CHAR)_LIT:(.*?)>", code, flags=re.DOTALL):
-        code = code.replace(f"<{kind}_LIT:{literal}>", literal)  # one by one, which matters where one stands in another
+        code = code.replace(f"<{kind}_LIT:{literal}>", literal)  # one by one, since one literal may contain another
     return code
 
 

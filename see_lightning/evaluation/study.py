@@ -1,4 +1,4 @@
-"""The content of ``study.json``: asking orders by name, a row for each order and threshold, and the picture."""
+"""The content of ``study.json``: orders of experts by name, a row for each order and threshold, and the figure's data."""
 
 import math
 import random
@@ -15,12 +15,12 @@ BINS = 60  # of a distribution in the picture
 
 
 def name_orders(wanted: Iterable[str], tasks: Sequence[str], run_seed: int) -> dict[str, tuple[str, ...]]:
-    """Asking orders by name; orders that turn out the same share a row.
+    """Orders of experts by name; equal orders share a row.
 
     Args:
         wanted: ``newest``, ``oldest``, ``random:3``, several of them between commas, or all tasks between commas.
-        tasks: in the order in which their experts were born.
-        run_seed: the run's seed; random orders are drawn by it.
+        tasks: in the order of learning.
+        run_seed: the run's seed, from which random orders are drawn.
 
     >>> name_orders(["newest,oldest", "b,a,c"], ["a", "b", "c"], 0)
     {'newest': ('c', 'b', 'a'), 'oldest': ('a', 'b', 'c'), 'b,a,c': ('b', 'a', 'c')}
@@ -54,12 +54,12 @@ def _shuffled(tasks: Sequence[str], run_seed: int, number: int) -> tuple[str, ..
 def study(
     recorded: RecordedDecisions, orders: Mapping[str, Sequence[str]], thresholds: Iterable[float]
 ) -> dict[str, Any]:
-    """The content of ``study.json``: every order by the experts' verdicts and by every threshold, and the picture.
+    """Compute the content of ``study.json``: every order with the verdicts and with every threshold, and the figure's data.
 
     Args:
-        recorded: what the experts said.
-        orders: by name, at least one; the picture shows the first.
-        thresholds: the one with the best routing of each order is added.
+        recorded: verdicts, log-odds and scores of the run.
+        orders: by name, at least one; the figure shows the first.
+        thresholds: log-odds; each order gets the one with its best routing in addition.
     """
     rows = []
     for name, order in orders.items():

@@ -1,4 +1,4 @@
-"""Routing accuracy over all thresholds of log-odds at once, and thresholds worth a row of a study."""
+"""Routing accuracy as a function of the threshold of log-odds, and the default thresholds of a study."""
 
 import math
 from bisect import bisect_left
@@ -10,14 +10,15 @@ from see_lightning.evaluation.recorded import RecordedDecisions
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Routing after the last stage for every threshold at once.
+    """Routing after the last stage as a function of the threshold.
 
-    The own expert gets a query if the threshold is above the log-odds of all that are asked before it, and not above its
-    own; nobody gets it above all of them.
+    The own expert answers a query if the threshold is above the log-odds of all experts before it, and not above its own;
+    above the log-odds of all experts the base model answers.
 
     Args:
-        opens: sorted, the thresholds above which a query reaches its own expert, of the queries that it could get.
-        closes: sorted, those above which the own expert no longer accepts it.
+        opens: sorted, the thresholds above which a query reaches its own expert, of the queries that it can answer at some
+            threshold.
+        closes: sorted, the thresholds above which the own expert no longer accepts the query.
         highest: sorted, each query's highest log-odds.
     """
 
@@ -34,7 +35,7 @@ class Sweep:
         return bisect_left(self.highest, threshold) / len(self.highest)
 
     def best(self) -> tuple[float, float, float]:
-        """Where accuracy is highest: ends of the widest such interval, the lower one excluded, and a threshold in it."""
+        """The widest interval of thresholds with the best accuracy: its ends, the lower one excluded; and a value in it."""
         ends = sorted(filter(math.isfinite, {*self.opens, *self.closes, self.highest[-1]}))
         intervals = list(zip([-math.inf, *ends], ends, strict=False))
         low, high = max(intervals, key=lambda interval: (self.accuracy(interval[1]), interval[1] - interval[0]))
@@ -43,7 +44,12 @@ class Sweep:
 
 
 def sweep(recorded: RecordedDecisions, order: Sequence[str]) -> Sweep:
-    """Routing over all thresholds; arguments as in `replay`."""
+    """Compute the sweep of a run.
+
+    Args:
+        recorded: verdicts and log-odds of the run.
+        order: all experts in the order of routing.
+    """
     reached = []
     for number, (task, _) in enumerate(recorded.queries):
         before = [recorded.log_odds[expert][number] for expert in order[: order.index(task)]]
@@ -57,7 +63,7 @@ def sweep(recorded: RecordedDecisions, order: Sequence[str]) -> Sweep:
 
 
 def shortest_between(low: float, high: float, near: float) -> float:
-    """The number with the fewest decimals above `low` and not above `high`, found by rounding one that lies there.
+    """The number with the fewest decimals above `low` and not above `high`, found by rounding `near`, which lies there.
 
     >>> shortest_between(0.24, 0.33, 0.285), shortest_between(-7.2, 3.1, -2.05)
     (0.3, -2.0)
@@ -77,7 +83,7 @@ def own_and_other(recorded: RecordedDecisions, experts: Iterable[str]) -> tuple[
 
 
 def default_thresholds(recorded: RecordedDecisions) -> list[float]:
-    """Thresholds that say something: 0, one that 1 % of foreign queries reach, and one that 1 % of own ones miss."""
+    """Thresholds for a study: 0, one that 1 % of other tasks' queries reach, and one that 1 % of own queries miss."""
     own, other = own_and_other(recorded, recorded.tasks)
     chosen = {0.0, own[len(own) // 100]} | ({other[-1 - len(other) // 100]} if other else set())
     return sorted({round(value, 2) + 0.0 for value in chosen})

@@ -1,4 +1,4 @@
-"""The transfer matrix: what each voice of a run would score on each task, if it answered all of the task's test queries."""
+"""The transfer matrix: the score of each adapter of a run on each task, if it answers all of the task's test queries."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,12 +9,12 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Transfer:
-    """The matrix of a run.
+    """The transfer matrix of a run.
 
     Args:
-        scores: voice -> task -> score, 0..100; the base model first, then the experts in order of birth.
-        own: task -> the expert that is right for it.
-        size: of each task only so many queries, the first ones, were put; None if all were.
+        scores: adapter -> task -> score, 0..100; the base model first, then the experts, oldest first.
+        own: task -> the right expert.
+        size: number of queries of each task, the first ones; None is all.
     """
 
     scores: Mapping[str, Mapping[str, float]]
@@ -23,14 +23,14 @@ class Transfer:
 
     @classmethod
     def of(cls, content: Mapping[str, Any], tasks: Sequence[str]) -> Self:
-        """What ``transfer.json`` holds.
+        """The matrix in ``transfer.json``.
 
         Args:
             content: of the file.
             tasks: of the run.
 
         Raises:
-            AttributeError, KeyError, TypeError, ValueError: it does not hold a whole matrix.
+            AttributeError, KeyError, TypeError, ValueError: it has no whole matrix.
         """
         own = {task: content["own"][task] for task in tasks}
         scores = {adapter: {task: float(row[task]) for task in own} for adapter, row in content["transfer"].items()}
@@ -41,17 +41,17 @@ class Transfer:
 
     @property
     def queries(self) -> str:
-        """How many of a task's queries were put, if not all."""
+        """A phrase with the number of queries of each task; empty for all."""
         return "" if self.size is None else f"first {self.size} queries of each task"
 
     @cached_property
     def diagonal(self) -> dict[str, float]:
-        """By task, what its own expert scores."""
+        """The score of each task's own expert, by task."""
         return {task: self.scores[expert][task] for task, expert in self.own.items()}
 
     @cached_property
     def others(self) -> dict[str, float | None]:
-        """By task, the mean score of all other tasks' experts; None where there is no other."""
+        """The mean score of all other tasks' experts, by task; None if there is no other."""
         _, *experts = self.scores
         return {
             task: mean(self.scores[expert][task] for expert in experts if expert != own)
@@ -59,13 +59,13 @@ class Transfer:
         }
 
     def rows(self) -> dict[str, Mapping[str, float | None]]:
-        """The matrix, and below it the task's own experts and the mean of the others, each with its ``mean`` over tasks."""
+        """The rows of the matrix, then own experts and the mean of the others; each with its mean under the name ``""``."""
         rows = {**self.scores, "own expert": self.diagonal, "other experts": self.others}
         return {name: {**row, "": mean(row.values())} for name, row in rows.items()}
 
 
 def mean(scores: Iterable[float | None]) -> float | None:
-    """None of no scores, and where one is not known."""
+    """The mean; None without scores, or if one is None."""
     values = list(scores)
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known and len(known) == len(values) else None

@@ -113,6 +113,7 @@ def test_perplexity_is_that_of_the_tokens_and_not_a_mean_over_answers():
 @pytest.mark.parametrize("names", [(), ("one", "two")])
 def test_an_answer_of_nobody_in_particular_is_refused_where_there_is_not_one_adapter(names):
     with pytest.raises(
-        Refusal, match=r"do not say who gave them, and it has the adapters (\(none\)|one, two); exactly one"
+        Refusal,
+        match=r"do not name the adapter that gave them, and it has the adapters (\(none\)|one, two); exactly one",
     ):
         adapter_of(None, names)

@@ -339,8 +339,8 @@ def test_a_score_is_computed_against_all_references_of_the_answer():
         ({"log_odds": -math.inf}, "'a' has no verdict with finite log-odds on '0' of 'a'"),
         ({"verdict": None}, "'a' has no verdict with finite log-odds on '0' of 'a'"),
         ({"id": "1"}, "'a' has no verdict with finite log-odds on '0' of 'a'"),
-        ({"id": "9"}, "'a' said of '9' of 'a' belongs to no expert or test"),
-        ({"expert": "z"}, "'z' said of '0' of 'a' belongs to no expert or test"),
+        ({"id": "9"}, "'a' on '9' of 'a' belongs to no expert or test"),
+        ({"expert": "z"}, "'z' on '0' of 'a' belongs to no expert or test"),
     ],
 )
 def test_memories_that_are_not_whole_are_refused(change, message):
@@ -369,14 +369,14 @@ def test_results_that_the_memories_do_not_give_are_told():
     simulated = simulate(world.recorded(), world.tasks[::-1])
     results = world.results()
     results["matrix"][1][0] += 0.5
-    assert "on 'a' after 2 tasks, results.json says" in mismatch(simulated, results)
+    assert "on 'a' after 2 tasks, results.json has" in mismatch(simulated, results)
     results = world.results()
     results["routing"]["confusion"][0].reverse()
     results["routing"]["confusion"][1].reverse()
-    assert "route queries otherwise" in mismatch(simulated, results)
+    assert "route queries differently" in mismatch(simulated, results)
     lost = world.recorded([record | dict.fromkeys(("text", "score")) for record in world.records()])
     told = mismatch(simulate(lost, world.tasks[::-1]), world.results())
-    assert "that results.json counts are not remembered" in told
+    assert "that results.json counts are not in the record" in told
 
 
 def test_orders_by_name_are_permutations_and_the_same_every_time():
