@@ -1,4 +1,4 @@
-"""What the stages of a run share: its files, its processes, its method, and how a Trainer is made."""
+"""The state that the stages of a run share: its files, its processes, its method, and how a Trainer is made."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -26,17 +26,17 @@ from see_lightning.tasks.task import Task
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """What training and evaluation need to know of the configuration.
+    """The part of the configuration that training and evaluation use.
 
     Args:
         seed: the run's seed.
         epochs: passes over each task's training examples.
         global_batch: examples per optimizer step.
         grad_clip: largest gradient norm; 0 for none.
-        loss_mean: what the loss is a mean over.
-        tokens_at_once: that a rank computes together in training.
+        loss_mean: over what the loss is a mean, see ``loss_weight``.
+        tokens_at_once: most tokens of a micro-batch.
         eval_batch: queries decoded together.
-        facts: what every expert's file says of its origin: base model, template, indicators.
+        facts: fields of ``expert.json`` that are the same in all experts: base model, template, indicators.
     """
 
     seed: int
@@ -113,7 +113,7 @@ class RunContext:
         """The method as it is built, on its device, with the responses that earlier starts cached."""
         with self.stop_signal.at_once() if self.ranks.size == 1 else nullcontext():  # the ranks meet while they load it
             method = self.make_method()
-        # Where it is trained and asked, before anything is restored or chosen there: Lightning would bring it later.
+        # Before weights are restored on the device, and a prefill mode is chosen by it: Lightning would move it later.
         method.to(self.trainer(self.stages[0], [], alone=True).strategy.root_device)
         if notice := method.pool.choose_reading():
             self.console.print(notice)
@@ -122,7 +122,9 @@ class RunContext:
             for stage in self.stages:
                 for one in self.eval_sets.values():
                     records = self.ledger.remembered(stage.name, one.responses)
-                    names = {task.name for task in one.tasks}  # what was foreign once may be a task of the run by now
+                    names = {
+                        task.name for task in one.tasks
+                    }  # an ood task of an earlier start may be a task of the run by now
                     put_back(
                         method.response_cache, [each for each in records if one.name == OWN or each["task"] in names]
                     )

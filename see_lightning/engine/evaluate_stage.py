@@ -1,4 +1,4 @@
-"""The evaluation of one stage: test queries are answered and scored, and what came of them becomes final."""
+"""The evaluation of one stage: test queries are answered and scored, and the records become final."""
 
 import time
 from collections import Counter
@@ -25,11 +25,11 @@ from see_lightning.tasks.task import Task
 
 @dataclass(slots=True)
 class RankResult:
-    """What one rank computed of its share of some tasks' test queries.
+    """One rank's records and costs for its share of some tasks' test queries.
 
     Args:
         answers: records of ``evaluate``, by task; None where only decisions were made.
-        responses: records of what frozen experts generated or decided for the first time, by task.
+        responses: records of responses of frozen experts that were not cached before, by task.
         counts: costs, see ``Method.counts``.
         seconds: from the first query to the last.
     """
@@ -53,51 +53,51 @@ class EvaluateStage:
         self.context, self.stage, self.title = context, stage, title
 
     def run(self) -> None:
-        """Answer and decide whatever the ledger does not name as final.
+        """Make the answers and decisions that the ledger does not name as final.
 
         Raises:
             Preempted: a rank was told to stop.
         """
-        for one in self.context.eval_sets.values():
-            self._evaluate(one, self._unanswered(one))
-            self._evaluate(one, self._undecided(one), only_decide=True)
+        for eval_set in self.context.eval_sets.values():
+            self._evaluate(eval_set, self._unanswered(eval_set))
+            self._evaluate(eval_set, self._undecided(eval_set), only_decide=True)
 
-    def _unanswered(self, one: EvalSet) -> list[Task]:
+    def _unanswered(self, eval_set: EvalSet) -> list[Task]:
         """The tasks of an eval set that are still to be answered after this stage."""
         ledger, name = self.context.ledger, self.stage.name
-        tasks = one.answered_after(self.stage, last=self.stage is self.context.stages[-1])
-        if one.name == OWN:
+        tasks = eval_set.answered_after(self.stage, last=self.stage is self.context.stages[-1])
+        if eval_set.name == OWN:
             return [task for task in tasks if task.name not in ledger.stage(name)["answers"]]
-        return [task for task in tasks if not ledger.knows(name, one.answers, task.name, task.asked())]
+        return [task for task in tasks if not ledger.knows(name, eval_set.answers, task.name, task.asked())]
 
-    def _undecided(self, one: EvalSet) -> list[Task]:
+    def _undecided(self, eval_set: EvalSet) -> list[Task]:
         """The run's own tasks that are not answered after this stage, and not yet decided on."""
-        if one.name != OWN or not one.decide:  # of other sets, tasks are decided on when they are answered
+        if eval_set.name != OWN or not eval_set.decide:  # of other sets, tasks are decided on when they are answered
             return []
-        noted = self.context.ledger.stage(self.stage.name).get(one.responses, {})
-        return [task for task in one.tasks if task.name not in noted]
+        noted = self.context.ledger.stage(self.stage.name).get(eval_set.responses, {})
+        return [task for task in eval_set.tasks if task.name not in noted]
 
-    def _evaluate(self, one: EvalSet, tasks: Sequence[Task], *, only_decide: bool = False) -> None:
+    def _evaluate(self, eval_set: EvalSet, tasks: Sequence[Task], *, only_decide: bool = False) -> None:
         """Answer tasks, each rank its share, and make the results final.
 
-        One process makes a task final before it begins the next. Several are given all tasks in one stream, and meet when
-        it ends: at each meeting everyone waits for the slowest, and few queries at a time are slow to answer.
+        One process makes a task final before it begins the next. Several processes answer all tasks in one stream and
+        synchronise at its end: at each synchronisation all wait for the slowest, and small batches are slow.
         """
         ranks = self.context.ranks
-        for portion in [[task] for task in tasks] if ranks.size == 1 else filter(None, [tasks]):
-            work = partial(self._compute, one, portion, only_decide)
-            # A rank that was told to stop meets the others first.
+        for chunk in [[task] for task in tasks] if ranks.size == 1 else filter(None, [tasks]):
+            work = partial(self._compute, eval_set, chunk, only_decide)
+            # A rank that was told to stop synchronises with the others first.
             results = ranks.gather(ranks.run_preemptible(work, in_step(self.context.method)))
-            self._commit(one, portion, results)
+            self._commit(eval_set, chunk, results)
 
-    def _title(self, one: EvalSet) -> str:
-        return self.title if one.name == OWN else f"{self.title} · {one.name}"
+    def _title(self, eval_set: EvalSet) -> str:
+        return self.title if eval_set.name == OWN else f"{self.title} · {eval_set.name}"
 
-    def _compute(self, one: EvalSet, tasks: Sequence[Task], only_decide: bool) -> RankResult:
-        """This rank's share of the queries of some tasks."""
+    def _compute(self, eval_set: EvalSet, tasks: Sequence[Task], only_decide: bool) -> RankResult:
+        """Answer and decide this rank's share of the queries of some tasks."""
         context, method, batch_size = self.context, self.context.method, self.context.settings.eval_batch
-        shares = [context.shares[one.name][task.name] for task in tasks]
-        title = f"{self._title(one)} · {', '.join(task.name for task in tasks)}"
+        shares = [context.shares[eval_set.name][task.name] for task in tasks]
+        title = f"{self._title(eval_set)} · {', '.join(task.name for task in tasks)}"
         started = time.monotonic()
         method.counts.clear()
         result = RankResult()
@@ -106,10 +106,10 @@ class EvaluateStage:
                 progress = StageProgress(context.console, title, Throughput())
                 trainer = context.trainer(self.stage, [progress], alone=True)
                 result.answers = evaluate(trainer, method, shares, batch_size=batch_size)
-                if one.name == OOD and self._routes:
+                if eval_set.name == OOD and self._routes:
                     with torch.inference_mode(not is_sharded(method)):
                         add_plain(method, tasks, result.answers)
-            if one.decide:  # by experts that routing did not reach
+            if eval_set.decide:  # with the experts that routing did not reach
                 progress = StageProgress(context.console, f"{title} · verdicts", Throughput())
                 trainer = context.trainer(self.stage, [progress], alone=True)
                 decide(trainer, method, shares, batch_size=batch_size)
@@ -127,7 +127,7 @@ class EvaluateStage:
         method = self.context.method
         return method.traits.has_experts and not method.needs_task_id
 
-    def _commit(self, one: EvalSet, tasks: Sequence[Task], results: Sequence[RankResult]) -> None:
+    def _commit(self, eval_set: EvalSet, tasks: Sequence[Task], results: Sequence[RankResult]) -> None:
         """Make the answers of all ranks final, in one act."""
         costs: dict[str, Any] = {
             "seconds": round(max(result.seconds for result in results), 3),
@@ -138,20 +138,22 @@ class EvaluateStage:
             blocks: dict[str, list[dict[str, Any]]] = {}
             facts: dict[str, Any] = {}
             if all(result.answers is not None for result in results):
-                records = blocks[one.answers] = merge([(result.answers or {})[task.name] for result in results], task)
+                records = blocks[eval_set.answers] = merge(
+                    [(result.answers or {})[task.name] for result in results], task
+                )
                 scores[task.name] = round(sum(record["score"] for record in records) / len(records), 4)
                 facts = {"score": scores[task.name], "queries": len(records)}
-                if one.name != OWN:
+                if eval_set.name != OWN:
                     facts |= {"task": task.name, "digest": task.asked()}
                 elif self.stage.task and task.name == self.stage.task.name:
                     self._describe_expert(scores[task.name])
             if isinstance(self.context.method, ExpertMethod):
-                blocks[one.responses] = [record for result in results for record in result.responses[task.name]]
+                blocks[eval_set.responses] = [record for result in results for record in result.responses[task.name]]
             self.context.ledger.note_answers(self.stage.name, task.name, blocks, facts | costs)
             costs = {}  # those of all tasks are noted with the first
         self.context.ledger.commit()
         if scores:
-            self._tell(one, tasks, results, scores)
+            self._report_scores(eval_set, tasks, results, scores)
 
     def _describe_expert(self, score: float) -> None:
         """Write the file of the stage's expert; final with the next commit, as the answers that give its score are."""
@@ -160,17 +162,19 @@ class EvaluateStage:
             path = write_expert_file(self.context, self.stage, trained, score)
             trained["files"][f"expert/{EXPERT_FILE}"] = sha256(path)
 
-    def _tell(
-        self, one: EvalSet, tasks: Sequence[Task], results: Sequence[RankResult], scores: dict[str, float]
+    def _report_scores(
+        self, eval_set: EvalSet, tasks: Sequence[Task], results: Sequence[RankResult], scores: dict[str, float]
     ) -> None:
         """Log and print the scores of tasks, 0..100 by name."""
-        if one.name == OWN:
+        if eval_set.name == OWN:
             for name, score in scores.items():
                 for row in self.stage.rows:
                     self.context.tracker.score(after=row + 1, task=name, score=score)
-        told = ", ".join(f"{task.name} {scores[task.name]:.2f} ({task.score})" for task in tasks)
-        if one.name != OWN and self._routes:
+        line = ", ".join(f"{task.name} {scores[task.name]:.2f} ({task.score})" for task in tasks)
+        if eval_set.name != OWN and self._routes:
             answers = [record for result in results for block in (result.answers or {}).values() for record in block]
             to_base = sum(record["expert"] == BASE for record in answers)
-            told += f"; {to_base / len(answers):.0%} of them reached the base model"
-        self.context.console.print(f"{self._title(one)}: {told}, {max(result.seconds for result in results):.0f} s")
+            line += f"; {to_base / len(answers):.0%} of them reached the base model"
+        self.context.console.print(
+            f"{self._title(eval_set)}: {line}, {max(result.seconds for result in results):.0f} s"
+        )

@@ -26,15 +26,15 @@ def write_expert_file(context: RunContext, stage: Stage, trained: Mapping[str, A
     assert stage.task is not None
     number = context.stages.index(stage)
     assigned = trained.get("assigned")
-    told = {**assigned, "expanded": assigned["expert"] == stage.task.name} if assigned else {}
+    assignment = {**assigned, "expanded": assigned["expert"] == stage.task.name} if assigned else {}
     path = context.ledger.folder(stage.name) / "expert" / EXPERT_FILE
     content = {
         **context.settings.facts,
         "task": stage.task.name,
-        "born": number + 1 if told.get("expanded", True) else None,
+        "born": number + 1 if assignment.get("expanded", True) else None,
         "parent": _parent(context, number, trained.get("parent")),
         "data_sha256": stage.task.rows_sha256(),
-        **told,
+        **assignment,
         "training": {key: trained[key] for key in ("examples", "rehearsed", "negatives", "steps")},
         "score": score,
     }

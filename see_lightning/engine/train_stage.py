@@ -1,4 +1,4 @@
-"""The training of one stage: a method learns a task, and what it learned becomes final in one act."""
+"""The training of one stage: a method learns a task, and its weights and counts become final in one act."""
 
 import json
 import shutil
@@ -108,11 +108,11 @@ class TrainStage:
                     f"{self.stage.name}: the ranks chose different experts for this task; run all ranks on the same hardware."
                 )
             own = assigned.expert == self.task.name
-            told = (
+            choice = (
                 "an expert of its own" if own else f"explained by the expert of {assigned.expert}, nothing is trained"
             )
-            seen = ", ".join(f"{z:.2f} under {name}" for name, z in assigned.z.items())
-            self.context.console.print(f"{self.title}: {told} (z {seen or 'unknown: it is the first'})")
+            z = ", ".join(f"{z:.2f} under {name}" for name, z in assigned.z.items())
+            self.context.console.print(f"{self.title}: {choice} (z {z or 'unknown: it is the first'})")
         return assigned
 
     def _reuse(self, assigned: Assignment) -> None:
@@ -132,9 +132,9 @@ class TrainStage:
         self._commit({**nothing, **facts, "assigned": asdict(assigned)})
 
     def _training_examples(self) -> list[Example]:
-        """What the stage trains on, the same rows on every rank.
+        """The rows that the stage trains on, the same on every rank.
 
-        Made once: a method may draw them, or generate them by a model, and ranks with different rows drift apart.
+        Made on the first rank and broadcast: a method may draw or generate them, and ranks with different rows drift apart.
         """
         context = self.context
         with self.costs.of("training_examples"):
@@ -151,7 +151,19 @@ class TrainStage:
             method.begin_task(self.task, self.context.memory)
 
     def _fit(self, examples: Sequence[Example], throughput: Throughput) -> float:
-        """Make every step of the training; gives its seconds."""
+        """Make every step of the training.
+
+        Args:
+            examples: the rows to train on.
+            throughput: counts steps and tokens.
+
+        Returns:
+            Seconds that the steps took.
+
+        Raises:
+            Diverged: the loss or a weight is no finite number.
+            RuntimeError: Lightning made another number of steps than the rows need.
+        """
         context, settings, ranks, method = self.context, self.context.settings, self.context.ranks, self.context.method
         data = TaskDataModule(
             self.task.name,
@@ -174,7 +186,7 @@ class TrainStage:
         try:
             with kept_pages(), self.costs.of_steps(method):
                 trainer.fit(method, datamodule=data)
-            # No later loss tells of the last step.
+            # The update of the last step is in no loss.
             if not all(parameter.isfinite().all() for parameter in method.parameters() if parameter.requires_grad):
                 raise FloatingPointError("weights are no numbers.")
         except FloatingPointError as error:
@@ -208,7 +220,7 @@ class TrainStage:
             method.end_task(self.task, self.context.memory)
 
     def _facts(self, examples: Sequence[Example], throughput: Throughput, seconds: float) -> dict[str, Any]:
-        """What the ledger notes of the training, over all ranks."""
+        """The facts that the ledger keeps of the training, over all ranks."""
         ranks, method = self.context.ranks, self.context.method
         shares = ranks.gather((throughput.tokens, throughput.computed, throughput.loss))
         tokens, computed, loss = (sum(column) for column in zip(*shares, strict=True))
@@ -243,7 +255,7 @@ class TrainStage:
         return {"report": report} if report else {}
 
     def _row_counts(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """How many rows the stage trains on, and how many of them are of past tasks, or are to be refused."""
+        """How many rows the stage trains on, and how many are rehearsed from past tasks or have a refusal as target."""
         method, learned = self.context.method, {one.name for one in self.context.memory.past}
         past = [example.task for example in examples if example.task in learned]
         counts = {"examples": len(examples), "rehearsed": len(past) + sum(method.drawn[name] for name in learned)}
@@ -256,7 +268,7 @@ class TrainStage:
         return of_all_ranks(self.context.ranks.gather(self.costs.spent))
 
     def _end_again(self, trained: dict[str, Any]) -> None:
-        """End a task that was trained in another run, by this run's settings.
+        """End a task that was trained in another run, with this run's settings.
 
         Args:
             trained: what the ledger notes of that training.

@@ -122,6 +122,20 @@ def test_an_expert_is_described_once_with_its_score(data, tmp_path, method):
     assert scores == ([None] if method == "mtl" else [matrix[0][0], matrix[1][1]])
 
 
+def test_a_file_without_a_score_that_version_0_1_left_beside_a_trained_expert_is_replaced(data, tmp_path):
+    cfg = toy.compose(data, tmp_path / "runs", *TWO_TASKS)
+    interrupted(cfg, "01-sky")
+    (folder,) = tmp_path.glob("runs/**/tasks/01-sky/expert")
+    assert not (folder / "expert.json").exists()
+    (folder / "expert.json").write_text(json.dumps({"task": "sky", "score": None}))  # not in the ledger
+    resumed = toy.run(cfg)
+    assert resumed.fits == 1
+    assert (
+        json.loads((folder / "expert.json").read_text())["score"] == toy.read_results(resumed.directory)["matrix"][0][0]
+    )
+    assert Ledger(resumed.directory).read().verified("01-sky") == folder.parent
+
+
 def bad_rows(data, count):
     """A hundred rows more to train sky on, some of them without an answer."""
     file = data / "sky.train.jsonl"
