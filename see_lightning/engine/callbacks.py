@@ -15,7 +15,7 @@ from see_lightning.tasks.batches import Batch
 
 
 class Throughput(L.Callback):
-    """Counts steps and tokens of one stage, and keeps its latest loss."""
+    """Counts steps and tokens of one stage, and keeps its latest loss, without a method's penalty."""
 
     def __init__(self) -> None:
         self.steps = self.tokens = self.computed = 0
@@ -33,7 +33,7 @@ class Throughput(L.Callback):
         self.steps += 1
         self.tokens += int(batch.attention_mask_BS.sum())
         self.computed += sum(part.attention_mask_BS.numel() for part in batch.split("examples"))
-        self.loss = float(outputs["loss"])
+        self.loss = float(outputs["loss"]) - float(trainer.callback_metrics.get("train/penalty", 0.0))
         if trainer.logger:
             pl_module.log("train/tokens_per_s", self.tokens_per_s())
 

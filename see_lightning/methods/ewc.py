@@ -1,7 +1,7 @@
 """Elastic weight consolidation: one adapter whose important weights are held near their values after earlier tasks.
 
 Kirkpatrick et al., *Overcoming catastrophic forgetting in neural networks*, arXiv 1612.00796, in the online form with one
-anchor. PAPERS.md says why, and which Fisher matrix is computed.
+anchor. PAPERS.md gives the reasons, and compares Fisher matrices.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,6 +1,6 @@
 """O-LoRA: a LoRA adapter for each task, trained orthogonal to the frozen ones before it; the sum of all answers.
 
-Wang et al., *Orthogonal Subspace Learning for Language Model Continual Learning*, arXiv 2310.14152. PAPERS.md says where the
+Wang et al., *Orthogonal Subspace Learning for Language Model Continual Learning*, arXiv 2310.14152. PAPERS.md lists where the
 paper and its code differ. Not PEFT's ``init_lora_weights="olora"``, which is another method.
 
 Letters: R rank, I and O the sizes of a layer's input and output.

@@ -2,6 +2,7 @@
 
 import pytest
 
+from see_lightning.engine.ledger import Ledger
 from tests.runs import toy
 
 MINE = '''
@@ -48,6 +49,15 @@ def test_each_is_called_once_a_step_in_their_order(base, tmp_path, hooked):
     (steps,) = toy.read_results(run.directory)["counts"]["steps"]
     assert steps == len(module.CALLS) / 3 > 1
     assert ["penalty", "edit_gradients", "after_step"] * int(steps) == module.CALLS
+
+
+def test_the_loss_of_a_stage_is_that_of_its_rows_without_the_penalty(base, tmp_path, hooked, monkeypatch):
+    module, words = hooked
+    monkeypatch.setattr(module.Hooked, "penalty", lambda self: self.trained_weights()[0].sum() * 0 + 1000)
+    run = toy.run(toy.compose(toy.data_in(base), tmp_path / "runs", *words))
+    plain = toy.whole(base, "method=seqft", "order.tasks=[sky]")
+    losses = [Ledger(one.directory).read().stage("01-sky")["trained"]["loss"] for one in (run, plain)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
 
 
 def test_a_penalty_that_is_no_number_ends_the_task(base, tmp_path, hooked, monkeypatch):
