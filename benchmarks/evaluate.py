@@ -106,7 +106,7 @@ class FinishedRun:
                     trainer = instantiate(setup.cfg.trainer)(
                         logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False
                     )
-                    records = evaluate(trainer, method, [task], batch_size=setup.config.data.eval_batch)[task.name]
+                    records = evaluate(trainer, method, [task], batch_size=setup.config.data.eval_batch_size)[task.name]
                 answers += [{"stage": stage.name, **record} for record in records]
         counts.update(method.counts)
         return Evaluated(dict(counts), answers)

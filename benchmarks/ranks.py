@@ -51,7 +51,7 @@ def work(run_dir: Path, queries: int, out: Path) -> None:
         # In one stream on several ranks, one process task by task, as a run does.
         for portion in [[task] for task in shares.values()] if ranks.size == 1 else [list(shares.values())]:
             for batch in query_loader(
-                portion, method.template, batch_size=config.data.eval_batch, tell_task=method.needs_task_id
+                portion, method.template, batch_size=config.data.eval_batch_size, tell_task=method.needs_task_id
             ):
                 answered += len(method.answer(batch))
     seconds = time.perf_counter() - started

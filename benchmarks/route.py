@@ -116,7 +116,7 @@ def teach(setup: Setup, verdict: Verdict, folder: Path) -> Path:
         for example in task.train
     ]
     data = TaskDataModule(
-        verdict, examples, setup.template, batch_size=setup.config.optim.global_batch, run_seed=setup.config.seed
+        verdict, examples, setup.template, batch_size=setup.config.optim.global_batch_size, run_seed=setup.config.seed
     )
     method = setup.method()
     fitted = common.fit(setup, method, Task(verdict, (), (), "exact_match", 1), data, Clock(common.sync))

@@ -49,7 +49,7 @@ CONTENDERS = {
     "moses weight": ("method=moses", "method.granularity=weight"),
     "moses rank": ("method=moses", "method.granularity=rank"),
     "exssnet": ("method=exssnet",),
-    "mora": ("method=mora",),
+    "mora": ("method=moram",),
 }
 ANSWERING = (PLAIN, "moses weight", "moses rank", "exssnet")
 #: What a layer is given, rows and tokens of each, and passes over all layers in a sample.
@@ -103,9 +103,9 @@ def rows_of(setup: Setup, method: Method, task: Task) -> TaskDataModule:
         task.name,
         examples,
         setup.template,
-        batch_size=optim.global_batch,
+        batch_size=optim.global_batch_size,
         run_seed=run_seed,
-        loss_mean=optim.loss_mean,
+        loss_reduction=optim.loss_reduction,
     )
 
 
@@ -161,7 +161,7 @@ def measure_training(setups: Mapping[str, Setup], folder: Path, repeats: int, fo
 
 def mixed_queries(setup: Setup, new_tokens: int) -> list[Queries]:
     """All tasks' test queries in one stream, as a run asks them, each told with its task; answers are of one length."""
-    batches = query_loader(setup.tasks, setup.template, batch_size=setup.config.data.eval_batch, tell_task=True)
+    batches = query_loader(setup.tasks, setup.template, batch_size=setup.config.data.eval_batch_size, tell_task=True)
     return [replace(batch, limits=[new_tokens] * len(batch)) for batch in batches]
 
 

@@ -94,7 +94,7 @@ def mix(setup: Setup) -> TaskDataModule:
     """The examples of all tasks, marked as one expert's own, tokenised."""
     examples = setup.method().training_examples(merge(setup.tasks), Memory(setup.config.seed))
     return TaskDataModule(
-        "mix", examples, setup.template, batch_size=setup.config.optim.global_batch, run_seed=setup.config.seed
+        "mix", examples, setup.template, batch_size=setup.config.optim.global_batch_size, run_seed=setup.config.seed
     )
 
 
@@ -148,8 +148,8 @@ def train_peer(setup: Setup, recipe: Recipe, rows: Sequence[Encoded], seen: Seen
                 padding_free=recipe.layout == "padding_free",
                 packing=packed,
                 # A packed row holds what a batch holds; nothing is cut off.
-                max_length=max(*lengths, optim.global_batch * sum(lengths) // len(lengths)) if packed else None,
-                per_device_train_batch_size=1 if packed else optim.global_batch,
+                max_length=max(*lengths, optim.global_batch_size * sum(lengths) // len(lengths)) if packed else None,
+                per_device_train_batch_size=1 if packed else optim.global_batch_size,
                 num_train_epochs=optim.epochs,
                 optim="adamw_torch",
                 learning_rate=optim.lr,
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = common.parse(parser, arguments)
     common.require("trl")
 
-    settings = [*SETTINGS, f"optim.epochs={args.epochs}", f"optim.global_batch={args.batch}"]
+    settings = [*SETTINGS, f"optim.epochs={args.epochs}", f"optim.global_batch_size={args.batch}"]
     tasks = len(common.compose([*settings, *args.overrides]).order.tasks)
     settings += [f"train_size={max(1, args.examples // tasks)}", *args.overrides]
     ordinary = common.prepare([*settings, "adapter=lora"])

@@ -93,7 +93,7 @@ def test_a_fault_in_a_single_job_keeps_its_traceback(ran):
         (["+trainer.max_epochs=3"], "trainer.max_epochs is set by the run itself. It is optim.epochs here."),
         (["learning_rate=1"], "It is optim.lr here."),
         (["+optim.learning_rate=1"], "It is optim.lr here."),
-        (["per_device_train_batch_size=1"], "It is optim.global_batch here."),
+        (["per_device_train_batch_size=1"], "It is optim.global_batch_size here."),
         (["adapter.r=1"], "It is adapter.rank here."),
         (["target_modules=[a]"], "It is adapter.targets here."),
         (["trainer.limit_train_batches=2"], "is added: +trainer.limit_train_batches=..."),

@@ -7,6 +7,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from see_lightning.config import overrides
+from see_lightning.config.former_names import SETTINGS
 from see_lightning.config.overrides import translate
 from see_lightning.errors import ConfigError
 
@@ -46,11 +47,11 @@ def value(override: str) -> object:
         ("optim={'lr': 0.001, 'epochs': 2}", ["optim.lr=0.001", "optim.epochs=2"]),
         ("optim={'lr': '1e-3', 'warmup': inf}", ["optim.lr=0.001", "optim.warmup=inf"]),
         ("optim={lr:1e-3}", ["optim.lr=0.001"]),
-        ("data={'eval_batch': 4}", ["data.eval_batch=4"]),
+        ("data={'eval_batch': 4}", ["data.eval_batch_size=4"]),
         ("model={'trust_remote_code': True, 'system_prompt': None}",
          ["model.trust_remote_code=true", "model.system_prompt=null"]),
         ("model={'system_prompt': 'None'}", ['model.system_prompt="None"']),
-        ("+method={'keep': -0.5}", ["+method.keep=-0.5"]),
+        ("+method={'keep': -0.5}", ["+method.target_recall=-0.5"]),
         ("logger={}", []),
         # lists
         ("order.tasks=('a', 'b')", ['order.tasks=["a","b"]']),
@@ -60,7 +61,7 @@ def value(override: str) -> object:
         ("logger.tags=[é,b]", ['logger.tags=["é",b]']),
         # numbers and switches
         ("optim.lr='1e-3'", ["optim.lr=0.001"]),
-        ("method.keep='0.95'", ["method.keep=0.95"]),
+        ("method.keep='0.95'", ["method.target_recall=0.95"]),
         ("method.own_pool='True'", ["method.own_pool=true"]),
         ("seed=1.0", ["seed=1"]),
         ("seed=1.5", ["seed=1.5"]),
@@ -142,26 +143,27 @@ def test_what_a_refusal_says_to_type_works(word):
     assert value(quoted.rstrip(",")) == text
 
 
-def test_the_field_s_name_of_a_setting_is_the_setting():
-    given = ["method.target_recall=0.9", "method.ood_examples=4", "method.margin=0.5", "method.reject_above=3"]
-    assert translate(given, several=False) == [
-        "method.keep=0.9",
-        "method.against=4",
-        "method.leeway=0.5",
-        "method.refuse=3",
+def test_the_former_name_of_a_setting_and_of_its_value_is_the_setting():
+    assert translate(
+        [f"{old}=3" for new, old in SETTINGS.items() if "res" not in new and "loss" not in new], several=False
+    ) == [f"{new}=3" for new in SETTINGS if "res" not in new and "loss" not in new]
+    assert translate(["data.rehearsal=fixed", "method.draw=fresh"], several=False) == [
+        "data.resample=once",
+        "method.resample=per_task",
     ]
+    assert translate(["method=see,mora"], several=True) == ["method=see,moram"]
 
 
-@pytest.mark.parametrize("word", ["method={target_recall: 0.9}", "method={'target_recall': 0.9}"])
-def test_the_field_s_name_of_a_setting_is_one_within_its_group_too(word):
-    assert translate([word], several=False) == ["method.keep=0.9"]
+@pytest.mark.parametrize("word", ["method={keep: 0.9}", "method={'keep': 0.9}"])
+def test_the_former_name_of_a_setting_is_one_within_its_group_too(word):
+    assert translate([word], several=False) == ["method.target_recall=0.9"]
 
 
 @pytest.mark.parametrize("plus", ["+", "++"])
-def test_the_field_s_name_of_a_setting_may_have_plus_signs_before_it(plus):
-    assert translate([f"{plus}method.margin=0.5"], several=False) == [f"{plus}method.leeway=0.5"]
+def test_the_former_name_of_a_setting_may_have_plus_signs_before_it(plus):
+    assert translate([f"{plus}method.leeway=0.5"], several=False) == [f"{plus}method.margin=0.5"]
 
 
 def test_a_method_s_own_setting_of_that_name_stays_its_own(monkeypatch):
     monkeypatch.setattr(overrides, "_in_files", lambda key: [0.1])
-    assert translate(["method.margin=0.5"], several=False) == ["method.margin=0.5"]
+    assert translate(["method.leeway=0.5"], several=False) == ["method.leeway=0.5"]

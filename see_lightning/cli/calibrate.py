@@ -41,7 +41,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--target-recall",
         "--keep",
-        dest="keep",
+        dest="target_recall",
         type=float,
         default=0.98,
         metavar="SHARE",
@@ -50,7 +50,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--ood-examples",
         "--against",
-        dest="against",
+        dest="ood_examples",
         type=int,
         default=0,
         metavar="N",
@@ -59,7 +59,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--margin",
         "--leeway",
-        dest="leeway",
+        dest="margin",
         type=float,
         metavar="SHARE",
         help="share of the gap to their log-odds, or to those of negatives, by which it is lowered (default 0.25)",
@@ -73,9 +73,9 @@ def main(given: argparse.Namespace) -> None:
     calibrate(
         given.run_dir,
         on=given.on,
-        keep=given.keep,
-        against=given.against,
-        leeway=given.leeway,
+        target_recall=given.target_recall,
+        ood_examples=given.ood_examples,
+        margin=given.margin,
         trust=trust_in(given),
     )
 
@@ -91,9 +91,9 @@ def calibrate(
     run_dir: Path,
     *,
     on: int | str,
-    keep: float,
-    against: int = 0,
-    leeway: float | None = None,
+    target_recall: float,
+    ood_examples: int = 0,
+    margin: float | None = None,
     trust: Trust = NOTHING,
 ) -> Path:
     """Set thresholds for a finished run's experts, and evaluate it with them.
@@ -101,9 +101,9 @@ def calibrate(
     Args:
         run_dir: of the run.
         on: held-out examples of each task, at least 1; or ``train``.
-        keep: share of own examples at or above the threshold, 0.01..1.
-        against: general instructions that set a threshold together with own examples; no expert was trained on them.
-        leeway: share of the gap to their log-odds, or with ``train`` to those of negatives, by which the threshold is
+        target_recall: share of own examples at or above the threshold, 0.01..1.
+        ood_examples: general instructions that set a threshold together with own examples; no expert was trained on them.
+        margin: share of the gap to their log-odds, or with ``train`` to those of negatives, by which the threshold is
             lowered, 0..1; None is 0.25.
         trust: the code named in the run's settings that may run.
 
@@ -114,14 +114,14 @@ def calibrate(
         Refusal: the run does not lie where its settings place it, its method has no thresholds, or its tasks have too few
             examples.
     """
-    _check_numbers(on, keep, against, leeway)
+    _check_numbers(on, target_recall, ood_examples, margin)
     run_dir = find_run(run_dir)
     results = finished_results(run_dir, "thresholds are set for the experts of all tasks")
     run_dir = run_dir.resolve()
     cfg = load_config(run_dir / "config.yaml", trust)
     about = Ledger(run_dir).read().content["about"]
     _check_origin(run_dir, cfg, about, on)
-    settings = _settings(cfg, on, keep, against, leeway)
+    settings = _settings(cfg, on, target_recall, ood_examples, margin)
     for name, value in settings.items():
         cfg.method[name] = value
     cfg.paths.runs = str(run_dir.parents[3])  # a run may have been moved since
@@ -135,26 +135,26 @@ def calibrate(
     return launch(cfg, " ".join([about["command"], *(f"method.{name}={value}" for name, value in settings.items())]))
 
 
-def _check_numbers(on: int | str, keep: float, against: int, leeway: float | None) -> None:
+def _check_numbers(on: int | str, target_recall: float, ood_examples: int, margin: float | None) -> None:
     """Refuse numbers out of range before any file is read."""
     check_calibrate_on("--calibrate-on", on)
     if not isinstance(on, str):
         within("--calibrate-on", on, 1)
-    within("--target-recall", keep, 0.01, 1)
-    within("--ood-examples", against, 0)
-    within("--margin", leeway, 0, 1)
+    within("--target-recall", target_recall, 0.01, 1)
+    within("--ood-examples", ood_examples, 0)
+    within("--margin", margin, 0, 1)
 
 
 def _settings(
-    cfg: DictConfig, on: int | str, keep: float, against: int, leeway: float | None
+    cfg: DictConfig, on: int | str, target_recall: float, ood_examples: int, margin: float | None
 ) -> dict[str, float | str]:
     """The settings of the method that differ from the run's own."""
-    settings: dict[str, float | str] = {"calibrate_on": on, "keep": keep}
-    if on == TRAIN or against or cfg.method.get("against"):
-        return {**settings, "against": against, "leeway": 0.25 if leeway is None else leeway}
-    if leeway is not None:
+    settings: dict[str, float | str] = {"calibrate_on": on, "target_recall": target_recall}
+    if on == TRAIN or ood_examples or cfg.method.get("ood_examples"):
+        return {**settings, "ood_examples": ood_examples, "margin": 0.25 if margin is None else margin}
+    if margin is not None:
         raise ConfigError(
-            f"--margin={leeway:g} has no effect without --ood-examples N or --calibrate-on {TRAIN}; leave it out."
+            f"--margin={margin:g} has no effect without --ood-examples N or --calibrate-on {TRAIN}; leave it out."
         )
     return settings
 

@@ -67,7 +67,7 @@ def measure(results: Mapping[str, Any], ledger: Ledger, trust: Trust = NOTHING) 
             method,
             task,
             [record for record in answers if record["task"] == task.name],
-            rows=config.data.eval_batch,
+            rows=config.data.eval_batch_size,
         )
         for task in read_tasks(cfg, ledger, method.template)
     }

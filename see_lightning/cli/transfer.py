@@ -79,7 +79,7 @@ def measure(
             f"{ledger.directory} is a run of {results['method']}, whose answers to all tasks come from one model, so it has"
             f" no experts to compare; give a run of stl, see, moses, exssnet or sema."
         )
-    method, rows = load_remembering(cfg, ledger, FORCED), validate(cfg).data.eval_batch
+    method, rows = load_remembering(cfg, ledger, FORCED), validate(cfg).data.eval_batch_size
     adapters = (None, *method.pool.names)
     tasks = [replace(task, test=task.test[:size]) for task in read_tasks(cfg, ledger, method.template)]
     scores: dict[str, dict[str, float]] = {adapter or BASE: {} for adapter in adapters}

@@ -1,11 +1,13 @@
 """Configuration files of users, as Hydra reads them, in the encodings that their editors write."""
 
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.core_plugins import file_config_source
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from see_lightning.config.former_names import SETTINGS, with_current_names
 from see_lightning.files.text import read_text
 
 
@@ -17,10 +19,37 @@ class FileConfigSource(file_config_source.FileConfigSource):
         path = Path(self.path) / self._normalize_file_name(config_path)
         if not path.is_file():
             return super().load_config(config_path)  # raises Hydra's error for a missing file
-        text = read_text(path)
+        text = _with_current_references(read_text(path))
+        header = ConfigSource._get_header_dict(text[:512])
         return ConfigResult(
             provider=self.provider,
             path=f"{self.scheme()}://{self.path}",
-            config=OmegaConf.create(text),
-            header=ConfigSource._get_header_dict(text[:512]),
+            config=_with_current_names(OmegaConf.create(text), header.get("package") or config_path.rpartition("/")[0]),
+            header=header,
         )
+
+
+def _with_current_references(text: str) -> str:
+    """A file in which references to settings, ``${data.resample}``, name them as they are named today."""
+    for new, old in SETTINGS.items():
+        text = text.replace(f"${{{old}}}", f"${{{new}}}")
+    return text
+
+
+def _with_current_names(config: Any, package: str) -> Any:
+    """The settings of a file by today's names.
+
+    Args:
+        config: content of the file.
+        package: where its settings belong: a group, or ``_global_`` or nothing for the root.
+    """
+    from see_lightning.config.search_path import CONF  # late: it registers this module's class
+
+    if not isinstance(config, DictConfig):
+        return config
+    group = "" if package == "_global_" else package.partition("/")[0]
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    chosen = [one.get("override /method") for one in plain.get("defaults", []) if isinstance(one, dict)]
+    own = any(name and not (CONF / "method" / f"{name}.yaml").exists() for name in chosen)
+    renamed = with_current_names({group: plain} if group else plain, own_method=own)
+    return OmegaConf.create(renamed[group] if group else renamed)

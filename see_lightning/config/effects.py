@@ -67,7 +67,7 @@ EFFECTS = (
     Effect(("adapter.cache_gb",), lambda cfg: cfg.adapter.activated, "only activated experts keep what the base model has"
            " read; write adapter=activated_lora"),
     Effect(("ratio",), _rehearses, "method={method} rehearses nothing", soft=True),
-    Effect(("data.rehearsal",), lambda cfg: _rehearses(cfg) and float(cfg.method.ratio) > 0, "nothing is rehearsed by"
+    Effect(("data.resample",), lambda cfg: _rehearses(cfg) and float(cfg.method.ratio) > 0, "nothing is rehearsed by"
            " method={method} with this ratio"),
     Effect(("indicators.*",), lambda cfg: "indicators" in cfg.method, "method={method} writes no indicators"),
     Effect(("method.general_source",),
@@ -75,10 +75,12 @@ EFFECTS = (
            "no general instructions are taken; write method.general_negatives=N too"),
     Effect(("*.min_negatives",), lambda cfg: bool("min_negatives" in cfg.method and cfg.method.ratio),
            "method={method} refuses no past examples with this ratio"),
-    Effect(("method.keep", "method.against"), _on("calibrate_on"), "no threshold is set; write method.calibrate_on=N too"),
-    Effect(("method.leeway",),
-           lambda cfg: cfg.method.get("calibrate_on") == TRAIN or (_on("calibrate_on")(cfg) and _on("against")(cfg)),
-           "a threshold looks at nothing else; write method.calibrate_on=N method.against=N or method.calibrate_on=train"),
+    Effect(("method.target_recall", "method.ood_examples"), _on("calibrate_on"), "no threshold is set; write"
+           " method.calibrate_on=N too"),
+    Effect(("method.margin",),
+           lambda cfg: cfg.method.get("calibrate_on") == TRAIN or (_on("calibrate_on")(cfg) and _on("ood_examples")(cfg)),
+           "a threshold looks at nothing else; write method.calibrate_on=N method.ood_examples=N or"
+           " method.calibrate_on=train"),
     Effect(("data.calibrate_on",), lambda cfg: "calibrate_on" in cfg.method, "method={method} has no thresholds"),
     Effect(("method.probe",), _on("warm_start"), "no expert begins from another; write method.warm_start=loss or knn too"),
     Effect(("method.score_lr",), _on("score_share"), "no step trains scores; write method.score_share=SHARE too"),
@@ -101,7 +103,7 @@ EFFECTS = (
 #: General settings from which a method's own setting takes its value; if both are typed, the method's own counts.
 OWN = {
     "ratio": "method.ratio",
-    "data.rehearsal": "method.draw",
+    "data.resample": "method.resample",
     "data.min_negatives": "method.min_negatives",
     "data.calibrate_on": "method.calibrate_on",
 }

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from see_lightning.config.checks import TRAIN
+from see_lightning.config.former_names import with_former_names
 from see_lightning.config.schema import ALL_LINEAR, LLAMA_TARGETS
 
 # Settings that change no number. A new trainer setting counts as changing numbers until it is listed here.
@@ -31,11 +32,12 @@ NUISANCE_BENCHMARK = ("licence", "citation", "package", "published_at", "paraphr
 
 
 def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a resolved config that can change the numbers.
+    """The part of a resolved config that can change the numbers, under the settings' former names.
 
     Args:
-        config: as plain dicts and lists, as in ``results.json``.
+        config: as plain dicts and lists, as in ``results.json``, of this version or an earlier one.
     """
+    config = with_former_names(config)
     kept = {name: part for name, part in config.items() if name not in NUISANCE}
     # Like the ratio, these enter through the methods that rehearse.
     kept["data"] = {name: value for name, value in config["data"].items() if name not in REHEARSAL}
@@ -81,7 +83,7 @@ def _ratio_is_enough(method: Mapping[str, Any], config: Mapping[str, Any]) -> bo
 
 
 def switched_on(method: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's settings without those that are off: so a setting added later leaves the keys of older runs as they are.
+    """A method's settings, by former names, without those that are off: a setting added later moves no key of an older run.
 
     >>> switched_on({"ratio": 0.1, "calibrate_on": 0, "keep": 0.98, "warm_start": "none", "probe": 32})
     {'ratio': 0.1}

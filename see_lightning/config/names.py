@@ -1,26 +1,18 @@
-"""Other names of settings: spellings that are accepted as well, and names in other trainers, for hints."""
-
-#: Accepted spellings of settings; a run's configuration and key have the name on the right.
-ALIASES = {
-    "method.target_recall": "method.keep",
-    "method.ood_examples": "method.against",
-    "method.margin": "method.leeway",
-    "method.reject_above": "method.refuse",
-}
+"""Names of our settings in other trainers, for hints."""
 
 #: Our setting, and its names in transformers, PEFT, TRL, Lightning and W&B.
 FOREIGN = {
     "optim.lr": "lr learning_rate base_lr peak_lr max_lr",
     "optim.epochs": "epochs max_epochs num_train_epochs num_epochs n_epochs max_steps num_steps train_steps",
-    "optim.global_batch": "batch_size train_batch_size per_device_train_batch_size global_batch_size accumulate_grad_batches"
-    " gradient_accumulation_steps grad_accum",
-    "optim.tokens_at_once (examples a step are optim.global_batch)": "micro_batch_size auto_find_batch_size max_tokens"
-    " max_tokens_per_microbatch",
+    "optim.global_batch_size": "batch_size train_batch_size per_device_train_batch_size global_batch_size"
+    " accumulate_grad_batches gradient_accumulation_steps grad_accum",
+    "optim.max_tokens_per_microbatch (examples a step are optim.global_batch_size)": "micro_batch_size auto_find_batch_size"
+    " max_tokens max_tokens_per_microbatch",
     "optim.schedule": "scheduler lr_scheduler lr_scheduler_type lr_schedule",
     "optim.warmup, a share of the steps": "warmup_ratio warmup_steps num_warmup_steps",
     "optim.grad_clip": "max_grad_norm gradient_clip_val clip_grad_norm grad_clip_norm gradient_clipping",
     "optim.weight_decay": "wd weight_decay",
-    "data.eval_batch": "eval_batch_size per_device_eval_batch_size test_batch_size val_batch_size",
+    "data.eval_batch_size": "eval_batch_size per_device_eval_batch_size test_batch_size val_batch_size",
     "model.max_length": "max_length max_seq_length max_seq_len model_max_length max_source_length cutoff_len block_size",
     "benchmark.default.max_new_tokens": "max_new_tokens max_target_length generation_max_length max_tokens_to_generate",
     "model.dtype=bf16 (or fp32)": "bf16 fp16 torch_dtype dtype precision mixed_precision tf32",

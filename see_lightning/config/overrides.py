@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from see_lightning.config.explain import settings_in
-from see_lightning.config.names import ALIASES
+from see_lightning.config.former_names import current_setting, current_value
 from see_lightning.config.schema import AdapterConfig, RunConfig
 from see_lightning.config.search_path import is_group, options
 from see_lightning.errors import ConfigError
@@ -98,11 +98,10 @@ def _is_text(key: str, kinds: tuple[Any, ...]) -> bool:
 
 
 def _called(key: str) -> str:
-    """The key with an alias replaced by the setting's name in configurations; leading plus signs stay."""
+    """The key with a former name replaced by today's name; leading plus signs stay."""
     name = key.lstrip("+")
-    if name in ALIASES and not _in_files(name):  # a user's own method may have a setting of that name
-        return key.removesuffix(name) + ALIASES[name]
-    return key
+    # A user's own method may have a setting of a former name.
+    return key if _in_files(name) else key.removesuffix(name) + current_setting(name)
 
 
 def _set(key: str, value: Any, text: str | None = None) -> list[str]:
@@ -118,8 +117,11 @@ def _fit(key: str, value: Any) -> Any:
     """A value in the setting's own type: Python's None becomes null, and a quoted number a number if the setting is one."""
     name, nothing = key.lstrip("+"), value is None or value == "None"
     if not is_group(name):
+        value = current_value(name, value)
         return "none" if nothing and "none" in _in_files(name) else _as_one_of(kinds_of(name), value)
     stems = sorted({path.stem for path in options(name)})
+    if isinstance(value, str) and value not in stems:
+        value = current_value(name, value)
     if (nothing or value is False) and "none" in stems:
         return "none"
     if nothing and name in MAY_BE_NULL:
@@ -298,7 +300,7 @@ def _is_part(key: str) -> bool:
 def kinds_of(key: str) -> tuple[Any, ...]:
     """The types that a setting may have: from the schema, else from its values in the files of its group.
 
-    >>> kinds_of("train_size"), kinds_of("adapter.targets"), kinds_of("method.keep"), kinds_of("trainer.foo")
+    >>> kinds_of("train_size"), kinds_of("adapter.targets"), kinds_of("method.target_recall"), kinds_of("trainer.foo")
     ((<class 'int'>, <class 'NoneType'>), (list[str], <class 'NoneType'>), (<class 'float'>,), ())
     """
     *above, last = key.lstrip("+").split(".")

@@ -103,23 +103,25 @@ class OptimConfig:
     lr: float = 2e-4  # peak learning rate of AdamW
     weight_decay: float = 0.0
     epochs: int = 3  # passes over a task's training examples
-    global_batch: int = 32  # examples per optimizer step, over all devices
-    tokens_at_once: int = 4096  # largest micro-batch of a device, padding included; lower it if memory runs out
+    global_batch_size: int = 32  # examples per optimizer step, over all devices
+    max_tokens_per_microbatch: int = 4096  # of a device, padding included; lower it if memory runs out
     schedule: str = "cosine"  # cosine (to zero), linear (to zero), constant
     warmup: float = 0.0  # share of the steps
     grad_clip: float = 1.0  # largest gradient norm; 0 turns it off
-    loss_mean: str = "tokens"  # tokens (mean over a batch's target tokens), examples (each example weighs the same)
+    loss_reduction: str = (
+        "tokens"  # tokens (mean over a batch's target tokens), examples (each example weighs the same)
+    )
 
     def __post_init__(self) -> None:
         within("optim.lr", self.lr, 0)
         within("optim.weight_decay", self.weight_decay, 0)
         within("optim.epochs", self.epochs, 1)
-        within("optim.global_batch", self.global_batch, 1)
-        within("optim.tokens_at_once", self.tokens_at_once, 1)
+        within("optim.global_batch_size", self.global_batch_size, 1)
+        within("optim.max_tokens_per_microbatch", self.max_tokens_per_microbatch, 1)
         within("optim.warmup", self.warmup, 0, 1)
         within("optim.grad_clip", self.grad_clip, 0)
         one_of("optim.schedule", self.schedule, ("cosine", "linear", "constant"))
-        one_of("optim.loss_mean", self.loss_mean, ("tokens", "examples"))
+        one_of("optim.loss_reduction", self.loss_reduction, ("tokens", "examples"))
 
 
 RESERVED = ("base", "ensemble")  # the base model in answers; all experts together in the harness
@@ -146,22 +148,26 @@ class OrderConfig:
                 )
 
 
+#: When past examples are drawn: for every later task, or once for all of them.
+RESAMPLE = ("per_task", "once")
+
+
 @dataclass
 class DataConfig:
     """How examples are checked, rehearsed and batched."""
 
     on_bad_row: str = "stop"  # stop, or skip (counted, reported, an error above 1 % of a task's rows)
-    eval_batch: int = 16  # queries decoded together
-    rehearsal: str = "fresh"  # fresh (past examples are sampled again for every later task), fixed (sampled once)
+    eval_batch_size: int = 16  # queries decoded together
+    resample: str = "per_task"  # per_task (past examples are sampled for every later task), once (sampled once for all)
     min_negatives: int = 12  # least examples of each past task that an expert learns to reject; 0: the ratio alone
     calibrate_on: Any = 0  # held-out rows that set an expert's threshold; train: its training rows; 0: no threshold
 
     def __post_init__(self) -> None:
         within("data.min_negatives", self.min_negatives, 0)
         check_calibrate_on("data.calibrate_on", self.calibrate_on)
-        one_of("data.rehearsal", self.rehearsal, ("fresh", "fixed"))
+        one_of("data.resample", self.resample, RESAMPLE)
         one_of("data.on_bad_row", self.on_bad_row, ("stop", "skip"))
-        within("data.eval_batch", self.eval_batch, 1)
+        within("data.eval_batch_size", self.eval_batch_size, 1)
 
 
 @dataclass

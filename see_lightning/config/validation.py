@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from see_lightning.config.former_names import with_current_names
 from see_lightning.config.names import called_here
 from see_lightning.config.schema import RunConfig
 from see_lightning.errors import ConfigError, nearest
@@ -82,8 +83,9 @@ def load_composed(path: Path) -> DictConfig:
 
 
 def typed(settings: DictConfig) -> DictConfig:
-    """Resolved settings with their types."""
-    cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), settings)
+    """Resolved settings with their types; of this version or an earlier one."""
+    plain: Any = OmegaConf.to_container(settings, resolve=False)
+    cfg = OmegaConf.merge(OmegaConf.structured(RunConfig), with_current_names(plain))
     assert isinstance(cfg, DictConfig)
     return cfg
 

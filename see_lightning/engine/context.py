@@ -31,21 +31,21 @@ class RunSettings:
     Args:
         seed: the run's seed.
         epochs: passes over each task's training examples.
-        global_batch: examples per optimizer step.
+        global_batch_size: examples per optimizer step.
         grad_clip: largest gradient norm; 0 for none.
-        loss_mean: over what the loss is a mean, see ``loss_weight``.
-        tokens_at_once: most tokens of a micro-batch.
-        eval_batch: queries decoded together.
+        loss_reduction: over what the loss is a mean, see ``loss_weight``.
+        max_tokens_per_microbatch: most tokens of a micro-batch.
+        eval_batch_size: queries decoded together.
         facts: fields of ``expert.json`` that are the same in all experts: base model, template, indicators.
     """
 
     seed: int
     epochs: int
-    global_batch: int
+    global_batch_size: int
     grad_clip: float
-    loss_mean: str
-    tokens_at_once: int
-    eval_batch: int
+    loss_reduction: str
+    max_tokens_per_microbatch: int
+    eval_batch_size: int
     facts: dict[str, Any]
 
 

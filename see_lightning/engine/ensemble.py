@@ -217,7 +217,7 @@ def load_ensemble(
     method = load_method(cfg, Ledger(run_dir).read(), name, place)
     if method.traits.schedule != "frozen" and not method.pool.names:
         raise ConfigError(f"{run_dir} has finished no task yet, so there is nothing to ask.")
-    return Ensemble(method, max_new_tokens=max_new_tokens, batch_size=cfg.data.eval_batch)
+    return Ensemble(method, max_new_tokens=max_new_tokens, batch_size=cfg.data.eval_batch_size)
 
 
 def load_method(
@@ -291,7 +291,7 @@ def answer_everything(ledger: Ledger, trust: Trust = NOTHING) -> int:
     cfg = load_config(ledger.directory / "config.yaml", trust)
     method = load_remembering(cfg, ledger)
     for task in read_tasks(cfg, ledger, method.template):
-        loader = query_loader([task], method.template, batch_size=validate(cfg).data.eval_batch, tell_task=False)
+        loader = query_loader([task], method.template, batch_size=validate(cfg).data.eval_batch_size, tell_task=False)
         with torch.inference_mode():
             for queries in loader:
                 method.decide(queries)

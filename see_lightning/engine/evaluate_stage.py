@@ -95,7 +95,7 @@ class EvaluateStage:
 
     def _compute(self, eval_set: EvalSet, tasks: Sequence[Task], only_decide: bool) -> RankResult:
         """Answer and decide this rank's share of the queries of some tasks."""
-        context, method, batch_size = self.context, self.context.method, self.context.settings.eval_batch
+        context, method, batch_size = self.context, self.context.method, self.context.settings.eval_batch_size
         shares = [context.shares[eval_set.name][task.name] for task in tasks]
         title = f"{self._title(eval_set)} · {', '.join(task.name for task in tasks)}"
         started = time.monotonic()

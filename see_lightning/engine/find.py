@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from see_lightning.config.former_names import METHODS
 from see_lightning.config.identity import key_of, method_name, numbers_config, switched_on, with_values
 from see_lightning.config.schema import RunConfig
 from see_lightning.engine.contents import (
@@ -166,7 +167,8 @@ def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Di
         LedgerError: the run was begun with other files of a model that goes by its name.
     """
     kept = numbers_config(cfg)
-    root = Path(config.paths.runs) / config.order.name / method_name(cfg)
+    order, method = Path(config.paths.runs) / config.order.name, method_name(cfg)
+    roots = [order / name for name in (method, METHODS.get(method)) if name]
     seed = f"seed={config.seed}"
     settings = with_values(kept, placed(kept, contents.digests))
     key, old_key = key_of(settings), key_of(kept)
@@ -174,7 +176,7 @@ def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Di
     siblings: list[Path] = []
     edited: list[tuple[float, Path, Compared]] = []
     left_out: list[str] = []
-    for path in sorted(root.glob("*/seed=*/ledger.json")):
+    for path in sorted(path for root in roots for path in root.glob("*/seed=*/ledger.json")):
         other = path.parent
         one_name = other.parent.name in (key, old_key)
         try:
@@ -203,10 +205,10 @@ def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Di
         return Found(directory, settings, contents, tuple(_unread(directory, compared, contents)), tuple(left_out))
     for _, other, compared in edited:
         refuse_other_model(other, compared, contents, config)
-    directory = (siblings[0] if siblings else root / key) / seed
+    directory = (siblings[0] if siblings else roots[0] / key) / seed
     if (directory / "ledger.json").exists():  # the name is taken by a run on other material
         settings = with_values(kept, placed(kept, contents.digests, everything=True))
-        directory = root / key_of(settings) / seed
+        directory = roots[0] / key_of(settings) / seed
     notes = tuple(_edited(directory, edited, contents)) if contents.digests else ()
     return Found(directory, settings, contents, notes, tuple(left_out))
 

@@ -9,6 +9,7 @@ from typing import Any
 import hydra.utils
 
 from see_lightning.adapters.files import STATE, THRESHOLD
+from see_lightning.config.former_names import with_current_names, with_former_names
 from see_lightning.config.identity import switched_on
 from see_lightning.engine.contents import Contents
 from see_lightning.engine.find import Compared, comparable, compare
@@ -35,14 +36,15 @@ def _without_tasks(config: dict[str, Any], tasks: int) -> dict[str, Any]:
 
 def _training_settings(config: dict[str, Any], after_training: AbstractSet[str]) -> dict[str, Any]:
     """The settings that trained weights depend on."""
-    method = {key: value for key, value in config["method"].items() if key not in after_training}
-    return {**config, "method": switched_on(method)}  # without settings that serve only those left out
+    method = with_current_names(config)["method"]
+    trained = {"method": {key: value for key, value in method.items() if key not in after_training}}
+    return {**config, "method": switched_on(with_former_names(trained)["method"])}  # without settings of those left out
 
 
 def trains_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     """Whether a run that noted ``theirs`` has the experts that a run with the ``numbers_config`` ``ours`` trains."""
     # The class is looked up by our own settings alone: those of another run may name any code.
-    method: type[Method] = hydra.utils.get_class(ours["method"]["_target_"])
+    method: type[Method] = hydra.utils.get_class(with_current_names(ours)["method"]["_target_"])
     kept, wanted = (_training_settings(comparable(one), method.traits.after_training) for one in (theirs, ours))
     return kept == wanted
 

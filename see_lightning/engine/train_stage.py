@@ -169,10 +169,10 @@ class TrainStage:
             self.task.name,
             examples,
             method.template,
-            batch_size=settings.global_batch,
+            batch_size=settings.global_batch_size,
             run_seed=settings.seed,
-            loss_mean=settings.loss_mean,
-            tokens_at_once=settings.tokens_at_once,
+            loss_reduction=settings.loss_reduction,
+            max_tokens_per_microbatch=settings.max_tokens_per_microbatch,
             rank=ranks.rank,
             ranks=ranks.size,
         )

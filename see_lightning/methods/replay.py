@@ -13,7 +13,7 @@ class Replay(OneAdapterMethod):
     Args:
         setup: model, template, optimizer settings and seed of the run.
         ratio: share of each past task's examples mixed in, 0..1.
-        draw: ``fresh`` draws them anew for every task, ``fixed`` once.
+        resample: ``per_task`` draws them for every task, ``once`` once for all.
     """
 
     def __init__(
@@ -21,11 +21,11 @@ class Replay(OneAdapterMethod):
         setup: Setup,
         *,
         ratio: float,
-        draw: str,
+        resample: str,
     ) -> None:
         super().__init__(setup)
-        self.ratio, self.draw = ratio, draw
+        self.ratio, self.resample = ratio, resample
 
     def training_examples(self, task: Task, memory: Memory) -> list[Example]:
         """All of the new, a share of the old."""
-        return [*task.train, *memory.rehearse(task, ratio=self.ratio, draw=self.draw)]
+        return [*task.train, *memory.rehearse(task, ratio=self.ratio, resample=self.resample)]

@@ -46,7 +46,7 @@ class See(ExpertMethod):
     Args:
         setup: model, template, optimizer settings and seed of the run.
         ratio: share of each past task's examples that a new expert learns to refuse, 0..1.
-        draw: ``fresh`` draws them anew for every expert, ``fixed`` once.
+        resample: ``per_task`` draws them for every expert, ``once`` once for all.
         min_negatives: how many examples of each past task it learns to refuse at least, as far as there are so many and
             unless the ratio is 0. The paper goes by the ratio alone, which of few rows leaves too few.
         indicators: the words for mine and not mine.
@@ -57,18 +57,20 @@ class See(ExpertMethod):
         calibrate_on: what sets an expert's threshold: so many further examples of its task, which it is not trained on; or
             ``train``, the examples that it was trained on and those that it learned to refuse, which costs no row; 0 takes
             every expert at its word, as the paper does.
-        keep: share of its own, above 0 and at most 1, that the threshold still accepts.
-        against: how many general instructions, which no expert learns to refuse, a threshold is also set by; 0 looks at own
+        target_recall: share of its own, above 0 and at most 1, that the threshold still accepts.
+        ood_examples: number of general instructions, which no expert learns to refuse, that also set a threshold; 0: own
             examples alone.
-        leeway: how far below what ``keep`` asks for the threshold lies, as a part of the way down to the highest of these,
-            0..1; see ``routing.verdicts.threshold_with_margin``.
+        margin: share, 0..1, of the gap between the log-odds that ``target_recall`` gives and the highest of these by which
+            the threshold is lowered; see ``routing.verdicts.threshold_with_margin``.
         warm_start: how a new expert begins: ``none`` afresh, as in the paper; or as a copy of an earlier one, chosen by
             ``loss`` or ``knn``, see ``WarmStart``.
         probe: how many training examples that choice looks at.
     """
 
     traits = Traits(
-        has_experts=True, learns_refusals=True, after_training=frozenset({"calibrate_on", "keep", "against", "leeway"})
+        has_experts=True,
+        learns_refusals=True,
+        after_training=frozenset({"calibrate_on", "target_recall", "ood_examples", "margin"}),
     )
 
     @classmethod
@@ -98,16 +100,16 @@ class See(ExpertMethod):
         setup: Setup,
         *,
         ratio: float,
-        draw: str,
+        resample: str,
         indicators: dict[str, str],
         min_negatives: int = 0,
         general_negatives: int = 0,
         general_source: str = BUILT_IN,
         other_instructions: int = 0,
         calibrate_on: int | str = 0,
-        keep: float = 0.98,
-        against: int = 0,
-        leeway: float = 0.25,
+        target_recall: float = 0.98,
+        ood_examples: int = 0,
+        margin: float = 0.25,
         warm_start: str = "none",
         probe: int = 32,
     ) -> None:
@@ -116,15 +118,20 @@ class See(ExpertMethod):
         within("method.general_negatives", general_negatives, 0)
         within("method.other_instructions", other_instructions, 0, MOST_OTHER)
         check_calibrate_on("method.calibrate_on", calibrate_on)
-        within("method.keep", keep, 0.01, 1)
-        within("method.against", against, 0)
-        within("method.leeway", leeway, 0, 1)
-        self.ratio, self.draw, self.indicators = ratio, draw, Indicators(**indicators)
+        within("method.target_recall", target_recall, 0.01, 1)
+        within("method.ood_examples", ood_examples, 0)
+        within("method.margin", margin, 0, 1)
+        self.ratio, self.resample, self.indicators = ratio, resample, Indicators(**indicators)
         self.min_negatives = min_negatives
         self.accept_prefix = f"{self.indicators.pos} "
         self.general_negatives, self.general_source = general_negatives, general_source
         self.other_instructions = other_instructions
-        self.calibrate_on, self.keep, self.against, self.leeway = calibrate_on, keep, against, leeway
+        self.calibrate_on, self.target_recall, self.ood_examples, self.margin = (
+            calibrate_on,
+            target_recall,
+            ood_examples,
+            margin,
+        )
         self.warm_start = WarmStart(warm_start, probe)
         self._check_general()
         #: Log-odds below which an expert's yes counts as a no.
@@ -141,7 +148,7 @@ class See(ExpertMethod):
         return reconstruct(task.train, past, self.indicators)
 
     def _rehearsed(self, task: Task, memory: Memory) -> list[Example]:
-        return memory.rehearse(task, ratio=self.ratio, draw=self.draw, at_least=self.min_negatives)
+        return memory.rehearse(task, ratio=self.ratio, resample=self.resample, at_least=self.min_negatives)
 
     def choose_parent(self, task: Task) -> str | None:
         """The expert that is most useful to the new task, if experts begin as others."""
@@ -157,10 +164,10 @@ class See(ExpertMethod):
         """Refuse a source that has too few instructions or unfit ones, before anything is trained."""
         words = self.indicators.pos, self.indicators.neg
         most = self.template.max_length - max(len(self.template.target_ids(word)) for word in words)
-        against = self.against if self.calibrate_on else 0
+        ood_examples = self.ood_examples if self.calibrate_on else 0
         general_negatives(self.general_negatives, self.general_source, 0)
-        unseen_general(against, self.general_source, 0, refused=self.general_negatives)
-        needed = self.general_negatives or self.other_instructions or against
+        unseen_general(ood_examples, self.general_source, 0, refused=self.general_negatives)
+        needed = self.general_negatives or self.other_instructions or ood_examples
         for example in general_rows(self.general_source) if needed else ():
             place = example.source or self.general_source
             tokens = len(self.template.prompt_ids(example.prompt))
@@ -178,20 +185,20 @@ class See(ExpertMethod):
             negatives = draw_evenly(
                 self._rehearsed(task, memory), LOOKED_AT, seed(self.run_seed, task.name, "thresholds")
             )
-            if not negatives and not self.against:
+            if not negatives and not self.ood_examples:
                 return  # the first expert has refused nothing that it could be told from
         log_odds = self._log_odds(task, own)
-        self.thresholds[task.name] = threshold_at_recall(log_odds, self.keep)
+        self.thresholds[task.name] = threshold_at_recall(log_odds, self.target_recall)
         negatives += self._unseen_general(task)
         if negatives:
             negative_log_odds = self._log_odds(task, negatives)
             self.thresholds[task.name] = round(
-                threshold_with_margin(log_odds, negative_log_odds, self.keep, self.leeway), 4
+                threshold_with_margin(log_odds, negative_log_odds, self.target_recall, self.margin), 4
             )
 
     def _unseen_general(self, task: Task) -> list[Example]:
         draw = seed(self.run_seed, task.name, "general negatives")
-        return unseen_general(self.against, self.general_source, draw, refused=self.general_negatives)
+        return unseen_general(self.ood_examples, self.general_source, draw, refused=self.general_negatives)
 
     def _log_odds(self, task: Task, examples: Sequence[Example]) -> list[float]:
         """How much the expert of a task leans to accepting some examples' prompts."""

@@ -35,10 +35,10 @@ class Sema(ExpertMethod):
         setup: model, template, optimizer settings and seed of the run.
         threshold: a task gets an expert of its own if its prompts' mean z exceeds this under every descriptor there is.
         descriptor: ``gaussian``, in closed form, or ``autoencoder``, as in the paper.
-        refuse: queries whose smallest z exceeds this go to the base model; 0 for none.
+        reject_above: queries whose smallest z exceeds this go to the base model; 0 for none.
     """
 
-    traits = Traits(has_experts=True, may_reuse=True, after_training=frozenset({"refuse"}))
+    traits = Traits(has_experts=True, may_reuse=True, after_training=frozenset({"reject_above"}))
 
     def __init__(
         self,
@@ -46,12 +46,12 @@ class Sema(ExpertMethod):
         *,
         threshold: float,
         descriptor: str,
-        refuse: float,
+        reject_above: float,
     ) -> None:
         super().__init__(setup)
-        within("method.refuse", refuse, 0)
+        within("method.reject_above", reject_above, 0)
         one_of("method.descriptor", descriptor, DESCRIPTORS)
-        self.threshold, self.refuse, self.kind = threshold, refuse, DESCRIPTORS[descriptor]
+        self.threshold, self.reject_above, self.kind = threshold, reject_above, DESCRIPTORS[descriptor]
         #: Of each expert, in order of birth.
         self.descriptors: dict[str, Descriptor] = {}
         #: Of each task so far.
@@ -92,7 +92,7 @@ class Sema(ExpertMethod):
         least_P, nearest_P = torch.stack([known.z(states_PH) for known in self.descriptors.values()]).min(0)
         names = list(self.descriptors)
         return [
-            None if self.refuse and least > self.refuse else names[nearest]
+            None if self.reject_above and least > self.reject_above else names[nearest]
             for least, nearest in zip(least_P.tolist(), nearest_P.tolist(), strict=True)
         ]
 

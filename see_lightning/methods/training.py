@@ -36,12 +36,12 @@ class Training(L.LightningModule):
         self.drawn: Counter[str] = Counter()
         self._ranks, optim = setup.ranks, setup.optim
         self._collator = Collator(
-            pad_id(setup.template), optim.loss_mean, optim.tokens_at_once, setup.rank, setup.ranks
+            pad_id(setup.template), optim.loss_reduction, optim.max_tokens_per_microbatch, setup.rank, setup.ranks
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a whole step; if it is computed in parts, those before the last leave their gradients behind."""
-        *earlier, last = batch.split(self.optim.loss_mean)
+        *earlier, last = batch.split(self.optim.loss_reduction)
         done: Tensor | float = 0.0
         for part in earlier:
             loss = part.weight * self.loss(part)
@@ -77,7 +77,7 @@ class Training(L.LightningModule):
     def loss(self, part: Batch) -> Tensor:
         """Mean loss on the answers' tokens alone; the vocabulary head runs only where answers stand."""
         logits_LV = self.pool(part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
-        loss = answer_loss(logits_LV, part.labels_BS, self.optim.loss_mean)
+        loss = answer_loss(logits_LV, part.labels_BS, self.optim.loss_reduction)
         if not torch.isfinite(loss):
             named = ", ".join(part.ids[:8]) + (f" and {len(part.ids) - 8} more" if len(part.ids) > 8 else "")
             raise FloatingPointError(f"the loss is {loss.item()} on the examples {named}.")
@@ -115,7 +115,7 @@ class Training(L.LightningModule):
         """
         weights = self.trained_weights()
         total = [torch.zeros_like(weight) for weight in weights]
-        for part in batch.split(self.optim.loss_mean):
+        for part in batch.split(self.optim.loss_reduction):
             with torch.enable_grad():
                 found = torch.autograd.grad(part.weight * self.loss(part), weights, materialize_grads=True)
             torch._foreach_add_(total, found)

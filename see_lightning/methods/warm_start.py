@@ -79,4 +79,4 @@ def _loss(method: Method, adapter: str | None, rows: Sequence[Encoded]) -> float
         (logits_KV,) = answer_logits(method.pool, adapter, logits_1V, read, [row.target])
         target_K = torch.tensor(row.target, device=logits_KV.device)
         sums.append(float(cross_entropy(logits_KV, target_K, reduction="sum")))
-    return mean_loss(sums, [len(row.target) for row in rows], method.optim.loss_mean)
+    return mean_loss(sums, [len(row.target) for row in rows], method.optim.loss_reduction)

@@ -19,7 +19,7 @@ FIRST = {
     "moses": "#d55e00",
     "exssnet": "#b8a900",
     "sema": "#222222",
-    "mora": "#7f3c8d",
+    "moram": "#7f3c8d",
 }
 #: Each is the one of a grid farthest from those before it in OKLab, seen by normal, red-blind and green-blind readers.
 FURTHER = (

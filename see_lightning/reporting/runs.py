@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from see_lightning.config.former_names import current_value, with_current_names
 from see_lightning.config.identity import numbers, with_values
 from see_lightning.errors import Refusal
 from see_lightning.files.run_files import read_bytes, read_content, well_shaped
@@ -150,7 +151,7 @@ def _run(path: Path, results: Mapping[str, Any], content: str) -> Run:
         path=path,
         content=content,
         order=visible(results["order"]),
-        method=visible(results["method"]),
+        method=visible(str(current_value("method", results["method"]))),
         ratio=_score(results["ratio"]),
         model=visible(results["model"]),
         seed=int(results["seed"]),
@@ -160,7 +161,10 @@ def _run(path: Path, results: Mapping[str, Any], content: str) -> Run:
         command=visible(results["command"]),
         key=_key(path, results["seed"]) or digest[:8],
         numbers=digest,
-        settings={name: visible(value) if isinstance(value, str) else value for name, value in dotted(kept)},
+        settings={
+            name: visible(value) if isinstance(value, str) else value
+            for name, value in dotted(with_current_names(kept))
+        },
         made={name: visible(str(value)) for name, value in (made | _versions(results)).items() if value is not None},
         storage={str(part): list(map(int, sizes)) for part, sizes in results.get("storage", {}).items()},
     )

@@ -254,15 +254,15 @@ class Collator:
 
     Args:
         pad: id of the padding token.
-        loss_mean: what the loss is a mean over, see ``loss_weight``.
-        tokens_at_once: largest number of tokens that a rank computes together, padding included.
+        loss_reduction: what the loss is a mean over, see ``loss_weight``.
+        max_tokens_per_microbatch: largest number of tokens that a rank computes together, padding included.
         rank: number of this process, from 0.
         ranks: number of processes.
     """
 
     pad: int
-    loss_mean: str = "tokens"
-    tokens_at_once: int = 4096
+    loss_reduction: str = "tokens"
+    max_tokens_per_microbatch: int = 4096
     rank: int = 0
     ranks: int = 1
 
@@ -281,8 +281,12 @@ class Collator:
         weight = self.ranks * self._loss_weight(rows, share) / self._loss_weight(rows, step)
         computed = [rows[row] for row in share or step[:1]]
         ids, mask, labels = collate([row.prompt for row in computed], [row.target for row in computed], self.pad)
-        parts = max(microbatches_needed([lengths[row] for row in some], self.tokens_at_once) for some in shares if some)
+        parts = max(
+            microbatches_needed([lengths[row] for row in some], self.max_tokens_per_microbatch)
+            for some in shares
+            if some
+        )
         return Batch(ids, mask, labels, [rows[row].example.id for row in share], weight, parts)
 
     def _loss_weight(self, rows: Sequence[Encoded], some: Sequence[int]) -> int:
-        return loss_weight([len(rows[row].target) for row in some], self.loss_mean)
+        return loss_weight([len(rows[row].target) for row in some], self.loss_reduction)

@@ -31,8 +31,8 @@ class TaskDataModule(L.LightningDataModule):
         template: prompt style and tokenizer.
         batch_size: examples per optimizer step, of all ranks together.
         run_seed: the run's seed.
-        loss_mean: what the loss is a mean over, see ``answer_loss``.
-        tokens_at_once: that a rank computes together, padding included.
+        loss_reduction: what the loss is a mean over, see ``answer_loss``.
+        max_tokens_per_microbatch: that a rank computes together, padding included.
         rank: whose share is loaded, from 0.
         ranks: how many there are.
     """
@@ -45,14 +45,14 @@ class TaskDataModule(L.LightningDataModule):
         *,
         batch_size: int,
         run_seed: int,
-        loss_mean: str = "tokens",
-        tokens_at_once: int = 4096,
+        loss_reduction: str = "tokens",
+        max_tokens_per_microbatch: int = 4096,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         super().__init__()
         self.name, self.batch_size, self.run_seed = name, batch_size, run_seed
-        self.collator = Collator(pad_id(template), loss_mean, tokens_at_once, rank, ranks)
+        self.collator = Collator(pad_id(template), loss_reduction, max_tokens_per_microbatch, rank, ranks)
         self.rows = encode(examples, template)
         self.steps_per_epoch = -(-len(self.rows) // batch_size)
 

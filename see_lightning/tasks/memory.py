@@ -3,6 +3,7 @@
 import random
 
 from see_lightning.config.checks import one_of
+from see_lightning.config.schema import RESAMPLE
 from see_lightning.data.example import Example
 from see_lightning.seeds import seed
 from see_lightning.tasks.task import Task
@@ -34,18 +35,18 @@ class Memory:
         """Count a task among the past ones."""
         self.past.append(task)
 
-    def rehearse(self, task: Task, *, ratio: float, draw: str, at_least: int = 0) -> list[Example]:
+    def rehearse(self, task: Task, *, ratio: float, resample: str, at_least: int = 0) -> list[Example]:
         """The past examples that ``task`` sees: ``num_rehearsed(ratio, n, at_least)`` of each past task, oldest task first.
 
         Args:
             task: the task that is trained.
             ratio: share of each past task's training examples, 0..1.
-            draw: ``fresh`` draws anew for every later task; ``fixed`` shows every later task the same share, as a buffer
-                that keeps nothing else would.
+            resample: ``per_task`` draws for every later task; ``once`` gives every later task the same rows, as a buffer
+                that keeps only these would.
             at_least: examples of each past task, as far as it has so many.
         """
-        one_of("method.draw", draw, ("fresh", "fixed"))
-        reader = "all" if draw == "fixed" else task.name
+        one_of("method.resample", resample, RESAMPLE)
+        reader = "all" if resample == "once" else task.name
         return [
             example
             for past in self.past

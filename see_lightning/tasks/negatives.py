@@ -51,9 +51,9 @@ def unseen_general(number: int, source: str, draw: int, *, refused: int) -> list
     if number > len(left):
         kinds = len({instruction_of(row.prompt) for row in rows})
         raise ConfigError(
-            f"method.against={number}, but {source} has {len(left)} rows whose instruction no expert learns to refuse, of"
-            f" {len(rows)} rows with {kinds} instructions (a prompt's first line is its instruction); give method.against="
-            f"{len(left)} or less, a lower method.general_negatives, or a file with more instructions."
+            f"method.ood_examples={number}, but {source} has {len(left)} rows whose instruction no expert learns to refuse,"
+            f" of {len(rows)} rows with {kinds} instructions (a prompt's first line is its instruction); give"
+            f" method.ood_examples={len(left)} or less, a lower method.general_negatives, or a file with more instructions."
         )
     return draw_evenly(left, number, draw)
 

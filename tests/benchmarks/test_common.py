@@ -72,7 +72,7 @@ def test_training_here_is_training_in_a_run(tmp_path):
         task.name,
         method.training_examples(task, Memory(setup.config.seed)),
         setup.template,
-        batch_size=setup.config.optim.global_batch,
+        batch_size=setup.config.optim.global_batch_size,
         run_seed=setup.config.seed,
     )
     fitted = common.fit(setup, method, task, data, Clock(common.sync))

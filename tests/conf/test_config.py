@@ -52,11 +52,11 @@ REFUSED = [
     (OptimConfig, {"lr": NAN}, "optim.lr must be at least 0; got nan"),
     (OptimConfig, {"weight_decay": -1.0}, "optim.weight_decay must be at least 0"),
     (OptimConfig, {"epochs": 0}, "optim.epochs must be at least 1"),
-    (OptimConfig, {"global_batch": 0}, "optim.global_batch must be at least 1"),
+    (OptimConfig, {"global_batch_size": 0}, "optim.global_batch_size must be at least 1"),
     (OptimConfig, {"warmup": 1.01}, "optim.warmup must be between 0 and 1; got 1.01"),
     (OptimConfig, {"grad_clip": -1.0}, "optim.grad_clip must be at least 0"),
     (OptimConfig, {"schedule": "cosin"}, "optim.schedule must be one of cosine, linear, constant; got 'cosin'. Did you"),
-    (OptimConfig, {"loss_mean": "token"}, "optim.loss_mean must be one of tokens, examples"),
+    (OptimConfig, {"loss_reduction": "token"}, "optim.loss_reduction must be one of tokens, examples"),
     (OrderConfig, {"tasks": []}, "order.tasks is empty"),
     (OrderConfig, {"tasks": ["qa", "qg", "qa"]}, "order.tasks names qa more than once"),
     (OrderConfig, {"tasks": ["base"]}, "task name 'base' cannot name an expert"),
@@ -65,8 +65,8 @@ REFUSED = [
     (OrderConfig, {"tasks": ["q.a"]}, "task name 'q.a' cannot name an expert"),
     (OrderConfig, {"tasks": [""]}, "task name '' cannot name an expert"),
     (DataConfig, {"on_bad_row": "ignore"}, "data.on_bad_row must be one of stop, skip"),
-    (DataConfig, {"rehearsal": "fixd"}, "data.rehearsal must be one of fresh, fixed; got 'fixd'. Did you mean 'fixed'?"),
-    (DataConfig, {"eval_batch": 0}, "data.eval_batch must be at least 1"),
+    (DataConfig, {"resample": "onc"}, "data.resample must be one of per_task, once; got 'onc'. Did you mean 'once'?"),
+    (DataConfig, {"eval_batch_size": 0}, "data.eval_batch_size must be at least 1"),
     (IndicatorConfig, {"pos": " "}, "must not be blank"),
     (IndicatorConfig, {"neg": ""}, "must not be blank"),
     (IndicatorConfig, {"pos": "no", "neg": "not"}, "one indicator begins with the other"),
@@ -97,11 +97,11 @@ def test_a_setting_out_of_range_is_refused_with_what_is_allowed(config, settings
         (AdapterConfig, {"dropout": 0.99}),
         (
             OptimConfig,
-            {"lr": 0.0, "weight_decay": 0.0, "epochs": 1, "global_batch": 1, "warmup": 0.0, "grad_clip": 0.0},
+            {"lr": 0.0, "weight_decay": 0.0, "epochs": 1, "global_batch_size": 1, "warmup": 0.0, "grad_clip": 0.0},
         ),
-        (OptimConfig, {"warmup": 1.0, "schedule": "constant", "loss_mean": "examples"}),
+        (OptimConfig, {"warmup": 1.0, "schedule": "constant", "loss_reduction": "examples"}),
         (OrderConfig, {"tasks": ["qa", "task-1_b", "7"]}),
-        (DataConfig, {"eval_batch": 1, "on_bad_row": "skip", "rehearsal": "fixed"}),
+        (DataConfig, {"eval_batch_size": 1, "on_bad_row": "skip", "resample": "once"}),
         (IndicatorConfig, {"pos": "yes", "neg": "no"}),
         (RunConfig, {"ratio": 0.0, "seed": 0, "train_size": 1, "test_size": 1}),
         (RunConfig, {"ratio": 1.0, "train_size": None, "method": {"ratio": 1}}),
@@ -160,9 +160,9 @@ def test_the_composed_defaults_are_what_the_typed_root_holds(composed):
     assert config.optim == OptimConfig(**OmegaConf.load(CONF / "optim" / "small.yaml"))
     assert config.adapter == AdapterConfig(**OmegaConf.load(CONF / "adapter" / "lora.yaml"))
     assert config.indicators == IndicatorConfig("<<pos>>", "<<neg>>")
-    assert config.method == {"_target_": "see_lightning.methods.see.See", "ratio": 0.1, "draw": "fresh",
+    assert config.method == {"_target_": "see_lightning.methods.see.See", "ratio": 0.1, "resample": "per_task",
                              "min_negatives": 12, "indicators": config.indicators, "general_negatives": 0, "general_source": "built_in",
-                             "other_instructions": 0, "calibrate_on": 0, "keep": 0.98, "against": 0, "leeway": 0.25,
+                             "other_instructions": 0, "calibrate_on": 0, "target_recall": 0.98, "ood_examples": 0, "margin": 0.25,
                              "warm_start": "none", "probe": 32}  # fmt: skip
 
 
@@ -192,7 +192,15 @@ def test_thresholds_cost_no_row_of_ones_own_data_and_published_orders_have_none(
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999", ".inf", ".nan"])
 @pytest.mark.parametrize(
     "name",
-    ["ratio", "optim.lr", "adapter.alpha", "method.keep", "logger.timeout", "trainer.limit_train_batches", "seed"],
+    [
+        "ratio",
+        "optim.lr",
+        "adapter.alpha",
+        "method.target_recall",
+        "logger.timeout",
+        "trainer.limit_train_batches",
+        "seed",
+    ],
 )
 def test_no_setting_is_endless_or_no_number(composed, name, value):
     added = "+" if name.startswith("trainer") else ""
@@ -202,6 +210,6 @@ def test_no_setting_is_endless_or_no_number(composed, name, value):
 
 def test_a_file_s_endless_setting_is_refused_too(composed):
     cfg = composed()
-    cfg.method.keep = float("inf")
-    with pytest.raises(ConfigError, match=r"method\.keep must be a finite number; got inf"):
+    cfg.method.target_recall = float("inf")
+    with pytest.raises(ConfigError, match=r"method\.target_recall must be a finite number; got inf"):
         validate(cfg)

@@ -25,17 +25,17 @@ IDLE = [
     (["method=base", "optim.lr=1"], "optim.lr", ["method=seqft"]),
     (["method=base", "adapter.rank=4"], "adapter.rank", ["method=seqft"]),
     (["adapter.cache_gb=8"], "adapter.cache_gb", ["adapter=activated_lora"]),
-    (["method=stl", "data.rehearsal=fixed"], "data.rehearsal", ["method=replay"]),
-    (["ratio=0", "data.rehearsal=fixed"], "data.rehearsal", ["ratio=0.5"]),
+    (["method=stl", "data.resample=once"], "data.resample", ["method=replay"]),
+    (["ratio=0", "data.resample=once"], "data.resample", ["ratio=0.5"]),
     (["method=seqft", "indicators.pos=yes"], "indicators.pos", ["method=see"]),
     (["method.general_source=/mine.jsonl"], "method.general_source", ["method.general_negatives=4"]),
     (["method=replay", "data.min_negatives=5"], "data.min_negatives", ["method=see"]),
     (["method=replay", "data.calibrate_on=train"], "data.calibrate_on", ["method=see"]),
-    (["method.calibrate_on=10", "method.leeway=0.4"], "method.leeway", ["method.calibrate_on=train"]),
+    (["method.calibrate_on=10", "method.margin=0.4"], "method.margin", ["method.calibrate_on=train"]),
     (["ratio=0", "method.min_negatives=5"], "method.min_negatives", ["ratio=0.1"]),
-    (["method.keep=0.9"], "method.keep", ["method.calibrate_on=10"]),
-    (["method.against=60"], "method.against", ["method.calibrate_on=10"]),
-    (["method.calibrate_on=10", "method.leeway=0.5"], "method.leeway", ["method.against=60"]),
+    (["method.target_recall=0.9"], "method.target_recall", ["method.calibrate_on=10"]),
+    (["method.ood_examples=60"], "method.ood_examples", ["method.calibrate_on=10"]),
+    (["method.calibrate_on=10", "method.margin=0.5"], "method.margin", ["method.ood_examples=60"]),
     (["method.probe=8"], "method.probe", ["method.warm_start=loss"]),
     (["method=exssnet", "method.probe=8"], "method.probe", ["method.warm_start=knn"]),
     (["method=exssnet", "method.score_share=0", "method.score_lr=1"], "method.score_lr", ["method.score_share=0.5"]),
@@ -93,7 +93,7 @@ def test_in_one_of_several_jobs_it_is_told_and_is_no_part_of_the_job_s_own_comma
 
 @pytest.mark.parametrize(
     "typed",
-    [["method.keep=0"], ["method.against=0"], ["model.prompt=plain", "model.system_prompt=null"], ["~method.keep"],
+    [["method.target_recall=0"], ["method.ood_examples=0"], ["model.prompt=plain", "model.system_prompt=null"], ["~method.target_recall"],
      ["hydra.verbose=true"], ["experiment=superni_5_small", "method=stl"], ["model.source=hub", "model.name=a/b"]],
 )  # fmt: skip
 def test_what_switches_off_and_what_files_set_is_not_asked(composed, typed):

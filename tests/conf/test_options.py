@@ -79,8 +79,8 @@ def test_a_misspelt_argument_of_a_method_is_told_with_the_right_one(composed, tm
 def test_an_argument_that_is_missing_is_named(composed, tmp_path):
     conf = shutil.copytree(CONF, tmp_path / "conf")
     path = conf / "method" / "replay.yaml"
-    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "draw" not in line))
-    with pytest.raises(ConfigError, match=r"Replay needs 'draw', which the configuration does not give"):
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "resample" not in line))
+    with pytest.raises(ConfigError, match=r"Replay needs 'resample', which the configuration does not give"):
         check(composed("method=replay", conf=conf))
 
 
@@ -114,6 +114,6 @@ def test_an_experiment_changes_what_it_says(composed):
         "meta-llama/Llama-2-7b-hf",
         "gpu",
     )
-    assert (cfg.optim.lr, cfg.optim.global_batch, cfg.optim.epochs) == (2e-4, 32, 3)
+    assert (cfg.optim.lr, cfg.optim.global_batch_size, cfg.optim.epochs) == (2e-4, 32, 3)
     assert (cfg.adapter.rank, cfg.adapter.alpha, cfg.adapter.targets) == (8, 32.0, None)  # PEFT's own
     assert (cfg.train_size, cfg.test_size, cfg.method.ratio) == (None, None, 0.1)

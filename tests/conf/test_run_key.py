@@ -37,9 +37,9 @@ def test_a_key_is_eight_hex_digits_and_the_same_every_time(composed):
         ["variants=[input_only,paraphrased]", "benchmark.paraphrases.news=mine"],
         [
             "method.general_source=mine.jsonl",
-            "method.keep=0.5",
-            "method.against=9",
-            "method.leeway=1",
+            "method.target_recall=0.5",
+            "method.ood_examples=9",
+            "method.margin=1",
             "method.probe=9",
         ],  # of what is off
     ],
@@ -57,7 +57,7 @@ def test_the_same_experiment_spelt_differently_has_the_same_key(composed, spelli
         ["method.ratio=0.2"], ["method=replay"], ["method=seqft"], ["optim.lr=0.123"], ["optim=ssr"],
         ["train_size=200"], ["test_size=100"], ["order.tasks=[sentiment,news,simplify,french,words]"],
         ["order.tasks=[news,sentiment]"], ["model=tiny"], ["model.dtype=fp32"], ["model.max_length=512"],
-        ["adapter.rank=4"], ["adapter.targets=[q_proj]"], ["data.rehearsal=fixed"], ["indicators.pos=mine"],
+        ["adapter.rank=4"], ["adapter.targets=[q_proj]"], ["data.resample=once"], ["indicators.pos=mine"],
         ["benchmark.tasks.news.score=exact_match"], ["+benchmark.tasks.words.max_new_tokens=25"], ["benchmark.version='0'"],
         ["adapter=activated_lora"], ["adapter.activated=true"],
         ["+trainer.max_steps=10"], ["+trainer.precision=16-mixed"],
@@ -96,7 +96,7 @@ def test_the_ratio_does_not_enter_the_key_of_a_method_that_rehearses_nothing(com
 
 @pytest.mark.parametrize("method", ["seqft", "mtl", "stl", "base"])
 def test_how_is_rehearsed_does_not_enter_the_key_of_a_method_that_rehearses_nothing(composed, method):
-    assert run_key(composed(f"method={method}", "data.rehearsal=fixed")) == run_key(composed(f"method={method}"))
+    assert run_key(composed(f"method={method}", "data.resample=once")) == run_key(composed(f"method={method}"))
 
 
 def test_a_whole_number_is_the_same_ratio_with_and_without_its_point(composed):
@@ -106,8 +106,8 @@ def test_a_whole_number_is_the_same_ratio_with_and_without_its_point(composed):
 
 def test_a_method_s_whole_numbers_are_the_same_with_and_without_their_points(composed):
     for method, spellings in (
-        ("sema", ("threshold=2", "threshold=2.0", "refuse=0.0")),
-        ("see", ("keep=1 method.calibrate_on=9", "keep=1.0 method.calibrate_on=9")),
+        ("sema", ("threshold=2", "threshold=2.0", "reject_above=0.0")),
+        ("see", ("target_recall=1 method.calibrate_on=9", "target_recall=1.0 method.calibrate_on=9")),
     ):
         keys = {run_key(composed(f"method={method}", *f"method.{one}".split())) for one in spellings}
         assert len(keys) == 1
@@ -154,9 +154,9 @@ def test_settings_that_came_later_and_are_off_leave_the_keys_of_earlier_runs(com
         "general_source",
         "other_instructions",
         "calibrate_on",
-        "keep",
-        "against",
-        "leeway",
+        "target_recall",
+        "ood_examples",
+        "margin",
         "warm_start",
         "probe",
     ):
@@ -213,7 +213,7 @@ def test_keys_of_published_runs_stay(composed, key):
 
 
 @pytest.mark.parametrize(
-    "used", ["method.general_negatives=1", "method.other_instructions=1", "method.calibrate_on=1 method.against=1"]
+    "used", ["method.general_negatives=1", "method.other_instructions=1", "method.calibrate_on=1 method.ood_examples=1"]
 )
 def test_where_general_instructions_come_from_and_which_they_are_enter_the_key_where_any_are_used(
     composed, monkeypatch, used
@@ -229,15 +229,16 @@ def test_where_general_instructions_come_from_and_which_they_are_enter_the_key_w
 def test_what_a_threshold_looks_at_has_a_key_where_there_is_a_threshold(composed):
     on = "method.calibrate_on=3"
     keys = [
-        run_key(composed(on, *more)) for more in ((), ("method.against=2",), ("method.against=2", "method.leeway=1"))
+        run_key(composed(on, *more))
+        for more in ((), ("method.ood_examples=2",), ("method.ood_examples=2", "method.margin=1"))
     ]
     assert len(set(keys)) == 3
-    assert run_key(composed(on, "method.leeway=1")) == keys[0]
+    assert run_key(composed(on, "method.margin=1")) == keys[0]
     train = "method.calibrate_on=train"
-    assert run_key(composed(train, "method.leeway=1")) != run_key(composed(train)), "refused rows are looked at"
+    assert run_key(composed(train, "method.margin=1")) != run_key(composed(train)), "refused rows are looked at"
 
 
-@pytest.mark.parametrize("setting", ["general_source", "min_negatives", "probe", "leeway", "keep"])
+@pytest.mark.parametrize("setting", ["general_source", "min_negatives", "probe", "margin", "target_recall"])
 def test_a_setting_that_another_method_has_by_the_same_name_enters_its_key(composed, setting):
     """A method without the switch that turns the setting off in See."""
     keys = {run_key(composed("method=seqft", f"+method.{setting}={value}")) for value in (1, 2)}

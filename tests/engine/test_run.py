@@ -192,7 +192,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_its_examples(data, tmp
         seen.append(true_loss(logits_LV, labels_BS, mean))
         return seen[-1] * loss if len(seen) == 3 else seen[-1]
 
-    cfg = toy.compose(data, tmp_path / "runs", "order.tasks=[sea]", "optim.epochs=2", "optim.global_batch=4")
+    cfg = toy.compose(data, tmp_path / "runs", "order.tasks=[sea]", "optim.epochs=2", "optim.global_batch_size=4")
     with patch.object(training, "answer_loss", third_loss_lost), pytest.raises(Diverged) as error:
         toy.run(cfg)
     told = f"sea diverged in step 3, epoch 2: the loss is {loss} on the examples sea-train-"
@@ -226,7 +226,7 @@ def test_a_stage_that_was_not_trained_in_full_is_not_final(data, tmp_path, monke
     monkeypatch.setattr(
         validation, "TRAINER_SET_BY_RUN", validation.TRAINER_SET_BY_RUN - {"max_steps"}
     )  # else it is refused before
-    cfg = toy.compose(data, tmp_path / "runs", *ONE_TASK, "+trainer.max_steps=1", "optim.global_batch=1")
+    cfg = toy.compose(data, tmp_path / "runs", *ONE_TASK, "+trainer.max_steps=1", "optim.global_batch_size=1")
     with pytest.raises(RuntimeError, match="01-sky was trained for 1 steps instead of 4"):
         toy.run(cfg)
     assert not list(tmp_path.glob("runs/**/results.json"))

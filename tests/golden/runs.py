@@ -40,14 +40,14 @@ SETTINGS = ("model.dtype=fp32", "optim.lr=4e-3", "benchmark.default.score=edit_s
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 EVAL_SETS = (*toy.DEFINED, "variants=[input_only]", "ood=folder", "ood.dir={ood}", "ood.size=3", "ood.every=true")
 MORE = {
-    "see_calibrated": ("method=see", "method.calibrate_on=2", "method.general_negatives=2", "method.against=3"),
+    "see_calibrated": ("method=see", "method.calibrate_on=2", "method.general_negatives=2", "method.ood_examples=3"),
     "see_warm_start": ("method=see", "method.warm_start=knn", "method.other_instructions=2"),
     "see_beside": ("method=see", *EVAL_SETS),
-    "sema_autoencoder": ("method=sema", "method.descriptor=autoencoder", "method.refuse=10"),
+    "sema_autoencoder": ("method=sema", "method.descriptor=autoencoder", "method.reject_above=10"),
     "moses_key": ("method=moses", "method.task_id=key", "method.granularity=rank"),
     "moses_entropy": ("method=moses", "method.task_id=entropy", "method.own_pool=true"),
     "exssnet_key": ("method=exssnet", "method.task_id=key", "method.warm_start=loss"),
-    "mora_prune": ("method=mora", "method.prune=0.25"),
+    "mora_prune": ("method=moram", "method.prune=0.25"),
 }
 TWO_RANKS = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 CASES: dict[str, tuple[str, ...]] = {

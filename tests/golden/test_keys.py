@@ -6,6 +6,7 @@ import hydra
 import pytest
 
 from see_lightning.config.identity import run_key
+from see_lightning.config.overrides import translate
 from see_lightning.config.search_path import CONF
 from tests.runs import toy
 
@@ -20,4 +21,4 @@ def test_a_kept_result_has_the_key_of_its_command(directory):
     python, script, *words = shlex.split(KEPT[directory])
     assert (python, script) == ("python", "run.py")
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        assert run_key(hydra.compose("run", overrides=words)) == directory.parent.name
+        assert run_key(hydra.compose("run", overrides=translate(words, several=False))) == directory.parent.name

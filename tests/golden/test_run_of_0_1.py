@@ -14,6 +14,7 @@ import pytest
 
 from see_lightning import load_ensemble
 from see_lightning.cli import compare, figures, perplexity, study, transfer
+from see_lightning.config.overrides import translate
 from see_lightning.config.search_path import CONF
 from tests.golden.runs import GOLDEN, of_directory, processor
 from tests.runs import toy
@@ -33,7 +34,7 @@ def copied(tmp_path, monkeypatch):
 def composed(*more):
     words = Path("words.txt").read_text(encoding="utf-8").splitlines()
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        return hydra.compose("run", overrides=[*words, *more])
+        return hydra.compose("run", overrides=translate([*words, *more], several=False))
 
 
 def test_the_same_command_finds_it_finished_and_reports_it(capsys):

@@ -43,7 +43,7 @@ def ensemble(request):
     pool = small.learner(activated=request.param)
     for name, said in SAID.items():
         small.memorise(pool, name, dict(zip(QUERIES, said, strict=True)))
-    return build(See, small.TEMPLATE, pool, ratio=0.1, draw="fresh", indicators={"pos": POS, "neg": NEG})
+    return build(See, small.TEMPLATE, pool, ratio=0.1, resample="per_task", indicators={"pos": POS, "neg": NEG})
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_verdicts_are_plain_words_that_json_takes(ensemble, ask):
 
 def test_an_ensemble_without_experts_is_the_base_model(make_pool, template, ask):
     batch = ask(QUERIES)
-    settings = {"ratio": 0.1, "draw": "fresh", "indicators": {"pos": POS, "neg": NEG}}
+    settings = {"ratio": 0.1, "resample": "per_task", "indicators": {"pos": POS, "neg": NEG}}
     with torch.inference_mode():
         empty = build(See, template, make_pool(), **settings).answer(batch)
         assert empty == build(Base, template, make_pool()).answer(batch)
@@ -149,7 +149,7 @@ def test_an_ensemble_without_experts_is_the_base_model(make_pool, template, ask)
 def test_an_indicator_whose_letters_are_of_several_tokens_is_read_to_its_end(template, ask, pos, neg):
     pool, queries = small.learner(), ["one", "two", "three"]
     small.memorise(pool, "qa", dict(zip(queries, (f"{pos} yes", neg, "maybe"), strict=True)))
-    method = build(See, template, pool, ratio=0.1, draw="fresh", indicators={"pos": pos, "neg": neg})
+    method = build(See, template, pool, ratio=0.1, resample="per_task", indicators={"pos": pos, "neg": neg})
     with torch.inference_mode():
         answers = method.answer(ask(queries))
     assert [(a.expert, a.verdicts) for a in answers] == [("qa", ("pos",)), ("base", ("neg",)), ("base", ("neither",))]

@@ -31,17 +31,17 @@ def test_only_batches_that_were_taken_count(make_pool, template):
     assert made.drawn == {"sa": 1, "qa": 1}
 
 
-@pytest.mark.parametrize("loss_mean", ["tokens", "examples"])
-def test_gradients_are_those_of_the_mean_loss_of_the_whole_batch(make_pool, template, loss_mean):
+@pytest.mark.parametrize("loss_reduction", ["tokens", "examples"])
+def test_gradients_are_those_of_the_mean_loss_of_the_whole_batch(make_pool, template, loss_reduction):
     """Computed in parts, by several ranks, and in a hook that runs without gradients."""
-    whole = method(make_pool, template, loss_mean=loss_mean)
+    whole = method(make_pool, template, loss_reduction=loss_reduction)
     (batch,) = whole.batches(ROWS, 7)
     whole.loss(batch).backward()
     expected = [weight.grad for weight in whole.trained_weights()]
 
     shares = []
     for rank in (0, 1):
-        one = method(make_pool, template, rank, 2, loss_mean=loss_mean, tokens_at_once=20)
+        one = method(make_pool, template, rank, 2, loss_reduction=loss_reduction, max_tokens_per_microbatch=20)
         one.average = lambda tensor: tensor
         (batch,) = one.batches(ROWS, 7)
         assert batch.parts > 1

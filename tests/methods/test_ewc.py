@@ -58,9 +58,9 @@ def test_with_exact_curvatures_tasks_in_sequence_have_the_optimum_of_all_of_them
 @pytest.mark.parametrize("loss_mean", ["tokens", "examples"])
 @pytest.mark.parametrize("activated", [False, True])
 def test_the_fisher_matrix_is_the_mean_of_squared_gradients_of_each_example_by_peft_alone(
-    tmp_path, activated, loss_mean
+    tmp_path, activated, loss_reduction
 ):
-    method = ewc(activated=activated, loss_mean=loss_mean)
+    method = ewc(activated=activated, loss_reduction=loss_reduction)
     learn(method, "sky")
     method.save("sky", tmp_path)
     model = PeftModel.from_pretrained(tiny_model(), tmp_path, is_trainable=True).eval()

@@ -35,7 +35,7 @@ def build(method, template, pool, **settings):
 
 
 def see(pool, template=small.TEMPLATE):
-    return build(See, template, pool, ratio=0.1, draw="fresh", indicators={"pos": POS, "neg": NEG})
+    return build(See, template, pool, ratio=0.1, resample="per_task", indicators={"pos": POS, "neg": NEG})
 
 
 def oracle(model, prompt: list[int], scored: list[int]) -> tuple[float, bool]:

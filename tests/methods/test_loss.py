@@ -121,7 +121,7 @@ def gradients(of: SeqFt, loss: Tensor) -> dict[str, Tensor]:
 def test_a_training_step_has_the_loss_and_the_gradients_of_the_whole_unpadded_computation(
     make_pool, template, monkeypatch, case, mean, parts
 ):
-    made, batch = method(make_pool, template, monkeypatch, loss_mean=mean), replace(batch_of(case), parts=parts)
+    made, batch = method(make_pool, template, monkeypatch, loss_reduction=mean), replace(batch_of(case), parts=parts)
     made.trainer = SimpleNamespace(strategy=SimpleNamespace(backward=lambda loss, _: loss.backward()))
     losses, tokens = [], []
     for ids, mask, labels in zip(batch.input_ids_BS, batch.attention_mask_BS.bool(), batch.labels_BS, strict=True):
@@ -146,7 +146,7 @@ def test_a_training_step_has_the_loss_and_the_gradients_of_the_whole_unpadded_co
 
 @pytest.mark.parametrize("case", range(3))
 def test_the_mean_over_tokens_is_hugging_faces_own_loss(make_pool, template, monkeypatch, case):
-    made, batch = method(make_pool, template, monkeypatch, loss_mean="tokens"), batch_of(case)
+    made, batch = method(make_pool, template, monkeypatch, loss_reduction="tokens"), batch_of(case)
     positions = (batch.attention_mask_BS.cumsum(dim=1) - 1).clamp(min=0)
     with torch.no_grad():
         with pefts_own_forward(made) as model:

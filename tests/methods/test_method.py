@@ -95,13 +95,13 @@ def task(name: str, size: int) -> Task:
     ("method", "settings", "past"),
     [
         (SeqFt, {}, {}), (Stl, {}, {}), (Mtl, {}, {}),
-        (Replay, {"ratio": 0.25, "draw": "fresh"}, {"qa": 5, "qg": 2}),
-        (Replay, {"ratio": 0.0, "draw": "fresh"}, {}),
-        (See, {"ratio": 0.25, "draw": "fixed", "indicators": {"pos": "yes", "neg": "no"}}, {"qa": 5, "qg": 2}),
-        (See, {"ratio": 0.0, "draw": "fresh", "indicators": {"pos": "yes", "neg": "no"}}, {}),
+        (Replay, {"ratio": 0.25, "resample": "per_task"}, {"qa": 5, "qg": 2}),
+        (Replay, {"ratio": 0.0, "resample": "per_task"}, {}),
+        (See, {"ratio": 0.25, "resample": "once", "indicators": {"pos": "yes", "neg": "no"}}, {"qa": 5, "qg": 2}),
+        (See, {"ratio": 0.0, "resample": "per_task", "indicators": {"pos": "yes", "neg": "no"}}, {}),
         (
             See,
-            {"ratio": 0.25, "draw": "fresh", "indicators": {"pos": "[y]", "neg": "[n]"}, "general_negatives": 3, "other_instructions": 2},
+            {"ratio": 0.25, "resample": "per_task", "indicators": {"pos": "[y]", "neg": "[n]"}, "general_negatives": 3, "other_instructions": 2},
             {"qa": 5, "qg": 2, "general": 5},
         ),
     ],
@@ -211,7 +211,7 @@ def test_instructions_of_ones_own_that_no_expert_could_learn_are_refused_at_once
     file = tmp_path / "general.jsonl"
     file.write_text("".join(json.dumps({"prompt": prompt, "answer": "-"}) + "\n" for prompt in ("fine", line)))
     words = {"pos": "yes", "neg": "no"}
-    settings = {"ratio": 0.1, "draw": "fresh", "indicators": words, "general_source": str(file)}
+    settings = {"ratio": 0.1, "resample": "per_task", "indicators": words, "general_source": str(file)}
     with pytest.raises(ConfigError, match=message):
         See(Setup(make_pool(), template, OptimConfig(), 0), **settings, general_negatives=1)
     with pytest.raises(ConfigError, match="other_instructions must be between 0 and 250; got 251"):

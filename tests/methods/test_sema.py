@@ -30,10 +30,10 @@ MIST = task("mist", "sky {} blue?", range(200, 206))  # the sky again
 def make(make_pool, template):
     """The method around a fresh pool, having learned some tasks; experts' weights are moved off their first ones."""
 
-    def made(*tasks: Task, threshold: float = 2.0, descriptor: str = "gaussian", refuse: float = 0.0) -> Sema:
+    def made(*tasks: Task, threshold: float = 2.0, descriptor: str = "gaussian", reject_above: float = 0.0) -> Sema:
         method = Sema(
             Setup(make_pool(), template, OptimConfig(), 0),
-            threshold=threshold, descriptor=descriptor, refuse=refuse,
+            threshold=threshold, descriptor=descriptor, reject_above=reject_above,
         ).eval()  # fmt: skip
         for one in tasks:
             learn(method, one)
@@ -129,9 +129,11 @@ def test_a_query_that_is_too_new_to_all_goes_to_the_base_model(make, ask):
     ).amin(0)
     near, far = sorted(least.tolist())[1:3]
     nearest = method.route(batch)
-    method = make(SKY, SEA, refuse=(near + far) / 2)
+    method = make(SKY, SEA, reject_above=(near + far) / 2)
     with torch.inference_mode():
-        expected = [adapter if z <= method.refuse else None for adapter, z in zip(nearest, least.tolist(), strict=True)]
+        expected = [
+            adapter if z <= method.reject_above else None for adapter, z in zip(nearest, least.tolist(), strict=True)
+        ]
         assert method.route(batch) == expected
         assert sorted(map(str, expected)).count("None") == 2
         assert [answer.expert for answer in method.answer(batch)] == [adapter or "base" for adapter in expected]
@@ -186,7 +188,7 @@ def test_a_task_of_fewer_than_four_different_prompts_is_refused_by_name(make):
     ("setting", "told"),
     [
         ({"descriptor": "gauss"}, "one of gaussian, autoencoder; got 'gauss'"),
-        ({"refuse": -1.0}, "method.refuse must be"),
+        ({"reject_above": -1.0}, "method.reject_above must be"),
     ],
 )
 def test_an_unusable_setting_is_refused(make, setting, told):

@@ -44,7 +44,7 @@ def alone(pool, tmp_path_factory):
 def see(pool, **optim) -> See:
     words = {"pos": "<<pos>>", "neg": "<<neg>>"}
     return See(
-        Setup(pool, small.TEMPLATE, OptimConfig(**optim), 5), ratio=0.1, draw="fresh",
+        Setup(pool, small.TEMPLATE, OptimConfig(**optim), 5), ratio=0.1, resample="per_task",
         indicators=words,
     )  # fmt: skip
 
@@ -69,7 +69,7 @@ def test_by_loss_it_is_the_expert_to_whom_the_accepted_answers_are_likeliest(poo
         losses[name] = float(
             torch.cat(nlls).mean() if mean == "tokens" else torch.stack([n.mean() for n in nlls]).mean()
         )
-    method, expected = see(pool, loss_mean=mean), sorted(losses, key=losses.get)
+    method, expected = see(pool, loss_reduction=mean), sorted(losses, key=losses.get)
     expected = expected[: expected.index(None) + 1]
     monkeypatch.setattr(pool, "names", list(NAMES))
     for best in expected:  # with the best one gone, the next; with none that is better than the base model, afresh

@@ -41,7 +41,7 @@ def config(**settings: Any) -> dict[str, Any]:
         "ratio": 0.1,
         "seed": 0,
         "train_size": None,
-        "method": {"_target_": "see_lightning.methods.see.See", "ratio": 0.1, "draw": "fresh"},
+        "method": {"_target_": "see_lightning.methods.see.See", "ratio": 0.1, "resample": "per_task"},
         "order": {"name": "two", "tasks": list(TASKS)},
         "benchmark": {
             "name": "mine",
@@ -54,7 +54,7 @@ def config(**settings: Any) -> dict[str, Any]:
         "model": {"name": "tiny", "prompt": "chat"},
         "adapter": {"rank": 8, "targets": ["q_proj", "v_proj"]},
         "optim": {"lr": 2e-4},
-        "data": {"eval_batch": 16, "rehearsal": "fresh"},
+        "data": {"eval_batch_size": 16, "resample": "per_task"},
         "trainer": {"_target_": "lightning.Trainer", "accelerator": "cpu", "devices": 1},
         "logger": None,
         "paths": {"data": "/data", "runs": "runs", "cache": "cache"},
@@ -193,7 +193,7 @@ METHOD = {"_target_": "see_lightning.methods.replay.Replay", "ratio": 0.1}
         ("benchmark__version", "2", ("2", "1")),
         ("benchmark__tasks__qa__score", "accuracy", ("accuracy", "rouge_l")),
         ("benchmark__reader__folder", "/data/theirs", ("<data>/theirs", "<data>/mine")),
-        ("method__draw", "fixed", ("fixed", "fresh")),
+        ("method__resample", "once", ("once", "per_task")),
         ("method__mine", None, ("null", "–")),
         ("trainer__max_steps", 5, ("5", "–")),
     ],
@@ -218,7 +218,7 @@ def test_a_setting_that_can_change_a_number_keeps_runs_apart_and_is_shown(tmp_pa
         {"logger": "csv"},
         {"trainer__accelerator": "gpu", "trainer__devices": 4},
         {"benchmark__licence": "other", "benchmark__tasks__qa__licence": "other"},
-        {"data__rehearsal": "fixed"},
+        {"data__resample": "once"},
     ],
     ids=lambda settings: next(iter(settings)),
 )
@@ -269,7 +269,7 @@ def test_rows_stand_by_order_method_and_size_of_their_numbers_however_they_were_
     [
         [],
         ["order=superni_5", "train_size=120", "optim=small", "ratio=1"],
-        ["order=superni_10", "method=replay", "data.rehearsal=fixed", "seed=4"],
+        ["order=superni_10", "method=replay", "data.resample=once", "seed=4"],
         ["method=mtl", "trainer=gpu", "logger=csv"],
         ["adapter=activated_lora", "+trainer.max_steps=3", "order.tasks=[words,news]"],
         ["order=jsonl", "order.tasks=[a]", "benchmark.reader.folder=/elsewhere/mine"],
@@ -489,7 +489,7 @@ def test_metrics_stand_behind_the_method_and_settings_behind_them(tmp_path):
 def test_settings_that_differ_between_the_same_rows_are_one_column_and_what_is_alike_is_told(tmp_path):
     """As ``adapter=activated_lora`` sets several, and calibration has settings that mean nothing without it."""
     activated = {"adapter__activated": True, "adapter__targets": ["q_proj"], "adapter__alpha": 16}
-    calibrated = {"_target_": "see_lightning.methods.see.See", "ratio": 0.1, "draw": "fresh", "against": 60}
+    calibrated = {"_target_": "see_lightning.methods.see.See", "ratio": 0.1, "resample": "per_task", "against": 60}
     for settings in ({}, activated, *({"method": {**calibrated, "calibrate_on": n}} for n in (40, 80))):
         write(tmp_path, results(settings={"test_size": 5, **settings}))
     comparison = compared(tmp_path)
@@ -500,14 +500,14 @@ def test_settings_that_differ_between_the_same_rows_are_one_column_and_what_is_a
     merged = next(column for column in columns(comparison) if column.names[0] == "adapter.activated")
     assert set(merged.cells) == {"true · 16 · q_proj", "q_proj, v_proj"}
     told = alike(comparison)
-    assert told[""]["method.against"] == "60"
+    assert told[""]["method.ood_examples"] == "60"
     assert told[""]["test_size"] == "5"
     assert told[""]["method.ratio"] == "0.1"
     assert not set(told[""]) & {name for names in differences(comparison) for name in names}
     everything = {name for group in comparison.groups for name in group.first.settings}
     shown = {name for names in differences(comparison) for name in names} | {*told[""], "order.name"}
     assert {name for name in everything - shown if not name.endswith("_")} == set()
-    assert re.search(r"\n alike wherever set: .*test_size 5.*method.against 60", printed(comparison))
+    assert re.search(r"\n alike wherever set: .*test_size 5.*method.ood_examples 60", printed(comparison))
     page = Page(render_comparison(comparison, "x")).text
     assert page.index("test_size") < page.index("65.00"), "above the table"
 

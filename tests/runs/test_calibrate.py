@@ -16,7 +16,7 @@ from tests.nightly import all_but
 from tests.runs import toy
 
 BEFORE = ("train_size=2", "model.dtype=fp32", "optim.epochs=25")
-THEN = ("method.calibrate_on=2", "method.keep=0.5")
+THEN = ("method.calibrate_on=2", "method.target_recall=0.5")
 KINDS = [(), toy.ACTIVATED]
 
 
@@ -66,7 +66,9 @@ def test_the_same_command_with_thresholds_trains_nothing_and_ends_like_a_whole_r
 
 def test_thresholds_are_set_otherwise_and_taken_back(base, tmp_path):
     calibrated = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE, *THEN))
-    other = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE, "method.calibrate_on=2", "method.keep=1.0"))
+    other = toy.run(
+        toy.compose(toy.data_in(base), tmp_path, *BEFORE, "method.calibrate_on=2", "method.target_recall=1.0")
+    )
     plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE))
     assert (calibrated.fits, other.fits, plain.fits) == (3, 0, 0)
     assert without_places(outcome(plain.directory)) == without_places(outcome(toy.whole(base, *BEFORE).directory))
@@ -145,24 +147,24 @@ def test_a_finished_run_is_calibrated_by_its_folder(base, tmp_path, capsys):
     plain = copied(base, tmp_path, *BEFORE)
     moved = tmp_path / "elsewhere"
     shutil.copytree(plain, moved / "jsonl" / "see" / plain.parent.name / "seed=3")
-    path = calibrate(moved / "jsonl" / "see" / plain.parent.name / "seed=3", on=2, keep=0.5)
+    path = calibrate(moved / "jsonl" / "see" / plain.parent.name / "seed=3", on=2, target_recall=0.5)
     told = capsys.readouterr().out
     whole = toy.whole(base, *BEFORE, *THEN)
     assert path.parent == moved / "jsonl" / "see" / whole.directory.parent.name / "seed=3"
     assert without_places(outcome(path.parent)) == without_places(outcome(whole.directory))
     assert told.splitlines()[-1] == str(path)
-    assert toy.read_results(path.parent)["command"] == "test method.calibrate_on=2 method.keep=0.5"
+    assert toy.read_results(path.parent)["command"] == "test method.calibrate_on=2 method.target_recall=0.5"
 
 
 def test_a_threshold_may_also_look_at_general_instructions(base, tmp_path):
     plain = copied(base, tmp_path, *BEFORE)
-    more = ("method.against=3", "method.leeway=0.5")
+    more = ("method.ood_examples=3", "method.margin=0.5")
     with patch.object(TrainStage, "_train", side_effect=AssertionError("trained again")):
-        path = calibrate(plain, on=2, keep=0.5, against=3, leeway=0.5)
+        path = calibrate(plain, on=2, target_recall=0.5, ood_examples=3, margin=0.5)
     whole = toy.whole(base, *BEFORE, *THEN, *more)
     assert path.parents[1].name == whole.directory.parent.name
     assert without_places(outcome(path.parent)) == without_places(outcome(whole.directory))
-    back = calibrate(path.parent, on=2, keep=0.5)
+    back = calibrate(path.parent, on=2, target_recall=0.5)
     assert toy.read_results(back.parent)["routing"]["thresholds"] == {
         task: toy.read_results(toy.whole(base, *BEFORE, *THEN).directory)["routing"]["thresholds"][task]
         for task in toy.TASKS
@@ -172,7 +174,7 @@ def test_a_threshold_may_also_look_at_general_instructions(base, tmp_path):
 def test_thresholds_by_training_rows_need_no_rows_that_are_left(base, tmp_path):
     plain = toy.run(toy.compose(toy.data_in(base), tmp_path, "model.dtype=fp32", "optim.epochs=25"))
     with patch.object(TrainStage, "_train", side_effect=AssertionError("trained again")):
-        path = calibrate(plain.directory, on="train", keep=0.98)
+        path = calibrate(plain.directory, on="train", target_recall=0.98)
     whole = toy.whole(base, "model.dtype=fp32", "optim.epochs=25", "method.calibrate_on=train")
     assert path.parents[1].name == whole.directory.parent.name
     assert without_places(outcome(path.parent)) == without_places(outcome(whole.directory))
@@ -188,9 +190,9 @@ def test_thresholds_by_training_rows_need_no_rows_that_are_left(base, tmp_path):
         ((), 2, 0, "--target-recall must be between 0.01 and 1"),
     ],
 )
-def test_a_run_that_cannot_be_calibrated_is_refused(base, settings, on, keep, message):
+def test_a_run_that_cannot_be_calibrated_is_refused(base, settings, on, target_recall, message):
     with pytest.raises(Refusal, match=message):
-        calibrate(toy.whole(base, *settings).directory, on=on, keep=keep)
+        calibrate(toy.whole(base, *settings).directory, on=on, target_recall=target_recall)
 
 
 def test_experts_that_refused_other_instructions_than_there_are_today_are_not_taken_for_those_of_today(
@@ -201,7 +203,7 @@ def test_experts_that_refused_other_instructions_than_there_are_today_are_not_ta
         before.setattr(identity, "GENERAL_VERSION", 1)
         plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *settings))
     with pytest.raises(Refusal, match="was trained by an earlier version.*Train again with method.calibrate_on=2"):
-        calibrate(plain.directory, on=2, keep=0.5, against=3)
+        calibrate(plain.directory, on=2, target_recall=0.5, ood_examples=3)
     again = toy.run(toy.compose(toy.data_in(base), tmp_path, *settings))
     assert again.fits == 3
     assert again.directory != plain.directory
@@ -211,7 +213,7 @@ def test_a_run_that_does_not_lie_where_its_settings_say_is_refused(base, tmp_pat
     for place in ("mine", "jsonl/see/abc/seed=4"):
         shutil.copytree(toy.whole(base, *BEFORE).directory, tmp_path / place)
         with pytest.raises(Refusal, match="lies elsewhere than a run of these settings does"):
-            calibrate(tmp_path / place, on=2, keep=0.5)
+            calibrate(tmp_path / place, on=2, target_recall=0.5)
 
 
 def test_a_run_that_trained_nothing_yet_is_no_source(base, tmp_path):
@@ -230,7 +232,7 @@ def test_a_run_that_trained_nothing_yet_is_no_source(base, tmp_path):
 
 def test_until_a_threshold_is_set_anew_an_expert_is_not_to_be_asked(base, tmp_path):
     calibrated = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE, *THEN))
-    cfg = toy.compose(toy.data_in(base), tmp_path, *BEFORE, "method.calibrate_on=2", "method.keep=1.0")
+    cfg = toy.compose(toy.data_in(base), tmp_path, *BEFORE, "method.calibrate_on=2", "method.target_recall=1.0")
     with patch.object(TrainStage, "_end_again", side_effect=InterruptedError), pytest.raises(InterruptedError):
         toy.run(cfg)
     (begun,) = [path for path in calibrated.directory.parents[1].glob("*/seed=3") if path != calibrated.directory]
@@ -248,10 +250,10 @@ def test_what_a_run_was_asked_beside_its_own_queries_is_asked_again(base, tmp_pa
     ood = ("ood=folder", f"ood.dir={tmp_path / 'foreign'}", "ood.size=1")
     toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE, *ood))
     plain = toy.run(toy.compose(toy.data_in(base), tmp_path, *BEFORE))  # as it was last configured: none
-    results = json.loads(calibrate(plain.directory, on=2, keep=0.5).read_text())
+    results = json.loads(calibrate(plain.directory, on=2, target_recall=0.5).read_text())
     assert list(results["ood"]["per_task"]) == ["fog"]
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(Refusal, match="holds no run"):
-        calibrate(tmp_path, on=2, keep=0.5)
+        calibrate(tmp_path, on=2, target_recall=0.5)

@@ -91,7 +91,7 @@ def adapters(request):
     for name, said in SAID.items():
         small.memorise(pool, name, dict(zip(QUERIES, said, strict=True)))
     indicators = {"pos": "<<pos>>", "neg": "<<neg>>"}
-    return ExpertScorer(build(See, pool, ratio=0.1, draw="fresh", indicators=indicators), 16)
+    return ExpertScorer(build(See, pool, ratio=0.1, resample="per_task", indicators=indicators), 16)
 
 
 def ask(kind, *arguments, task="toy"):

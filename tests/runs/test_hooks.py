@@ -45,7 +45,7 @@ def hooked(tmp_path, monkeypatch):
 def test_each_is_called_once_a_step_in_their_order(base, tmp_path, hooked):
     """Also where a step is computed in many parts."""
     module, words = hooked
-    run = toy.run(toy.compose(toy.data_in(base), tmp_path / "runs", *words, "optim.tokens_at_once=40"))
+    run = toy.run(toy.compose(toy.data_in(base), tmp_path / "runs", *words, "optim.max_tokens_per_microbatch=40"))
     (steps,) = toy.read_results(run.directory)["counts"]["steps"]
     assert steps == len(module.CALLS) / 3 > 1
     assert ["penalty", "edit_gradients", "after_step"] * int(steps) == module.CALLS

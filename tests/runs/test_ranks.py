@@ -55,15 +55,15 @@ WITHIN_ADAPTERS = [
     ("method=moses",),
     ("method=moses", "method.granularity=rank", "method.task_id=entropy"),
     ("method=exssnet", "method.task_id=key"),
-    ("method=mora", "method.prune=0.25"),
+    ("method=moram", "method.prune=0.25"),
 ]
 
 
 CASES = [
     *((settings, size, trainer) for settings in SETTINGS for size in (2, 3) for trainer in ("ddp", "fsdp")),
     # Ranks have unlike numbers of rows, and so of parts.
-    *((("method=see", "optim.tokens_at_once=20"), 3, trainer) for trainer in ("ddp", "fsdp")),
-    *((("method=see", *toy.ACTIVATED, "optim.tokens_at_once=1"), 2, trainer) for trainer in ("ddp", "fsdp")),
+    *((("method=see", "optim.max_tokens_per_microbatch=20"), 3, trainer) for trainer in ("ddp", "fsdp")),
+    *((("method=see", *toy.ACTIVATED, "optim.max_tokens_per_microbatch=1"), 2, trainer) for trainer in ("ddp", "fsdp")),
     *((settings, 2, "ddp") for settings in WITHIN_ADAPTERS),
 ]
 # And every other method of conf/method, in steps so small that roundings do not grow.
@@ -76,7 +76,7 @@ CASES += [
 ]
 DAILY = [
     *((SETTINGS[0], 2, "ddp"), (SETTINGS[0], 3, "fsdp"), (WITHIN_ADAPTERS[0], 2, "ddp")),
-    (("method=see", *toy.ACTIVATED, "optim.tokens_at_once=1"), 2, "ddp"),
+    (("method=see", *toy.ACTIVATED, "optim.max_tokens_per_microbatch=1"), 2, "ddp"),
 ]
 
 

@@ -55,7 +55,7 @@ def run(tmp_path_factory):
             "adapter.dropout=0",
             "adapter.targets=[q_proj,v_proj]",
             "optim.epochs=3",
-            "optim.global_batch=2",
+            "optim.global_batch_size=2",
             "optim.lr=5e-3",
             f"benchmark.default.max_new_tokens={LONGEST}",
             f"paths.cache={CACHE}",

@@ -99,7 +99,7 @@ def test_a_run_grows_behind_a_task_that_was_explained(data, whole, tmp_path):
 
 def test_refusing_queries_trains_nothing_anew_and_leaves_them_to_the_base_model(data, whole, tmp_path):
     shutil.copytree(data.parent / "whole", tmp_path, dirs_exist_ok=True)
-    refusing = toy.run(toy.compose(data, tmp_path, *SEMA, IN_ORDER, "method.refuse=10"))
+    refusing = toy.run(toy.compose(data, tmp_path, *SEMA, IN_ORDER, "method.reject_above=10"))
     assert refusing.fits == 0
     plain = toy.run(toy.compose(data, tmp_path, "method=base", *toy.ACTIVATED, IN_ORDER))
     (base,) = toy.read_answers(plain.directory).values()

@@ -21,7 +21,13 @@ from see_lightning.tasks.negatives import unseen_general
 from tests.nightly import all_but
 from tests.runs import toy
 
-CALIBRATED = ("train_size=2", "method.calibrate_on=2", "method.keep=0.5", "model.dtype=fp32", "optim.epochs=25")
+CALIBRATED = (
+    "train_size=2",
+    "method.calibrate_on=2",
+    "method.target_recall=0.5",
+    "model.dtype=fp32",
+    "optim.epochs=25",
+)
 KINDS = [(), toy.ACTIVATED]
 
 
@@ -53,7 +59,7 @@ def test_each_threshold_keeps_the_share_of_examples_that_its_expert_was_not_trai
 
 @pytest.mark.parametrize("kind", all_but([()], KINDS), ids=["ordinary", "activated"])
 def test_a_threshold_that_also_looks_at_general_instructions_lies_between(base, kind):
-    settings = ("method.general_negatives=2", "method.against=3", "method.leeway=0.5")
+    settings = ("method.general_negatives=2", "method.ood_examples=3", "method.margin=0.5")
     run = toy.whole(base, *kind, *CALIBRATED, *settings)
     (method,) = run.methods
     method.eval()
@@ -90,7 +96,7 @@ def test_general_instructions_that_a_threshold_looks_at_are_none_that_an_expert_
     monkeypatch.setattr(See, "_unseen_general", lambda *given: note(looked_at, look(*given)))
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"Do {n // 2}.\n\nWith {n}."}) + "\n" for n in range(20)))
-    settings = ("method.general_negatives=4", "method.other_instructions=3", "method.against=5", "optim.epochs=1")
+    settings = ("method.general_negatives=4", "method.other_instructions=3", "method.ood_examples=5", "optim.epochs=1")
     for place, more in enumerate(((), (f"method.general_source={path}",))):
         toy.run(toy.compose(toy.data_in(base), tmp_path / str(place), *CALIBRATED, *settings, *more))
         assert len(trained) > 5
@@ -102,7 +108,7 @@ def test_general_instructions_that_a_threshold_looks_at_are_none_that_an_expert_
 def test_a_threshold_by_training_rows_lies_between_them_and_what_was_refused_and_costs_no_row(base, kind):
     plain = toy.whole(base, *kind, "model.dtype=fp32", "optim.epochs=25")
     run = toy.whole(
-        base, *kind, "model.dtype=fp32", "optim.epochs=25", "method.calibrate_on=train", "method.leeway=0.5"
+        base, *kind, "model.dtype=fp32", "optim.epochs=25", "method.calibrate_on=train", "method.margin=0.5"
     )
     assert run.steps == plain.steps, "trained on other rows"
     (method,) = run.methods
@@ -181,7 +187,7 @@ def test_more_held_out_than_there_is_is_refused(base, tmp_path):
         toy.run(toy.compose(toy.data_in(base), tmp_path, "method.calibrate_on=4"))
     with pytest.raises(ConfigError, match="method.calibrate_on must be a number of rows .* or train; got 'trian'"):
         toy.run(toy.compose(toy.data_in(base), tmp_path, "method.calibrate_on=trian"))
-    with pytest.raises(ConfigError, match="method.leeway must be between"):
-        toy.run(toy.compose(toy.data_in(base), tmp_path, "method.leeway=1.5"))
-    with pytest.raises(ConfigError, match="method.keep must be between"):
-        toy.run(toy.compose(toy.data_in(base), tmp_path, "method.keep=1.5"))
+    with pytest.raises(ConfigError, match="method.margin must be between"):
+        toy.run(toy.compose(toy.data_in(base), tmp_path, "method.margin=1.5"))
+    with pytest.raises(ConfigError, match="method.target_recall must be between"):
+        toy.run(toy.compose(toy.data_in(base), tmp_path, "method.target_recall=1.5"))

@@ -51,19 +51,21 @@ def test_the_order_changes_with_the_epoch_the_seed_and_the_task():
     assert len({tuple(one) for one in orders}) == 4
 
 
-@pytest.mark.parametrize("loss_mean", ["tokens", "examples"])
+@pytest.mark.parametrize("loss_reduction", ["tokens", "examples"])
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 64])
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_ranks_share_the_steps_of_one_and_their_weighted_losses_have_the_mean_of_the_whole_step(
-    ranks, batch_size, loss_mean
+    ranks, batch_size, loss_reduction
 ):
     whole = epoch(1, batch_size=batch_size)
-    shares = [epoch(1, batch_size=batch_size, rank=rank, ranks=ranks, loss_mean=loss_mean) for rank in range(ranks)]
+    shares = [
+        epoch(1, batch_size=batch_size, rank=rank, ranks=ranks, loss_reduction=loss_reduction) for rank in range(ranks)
+    ]
     answers = {row.id: len(TEMPLATE.target_ids(row.target)) for row in ROWS}
     worth = {id_: 1 + number / 7 for number, id_ in enumerate(answers)}  # a loss of its own for every example
 
     def mean_loss(ids: list[str]) -> float:
-        loss_weight = {id_: answers[id_] if loss_mean == "tokens" else 1 for id_ in ids}
+        loss_weight = {id_: answers[id_] if loss_reduction == "tokens" else 1 for id_ in ids}
         return sum(worth[id_] * loss_weight[id_] for id_ in ids) / sum(loss_weight.values())
 
     assert {batch.weight for batch in whole} == {1.0}
@@ -75,17 +77,17 @@ def test_ranks_share_the_steps_of_one_and_their_weighted_losses_have_the_mean_of
         assert sum(losses) / ranks == pytest.approx(mean_loss(step.ids))
 
 
-@pytest.mark.parametrize("loss_mean", ["tokens", "examples"])
+@pytest.mark.parametrize("loss_reduction", ["tokens", "examples"])
 @pytest.mark.parametrize("tokens", [1, 60, 150])
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_a_step_falls_into_parts_of_few_tokens_and_as_many_on_every_rank(ranks, tokens, loss_mean):
-    more: dict[str, Any] = {"batch_size": 8, "loss_mean": loss_mean, "ranks": ranks}
-    shares = [epoch(1, rank=rank, tokens_at_once=tokens, **more) for rank in range(ranks)]
+def test_a_step_falls_into_parts_of_few_tokens_and_as_many_on_every_rank(ranks, tokens, loss_reduction):
+    more: dict[str, Any] = {"batch_size": 8, "loss_reduction": loss_reduction, "ranks": ranks}
+    shares = [epoch(1, rank=rank, max_tokens_per_microbatch=tokens, **more) for rank in range(ranks)]
     assert max(batch.parts for batch in shares[0]) > 1
     for step in zip(*shares, strict=True):
         assert len({batch.parts for batch in step}) == 1
         for batch in step:
-            parts = batch.split(loss_mean)
+            parts = batch.split(loss_reduction)
             assert len(parts) == batch.parts
             assert [id_ for part in parts for id_ in part.ids] == batch.ids
             assert sum(part.weight for part in parts) == pytest.approx(batch.weight)

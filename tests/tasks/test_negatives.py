@@ -61,7 +61,7 @@ def test_no_expert_of_any_run_learns_an_instruction_that_any_threshold_looks_at(
 def test_too_few_instructions_are_refused_with_how_many_there_are(tmp_path):
     file = file_of(tmp_path / "mine.jsonl", *(f"Do {n // 4}.\n\nWith {n}." for n in range(40)))
     assert len(unseen_general(20, file, 0, refused=20)) == 20
-    told = r"method.against=21, but .*mine.jsonl has 20 rows whose instruction .* of 40 rows with 10 instructions .*against=20"
+    told = r"method.ood_examples=21, but .*mine.jsonl has 20 rows whose instruction .* of 40 rows with 10 instructions .*ood_examples=20"
     with pytest.raises(ConfigError, match=told):
         unseen_general(21, file, 0, refused=20)
     with pytest.raises(ConfigError, match="against=17, but .* has 16 rows"):

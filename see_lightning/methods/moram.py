@@ -19,7 +19,7 @@ from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
 
-class Mora(OneAdapterMethod):
+class MoRAM(OneAdapterMethod):
     """One voice of all tasks' ranks; each task trains ``adapter.rank`` new ones in an adapter of its name.
 
     Args:

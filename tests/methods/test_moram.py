@@ -12,7 +12,7 @@ from see_lightning.adapters.pool import ExpertPool
 from see_lightning.adapters.rank_mixture import MixtureOfRanks
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
-from see_lightning.methods.mora import Mora
+from see_lightning.methods.moram import MoRAM
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from see_lightning.tasks.memory import Memory
@@ -25,9 +25,9 @@ TARGETS = ["q_proj", "down_proj"]
 DEFAULT = {"budget": 4, "temperature": 0.03, "threshold": 0.2, "prune": 0.0}
 
 
-def mora(*, rank: int = 4, activated: bool = False, **settings) -> Mora:
+def moram(*, rank: int = 4, activated: bool = False, **settings) -> MoRAM:
     pool = small.pool(rank=rank, targets=TARGETS, activated=activated)
-    return Mora(Setup(pool, small.TEMPLATE, OptimConfig(), 0), **DEFAULT | settings)
+    return MoRAM(Setup(pool, small.TEMPLATE, OptimConfig(), 0), **DEFAULT | settings)
 
 
 def weights(pool: ExpertPool, adapter: str) -> list[Tensor]:
@@ -40,7 +40,7 @@ def logits(pool: ExpertPool) -> Tensor:
 
 
 def test_a_first_task_of_a_single_rank_is_sequential_fine_tuning_bit_for_bit():
-    ours = mora(rank=1, budget=1, threshold=0.0)
+    ours = moram(rank=1, budget=1, threshold=0.0)
     theirs = SeqFt(Setup(small.pool(rank=1, targets=TARGETS), small.TEMPLATE, OptimConfig(), 0))
     # First weights are drawn by an adapter's name; that of sequential fine-tuning is "shared".
     assert learn(ours, "shared") == learn(theirs, "shared")
@@ -57,7 +57,7 @@ def test_all_ranks_of_a_first_task_at_an_endless_temperature_are_plain_lora_of_a
 
 
 def test_old_ranks_rest_and_answer_with_the_new_ones():
-    method = mora()
+    method = moram()
     learn(method, "sky")
     before, said = weights(method.pool, "sky"), logits(method.pool)
     learn(method, "sea")
@@ -73,14 +73,14 @@ def test_old_ranks_rest_and_answer_with_the_new_ones():
 
 
 def test_at_a_threshold_that_no_rank_reaches_the_base_model_answers():
-    method = mora(threshold=1.0)
+    method = moram(threshold=1.0)
     learn(method, "sky")
     with torch.inference_mode(), method.pool.use_adapter(None) as model:
         assert torch.equal(logits(method.pool), model(input_ids=IDS).logits)
 
 
 def test_new_ranks_are_drawn_by_their_tasks_name():
-    method, other = mora(), mora()
+    method, other = moram(), moram()
     for one in ("sky", "sea"):
         method.begin_task(task_named(one), Memory(0))
     other.begin_task(task_named("sea"), Memory(0))
@@ -91,7 +91,7 @@ def test_new_ranks_are_drawn_by_their_tasks_name():
 
 @pytest.mark.parametrize("activated", [False, True])
 def test_the_ranks_that_acted_least_on_the_tasks_own_prompts_go(activated):
-    method = mora(rank=8, budget=6, temperature=0.3, threshold=0.0, prune=0.25, activated=activated)
+    method = moram(rank=8, budget=6, temperature=0.3, threshold=0.0, prune=0.25, activated=activated)
     for name in ("sky", "sea"):
         learn(method, name)
     said = logits(method.pool)
@@ -130,7 +130,7 @@ def pruned(pool: ExpertPool, adapter: str) -> list[list[int]]:
 
 
 def test_without_pruning_the_end_of_a_task_reads_nothing_and_changes_nothing():
-    method = mora()
+    method = moram()
     learn(method, "sky")
     before = weights(method.pool, "sky")
     with patch.object(ExpertPool, "prefill", side_effect=AssertionError("a prompt was read")):
@@ -139,13 +139,13 @@ def test_without_pruning_the_end_of_a_task_reads_nothing_and_changes_nothing():
 
 
 def test_files_hold_a_tasks_own_ranks_and_what_was_pruned_stays_gone(tmp_path):
-    method = mora(rank=4, prune=0.5, threshold=0.0)
+    method = moram(rank=4, prune=0.5, threshold=0.0)
     for name in ("sky", "sea", "ice"):
         learn(method, name)
         with torch.no_grad():
             method.end_task(task_named(name), Memory(0))
         method.save(name, tmp_path / name)
-    again = mora(rank=4, prune=0.5, threshold=0.0)
+    again = moram(rank=4, prune=0.5, threshold=0.0)
     for name in ("sky", "sea", "ice"):
         again.restore(name, tmp_path / name)
     assert torch.equal(logits(again.eval().pool), logits(method.pool))
@@ -154,7 +154,7 @@ def test_files_hold_a_tasks_own_ranks_and_what_was_pruned_stays_gone(tmp_path):
 
 
 def test_storage_counts_the_ranks_that_are_there(tmp_path):
-    method = mora(rank=4, prune=0.25)
+    method = moram(rank=4, prune=0.25)
     for number, name in enumerate(("sky", "sea"), start=1):
         learn(method, name)
         with torch.no_grad():
@@ -178,11 +178,11 @@ def test_storage_counts_the_ranks_that_are_there(tmp_path):
 )
 def test_settings_that_cannot_be_used_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        mora(**settings)
+        moram(**settings)
 
 
 def test_the_budget_is_a_tasks_rank_unless_it_is_given():
     def budget(*overrides: str) -> int:
-        return toy.compose(Path("data"), Path("runs"), "method=mora", *overrides).method.budget
+        return toy.compose(Path("data"), Path("runs"), "method=moram", *overrides).method.budget
 
     assert (budget("adapter.rank=5"), budget("adapter.rank=5", "method.budget=9")) == (5, 9)

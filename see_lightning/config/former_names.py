@@ -1,0 +1,102 @@
+"""Names that settings, classes and fields of results had in earlier versions: still accepted, still read.
+
+A run key is a hash that includes the settings' names, so keys are computed from the former ones: the runs of every version
+are found by the same command.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+#: Settings by today's name, with the former one.
+SETTINGS = {
+    "method.target_recall": "method.keep",
+    "method.ood_examples": "method.against",
+    "method.margin": "method.leeway",
+    "method.reject_above": "method.refuse",
+    "method.resample": "method.draw",
+    "data.resample": "data.rehearsal",
+    "data.eval_batch_size": "data.eval_batch",
+    "optim.loss_reduction": "optim.loss_mean",
+    "optim.max_tokens_per_microbatch": "optim.tokens_at_once",
+    "optim.global_batch_size": "optim.global_batch",
+}
+#: Values of the settings that choose when past examples are drawn.
+RESAMPLE = {"per_task": "fresh", "once": "fixed"}
+#: Methods by today's name, with the former one; and their classes.
+METHODS = {"moram": "mora"}
+CLASSES = {"see_lightning.methods.moram.MoRAM": "see_lightning.methods.mora.Mora"}
+
+_PACKAGE = "see_lightning."
+
+
+def current_setting(name: str) -> str:
+    """Today's name of a setting, which may be given by its former one.
+
+    >>> current_setting("optim.loss_mean"), current_setting("optim.lr")
+    ('optim.loss_reduction', 'optim.lr')
+    """
+    return next((new for new, old in SETTINGS.items() if old == name), name)
+
+
+def current_value(name: str, value: Any) -> Any:
+    """Today's name of a setting's value.
+
+    Args:
+        name: today's name of the setting, or of the group ``method``.
+        value: as it was given.
+
+    >>> current_value("data.resample", "fixed"), current_value("method", "mora"), current_value("optim.lr", 0.1)
+    ('once', 'moram', 0.1)
+    """
+    values = METHODS if name == "method" else RESAMPLE if name.endswith(".resample") else {}
+    return next((new for new, old in values.items() if old == value), value)
+
+
+def with_current_names(config: Mapping[str, Any], *, own_method: bool = False) -> dict[str, Any]:
+    """A copy of a configuration in which settings, values and classes have today's names.
+
+    Args:
+        config: plain containers by group; groups may be missing.
+        own_method: whether the method is known to be the user's own, whose settings are named by the user.
+    """
+    return _renamed(
+        config, {old: new for new, old in SETTINGS.items()}, _inverse(RESAMPLE), _inverse(CLASSES), own_method
+    )
+
+
+def with_former_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a configuration in which settings, values and classes have their former names, as run keys use them.
+
+    >>> with_former_names({"optim": {"lr": 0.1, "loss_reduction": "tokens"}})
+    {'optim': {'lr': 0.1, 'loss_mean': 'tokens'}}
+    """
+    return _renamed(config, SETTINGS, RESAMPLE, CLASSES, False)
+
+
+def _inverse(names: Mapping[str, str]) -> dict[str, str]:
+    return {old: new for new, old in names.items()}
+
+
+def _renamed(
+    config: Mapping[str, Any],
+    settings: Mapping[str, str],
+    values: Mapping[str, str],
+    classes: Mapping[str, str],
+    own_method: bool,
+) -> dict[str, Any]:
+    result = deepcopy(dict(config))
+    for group in ("method", "data", "optim"):
+        part = result.get(group)
+        if not isinstance(part, Mapping):
+            continue
+        target = part.get("_target_", _PACKAGE)
+        if group == "method" and (own_method or not str(target).startswith(_PACKAGE)):
+            continue
+        result[group] = renamed = {}
+        for name, value in part.items():
+            new = settings.get(f"{group}.{name}", f"{group}.{name}").partition(".")[2]
+            if "resample" in (name, new):
+                value = values.get(value, value)
+            renamed[new] = classes.get(value, value) if name == "_target_" else value
+    return result
