@@ -56,7 +56,7 @@ class AGem(OneAdapterMethod):
     def begin_task(self, task: Task, memory: Memory) -> None:
         """Takes the memory of past tasks, and seeds the draws from it."""
         super().begin_task(task, memory)
-        self.past = memory.rehearse(task, ratio=self.ratio, resample="fixed")
+        self.past = memory.rehearse(task, ratio=self.ratio, resample="once")
         self.draw = random.Random(seed(self.run_seed, task.name, "reference batches"))
 
     def edit_gradients(self) -> None:

@@ -55,7 +55,7 @@ def test_with_exact_curvatures_tasks_in_sequence_have_the_optimum_of_all_of_them
         fisher, anchor = fisher + curvature[task], joint
 
 
-@pytest.mark.parametrize("loss_mean", ["tokens", "examples"])
+@pytest.mark.parametrize("loss_reduction", ["tokens", "examples"])
 @pytest.mark.parametrize("activated", [False, True])
 def test_the_fisher_matrix_is_the_mean_of_squared_gradients_of_each_example_by_peft_alone(
     tmp_path, activated, loss_reduction

@@ -64,7 +64,7 @@ def test_too_few_instructions_are_refused_with_how_many_there_are(tmp_path):
     told = r"method.ood_examples=21, but .*mine.jsonl has 20 rows whose instruction .* of 40 rows with 10 instructions .*ood_examples=20"
     with pytest.raises(ConfigError, match=told):
         unseen_general(21, file, 0, refused=20)
-    with pytest.raises(ConfigError, match="against=17, but .* has 16 rows"):
+    with pytest.raises(ConfigError, match="ood_examples=17, but .* has 16 rows"):
         unseen_general(17, file, 0, refused=21)
     one = file_of(tmp_path / "one.jsonl", *(f"Translate.\n\n{n}" for n in range(9)))
     with pytest.raises(ConfigError, match="against=1, but .* has 0 rows whose .* of 9 rows with 1 instructions"):
