@@ -96,7 +96,9 @@ def test_rows_are_drawn_from_past_tasks_by_seed_and_counted(monkeypatch):
     rows = drawn(first)
     assert rows == drawn(second)
     assert len({tuple(row) for row in rows}) > 1
-    memory = {example.id for example in remembered("sky", "sea").rehearse(task_named("ice"), ratio=0.5, resample="once")}
+    memory = {
+        example.id for example in remembered("sky", "sea").rehearse(task_named("ice"), ratio=0.5, resample="once")
+    }
     assert {id_ for step in rows for id_ in step} == memory
     assert all(len(step) == len(set(step)) == 2 for step in rows)
     assert first.drawn.total() == 16
