@@ -1,1 +1,1 @@
-"""Files on disk: read within limits, decoded, written whole or not at all, and of the shape that a run writes."""
+"""Files on disk: safe reading, decoding, atomic writing, and checks of the form of a run's files."""

@@ -1,4 +1,4 @@
-"""Opens regular files for reading; a pipe, a device or a folder in a file's place is refused instead of blocking."""
+"""Reading of regular files; a pipe, a device or a folder in place of a file is an error instead of a read that blocks."""
 
 import errno
 import hashlib
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def open_file(path: Path) -> BufferedReader:
-    """Open a file to be read. A pipe or a device in its place would block the reader, or never end.
+    """Open a file for reading. A pipe or a device in its place could block the reader, or never end.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file; the error names the path.
+        OSError: it cannot be opened, or is not a regular file; the error names the path.
     """
     opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(opened).st_mode
@@ -25,12 +25,20 @@ def open_file(path: Path) -> BufferedReader:
 
 
 def file_bytes(path: Path) -> bytes:
-    """What a file holds; errors as of ``open_file``."""
+    """The content of a file.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file.
+    """
     with open_file(path) as file:
         return file.read()
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file; errors as of ``open_file``."""
+    """The sha256 of a file in hex digits.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file.
+    """
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

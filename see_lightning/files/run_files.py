@@ -1,7 +1,7 @@
-"""The files of a run as they are read: within limits, of the shape that a run writes, and as they were written.
+"""Reading of a run's files: size, form and digest are checked.
 
-A run's folder may come from someone else, or from a disk that lost a bit. Whatever a file holds, it is read whole, or one
-line names the file and what to do.
+A run's folder may come from somebody else, or from a disk with errors. A file is either read whole, or refused in one line
+that names it and what to do.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from see_lightning.files.reading import file_bytes
 from see_lightning.files.run_shapes import ANSWER, FILES, REMEMBERED, WHOLE
 from see_lightning.files.text import holds_surrogate
 
-LARGEST = 1 << 28  # bytes of a file; a million rows are noted in 20 MB
-DEPTH = 32  # of lists and objects in each other; a run's own files have 8
+LARGEST = 1 << 28  # bytes of a file; the record of a million rows takes 20 MB
+DEPTH = 32  # of nested lists and objects; a run's own files have 8
 SEAL = "sha256"  # last field of a sealed file: the digest of all others
 
 
@@ -38,35 +38,52 @@ NAMES = {
 
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Content of a file with the digest of it all as its last field, by which its reader finds it as it was written."""
+    """The content of a file with its own digest as the last field, so that a reader can detect changes."""
     return {**content, SEAL: _digest(content)}
 
 
 def read_file(path: Path, name: str | None = None) -> dict[str, Any]:
-    """What a JSON file of a run holds, without its seal.
+    """The content of a JSON file of a run, without its seal.
 
     Args:
         path: of the file.
-        name: by which ``FILES`` knows it; that of the path by default.
+        name: in ``FILES``; by default that of the path.
 
     Raises:
-        LedgerError: it cannot be read, is not what was written, or not what a run writes.
+        LedgerError: it cannot be read, was changed, or is not of a run's form.
     """
     return read_content(read_bytes(path, name), path, name)
 
 
 def read_bytes(path: Path, name: str | None = None) -> bytes:
-    """The bytes of a file of a run, if it is no larger than any run writes; arguments and errors as of ``read_file``."""
-    with _told(path, FILES[name or path.name][1]):
+    """The bytes of a file of a run.
+
+    Args:
+        path: of the file.
+        name: in ``FILES``; by default that of the path.
+
+    Raises:
+        LedgerError: it cannot be read, or is larger than any run writes.
+    """
+    with _named_in_errors(path, FILES[name or path.name][1]):
         if (size := path.stat().st_size) > LARGEST:
             raise ValueError(f"it has {size:,} bytes, more than any run writes")
         return file_bytes(path)
 
 
 def read_content(content: bytes, path: Path, name: str | None = None) -> dict[str, Any]:
-    """What the bytes of a file say; other arguments and errors as of ``read_file``."""
+    """Parse and check the bytes of a file of a run.
+
+    Args:
+        content: the bytes.
+        path: of the file.
+        name: in ``FILES``; by default that of the path.
+
+    Raises:
+        LedgerError: it was changed, or is not of a run's form.
+    """
     shape, cure = FILES[name or path.name]
-    with _told(path, cure):
+    with _named_in_errors(path, cure):
         fields = parse(content)
         if not isinstance(fields, dict):
             raise ValueError(f"an object is wanted, not {_brief(fields)}")
@@ -78,18 +95,18 @@ def read_content(content: bytes, path: Path, name: str | None = None) -> dict[st
 
 
 def read_records(content: bytes, kind: str, path: Path) -> list[dict[str, Any]]:
-    """Lines of a file of answers.
+    """Parse the lines of a file of answers or cached responses.
 
     Args:
         content: the lines.
-        kind: as the ledger names it; ``answers``, or what experts are remembered to have said.
+        kind: in the ledger; those of cached responses end in ``remembered``.
         path: of the file.
 
     Raises:
-        LedgerError: a line is not what a run writes.
+        LedgerError: a line is not of a run's form.
     """
     shape = REMEMBERED if kind.endswith("remembered") else ANSWER
-    with _told(path, WHOLE):
+    with _named_in_errors(path, WHOLE):
         records = [parse(line, finite=False) for line in content.splitlines()]
         for record in records:
             check(record, shape)
@@ -98,20 +115,20 @@ def read_records(content: bytes, kind: str, path: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def well_shaped(path: Path) -> Iterator[None]:
-    """Within this, a file whose parts do not belong together is told by its name.
+    """A context for using a file's content: an error in it is a refusal that names the file.
 
     Args:
-        path: of the file whose content is used.
+        path: of the file.
 
     Raises:
-        LedgerError: so it is.
+        LedgerError: the parts of the file do not belong together.
     """
-    with _told(path, FILES.get(path.name, (None, WHOLE))[1]):
+    with _named_in_errors(path, FILES.get(path.name, (None, WHOLE))[1]):
         yield
 
 
 @contextmanager
-def _told(path: Path, cure: str) -> Iterator[None]:
+def _named_in_errors(path: Path, cure: str) -> Iterator[None]:
     try:
         yield
         return
@@ -131,8 +148,8 @@ def _told(path: Path, cure: str) -> Iterator[None]:
         _refuse(path, f"is damaged: {error}", cure, error)
 
 
-def _refuse(path: Path, what: str, cure: str, error: BaseException) -> NoReturn:
-    raise LedgerError(f"{path} {what}. {cure}") from error
+def _refuse(path: Path, fault: str, cure: str, error: BaseException) -> NoReturn:
+    raise LedgerError(f"{path} {fault}. {cure}") from error
 
 
 def parse(content: bytes, *, finite: bool = True) -> Any:
@@ -140,11 +157,11 @@ def parse(content: bytes, *, finite: bool = True) -> Any:
 
     Args:
         content: in UTF-8.
-        finite: whether ``NaN`` and ``Infinity`` are refused too.
+        finite: whether ``NaN`` and ``Infinity`` are refused.
 
     Raises:
-        ValueError: it is none, or has a number of a size, or a depth, that no run writes.
-        RecursionError: likewise.
+        ValueError: it is not JSON, or has a number or a depth beyond the limits.
+        RecursionError: it is nested too deep for Python.
     """
     text = content.decode("utf-8")
     value = json.loads(
@@ -169,15 +186,15 @@ def parse(content: bytes, *, finite: bool = True) -> Any:
 
 
 def check(value: Any, shape: Any, place: str = "") -> None:
-    """Compare a value with a shape, as ``run_shapes`` writes it.
+    """Check the form of a value.
 
     Args:
         value: as parsed.
-        shape: that it shall have.
+        shape: in the notation of ``run_shapes``.
         place: of the value in its file, for the message.
 
     Raises:
-        ValueError: it has another.
+        ValueError: the value has another form.
     """
     if isinstance(shape, tuple):
         for one in shape:

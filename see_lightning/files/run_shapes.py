@@ -1,12 +1,12 @@
-"""The shape of each file of a run: which fields it has, of which types, and what to do where it has others."""
+"""The form of each file of a run: its fields and their types, and advice to the user if it has others."""
 
 from typing import Any
 
 NUMBER = (int, float)
 OPTIONAL = (int, float, None)
 
-# A shape is a type; None; `object` for anything; a tuple of shapes, one of which fits; [shape], a list; or the fields of an
-# object by name, where a name with a question mark may be missing, and `str` stands for all others.
+# A shape is a type; None; `object` for any value; a tuple of alternative shapes; [shape], a list; or the fields of an object
+# by name, where a name with a question mark may be missing, and `str` stands for all other names.
 BLOCK = {
     **dict.fromkeys(("start?", "end?", "queries?"), int),
     "sha256?": str,
@@ -32,7 +32,7 @@ NUMBERS = {
     "model": {"name": (str, None)},
 }
 STARTS = [{"command": str, "commit": (str, None), "versions": {str: str}, "dtype": str, "ranks?": int}]
-BEGUN = {  # what is noted of a run with its first start
+BEGUN = {  # facts about a run, from its first start on
     "data?": {str: str},
     "command?": str,
     "commits?": [(str, None)],
@@ -146,24 +146,24 @@ STUDIED = {
         "best": {"threshold": OPTIONAL, "above": OPTIONAL, "to": NUMBER, "accuracy": NUMBER},
     },
 }
-WHOLE = "Put it back, or delete the run's folder to run anew."
-ANEW = "Delete it and have it measured anew."
-# By name: the shape of a file, and what to do where it does not have it.
+WHOLE = "Put it back, or delete the run's folder to run again from the start."
+MEASURE_AGAIN = "Delete it and measure it again."
+# The shape of each file by name, and advice if it has another.
 FILES: dict[str, tuple[Any, str]] = {
-    "ledger.json": (LEDGER, "Put it back, or move the folder away to start anew."),
+    "ledger.json": (LEDGER, "Put it back, or move the folder away to start again."),
     "results.json": (
         RESULTS,
-        "Delete it and give the run's command again, which makes it anew from the run's ledger; or go on without this run.",
+        "Delete it and give the run's command again, which makes it from the run's ledger; or go on without this run.",
     ),
-    "rows.json": ({str: {str: [str]}}, "Delete it; the run goes on without."),
-    "study.json": (STUDIED, "Delete it and study the run anew."),
+    "rows.json": ({str: {str: [str]}}, "Delete it; the run goes on without it."),
+    "study.json": (STUDIED, "Delete it and study the run again."),
     "perplexity.json": (
         {
             **MEASURED,
             "perplexity?": OPTIONAL,
             "tasks?": {str: {"perplexity?": OPTIONAL, "queries": [{"nll": NUMBER, "tokens": int}]}},
         },
-        ANEW,
+        MEASURE_AGAIN,
     ),
     "transfer.json": (
         {
@@ -174,9 +174,9 @@ FILES: dict[str, tuple[Any, str]] = {
             "own?": {str: str},
             "transfer?": {str: {str: NUMBER}},
         },
-        ANEW,
+        MEASURE_AGAIN,
     ),
-    "harness.json": ({"tasks?": [str], "limit?": (int, None), "num_fewshot?": (int, None)}, ANEW),
+    "harness.json": ({"tasks?": [str], "limit?": (int, None), "num_fewshot?": (int, None)}, MEASURE_AGAIN),
     "expert.json": ({"task": str, "template_sha256": str}, WHOLE),
     "threshold.json": ({"log_odds": NUMBER}, WHOLE),
     "given.json": ({"expert": str, "z": {str: NUMBER}}, WHOLE),

@@ -1,4 +1,4 @@
-"""Texts of users: files in the encodings that their editors write, and characters that a terminal would act on."""
+"""Texts of users: decoding of files in the common encodings, and escapes for control characters."""
 
 import codecs
 import json
@@ -10,7 +10,7 @@ from typing import Any
 from see_lightning.errors import DataError
 from see_lightning.files.reading import file_bytes
 
-# The longer first, as one begins with another.
+# Longer marks first, since one begins with another.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -19,17 +19,16 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
-#: Characters that a terminal obeys instead of showing them: C0 but tab and newline, DEL, C1, and those that turn the
-#: direction of writing.
+#: Control characters of terminals: C0 without tab and newline, DEL, C1, and those that change the direction of writing.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def visible(text: str, control: re.Pattern[str] = CONTROL) -> str:
-    r"""A text whose control characters are escapes, as a terminal can show them without harm.
+    r"""A text with its control characters as escapes, which is safe in a terminal.
 
     Args:
         text: from a file, a model or a setting.
-        control: what becomes an escape, character by character.
+        control: the characters to escape.
 
     >>> print(visible("a\x1b[2Jb\u202ec"))
     a\x1b[2Jb\u202ec
@@ -43,10 +42,10 @@ def _escape(character: str) -> str:
 
 
 def text_bytes(path: Path) -> bytes:
-    """What a text file holds, in UTF-8 and without a mark of the byte order; UTF-16 and UTF-32 need that mark.
+    """The content of a text file as UTF-8 without a byte order mark; UTF-16 and UTF-32 are recognised by theirs.
 
     Raises:
-        DataError: the file is in none of these.
+        DataError: the file is in another encoding.
     """
     content = file_bytes(path)
     for mark, encoding in MARKS:
@@ -54,7 +53,7 @@ def text_bytes(path: Path) -> bytes:
             try:
                 return content.decode(encoding).removeprefix("\ufeff").encode()
             except UnicodeDecodeError as error:
-                if encoding == "utf-8":  # the reader tells which row
+                if encoding == "utf-8":  # the caller finds the row
                     return content.removeprefix(mark)
                 raise DataError(f"{path}: not {encoding.upper()}, as its first bytes say: {error.reason}") from error
     if b"\0" in content[:4]:
@@ -63,10 +62,10 @@ def text_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """What a text file holds.
+    """The content of a text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
 
     Raises:
-        DataError: it is in another encoding than ``text_bytes`` reads.
+        DataError: it is in another encoding.
     """
     try:
         return text_bytes(path).decode()
@@ -79,11 +78,11 @@ def read_text(path: Path) -> str:
 
 
 class NoJson(ValueError):
-    """A text that is no JSON that can be read.
+    """A text is not JSON, or JSON beyond Python's limits.
 
     Args:
-        line: where it is not, from 1.
-        reason: why.
+        line: of the error, from 1.
+        reason: of the error.
     """
 
     def __init__(self, line: int, reason: str) -> None:
@@ -92,14 +91,14 @@ class NoJson(ValueError):
 
 
 def parse_json(content: str, **parsers: Any) -> Any:
-    r"""What a JSON text holds.
+    r"""Parse a JSON text.
 
     Args:
         content: the text.
-        parsers: as ``json.loads`` takes them, such as ``parse_int``.
+        parsers: arguments of ``json.loads``, such as ``parse_int``.
 
     Raises:
-        NoJson: it is no JSON, or Python cannot hold what it says.
+        NoJson: it is not JSON, or has a value beyond Python's limits.
 
     >>> try: parse_json('{"a": 1,\n "b": ' + 5000 * "9" + "}")
     ... except NoJson as error: print(error.line, error)
@@ -115,15 +114,15 @@ def parse_json(content: str, **parsers: Any) -> Any:
     except ValueError as error:  # Python's limit on the digits of a number
         most = sys.get_int_max_str_digits()
         found = next((one for one in re.finditer(rf"{_STRING}|(\d{{{most + 1},}})", content) if one[1]), None)
-        told = f"a number of {len(found[1])} digits; at most {most} can be read" if found else str(error)
-        raise NoJson(_line(content, found.start() if found else 0), f"invalid JSON: {told}") from error
+        reason = f"a number of {len(found[1])} digits; at most {most} can be read" if found else str(error)
+        raise NoJson(_line(content, found.start() if found else 0), f"invalid JSON: {reason}") from error
 
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 
 
 def _deepest(content: str) -> tuple[int, int]:
-    """Where a JSON text is nested most, and how deep."""
+    """The position and depth of the deepest nesting in a JSON text."""
     start = depth = most = 0
     for one in re.finditer(rf"{_STRING}|[\[\]{{}}]", content):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(one[0], 0)
@@ -137,7 +136,7 @@ def _line(content: str, start: int) -> int:
 
 
 def holds_surrogate(text: str) -> bool:
-    r"""Whether a text has half a surrogate pair, as JSON may spell it and bytes that are no UTF-8 leave it.
+    r"""Whether a text has half a surrogate pair, from a JSON escape or from bytes that are not UTF-8.
 
     >>> holds_surrogate("caf\udce9"), holds_surrogate("café")
     (True, False)

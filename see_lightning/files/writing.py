@@ -1,8 +1,8 @@
-"""Every file of ours is written here: whole or not at all, never through a link, never under a name that can be guessed.
+"""Atomic writing of files, never through a symbolic link and never under a temporary name that can be guessed.
 
-A run's folder may come from other people. A link in it, or at the name of a file that is about to be written, would let it
-choose which file of the user's is overwritten. Links above the folder that a user names, such as ``runs -> /scratch/runs``,
-are the user's own and are followed.
+A run's folder may come from other people. A link in it, or at the name of a file to be written, could choose which of the
+user's files is overwritten. Links above the folder that a user names, such as ``runs -> /scratch/runs``, are the user's own
+and are followed.
 """
 
 import errno
@@ -17,20 +17,25 @@ from pathlib import Path
 from see_lightning.errors import Refusal
 from see_lightning.files.reading import file_bytes
 
-#: The name under which a file or folder is written until it is whole; a killed process leaves it behind.
+#: The temporary name of a file or folder until it is whole; a killed process leaves it behind.
 UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file as a whole, in UTF-8; see ``write_bytes``."""
+    """Replace a file atomically by a text in UTF-8.
+
+    Raises:
+        Refusal: the path is a link.
+        OSError: it cannot be written; the error names the path, and the old file stays.
+    """
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file as a whole: at any moment its old or its new content is there, never a part.
+    """Replace a file atomically: at any moment it has its old or its new content, never a part.
 
-    The new content is written beside the target, for a rename across file systems would be a copy. Who may read it is up to
-    the umask.
+    The temporary file is in the same folder, since a rename across file systems would be a copy. Permissions follow the
+    umask.
 
     Args:
         path: of the file; its folder exists.
@@ -38,7 +43,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises:
         Refusal: the path is a link.
-        OSError: it cannot be written; the error names the path, and the old file is as it was.
+        OSError: it cannot be written; the error names the path, and the old file stays.
     """
     refuse_link(path)
     beside = _beside(path)
@@ -50,11 +55,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Replace a folder as a whole.
+    """Replace a folder by a new one that is complete.
 
     Args:
-        folder: what it shall be called; the folder above it exists, and no other process writes this one.
-        fill: puts files into the folder whose path it is given, by whatever means.
+        folder: its path; the folder above it exists, and no other process writes this one.
+        fill: writes the files into the temporary folder whose path it gets.
 
     Raises:
         Refusal: the path is a link.
@@ -64,11 +69,11 @@ def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     beside = _beside(folder)
     for left in folder.parent.glob(f".{folder.name}.*"):
         if UNFINISHED.fullmatch(left.name):
-            shutil.rmtree(left, ignore_errors=True)  # by a killed process
+            shutil.rmtree(left, ignore_errors=True)  # left by a killed process
     with _in_place_of(folder, beside):
         beside.mkdir()
         fill(beside)
-        mode = beside.stat().st_mode & 0o666  # what the umask leaves; safetensors writes 0600 whatever it is
+        mode = beside.stat().st_mode & 0o666  # by the umask; safetensors always writes 0600
         for path in beside.rglob("*"):
             if path.is_file():
                 path.chmod(mode)
@@ -81,8 +86,8 @@ def copy_folder(source: Path, target: Path) -> None:
     """Replace a folder by a copy of another.
 
     Args:
-        source: what is copied; the copy of a link would be a file from elsewhere, so it is refused.
-        target: what the copy shall be called; the folder above it exists.
+        source: without links, since the copy of a link could be a file from elsewhere.
+        target: path of the copy; the folder above it exists.
 
     Raises:
         Refusal: there is a link, a pipe or a device in the source, or the target is a link.
@@ -104,24 +109,24 @@ def copy_folder(source: Path, target: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, unless they are there.
+    """Make a folder and its parents, unless they exist.
 
     Raises:
         OSError: it cannot be made; the error names it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError as error:  # in /proc, say, where nobody makes folders
+    except FileNotFoundError as error:  # as in /proc, where no folder can be made
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
 
 
 def append(path: Path, start: int, block: bytes) -> None:
-    """Write a block behind the first bytes of a file, which is made if need be; what stood behind them goes.
+    """Write a block at a position of a file and truncate the file after it; a missing file is made.
 
     Args:
         path: of the file.
-        start: how many bytes stay.
-        block: what follows them.
+        start: the position, in bytes.
+        block: the bytes to write.
 
     Raises:
         Refusal: the path is a link.
@@ -136,14 +141,14 @@ def append(path: Path, start: int, block: bytes) -> None:
             os.fsync(file.fileno())
             return
         kept = file.read(start)
-    write_bytes(path, kept + block)  # the file has a second name, at which it stays as it is
+    write_bytes(path, kept + block)  # a hard link: the file under its other name stays as it is
 
 
 def check_out(path: Path) -> None:
-    """Refuse a file that a user wants written, before what it shall hold is computed.
+    """Refuse an output file that cannot be written, before its content is computed.
 
     Args:
-        path: as ``--out`` was given; no link, for one in a folder of others may lead to anything.
+        path: of ``--out``; not a link, since one in somebody else's folder could lead anywhere.
 
     Raises:
         Refusal: it cannot be written.
@@ -159,10 +164,10 @@ def check_out(path: Path) -> None:
 
 
 def refuse_link(path: Path) -> None:
-    """Refuse to write where a symbolic link is.
+    """Refuse a path that is a symbolic link.
 
     Raises:
-        Refusal: the path is one.
+        Refusal: it is one.
     """
     if path.is_symlink():
         raise Refusal(
@@ -172,11 +177,11 @@ def refuse_link(path: Path) -> None:
 
 
 def refuse_links(path: Path, root: Path) -> None:
-    """Refuse to write where a link is on the way.
+    """Refuse a path with a link below a root folder.
 
     Args:
-        path: what is to be written.
-        root: a folder above it that may itself be a link; below it nothing may.
+        path: to be written.
+        root: a folder above it, which may be a link itself.
 
     Raises:
         Refusal: the path, or a folder between it and the root, is a link.
@@ -187,10 +192,10 @@ def refuse_links(path: Path, root: Path) -> None:
 
 
 def refuse_links_in(folder: Path) -> None:
-    """Refuse a folder that is a link or holds one, at any depth.
+    """Refuse a folder that is a link or contains one, at any depth.
 
     Raises:
-        Refusal: which one.
+        Refusal: there is a link; the message names it.
     """
     refuse_link(folder)
     for above, folders, files in os.walk(folder):
@@ -199,7 +204,7 @@ def refuse_links_in(folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left half written, at any depth; links and files of other names stay."""
+    """Remove temporary files and folders of killed processes, at any depth; links and other names stay."""
     for above, folders, files in os.walk(folder):
         for name in filter(UNFINISHED.fullmatch, folders):
             shutil.rmtree(Path(above, name), ignore_errors=True)  # does not follow links
@@ -215,7 +220,7 @@ def _beside(path: Path) -> Path:
 
 @contextmanager
 def _in_place_of(path: Path, beside: Path) -> Iterator[None]:
-    """Within this, something is written beside a path; behind it, it stands there, or nothing is left of it."""
+    """A context in which ``beside`` is written; at its end it replaces ``path``, or after an error it is removed."""
     try:
         with _named(path, beside):
             yield
@@ -229,7 +234,7 @@ def _in_place_of(path: Path, beside: Path) -> Iterator[None]:
 
 @contextmanager
 def _named(path: Path, beside: Path) -> Iterator[None]:
-    """Let an error in writing beside a path name the path."""
+    """A context in which errors on ``beside`` name ``path`` instead."""
     try:
         yield
     except OSError as error:

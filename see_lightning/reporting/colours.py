@@ -1,4 +1,4 @@
-"""How a method is drawn: one colour, marker, line and hatch, the same in every figure whatever stands beside it."""
+"""The style of each method in figures: a colour, marker, line and hatch, the same in every figure."""
 
 import colorsys
 import hashlib
@@ -8,7 +8,7 @@ from functools import cache
 
 from see_lightning.config.search_path import CONF
 
-#: Okabe and Ito's colours, which readers with colour-vision deficiency tell apart, and some that fit them.
+#: Okabe and Ito's colours, which readers with colour-vision deficiency can distinguish, and some that fit them.
 FIRST = {
     "base": "#999999",
     "seqft": "#e69f00",
@@ -21,7 +21,7 @@ FIRST = {
     "sema": "#222222",
     "moram": "#7f3c8d",
 }
-#: Each is the one of a grid farthest from those before it in OKLab, seen by normal, red-blind and green-blind readers.
+#: Each is the colour of a grid farthest from those before it in OKLab, for normal, red-blind and green-blind vision.
 FURTHER = (
     "#3c5a00", "#d200ff", "#000096", "#0000ff", "#00e1a5", "#b4002d", "#ff96ff", "#ffa5a5",
     "#5a005a", "#e100a5", "#004b5a", "#4b87ff", "#780000", "#966969", "#7800d2", "#00e100",
@@ -30,18 +30,18 @@ FURTHER = (
     "#b4d269", "#784b3c", "#00a500", "#d20069", "#0f2d5a", "#e1001e", "#b4b487", "#96874b",
 )  # fmt: skip
 PALETTE = (*FIRST.values(), *FURTHER)
-#: Forty colours are more than a reader tells apart, so these differ as well: marker, line, hatch.
+#: Marker, line and hatch differ as well, since forty colours are too many to distinguish.
 MARKS = (("s", "--", "///"), ("^", "-.", "..."), ("D", ":", "xxx"), ("v", (0, (5, 1)), "\\\\\\"))
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a method is drawn.
+    """The look of a method in figures.
 
     Args:
         colour: ``#rrggbb``.
         marker: of points.
-        line: between points, as matplotlib takes it.
+        line: matplotlib's style of the line between points.
         hatch: of areas; empty for a plain one.
     """
 
@@ -52,9 +52,9 @@ class Style:
 
 
 def style_of(method: str) -> Style:
-    """The style of a method, which depends on nothing but its name and the methods that there are configurations of.
+    """The style of a method, which depends only on its name and on the configured methods.
 
-    A method without a configuration here has a colour by its name alone.
+    The colour of a method without a configuration depends on its name alone.
 
     >>> style_of("see")
     Style(colour='#0072b2', marker='o', line='-', hatch='')
@@ -71,7 +71,7 @@ def style_of(method: str) -> Style:
 
 
 def styles(methods: Sequence[str]) -> list[Style]:
-    """A style for each group by its method; groups of one method go from light to the method's own colour.
+    """A style for each group by its method; the groups of one method range from a light shade to its own colour.
 
     Args:
         methods: of the groups, in their order.
@@ -81,8 +81,8 @@ def styles(methods: Sequence[str]) -> list[Style]:
     """
     found = []
     for place, method in enumerate(methods):
-        later, alike = methods[place + 1 :].count(method), methods.count(method)
-        white = 0.6 * later / (alike - 1) if alike > 1 else 0.0
+        later, total = methods[place + 1 :].count(method), methods.count(method)
+        white = 0.6 * later / (total - 1) if total > 1 else 0.0
         own = style_of(method)
         parts = [round(part + white * (255 - part)) for part in parts_of(own.colour)]
         found.append(replace(own, colour="#" + "".join(f"{part:02x}" for part in parts)))
@@ -100,9 +100,9 @@ def _known() -> dict[str, str]:
 
 
 def assigned(methods: Iterable[str]) -> dict[str, str]:
-    """A colour of `FURTHER` for each method that is not in `FIRST`, none twice, as long as there are any.
+    """A different colour of `FURTHER` for each method that is not in `FIRST`, while there are any.
 
-    A method takes the colour that its name points to, or the next free one; so a new method seldom moves another's.
+    A method gets the colour at the hash of its name, or the next free one; so a new method rarely changes another's.
     """
     found: dict[str, str] = {}
     for method in sorted({*methods} - {*FIRST})[: len(FURTHER)]:

@@ -16,7 +16,7 @@ def columns(names: Iterable[str], found: Mapping[str, Any]) -> list[str]:
 
     Args:
         names: of tasks and groups.
-        found: what the harness measured.
+        found: results of the harness.
     """
     tasks: list[str] = []
     for name in names:
@@ -30,9 +30,9 @@ def print_scores(content: Mapping[str, Any], tasks: Sequence[str], experts: int,
 
     Args:
         content: of ``harness.json``.
-        tasks: those to show.
-        experts: how many there are.
-        console: where to.
+        tasks: to show.
+        experts: their number.
+        console: to print to.
     """
     metrics = content["metrics"]
     rows = {
@@ -40,14 +40,14 @@ def print_scores(content: Mapping[str, Any], tasks: Sequence[str], experts: int,
         f"mean of {experts} experts (SEE-AE)": metrics.get("experts", {}).get("mean"),
         "ensemble" if experts else "adapted model": metrics.get("ensemble"),
     }
-    spoken = {name: row for name, row in rows.items() if row}
-    any_row = next(iter(spoken.values()))
+    present = {name: row for name, row in rows.items() if row}
+    any_row = next(iter(present.values()))
     chosen = [
         (task, next(key for key in any_row[task] if "_stderr," not in key)) for task in tasks if any_row.get(task)
     ]
     heads = [f"{task} {key.removesuffix(',none').replace(',', ' ')}" for task, key in chosen]
     table = Table("adapter", *(Column(head, justify="right") for head in (*heads, "at the base")), box=box.SIMPLE_HEAD)
-    for name, row in spoken.items():
+    for name, row in present.items():
         share = {"base": 1.0}.get(name, content.get("base_share") if row is metrics.get("ensemble") else None)
         table.add_row(name, *(number(row[task][key], 4) for task, key in chosen), percent(share))
     print_table(table, console)

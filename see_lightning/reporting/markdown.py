@@ -28,20 +28,19 @@ SHARES = {"routed right, %": "routing_accuracy", "to the base, %": "base_share"}
 
 
 def fill(document: str, folder: Path) -> tuple[str, list[Path]]:
-    """Write every table of a document anew: what stands between ``<!-- scores: superni_5 -->`` and ``<!-- end -->``.
+    """Replace every table of a document, each between marks such as ``<!-- scores: superni_5 -->`` and ``<!-- end -->``.
 
     Args:
-        document: Markdown; the kinds of tables are those of ``KINDS``, each followed by the order whose runs it shows. A
-            table of foreign queries may have columns for sets of tasks too, ``*`` being all that no other set names:
+        document: Markdown; a mark has one of ``KINDS`` and the order of the runs to show. A table of ood queries may have
+            columns for sets of tasks as well, where ``*`` is all tasks of no other set:
             ``<!-- foreign: superni_5 | chosen on: CB, COPA | others: * -->``.
-        folder: that holds the runs.
+        folder: with the runs.
 
     Returns:
-        The document, and the runs that stand in none of its tables of scores.
+        The document, and the runs that are in none of its tables of scores.
 
     Raises:
-        Refusal: the document names a kind, an order or a task that there is not, a place for a table has no end, or a
-            ``results.json`` is damaged.
+        Refusal: the document names an unknown kind, order or task, a mark has no end, or a ``results.json`` is damaged.
     """
     found, _ = find_runs([folder])
     comparison = compare(map(read_run, found))
@@ -62,9 +61,9 @@ def fill(document: str, folder: Path) -> tuple[str, list[Path]]:
         if kind == "scores":
             shown.add(order)
         if mark["sets"] and kind != "foreign":
-            raise Refusal(f"{head}: only a table of foreign queries has columns for sets of tasks.")
-        made = foreign(orders[order], _sets(mark["sets"])) if kind == "foreign" else KINDS[kind](orders[order])
-        return f"{head}\n{made}<!-- end -->"
+            raise Refusal(f"{head}: only a table of ood queries has columns for sets of tasks.")
+        text = foreign(orders[order], _sets(mark["sets"])) if kind == "foreign" else KINDS[kind](orders[order])
+        return f"{head}\n{text}<!-- end -->"
 
     marks = len(re.findall(rf"<!-- *(?:{'|'.join(KINDS)})\b", document))
     filled, places = MARK.subn(table, document)
@@ -77,7 +76,7 @@ def fill(document: str, folder: Path) -> tuple[str, list[Path]]:
 
 
 def scores(groups: Sequence[Group]) -> str:
-    """Metrics and the scores after the last task, a row for each setting."""
+    """A table of metrics and of scores after the last task: a row for each setting."""
     columns: dict[str, Cell] = {name: _metric(name) for name in ("AR", "FWT", "BWT", "forgetting")}
     tasks = dict.fromkeys(task for group in groups for task in group.first.tasks)
     columns |= {task: _last_score(task) for task in tasks}
@@ -86,7 +85,7 @@ def scores(groups: Sequence[Group]) -> str:
 
 
 def _sets(text: str) -> dict[str, list[str]]:
-    """Sets of tasks by the names that a mark gives them.
+    """The sets of tasks in a mark, by name.
 
     >>> _sets(" | chosen on: CB, COPA | others: *")
     {'chosen on': ['CB', 'COPA'], 'others': ['*']}
@@ -101,14 +100,14 @@ def _sets(text: str) -> dict[str, list[str]]:
 
 
 def foreign(groups: Sequence[Group], sets: Mapping[str, Sequence[str]] | None = None) -> str:
-    """Foreign queries, a row for each setting and each set of tasks that it was asked.
+    """A table of ood queries: a row for each setting and each list of ood tasks that it was evaluated on.
 
     Args:
         groups: of one order.
-        sets: tasks by a name; for each a column with the mean of their shares, where all of them were asked.
+        sets: tasks by a name; each gets a column with the mean of their shares, for runs evaluated on all of them.
 
     Raises:
-        Refusal: a set names a task that no run was asked.
+        Refusal: a set names a task that no run was evaluated on.
     """
     sets = sets or {}
     rows: dict[tuple[str, ...], tuple[Group, list[Run]]] = {}
@@ -117,12 +116,12 @@ def foreign(groups: Sequence[Group], sets: Mapping[str, Sequence[str]] | None = 
             per_task = _results(run).get("ood", {}).get("per_task")
             if per_task:
                 rows.setdefault((group.first.numbers, *per_task), (group, []))[1].append(run)
-    tasks = dict.fromkeys(task for _, *asked in rows for task in asked)
+    tasks = dict.fromkeys(task for _, *evaluated in rows for task in evaluated)
     named = [task for some in sets.values() for task in some if task != "*"]
     for task in named:
         if task not in tasks:
             raise Refusal(
-                f"no run was asked a foreign task {task!r}.{nearest(task, tasks)} There are {', '.join(tasks)}."
+                f"no run was evaluated on an ood task {task!r}.{nearest(task, tasks)} There are {', '.join(tasks)}."
             )
     others = [task for task in tasks if task not in named]
     means: dict[str, Cell] = {}
@@ -140,7 +139,7 @@ def foreign(groups: Sequence[Group], sets: Mapping[str, Sequence[str]] | None = 
 
 
 def variants(groups: Sequence[Group]) -> str:
-    """Own queries in other words, a row for each setting that was asked any and each variant."""
+    """A table of variants of the test queries: a row for each setting and each variant that it was evaluated on."""
     rows = []
     for group in groups:
         asked = dict.fromkeys(name for run in group.runs for name in _results(run).get("variants", {}).get("asked", ()))
@@ -152,9 +151,9 @@ def variants(groups: Sequence[Group]) -> str:
 
 
 def capacity(groups: Sequence[Group]) -> str:
-    """What is kept of all tasks, a row for each setting that says so."""
-    told = [(group, runs) for group in groups if (runs := [run for run in group.runs if run.storage])]
-    parts = dict.fromkeys(part for _, runs in told for run in runs for part in run.storage if part != "pool")
+    """A table of the storage after all tasks: a row for each setting whose results have it."""
+    stored = [(group, runs) for group in groups if (runs := [run for run in group.runs if run.storage])]
+    parts = dict.fromkeys(part for _, runs in stored for run in runs for part in run.storage if part != "pool")
     columns: dict[str, Cell] = {
         "kept, MiB": lambda results: _mib(sum(sizes[-1] for sizes in _stored(results).values()))
     }
@@ -165,7 +164,7 @@ def capacity(groups: Sequence[Group]) -> str:
         "after one task": lambda results: _percent(_share(results, _stored(results), stage=0)),
         "AR": _metric("AR"),
     }
-    return _table(told, columns)
+    return _table(stored, columns)
 
 
 KINDS: dict[str, Callable[[Sequence[Group]], str]] = {
@@ -177,7 +176,7 @@ KINDS: dict[str, Callable[[Sequence[Group]], str]] = {
 
 
 def _table(rows: Sequence[tuple[Group, Sequence[Run]]], columns: Mapping[str, Cell]) -> str:
-    """A row for some runs of a group, without columns that nobody has a number for."""
+    """A table with a row for some runs of each group, without columns that have no number at all."""
     found = [_results(run) for _, runs in rows for run in runs]
     measured = {head: cell for head, cell in columns.items() if any(cell(results) is not None for results in found)}
     lines = [
@@ -204,7 +203,7 @@ def _results(run: Run) -> Results:
 
 
 def _command(group: Group) -> str:
-    words = words_without_places(typed(group))  # kept results may be older than this rule
+    words = words_without_places(typed(group))  # kept results may be older than the removal of paths
     return _code(shlex.join(words)) if words else "(defaults)"
 
 
@@ -229,7 +228,7 @@ def _stored(results: Results) -> Mapping[str, Sequence[int]]:
 
 
 def _share(results: Results, parts: Iterable[str], stage: int = -1) -> float:
-    """What some parts take after a stage, over the pool."""
+    """The size of some parts after a stage as a share of the pool."""
     sizes = results["storage"]
     share: float = sum(sizes[part][stage] for part in parts) / sizes["pool"][stage]
     return share
@@ -248,7 +247,7 @@ def _reached(task: str) -> Cell:
 
 
 def _mean_reached(tasks: Sequence[str]) -> Cell:
-    """The mean over tasks, each counted alike; None where one was not asked."""
+    """The mean over tasks with equal weights; None if one was not evaluated."""
     cells = [_reached(task) for task in tasks]
 
     def mean(results: Results) -> float | None:
@@ -267,7 +266,7 @@ def _as_percent(cell: Cell) -> Cell:
 
 
 def _markdown(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    r"""A table of Markdown; the heads are texts, and the rows' cells Markdown already.
+    r"""A table in Markdown; the heads are plain texts, and the cells Markdown already.
 
     >>> print(_markdown(["a", "b|c"], [["1", "2"]]), end="")
     | a | b\|c |
@@ -280,7 +279,7 @@ def _markdown(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _text(text: str) -> str:
-    r"""A text that Markdown shows as it is, in one line.
+    r"""A text escaped for Markdown, in one line.
 
     >>> print(_text("a_b | <!-- end -->"))
     a_b \| &lt;!-- end --&gt;
@@ -290,7 +289,7 @@ def _text(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    r"""A text as code in a table's cell; in it, no comment begins, for it might be a mark.
+    r"""A text as code in a table's cell; the start of a comment in it is broken, since it might be read as a mark.
 
     >>> print(_code("seed=1"), _code("a`b|c"), _code("<!-- end -->"))
     `seed=1` ``a`b\|c`` `<! -- end -->`

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def page_template(name: str) -> "Template":
-    """The template of a page, from the folder ``templates``; a name that it is not given is an error."""
+    """The template of a page, from the folder ``templates``; an undefined name in it is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

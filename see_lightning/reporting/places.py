@@ -1,4 +1,4 @@
-"""Results without the places of the machine that they were made on."""
+"""Removal of a machine's paths and name from results."""
 
 import os
 import re
@@ -8,26 +8,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-#: Begins above or outside of where a command is given: ``/a``, ``~/a``, ``../a``.
+#: The beginning of a path outside the working folder: ``/a``, ``~/a``, ``../a``.
 OUTSIDE = r"(?:file://)?(?:~[\w.-]*|\.\.)?/"
-#: The same in the middle of a text, where one slash alone may be a word of a language.
+#: Such a path within a text; it needs two slashes, since one may belong to a word.
 IN_TEXT = re.compile(rf"(?<![\w./<~]){OUTSIDE}[^/\s'\"<>,;:()\[\]{{}}]+(?:/[^/\s'\"<>,;:()\[\]{{}}]+)+/?")
 HOST = "host"
 CACHE = "~/.cache/see_lightning"
-NOT_KEPT = ("paths", "logger", "hydra")  # settings that tell of a machine or an account, and change no number
+NOT_KEPT = ("paths", "logger", "hydra")  # settings that may name a machine or an account, and change no number
 
 
 def machine(config: Mapping[str, Any], runs: Path, own: Iterable[str] = ()) -> dict[str, str]:
-    """What stands for each place that a run knows, in all forms in which it may be written, and for the machine's name.
+    """Replacements for the machine's name and for each path that a run knows, in all forms in which it may be written.
 
     Args:
         config: of the run, resolved.
-        runs: the folder of runs in which it lies.
-        own: values of settings that say where something lies, such as a folder of data below the working folder.
+        runs: the folder of runs that contains it.
+        own: values of settings that are paths, such as a folder of data in the working folder.
     """
     paths = config.get("paths") or {}
     below_data = f"{paths.get('data') or 'data'}/"
-    told = {name: part for name, part in config.items() if name not in NOT_KEPT}
+    kept_settings = {name: part for name, part in config.items() if name not in NOT_KEPT}
     places = [
         (paths.get("data"), "data"),
         (paths.get("runs"), "runs"),
@@ -35,7 +35,7 @@ def machine(config: Mapping[str, Any], runs: Path, own: Iterable[str] = ()) -> d
         (paths.get("cache"), CACHE),
         (os.getcwd(), "."),
         (os.path.expanduser("~"), "~"),
-        *((text, _last(text)) for text in _leaves(told) if re.match(OUTSIDE, text) and "\n" not in text),
+        *((text, _last(text)) for text in _leaves(kept_settings) if re.match(OUTSIDE, text) and "\n" not in text),
         *(
             (place, _last(place))
             for place in own
@@ -49,7 +49,7 @@ def machine(config: Mapping[str, Any], runs: Path, own: Iterable[str] = ()) -> d
             for form in (place, there, os.path.normpath(there), os.path.abspath(there), os.path.realpath(there)):
                 found.setdefault(form.rstrip("/"), name)
     host = socket.gethostname()
-    if re.search(r"[\d.-]", host):  # another may be a word of the results
+    if re.search(r"[\d.-]", host):  # a name without these may be a word of the results
         found.setdefault(host, HOST)
     return {place: name for place, name in found.items() if place.strip("./~")}
 
@@ -63,14 +63,14 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def without_places(value: Any, places: Mapping[str, str]) -> Any:
-    """A copy of JSON content in which no text names a place of the machine.
+    """A copy of JSON content without paths of the machine.
 
-    Known places are replaced by their names. Of others outside of the folder in which a command is given, the last part
-    is kept, for it may name a model or a data set.
+    Known paths are replaced by their names. Of other paths outside the working folder the last part is kept, since it may
+    name a model or a data set.
 
     Args:
         value: content.
-        places: what stands for which place, from ``machine``.
+        places: replacements from ``machine``.
 
     >>> without_places({"command": "python run.py seed=1 paths.runs=/big/runs", "at": "/big/data/a"}, {"/big/data": "data"})
     {'command': 'python run.py seed=1', 'at': 'data/a'}
@@ -86,7 +86,7 @@ def without_places(value: Any, places: Mapping[str, str]) -> Any:
     if value.startswith(("python ", "see-lightning ")):
         try:
             words = shlex.split(value)
-        except ValueError:  # no command after all
+        except ValueError:  # not a command
             return _text(value, places)
         kept = [word for word in words if re.split(r"[.=]", word.lstrip("+~"))[0] not in NOT_KEPT]
         changed = [_operand(_argument(word, places), places) for word in kept]
@@ -95,20 +95,20 @@ def without_places(value: Any, places: Mapping[str, str]) -> Any:
 
 
 def _argument(word: str, places: Mapping[str, str]) -> str:
-    """A word of a command: the paths in it may have blanks, and stand in lists."""
+    """Replace the paths in a word of a command; they may have blanks, and stand in lists."""
     cut = re.compile(rf"(?<![^=,:'\"(\[{{]){OUTSIDE}[^,'\"()\[\]{{}}]*")
     return cut.sub(lambda found: _last(found[0]), _known(word, places))
 
 
 def _operand(word: str, places: Mapping[str, str]) -> str:
-    """A word of a command that is no setting: a path below the working folder, unless what it lies in has a name already."""
+    """Shorten a word of a command that is a path in the working folder, unless its first folder is a replacement already."""
     first = os.path.normpath(word).split("/")[0]
     is_path = "/" in word and "=" not in first and not word.startswith((".../", "~"))
     return _last(word) if is_path and first not in places.values() else word
 
 
 def _value(text: str, places: Mapping[str, str]) -> str:
-    """A text that may be a path as a whole, with blanks in it."""
+    """Replace the paths in a text, which may be one path with blanks."""
     text = _known(text, places)
     is_path = re.fullmatch(rf"{OUTSIDE}[^\n,\[\]{{}}]*", text) and not text.startswith(CACHE)
     return _last(text) if is_path else _text(text, places)
@@ -121,8 +121,8 @@ def _text(text: str, places: Mapping[str, str]) -> str:
 def _known(text: str, places: Mapping[str, str]) -> str:
     if text in places:
         return places[text]
-    for place in sorted(places, key=len, reverse=True):  # the inner ones first
-        # One name may be a word of any text, unless something lies below it.
+    for place in sorted(places, key=len, reverse=True):  # longer paths first
+        # A name without a slash may be a word of any text; it is a path only if a slash follows.
         is_word = "/" not in place and not place.startswith("~") and places[place] != HOST
         end = "(?=/)" if is_word else r"(?![\w-]|\.\w)"
         text = re.sub(rf"(?<![\w./~-])(?:file://)?{re.escape(place)}{end}", places[place], text)
@@ -130,12 +130,12 @@ def _known(text: str, places: Mapping[str, str]) -> str:
 
 
 def _last(path: str) -> str:
-    """The last part of a path; of a home folder nothing, for it is somebody's name."""
+    """The last part of a path; ~ for a home folder, since it is named after a person."""
     parts = [part for part in path.removeprefix("file://").split("/") if part]
     is_home = (len(parts) == 2 and parts[0] in ("home", "Users")) or parts[:1] == ["~"] == parts
     return "~" if is_home else f".../{parts[-1]}" if parts else path
 
 
 def words_without_places(words: Iterable[str]) -> list[str]:
-    """The words of a command without places, as in ``without_places``."""
+    """The words of a command without paths outside the working folder, of which the last part is kept."""
     return [_argument(word, {}) for word in words]

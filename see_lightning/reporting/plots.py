@@ -1,4 +1,4 @@
-"""What the figures share: axes and legends of standalone pictures on a white ground."""
+"""Axes and legends of the figures."""
 
 import textwrap
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ INK, LINE = "#222222", "#d0d0d0"
 
 
 def frame(axes: "Axes") -> None:
-    """Two axes, and lines to read heights by."""
+    """Style axes: two spines, and horizontal grid lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9, color=INK, labelcolor=INK)
     axes.grid(axis="y", color=LINE, linewidth=0.7)
@@ -22,7 +22,7 @@ def frame(axes: "Axes") -> None:
 
 
 def logarithmic(axes: "Axes") -> None:
-    """Name heights by their numbers: powers of ten, and 2 and 5 between them where there are few."""
+    """Label a logarithmic y axis in plain numbers: powers of ten, with 2 and 5 between them over a short range."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axes.get_ylim()
@@ -32,7 +32,7 @@ def logarithmic(axes: "Axes") -> None:
 
 
 def name_places(figure: "Figure", axes: "Axes", places: Sequence[float], names: Sequence[str]) -> None:
-    """Write names below an axis, slanted if they would touch."""
+    """Write names below an axis, slanted if they would overlap."""
     fitting = short(names)
     axes.set_xticks(places, fitting)
     axes.tick_params(axis="x", length=0)
@@ -43,7 +43,7 @@ def name_places(figure: "Figure", axes: "Axes", places: Sequence[float], names: 
 
 
 def legend(figure: "Figure", handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Above the plots, in as many columns as fit; a long label takes several lines, for what it ends with tells it apart."""
+    """Add a legend above the plots, in as many columns as fit; long labels are wrapped, since they may differ at the end."""
     lines = [textwrap.wrap(label, 90, break_on_hyphens=False) for label in labels]
     labels = ["\n".join(some) for some in lines]
     columns = max(1, int(figure.get_figwidth() / (0.09 * max(len(line) for some in lines for line in some) + 0.55)))

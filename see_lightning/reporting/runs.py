@@ -23,18 +23,18 @@ METRICS = (*FORMULAS, "routing accuracy")
 
 @dataclass(frozen=True)
 class Run:
-    """What is kept of a run to compare and draw it.
+    """The data of a run for comparisons and figures.
 
     Args:
         path: of its ``results.json``.
         content: sha256 of that file.
-        order, method, ratio, model, seed, tasks, matrix, command: as the file holds them.
-        metrics: of `METRICS`, those that the file holds; None where one was not measured.
+        order, method, ratio, model, seed, tasks, matrix, command: as in the file.
+        metrics: those of `METRICS` that the file has; None if not measured.
         key: the run's own, eight hex digits.
         numbers: sha256 of the settings that can change a number, without the seed.
-        settings: these, by dotted name.
-        made: commit, dtype, versions and threads, which should not change what is measured, but may.
-        storage: what is kept after each task, in bytes, by part; empty where the file does not say.
+        settings: that can change a number, by dotted name.
+        made: commit, dtype, versions and threads, which should not change a number, but may.
+        storage: bytes kept after each task, by part; empty if the file has none.
     """
 
     path: Path
@@ -56,18 +56,18 @@ class Run:
 
     @property
     def is_at_home(self) -> bool:
-        """Whether it lies in a run's directory, not elsewhere as a copy may."""
+        """Whether the file lies in a run's directory, unlike a copy."""
         return _key(self.path, self.seed) is not None
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Search folders for runs, without a look into the folders of a run.
+    """Search folders for runs; a run's own folder is not searched further.
 
     Args:
-        paths: folders to be searched, or files that are a ``results.json``.
+        paths: folders to search, or ``results.json`` files.
 
     Returns:
-        Each ``results.json`` once, however often it was reached, and the directories of runs that are not finished.
+        Each ``results.json`` once, and the directories of unfinished runs.
 
     Raises:
         Refusal: a path does not exist or cannot be read.
@@ -98,10 +98,10 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def read_run(path: Path) -> Run:
-    """Read a ``results.json``.
+    """Read a run from its ``results.json``.
 
     Raises:
-        Refusal: it cannot be read, or is not what a run writes.
+        Refusal: it cannot be read, or is not of a run's form.
     """
     content = read_bytes(path, RESULTS)
     results = read_results(path, content)
@@ -110,14 +110,14 @@ def read_run(path: Path) -> Run:
 
 
 def read_results(path: Path, content: bytes | None = None) -> dict[str, Any]:
-    """What a ``results.json`` holds, whose parts belong together.
+    """The content of a ``results.json``, checked for consistency.
 
     Args:
         path: of the file.
-        content: of it, if it was read before.
+        content: its bytes, if they were read before.
 
     Raises:
-        Refusal: it cannot be read, or is not what a run writes.
+        Refusal: it cannot be read, or is not of a run's form.
     """
     results = read_content(read_bytes(path, RESULTS) if content is None else content, path, RESULTS)
     with well_shaped(path):
@@ -171,7 +171,7 @@ def _run(path: Path, results: Mapping[str, Any], content: str) -> Run:
 
 
 def _versions(results: Mapping[str, Any]) -> dict[str, str]:
-    """What was installed, of a run of several starts at all of them."""
+    """Versions of installed packages; of a run with several starts, those of all starts."""
     starts = [start["versions"] for start in results.get("starts") or ()] or [results["versions"]]
     return {name: " then ".join(dict.fromkeys(str(one[name]) for one in starts if name in one)) for name in starts[-1]}
 
@@ -186,7 +186,7 @@ def dotted(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _key(path: Path, seed: int) -> str | None:
-    """The key by which a run's directory is called, ``<key>/seed=<n>``; None where the file lies elsewhere."""
+    """The key in the path of a run's directory, ``<key>/seed=<n>``; None if the file lies elsewhere."""
     *_, key, folder, _ = ("", "", *Path(os.path.abspath(path)).parts)
     return key if folder == f"seed={seed}" and re.fullmatch("[0-9a-f]{8}", key) else None
 
@@ -198,5 +198,5 @@ def _score(value: Any) -> float | None:
 
 
 def _short_commit(commit: str | None) -> str:
-    """Eight digits of a commit are enough to find it."""
+    """The first eight digits of a commit, which are enough to find it."""
     return "none" if commit is None else re.sub(r"(?<=^[0-9a-f]{8})[0-9a-f]+", "", commit)

@@ -1,4 +1,4 @@
-"""Tables as the text of CSV files, in which no cell is a formula."""
+"""Tables as CSV, in which no cell is a formula."""
 
 import csv
 import io
@@ -7,15 +7,15 @@ from typing import Any
 
 from see_lightning.files.text import visible
 
-#: What begins a formula in a spreadsheet, full-width signs among it.
+#: First characters of formulas in spreadsheets, full-width signs included.
 FORMULA = tuple("=+-@\t\n＝＋－＠")
 
 
 def csv_text(lines: Iterable[Sequence[Any]]) -> str:
-    """A table as the text of a CSV file; what a spreadsheet would compute has an apostrophe before it.
+    """A table as the text of a CSV file; a text that a spreadsheet would compute gets an apostrophe before it.
 
     Args:
-        lines: of cells; numbers stay numbers, also those that are texts, and None is empty.
+        lines: of cells; numbers, and texts that are numbers, stay as they are, and None is empty.
 
     >>> print(csv_text([["task", "AR"], ["=1+1", -3.5], ["-0.5", None]]), end="")
     task,AR
@@ -30,7 +30,7 @@ def csv_text(lines: Iterable[Sequence[Any]]) -> str:
 def _cell(value: Any) -> Any:
     if value is None or isinstance(value, int | float):
         return value
-    text = visible(str(value))  # a return would begin a line
+    text = visible(str(value))  # a carriage return would begin a line
     return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
 
 

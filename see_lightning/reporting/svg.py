@@ -1,4 +1,4 @@
-"""The report's drawings: SVG whose text and lines take their colours from the page, and so follow its light and dark mode.
+"""The figures of the report: SVG with the page's own colours for text and lines, so that they follow its light and dark mode.
 
 Letters: T tasks, in the order in which they are learned.
 """
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours that no drawing uses for anything else; each becomes a colour of the page.
+# Placeholder colours, which figures use for nothing else; each is replaced by a colour of the page.
 PAGE_COLOURS = {
     "#010203": "currentColor",
     "#040506": "var(--muted)",
@@ -28,18 +28,18 @@ def matrix_svg(
     deviations: Sequence[Sequence[float | None]] | None = None,
     name: str = "matrix",
 ) -> str:
-    """The results matrix as a heatmap; the diagonal is framed, what was not measured is a dot.
+    """The results matrix as a heatmap; the diagonal is framed, a score that was not measured is a dot.
 
     Args:
         tasks: names in the order in which they are learned.
         matrix: scores in 0..100, or their means over seeds.
-        deviations: of these means, written below them.
-        name: of the drawing, another one for each on a page.
+        deviations: standard deviations of these means, written below them.
+        name: of the figure, unique on its page.
     """
     texts = [["·" if score is None else f"{score:.1f}" for score in row] for row in matrix]
-    told = f"Score on each of {len(tasks)} tasks after learning each of them"
+    label = f"Score on each of {len(tasks)} tasks after learning each of them"
     if deviations:
-        told += ", the mean over seeds with its standard deviation"
+        label += ", the mean over seeds with its standard deviation"
         texts = [
             [text if deviation is None else f"{text}\n±{deviation:.1f}" for text, deviation in zip(*row, strict=True)]
             for row in zip(texts, deviations, strict=True)
@@ -48,7 +48,7 @@ def matrix_svg(
     rows = [f"after {task}" for task in short(tasks)]
     return _heatmap(
         name,
-        f"{told}; the numbers are in the table below.",
+        f"{label}; the numbers are in the table below.",
         rows,
         tasks,
         texts,
@@ -57,7 +57,7 @@ def matrix_svg(
 
 
 def confusion_svg(tasks: Sequence[str], columns: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
-    """Who answered each task's queries: counts, shaded by their share of the row; a task's own expert is framed."""
+    """The confusion matrix of routing: counts, shaded by their share of the row; a task's own expert is framed."""
     shades = [[count / sum(row) if count else None for count in row] for row in confusion]
     texts = [[f"{count}" for count in row] for row in confusion]
     label = "Queries of each task (rows) by the expert that answered (columns, last the base model)."
@@ -95,12 +95,12 @@ def draw_cells(
     """Fill axes with a grid of coloured cells.
 
     Args:
-        axes: to be filled.
+        axes: to fill.
         rows: names.
         columns: names, written above.
         texts: of the cells, row by row.
         shades: of the cells, 0..1; None for one without colour.
-        framed: cells that stand out, as numbers of row and column.
+        framed: cells with a frame and bold text, as row and column numbers.
         ink: colour of frames.
         muted: colour of the texts of cells without colour.
         size: of the texts, in points.
@@ -108,7 +108,7 @@ def draw_cells(
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    colours = colormaps["cividis"]  # made to look the same to readers with and without colour-vision deficiency
+    colours = colormaps["cividis"]  # designed for readers with and without colour-vision deficiency
     for i, (text_row, shade_row) in enumerate(zip(texts, shades, strict=True)):
         for j, (text, shade) in enumerate(zip(text_row, shade_row, strict=True)):
             colour = None if shade is None else colours(0.08 + 0.92 * shade)
@@ -129,7 +129,7 @@ def draw_cells(
 
 
 def curve_svg(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]], j: int) -> str:
-    """A task's score over the stages: a line since it was learned, hollow points before."""
+    """A task's score over the stages: a line from its learning on, hollow points before."""
     measured = [(t + 1, row[j]) for t, row in enumerate(matrix) if row[j] is not None]
     before = [point for point in measured if point[0] <= j]
     since = [point for point in measured if point[0] > j]
@@ -147,7 +147,7 @@ def curve_svg(tasks: Sequence[str], matrix: Sequence[Sequence[float | None]], j:
 
 
 def study_svg(study: Mapping[str, Any]) -> str:
-    """Log-odds of own and foreign queries for each expert, and below, on the same axis, routing over all thresholds."""
+    """Log-odds of own and other tasks' queries for each expert, and below, on the same axis, routing over the threshold."""
     picture, verdicts = study["picture"], study["rows"][0]
     edges, experts, best = picture["edges"], picture["experts"], picture["best"]
     low, high = edges[0], edges[-1]
@@ -167,8 +167,8 @@ def study_svg(study: Mapping[str, Any]) -> str:
         axes.plot(edges, picture[name], linewidth=1.8, color=colour, clip_on=False)
         axes.text(high + 0.012 * (high - low), picture[name][-1], words, va="center", color=colour, fontsize=8.5)
     axes.plot(best["threshold"], best["accuracy"], "o", markersize=4.5, color=ACCENT, clip_on=False)
-    told = f"best {best['threshold']:g}: {100 * best['accuracy']:.1f} %".replace("-", "−")
-    axes.text(best["threshold"], top + 0.05, told, ha="center", va="bottom", color=INK, fontsize=8.5)
+    best_text = f"best {best['threshold']:g}: {100 * best['accuracy']:.1f} %".replace("-", "−")
+    axes.text(best["threshold"], top + 0.05, best_text, ha="center", va="bottom", color=INK, fontsize=8.5)
     middle = (low + high) / 2
     axes.text(middle, -0.3, "threshold, log-odds of accepting", ha="center", va="top", color=INK, fontsize=8.5)
     axes.set(xlim=(low, high), ylim=(0, top))
@@ -184,7 +184,7 @@ def study_svg(study: Mapping[str, Any]) -> str:
 
 
 def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
-    """A bare figure with one frameless plot of this size in inches."""
+    """An empty figure with one plot without a frame, of this size in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
@@ -203,7 +203,7 @@ def _svg(figure: "Figure", name: str, label: str) -> str:
     svg = _render(figure, name, bbox_inches="tight", pad_inches=0.06, transparent=True)
     for colour, page_colour in PAGE_COLOURS.items():
         svg = svg.replace(colour, page_colour)
-    # Several drawings share a page: numbered names would repeat, and only those by content are referred to.
+    # Figures share a page: numbered ids would repeat. Only ids made from content are referred to.
     svg = re.sub(r' id="[\w.]+_\d+"', "", svg[svg.index("<svg") :])
     head, body = svg.split(">", 1)
     size = dict(re.findall(r'(\w+)="([^"]*)"', head))
@@ -215,11 +215,11 @@ def _svg(figure: "Figure", name: str, label: str) -> str:
 
 
 def standalone_svg(figure: "Figure", name: str, title: str) -> str:
-    """The figure as a file of its own, on a white ground.
+    """The figure as a standalone file on a white background.
 
     Args:
-        figure: to be drawn.
-        name: makes what has no name inside the file the same every time.
+        figure: to draw.
+        name: seed of the ids in the file, so that they are the same every time.
         title: for screen readers and windows.
     """
     from html import escape
@@ -234,7 +234,7 @@ def standalone_svg(figure: "Figure", name: str, title: str) -> str:
 
 
 def _render(figure: "Figure", name: str, **settings: Any) -> str:
-    """What matplotlib writes: text as text, and the same bytes every time."""
+    """The figure as matplotlib's SVG: text stays text, and the bytes are the same every time."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -245,7 +245,7 @@ def _render(figure: "Figure", name: str, **settings: Any) -> str:
 
 
 def short(names: Sequence[str]) -> list[str]:
-    """Names that fit a drawing: cut at their end; those that this makes alike in their middle, if need be with a number.
+    """Names shortened for a figure: at the end; if that makes them equal, in the middle; if needed, with a number.
 
     >>> short(["a task with a very long name", "task_84_of_natural_instructions", "task_84_of_natural_inference"])
     ['a task with a very lo…', 'task_84_of…nstructions', 'task_84_of…l_inference']

@@ -1,4 +1,4 @@
-"""Tables in a terminal and in a file."""
+"""Printing of tables."""
 
 import io
 
@@ -8,7 +8,7 @@ from rich.text import Text
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print a table that fits a terminal, or one that is as wide as it needs to be into anything else."""
+    """Print a table: fitted to the width of a terminal, or at full width into a pipe or a file."""
     if console.is_terminal:
         console.print(table)
     else:
@@ -16,7 +16,7 @@ def print_table(table: Table, console: Console) -> None:
 
 
 def plain(table: Table) -> str:
-    """The table as plain text, as wide as it needs to be."""
+    """The table as plain text, at full width."""
     console = Console(file=io.StringIO(), width=100_000, color_system=None)
     with console.capture() as capture:
         console.print(table)

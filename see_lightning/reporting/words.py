@@ -1,11 +1,11 @@
-"""Numbers, shares and time spans as a reader sees them."""
+"""Numbers, shares and time spans in readable form."""
 
 import math
 from collections.abc import Mapping
 
 
 def number(value: object, digits: int = 2) -> str:
-    """A value for reading: thousands apart, `digits` decimals, an en dash for None.
+    """A readable value: thousands separated, `digits` decimals, an en dash for None.
 
     >>> number(12345), number(81.234), number(-3.5), number(None), number([1200, 3])
     ('12,345', '81.23', '−3.50', '–', '1,200, 3')
@@ -24,7 +24,7 @@ def number(value: object, digits: int = 2) -> str:
 
 
 def percent(share: float | bool | None) -> str:
-    """A share in 0..1 for reading.
+    """A share in 0..1 as a percentage.
 
     >>> percent(0.9876), percent(None), percent(True)
     ('98.8 %', '–', '100.0 %')
@@ -33,7 +33,7 @@ def percent(share: float | bool | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time span for reading.
+    """A readable time span.
 
     >>> duration(41.23), duration(192), duration(3725), duration(None)
     ('41.2 s', '3 min 12 s', '1 h 02 min', '–')

@@ -544,7 +544,7 @@ def test_notes_beyond_the_first_ten_are_left_to_the_page(tmp_path):
             write(tmp_path, results(seed, {"optim__lr": float(number)}, dtype=("bf16", "fp32")[seed]))
     comparison = compared(tmp_path)
     assert printed(comparison).count("mixes runs") == 10
-    assert "note: 2 more notes stand on the page" in printed(comparison)
+    assert "note: 2 more notes are on the page" in printed(comparison)
     assert Page(render_comparison(comparison, "compare")).text.count("mixes runs") == 12
 
 

@@ -273,7 +273,7 @@ def test_a_damaged_file_of_perplexities_is_named(tmp_path, capsys, text):
     path.write_text(text)
     told = refused(capsys, tmp_path)
     assert told.startswith(f"{path} is damaged: ")
-    assert told.endswith("Delete it and have it measured anew.")
+    assert told.endswith("Delete it and measure it again.")
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 40])

@@ -298,10 +298,10 @@ def test_a_set_of_foreign_tasks_has_the_mean_of_their_shares_where_all_were_aske
 @pytest.mark.parametrize(
     ("mark", "told"),
     [
-        ("foreign: jsonl | mine: aa", "no run was asked a foreign task 'aa'.*There are a, b, c, d"),
+        ("foreign: jsonl | mine: aa", "no run was evaluated on an ood task 'aa'.*There are a, b, c, d"),
         ("foreign: jsonl | mine a, b", "'mine a, b' names no set of tasks; write it as NAME: TASK"),
         ("foreign: jsonl | mine:", "'mine:' names no set of tasks"),
-        ("scores: jsonl | mine: sea", "scores: jsonl | mine: sea -->: only a table of foreign queries has columns"),
+        ("scores: jsonl | mine: sea", "scores: jsonl | mine: sea -->: only a table of ood queries has columns"),
     ],
 )
 def test_a_set_of_tasks_that_cannot_be_shown_is_refused(base, folder, document, mark, told):

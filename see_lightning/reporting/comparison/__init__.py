@@ -1,1 +1,1 @@
-"""Finished runs side by side: groups of one setting, and how a terminal, spreadsheets and a page show them."""
+"""Comparison of finished runs: groups of equal settings, as tables in a terminal, in CSV files and on a page."""

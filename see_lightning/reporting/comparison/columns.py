@@ -13,10 +13,10 @@ class Column:
     """A column of the table.
 
     Args:
-        names: of what it holds; several settings if they differ between the same rows.
-        cells: for reading, one for each group.
-        values: to sort by, one for each group; None where nothing is known.
-        is_number: whether cells are measured numbers, which stand on the right.
+        names: its head; several settings if they differ between the same rows.
+        cells: readable, one for each group.
+        values: to sort by, one for each group; None if unknown.
+        is_number: whether cells are measured numbers, which are aligned to the right.
     """
 
     names: tuple[str, ...]
@@ -26,10 +26,10 @@ class Column:
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """The columns of the table: which run, its metrics, and one for each difference of settings.
+    """The columns of the table: the run, its metrics, and one for each difference of settings.
 
-    Settings that differ between the same rows are one difference. One that has the same value wherever there is any is
-    none if it is there for the same rows as another; `alike` tells it.
+    Settings that differ between the same rows share a column. A setting that has one value in all rows that have it gets no
+    column if another setting differs that is in the same rows; `alike` has it.
     """
     groups = comparison.groups
     first = [group.first for group in groups]
@@ -64,7 +64,7 @@ def _settings_column(names: tuple[str, ...], runs: Sequence[Run]) -> Column:
 
 
 def differences(comparison: Comparison) -> list[tuple[str, ...]]:
-    """The settings in which rows differ, those together that differ between the same rows."""
+    """The settings in which rows differ; settings that differ between the same rows are in one tuple."""
     runs = [group.first for group in comparison.groups]
     together: dict[tuple[int, ...], list[str]] = {}
     for name in (*comparison.settings, *comparison.further):
@@ -77,14 +77,14 @@ def differences(comparison: Comparison) -> list[tuple[str, ...]]:
     def varies(name: str) -> bool:
         return len({setting(run, name) for run in runs if name in run.settings}) > 1
 
-    told = {has(names[0]) for names in together.values() if varies(names[0])}
-    return [tuple(names) for names in together.values() if varies(names[0]) or has(names[0]) not in told]
+    explained = {has(names[0]) for names in together.values() if varies(names[0])}
+    return [tuple(names) for names in together.values() if varies(names[0]) or has(names[0]) not in explained]
 
 
 def alike(comparison: Comparison) -> dict[str, dict[str, str]]:
-    """The settings that are no column, by name, under the rows for which they hold: all (an empty name), or some.
+    """The settings without a column, by name, grouped by the rows that share them: all rows (an empty name), or some.
 
-    Settings of a task count where it is learned.
+    Settings of a task concern only the runs that learn it.
     """
     shown = {name for names in differences(comparison) for name in names} | {"order.name"}
     runs = [group.first for group in comparison.groups]
@@ -113,7 +113,7 @@ def alike(comparison: Comparison) -> dict[str, dict[str, str]]:
 
 
 def reading(value: MeanStd | None, seeds: int, show: Callable[[float], str] = number) -> str:
-    """Mean ± standard deviation, and of how many if that is not all seeds.
+    """Mean ± standard deviation, and the number of values if that is not all seeds.
 
     >>> reading(MeanStd(81.0, 1.4142, 2), seeds=2), reading(MeanStd(81.0, 1.4142, 2), seeds=3)
     ('81.00 ± 1.41', '81.00 ± 1.41 (n = 2)')

@@ -1,7 +1,7 @@
-"""Finished runs in groups, made from their ``results.json`` alone: no answers, no model, no torch.
+"""Groups of finished runs, from their ``results.json`` alone: no answers, no model, no torch.
 
-Runs that differ in nothing but their seed are a group, and a group is a row of the table. Whatever else differs keeps
-runs apart, and is shown as a column.
+Runs that differ only in their seed are a group, and a group is a row of the table. Any other setting in which runs differ
+puts them into different groups, and is a column.
 """
 
 import json
@@ -24,7 +24,7 @@ NAMED = 10  # runs in a sentence or a cell, notices in a terminal, commands belo
 
 @dataclass(frozen=True)
 class MeanStd:
-    """Mean and sample standard deviation (n − 1) of n values; the latter None if there is but one."""
+    """Mean and sample standard deviation (n − 1) of n values; the deviation of one value is None."""
 
     mean: float
     deviation: float | None
@@ -32,12 +32,12 @@ class MeanStd:
 
 
 def spread(values: Iterable[float | None]) -> MeanStd | None:
-    """What is known of some seeds; None among the values is left out, and is returned if nothing else is there.
+    """Mean and standard deviation of the values that are not None; None if there is no such value.
 
     >>> spread([80.0, None, 82.0])
-    Spread(mean=81.0, deviation=1.4142135623730951, n=2)
+    MeanStd(mean=81.0, deviation=1.4142135623730951, n=2)
     >>> spread([80.0]), spread([None])
-    (Spread(mean=80.0, deviation=None, n=1), None)
+    (MeanStd(mean=80.0, deviation=None, n=1), None)
     """
     known = [value for value in values if value is not None]
     if not known:
@@ -47,11 +47,11 @@ def spread(values: Iterable[float | None]) -> MeanStd | None:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but their seed.
+    """Runs that differ only in their seed.
 
     Args:
         runs: by their seeds.
-        apart: names of settings in which it differs from groups of the same order, method and ratio.
+        apart: settings in which it differs from groups of the same order, method and ratio.
     """
 
     runs: tuple[Run, ...]
@@ -59,7 +59,7 @@ class Group:
 
     @property
     def first(self) -> Run:
-        """One for what all of them share."""
+        """The first run, for the settings that all runs share."""
         return self.runs[0]
 
     @cached_property
@@ -75,13 +75,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is shown.
+    """The content of a comparison.
 
     Args:
         groups: in the order of their rows.
-        settings: names of those that tell groups of one order, method and ratio apart.
-        further: names of those in which, besides, groups of one order differ.
-        notices: what a reader must know.
+        settings: names of settings in which groups of one order, method and ratio differ.
+        further: names of other settings in which groups of one order differ.
+        notices: on unfinished runs, copies and mixed groups.
     """
 
     groups: tuple[Group, ...]
@@ -91,16 +91,16 @@ class Comparison:
 
 
 def compare(runs: Iterable[Run], unfinished: Sequence[Path] = ()) -> Comparison:
-    """Group runs, in an order that does not depend on theirs.
+    """Group runs, in an order that does not depend on the order of the arguments.
 
-    A file with the very content of another is a copy of it, and counts once.
+    A file with the same content as another is a copy, and counts once.
 
     Args:
         runs: at least one.
-        unfinished: directories of runs that are not compared.
+        unfinished: directories of unfinished runs, for a notice.
 
     Raises:
-        Refusal: there is no run, or two that ought to be the same differ.
+        Refusal: there is no run, or two runs of the same key and seed differ.
     """
     contents: dict[str, Run] = {}
     seeds: dict[tuple[str, ...], dict[int, Run]] = {}
@@ -135,22 +135,22 @@ def compare(runs: Iterable[Run], unfinished: Sequence[Path] = ()) -> Comparison:
 
 
 def _tell_apart(groups: Iterable[tuple[Run, ...]]) -> tuple[list[Group], set[str]]:
-    """The groups, and the settings in which those of one order differ, without those of a method itself."""
+    """The groups, and the settings in which groups of one order differ, without those of methods."""
     ordered: dict[str, list[Run]] = {}
     alike: dict[tuple[str, str, float | None], list[tuple[Run, ...]]] = {}
     for runs in groups:
         ordered.setdefault(runs[0].order, []).append(runs[0])
         alike.setdefault((runs[0].order, runs[0].method, runs[0].ratio), []).append(runs)
-    told = []
+    made = []
     for some in alike.values():
         apart = tuple(sorted(_differing([runs[0] for runs in some])))
-        told += [Group(runs, apart) for runs in some]
+        made += [Group(runs, apart) for runs in some]
     found = {name for firsts in ordered.values() for name in _differing(firsts) if not name.startswith("method.")}
-    return told, found
+    return made, found
 
 
 def _differing(runs: Sequence[Run]) -> Iterator[str]:
-    """The settings that are not the same in all runs; a setting of a task matters where the task is learned."""
+    """The settings that differ between runs; those of a task are compared only in runs that learn it."""
     for name in {name for run in runs for name in run.settings}:
         concerned = [run.settings for run in runs if concerns(name, run)]
         if len({json.dumps(settings[name]) if name in settings else "" for settings in concerned}) > 1:
@@ -158,24 +158,24 @@ def _differing(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def concerns(name: str, run: Run) -> bool:
-    """Whether a setting is not one of a task that the run does not learn."""
+    """Whether a setting concerns a run: those of a task concern only the runs that learn it."""
     return not name.startswith("benchmark.tasks.") or name.split(".")[2] in run.tasks
 
 
 def setting(run: Run, name: str) -> str:
-    """A setting for reading; an en dash where a run has none of that name."""
+    """A run's setting as readable text; an en dash if it has none of that name."""
     return setting_text(run.settings[name]) if name in run.settings else "–"
 
 
 def setting_text(value: Any) -> str:
-    """A setting's value for reading."""
+    """A setting's value as readable text."""
     if isinstance(value, list) and value:
         return ", ".join(item if isinstance(item, str) else json.dumps(item) for item in value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _place(group: Group, settings: Sequence[str]) -> tuple[Any, ...]:
-    """By what rows are sorted: order, method, ratio, settings, and numbers by their size."""
+    """The sort key of a row: order, method, ratio, settings; numbers are sorted by size."""
     run = group.first
     values = [run.ratio, *(run.settings.get(name) for name in settings)]
     sizes = [(1, value, "") if isinstance(value, int | float) else (0, 0, json.dumps(value)) for value in values]
@@ -183,31 +183,31 @@ def _place(group: Group, settings: Sequence[str]) -> tuple[Any, ...]:
 
 
 def _mixed(group: Group) -> Iterator[str]:
-    """What differs between the runs of a group though nothing should."""
+    """Notices on versions, commits and the like that differ between the runs of a group."""
     for name in dict.fromkeys(name for run in group.runs for name in run.made):
         values: dict[str, list[int]] = {}
         for run in group.runs:
             values.setdefault(run.made.get(name, "unknown"), []).append(run.seed)
         if len(values) > 1:
-            told = ", ".join(f"{value} ({seeds_text(seeds)})" for value, seeds in values.items())
-            yield f"{short_label(group)} · {group.first.key} mixes runs with different {name}: {told}"
+            text = ", ".join(f"{value} ({seeds_text(seeds)})" for value, seeds in values.items())
+            yield f"{short_label(group)} · {group.first.key} mixes runs with different {name}: {text}"
 
 
 def counted(things: Sequence[object]) -> str:
-    """How many there are, and the first of them by name."""
+    """The number of things, and the names of the first ones."""
     rest = f" and {len(things) - NAMED:,} more" if len(things) > NAMED else ""
     return f"{len(things):,} ({', '.join(map(str, things[:NAMED]))}{rest})"
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
-    """Which seeds, for reading."""
+    """Seeds as readable text."""
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def label(group: Group) -> str:
-    """One line that tells a group from others."""
-    told = [f"{name} {setting(group.first, name)}" for name in group.apart]
-    return " · ".join([short_label(group), *told, group.first.key])
+    """One line that identifies a group."""
+    settings = [f"{name} {setting(group.first, name)}" for name in group.apart]
+    return " · ".join([short_label(group), *settings, group.first.key])
 
 
 def short_label(group: Group) -> str:
@@ -217,11 +217,11 @@ def short_label(group: Group) -> str:
 
 
 def ratio_text(run: Run) -> str:
-    """A run's ratio for reading; an en dash for a method without one."""
+    """A run's ratio as readable text; an en dash for a method without one."""
     return "–" if run.ratio is None else f"{run.ratio:.15g}"
 
 
 def typed(group: Group) -> list[str]:
-    """The words of a group's command, without those that change no number or are counted, such as the seed."""
+    """The overrides in a group's command, without the seed and others that change no number."""
     words = shlex.split(group.first.command)[2:]
     return [word for word in words if re.split(r"[.=]", word)[0] not in NOT_TYPED]

@@ -1,4 +1,4 @@
-"""A comparison as a page that needs nothing but itself."""
+"""A comparison as a self-contained HTML page."""
 
 import os
 from pathlib import Path
@@ -13,16 +13,16 @@ from see_lightning.reporting.runs import Run
 from see_lightning.reporting.svg import matrix_svg
 
 MEANINGS = {**FORMULAS, "routing accuracy": f"{ROUTING['accuracy']}; higher is better"}
-MATRICES = 24  # on a page, which would otherwise grow with every run
+MATRICES = 24  # most matrices on a page
 
 
 def render_comparison(comparison: Comparison, command: str, folder: Path = Path()) -> str:
-    """One self-contained page: no network, and nothing that is not there without its script, which sorts the table.
+    """Render the page: no network; its script only sorts the table.
 
     Args:
-        comparison: what to show; matrices for the first `MATRICES` groups.
-        command: that made the page.
-        folder: where the page will lie, from which it links to the runs' own.
+        comparison: to show; the first `MATRICES` groups get a matrix.
+        command: that made the page, for the record.
+        folder: of the page, from which it links to the reports of runs.
     """
     shown = comparison.groups[:MATRICES]
     every = columns(comparison)
@@ -51,19 +51,19 @@ def render_comparison(comparison: Comparison, command: str, folder: Path = Path(
 
 
 def _breakable(name: str) -> str:
-    """The name of a setting, with an invisible place after each dot where a line may end."""
+    """The name of a setting with a zero-width space after each dot, where a line may break."""
     return name.replace(".", ".\u200b")
 
 
 def _link(run: Run, folder: Path) -> str:
-    """The address of a run's report from a page in a folder; of its results where there is no report."""
+    """The address of a run's report from a page in a folder; of its results if there is no report."""
     report = run.path.with_name("report.html")
     target = report if run.is_at_home and report.exists() else run.path
     return quote(Path(os.path.relpath(target, folder)).as_posix())
 
 
 def _figure(place: int, group: Group) -> dict[str, Any]:
-    """What the page shows of a group besides its row."""
+    """The figure of a group: its matrix, labels and commands."""
     from markupsafe import Markup
 
     matrix = group.matrix()

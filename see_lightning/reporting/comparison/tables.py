@@ -8,7 +8,7 @@ from see_lightning.reporting.spreadsheets import csv_text
 
 
 def groups_csv(comparison: Comparison) -> str:
-    """A line for each group, in which each metric has its ``_mean``, ``_std`` and ``_n``; empty where there is none."""
+    """A line for each group, with ``_mean``, ``_std`` and ``_n`` of each metric; empty if not measured."""
     names = [f"{name.replace(' ', '_')}_{part}" for name in METRICS for part in ("mean", "std", "n")]
     lines: list[list[Any]] = [
         ["order", "method", "ratio", *comparison.settings, *comparison.further, "model", "key", "runs", "seeds", *names]
@@ -23,7 +23,7 @@ def groups_csv(comparison: Comparison) -> str:
 
 
 def runs_csv(comparison: Comparison) -> str:
-    """A line for each run: its metrics, and in ``score_<task>`` its scores after the last task; empty where none is."""
+    """A line for each run: its metrics, and in ``score_<task>`` its scores after the last task; empty if not measured."""
     tasks = list(dict.fromkeys(task for group in comparison.groups for task in group.first.tasks))
     names = [name.replace(" ", "_") for name in METRICS]
     head = ["order", "method", "ratio", *comparison.settings, *comparison.further, "model", "key", "seed", *names]

@@ -15,19 +15,19 @@ from see_lightning.reporting.comparison.groups import NAMED, Comparison, setting
 from see_lightning.reporting.runs import dotted
 from see_lightning.reporting.terminal import print_table
 
-WIDEST = 24  # letters of a terminal's column
-DETAILS = r"(benchmark|indicators|method|order|trainer)\."  # of which no terminal is told what is alike
+WIDEST = 24  # characters of a terminal's column
+DETAILS = r"(benchmark|indicators|method|order|trainer)\."  # settings that a terminal does not list as alike
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Print a row for each group, what is alike in all of them, and the notices.
+    """Print a row for each group, the settings that they share, and the notices.
 
-    A terminal that is too narrow gets several tables, one below the other, with the same rows.
+    In a narrow terminal the columns are split into several tables with the same rows.
     """
     runs = sum(len(group.runs) for group in comparison.groups)
     orders = ", ".join(dict.fromkeys(group.first.order for group in comparison.groups))
-    told = f"{orders} · finished runs: {runs:,}, groups of one setting: {len(comparison.groups):,}"
-    console.print(Text(told, style="bold"), soft_wrap=not console.is_terminal)
+    title = f"{orders} · finished runs: {runs:,}, groups of one setting: {len(comparison.groups):,}"
+    console.print(Text(title, style="bold"), soft_wrap=not console.is_terminal)
     groups = {"adapter": AdapterConfig, "data": DataConfig, "model": ModelConfig, "optim": OptimConfig}
     plain = dict(dotted({name: OmegaConf.to_container(OmegaConf.structured(kind)) for name, kind in groups.items()}))
     for where, settings in alike(comparison).items():
@@ -38,8 +38,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
             or (not re.match(DETAILS, name) and value != setting_text(plain.get(name)))
         ]
         if words:
-            told = f" alike {f'in {where}' if where else 'wherever set'}: {', '.join(words)}"
-            console.print(Text(told, style="dim"), soft_wrap=not console.is_terminal)
+            line = f" alike {f'in {where}' if where else 'wherever set'}: {', '.join(words)}"
+            console.print(Text(line, style="dim"), soft_wrap=not console.is_terminal)
     for some in _blocks(columns(comparison), console.width if console.is_terminal else None):
         table = Table(box=box.SIMPLE_HEAD)
         for column in some:  # a long name is broken at its dots
@@ -52,7 +52,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     for notice in comparison.notices[:NAMED]:
         console.print(Text(f"note: {notice}"), soft_wrap=True)
     if len(comparison.notices) > NAMED:
-        console.print(Text(f"note: {len(comparison.notices) - NAMED:,} more notes stand on the page"), soft_wrap=True)
+        console.print(Text(f"note: {len(comparison.notices) - NAMED:,} more notes are on the page"), soft_wrap=True)
 
 
 def _terminal_head(column: Column) -> str:
@@ -60,7 +60,7 @@ def _terminal_head(column: Column) -> str:
 
 
 def _blocks(every: Sequence[Column], width: int | None) -> list[list[Column]]:
-    """Columns in tables that a terminal has room for, each begun by those that say which run it is."""
+    """Split columns into tables that fit the width; each begins with the columns that identify a run."""
     lead = [column for column in every if column.names[0] in ("order", "method")]
     key = next(column for column in every if column.names == ("key",))
     blocks = [lead]
@@ -75,6 +75,6 @@ def _blocks(every: Sequence[Column], width: int | None) -> list[list[Column]]:
 
 
 def _width(some: Sequence[Column]) -> int:
-    """Letters in a line of a table: two blanks and a border for each column."""
+    """Characters in a line of a table, with two blanks and a border for each column."""
     texts = [[*_terminal_head(column).splitlines(), *column.cells] for column in some]
     return sum(min(WIDEST, max(map(len, one))) + 3 for one in texts) + 1

@@ -1,6 +1,6 @@
-"""The figures of SEE's paper, drawn from what runs left on disk: no model, no torch.
+"""The figures of SEE's paper, drawn from the files of runs: no model, no torch.
 
-One module for each: scores by task after the last one (its figure 3), the perplexity of reference answers (figure 5), and the
-latency of asking experts; besides, what experts score on each other's tasks, and what is kept. Standalone files on a white
-ground; beside each picture goes a table with every number in it.
+A module for each: scores by task after the last one (its figure 3), the perplexity of reference answers (figure 5), and the
+latency of routing; in addition, transfer between experts and tasks, and storage. Each figure is a standalone SVG file on a
+white background, with a CSV file of its numbers.
 """

@@ -1,4 +1,4 @@
-"""The score over what is kept of the tasks learned so far."""
+"""The mean score over the storage, after each task."""
 
 import statistics
 from collections.abc import Sequence
@@ -13,25 +13,25 @@ from see_lightning.reporting.spreadsheets import csv_text
 
 
 def has_capacity(sheet: FigureData) -> bool:
-    """Whether any run says what it keeps."""
+    """Whether the results of any run have its storage."""
     return any(run.storage for group in sheet.groups for run in group.runs)
 
 
 def stored_parts(run: Run) -> list[str]:
-    """What a run keeps, by name; the pool is what it is measured by."""
+    """The names of the parts of a run's storage; the pool is the reference size, not a part."""
     return [part for part in run.storage if part != "pool"]
 
 
 def grown(group: Group) -> list[tuple[int, MeanStd, MeanStd, dict[str, float]]]:
-    """After each stage: how many tasks are learned, their mean score, what is kept of them in MiB, and its parts.
+    """After each stage: number of tasks learned, their mean score, the storage in MiB, and that of each part.
 
-    Over the seeds that say what they keep; empty if none does.
+    Over the seeds whose results have the storage; empty without any.
     """
     runs, found = [run for run in group.runs if run.storage], []
     stages = min((len(run.storage["weights"]) for run in runs), default=0)
     tasks = len(group.first.tasks)
     for stage in range(stages):
-        # A joint method learns all tasks in one stage, of which the last row tells.
+        # A joint method learns all tasks in one stage; its scores are in the last row.
         learned = stage + 1 if stages == tasks else tasks
         parts = {
             part: statistics.fmean(run.storage[part][stage] / 2**20 for run in runs) for part in stored_parts(runs[0])
@@ -55,7 +55,7 @@ def capacity_csv(sheet: FigureData) -> str:
 
 
 def capacity_svg(sheet: FigureData) -> str:
-    """The mean score of the tasks learned so far over what is kept of them, a point for each task, the last one larger."""
+    """The mean score of the tasks learned so far over the storage: a point for each task, the last one larger."""
     figure, axes = one_plot(sheet, 8)
     drawn = styles([group.first.method for group in sheet.groups])
     for style, group, label in zip(drawn, sheet.groups, sheet.labels, strict=True):

@@ -1,4 +1,4 @@
-"""What one figure shows, the labels of its groups, and what all figures of groups have in common."""
+"""The data of a figure: its groups and their labels; and the axes, title and legend that figures share."""
 
 import re
 import shlex
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: The first columns of every table: where a line comes from.
+#: The first columns of every CSV file: the group of a line.
 ORIGIN = ("order", "method", "ratio", "label", "key")
 
 
 @dataclass(frozen=True)
 class FigureData:
-    """Groups that one figure shows: of one order and the same tasks.
+    """The groups of one figure: of one order and the same tasks.
 
     Args:
         name: for its files.
@@ -40,7 +40,7 @@ class FigureData:
 
 
 def sheets(comparison: Comparison) -> list[FigureData]:
-    """A sheet for each order; several, numbered, where runs of one order have different tasks."""
+    """The data of each figure: one for each order, or several, numbered, if runs of one order have different tasks."""
 
     def same(group: Group) -> tuple[str, tuple[str, ...]]:
         return group.first.order, group.first.tasks
@@ -52,32 +52,34 @@ def sheets(comparison: Comparison) -> list[FigureData]:
         while name in found:
             number += 1
             name = f"{stem}_{number}"
-        groups = sorted(some, key=lambda group: _rank(group.first))  # stable: within a method as they were compared
+        groups = sorted(
+            some, key=lambda group: _rank(group.first)
+        )  # stable: groups of a method stay in the comparison's order
         found[name] = FigureData(name, order, tasks, tuple(groups), tuple(_labels(groups)))
     return list(found.values())
 
 
 def _rank(run: Run) -> tuple[int, str]:
-    """Methods from the floor to SEE, then all others by name."""
+    """The place of a method: those of `FIRST` in their order, then all others by name."""
     known = list(FIRST)
     return (known.index(run.method), "") if run.method in known else (len(known), run.method)
 
 
 def _labels(groups: Sequence[Group]) -> list[str]:
-    """Method and ratio; where some share these, what not all of them typed; and of one command, the settings that differ."""
+    """Labels: method and ratio; for equal ones also the overrides in which they differ, or for one command the settings."""
     labels = []
     for group in groups:
         alike = [other for other in groups if _short(other.first) == _short(group.first)]
         shared = set.intersection(*(set(_typed(other)) for other in alike))
         same = [other.first for other in alike if _typed(other) == _typed(group)]
-        # The tasks are the same within a sheet.
+        # The tasks of a figure's groups are the same.
         apart = [
             f"{name} {setting(group.first, name)}" for name in group.apart
             if name != "order.tasks" and len({str(setting(run, name)) for run in same}) > 1
         ]  # fmt: skip
         own = shlex.join(word for word in _typed(group) if word not in shared)
-        told = own if len(same) == 1 else ", ".join(apart)
-        labels.append(", ".join(filter(None, [_short(group.first), told if len(alike) > 1 else ""])))
+        difference = own if len(same) == 1 else ", ".join(apart)
+        labels.append(", ".join(filter(None, [_short(group.first), difference if len(alike) > 1 else ""])))
     return [
         f"{label}, {group.first.key}" if labels.count(label) > 1 else label
         for label, group in zip(labels, groups, strict=True)
@@ -93,12 +95,12 @@ def _typed(group: Group) -> list[str]:
 
 
 def origin(sheet: FigureData, group: Group, label: str) -> list[Any]:
-    """The values of `ORIGIN`."""
+    """The values of the columns `ORIGIN`."""
     return [sheet.order, group.first.method, group.first.ratio, label, group.first.key]
 
 
 def one_plot(sheet: FigureData, places: int) -> "tuple[Figure, Axes]":
-    """One plot, as wide as its groups side by side need to be."""
+    """A figure with one plot, whose width fits the groups side by side."""
     from matplotlib.figure import Figure
 
     count = len(sheet.groups)
@@ -109,16 +111,16 @@ def one_plot(sheet: FigureData, places: int) -> "tuple[Figure, Axes]":
 
 
 def finish(figure: "Figure", axes: "Axes", sheet: FigureData, kind: str, note: str) -> str:
-    """Head, legend and note of a sheet's figure, as a file."""
+    """Add title, note and legend to a figure, and return it as a standalone file."""
     seeds = sorted({len(group.runs) for group in sheet.groups})
     models = ", ".join(dict.fromkeys(group.first.model for group in sheet.groups))
-    told = (
+    title = (
         f"{sheet.order} · {models} · {' to '.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))} seed{'s' * (seeds[-1] > 1)}"
     )
-    axes.set_title(told, fontsize=9, color=INK, loc="left")
+    axes.set_title(title, fontsize=9, color=INK, loc="left")
     axes.set_xlabel(note, fontsize=8, color="#555555", loc="left")
     handles, labels = axes.get_legend_handles_labels()
-    first = dict(zip(reversed(labels), reversed(handles), strict=True))  # a box of each task has the label
+    first = dict(zip(reversed(labels), reversed(handles), strict=True))  # the boxes of all tasks have the same label
     shown = list(dict.fromkeys(labels))
     legend(figure, [first[label] for label in shown], shown)
-    return standalone_svg(figure, f"{sheet.name}-{kind}", f"{kind} of {told}")
+    return standalone_svg(figure, f"{sheet.name}-{kind}", f"{kind} of {title}")

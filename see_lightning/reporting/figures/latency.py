@@ -1,4 +1,4 @@
-"""The time to an answer's first token by the number of experts asked."""
+"""Latency of routing: the time to an answer's first token by the number of experts in the walk."""
 
 import csv
 import io
@@ -17,11 +17,14 @@ LATENCY = ("sweep", "contender", "experts", "tokens", "median_ms", "min_ms", "ma
 
 
 def latency_rows(text: str, name: str) -> list[dict[str, str]]:
-    """The lines that ``benchmarks/route.py --csv`` wrote.
+    """Parse the output of ``benchmarks/route.py --csv``.
 
     Args:
         text: of the file.
-        name: of the file, for the refusal.
+        name: of the file, for the message.
+
+    Raises:
+        Refusal: a line is not of that form.
     """
     rows = list(csv.DictReader(io.StringIO(text)))
     for line, row in enumerate(rows, start=2):
@@ -39,12 +42,12 @@ def latency_rows(text: str, name: str) -> list[dict[str, str]]:
 
 
 def latency_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """What the picture shows, a line for each point."""
+    """The numbers of the figure as CSV, a line for each point."""
     return csv_text([LATENCY, *([row[column] for column in LATENCY] for row in rows)])
 
 
 def latency_figure(rows: Sequence[Mapping[str, object]]) -> "Figure":
-    """Time to an answer's first token over the number of experts asked, and over the prompt's length if that was measured.
+    """The time to the first token over the number of experts in the walk, and over the length of the prompt if measured.
 
     Args:
         rows: with the columns of `LATENCY`; points are medians, lines go from the fastest to the slowest.

@@ -10,14 +10,14 @@ from see_lightning.reporting.plots import INK, logarithmic, name_places
 from see_lightning.reporting.spreadsheets import csv_text
 from see_lightning.reporting.svg import readable_on
 
-#: Shares of answers, in percent, that lie below the parts of a box: whisker, edge, line, edge, whisker.
+#: Percentiles at the parts of a box: whisker, edge, median, edge, whisker.
 SHARES = (5, 25, 50, 75, 95)
 
 Answers = Sequence[tuple[float, int]]  # negative log-likelihood in nats, and tokens
 
 
 def quantile(ordered: Sequence[float], percent: float) -> float:
-    """The value below which so many percent of values lie, with a straight line between neighbours.
+    """A percentile, with linear interpolation between neighbours.
 
     Args:
         ordered: at least one, the smallest first.
@@ -33,10 +33,10 @@ def quantile(ordered: Sequence[float], percent: float) -> float:
 
 
 def perplexity_csv(sheet: FigureData, answers: Mapping[str, Mapping[str, Answers]]) -> str:
-    """A line for each group and task: the perplexity of all its tokens, and the distribution of that of single answers.
+    """A line for each group and task: the perplexity over all tokens, and percentiles of the perplexity of single answers.
 
     Args:
-        sheet: whose groups are shown.
+        sheet: the groups of runs to show.
         answers: label of a group -> task -> the reference answers of all its seeds.
     """
     names = ["min", *(f"p{share}" for share in SHARES), "max"]
@@ -55,16 +55,21 @@ def perplexity_csv(sheet: FigureData, answers: Mapping[str, Mapping[str, Answers
 
 
 def single_perplexities(answers: Answers) -> list[float]:
-    """Of each answer by itself, the smallest first."""
+    """The perplexity of each answer, the smallest first."""
     return sorted(math.exp(nll / tokens) for nll, tokens in answers)
 
 
 def perplexity_svg(sheet: FigureData, answers: Mapping[str, Mapping[str, Answers]]) -> str:
-    """Boxes of single answers' perplexities by task, one for each group; arguments as in `perplexity_csv`."""
+    """A box plot of the perplexities of single answers, by task and group.
+
+    Args:
+        sheet: the groups of runs to show.
+        answers: label of a group -> task -> the reference answers of all its seeds.
+    """
     shown = [(group, label) for group, label in zip(sheet.groups, sheet.labels, strict=True) if label in answers]
     figure, axes = one_plot(sheet, len(sheet.tasks))
     width = 0.84 / len(shown)
-    # Of all groups, so that each has the shade that it has among the scores.
+    # Styles of all groups, so that each has the same shade as in the figure of scores.
     drawn = dict(zip(sheet.labels, styles([group.first.method for group in sheet.groups]), strict=True))
     for number, (_, label) in enumerate(shown):
         style = drawn[label]

@@ -1,4 +1,4 @@
-"""A run's report as a page that needs nothing but itself."""
+"""A run's report as a self-contained HTML page."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ from see_lightning.reporting.words import number
 
 
 def render_html(results: Results, study: Study | None = None) -> str:
-    """One self-contained page: no network, no script, the same bytes for the same arguments.
+    """Render the page: no network, no script, the same bytes for the same arguments.
 
     Args:
         results: content of ``results.json``.
@@ -64,7 +64,7 @@ def render_html(results: Results, study: Study | None = None) -> str:
 
 
 def _joined(metrics: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """The same with a word joiner in each a[t][j], which keeps it on one line."""
+    """Metrics with a word joiner in each a[t][j] of a formula, which keeps it on one line."""
     return [(name, value, formula.replace("][", "]\u2060[")) for name, value, formula in metrics]
 
 

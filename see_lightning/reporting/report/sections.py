@@ -1,6 +1,6 @@
-"""The sections of a run's report as plain rows and words, from the content of ``results.json`` alone.
+"""The sections of a run's report as rows of text, from the content of ``results.json`` alone.
 
-`matrix_csv` is for spreadsheets; the terminal and the page show all others.
+`matrix_csv` is for spreadsheets; the other functions serve the terminal and the page.
 """
 
 import re
@@ -17,19 +17,19 @@ ROUTING = {
     "accuracy": "queries answered by their own task's expert",
     "base_share": "queries answered by the base model",
 }
-VERDICTS = {  # of experts that give any
+VERDICTS = {  # for methods with verdicts
     "no_indicator_share": "queries for which an expert gave neither indicator",
-    "decided_again_share": "decisions so close that they were made again, each query by itself",
+    "decided_again_share": "close verdicts that were computed again, each query alone",
 }
 OOD = {
     "base_share": "out-of-distribution queries answered by the base model",
-    "base_identical": "of those that were checked, answers identical to the plain base model's",
-    "fpr95": "out-of-distribution queries above the log-odds that 95 % of the tasks' own reach",
+    "base_identical": "of those that were checked, answers identical to those of the base model without experts",
+    "fpr95": "out-of-distribution queries above the log-odds that 95 % of in-task queries reach (FPR at 95 % TPR)",
 }
 
 
 def matrix_csv(results: Results) -> str:
-    """The results matrix as CSV: a header ``after,<tasks>``, then one line per task; empty where unmeasured.
+    """The results matrix as CSV: a header ``after,<tasks>``, then one line per task; empty if not measured.
 
     >>> print(matrix_csv({"tasks": ["qa", "qg"], "matrix": [[80.0, None], [75.5, 60.0]]}), end="")
     after,qa,qg
@@ -41,7 +41,7 @@ def matrix_csv(results: Results) -> str:
 
 
 def title(results: Results) -> str:
-    """One line that tells this run from others."""
+    """One line that identifies the run."""
     ratio = "" if results.get("ratio") is None else f" · ratio {results['ratio']:g}"
     return f"{results['method']} on {results['order']} · {results['model']}{ratio} · seed {results['seed']}"
 
@@ -53,9 +53,9 @@ def costs_of(results: Results) -> dict[str, tuple[Any, bool]]:
         for key, value in results.get(group, {}).items():
             is_span = key.endswith("_s") and "_per_" not in key
             label = re.sub("_s$", "", key) + " time" if is_span else key.replace("_per_s", " per second")
-            if value == {}:  # trained by older code, or nothing trained
+            if value == {}:  # of an older version, or nothing was trained
                 continue
-            if isinstance(value, dict):  # by hook of the method; null where one did not run
+            if isinstance(value, dict):  # by hook of the method; null if it did not run
                 value = [sum(part or 0 for part in task) for task in zip(*value.values(), strict=True)]
             costs[label.replace("_", " ")] = (value, is_span)
     for name, values in results.get("method_report", {}).items():
@@ -73,7 +73,7 @@ def _readable(value: Any, is_span: bool) -> str:
 
 
 def per_task(results: Results) -> dict[str, list[str]]:
-    """Label -> a readable value for each task, for every cost that was counted task by task."""
+    """Label -> a readable value for each task, for every cost that is counted by task."""
     return {
         label: [_readable(item, is_span) for item in value]
         for label, (value, is_span) in costs_of(results).items()
@@ -89,7 +89,7 @@ def in_all(results: Results) -> dict[str, str]:
 
 
 def shares_of(results: Results) -> dict[str, str]:
-    """What a share tells -> the share, for routing, out-of-distribution queries and task identities."""
+    """Description -> share, for routing, out-of-distribution queries and task identities."""
     shares: dict[str, str] = {}
     gives_verdicts = "indicators" in results.get("config", {}).get("method", {})
     routing = ROUTING | (VERDICTS if gives_verdicts else {})
@@ -109,7 +109,7 @@ def shares_of(results: Results) -> dict[str, str]:
 
 
 def metrics_of(results: Results, protocol: str) -> list[tuple[str, str, str]]:
-    """Name, readable value and formula of each metric of a protocol; results of an older version hold none but SSR's."""
+    """Name, readable value and formula of each metric of a protocol; results of an older version have only SSR's."""
     if protocol == "ssr":
         found, formulas = results["metrics"], FORMULAS
     else:
@@ -120,9 +120,9 @@ def metrics_of(results: Results, protocol: str) -> list[tuple[str, str, str]]:
 
 LAST_ROW = ("task", "score", "n", "standard error", "strict", "normalised")
 RULES = {
-    "protocol": "as long as the benchmark's authors let them become (benchmark.max_new_tokens=protocol)",
+    "protocol": "the limit of the benchmark's authors (benchmark.max_new_tokens=protocol)",
     "training": "a quarter longer than nearly all training answers (benchmark.max_new_tokens=training)",
-    "number": "as many tokens as were asked for (max_new_tokens)",
+    "number": "the limit that was set (max_new_tokens)",
 }
 
 
@@ -141,7 +141,7 @@ def last_row(results: Results) -> list[list[str]]:
 
 
 def lengths(results: Results) -> str:
-    """What the columns ``longest`` and ``cut`` say; empty for results of an older version."""
+    """A sentence on the columns ``longest`` and ``cut``; empty for results of an older version."""
     lengths = results.get("lengths") or {}
     if not lengths:
         return ""
@@ -156,7 +156,7 @@ def lengths(results: Results) -> str:
 
 
 def variants(results: Results) -> list[list[str]]:
-    """Head and rows of a table with a column for each variant, beside one for the run's own last row; empty without any."""
+    """Head and rows of a table with a column for the run's own last row and one for each variant; empty without variants."""
     found, routing = results.get("variants") or {}, results.get("routing") or {}
     own = {
         "AR": results["metrics"]["AR"],

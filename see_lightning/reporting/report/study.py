@@ -1,4 +1,4 @@
-"""A study's rows and words, for the terminal and the page."""
+"""The rows and sentences of a study, for the terminal and the page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,10 +14,10 @@ from see_lightning.reporting.words import number, percent
 
 Study = Mapping[str, Any]
 STUDY = {
-    "order": "in which the experts were asked",
+    "order": "of the experts in the walk",
     "an expert accepts by": "its verdict, or log-odds of at least a threshold",
     "AR": "a range if answers are unknown",
-    "BWT": "likewise",
+    "BWT": "a range if answers are unknown",
     "routing accuracy": ROUTING["accuracy"],
     "base share": ROUTING["base_share"],
     "asked": "experts asked per query",
@@ -26,7 +26,7 @@ STUDY = {
 
 
 def print_study(study: Study, console: Console) -> None:
-    """Print a row for each order and rule, what random orders were, and where routing is best."""
+    """Print a row for each order and rule, the experts of each order, and the best thresholds."""
     words = [Column(name, no_wrap=True) for name in list(STUDY)[:2]]
     table = Table(*words, *(Column(name, justify="right") for name in list(STUDY)[2:]), box=box.SIMPLE_HEAD)
     for row in study_rows(study):
@@ -40,7 +40,7 @@ def print_study(study: Study, console: Console) -> None:
 
 
 def study_rows(study: Study) -> list[list[str]]:
-    """A readable cell for each column of `STUDY`; the name of an order stands in its first row alone."""
+    """A readable cell for each column of `STUDY`; only the first row of an order has its name."""
     rows, above = [], None
     for row in study["rows"]:
         rule = "verdict" if row["threshold"] is None else f"log-odds ≥ {_threshold(row['threshold'])}"
@@ -61,12 +61,12 @@ def study_rows(study: Study) -> list[list[str]]:
 
 
 def study_orders(study: Study) -> dict[str, str]:
-    """Name of each order -> the experts as they are asked."""
+    """Name of each order -> its experts."""
     return {row["order"]: ", ".join(row["experts"]) for row in study["rows"]}
 
 
 def _range(ends: Sequence[float] | None) -> str:
-    """Lowest and highest value, or one if they read the same."""
+    """Lowest and highest value as text, or one if their texts are equal."""
     return "–" if ends is None else " to ".join(dict.fromkeys(map(number, ends)))
 
 
@@ -75,12 +75,12 @@ def _threshold(value: float) -> str:
 
 
 def best_thresholds(study: Study) -> str:
-    """Where routing is best, and what that is worth."""
+    """A sentence on the thresholds with the best routing."""
     picture = study["picture"]
     best = picture["best"]
     above = "" if best["above"] is None else f"above {_threshold(best['above'])} and "
     return (
-        f"Asked in the order {picture['order']!r}, routing is best at thresholds {above}up to {_threshold(best['to'])}:"
+        f"In the order {picture['order']!r}, routing is best at thresholds {above}up to {_threshold(best['to'])}:"
         f" {percent(best['accuracy'])} of {number(study['queries'])} queries. The best threshold is chosen on the test"
-        f" queries themselves, so it says what could be reached, not what to expect."
+        f" queries themselves, so it is an upper bound, not an expectation."
     )

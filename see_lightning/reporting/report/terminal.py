@@ -15,15 +15,15 @@ from see_lightning.reporting.terminal import plain, print_table
 
 
 def print_report(results: Results, console: Console, protocol: str = "ssr") -> None:
-    """Print the matrix, the metrics and, where there are any, the routing shares and notices about the data.
+    """Print the matrix, the metrics and, if there are any, the shares of routing and notices about the data.
 
-    In a terminal the tables fit its width, if need be with the tasks' numbers at the head of the matrix; elsewhere
-    they are as wide as they need to be, so that no file holds a shortened name.
+    In a terminal the tables fit its width, if needed with numbers instead of task names at the head of the matrix; a pipe or
+    a file gets them at full width, so that no name is shortened.
 
     Args:
         results: content of ``results.json``.
         console: where to print.
-        protocol: whose metrics are printed, of `PROTOCOLS`.
+        protocol: of `PROTOCOLS`, whose metrics are printed.
     """
     console.print(Text(title(results), style="bold"), soft_wrap=True)
     matrix = _matrix_table(results, results["tasks"])
@@ -38,8 +38,8 @@ def print_report(results: Results, console: Console, protocol: str = "ssr") -> N
         for row in rows[1:]:
             table.add_row(*map(Text, row))
         print_table(table, console)
-        if told := lengths(results):
-            console.print(Text(f" {told}"), soft_wrap=True)
+        if sentence := lengths(results):
+            console.print(Text(f" {sentence}"), soft_wrap=True)
     if shares := shares_of(results):
         print_table(_table(["routing", "value"], shares.items()), console)
     if rows := variants(results):
@@ -52,7 +52,7 @@ def print_report(results: Results, console: Console, protocol: str = "ssr") -> N
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table whose second column holds the values."""
+    """A table with the values in its second column."""
     first, value, *others = names
     table = Table(first, Column(value, justify="right", style="bold", no_wrap=True), *others, box=box.SIMPLE_HEAD)
     for row in rows:
@@ -61,8 +61,8 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 
 
 def _matrix_table(results: Results, heads: Sequence[str]) -> Table:
-    """A row per stage, a column per task; what was measured right after learning a task has a star."""
-    # Padded here: rich drops the blank that stands below a star when it justifies to the right.
+    """A row per stage, a column per task; the score right after learning a task has a star."""
+    # Padded here, since rich drops the blank below a star when it aligns to the right.
     longest = max((len(f"{score:.1f}") for row in results["matrix"] for score in row if score is not None), default=1)
     widths = [max(len(head), longest) for head in heads]
     columns = [
