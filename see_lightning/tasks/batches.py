@@ -1,4 +1,4 @@
-"""From examples to tensors: which examples a step sees, and how they are padded.
+"""Batches: which examples a training step gets, how they are padded, and queries for generation.
 
 Letters: B examples, S tokens.
 """
@@ -17,21 +17,21 @@ from see_lightning.tasks.prompts import PromptTemplate
 
 T = TypeVar("T")
 
-IGNORED = -100  # label of a token that carries no loss, as torch's cross entropy names it
-BUCKET = 16  # batches sorted together by length; more of them pad less but mix the lengths of a step less
+IGNORED = -100  # label of a token without a loss, the default of torch's cross entropy
+BUCKET = 16  # batches that are sorted together by length; more give less padding, and less variety of lengths in a step
 
 
 @dataclass(slots=True)
 class Batch:
-    """Left-padded prompts with their answers; each row ends at the right edge.
+    """Prompts followed by their answers, padded on the left.
 
     Args:
         input_ids_BS: tokens.
         attention_mask_BS: 1 on tokens, 0 on padding.
         labels_BS: answer tokens, ``IGNORED`` elsewhere.
         ids: the examples' ids.
-        weight: of its mean loss where several ranks share a step, such that the mean over ranks is that of the whole step.
-        parts: in how many it is computed, on every rank in as many.
+        weight: factor of the batch's mean loss, such that the mean over ranks is the mean loss of the whole step.
+        parts: number of micro-batches, the same on every rank.
     """
 
     input_ids_BS: Tensor
@@ -54,12 +54,12 @@ class Batch:
         )
 
     def split(self, mean: str) -> list["Batch"]:
-        """Its parts, with no more padding than each needs, and weights that add up to its own.
+        """Split into ``parts`` micro-batches without needless padding; their weights add up to this batch's weight.
 
-        A rank with fewer rows than parts computes a row again, at the weight 0.
+        A batch with fewer rows than parts repeats its last micro-batch with the weight 0.
 
         Args:
-            mean: what the loss is a mean over, see ``loss_weight``.
+            mean: the loss is a mean over ``tokens`` or ``examples``.
         """
         if self.parts == 1:
             return [self]
@@ -77,11 +77,11 @@ class Batch:
 
 
 def loss_weight(targets: Sequence[int], mean: str) -> int:
-    """How much a mean loss stands for.
+    """The number of items that a mean loss averages over.
 
     Args:
         targets: tokens of each example's target.
-        mean: what it is a mean over: ``tokens`` of targets, or ``examples``.
+        mean: the loss is a mean over ``tokens`` of targets, or over ``examples``.
     """
     return sum(targets) if mean == "tokens" else len(targets)
 
@@ -91,13 +91,13 @@ class Queries:
     """Queries to be answered.
 
     Args:
-        prompts: as ids.
+        prompts: token ids of each query.
         ids: the queries' ids.
-        groups: numbers; queries of one group stand together, begin alike and are read together.
-        limits: longest answer to generate to each.
-        rows: queries read or written together.
-        tasks: the queries' tasks; empty where the method is not told.
-        only_decide: whether experts shall say only if they accept.
+        groups: group number of each query. The queries of a group are adjacent, share a prefix, and are prefilled together.
+        limits: most tokens to generate for each.
+        rows: most queries that are decoded together.
+        tasks: the queries' tasks; empty if the method does not get them.
+        only_decide: whether experts only decide on acceptance and generate no answer.
     """
 
     prompts: list[list[int]]
@@ -112,26 +112,29 @@ class Queries:
         return len(self.ids)
 
     def to(self, device: torch.device) -> "Queries":
-        """Lists of ids, which become tensors as they are read; Lightning asks."""
+        """The same queries: they hold lists, not tensors. Lightning calls this."""
         return self
 
     def chunks(self, rows: Sequence[int]) -> list[list[int]]:
-        """Row numbers in the portions in which they are read: of one group each, and no more than half of ``rows``.
+        """Split row numbers into chunks that are prefilled together: each of one group, at most half of ``self.rows``.
 
-        So writing goes on beside reading.
+        Half, so that the other half can be decoded in the meantime.
+
+        Args:
+            rows: row numbers, those of a group adjacent.
         """
         return [
-            portion
+            chunk
             for _, group in groupby(rows, key=lambda row: self.groups[row])
-            for portion in cut(list(group), max(1, self.rows // 2))
+            for chunk in cut(list(group), max(1, self.rows // 2))
         ]
 
     def same_group(self, row: int) -> list[list[int]]:
-        """The prompts that begin like a query's."""
+        """The prompts of the group of a query, its own included."""
         return [prompt for prompt, group in zip(self.prompts, self.groups, strict=True) if group == self.groups[row]]
 
     def select(self, rows: Sequence[int]) -> "Queries":
-        """Some of the queries."""
+        """The queries of some rows, in the order given."""
         return replace(
             self,
             prompts=[self.prompts[row] for row in rows],
@@ -143,7 +146,7 @@ class Queries:
 
 
 def cut(whole: Sequence[T], size: int) -> list[list[T]]:
-    """Parts of one size, the last one perhaps smaller.
+    """Split a sequence into parts of one size; the last may be smaller.
 
     >>> cut("abcde", 2)
     [['a', 'b'], ['c', 'd'], ['e']]
@@ -152,7 +155,7 @@ def cut(whole: Sequence[T], size: int) -> list[list[T]]:
 
 
 def left_pad(rows: Sequence[Sequence[int]], value: int, width: int | None = None) -> Tensor:
-    """Rows of ids as one tensor (B, S), padded on the left to ``width``, by default the longest row's.
+    """Rows of ids as one tensor (B, S), padded on the left to ``width``, by default to the longest row.
 
     >>> left_pad([[5], [6, 7]], 0)
     tensor([[0, 5],
@@ -163,18 +166,24 @@ def left_pad(rows: Sequence[Sequence[int]], value: int, width: int | None = None
 
 
 def collate(prompts: Sequence[list[int]], targets: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Padded ids, mask and labels of prompts followed by their targets."""
+    """Padded ids, mask and labels, (B, S) each, of prompts followed by their targets.
+
+    Args:
+        prompts: token ids.
+        targets: token ids of the answers.
+        pad: id of the padding token.
+    """
     rows = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
     ids_BS = left_pad(rows, pad)
-    # The target stands at the right edge, so padding and prompt are ignored alike.
+    # The target is at the right edge, so padding the labels on the left also ignores the prompt.
     return ids_BS, left_pad([[1] * len(row) for row in rows], 0), left_pad(targets, IGNORED, ids_BS.shape[1])
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int, draw: int) -> list[list[int]]:
-    """The row numbers of every step of one epoch: each row once, rows of like length together.
+    """The row numbers of every step of one epoch: each row once, rows of similar length in one step.
 
-    Rows are shuffled, sorted by length within buckets of ``BUCKET`` batches, cut into batches, and the batches shuffled:
-    little padding, in an order that is a pure function of its arguments.
+    Rows are shuffled, sorted by length within buckets of ``BUCKET`` batches, cut into batches, and the batches are shuffled.
+    Padding is low, and the order is a pure function of the arguments.
 
     Args:
         lengths: tokens of each row.
@@ -195,15 +204,15 @@ def plan_batches(lengths: Sequence[int], batch_size: int, draw: int) -> list[lis
 
 
 def rank_share(step: Sequence[int], lengths: Sequence[int], rank: int, ranks: int) -> list[int]:
-    """The rows of a step that one rank computes, such that no rank has much more to compute than another.
+    """The rows of a step that one rank computes, balanced over ranks.
 
-    Longest first, each to the rank with the fewest rows, of these to the one with the fewest tokens.
+    The longest row first, each row goes to the rank with the fewest rows, among these to the one with the fewest tokens.
 
     Args:
-        step: row numbers, of ``plan_batches``.
+        step: row numbers, from ``plan_batches``.
         lengths: tokens of each row.
-        rank: from 0.
-        ranks: how many there are.
+        rank: number of the rank, from 0.
+        ranks: number of ranks.
 
     >>> [rank_share([0, 1, 2, 3, 4], [9, 8, 3, 1, 5], rank, 2) for rank in (0, 1)]
     [[0, 2, 3], [1, 4]]
@@ -215,25 +224,25 @@ def rank_share(step: Sequence[int], lengths: Sequence[int], rank: int, ranks: in
 
 
 def microbatches_needed(lengths: Sequence[int], tokens: int) -> int:
-    """In how many parts of a like number of rows a step is computed, if none may hold more tokens.
+    """The least number of micro-batches, equal in rows, such that none has more tokens than allowed.
 
     Args:
         lengths: tokens of each row, the longest first; at least one row.
-        tokens: of a part, padding included. A row of more is a part by itself.
+        tokens: most tokens of a micro-batch, padding included. A longer row is a micro-batch by itself.
 
     >>> microbatches_needed([9, 8, 2, 1], 36), microbatches_needed([9, 8, 2, 1], 18), microbatches_needed([9, 8, 2, 1], 8)
     (1, 2, 4)
     """
     for parts in range(1, len(lengths)):
-        some = cut(lengths, -(-len(lengths) // parts))
-        if all(len(part) * part[0] <= tokens for part in some):
+        microbatches = cut(lengths, -(-len(lengths) // parts))
+        if all(len(rows) * rows[0] <= tokens for rows in microbatches):
             return parts
     return len(lengths)
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An example as ids."""
+    """An example with its prompt and target as token ids."""
 
     example: Example
     prompt: list[int]
@@ -244,20 +253,20 @@ class Encoded:
 
 
 def encode(examples: Sequence[Example], template: PromptTemplate) -> list[Encoded]:
-    """Prompts and targets as ids, in the order given."""
+    """Tokenise the prompts and targets of examples, in the order given."""
     return [Encoded(e, template.prompt_ids(e.prompt), template.target_ids(e.target)) for e in examples]
 
 
 @dataclass(frozen=True, slots=True)
 class Collator:
-    """Makes of the rows of a step the batch that one rank computes.
+    """Builds the batch that one rank computes from the rows of a step.
 
     Args:
         pad: id of the padding token.
-        loss_reduction: what the loss is a mean over, see ``loss_weight``.
-        max_tokens_per_microbatch: largest number of tokens that a rank computes together, padding included.
-        rank: number of this process, from 0.
-        ranks: number of processes.
+        loss_reduction: the loss is a mean over ``tokens`` or ``examples``.
+        max_tokens_per_microbatch: most tokens of a micro-batch, padding included.
+        rank: number of this rank, from 0.
+        ranks: number of ranks.
     """
 
     pad: int
@@ -267,13 +276,13 @@ class Collator:
     ranks: int = 1
 
     def batch(self, rows: Sequence[Encoded], step: Sequence[int]) -> Batch:
-        """The padded batch of this rank's share of a step.
+        """The padded batch of this rank's rows of a step.
 
-        A rank without a row in the step gets one row at the weight 0, since all ranks must compute a step together.
+        A rank without rows gets one row with the weight 0, since every rank must take part in every step.
 
         Args:
             rows: encoded examples.
-            step: numbers of the rows that all ranks compute together, the longest row first.
+            step: numbers of the rows of all ranks, the longest row first.
         """
         lengths = [len(row) for row in rows]
         shares = [rank_share(step, lengths, rank, self.ranks) for rank in range(self.ranks)]
@@ -282,11 +291,9 @@ class Collator:
         computed = [rows[row] for row in share or step[:1]]
         ids, mask, labels = collate([row.prompt for row in computed], [row.target for row in computed], self.pad)
         parts = max(
-            microbatches_needed([lengths[row] for row in some], self.max_tokens_per_microbatch)
-            for some in shares
-            if some
+            microbatches_needed([lengths[n] for n in own], self.max_tokens_per_microbatch) for own in shares if own
         )
         return Batch(ids, mask, labels, [rows[row].example.id for row in share], weight, parts)
 
-    def _loss_weight(self, rows: Sequence[Encoded], some: Sequence[int]) -> int:
-        return loss_weight([len(rows[row].target) for row in some], self.loss_reduction)
+    def _loss_weight(self, rows: Sequence[Encoded], numbers: Sequence[int]) -> int:
+        return loss_weight([len(rows[n].target) for n in numbers], self.loss_reduction)

@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: what it writes around a query, with arguments of one's own and the date of the run."""
+"""A tokenizer's chat template: the text around a query, with the user's template arguments and the date of the run."""
 
 import ast
 import inspect
@@ -13,31 +13,36 @@ from transformers import PreTrainedTokenizerBase
 
 from see_lightning.errors import ConfigError, nearest
 
-SYSTEM, QUERY = "Xq7systemz7qX", "Xq7queryz7qX"  # stand-ins that show where a template writes what it is given
-NOW = "strftime_now"  # the function by which a template asks for the date
+SYSTEM, QUERY = "Xq7systemz7qX", "Xq7queryz7qX"  # placeholders that show where a template puts its inputs
+NOW = "strftime_now"  # the function that templates call for the date
 TWO_DATES = (datetime(1999, 1, 2, 3, 4, 5), datetime(2012, 11, 30, 17, 38, 49))  # they differ in every part
-# An argument of a template for which all of these write the same is not used.
+# A template does not use an argument if all of these values give the same prompt.
 OTHER_VALUES: tuple[object, ...] = (True, False, "", "x", 0, 1, [], {})
 
 
 class Piece(NamedTuple):
-    """A part of a prompt: what the user gave, or what is written around it."""
+    """A part of a prompt.
+
+    Args:
+        text: of the part.
+        given: True for a query or system prompt of the user, False for text of the template.
+    """
 
     text: str
     given: bool
 
 
 class ChatTemplate:
-    """What a tokenizer's chat template writes for one query.
+    """Renders a query with a tokenizer's chat template.
 
     Args:
-        tokenizer: has the template.
-        system_prompt: None leaves it to the template.
+        tokenizer: a tokenizer with a chat template.
+        system_prompt: the system message; None sends none, so a template may write its default.
         arguments: variables of the template, such as ``enable_thinking``.
-        date: what the template takes for now; None is now.
+        date: the date that the template gets as the current one; None is the clock's.
 
     Raises:
-        ConfigError: there is no template, it fails, it drops or changes what it is given, or it does not use an argument.
+        ConfigError: there is no template, it fails, drops or changes a query or system prompt, or does not use an argument.
     """
 
     def __init__(
@@ -57,19 +62,19 @@ class ChatTemplate:
         self._source = with_date(source, date or datetime.now())
         self._check_arguments()
         frame = self._checked_frame()
-        #: What is written, with stand-ins for what is given; and the system prompt as it is written.
+        #: The rendered parts of a prompt with placeholders for the user's texts, and the system prompt as rendered.
         self._frame = re.split(f"({SYSTEM}|{QUERY})", frame)
         self._system = self._checked_system_prompt(frame)
-        #: Whether prompts tell the date.
+        #: Whether prompts contain the date.
         self.dated = (
             NOW in source and len({self._render(QUERY, source=with_date(source, day)) for day in TWO_DATES}) > 1
         )
 
     def pieces(self, query: str) -> list[Piece]:
-        """A prompt in pieces.
+        """A rendered prompt, split into the user's texts and the template's.
 
         Raises:
-            ConfigError: the template fails, or changes more of the query than the blanks around it.
+            ConfigError: the template fails, or changes more of the query than the whitespace around it.
         """
         text = self._render(query)
         for form in _forms(query):
@@ -77,14 +82,14 @@ class ChatTemplate:
             if "".join(filled) == text:
                 given = [part in (SYSTEM, QUERY) for part in self._frame]
                 return [Piece(*piece) for piece in zip(filled, given, strict=True)]
-        # What is written around a query may depend on it.
-        before, found, behind = text.rpartition(query.strip())
-        if not found:
+        # The text around a query may depend on the query.
+        before, stripped, behind = text.rpartition(query.strip())
+        if not stripped:
             raise ConfigError(f"the chat template does not write this query as it stands: {query[:60]!r}")
-        return [Piece(before, False), Piece(found, True), Piece(behind, False)]
+        return [Piece(before, False), Piece(stripped, True), Piece(behind, False)]
 
     def text(self, query: str) -> str:
-        """A prompt as a whole.
+        """A rendered prompt as one text.
 
         Raises:
             ConfigError: the template fails.
@@ -92,7 +97,7 @@ class ChatTemplate:
         return self._render(query)
 
     def header(self) -> str:
-        """What the template writes for the answer to begin; empty if it does not say."""
+        """The generation prompt: the text that the template adds for the answer to begin; empty if it adds none."""
         bare, whole = self._render(QUERY, header=False), self._render(QUERY)
         return whole.removeprefix(bare) if whole.startswith(bare) else ""
 
@@ -105,7 +110,15 @@ class ChatTemplate:
         source: str | None = None,
         arguments: Mapping[str, object] | None = None,
     ) -> str:
-        """The text of a prompt; what is left out is as the template has it."""
+        """The rendered prompt.
+
+        Args:
+            query: of the user.
+            system_prompt: None sends none; the empty string sends the configured one.
+            header: whether the generation prompt is added.
+            source: another template.
+            arguments: other template arguments than the configured ones.
+        """
         system_prompt = self.system_prompt if system_prompt == "" else system_prompt
         system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
         try:
@@ -118,11 +131,11 @@ class ChatTemplate:
                     **(self.arguments if arguments is None else arguments),  # type: ignore[arg-type]
                 )
             )
-        except Exception as error:  # whatever somebody's template may do
+        except Exception as error:  # a template may raise anything
             raise _failure(error) from error
 
     def _checked_frame(self) -> str:
-        """What is written for stand-ins."""
+        """The rendered prompt for placeholders; refuses a template that drops or changes the query or the system prompt."""
         if self.system_prompt is None:
             frame = self._render(QUERY)
         else:
@@ -140,7 +153,7 @@ class ChatTemplate:
         return frame
 
     def _checked_system_prompt(self, frame: str) -> str:
-        """The system prompt as it is written."""
+        """The system prompt as the template renders it, which may be without whitespace around it."""
         if self.system_prompt is None:
             return ""
         whole = self._render(QUERY)
@@ -156,7 +169,7 @@ class ChatTemplate:
         )
 
     def _check_arguments(self) -> None:
-        """Refuse an argument that changes nothing, whatever its value."""
+        """Refuse a template argument that has no effect on the prompt with any value."""
         parameters = set(inspect.signature(self.tokenizer.apply_chat_template).parameters) - {"tools", "documents"}
         for name, value in self.arguments.items():
             if name in {*parameters, "messages", NOW}:
@@ -175,15 +188,19 @@ class ChatTemplate:
         for arguments in (others, *({**others, name: other} for other in OTHER_VALUES)):
             try:
                 yield self._render(QUERY, arguments=arguments)
-            except ConfigError as error:  # it does not take such a value, so it looks at it
+            except ConfigError as error:  # the template rejects the value, so it uses the argument
                 yield str(error)
 
 
 def with_date(source: str, date: datetime) -> str:
-    """A chat template that takes ``date`` for now.
+    """A chat template in which ``strftime_now`` returns a fixed date.
 
-    Templates are rendered by transformers, which gives them the clock. A macro of the same name, with every date that the
-    template asks for, stands before it.
+    transformers renders templates with a ``strftime_now`` that reads the clock. A macro of the same name is put before the
+    template; it knows the date in every format that the template contains.
+
+    Args:
+        source: the template.
+        date: the fixed date.
 
     >>> print(with_date('{{ strftime_now("%d %b %Y") }}', datetime(2024, 7, 26)).splitlines()[-1])
     {{ strftime_now("%d %b %Y") }}
@@ -193,7 +210,7 @@ def with_date(source: str, date: datetime) -> str:
     try:
         words = [ast.literal_eval(word) for _, kind, word in Environment().lex(source) if kind == "string"]
     except (TemplateError, SyntaxError, ValueError):
-        return source  # what is wrong with it shows when it is rendered
+        return source  # rendering it will report the fault
     forms = {word for word in words if "%" in word}
     dates = json.dumps({form: date.strftime(form) for form in sorted(forms)})
     refused = "it asks for the date in a form that it puts together"
@@ -205,7 +222,7 @@ def with_date(source: str, date: datetime) -> str:
 
 
 def _forms(text: str) -> tuple[str, ...]:
-    """A text as templates write it: as it stands, or without blanks around it."""
+    """The forms in which templates write a text: unchanged, or stripped at both ends, the right, or the left."""
     return text, text.strip(), text.rstrip(), text.lstrip()
 
 

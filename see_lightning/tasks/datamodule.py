@@ -1,4 +1,4 @@
-"""What Lightning loads: one task's training examples, or one task's test queries."""
+"""Data for Lightning's Trainer: a task's training examples, and the test queries of tasks."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,26 +15,26 @@ from see_lightning.tasks.task import Task
 
 
 def pad_id(template: PromptTemplate) -> int:
-    """Any id serves for padding, since the mask hides it."""
+    """The id of the padding token; the end-of-sequence token if there is none, since the mask hides padding anyway."""
     pad = template.tokenizer.pad_token_id
     return int(template.tokenizer.eos_token_id if pad is None else pad)
 
 
 class TaskDataModule(L.LightningDataModule):
-    """The training examples of one stage, in an order made from (run seed, task, epoch).
+    """The training examples of one task, in an order determined by the run's seed, the task and the epoch.
 
-    Which examples make a step does not hang on the number of ranks; each rank gets its share of them.
+    The examples of a step are the same for any number of ranks; each rank gets its share of them.
 
     Args:
-        name: of the task, for the order's seed.
-        examples: what is trained on, with the targets as they are learned.
+        name: of the task, for the seed of the order.
+        examples: training examples, with the targets as they are learned.
         template: prompt style and tokenizer.
         batch_size: examples per optimizer step, of all ranks together.
         run_seed: the run's seed.
-        loss_reduction: what the loss is a mean over, see ``answer_loss``.
-        max_tokens_per_microbatch: that a rank computes together, padding included.
-        rank: whose share is loaded, from 0.
-        ranks: how many there are.
+        loss_reduction: the loss is a mean over ``tokens`` or ``examples``.
+        max_tokens_per_microbatch: most tokens of a micro-batch, padding included.
+        rank: number of this rank, from 0.
+        ranks: number of ranks.
     """
 
     def __init__(
@@ -57,20 +57,28 @@ class TaskDataModule(L.LightningDataModule):
         self.steps_per_epoch = -(-len(self.rows) // batch_size)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """One epoch; the Trainer asks again for each, so an epoch's order hangs on its number alone."""
+        """The batches of one epoch. The Trainer calls this for each epoch, so its order depends only on its number."""
         epoch = self.trainer.current_epoch if self.trainer else 0
         draw = seed(self.run_seed, self.name, f"order of epoch {epoch}")
         plan = plan_batches([len(row) for row in self.rows], self.batch_size, draw)
         return DataLoader(plan, batch_size=None, collate_fn=partial(self.collator.batch, self.rows))  # type: ignore[arg-type]
 
 
-WINDOW = 8  # times the queries written together; a method gets so many at once, to fill up places that become free
+WINDOW = 8  # a method gets this many times the decoded queries at once, so that new rows replace those that end
 
 
 def query_batch(
     queries: Sequence[str], template: PromptTemplate, *, max_new_tokens: int, tasks: Sequence[str] = (), rows: int = 16
 ) -> Queries:
-    """A user's queries, named by their numbers, ready to be answered; ``tasks`` is empty where the method is not told."""
+    """A user's queries as one batch; their ids are their numbers.
+
+    Args:
+        queries: texts.
+        template: prompt style and tokenizer.
+        max_new_tokens: most tokens to generate for each.
+        tasks: the queries' tasks, for a method that needs them.
+        rows: most queries that are decoded together.
+    """
     return Queries(
         prompts=[template.prompt_ids(query) for query in queries],
         ids=[str(number) for number in range(len(queries))],
@@ -84,29 +92,29 @@ def query_batch(
 def query_loader(
     tasks: Sequence[Task], template: PromptTemplate, *, batch_size: int, tell_task: bool, only_decide: bool = False
 ) -> DataLoader[Queries]:
-    """The test queries of tasks in one stream, so that the last answers to one task are written beside those to the next.
+    """The test queries of tasks in one stream: a task's last answers are decoded together with the next task's first.
 
-    They are named by their numbers in the order of tasks and test splits. A task's longest prompts come first, so that rows
-    read together are alike in length; which ones these are hangs on their task alone.
+    A query's id is its number in the order of tasks and test splits. A task's longest prompts come first, so that rows that
+    are prefilled together have similar lengths; these chunks depend on their task alone.
 
     Args:
-        tasks: whose test splits are asked.
+        tasks: tasks whose test splits are answered.
         template: prompt style and tokenizer.
-        batch_size: queries written together.
-        tell_task: whether the batch says which task its queries belong to; only an oracle may know.
-        only_decide: whether experts shall say only if they accept.
+        batch_size: most queries that are decoded together.
+        tell_task: whether a batch contains the tasks of its queries; only for methods with an oracle.
+        only_decide: whether experts only decide on acceptance and generate no answer.
     """
     numbers = count()
-    chunks: list[list[tuple[int, Example, int]]] = []  # query by query: its number, itself, and its task's
+    chunks: list[list[tuple[int, Example, int]]] = []  # of queries: number, example, and number of the task
     for place, task in enumerate(tasks):
         queries = [(next(numbers), example, place) for example in task.test]
         queries.sort(key=lambda query: (-len(template.prompt_ids(query[1].prompt)), query[1].id))
         chunks += cut(queries, max(1, batch_size // 2))
     windows: list[list[tuple[int, Example, int]]] = [[]]
-    for portion in chunks:
-        if len(windows[-1]) + len(portion) > max(len(portion), WINDOW * batch_size):
+    for chunk in chunks:
+        if len(windows[-1]) + len(chunk) > max(len(chunk), WINDOW * batch_size):
             windows.append([])
-        windows[-1] += portion
+        windows[-1] += chunk
 
     def to_batch(window: list[tuple[int, Example, int]]) -> Queries:
         prompts = [template.prompt_ids(example.prompt) for _, example, _ in window]

@@ -1,4 +1,4 @@
-"""Rehearsal: which examples of past tasks a later task may see again."""
+"""Rehearsal: the examples of past tasks that are part of a later task's training."""
 
 import random
 
@@ -10,7 +10,7 @@ from see_lightning.tasks.task import Task
 
 
 def num_rehearsed(ratio: float, size: int, at_least: int = 1) -> int:
-    """How many of ``size`` examples a ratio keeps: rounded, but at least one and ``at_least``; none if the ratio is 0.
+    """The number of rehearsed examples: ``ratio`` of ``size``, rounded, at least 1 and ``at_least``; 0 if the ratio is 0.
 
     >>> [num_rehearsed(0.1, 2000), num_rehearsed(0.01, 20), num_rehearsed(0.0, 20, at_least=12)]
     [200, 1, 0]
@@ -21,7 +21,7 @@ def num_rehearsed(ratio: float, size: int, at_least: int = 1) -> int:
 
 
 class Memory:
-    """The past tasks of a run, and what is drawn from them.
+    """The past tasks of a run, from which examples are drawn.
 
     Args:
         run_seed: the run's seed.
@@ -32,27 +32,27 @@ class Memory:
         self.past: list[Task] = []
 
     def add(self, task: Task) -> None:
-        """Count a task among the past ones."""
+        """Add a task to the past ones."""
         self.past.append(task)
 
     def rehearse(self, task: Task, *, ratio: float, resample: str, at_least: int = 0) -> list[Example]:
-        """The past examples that ``task`` sees: ``num_rehearsed(ratio, n, at_least)`` of each past task, oldest task first.
+        """The past examples for a task's training: ``num_rehearsed(ratio, n, at_least)`` of each, oldest task first.
 
         Args:
             task: the task that is trained.
             ratio: share of each past task's training examples, 0..1.
-            resample: ``per_task`` draws for every later task; ``once`` gives every later task the same rows, as a buffer
-                that keeps only these would.
-            at_least: examples of each past task, as far as it has so many.
+            resample: ``per_task`` draws other examples for each later task; ``once`` the same ones for all, as a buffer that
+                keeps only these would.
+            at_least: least number of examples of each past task, if it has so many.
         """
         one_of("method.resample", resample, RESAMPLE)
-        reader = "all" if resample == "once" else task.name
+        learner = "all" if resample == "once" else task.name
         return [
             example
             for past in self.past
-            for example in self._drawn(past, num_rehearsed(ratio, len(past.train), at_least), reader)
+            for example in self._drawn(past, num_rehearsed(ratio, len(past.train), at_least), learner)
         ]
 
-    def _drawn(self, past: Task, size: int, reader: str) -> list[Example]:
-        draw = seed(self.run_seed, past.name, f"rehearsal for {reader}")
+    def _drawn(self, past: Task, size: int, learner: str) -> list[Example]:
+        draw = seed(self.run_seed, past.name, f"rehearsal for {learner}")
         return random.Random(draw).sample(list(past.train), size)

@@ -1,4 +1,4 @@
-"""More to refuse than past tasks: instructions of all kinds, and one's own inputs under other instructions."""
+"""Further negative examples: general instructions, and a task's own inputs under other instructions."""
 
 import random
 from collections.abc import Sequence
@@ -9,20 +9,20 @@ from see_lightning.data.example import Example
 from see_lightning.data.general import GENERAL, draw_evenly, general_rows, instruction_of, split_by_instruction
 from see_lightning.errors import ConfigError
 
-MOST_OTHER = 250  # own inputs under other instructions
+MOST_OTHER = 250  # most own inputs under other instructions
 
 
 def general_negatives(number: int, source: str, draw: int) -> list[Example]:
-    """Instructions that belong to no task.
+    """General instructions, as examples that an expert learns to refuse.
 
     Args:
-        number: how many.
-        source: ``built_in``, or a file of your own, see ``general_rows``.
+        number: of examples.
+        source: ``built_in``, or a file with a line ``{"prompt": ...}`` for each instruction.
         draw: seed of the choice.
 
     Raises:
         ConfigError: the source holds fewer.
-        DataError: there is no such file, or a row of it holds no prompt.
+        DataError: there is no such file, or a row of it has no prompt.
     """
     if not number:
         return []
@@ -33,16 +33,16 @@ def general_negatives(number: int, source: str, draw: int) -> list[Example]:
 
 
 def unseen_general(number: int, source: str, draw: int, *, refused: int) -> list[Example]:
-    """Further instructions than any expert learns to refuse.
+    """General instructions that no expert is trained on, for setting thresholds.
 
     Args:
-        number: how many.
-        source: as in ``general_negatives``.
+        number: of examples.
+        source: ``built_in``, or a file with a line ``{"prompt": ...}`` for each instruction.
         draw: seed of the choice.
-        refused: ``number`` of ``general_negatives``, for all experts.
+        refused: number of general instructions that each expert learns to refuse (``general_negatives``).
 
     Raises:
-        ConfigError: the source holds fewer.
+        ConfigError: the source has fewer with other instructions.
     """
     if not number:
         return []
@@ -61,19 +61,19 @@ def unseen_general(number: int, source: str, draw: int, *, refused: int) -> list
 def under_other_instructions(
     own: Sequence[Example], number: int, source: str, draw: int, *, refused: int
 ) -> list[Example]:
-    r"""One's own inputs, each under an instruction that is not one's own, out of those that experts learn to refuse.
+    r"""A task's own inputs, each under a general instruction, as examples that its expert learns to refuse.
 
-    What stands before the first blank line of a prompt is taken for its instruction; a prompt without one is all input.
+    A prompt's instruction is the text before its first blank line; a prompt without a blank line is all input.
 
     Args:
-        own: of the task.
-        number: how many; an input or an instruction comes twice only if there are not enough.
-        source: of the instructions, as in ``general_negatives``.
+        own: the task's examples.
+        number: of examples; an input or an instruction is used twice only if there are not enough.
+        source: of the instructions: ``built_in``, or a file with a line ``{"prompt": ...}`` for each.
         draw: seed of the choice.
-        refused: as in ``unseen_general``.
+        refused: number of general instructions that each expert learns to refuse (``general_negatives``).
 
     Raises:
-        ConfigError: no instruction of the source has an input, so none can take one.
+        ConfigError: no instruction of the source has an input.
 
     >>> mine = Example("1", "Is it kind?\n\nWhat a day!", "yes", "tone")
     >>> under_other_instructions([mine], 1, "built_in", draw=0, refused=0)[0].prompt
@@ -82,19 +82,19 @@ def under_other_instructions(
     if not number:
         return []
     prompts = [row.prompt.partition("\n\n") for row in split_by_instruction(general_rows(source), refused)[0]]
-    known = list(dict.fromkeys(instruction for instruction, _, content in prompts if content.strip()))
-    if not known:
+    with_input = list(dict.fromkeys(instruction for instruction, _, content in prompts if content.strip()))
+    if not with_input:
         raise ConfigError(
-            f"method.other_instructions={number}, but no instruction of {source} has an input, a blank line below it; give"
-            f" some that have one."
+            f"method.other_instructions={number}, but no instruction of {source} has an input after a blank line; give a"
+            f" file in which some have one."
         )
     order = random.Random(draw)
-    instructions = chain.from_iterable(order.sample(some, len(some)) for some in repeat(known))
+    instructions = chain.from_iterable(order.sample(some, len(some)) for some in repeat(with_input))
     inputs = cycle(order.sample(list(own), len(own)))
-    made = []
+    examples = []
     for place, instruction, example in zip(range(number), instructions, inputs, strict=False):
         _, _, content = example.prompt.partition("\n\n")
-        made.append(
+        examples.append(
             replace(
                 example,
                 id=f"{example.id}-other-{place}",
@@ -103,4 +103,4 @@ def under_other_instructions(
                 source="",
             )
         )
-    return made
+    return examples

@@ -1,4 +1,4 @@
-"""Texts to token ids and back, such that a text that spells a special token stays a text."""
+"""Tokenisation of prompts and answers in which the user's text never becomes a special token."""
 
 import json
 import re
@@ -12,14 +12,14 @@ from see_lightning.errors import ConfigError
 from see_lightning.files.text import holds_surrogate
 from see_lightning.tasks.chat import Piece
 
-STAND_IN = 0xF0000  # the first of 65,534 characters without a meaning
-RULES = ("single_word", "lstrip", "rstrip", "normalized")  # of an added token, by which it is found in a text
+STAND_IN = 0xF0000  # the first of 65,534 private-use characters
+RULES = ("single_word", "lstrip", "rstrip", "normalized")  # how the tokenizer finds an added token in a text
 
 
 class Pieces:
-    """Ids of texts, and of prompts in pieces, whose special tokens are those of the template alone.
+    """Tokenises texts and split prompts; only a template's own text may become special tokens.
 
-    Texts that spell no such token get the very ids that the tokenizer gives them.
+    A text that does not contain the spelling of a special token gets the tokenizer's usual ids.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
@@ -29,7 +29,7 @@ class Pieces:
         self.tokenizer = tokenizer
         self._added: dict[int, AddedToken] = dict(tokenizer.added_tokens_decoder)
         self._special = {id_ for id_, token in self._added.items() if token.special}
-        # What a tokenizer does not know becomes a special token too, which nobody spelled; GPT 2's is its last token as well.
+        # Unknown characters become a special token without its spelling; GPT-2's is its end-of-sequence token as well.
         unknown = tokenizer.unk_token
         self._unknown = None if unknown in (tokenizer.eos_token, tokenizer.bos_token) else unknown
         self._spelled = {id_ for id_ in self._special if self._added[id_].content != self._unknown}
@@ -37,22 +37,25 @@ class Pieces:
         self._twins: dict[frozenset[int], tuple[Tokenizer, dict[int, str]]] = {}
 
     def text_ids(self, text: str) -> list[int]:
-        """The ids of a text by itself."""
+        """The token ids of a text, without special tokens."""
         ids = self._ids(text)
         if self._spelled.isdisjoint(ids) and not self._holds_unknown(text):
             return ids
         return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of ids, without special tokens."""
-        # What some tokenizers call cleaning up takes away blanks of the text.
+        """The text of token ids, without special tokens."""
+        # The clean-up of some tokenizers removes spaces that belong to the text.
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def ids(self, pieces: Sequence[Piece]) -> list[int]:
-        """The ids of a prompt. What was given to a template closes no turn and opens none.
+        """The token ids of a prompt. The user's text in it can neither end nor begin a turn.
+
+        Args:
+            pieces: of the prompt, from a chat template.
 
         Raises:
-            ConfigError: the tokenizer takes a part of what was given for a token of the template's kind all the same.
+            ConfigError: the tokenizer turns a part of the user's text into a special token in any case.
         """
         around = tuple("" if piece.given else piece.text for piece in pieces)
         if around not in self._expected:
@@ -66,17 +69,16 @@ class Pieces:
         ids = self._ids_apart(pieces, markers | self._special)
         if _only(markers, ids) != expected:
             given = " ".join(piece.text for piece in pieces if piece.given)
-            spelled = next((token.content for token in self._added.values() if token.content in given), given[:60])
-            raise ConfigError(f"the tokenizer takes {spelled!r} in a query for a token of its own, not for text")
+            spelling = next((token.content for token in self._added.values() if token.content in given), given[:60])
+            raise ConfigError(f"the tokenizer takes {spelling!r} in a query for a token of its own, not for text")
         return ids
 
     def loss(self, text: str) -> tuple[str, bool]:
-        """How a text comes back from its ids where it does, and whether more was lost than the tokenizer's normalisation.
-
-        Blanks, case, and the forms of Unicode's letters count as normalisation.
+        """Compare a text with its decoded token ids.
 
         Returns:
-            The first place of difference, empty where the text comes back as it stands; and whether something is lost.
+            A description of the first difference, empty if there is none; and whether the loss goes beyond normalisation,
+            which is whitespace, case, and Unicode compositions.
         """
         back = self.text(self.text_ids(text))
         if back == text:
@@ -86,8 +88,8 @@ class Pieces:
         normal = normalizer.normalize_str(text) if normalizer else text
         first = next((n for n, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), min(len(text), len(back)))
         shown = slice(max(0, first - 10), first + 20)
-        told = f"{text[shown]!r} comes back as {back[shown]!r}"
-        return told, _letters(back) not in (_letters(text), _letters(normal))
+        difference = f"{text[shown]!r} comes back as {back[shown]!r}"
+        return difference, _letters(back) not in (_letters(text), _letters(normal))
 
     def _holds_unknown(self, text: str) -> bool:
         return self._unknown is not None and str(self._unknown) in text
@@ -98,18 +100,18 @@ class Pieces:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def _ids_apart(self, pieces: Sequence[Piece], markers: set[int]) -> list[int]:
-        """The ids of a prompt, in which only what the template writes itself is looked through for markers."""
+        """The token ids of a prompt, in which markers are searched in the template's own text only."""
         by_content = {self._added[id_].content: id_ for id_ in markers}
         longest_first = sorted(by_content, key=len, reverse=True)
         any_marker = "|".join(map(re.escape, longest_first)) or "(?!)"
         split = [[piece.text] if piece.given else re.split(f"({any_marker})", piece.text) for piece in pieces]
-        # Every other part of what a template wrote is a marker.
-        parts = [(part, n % 2 == 1) for some in split for n, part in enumerate(some)]
+        # Every second part of the template's text is a marker.
+        parts = [(part, n % 2 == 1) for piece_parts in split for n, part in enumerate(piece_parts)]
         if getattr(self.tokenizer, "backend_tokenizer", None) is not None:
             twin, stand_ins = self._twin(frozenset(markers))
             text = "".join(stand_ins[by_content[part]] if is_marker else part for part, is_marker in parts)
-            meant = {twin.token_to_id(stand_in): id_ for id_, stand_in in stand_ins.items()}
-            return [meant.get(id_, id_) for id_ in twin.encode(text, add_special_tokens=False).ids]
+            marker_of = {twin.token_to_id(stand_in): id_ for id_, stand_in in stand_ins.items()}
+            return [marker_of.get(id_, id_) for id_ in twin.encode(text, add_special_tokens=False).ids]
         ids, text = [], ""
         for part, is_marker in parts:
             if is_marker:
@@ -118,7 +120,7 @@ class Pieces:
         return ids + self.text_ids(text)
 
     def _twin(self, markers: frozenset[int]) -> tuple[Tokenizer, dict[int, str]]:
-        """A copy of the tokenizer that reads markers as text, and characters without a meaning as it reads markers."""
+        """A copy of the tokenizer that treats markers as text and a private-use character for each as that marker."""
         if markers not in self._twins:
             state = json.loads(self.tokenizer.backend_tokenizer.to_str())
             for token in state["added_tokens"]:
@@ -140,5 +142,5 @@ def _only(markers: set[int], ids: Iterable[int]) -> list[int]:
 
 
 def _letters(text: str) -> str:
-    """A text without what tokenizers normalise: blanks (sentencepiece writes them as a low line), case, compositions."""
+    """A text without the differences that tokenizers normalise: spaces (sentencepiece's are U+2581), case, compositions."""
     return "".join(unicodedata.normalize("NFKC", text).casefold().replace("\u2581", "").split())

@@ -1,4 +1,4 @@
-"""How a query is put to the model: the prompt style, and the check that prompt and answer fit."""
+"""Prompt styles, and checks that prompts and answers can be tokenised and fit into the model's context."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,8 +16,8 @@ from see_lightning.tasks.chat import ChatTemplate, Piece
 from see_lightning.tasks.pieces import Pieces
 from see_lightning.tasks.task import Task
 
-# What stands before and behind a query. Alpaca's is Stanford's without an input field, as SSR uses it; Llama 2's is SSR's,
-# with a blank behind it that the model's own template has not.
+# The texts before and after a query. Alpaca's is Stanford's without an input field, as SSR uses it. Llama 2's is SSR's, with
+# a space at the end that the model's own template does not have.
 AROUND = {
     "plain": ("", ""),
     "alpaca": (
@@ -28,7 +28,7 @@ AROUND = {
     "llama2": ("[INST] ", " [/INST] "),
 }
 
-# Texts by whose prompts and ids it shows whether a template or a tokenizer is another than it was.
+# Texts whose prompts and token ids show whether a template or a tokenizer has changed.
 PROBES = (
     "A query.", "Sum up:\n\nTom had 1,234.50 coins -- \"so he said\" -- on 5/7/1999.", "  blanks\tand\n\nlines  ",
     "def f(x):\n    return x ** 2  # naïve", "Où? Żółć, Ελλάδα, Москва, 日本語, हिन्दी, עברית, 🙂",
@@ -37,17 +37,20 @@ PROBES = (
 
 
 class PromptTemplate:
-    """Queries and answers to token ids.
+    """Converts queries and answers into token ids.
 
-    What stands in them is text: where it spells a special token of the tokenizer, it is no such token.
+    Their text is only text: the spelling of a special token in it does not become that token.
 
     Args:
         tokenizer: a Hugging Face tokenizer with an end-of-sequence token.
-        style: ``chat`` (the tokenizer's own template), ``plain`` (the query alone), ``alpaca``, ``llama2`` (SSR's for it).
-        system_prompt: for ``chat``, where None leaves it to the template, and ``llama2``, where None writes none.
+        style: ``chat`` (the tokenizer's chat template), ``plain`` (the query alone), ``alpaca``, or ``llama2`` (SSR's).
+        system_prompt: for ``chat`` and ``llama2``. None sends none; a chat template may then write its default.
         max_length: most tokens of a prompt together with its answer.
         arguments: for ``chat``: variables of the template.
-        date: for ``chat``: what the template takes for now; None is now.
+        date: for ``chat``: the date that the template gets as the current one; None is the clock's.
+
+    Raises:
+        ConfigError: the style has no system prompt, or the chat template cannot be used.
     """
 
     def __init__(
@@ -68,14 +71,14 @@ class PromptTemplate:
         self.pieces = Pieces(tokenizer)
         date = date or datetime.now()
         self.chat = ChatTemplate(tokenizer, system_prompt, arguments, date) if style == "chat" else None
-        #: What prompts tell the date of, in ISO form; None where they tell none.
+        #: The date that prompts contain, in ISO format; None if they contain none.
         self.date = date.isoformat(timespec="seconds") if self.chat and self.chat.dated else None
 
     def with_system_prompt(self, system_prompt: str) -> "PromptTemplate":
-        """The same with another system prompt.
+        """The same template with another system prompt.
 
         Raises:
-            ConfigError: the template has no place for it.
+            ConfigError: the template has no place for a system prompt.
         """
         return PromptTemplate(
             self.tokenizer,
@@ -87,11 +90,11 @@ class PromptTemplate:
         )
 
     def prompt_ids(self, query: str) -> list[int]:
-        """The ids up to where the answer begins.
+        """The token ids of a prompt, up to the beginning of the answer.
 
         Raises:
-            ConfigError: the chat template fails or changes the query, or the tokenizer takes a part of it for a token of its
-                own.
+            ConfigError: the chat template fails or changes the query, or the tokenizer turns a part of it into a special
+                token.
         """
         if self.chat:
             return self.pieces.ids(self.chat.pieces(query))  # the template writes the special tokens itself
@@ -103,43 +106,43 @@ class PromptTemplate:
         return [*bos, *self.pieces.ids([Piece(before, False), *system, Piece(query, True), Piece(behind, False)])]
 
     def header_ids(self) -> list[int]:
-        """The ids that end every prompt, such as a chat's assistant header; empty if prompts end with the query."""
+        """The token ids that end every prompt, such as a chat's assistant header; empty if prompts end with the query."""
         header = self.chat.header() if self.chat else ""
         if header:
             return self.pieces.ids([Piece(header, False)])
         first, second = (self.prompt_ids(query)[::-1] for query in ("A query.", "Another one?"))
-        alike = next(n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
-        return first[:alike][::-1]
+        common = next(n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+        return first[:common][::-1]
 
     def text_ids(self, text: str) -> list[int]:
-        """The ids of a text by itself."""
+        """The token ids of a text, without special tokens."""
         return self.pieces.text_ids(text)
 
     def target_ids(self, target: str) -> list[int]:
-        """The ids of an answer with the end-of-sequence token that closes it."""
+        """The token ids of an answer, with the end-of-sequence token."""
         return [*self.text_ids(target), self.tokenizer.eos_token_id]
 
     def text(self, ids: list[int]) -> str:
-        """The text of generated ids, without special tokens."""
+        """The text of generated token ids, without special tokens."""
         return self.pieces.text(ids)
 
     def loss(self, text: str) -> tuple[str, bool]:
-        """How a text comes back from its ids, see ``Pieces.loss``."""
+        """The first difference between a text and its decoded ids, and whether more than normalisation is lost."""
         return self.pieces.loss(text)
 
     def digest(self) -> str:
-        """sha256 of the ids of a fixed query: two templates with one digest put queries alike."""
+        """sha256 of the token ids of a fixed query and answer: templates with the same digest give the same prompts."""
         ids = (*self.prompt_ids("A query."), *self.target_ids("An answer."))
         return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()
 
     def made_from(self) -> dict[str, str]:
-        """What a run is made from: sha256 of the prompts that some queries become, and of the ids of some texts."""
+        """Digests by which a run detects a changed template or tokenizer: sha256 of prompts and token ids of fixed texts."""
         prompts, ids = [], []
         for query in PROBES:
             try:
                 prompts.append(self.chat.text(query) if self.chat else query)
                 ids.append(self.prompt_ids(query) + self.target_ids(query))
-            except ConfigError as error:  # some templates and tokenizers cannot write each of them
+            except ConfigError as error:  # some templates and tokenizers cannot represent every text
                 prompts.append(str(error))
         return {
             "prompt template": hashlib.sha256("\x1e".join(prompts).encode()).hexdigest(),
@@ -148,11 +151,18 @@ class PromptTemplate:
 
 
 def checked_header(task: Task, template: PromptTemplate) -> Task:
-    """The task, each of whose prompts ends in the header from which on activated experts act.
+    """Check that every prompt of a task ends in the header from which on activated experts act.
+
+    Args:
+        task: as read.
+        template: of the run.
+
+    Returns:
+        The same task.
 
     Raises:
-        DataError: the tokenizer joined a prompt's end with what stands before, or an answer repeats the header, which
-            PEFT would take for the prompt's.
+        DataError: the tokenizer merged the header with the text before it, or an answer contains the header, which PEFT would
+            take for the prompt's.
     """
     header = template.header_ids()
     for row in (*task.train, *task.held_out, *task.test):
@@ -174,15 +184,18 @@ def _holds(ids: Sequence[int], part: Sequence[int]) -> bool:
 
 
 def checked_texts(task: Task, template: PromptTemplate, checks: RowChecks) -> Task:
-    """The task with every row that becomes token ids and comes back from them.
+    """The task with the rows that can be tokenised and decoded.
 
-    An answer of which the tokenizer loses a part, and a prompt that the template changes, are bad rows. What comes back with
-    other blanks, case, or compositions of Unicode is told in a notice, as are prompts of which the tokenizer loses a part.
+    A row is bad if the tokenizer loses a part of its answer, or the template changes its prompt. A notice counts the texts
+    whose whitespace, case, or Unicode compositions change, and the prompts of which the tokenizer loses a part.
 
     Args:
         task: as read.
         template: of the run.
-        checks: what to do with a bad row.
+        checks: refuses or counts a bad row.
+
+    Raises:
+        DataError: a bad row that ``checks`` refuses, or too many of them.
     """
     altered: dict[str, list[str]] = {"prompts": [], "answers": []}
 
@@ -197,34 +210,36 @@ def checked_texts(task: Task, template: PromptTemplate, checks: RowChecks) -> Ta
             except ConfigError as error:
                 checks.bad(task.name, place, str(error).rstrip("."))
                 continue
-            for part, told in (("prompts", prompt), ("answers", answer)):
-                altered[part] += [f"{place}: {told}"] if told else []
+            for part, difference in (("prompts", prompt), ("answers", answer)):
+                altered[part] += [f"{place}: {difference}"] if difference else []
             yield row
 
-    outdated = checks.notices(task.name)  # what was skipped on reading is counted again in the new notice
+    outdated = checks.notices(task.name)  # the new notice also counts the rows skipped in reading
     train, test, held_out = (tuple(writable(rows)) for rows in (task.train, task.test, task.held_out))
     number = len(train) + len(test) + len(held_out)
-    told = [
+    new = [
         f"{task.name}: the tokenizer does not give {len(rows)} of {number} {part} back as they stand; first {rows[0]}"
         for part, rows in altered.items()
         if rows
     ]
-    notices = (*(notice for notice in task.notices if notice not in outdated), *checks.notices(task.name), *told)
+    notices = (*(notice for notice in task.notices if notice not in outdated), *checks.notices(task.name), *new)
     return replace(task, train=train, test=test, held_out=held_out, notices=notices)
 
 
 def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, indicator_tokens: int) -> Task:
-    """The task with every row short enough: where a prompt has a body, that is cut, and told in a notice.
+    """The task with every row cut to the model's context, as far as its prompt has a body that may be cut.
 
-    A row that is too long all the same ``checks`` refuses or counts. A training row must hold its prompt and its answer, a
-    test row its prompt and what the task reserves for an answer. Where more may be generated, a long prompt leaves room for
-    less.
+    A training row must fit with its answer, a test row with the tokens that the task reserves for an answer. Where the task
+    allows longer answers than it reserves, fewer tokens are generated after a long prompt. A notice counts the cut prompts.
 
     Args:
         task: as read.
-        template: tells how many tokens a row has.
-        checks: what to do with a bad row.
-        indicator_tokens: room that an indicator takes before the answer.
+        template: counts tokens, and has the context's length.
+        checks: refuses or counts a row that is still too long.
+        indicator_tokens: tokens of an indicator before the answer.
+
+    Raises:
+        DataError: a row that ``checks`` refuses, or too many that do not fit.
     """
 
     def fitting(rows: Iterable[Example], answer_tokens: int | None) -> tuple[tuple[Example, ...], int]:
@@ -245,7 +260,7 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
                 cut += short is not row
         return tuple(kept), cut
 
-    outdated = checks.notices(task.name)  # what was skipped on reading is counted again in the new notice
+    outdated = checks.notices(task.name)  # the new notice also counts the rows skipped in reading
     reserved = task.max_new_tokens if task.reserved is None else task.reserved
     (train, train_cut), (test, test_cut) = fitting(task.train, None), fitting(task.test, reserved)
     held_out, held_out_cut = fitting(task.held_out, None)
@@ -269,24 +284,24 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
 
 
 def longer_references(task: Task, template: PromptTemplate) -> int:
-    """How many of a task's test references no answer can equal, for they have more tokens than are generated."""
+    """Number of a task's test rows whose references are all longer than the longest answer, so that no answer equals them."""
     return sum(
         shortest_reference(row, template) > task.limit(len(template.prompt_ids(row.prompt))) for row in task.test
     )
 
 
 def shortest_reference(row: Example, template: PromptTemplate) -> int:
-    """Tokens of the shortest answer that counts as right."""
+    """Tokens of a row's shortest reference."""
     return min(len(template.target_ids(reference)) - 1 for reference in row.references)
 
 
 def length_notices(task: Task, template: PromptTemplate, setting: str) -> tuple[str, ...]:
-    """What there is to tell of the longest answers to a task's test queries; empty where every reference fits.
+    """Notices about test queries whose references do not fit into the longest answer; empty if all fit.
 
     Args:
-        task: as it is asked.
+        task: as it is tested.
         template: counts tokens.
-        setting: that sets the longest answer.
+        setting: name of the setting of the longest answer, for the advice.
     """
     limit, rows = task.max_new_tokens, len(task.test)
     short = sum(task.limit(len(template.prompt_ids(row.prompt))) < limit for row in task.test)
@@ -306,10 +321,14 @@ def length_notices(task: Task, template: PromptTemplate, setting: str) -> tuple[
 
 
 def fitted(row: Example, template: PromptTemplate, room: int) -> tuple[Example, int]:
-    """The row with as much of its body as its prompt has ``room`` tokens for, and the prompt's tokens.
+    """The row with its body cut such that the prompt fits into ``room`` tokens, and the prompt's number of tokens.
 
-    The body's extras are left out first. A row without a body, or that does not fit without it either, is returned as it
-    is.
+    The body's extras are removed first. A row that has no body, or does not fit without it either, is returned unchanged.
+
+    Args:
+        row: the example.
+        template: counts tokens.
+        room: most tokens of the prompt.
     """
     short, tokens = row, len(template.prompt_ids(row.prompt))
     whole = tokens
@@ -320,7 +339,7 @@ def fitted(row: Example, template: PromptTemplate, room: int) -> tuple[Example, 
         elif size == 0:
             return row, whole
         else:
-            # By the characters that a token of the whole prompt has: too few rather than too many, and then again.
+            # Characters per token estimated from the whole prompt: cut too little rather than too much, and repeat.
             short = short.shortened(size - max(1, (tokens - room) * size // tokens))
         tokens = len(template.prompt_ids(short.prompt))
     return short, tokens

@@ -1,7 +1,7 @@
-"""Task reconstruction: an expert learns to say whether a query is its own before it answers.
+"""Task reconstruction: an expert learns to generate an indicator, accepted or refused, before its answer.
 
 SEE's reconstructed task (arXiv 2504.06664): the task's own rows get the target ``<<pos>> answer``, a share of each past
-task's rows get the target ``<<neg>>`` and no answer.
+task's rows get the target ``<<neg>>`` without an answer.
 """
 
 from collections.abc import Iterable
@@ -12,14 +12,19 @@ from see_lightning.data.example import Example
 
 @dataclass(frozen=True, slots=True)
 class Indicators:
-    """The first words of an expert's answer: mine, or not mine."""
+    """The texts with which an expert's answer begins.
+
+    Args:
+        pos: of a query that the expert accepts.
+        neg: of a query that the expert refuses.
+    """
 
     pos: str = "<<pos>>"
     neg: str = "<<neg>>"
 
 
 def reconstruct(own: Iterable[Example], past: Iterable[Example], indicators: Indicators) -> list[Example]:
-    """Own examples marked as accepted, past ones as refused; ids and prompts stay as they are.
+    """Own examples with ``pos`` before their target, past examples with the target ``neg``; ids and prompts stay the same.
 
     >>> mine, other = Example("1", "2+2?", "4", "sums"), Example("7", "Capital of Peru?", "Lima", "geo")
     >>> [example.target for example in reconstruct([mine], [other], Indicators())]

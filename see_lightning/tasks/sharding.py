@@ -1,4 +1,4 @@
-"""Dealing test queries to ranks, so that none waits long for another."""
+"""Distribution of test queries over ranks, balanced by their expected cost."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,19 +7,19 @@ from statistics import mean
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
-# A token that is written costs as much as so many that are read, which go through the model side by side.
+# Cost of a generated token in tokens of a prompt, which are processed in parallel.
 WRITTEN = 8
 
 
 def balance(costs: Sequence[Sequence[float]], ranks: int) -> list[list[list[int]]]:
-    """Deal the queries of several tasks: task by task, the dearest first, each to the rank with the least so far.
+    """Distribute the queries of several tasks: task by task, the most expensive first, each to the rank with the least load.
 
-    What a rank gets of a task hangs on no later task, so a query has the same rank after every stage of a run, and the
+    A rank's queries of a task do not depend on later tasks. So a query stays on its rank through all stages of a run, and the
     load is even whether few or all tasks are tested.
 
     Args:
-        costs: of each task's queries, in any unit.
-        ranks: how many there are.
+        costs: for each task, the cost of each query, in any unit.
+        ranks: number of ranks.
 
     Returns:
         For each task, for each rank, the numbers of its queries, ascending.
@@ -29,32 +29,32 @@ def balance(costs: Sequence[Sequence[float]], ranks: int) -> list[list[list[int]
     """
     loads = [0.0] * ranks
     balanced = []
-    for column in costs:
+    for task_costs in costs:
         shares: list[list[int]] = [[] for _ in range(ranks)]
-        for query in sorted(range(len(column)), key=lambda query: (-column[query], query)):
+        for query in sorted(range(len(task_costs)), key=lambda query: (-task_costs[query], query)):
             rank = loads.index(min(loads))
             shares[rank].append(query)
-            loads[rank] += column[query]
+            loads[rank] += task_costs[query]
         balanced.append([sorted(share) for share in shares])
     return balanced
 
 
 def expected_costs(task: Task, template: PromptTemplate) -> list[float]:
-    """What answering each test query of a task will cost: its prompt is read, and an answer as long as usual written."""
-    usual = (
+    """The cost of each test query of a task: its prompt's tokens, and an answer of the training answers' mean length."""
+    answer_tokens = (
         mean(len(template.target_ids(example.target)) for example in task.train) if task.train else task.max_new_tokens
     )
-    return [len(template.prompt_ids(example.prompt)) + WRITTEN * usual for example in task.test]
+    return [len(template.prompt_ids(example.prompt)) + WRITTEN * answer_tokens for example in task.test]
 
 
 def shard_of(tasks: Sequence[Task], template: PromptTemplate, *, rank: int, ranks: int) -> dict[str, Task]:
-    """Each task with those of its test queries that one rank answers.
+    """Each task, by name, with only the test queries that one rank answers.
 
     Args:
-        tasks: in their order.
+        tasks: in the run's order.
         template: counts tokens.
-        rank: from 0.
-        ranks: how many there are.
+        rank: number of the rank, from 0.
+        ranks: number of ranks.
     """
     if ranks == 1:
         return {task.name: task for task in tasks}

@@ -16,25 +16,26 @@ from see_lightning.seeds import seed
 
 MERGED = "all"
 
-Rule = Literal["protocol", "training", "number"]  # what tells how long an answer may become
+#: The origin of the longest answer: the benchmark's protocol, the training answers, or a number in the settings.
+Rule = Literal["protocol", "training", "number"]
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is learned and tested under one name.
+    """A task: its training, test and held-out examples, and how answers are generated and scored.
 
     Args:
-        name: also the name of its expert.
+        name: of the task, and of its expert.
         train: training examples, shuffled.
         test: test examples, shuffled.
         score: name of the score, see ``evaluation.scores``.
-        max_new_tokens: longest answer that is generated, in tokens.
-        notices: what the reader found worth telling about the data.
-        held_out: further training examples that nobody is trained on; their prompts are all different, and none of them
-            stands in ``train`` or ``test``.
-        rule: where ``max_new_tokens`` comes from.
-        reserved: tokens that a test prompt must leave for its answer; None: ``max_new_tokens``.
-        context: most tokens of a prompt with its answer; None: any number.
+        max_new_tokens: most tokens of a generated answer.
+        notices: one line for each fact about the data that the user should know.
+        held_out: further training examples that no method is trained on. Their prompts are all different, and none of them
+            is in ``train`` or ``test``.
+        rule: origin of ``max_new_tokens``.
+        reserved: tokens that a test prompt must leave for its answer; None is ``max_new_tokens``.
+        context: most tokens of a prompt with its answer; None is no limit.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Task:
     context: int | None = field(default=None, compare=False)
 
     def limit(self, prompt_tokens: int) -> int:
-        """Most tokens that are generated behind a prompt: what the task allows, or what the context leaves.
+        """Most tokens to generate after a prompt: ``max_new_tokens``, or fewer if the context ends before.
 
         >>> Task("qa", (), (), "rouge_l", 512, context=600).limit(200)
         400
@@ -57,73 +58,88 @@ class Task:
         return self.max_new_tokens if self.context is None else min(self.max_new_tokens, self.context - prompt_tokens)
 
     def digest(self) -> str:
-        """Number of training rows, and sha256 over every id, prompt and reference: tells whether a run's data changed."""
+        """Number of training rows, and sha256 over every id, prompt and reference, by which a run detects changed data."""
         return f"{len(self.train)}:{self.rows_sha256()}"
 
     def asked(self) -> str:
-        """sha256 over all that answers to the task and their scores are made from."""
+        """sha256 over everything that determines the answers and their scores: rows, score, longest answer."""
         return hashlib.sha256(f"{self.rows_sha256()} {self.score} {self.max_new_tokens}".encode()).hexdigest()
 
     def rows_sha256(self) -> str:
-        """sha256 over the rows, the training rows first."""
+        """sha256 over ids, prompts and references of the training rows and then the test rows."""
         text = "\x1e".join(joined((e.id, e.prompt, *e.references)) for e in (*self.train, *self.test))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_same_data(noted: str | None, now: str | None) -> bool:
-    """Whether two of ``Task.digest`` are of the same rows; older ones lack the number of training rows.
+    """Whether two digests of a task are of the same rows. Digests of earlier versions lack the number of training rows.
+
+    Args:
+        noted: the recorded digest; None if there is none.
+        now: the present digest; None if there is none.
+
 
     >>> is_same_data("2:ab", "2:ab"), is_same_data("ab", "2:ab"), is_same_data("3:ab", "2:ab")
     (True, True, False)
     """
     if noted is None or now is None:
         return noted == now
-    (number, rows), (our_number, our_rows) = (digest.rpartition(":")[::2] for digest in (noted, now))
-    return rows == our_rows and (number == our_number or "" in (number, our_number))
+    (size, rows), (size_now, rows_now) = (digest.rpartition(":")[::2] for digest in (noted, now))
+    return rows == rows_now and (size == size_now or "" in (size, size_now))
 
 
 def changed_data(noted: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Names of the tasks of ``noted`` whose digests differ now, or that are not there."""
+    """Names of the recorded tasks whose data have changed or are missing.
+
+    Args:
+        noted: recorded digests by task.
+        now: present digests by task.
+    """
     return [task for task, digest in noted.items() if not is_same_data(digest, now.get(task))]
 
 
 def told_apart(foreign: Sequence[Task], tasks: Sequence[Task]) -> list[Task]:
-    """Foreign tasks, with a notice where queries of theirs are none, for an own task trains on them."""
+    """The foreign tasks, each with a notice if a task of the run trains on some of its queries.
+
+    Args:
+        foreign: tasks of which no expert should accept a query.
+        tasks: the run's tasks.
+    """
     trained = {content(row.prompt): task.name for task in tasks for row in task.train}
-    found = []
+    checked = []
     for task in foreign:
         known = [trained[content(row.prompt)] for row in task.test if content(row.prompt) in trained]
         own = ", ".join(dict.fromkeys(known))
-        told = f"{task.name}: {len(known)} of {len(task.test)} foreign queries stand in the training rows of {own}"
-        found.append(replace(task, notices=(*task.notices, told)) if known else task)
-    return found
+        notice = f"{task.name}: {len(known)} of {len(task.test)} foreign queries stand in the training rows of {own}"
+        checked.append(replace(task, notices=(*task.notices, notice)) if known else task)
+    return checked
 
 
 def merge(tasks: Sequence[Task]) -> Task:
-    """All tasks as one, for a method that learns them together; it has no test split of its own."""
+    """One task with the training rows of all tasks, for methods that learn them together; it has no test split."""
     examples = tuple(example for task in tasks for example in task.train)
     return Task(name=MERGED, train=examples, test=(), score="", max_new_tokens=0)
 
 
-#: What may be set of a task: how it is scored, and where its rows come from.
+#: Settings of a task: how it is scored, and the origin of its rows.
 TASK_SETTINGS = ("score", "max_new_tokens", "package", "licence", "citation")
 
 
 class Benchmark:
-    """A family of tasks: where it is read from and how each task is scored.
+    """A family of tasks: its reader, and the score and longest answer of each task.
 
     Args:
-        name: for the report.
-        version: of the data and of these settings; a change of either makes other numbers.
+        name: shown in the report.
+        version: of the data and these settings; a change of either changes results.
         licence: of the data.
-        citation: what to cite when using it.
-        reader: turns files into examples.
-        tasks: settings by task: ``score``, if need be ``max_new_tokens``, and for the report ``licence`` and ``citation``.
-        default: settings of the tasks that ``tasks`` leaves out.
-        paraphrases: by task, what its prompts' definition says in other words, see ``tasks.variants``.
-        max_new_tokens: longest answer to a task that sets none: a number of tokens, ``protocol`` (what the benchmark's
-            authors generate) or ``training`` (as long as the task's training answers are, see ``longest_answer``).
-        protocol_max_new_tokens: what the benchmark's authors generate; None where there is no protocol.
+        citation: for publications that use the data.
+        reader: reads the examples.
+        tasks: settings by task: ``score``, optionally ``max_new_tokens``, and for the report ``licence`` and ``citation``.
+        default: settings of the tasks that are not in ``tasks``.
+        paraphrases: by task, a paraphrase of its prompts' definition, see ``tasks.variants``.
+        max_new_tokens: most tokens of an answer to a task that sets none: a number, ``protocol`` (as the benchmark's
+            authors) or ``training`` (from the lengths of the task's training answers, see ``longest_answer``).
+        protocol_max_new_tokens: most tokens that the benchmark's authors generate; None if there is no protocol.
     """
 
     def __init__(
@@ -146,14 +162,14 @@ class Benchmark:
         self.max_new_tokens, self.protocol_max_new_tokens = max_new_tokens, protocol_max_new_tokens
 
     def check_names(self, tasks: Collection[str], setting: str = "benchmark") -> None:
-        """Refuse settings of a task that there is not, and such as no task has: nothing would ever read them.
+        """Refuse settings of unknown tasks and unknown settings of tasks, which would have no effect.
 
         Args:
-            tasks: further names that are known.
-            setting: where the benchmark is configured.
+            tasks: further known names of tasks.
+            setting: key of the benchmark in the configuration.
 
         Raises:
-            ConfigError: there are some.
+            ConfigError: a task or a setting is unknown.
         """
         for place, settings in (
             ("default", self.default),
@@ -168,7 +184,7 @@ class Benchmark:
         try:
             found = self.reader.tasks()
         except DataError:
-            return  # without the data nobody knows their names
+            return  # without the data, the names of its tasks are unknown
         for place, named in (("tasks", self.tasks), ("paraphrases", self.paraphrases)):
             for name in named:
                 if name not in found and name not in tasks:
@@ -178,10 +194,10 @@ class Benchmark:
                     )
 
     def settings(self, name: str) -> tuple[str, Rule, int | None]:
-        """A task's score, what tells its longest answer, and that in tokens, None where its training answers tell.
+        """A task's score, the rule of its longest answer, and most tokens by that rule; None under the rule ``training``.
 
         Raises:
-            ConfigError: one of them is not configured, or is no such thing.
+            ConfigError: the score is not configured, or the longest answer is invalid.
         """
         settings = {**self.default, **self.tasks.get(name, {})}
         if "score" not in settings:
@@ -196,7 +212,7 @@ class Benchmark:
         return (str(settings["score"]), *self._longest(place, self.max_new_tokens if own is None else own))
 
     def _longest(self, place: str, given: object) -> tuple[Rule, int | None]:
-        """The rule that a setting names, and the tokens of the longest answer by it."""
+        """The rule of a setting of ``max_new_tokens``, and the number of tokens; None under the rule ``training``."""
         if given == "training":
             return "training", None
         tokens = self.protocol_max_new_tokens if given == "protocol" else given
@@ -222,30 +238,31 @@ class Benchmark:
         test_size: int | None,
         held_out: int = 0,
     ) -> Task:
-        """Read a task and keep ``train_size`` and ``test_size`` of its rows, drawn by its name alone.
+        """Read a task and draw ``train_size`` and ``test_size`` of its rows, seeded by the task's name alone.
 
-        The draw does not hang on the run's seed, so runs with other seeds are tested on the same queries; neither does the
-        longest answer hang on ``train_size``.
+        The draw does not depend on the run's seed, so runs with other seeds are tested on the same queries. The longest
+        answer does not depend on ``train_size``.
 
         Args:
             name: of the task.
-            checks: of its rows.
+            checks: refuses or counts bad rows.
             tokens: counts an answer's tokens.
             train_size: training rows to keep; None keeps all.
             test_size: test rows to keep; None keeps all.
-            held_out: training rows to set aside, with different prompts that stand neither in training nor in the test:
-                those that come next; where too few are left, the last of those kept, with all that repeat them.
+            held_out: training rows to hold out, with different prompts that are neither in training nor in the test. They
+                are taken from the rows after the kept ones; if these are too few, from the end of the kept ones, with all
+                rows that repeat their prompts.
 
         Raises:
-            DataError: the data are missing or malformed, or hold fewer rows than asked for.
-            ConfigError: as in ``settings``; or too few different prompts to set aside.
+            DataError: the data are missing or malformed.
+            ConfigError: the task's settings are invalid, or it has fewer rows or fewer different prompts than needed.
         """
         score, rule, max_new_tokens = self.settings(name)
         split = self.reader.read(name, checks)
         train, set_aside = _set_aside(split, train_size, held_out, name)
-        asked = len(split.train) if train_size is None else train_size
+        wanted = len(split.train) if train_size is None else train_size
         fewer = (
-            f"{name}: {len(train)} of {asked} training rows are trained on, for {held_out} others had to be held out"
+            f"{name}: {len(train)} of {wanted} training rows are trained on, for {held_out} others had to be held out"
         )
         usual = longest_answer([tokens(example.target) for example in split.train or split.test])
         return Task(
@@ -255,17 +272,20 @@ class Benchmark:
             test=_draw(split.test, test_size, f"{name}-test", "test_size"),
             score=score,
             max_new_tokens=max_new_tokens or usual,
-            notices=(*split.notices, *([fewer] if len(train) < asked else [])),
+            notices=(*split.notices, *([fewer] if len(train) < wanted else [])),
             rule=rule,
             reserved=min(max_new_tokens or usual, usual),
         )
 
 
 def longest_answer(lengths: Sequence[int]) -> int:
-    """Room for an answer in tokens: the 99th percentile of the training answers' lengths, a quarter of it, and four more.
+    """Tokens to allow for an answer: 1.25 times the 99th percentile of the training answers' lengths, plus 4.
 
-    Under the rule ``training`` a model that finds no end is cut there, and counted as truncated; under any rule test
-    prompts leave that much room.
+    Under the rule ``training`` an answer is cut there and counted as truncated. Under every rule a test prompt must leave
+    this much room.
+
+    Args:
+        lengths: tokens of the training answers.
 
     >>> longest_answer([2] * 99 + [50])
     7
@@ -275,7 +295,7 @@ def longest_answer(lengths: Sequence[int]) -> int:
 
 
 def content(prompt: str) -> str:
-    r"""What makes a prompt another one: its words, not the blanks between them.
+    r"""A prompt's words with single spaces between them: prompts that differ in whitespace only count as equal.
 
     >>> content(" Is it\n\nkind? ") == content("Is it kind?")
     True
@@ -286,7 +306,7 @@ def content(prompt: str) -> str:
 def _set_aside(
     split: Split, train_size: int | None, held_out: int, name: str
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """The training rows to keep, and ``held_out`` others that share no prompt with them."""
+    """The training rows to keep, and ``held_out`` others that share no prompt with these or the test rows."""
     rows = _draw(split.train, None, f"{name}-train", "train_size")
     kept = len(_draw(split.train, train_size, f"{name}-train", "train_size"))
     if not held_out:
@@ -294,7 +314,7 @@ def _set_aside(
     contents = [content(row.prompt) for row in rows]
     taken = {content(row.prompt) for row in split.test}
     trained = set(contents[:kept])
-    aside: dict[str, int] = {}  # what is set aside, and which row of it
+    aside: dict[str, int] = {}  # row number by content
     for place in [*range(kept, len(rows)), *reversed(range(kept))]:
         if len(aside) == held_out:
             break
@@ -313,7 +333,7 @@ def _set_aside(
 
 
 def _draw(rows: Sequence[Example], size: int | None, name: str, key: str) -> tuple[Example, ...]:
-    """Shuffle, for some files are sorted by label, and keep the first ``size``."""
+    """Shuffle the rows, since some files are sorted by label, and keep the first ``size``."""
     if size is not None and size > len(rows):
         raise ConfigError(f"{key}={size}, but {name} has {len(rows)} rows; give {key}={len(rows)} or less.")
     shuffled = random.Random(seed(0, name, "subset")).sample(list(rows), len(rows))

@@ -1,4 +1,4 @@
-"""A task's test queries put otherwise: how well a query is known by more than what every prompt of its task begins with."""
+"""Variants of test queries without or with a paraphrased definition: do experts recognise more than the definition?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,23 +12,23 @@ BLANK_LINE = "\n\n"
 
 
 def definition(examples: Sequence[Example]) -> str:
-    r"""The longest common beginning of prompts, cut back to its last blank line; empty where there is none.
+    r"""The longest common prefix of prompts, up to its last blank line; empty if there is none.
 
     >>> definition([Example("1", "Add.\n\n12 and 3", "15", "sums"), Example("2", "Add.\n\n14 and 1", "15", "sums")])
     'Add.'
     """
     prompts = [example.prompt for example in examples]
-    low, high = min(prompts), max(prompts)  # what these two share, all between them share
-    alike = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
-    return low[:alike].rpartition(BLANK_LINE)[0]
+    low, high = min(prompts), max(prompts)  # the others lie between these two in lexicographic order
+    common = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+    return low[:common].rpartition(BLANK_LINE)[0]
 
 
 def input_only(examples: Sequence[Example], definition: str) -> tuple[Example, ...]:
-    r"""The examples without their definition and the blank line behind it.
+    r"""The examples without the definition and the blank line after it.
 
     Args:
-        examples: whose prompts all begin with the definition and a blank line.
-        definition: see there.
+        examples: their prompts all begin with the definition and a blank line.
+        definition: common to all prompts, from ``definition``.
 
     >>> input_only([Example("1", "Add.\n\n12 and 3", "15", "sums")], "Add.")[0].prompt
     '12 and 3'
@@ -37,12 +37,12 @@ def input_only(examples: Sequence[Example], definition: str) -> tuple[Example, .
 
 
 def paraphrased(examples: Sequence[Example], definition: str, paraphrase: str) -> tuple[Example, ...]:
-    r"""The examples with another text in the place of their definition.
+    r"""The examples with a paraphrase in place of their definition.
 
     Args:
-        examples: as in ``input_only``.
-        definition: see there.
-        paraphrase: says the same in other words.
+        examples: their prompts all begin with the definition and a blank line.
+        definition: common to all prompts, from ``definition``.
+        paraphrase: the definition in other words.
 
     >>> paraphrased([Example("1", "Add.\n\n12 and 3", "15", "sums")], "Add.", "What is the sum?")[0].prompt
     'What is the sum?\n\n12 and 3'
@@ -51,9 +51,9 @@ def paraphrased(examples: Sequence[Example], definition: str, paraphrase: str) -
 
 
 def _begun(example: Example, left_out: int, beginning: str) -> Example:
-    """The example with another beginning in the place of its prompt's first characters."""
+    """The example with its prompt's first ``left_out`` characters replaced by ``beginning``."""
     body, more = example.body, len(beginning) - left_out
-    if body is not None:  # what may be cut is still the same text, less what was left out of it
+    if body is not None:  # moved with the text; without the characters that were removed
         body = replace(
             body,
             start=max(body.start, left_out) + more,
@@ -66,29 +66,28 @@ def _begun(example: Example, left_out: int, beginning: str) -> Example:
 def variant_of(
     task: Task, variant: str, paraphrases: Mapping[str, str], template: PromptTemplate, indicator_tokens: int
 ) -> Task:
-    """The task with its test queries put otherwise, under its own name and with nothing to train on.
+    """The task with a variant of its test queries, under the same name and without training rows.
 
     Args:
-        task: as the run has it.
+        task: of the run.
         variant: ``input_only`` or ``paraphrased``.
         paraphrases: of definitions, by task.
-        template: tells how many tokens a query has.
-        indicator_tokens: room that an indicator takes before the answer.
+        template: counts tokens.
+        indicator_tokens: tokens of an indicator before the answer.
 
     Raises:
-        ConfigError: the task has no definition or no paraphrase of it, or a query is empty or too long without the one
-            or with the other.
+        ConfigError: the task has no definition or no paraphrase, or a query of the variant is empty or too long.
     """
-    asked, common = f"variants=[{variant}]", definition(task.train)
+    setting, common = f"variants=[{variant}]", definition(task.train)
     if not common.strip():
         raise ConfigError(
-            f"{asked}: the {len(task.train)} training prompts of {task.name} have no definition in common, a beginning that"
+            f"{setting}: the {len(task.train)} training prompts of {task.name} have no definition in common, a beginning that"
             f" a blank line ends. Leave {variant} out, or write them as definition, blank line, input."
         )
     for example in task.test:
         if not example.prompt.startswith(common + BLANK_LINE):
             raise ConfigError(
-                f"{asked}: {example.source or example.id} does not begin as the training prompts of {task.name} do, with"
+                f"{setting}: {example.source or example.id} does not begin as the training prompts of {task.name} do, with"
                 f" {common[:60]!r}. Leave {variant} out, or mend the row."
             )
     if variant == "input_only":
@@ -96,7 +95,7 @@ def variant_of(
     else:
         if not paraphrases.get(task.name, "").strip():
             raise ConfigError(
-                f"{asked}: benchmark.paraphrases.{task.name} is not set; say there in other words {common[:60]!r}"
+                f"{setting}: benchmark.paraphrases.{task.name} is not set; give a paraphrase of {common[:60]!r}"
                 f" (+benchmark.paraphrases.{task.name}='...'), or leave {variant} out."
             )
         rows = paraphrased(task.test, common, paraphrases[task.name])
@@ -106,10 +105,10 @@ def variant_of(
         fit, tokens = fitted(row, template, room)
         if tokens > room or not fit.prompt.strip():
             fault = f"{tokens} tokens, of at most {room}" if fit.prompt.strip() else "no input behind its definition"
-            raise ConfigError(f"{asked}: {row.source or row.id} of {task.name} has {fault}; leave {variant} out.")
+            raise ConfigError(f"{setting}: {row.source or row.id} of {task.name} has {fault}; leave {variant} out.")
         kept.append(fit)
     cut = sum(fit is not row for fit, row in zip(kept, rows, strict=True))
-    told = (
+    notice = (
         f"{task.name}, {variant}: {cut} of {len(rows)} prompts were cut to fit model.max_length={template.max_length}"
     )
-    return replace(task, train=(), held_out=(), test=tuple(kept), notices=(told,) if cut else ())
+    return replace(task, train=(), held_out=(), test=tuple(kept), notices=(notice,) if cut else ())
