@@ -1,4 +1,4 @@
-"""Files on disk to checked examples; nothing here knows of tensors, tokens or models."""
+"""Readers of data sets and checks of their rows, from files to examples; without tensors, tokens or models."""
 
 from see_lightning.data.checks import BadRow, RowChecks
 from see_lightning.data.example import Body, Example

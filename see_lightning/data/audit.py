@@ -1,4 +1,4 @@
-"""What stands in a benchmark's files: counts, what occurs twice, what leaks from train to test."""
+"""Audit of a benchmark's files: counts, duplicates, conflicting answers, and leaks from train to test."""
 
 import hashlib
 from collections import Counter
@@ -9,25 +9,25 @@ from see_lightning.data.checks import BadRow
 from see_lightning.data.example import Example
 from see_lightning.data.reader import Part
 
-MOST_LABELS = 20  # a task with more different answers is none of labels
+MOST_LABELS = 20  # a task with more different answers has no labels
 FEW_TEST_ROWS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class PartAudit:
-    """What one part of a task holds.
+    """Counts of one part of a task, such as its training rows.
 
     Args:
-        rows: that could be read.
-        bad: rows that could not.
-        first_bad: where the first of them stands, and why.
-        prompts: different prompts, without the blanks around them.
-        conflicts: prompts that stand there with different answers.
-        in_train: rows whose prompt stands in the training part too; 0 for that part itself.
+        rows: number of rows that could be read.
+        bad: number of rows that could not.
+        first_bad: place of the first bad row, and its fault.
+        prompts: number of different prompts, after stripping.
+        conflicts: number of prompts with different answers.
+        in_train: number of rows whose prompt is also in the training part; 0 for that part itself.
         longest: characters of the longest prompt.
-        labels: rows by answer, where there are few different ones; else empty.
-        sha256: of each file, by name.
-        texts: sha256 of all prompts and answers in any order, to tell that two parts are the same.
+        labels: number of rows by answer, if there are few different answers; else empty.
+        sha256: digest of each file, by name.
+        texts: sha256 of all prompts and answers, independent of their order: parts with the same rows have the same digest.
     """
 
     rows: int
@@ -43,13 +43,13 @@ class PartAudit:
 
 
 def audit(parts: Mapping[str, Part]) -> dict[str, PartAudit]:
-    """Count what stands in each part of a task.
+    """Audit each part of a task.
 
     Args:
-        parts: as ``Reader.parts`` gives them; their rows are read.
+        parts: from ``Reader.parts``; their rows are read.
     """
     trained: set[str] = set()
-    found = {}
+    audits = {}
     for name in sorted(parts, key=lambda name: name != "train"):
         part = parts[name]
         rows = list(part.rows)
@@ -59,7 +59,7 @@ def audit(parts: Mapping[str, Part]) -> dict[str, PartAudit]:
         for row in examples:
             answers.setdefault(row.prompt.strip(), set()).add(row.target)
         labels = Counter(row.target for row in examples)
-        found[name] = PartAudit(
+        audits[name] = PartAudit(
             rows=len(examples),
             bad=len(bad),
             first_bad=f"{bad[0].source}: {bad[0].reason}" if bad else "",
@@ -75,11 +75,11 @@ def audit(parts: Mapping[str, Part]) -> dict[str, PartAudit]:
         )
         if name == "train":
             trained = set(answers)
-    return {name: found[name] for name in parts}
+    return {name: audits[name] for name in parts}
 
 
 def warnings(parts: Mapping[str, PartAudit]) -> Iterator[str]:
-    """What the user of a task should know of it, a sentence each."""
+    """Warnings about a task for its user, one line each: bad rows, conflicts, leaks, duplicates, few test rows."""
     test = parts["test"]
     for name, part in parts.items():
         if part.bad:

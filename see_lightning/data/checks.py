@@ -1,4 +1,4 @@
-"""Row checks: a bad row stops the run or is counted and reported; no row is dropped in silence."""
+"""Row checks: a bad row stops the run, or is left out, counted and reported."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ class BadRow:
     """A row that a reader could not turn into an example.
 
     Args:
-        source: ``file:line`` it stands at.
-        reason: what is wrong with it.
+        source: ``file:line`` of the row.
+        reason: its fault.
     """
 
     source: str
@@ -29,22 +29,21 @@ class BadRow:
 class _Tally:
     seen: int = 0
     skipped: list[BadRow] = field(default_factory=list)
-    remarks: dict[str, list[str]] = field(
-        default_factory=dict
-    )  # the sources of the rows by what is malformed about them
+    remarks: dict[str, list[str]] = field(default_factory=dict)  # sources of rows by remark
 
 
 class RowChecks:
-    """What is asked of every row, whatever file it comes from, and what becomes of a row that fails.
+    """Checks every row of every reader, and refuses or counts the rows that fail.
 
     Args:
         on_bad_row: ``stop`` raises at the first bad row; ``skip`` leaves it out and counts it, up to 1 % of the rows of
             a task.
-        indicators: strings that no prompt and no answer may hold, as an expert would take them for a verdict.
-        trained_on: whether the training rows are; if not, test rows may stand among them, and there need be none.
+        indicators: strings that no prompt and no answer may contain, since an expert's verdict is such a string.
+        trained_on: whether methods are trained on the training rows. If not, test rows may be among them, and they may be
+            empty.
 
     Raises:
-        ValueError: ``on_bad_row`` is neither.
+        ValueError: ``on_bad_row`` is neither of the two.
     """
 
     def __init__(
@@ -61,15 +60,15 @@ class RowChecks:
         self._tallies: dict[str, _Tally] = {}
 
     def split(self, task: str, train: Iterable[Example | BadRow], test: Iterable[Example | BadRow]) -> Split:
-        """The rows that pass, in their order, with a notice when some did not.
+        """The rows that pass the checks, in their order, with notices of those that do not.
 
         Args:
-            task: name of the task; what was counted for it in an earlier reading is forgotten.
+            task: name of the task; its counts start from zero.
             train: its training rows.
             test: its test rows.
 
         Raises:
-            DataError: a bad row under ``stop``; under ``skip`` more than 1 % of the rows; no row left in a half.
+            DataError: a bad row under ``stop``; more than 1 % bad rows under ``skip``; no training or no test row is left.
         """
         self._tallies[task] = _Tally()
         ids: dict[str, str] = {}
@@ -83,15 +82,15 @@ class RowChecks:
         return Split(train=train_examples, test=test_examples, notices=notices)
 
     def bad(self, task: str, source: str, reason: str) -> None:
-        """Report one bad row, found here or later (a prompt too long for the model, say).
+        """Refuse or count one bad row. Later checks call this too, for example for a prompt that is too long for the model.
 
         Args:
-            task: the task it belongs to.
+            task: name of the row's task.
             source: ``file:line``, as in ``Example.source``.
-            reason: what is wrong with it.
+            reason: the row's fault.
 
         Raises:
-            DataError: under ``stop``; under ``skip`` the row is counted, and the caller leaves it out.
+            DataError: under ``stop``. Under ``skip`` the row is counted, and the caller leaves it out.
         """
         if self.on_bad_row == "stop":
             raise DataError(
@@ -101,10 +100,10 @@ class RowChecks:
         self._tallies.setdefault(task, _Tally()).skipped.append(BadRow(source, reason))
 
     def notices(self, task: str) -> tuple[str, ...]:
-        """One line on the rows of a task skipped so far, and one for each kind of malformed rows that were read.
+        """One line about the skipped rows of a task so far, and one for each remark on rows that were read.
 
         Raises:
-            DataError: more than 1 % of its rows were skipped.
+            DataError: more than 1 % of the rows were skipped.
         """
         tally = self._tallies.get(task, _Tally())
         read = tuple(
@@ -122,7 +121,7 @@ class RowChecks:
     def _passing(
         self, task: str, rows: Iterable[Example | BadRow], *, ids: dict[str, str], taken: dict[str, str]
     ) -> Iterator[Example]:
-        """The good rows, noting their ids in ``ids``; ``taken``: prompts that must not occur -> source."""
+        """The rows that pass. Adds their ids to ``ids``; ``taken`` has the source of each prompt that must not occur."""
         tally = self._tallies[task]
         for row in rows:
             tally.seen += 1
@@ -136,7 +135,7 @@ class RowChecks:
                 yield row
 
     def _fault(self, row: Example, *, ids: dict[str, str], taken: dict[str, str]) -> str:
-        """What is wrong with a row, or an empty string."""
+        """The fault of a row, or an empty string."""
         for part, text in (("prompt", row.prompt), *(("answer", text) for text in row.references)):
             if not text.strip() and not (part == "answer" and row.remark):
                 return f"empty {part}"

@@ -33,24 +33,24 @@ _QUESTIONS = {
 
 
 class ClBenchmarkReader:
-    """Reads ``<type>/<task>/{train,test,labels}.json``: arrays of ``{"label", "sentence"}``, and one of the labels.
+    """Reads ``<type>/<task>/{train,test,labels}.json``: arrays of ``{"label", "sentence"}``, and an array of the labels.
 
-    The prompt is O-LoRA's: the question of the task's type, the options, the sentence, ``Answer:``. Texts are taken as they
-    stand; ids are ``<task>-<half>-<row>``. ``dev.json`` is not used: it is the same as ``test.json``. A row whose label is
-    none of the labels is read as O-LoRA reads it, with a notice: on MNLI's test rows without a label every listed answer is
-    a miss. Where a prompt is too long for the model, its sentence may be cut at the end; O-LoRA cuts whole prompts there.
+    The prompt is O-LoRA's: the question of the task's type, the options, the sentence, ``Answer:``. Texts are not changed;
+    ids are ``<task>-<half>-<row>``. ``dev.json`` is not used: it equals ``test.json``. A row whose label is not in
+    ``labels.json`` is read as O-LoRA reads it, with a notice: for MNLI's test rows without a label every listed answer is
+    wrong. If a prompt is too long for the model, its sentence may be cut at the end; O-LoRA cuts the end of the prompt.
 
     Args:
-        folder: where the types' folders lie.
-        task_name: begin every prompt with the names of type and task, as O-LoRA does. That tells the model which task it
-            is, so routing and forgetting measured with it mean little.
+        folder: contains the folders of the types.
+        task_name: begin every prompt with the names of type and task, as O-LoRA does. This gives the task away to the model,
+            so that routing and forgetting are no longer measured.
     """
 
     def __init__(self, folder: str | Path, *, task_name: bool = False) -> None:
         self.folder, self.task_name = Path(folder), task_name
 
     def tasks(self) -> list[str]:
-        """Names of the tasks whose training file is there.
+        """Names of the tasks that have a training file.
 
         Raises:
             DataError: no such folder, or no training file in it.
@@ -58,7 +58,7 @@ class ClBenchmarkReader:
         return sorted(self._folders())
 
     def parts(self, task: str) -> dict[str, Part]:
-        """The rows of the training and the test file, and of ``dev.json`` where it is there.
+        """The rows of the training and the test file, and of ``dev.json`` if it exists.
 
         Raises:
             DataError: no such folder or task, a type without a prompt, or no list of labels.

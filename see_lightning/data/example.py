@@ -1,4 +1,4 @@
-"""The one form in which every data set reaches the rest of the code."""
+"""The common form of a row of every data set."""
 
 import json
 import re
@@ -8,9 +8,9 @@ from typing import Literal
 
 
 def joined(texts: Sequence[str]) -> str:
-    r"""The texts of a row as one, for its digest: no other texts give the same.
+    r"""Join the texts of a row into one, for a digest; different texts give different results.
 
-    The separator may stand in a text; such rows are written as JSON, which holds no such characters.
+    If a text contains the separator, the row is written as JSON, which escapes it.
 
     >>> joined(["a", "b"]), joined(["a\x1fb"])
     ('a\x1fb', '\x1c["a\\u001fb"]')
@@ -22,13 +22,14 @@ def joined(texts: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The part of a prompt that may be shortened where the whole is too long; what stands around it is kept.
+    """The part of a prompt that may be cut if the prompt is too long; the text around it is kept.
 
     Args:
-        start: its first character.
-        stop: the character behind its last.
-        keep: which end of it stays.
-        extras: start and stop of what stands before it and is left out whole, the last first, before the body is cut.
+        start: position of its first character.
+        stop: position after its last character.
+        keep: the end that is kept.
+        extras: start and stop of optional parts before the body, such as examples. They are removed whole, the last first,
+            before the body is cut.
     """
 
     start: int
@@ -45,11 +46,11 @@ class Example:
         id: unique within its task.
         prompt: the query as the user would type it, without any chat template.
         target: the reference answer that is trained on.
-        task: name of the task it belongs to.
-        source: ``file:line`` it was read from, for error messages; no part of its identity.
-        body: what may be cut of a prompt that is too long; None: nothing.
-        alternatives: further answers that count as right; tested with, never trained on.
-        remark: what is malformed about the row although its publisher reads it; the run tells how many rows have it.
+        task: name of its task.
+        source: ``file:line`` that it was read from, for error messages; not part of its identity.
+        body: the part of the prompt that may be cut; None if the prompt must stay whole.
+        alternatives: further answers that count as right in a test; not trained on.
+        remark: a fault of the row that its publisher accepts; a notice counts the rows with it.
     """
 
     id: str
@@ -67,7 +68,7 @@ class Example:
         return self.target, *self.alternatives
 
     def without_last_extra(self) -> "Example":
-        """The same less the last of its body's extras.
+        """The example without the last of its body's extras.
 
         >>> Example("1", "Sum up: (so) a text.", "", "sum", body=Body(13, 19, extras=((8, 13),))).without_last_extra().prompt
         'Sum up: a text.'
@@ -84,7 +85,7 @@ class Example:
         return replace(self, prompt=self.prompt[:start] + self.prompt[stop:], body=body)
 
     def shortened(self, size: int) -> "Example":
-        """The same with ``size`` characters of its body.
+        """The example with its body cut to ``size`` characters.
 
         >>> Example("1", "Sum up: a long text. Summary:", "", "sum", body=Body(8, 19)).shortened(6).prompt
         'Sum up: a long. Summary:'

@@ -1,8 +1,8 @@
-"""General instructions: what no expert should take for its own.
+"""General instructions: queries that no expert should accept.
 
-An expert that only ever saw its own task and a few others has nothing to tell it that there is more in the world. A
-handful of these, learned as refusals, does; others, which no expert has seen, help to set thresholds. The two must share
-no instruction, so they are dealt by instruction and not by row.
+An expert that has seen only its own task and a few others may accept unrelated queries. It learns to refuse some of these
+instructions; others, which no expert has seen, serve to set thresholds. The two parts must not share an instruction, so rows
+are split by instruction.
 """
 
 import random
@@ -16,7 +16,7 @@ from see_lightning.data.example import Example
 from see_lightning.data.reader import json_lines
 from see_lightning.errors import DataError
 
-GENERAL = "general"  # the task that such examples are said to be of
+GENERAL = "general"  # the name of the task of these examples
 BUILT_IN = "built_in"  # the instructions of the package, sorted by kind
 FILE = Path(__file__).with_name("general.jsonl")
 
@@ -25,14 +25,14 @@ def general_rows(source: str) -> list[Example]:
     """All rows of a source, in its order.
 
     Args:
-        source: ``built_in``, or a file with a line ``{"prompt": ...}`` each.
+        source: ``built_in``, or a file with a line ``{"prompt": ...}`` for each instruction.
 
     Raises:
-        DataError: there is no such file, or a row of it holds no prompt.
+        DataError: there is no such file, or a row of it has no prompt.
     """
     path = FILE if source == BUILT_IN else Path(source)
     examples = []
-    # An answer is not needed, for the rows are refused: the prompt is read in its place.
+    # The rows need no answer, since experts refuse them: the prompt is read in its place.
     for row in json_lines(path, task=GENERAL, prompt_key="prompt", answer_key="prompt", id_prefix=f"{GENERAL}-"):
         if isinstance(row, BadRow):
             raise DataError(f"{row.source}: {row.reason}")
@@ -41,7 +41,7 @@ def general_rows(source: str) -> list[Example]:
 
 
 def instruction_of(prompt: str) -> str:
-    r"""What two prompts with one instruction share: the first line, whatever its case and blanks.
+    r"""A prompt's instruction: its first line, case-folded and with single spaces.
 
     >>> instruction_of("Translate  into German.\n\nGood day!") == instruction_of("translate into german.\nIt rains.")
     True
@@ -50,15 +50,14 @@ def instruction_of(prompt: str) -> str:
 
 
 def split_by_instruction(rows: Sequence[Example], refused: int) -> tuple[list[Example], list[Example]]:
-    """Rows that experts may learn to refuse, and rows with other instructions, which none of them sees.
+    """Rows that experts may learn to refuse, and rows with other instructions, which no expert is trained on.
 
-    The first part has half of the instructions, or as many as ``refused`` rows take. Which ones depends on nothing but the
-    rows, so that no expert of any run sees what the threshold of another is set by; both parts come from all over the
-    source.
+    The first part has half of the instructions, or more if ``refused`` needs more. The split depends on the rows alone, so no
+    expert of any run is trained on rows that set the threshold of another. Both parts are spread over the whole source.
 
     Args:
         rows: of a source, in its order.
-        refused: how many the first part must have at least, if there are so many.
+        refused: least number of rows in the first part, if there are so many.
 
     >>> rows = [Example(str(n), f"Do {n // 2}.", "none", GENERAL) for n in range(8)]
     >>> [[example.prompt for example in part] for part in split_by_instruction(rows, refused=5)]
@@ -73,13 +72,13 @@ def split_by_instruction(rows: Sequence[Example], refused: int) -> tuple[list[Ex
         size += len(groups[order[learned]])
         learned += 1
     names = set(order[:learned])
-    first = [row for name, some in groups.items() if name in names for row in some]  # in the order of the source again
+    first = [row for name, some in groups.items() if name in names for row in some]  # in the order of the source
     second = [row for name, some in groups.items() if name not in names for row in some]
     return first, second
 
 
 def _spread_out(names: list[str]) -> list[str]:
-    """An order whose every beginning and end come from all over the list.
+    """An order in which every prefix and every suffix is spread over the whole list.
 
     >>> _spread_out(list("abcdefgh"))
     ['h', 'd', 'f', 'b', 'g', 'c', 'e', 'a']
@@ -88,11 +87,11 @@ def _spread_out(names: list[str]) -> list[str]:
 
 
 def draw_evenly(rows: Sequence[Example], number: int, draw: int) -> list[Example]:
-    """Some rows, one drawn from each of ``number`` stretches of equal length, so that all kinds are among them.
+    """Draw one row from each of ``number`` sections of equal length, so that all kinds are represented.
 
     Args:
-        rows: to draw from.
-        number: how many; all there are, if there are not so many.
+        rows: sorted by kind.
+        number: of rows to draw; all rows if there are not so many.
         draw: seed of the choice.
 
     >>> [example.id for example in draw_evenly([Example(str(n), "?", "none", GENERAL) for n in range(9)], 3, draw=1)]

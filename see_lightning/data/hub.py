@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub, or a folder of parquet, JSON or CSV files, read by the ``datasets`` library."""
+"""Data sets of the Hugging Face Hub, or folders of parquet, JSON or CSV files, read with the ``datasets`` library."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -22,12 +22,12 @@ class Source:
 
     Args:
         path: id on the Hub (``fancyzhx/ag_news``), or a folder of files or of ``save_to_disk``.
-        prompt: the query, with columns in braces: ``"{question} {passage}"``. A column that is no text holds one at a path,
-            ``{answers.text.0}``, or is written in a format, ``{score:.1f}``.
-        answer: column of the answer, or a text like ``prompt``.
-        labels: words by the answer column's values; by default the names that the data set itself has for them.
-        name: the data set's configuration, where it has several.
-        revision: commit, tag or branch; without one, the numbers depend on the day.
+        prompt: the query, with columns in braces: ``"{question} {passage}"``. For a column that is no text, give a path to a
+            text in it, ``{answers.text.0}``, or a format, ``{score:.1f}``.
+        answer: column of the answer, or a text with columns in braces.
+        labels: words by the answer column's values; by default the names of the data set's own features.
+        name: the data set's configuration, if it has several.
+        revision: commit, tag or branch; without one, results change when the data set does.
         train: name of the training rows' split.
         test: name of the test rows' split.
     """
@@ -43,7 +43,7 @@ class Source:
 
 
 class HubReader:
-    """Reads data sets by id, a task each. Cells of CSV files and numbers of JSON files are texts as they stand.
+    """Reads data sets by id, one for each task. Cells of CSV files and numbers of JSON files are texts, as spelled there.
 
     A row's id is ``<task>-<split>-<row>``, from 1.
 
@@ -51,14 +51,14 @@ class HubReader:
         datasets: by task name, the arguments of ``Source``.
 
     Raises:
-        ConfigError: a task has an argument too many or too few.
+        ConfigError: a task has an unknown argument, or lacks one.
     """
 
     def __init__(self, datasets: Mapping[str, Mapping[str, Any]]) -> None:
         self.sources = {task: _source(task, node) for task, node in datasets.items()}
 
     def tasks(self) -> list[str]:
-        """Names of the tasks that are configured."""
+        """Names of the configured tasks."""
         return list(self.sources)
 
     def parts(self, task: str) -> dict[str, Part]:
@@ -114,7 +114,7 @@ def _rows(task: str, source: Source, split: str) -> Iterator[Example | BadRow]:
                 raise LookupError(f"column {empty[0]!r} is empty")
             prompt = column_text(source.prompt, row)
             target = column_text(answer, row) if words is None else _word(words, row, source.answer)
-        except NoText as error:  # of which the whole column is
+        except NoText as error:  # true of the whole column, not of this row
             raise DataError(f"{task}: {place}: {error}") from error
         except LookupError as error:
             raise RowError(str(error.args[0])) from error
@@ -129,12 +129,12 @@ def _rows(task: str, source: Source, split: str) -> Iterator[Example | BadRow]:
             yield made(place, partial(example, row, number, place))
     except (Refusal, MemoryError):
         raise
-    except Exception as error:  # of whatever reads the file on
+    except Exception as error:  # of any library that reads the rows
         raise DataError(f"{task}: {source.path} {split}, row {number + 1}: {with_cause(error)[:300]}") from error
 
 
 def _words(labels: Mapping[Any, str]) -> dict[str, str]:
-    """Words by the spelling of a value; files spell true and false with small letters."""
+    """Words by the spelling of a value; files spell true and false in lower case."""
     return {spelled: word for value, word in labels.items() for spelled in {str(value), _spelled(value)}}
 
 
@@ -148,7 +148,7 @@ def _word(words: Mapping[str, str], row: Mapping[str, Any], path: str) -> str:
         return words[str(value)]
     if not isinstance(value, str | int | float):
         as_text(value, path)
-    # -1 stands for answers that are kept secret.
+    # -1 marks hidden answers.
     raise LookupError(f"the answer {value!s:.100} has no word in labels, which has: {listed(words)}")
 
 
@@ -156,9 +156,9 @@ Loaded = tuple[Iterable[Row], Sequence[str], dict[str, str] | None]
 
 
 def _load(task: str, source: Source, split: str, paths: Sequence[str]) -> Loaded:
-    """The rows of a split, their columns, and the names that the data set has for the answer's values."""
+    """The rows of a split, their columns, and the data set's own names of the answer's values."""
     try:
-        # Late: it takes seconds, and only this reader needs it.
+        # Imported here: it takes seconds, and only this reader needs it.
         from datasets import DownloadManager, load_dataset, load_dataset_builder, load_from_disk
     except ImportError as error:
         raise DataError(
@@ -184,7 +184,7 @@ def _load(task: str, source: Source, split: str, paths: Sequence[str]) -> Loaded
             data = load_dataset(source.path, source.name, split=split, revision=source.revision)
     except (Refusal, MemoryError):
         raise
-    except Exception as error:  # of whatever reads files or the network, such as a proxy's library that is missing
+    except Exception as error:  # of any library that reads files or the network
         reason = with_cause(error).rstrip(".")
         raise DataError(
             f"{task}: the split {split!r} of {source.path} cannot be read: {reason}. See benchmark.reader.datasets.{task}: "

@@ -1,4 +1,4 @@
-"""Your own tasks: two files a task, one JSON object a line."""
+"""The user's own tasks: two files for each task, with one JSON object per line."""
 
 from pathlib import Path
 
@@ -11,19 +11,19 @@ from see_lightning.errors import DataError
 class JsonlReader:
     """Reads ``<task>.train.jsonl`` and ``<task>.test.jsonl``.
 
-    Each line is an object with the strings ``prompt`` and ``answer``, taken as they stand, and if wanted an ``id`` that
-    is unique within its task; without it the id is ``<task>-train-<line>`` or ``<task>-test-<line>``. An ``answer`` may be
-    a list: the first is trained on, and an answer scores what it scores against the one that it matches best.
+    Each line is an object with the strings ``prompt`` and ``answer``, which are not changed, and optionally an ``id`` that is
+    unique within its task; the default is ``<task>-train-<line>`` or ``<task>-test-<line>``. ``answer`` may be a list: the
+    first is trained on, and a generated answer gets its best score over all of them.
 
     Args:
-        folder: where the files lie.
+        folder: contains the files.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def tasks(self) -> list[str]:
-        """Names of the tasks whose training file is there.
+        """Names of the tasks that have a training file.
 
         Raises:
             DataError: no such folder, or no training file in it.

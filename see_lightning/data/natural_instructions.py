@@ -1,4 +1,4 @@
-"""Task files of Super-NaturalInstructions, split into folders as SAPT does, or one file a task as first published."""
+"""Task files of Super-NaturalInstructions: split into folders as by SAPT, or one file per task as first published."""
 
 import string
 from collections.abc import Iterator
@@ -28,16 +28,16 @@ from see_lightning.seeds import seed
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How definition, positive examples and input become a prompt.
+    """The format of a prompt of definition, positive examples and input.
 
     Args:
-        definition: with a place for the text; what it says is left out where the file has an empty list of definitions.
-        before: stands between the examples and the input.
-        behind: stands behind the input.
-        example: with places for number, input and output.
-        full_stops: end definition, inputs and outputs in a full stop where they end in no ASCII punctuation.
-        strip_input: take off blanks around inputs.
-        strip_answer: take off blanks around answers.
+        definition: format of the definition; left out if the file has no definition.
+        before: text between the examples and the input.
+        behind: text after the input.
+        example: format of a positive example with its number, input and output.
+        full_stops: add a full stop to a definition, input or output that ends in no ASCII punctuation.
+        strip_input: strip whitespace around inputs.
+        strip_answer: strip whitespace around answers.
         needs_definition: refuse a file without a definition.
     """
 
@@ -51,7 +51,7 @@ class Style:
     needs_definition: bool = True
 
     def closed(self, text: str) -> str:
-        """The text, ended in a full stop if this style wants that."""
+        """The text, with a full stop added if the style requires one."""
         return f"{text}." if self.full_stops and text[-1:] not in (*string.punctuation,) else text
 
 
@@ -73,34 +73,34 @@ SPLITS = ("hash", "first")
 
 
 class NaturalInstructionsReader:
-    """Reads ``<task>/{train,test}.json``, or ``tasks/<task>.json`` or ``<task>.json`` and splits it.
+    """Reads ``<task>/{train,test}.json``, or splits the one file ``tasks/<task>.json`` or ``<task>.json``.
 
-    Of foreign queries ``<task>/test.json`` is enough. Each file is an object with ``Definition``, ``Instances`` and
-    ``Positive Examples``. Definition and output are a string or a list. Of definitions the first counts. Of outputs the
-    first is trained on and all count as right, as in CITB; SAPT draws one at random to train on or to compare with, so
-    its references are not the same in every run. A row with an empty input or output is read, with a notice, as SAPT and
-    CITB read it. A row without ``id`` gets ``<task>-<half>-<row>``; ``dev.json`` is not used, as it is the same as
-    ``test.json`` where SAPT has it.
+    A task that is only tested needs no ``train.json``. Each file is an object with ``Definition``, ``Instances`` and
+    ``Positive Examples``. Definition and output are a string or a list. The first definition is used. The first output is
+    trained on, and all count as right, as in CITB; SAPT draws one at random for training and for scores, so its references
+    differ between runs. A row with an empty input or output is read, with a notice, as SAPT and CITB read it. A row without
+    ``id`` gets ``<task>-<half>-<row>``. ``dev.json`` is not used: in SAPT's data it equals ``test.json``.
 
-    Where a prompt is too long for the model, its last positive examples may be left out, as Tk-Instruct's collator does,
-    and then its input may be cut at the end.
+    If a prompt is too long for the model, its last positive examples may be removed, as by Tk-Instruct's collator, and then
+    its input may be cut at the end.
 
-    A task in one file is split by ``split``. ``hash``: sorted by a hash of task and input, the rows of the first inputs are
-    the test half, so that the split depends on nothing but the texts, and no input is in both halves. ``first``: as in CITB,
-    the first rows are the test half, as many again are for choosing a checkpoint and are not used, and of the others those
-    with the lowest hashes are trained on, where CITB draws by the run's seed; rows with the input of a test row are left
-    out. Where that leaves none to train on, a fifth of the rows is tested.
+    A task in one file is split by ``split``. With ``hash``, inputs are sorted by a hash of task and input, and the rows of
+    the first inputs are the test half: the split depends on the texts alone, and no input is in both halves. With ``first``,
+    as in CITB, the first rows are the test half, as many next rows (for choosing a checkpoint) are not used, and of the
+    others those with the lowest hashes are trained on; CITB draws these by the run's seed. Rows with the input of a test row
+    are left out. If no row would be left for training, a fifth of the rows is the test half.
 
     Args:
-        folder: where the tasks lie.
-        published_at: where to get them, for messages.
+        folder: contains the tasks' folders or files.
+        published_at: where the files are published, for messages.
         prompt: ``plain`` (definition, blank line, input), ``sapt`` or ``sapt_long`` (SAPT's for SuperNI and for its long
-            sequence of classification tasks), ``tk_instruct`` (that of Tk-Instruct's collator, which CITB uses). Blanks
-            around inputs and answers stay where they stay there.
-        positive_examples: how many of the file's own, if it has so many, stand in the prompt before the input.
-        split: how a task in one file is split.
-        test_rows: of a task in one file, different inputs for the test half, at most a fifth of them; of ``first``, rows.
-        train_rows: of a task in one file, most rows of the training half; None takes all that are left.
+            sequence of classification tasks), ``tk_instruct`` (that of Tk-Instruct's collator, which CITB uses).
+            Whitespace around inputs and answers is kept or stripped as there.
+        positive_examples: most positive examples of the file in a prompt, before the input.
+        split: ``hash`` or ``first``: how a task in one file is split.
+        test_rows: for a task in one file: number of different inputs of the test half, at most a fifth of all; with
+            ``first``, number of rows.
+        train_rows: for a task in one file: most rows of the training half; None takes all that are left.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class NaturalInstructionsReader:
         self.split, self.test_rows, self.train_rows = split, test_rows, train_rows
 
     def tasks(self) -> list[str]:
-        """Names of the tasks whose files are there.
+        """Names of the tasks in the folder.
 
         Raises:
             DataError: no such folder, or no task in it.
@@ -143,7 +143,7 @@ class NaturalInstructionsReader:
         """The rows of the task's files, or of the halves of its one file.
 
         Raises:
-            DataError: no such folder or task, or one file that is malformed as a whole.
+            DataError: no such folder or task, or a file that is malformed as a whole.
         """
         require_task(task, self.tasks(), where_to_put(self.folder, self.published_at))
         folder = self.folder / task
@@ -159,7 +159,7 @@ class NaturalInstructionsReader:
         return {half: Part(rows, (whole,)) for half, rows in halves.items()}
 
     def read(self, task: str, checks: RowChecks) -> Split:
-        """The examples of one task, with notices: how its one file was split, and what its files lack.
+        """The examples of one task, with notices about the split of one file, missing definitions and positive examples.
 
         Raises:
             DataError: no such folder, task or file, or a row that ``checks`` refuses.
@@ -171,9 +171,9 @@ class NaturalInstructionsReader:
         files = {*parts["train"].files, *parts["test"].files}
         notices = []
         if parts["train"].files == parts["test"].files:
-            how = "by a hash of its inputs" if self.split == "hash" else "as CITB does, by the order of its rows,"
+            rule = "by a hash of its inputs" if self.split == "hash" else "as CITB does, by the order of its rows,"
             notices.append(
-                f"{task}: {parts['train'].files[0]} was split {how} into {len(split.train)} training and "
+                f"{task}: {parts['train'].files[0]} was split {rule} into {len(split.train)} training and "
                 f"{len(split.test)} test rows"
             )
         for path in sorted(files):
@@ -197,8 +197,8 @@ class NaturalInstructionsReader:
         rows = list(self._rows(whole, task, "row"))
         tested = self.test_rows if 2 * self.test_rows < len(rows) else max(1, len(rows) // 5)
         test, dev, rest = rows[:tested], rows[tested : 2 * tested], rows[2 * tested :]
-        asked = {_input(row) for row in test if isinstance(row, Example)}
-        free = [row for row in rest if isinstance(row, Example) and _input(row) not in asked]
+        tested_inputs = {_input(row) for row in test if isinstance(row, Example)}
+        free = [row for row in rest if isinstance(row, Example) and _input(row) not in tested_inputs]
         train = list(chain.from_iterable(_groups(task, free)))
         return {
             "train": [*(row for row in rest if isinstance(row, BadRow)), *train[: self.train_rows]],
@@ -246,7 +246,7 @@ class NaturalInstructionsReader:
         yield from array_rows(content["Instances"], f"{path}, Instances", example)
 
     def _definition(self, content: dict[str, object]) -> str:
-        """The beginning of every prompt of a file; empty where the file has no definition."""
+        """The beginning of every prompt of a file; empty if the file has no definition."""
         if content.get("Definition") in ("", []) and not self.style.needs_definition:
             return ""
         return self.style.definition.format(self.style.closed(_first(content, "Definition").strip()))
@@ -258,7 +258,7 @@ def _input(row: Example) -> str:
 
 
 def _groups(task: str, rows: list[Example]) -> list[list[Example]]:
-    """Rows by their input, those with the lowest hash of task and input first."""
+    """Rows grouped by their input, the group with the lowest hash of task and input first."""
     by_input: dict[str, list[Example]] = {}
     for row in rows:
         by_input.setdefault(_input(row), []).append(row)
@@ -266,10 +266,10 @@ def _groups(task: str, rows: list[Example]) -> list[list[Example]]:
 
 
 def _examples(content: dict[str, object], most: int) -> list[dict[str, object]]:
-    """At most so many of a file's positive examples.
+    """The first ``most`` positive examples of a file.
 
     Raises:
-        RowError: one is no object, or there is no list of them.
+        RowError: an example is no object, or they are no list.
     """
     examples = content.get("Positive Examples", []) if most else []
     if not isinstance(examples, list):
@@ -290,5 +290,5 @@ def _content(path: Path, task: str) -> dict[str, object]:
 
 
 def _first(row: dict[str, object], key: str) -> str:
-    """The text under ``key``, or the first of several."""
+    """The text under ``key``, or the first of a list of texts."""
     return references(row, key)[0]

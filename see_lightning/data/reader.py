@@ -1,4 +1,4 @@
-"""What a reader is, and the steps that readers of files share."""
+"""The protocol of readers, and functions that they share."""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,16 +13,16 @@ from see_lightning.data.split import Split
 from see_lightning.errors import DataError, Refusal, listed
 from see_lightning.files.text import NoJson, holds_surrogate, parse_json, read_text, text_bytes
 
-EMPTY_ANSWER = "the answer is empty"  # a remark on rows that their publisher reads all the same
+EMPTY_ANSWER = "the answer is empty"  # remark on rows that their publisher accepts
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a task as published: its training rows, its test rows, or rows that no run reads, such as ``dev``.
+    """One part of a task as published: its training rows, its test rows, or rows that no run uses, such as ``dev``.
 
     Args:
-        rows: read as they are iterated over, once.
-        files: that they are read from.
+        rows: may be iterated over once; files are read during the iteration.
+        files: the files that the rows are read from.
     """
 
     rows: Iterable[Example | BadRow]
@@ -30,17 +30,19 @@ class Part:
 
 
 class Reader(Protocol):
-    """Turns the files of one family of tasks into examples."""
+    """Reads the tasks of one benchmark or file format as examples."""
 
     def tasks(self) -> list[str]:
-        """Names of the tasks it can read."""
+        """Names of the tasks that can be read."""
         ...
 
     def parts(self, task: str) -> dict[str, Part]:
-        """What is published of one task, unchecked: ``train``, ``test`` and what else there is.
+        """The published parts of one task by name, ``train``, ``test`` and others, without row checks.
+
+        A row that cannot be read is a ``BadRow``.
 
         Raises:
-            DataError: no such task or file; a row that is no example is a ``BadRow``.
+            DataError: no such task or file.
         """
         ...
 
@@ -68,7 +70,7 @@ def require_task(task: str, tasks: Sequence[str], hint: str = "") -> None:
 
 
 def where_to_put(folder: Path, published_at: str) -> str:
-    """What to do where the files of a published benchmark are missing."""
+    """Advice for the case that the files of a published benchmark are missing."""
     return (
         f"Put the files of {published_at} into DIR/{folder.name} and set the environment variable SEE_DATA=DIR, "
         f"or paths.data=DIR"
@@ -81,7 +83,7 @@ def read_halves(task: str, parts: dict[str, Part], checks: RowChecks) -> Split:
 
 
 def read_published(task: str, parts: dict[str, Part], checks: RowChecks) -> Split:
-    """The same, less the test rows whose prompt stands in the training rows, with a notice of them."""
+    """The checked rows of ``train`` and ``test``, without test rows whose prompt is in ``train``; a notice counts these."""
     train, published = list(parts["train"].rows), list(parts["test"].rows)
     trained = {row.prompt.strip() for row in train if isinstance(row, Example)}
     test = [row for row in published if isinstance(row, BadRow) or row.prompt.strip() not in trained]
@@ -96,7 +98,11 @@ def read_published(task: str, parts: dict[str, Part], checks: RowChecks) -> Spli
 
 
 def json_document(path: Path, task: str) -> object:
-    """What a JSON file holds.
+    """The content of a JSON file.
+
+    Args:
+        path: of the file.
+        task: its task, for messages.
 
     Raises:
         DataError: no such file, or it is not JSON in UTF-8.
@@ -110,18 +116,18 @@ def json_document(path: Path, task: str) -> object:
 
 
 class RowError(ValueError):
-    """Why a row holds no example."""
+    """A row cannot be read as an example; the message is the reason."""
 
 
 def made(source: str, example: Callable[[], Example]) -> Example | BadRow:
-    """The example that a row holds, or why it holds none, whatever goes wrong in reading it.
+    """The example of a row, or a ``BadRow`` after any error of reading it.
 
     Args:
         source: of the row, such as ``file:line``.
-        example: makes it, or raises ``RowError``.
+        example: returns the example, or raises ``RowError``.
 
     Raises:
-        Refusal: the whole file or column cannot be used, not this row alone.
+        Refusal: the whole file or column cannot be used, not only this row.
     """
     try:
         return example()
@@ -129,23 +135,23 @@ def made(source: str, example: Callable[[], Example]) -> Example | BadRow:
         return BadRow(source, str(reason))
     except (Refusal, MemoryError):
         raise
-    except Exception as error:  # of whatever class: a row may hold anything
-        told = next(iter(str(error).strip().splitlines()), "")
-        return BadRow(source, f"it cannot be read ({type(error).__name__}: {told[:200]})")
+    except Exception as error:  # of any type, since a row may contain anything
+        message = next(iter(str(error).strip().splitlines()), "")
+        return BadRow(source, f"it cannot be read ({type(error).__name__}: {message[:200]})")
 
 
 def array_rows(
     rows: object, place: str | Path, example: Callable[[dict[str, object], int, str], Example]
 ) -> Iterator[Example | BadRow]:
-    """The rows of a JSON array of objects.
+    """The rows of a JSON array of objects as examples.
 
     Args:
         rows: the array.
-        place: where it stands; the source of a row is ``<place>, row <number>``, from 1.
-        example: makes one of a row, its number and its source, or raises ``RowError``.
+        place: the file, or the array's place in it. The source of a row is ``<place>, row <number>``, from 1.
+        example: returns the example of a row, its number and its source, or raises ``RowError``.
 
     Raises:
-        DataError: it is no array.
+        DataError: ``rows`` is no array.
     """
     if not isinstance(rows, list):
         raise DataError(f"{place}: a JSON {type(rows).__name__} where an array of rows is needed")
@@ -165,14 +171,14 @@ def _of_object(
 def json_lines(
     path: Path, *, task: str, prompt_key: str, answer_key: str, id_prefix: str = ""
 ) -> Iterator[Example | BadRow]:
-    """The rows of a file with one JSON object a line, texts as they stand there.
+    """The rows of a file with one JSON object per line as examples; texts are not changed.
 
     Args:
-        path: the file; UTF-8. Blank lines at its end are no rows.
-        task: name given to the examples.
+        path: the file, in UTF-8. Blank lines at its end are ignored.
+        task: the examples' task.
         prompt_key: key of the prompt.
-        answer_key: key of the answer, or of several that count as right.
-        id_prefix: a row without ``id`` gets ``<id_prefix><line>``; empty: each row must have one.
+        answer_key: key of the answer, or of a list of answers that count as right.
+        id_prefix: a row without ``id`` gets ``<id_prefix><line>``; if empty, each row must have an ``id``.
 
     Raises:
         DataError: no such file.
@@ -190,7 +196,7 @@ def json_lines(
         target, *others = references(row, answer_key)
         return Example(example_id, prompt, target, task, source=source, alternatives=tuple(others))
 
-    # Split at "\n" alone: other line separators of Unicode may stand unescaped inside a JSON string.
+    # Split at "\n" alone: a JSON string may contain Unicode's other line separators unescaped.
     for number, line in enumerate(content.split(b"\n") if content else (), start=1):
         source = f"{path}:{number}"
         yield made(source, partial(example, line, number, source))
@@ -200,7 +206,7 @@ def _parse(line: bytes) -> dict[str, object]:
     if not line.strip():
         raise RowError("blank line")
     try:
-        row = parse_json(line.decode("utf-8").removeprefix("\ufeff"))  # files put together have several marks
+        row = parse_json(line.decode("utf-8").removeprefix("\ufeff"))  # concatenated files have several marks
     except UnicodeDecodeError as error:
         raise RowError(f"not UTF-8: byte 0x{line[error.start]:02x} at column {error.start + 1}") from error
     except NoJson as error:
@@ -214,7 +220,7 @@ def require_keys(row: dict[str, object], keys: Sequence[str]) -> None:
     """Refuse a row that lacks one of ``keys``.
 
     Raises:
-        RowError: the message names all that are missing.
+        RowError: keys are missing; the message names all of them.
     """
     missing = [key for key in keys if key not in row]
     if missing:
@@ -225,10 +231,10 @@ def texts(row: dict[str, object], *, keys: Sequence[str]) -> list[str]:
     """The strings under ``keys``; an ``id`` may be a number.
 
     Raises:
-        RowError: one is missing, is no string, or cannot be written.
+        RowError: a key is missing, or its value is no string or no valid Unicode.
     """
     require_keys(row, keys)
-    found = []
+    values = []
     for key in keys:
         value = row[key]
         if key == "id" and type(value) is int:
@@ -237,15 +243,15 @@ def texts(row: dict[str, object], *, keys: Sequence[str]) -> list[str]:
             raise RowError(f"{key!r} must be a string, found {type(value).__name__}")
         if holds_surrogate(value):
             raise RowError(f"{key!r} holds half a surrogate pair, which cannot be written as UTF-8")
-        found.append(value)
-    return found
+        values.append(value)
+    return values
 
 
 def references(row: dict[str, object], key: str) -> list[str]:
-    """The string under ``key``, or the strings of a list there, each once and in their order.
+    """The string under ``key`` as a list, or the strings of a list under it, in order and without duplicates.
 
     Raises:
-        RowError: it is missing, an empty list, or neither; or a text cannot be written.
+        RowError: the key is missing, the list is empty, or a value is no string or no valid Unicode.
     """
     require_keys(row, (key,))
     value = row[key]

@@ -1,4 +1,4 @@
-"""The two halves of one task's data, as a reader hands them on."""
+"""The training and test examples of one task, as returned by a reader."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ class Split:
     """One task's examples in the order of their files.
 
     Args:
-        train: what a method may learn from; at least one, unless the task is only tested.
-        test: what it is scored on; at least one, and none of their prompts stands in ``train``.
-        notices: one line for each thing the user must know, such as rows that were left out.
+        train: training examples; at least one, unless the task is only tested.
+        test: test examples; at least one, and none with a prompt of ``train``.
+        notices: one line for each fact that the user must know, such as rows that were left out.
     """
 
     train: tuple[Example, ...]

@@ -14,21 +14,20 @@ PUBLISHED_AT = "https://github.com/DeepLearnXMU/SSR, folder data/ni-cus0.12/spli
 
 
 class SsrReader:
-    """Reads ``<task>.train.json`` and ``<task>.eval.json``, which hold one JSON object a line.
+    """Reads ``<task>.train.json`` and ``<task>.eval.json``, which have one JSON object per line.
 
-    The prompt is ``full_prompt`` (definition, blank line, input) and the target ``output``. Both are taken as they
-    stand: the published rows have no blanks at either end. Rows come in file order, in which ``sa`` and ``pos``
-    are sorted by label.
+    The prompt is ``full_prompt`` (definition, blank line, input) and the target is ``output``. Both are not changed: the
+    published rows have no whitespace at either end. Rows are in file order; ``sa`` and ``pos`` are sorted by label.
 
     Args:
-        folder: where the files lie.
+        folder: contains the files.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def tasks(self) -> list[str]:
-        """Names of the tasks whose test file is there.
+        """Names of the tasks that have a test file.
 
         Raises:
             DataError: no such folder, or no test file in it.
@@ -44,7 +43,7 @@ class SsrReader:
     def parts(self, task: str) -> dict[str, Part]:
         """The rows of the training and the test file.
 
-        Where ``<task>.train.json`` is missing, SSR's two disjoint samples of it, 10 % and 1 %, stand in.
+        If ``<task>.train.json`` is missing, SSR's two disjoint samples of it, 10 % and 1 %, are used instead.
 
         Raises:
             DataError: no such folder, task or file.
@@ -60,7 +59,7 @@ class SsrReader:
         }
 
     def read(self, task: str, checks: RowChecks) -> Split:
-        """The examples of one task, with a notice where samples stand in for the training file.
+        """The examples of one task, with a notice if samples are used instead of the training file.
 
         Raises:
             DataError: no such folder, task or file, or a row that ``checks`` refuses.

@@ -1,4 +1,4 @@
-"""CSV and JSON files as rows of texts, each as it stands in its file: nothing is guessed to be a number, a date or empty."""
+"""Rows of CSV and JSON files as texts, exactly as spelled in the file: no value is parsed as a number, a date or missing."""
 
 import csv
 import io
@@ -11,14 +11,14 @@ from typing import Any
 from see_lightning.errors import DataError
 from see_lightning.files.text import NoJson, parse_json, read_text
 
-Row = dict[str, Any] | str  # a string says why a row is none
+Row = dict[str, Any] | str  # values by column; or a string, the reason why the row cannot be read
 
 
 def csv_rows(path: Path, separator: str = ",") -> Iterator[Row]:
-    """The rows of a CSV file with a line of column names; blank lines are none.
+    """The rows of a CSV file whose first line has the column names; blank lines are ignored.
 
     Raises:
-        DataError: it is not CSV in an encoding that is read, or two columns have one name.
+        DataError: the file is not valid CSV in a supported encoding, or two columns have the same name.
     """
     csv.field_size_limit(sys.maxsize)
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=separator, strict=True)
@@ -26,9 +26,9 @@ def csv_rows(path: Path, separator: str = ",") -> Iterator[Row]:
         columns = next(reader, [])
         if len(columns) == 1 and (other := next((mark for mark in (";", "\t") if mark in columns[0]), None)):
             raise DataError(_other_separator(path, other))
-        twice = next((name for name, number in Counter(columns).items() if number > 1), None)
-        if twice is not None:
-            raise DataError(f"{path}: two columns are named {twice!r:.100}")
+        duplicate = next((name for name, number in Counter(columns).items() if number > 1), None)
+        if duplicate is not None:
+            raise DataError(f"{path}: two columns are named {duplicate!r:.100}")
         for cells in reader:
             if len(cells) == len(columns):
                 yield dict(zip(columns, cells, strict=True))
@@ -45,10 +45,10 @@ def _other_separator(path: Path, mark: str) -> str:
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """The rows of a JSON file: an array of objects, or one object a line; numbers are texts as they are spelled.
+    """The rows of a JSON file: an array of objects, or one object per line. Numbers are texts as spelled.
 
     Raises:
-        DataError: it is neither.
+        DataError: the file is neither.
     """
     content = read_text(path)
     if content.lstrip()[:1] == "[":
@@ -58,7 +58,7 @@ def json_rows(path: Path) -> Iterator[Row]:
             raise DataError(f"{path}:{error.line}: {error}") from error
         yield from (row if isinstance(row, dict) else "no JSON object" for row in rows)
         return
-    # Split at the line break alone: other separators of Unicode may stand unescaped inside a JSON string.
+    # Split at "\n" alone: a JSON string may contain Unicode's other line separators unescaped.
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue

@@ -1,4 +1,4 @@
-"""What stands in the columns of a data set, as text."""
+"""Values of a data set's columns as text."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from string import Formatter
@@ -8,19 +8,19 @@ from see_lightning.errors import listed
 
 
 class NoText(ValueError):
-    """A value that is no text; the message says what it is and what to write."""
+    """A value is no text; the message describes it and suggests a setting."""
 
 
 def column_text(form: str, row: Mapping[str, Any]) -> str:
-    """A text with columns in braces, filled in.
+    """Fill in the columns of a row into a text.
 
     Args:
-        form: such as ``"{question} {answers.text.0}"``; a format behind a colon makes text of any value.
+        form: with columns in braces, ``"{question} {answers.text.0}"``; a format after a colon converts any value to text.
         row: values by column.
 
     Raises:
         NoText: a value is no text.
-        LookupError: there is no such place in the row.
+        LookupError: the row has no value at a path.
 
     >>> column_text("{q}: {a.text.0}, {score:.1f}", {"q": "Who?", "a": {"text": ["Lima"]}, "score": 3.79})
     'Who?: Lima, 3.8'
@@ -40,22 +40,22 @@ def _formatted(value: Any, path: str, conversion: str, spec: str | None) -> str:
     value = spelled[conversion](value) if conversion in spelled else value
     try:
         if isinstance(value, str) and (spec or "")[-1:] in tuple("eEfFgGn%"):
-            value = float(value)  # a number of a file, which is read as it is spelled
+            value = float(value)  # numbers of files are read as texts
         return format(value, spec or "")
     except (ValueError, TypeError) as error:
         raise NoText(f"column {path!r}, {kind_of(value)}, cannot be written as {spec!r}: {error}") from error
 
 
 def columns_of(form: str) -> list[str]:
-    """The columns, or paths into columns, that a text names in braces."""
+    """The columns, or paths into columns, in a text's braces."""
     return [path for _, path, _, _ in Formatter().parse(form) if path is not None]
 
 
 def at(row: Mapping[str, Any], path: str) -> Any:
-    """What stands in a row at a path of column, keys and places, joined by points.
+    """The value of a row at a path: a column, keys and list positions, joined by dots.
 
     Raises:
-        LookupError: nothing does.
+        LookupError: the row has no value at the path.
     """
     if path in row:
         return row[path]
@@ -81,7 +81,11 @@ def at(row: Mapping[str, Any], path: str) -> Any:
 
 
 def as_text(value: Any, path: str) -> str:
-    """A text or a whole number as text.
+    """A string or an integer as text.
+
+    Args:
+        value: of a column.
+        path: of the value, for messages.
 
     Raises:
         NoText: it is neither.
@@ -90,19 +94,19 @@ def as_text(value: Any, path: str) -> str:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    told = f"column {path!r} holds no text but {kind_of(value)}"
+    fault = f"column {path!r} holds no text but {kind_of(value)}"
     inside = list(_texts_in(value, path))
     if inside:
-        told += f"; name the text in it, such as {', '.join(inside[:3])}"
+        fault += f"; name the text in it, such as {', '.join(inside[:3])}"
     elif isinstance(value, bool):
-        told += "; give the words for it, labels: {true: ..., false: ...}"
+        fault += "; give the words for it, labels: {true: ..., false: ...}"
     elif isinstance(value, float):
-        told += f"; say how to write it, such as {{{path}:.1f}}, or give the words for it, labels: {{{value}: ...}}"
-    raise NoText(told)
+        fault += f"; give a format, such as {{{path}:.1f}}, or give the words for it, labels: {{{value}: ...}}"
+    raise NoText(fault)
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in the words of data files."""
+    """The kind of a value, for messages: a number, a list of 3, ..."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, bool):

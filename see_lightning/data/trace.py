@@ -24,7 +24,7 @@ PUBLISHED_AT = (
     "that https://github.com/BeyonderXX/TRACE links to"
 )
 
-# What stands before and behind the part of a prompt that may be cut. Behind it are the question's choices or object too.
+# The texts before and after the part of a prompt that may be cut. A question's choices or object come after it.
 _AROUND_BODY = {
     "C-STANCE": ("\n文本：\n", "\n对象：\n"),
     "FOMC": ("\nText:\n", "\nStance:"),
@@ -39,18 +39,18 @@ _AROUND_BODY = {
 class TraceReader:
     """Reads ``<Task>/train.json`` and ``<Task>/test.json``, arrays of ``{"prompt", "answer"}``; ``eval.json`` is not used.
 
-    Texts are taken as they stand; ids are ``<Task>-<half>-<row>``. Where a prompt is too long for the model, its body may
-    be cut: at its end, and Py150's, all of which is body, at its beginning, as the line to be continued is the last.
+    Texts are not changed; ids are ``<Task>-<half>-<row>``. If a prompt is too long for the model, its body may be cut at the
+    end. Prompts of Py150 are all body and are cut at the beginning, since the line to be continued is the last.
 
     Args:
-        folder: where the tasks' folders lie; each size has one of its own.
+        folder: contains the tasks' folders; each size of TRACE has its own.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def tasks(self) -> list[str]:
-        """Names of the tasks whose training file is there.
+        """Names of the tasks that have a training file.
 
         Raises:
             DataError: no such folder, or no training file in it.
@@ -64,7 +64,7 @@ class TraceReader:
         return names
 
     def parts(self, task: str) -> dict[str, Part]:
-        """The rows of the training and the test file, and of ``eval.json`` where it is there.
+        """The rows of the training and the test file, and of ``eval.json`` if it exists.
 
         Raises:
             DataError: no such folder or task.
@@ -76,7 +76,7 @@ class TraceReader:
         }
 
     def read(self, task: str, checks: RowChecks) -> Split:
-        """The examples of one task, less the test rows whose prompt stands in the training rows, with a notice of them.
+        """The examples of one task, without test rows whose prompt is in the training rows, which a notice counts.
 
         Raises:
             DataError: no such folder, task or file, or a row that ``checks`` refuses.
@@ -95,7 +95,7 @@ def _example(task: str, half: str, row: dict[str, object], number: int, source: 
 
 
 def _body(task: str, prompt: str) -> Body | None:
-    """Where the body of a prompt stands; None where the prompt is not of the published form."""
+    """The body of a prompt; None if the prompt does not have the published form."""
     if task == "Py150":
         return Body(0, len(prompt), keep="tail")
     before, behind = _AROUND_BODY.get(task, ("", ""))

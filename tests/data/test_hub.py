@@ -255,7 +255,7 @@ def test_a_column_without_text_is_refused_with_its_kind(tmp_path: Path, write: A
     [
         (b"ab", "bytes"),
         (datetime(2024, 1, 1), "datetime"),
-        (2.5, r"a number \(float\); say how to write it, such as {label:.1f}, or give the words for it"),
+        (2.5, r"a number \(float\); give a format, such as {label:.1f}, or give the words for it"),
     ],
 )
 def test_values_that_only_typed_files_hold_are_refused_too(tmp_path: Path, value: Any, told: str) -> None:

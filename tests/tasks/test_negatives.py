@@ -67,7 +67,7 @@ def test_too_few_instructions_are_refused_with_how_many_there_are(tmp_path):
     with pytest.raises(ConfigError, match="ood_examples=17, but .* has 16 rows"):
         unseen_general(17, file, 0, refused=21)
     one = file_of(tmp_path / "one.jsonl", *(f"Translate.\n\n{n}" for n in range(9)))
-    with pytest.raises(ConfigError, match="against=1, but .* has 0 rows whose .* of 9 rows with 1 instructions"):
+    with pytest.raises(ConfigError, match="ood_examples=1, but .* has 0 rows whose .* of 9 rows with 1 instructions"):
         unseen_general(1, one, 0, refused=1)
 
 
