@@ -66,15 +66,14 @@ def measure(
     # Late, because these import torch, which takes longer than a refusal should.
     from dataclasses import replace
 
-    from hydra.utils import get_class
-
     from see_lightning.engine.ensemble import keep_said, load_remembering, read_tasks
     from see_lightning.evaluation.evaluate import adapter_score
     from see_lightning.evaluation.routing import BASE
+    from see_lightning.methods.lookup import method_class
     from see_lightning.methods.method import ExpertMethod
 
     cfg = load_config(ledger.directory / "config.yaml", trust)
-    if not issubclass(get_class(cfg.method._target_), ExpertMethod):
+    if not issubclass(method_class(cfg.method), ExpertMethod):
         raise Refusal(
             f"{ledger.directory} is a run of {results['method']}, whose answers to all tasks come from one model, so it has"
             f" no experts to compare; give a run of stl, see, moses, exssnet or sema."

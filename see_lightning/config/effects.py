@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from see_lightning.config.checks import TRAIN
 from see_lightning.config.identity import GENERAL_USES, method_name
+from see_lightning.config.instantiate import target_of
 from see_lightning.errors import ConfigError
 
 
@@ -31,8 +32,14 @@ class Effect:
     soft: bool = False
 
 
+def _schedule(cfg: DictConfig) -> str:
+    """When a method trains, which its class declares; the class is imported where a setting that needs it was typed."""
+    traits = getattr(target_of(cfg.method), "traits", None)  # what is no method is refused when a run begins
+    return getattr(traits, "schedule", "sequential")
+
+
 def _trains(cfg: DictConfig) -> bool:
-    return method_name(cfg) != "base"
+    return _schedule(cfg) != "frozen"
 
 
 def _on(name: str) -> Callable[[DictConfig], bool]:
@@ -62,8 +69,8 @@ EFFECTS = (
         lambda cfg: cfg.model.prompt in ("chat", "llama2"),
         "only model.prompt=chat and llama2 have a system prompt",
     ),
-    Effect(("adapter.*", "optim.*"), _trains, "method=base trains nothing and has no adapter"),
-    Effect(("adapter", "optim"), _trains, "method=base trains nothing and has no adapter", soft=True),
+    Effect(("adapter.*", "optim.*"), _trains, "method={method} trains nothing and has no adapter"),
+    Effect(("adapter", "optim"), _trains, "method={method} trains nothing and has no adapter", soft=True),
     Effect(("adapter.cache_gb",), lambda cfg: cfg.adapter.activated, "only activated experts keep what the base model has"
            " read; write adapter=activated_lora"),
     Effect(("ratio",), _rehearses, "method={method} rehearses nothing", soft=True),
@@ -85,7 +92,7 @@ EFFECTS = (
     Effect(("method.probe",), _on("warm_start"), "no expert begins from another; write method.warm_start=loss or knn too"),
     Effect(("method.score_lr",), _on("score_share"), "no step trains scores; write method.score_share=SHARE too"),
     Effect(("ood.dir",), _uses("ood.dir", "ood"), "none of these foreign tasks lie there; write ood=folder ood.dir={value}"),
-    Effect(("ood.every",), lambda cfg: method_name(cfg) not in ("base", "mtl"), "method={method} is tested once"),
+    Effect(("ood.every",), lambda cfg: _schedule(cfg) == "sequential", "method={method} is tested once"),
     Effect(("benchmark.paraphrases*",), lambda cfg: "paraphrased" in cfg.variants, "they are asked with"
            " variants=[paraphrased] alone"),
     Effect(("benchmark.default.score",), _has_default("score"), "each of these tasks has a score of its own: write"

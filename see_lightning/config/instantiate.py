@@ -5,11 +5,34 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 import hydra.utils
+from hydra._internal.utils import _locate
 from omegaconf import OmegaConf
 
 from see_lightning.errors import ConfigError, nearest
 
 METHOD_GIVEN = ("setup",)  # arguments that a method gets in addition to its settings
+
+
+class NotImportable(ConfigError):
+    """A ``_target_`` names what Python cannot import."""
+
+
+def target_of(node: Any) -> Any:
+    """The class or function that a config node names by ``_target_``.
+
+    Raises:
+        NotImportable: there is none of this name, or its module fails.
+    """
+    name = str(node["_target_"])
+    try:
+        return _locate(name)
+    except (ImportError, ValueError) as error:  # its module may fail with any error, which is the cause of the first
+        cause = error.__cause__ or error
+        told = next(iter(str(cause).splitlines()), "").rstrip(".")
+        told = told if isinstance(cause, ImportError | AttributeError) else f"{type(cause).__name__}: {told}"
+        raise NotImportable(
+            f"{name} cannot be imported: {told}. If it is your own, let Python find it: PYTHONPATH=DIR."
+        ) from error
 
 
 def bind(node: Any, *arguments: str) -> None:
@@ -20,11 +43,15 @@ def bind(node: Any, *arguments: str) -> None:
         arguments: names that the caller adds.
 
     Raises:
+        NotImportable: there is no such target.
         ConfigError: an argument is unknown to the target, does not fit its annotation, or is required and missing.
     """
-    target = hydra.utils.get_object(node["_target_"])
+    target = target_of(node)
     given = {str(key) for key in node if not str(key).startswith("_")} | set(arguments)
-    parameters = inspect.signature(target).parameters
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError) as error:  # a module, a number, or a class written in C
+        raise ConfigError(f"{node['_target_']} is no class or function whose arguments Python knows.") from error
     unknown = sorted(given - set(parameters))
     if unknown:
         raise ConfigError(f"{node['_target_']} takes no {unknown[0]!r}.{nearest(unknown[0], parameters)}")
@@ -63,6 +90,9 @@ def instantiate(node: Any, **arguments: Any) -> Any:
     """Build the object that a config node's ``_target_`` names, with the caller's own arguments added."""
     bind(node, *arguments)
     plain: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
+    for part in plain.values():
+        if isinstance(part, dict) and "_target_" in part:  # Hydra would tell of its faults in several lines
+            bind(part)
     # "all": lists and dicts arrive as Python's own, so nothing below Hydra has to know OmegaConf.
     build = hydra.utils.instantiate({**plain, "_partial_": True}, _convert_="all")
     return build if plain.get("_partial_") else build(**arguments)

@@ -19,7 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from see_lightning.config.instantiate import METHOD_GIVEN, bind
+from see_lightning.config.instantiate import METHOD_GIVEN, NotImportable, bind
 from see_lightning.config.schema import RunConfig
 from see_lightning.config.search_path import CONF
 from see_lightning.config.validation import typed, validate
@@ -193,14 +193,10 @@ def _bind(path: Path, cfg: DictConfig) -> None:
     for node, given in nodes:
         try:
             bind(node, *given)
+        except NotImportable as error:
+            raise ConfigError(f"{path}: {error}") from error
         except ConfigError as error:
             raise _damaged(path, error) from error
-        except ImportError as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise ConfigError(
-                f"{path} names {node['_target_']}, which cannot be imported: {reason}. Let Python find it:"
-                f" PYTHONPATH=DIR."
-            ) from error
 
 
 def _damaged(path: Path, error: Exception) -> LedgerError:

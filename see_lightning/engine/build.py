@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
 from omegaconf import DictConfig
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -24,6 +23,7 @@ from see_lightning.engine.contents import shipped_names
 from see_lightning.errors import ConfigError, DataError, listed, nearest
 from see_lightning.evaluation.references import score_notices
 from see_lightning.evaluation.scores import score_fn
+from see_lightning.methods.lookup import method_class
 from see_lightning.methods.method import Method
 from see_lightning.methods.setup import Setup
 from see_lightning.models.base import end_ids, load_model, load_tokenizer, model_place, skeleton
@@ -73,8 +73,7 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
         ConfigError: a task, score or size that there is not, or an indicator that the tokenizer cannot write, or that
             ends an answer.
     """
-    method: type[Method] = hydra.utils.get_class(cfg.method._target_)
-    if method.traits.learns_refusals:
+    if method_class(cfg.method).traits.learns_refusals:
         _check_indicators(config, template)
     tasks = _read_tasks(
         cfg.benchmark,
@@ -260,8 +259,7 @@ def check_adaptable(cfg: DictConfig, config: RunConfig) -> None:
 
 
 def _is_trained(cfg: DictConfig) -> bool:
-    method: type[Method] = hydra.utils.get_class(cfg.method._target_)
-    return method.traits.schedule != "frozen"
+    return method_class(cfg.method).traits.schedule != "frozen"
 
 
 def build_method(

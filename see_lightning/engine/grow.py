@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
-
 from see_lightning.adapters.files import STATE, THRESHOLD
 from see_lightning.config.former_names import with_current_names, with_former_names
 from see_lightning.config.identity import switched_on
@@ -19,7 +17,7 @@ from see_lightning.engine.record import starts_of
 from see_lightning.engine.stages import Stage
 from see_lightning.errors import listed
 from see_lightning.files.writing import copy_folder, refuse_links
-from see_lightning.methods.method import Method
+from see_lightning.methods.lookup import method_class
 from see_lightning.tasks.task import changed_data
 
 
@@ -44,8 +42,8 @@ def _training_settings(config: dict[str, Any], after_training: AbstractSet[str])
 def trains_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     """Whether a run that noted ``theirs`` has the experts that a run with the ``numbers_config`` ``ours`` trains."""
     # The class is looked up by our own settings alone: those of another run may name any code.
-    method: type[Method] = hydra.utils.get_class(with_current_names(ours)["method"]["_target_"])
-    kept, wanted = (_training_settings(comparable(one), method.traits.after_training) for one in (theirs, ours))
+    after_training = method_class(with_current_names(ours)["method"]).traits.after_training
+    kept, wanted = (_training_settings(comparable(one), after_training) for one in (theirs, ours))
     return kept == wanted
 
 

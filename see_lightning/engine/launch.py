@@ -7,7 +7,6 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-import hydra.utils
 import transformers
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -26,7 +25,7 @@ from see_lightning.engine.report_again import bring_up_to_date, check_template, 
 from see_lightning.engine.session import Session
 from see_lightning.errors import ConfigError, Refusal, room_needed
 from see_lightning.files.run_files import well_shaped
-from see_lightning.methods.method import Method
+from see_lightning.methods.lookup import method_class
 from see_lightning.reporting.report.terminal import print_report
 from see_lightning.reporting.runs import read_results
 
@@ -117,7 +116,7 @@ def _run(cfg: DictConfig, config: RunConfig, found: Found, command: str, ranks: 
 
 def _check_shardable(cfg: DictConfig) -> None:
     """Refuse a base model in parts to a method that needs it whole, or was not tried without."""
-    method: type[Method] = hydra.utils.get_class(cfg.method._target_)
+    method = method_class(cfg.method)
     if cfg.trainer.get("strategy") == FSDP_BASE and not method.traits.shardable:
         raise ConfigError(
             f"method={method_name(cfg)} was not made for a base model of which each rank holds only a part, as with"

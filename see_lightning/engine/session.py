@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-import hydra.utils
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -35,6 +34,7 @@ from see_lightning.engine.start import start_run
 from see_lightning.engine.tracking import Tracker, make_tracker
 from see_lightning.errors import ConfigError
 from see_lightning.files.run_files import read_file, seal
+from see_lightning.methods.lookup import method_class
 from see_lightning.methods.method import Method
 from see_lightning.reporting.report.page import render_html
 from see_lightning.reporting.report.sections import matrix_csv
@@ -83,8 +83,7 @@ class Session:
     @cached_property
     def method(self) -> type[Method]:
         """The method's class."""
-        method: type[Method] = hydra.utils.get_class(self.cfg.method._target_)
-        return method
+        return method_class(self.cfg.method)
 
     @cached_property
     def console(self) -> Console:
