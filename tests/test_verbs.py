@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from see_lightning.cli import harness
+from see_lightning.cli import calibrate, harness
 from see_lightning.cli.command import Parser
 from see_lightning.cli.verbs import VERBS, main
 
@@ -135,3 +135,10 @@ def test_an_older_spelling_of_an_option_is_accepted(words):
     harness.add_arguments(parser)
     given = parser.parse(["RUN", *words, "--tasks", "toy"])
     assert (given.run_dir, given.adapters, given.tasks) == (Path("RUN"), ["base"], ["toy"])
+
+
+def test_older_spellings_of_calibrate_are_accepted():
+    parser = Parser("calibrate", "")
+    calibrate.add_arguments(parser)
+    given = parser.parse(["RUN", "--on", "train", "--keep=0.9", "--against", "5", "--leeway=0.5"])
+    assert (given.on, given.target_recall, given.ood_examples, given.margin) == ("train", 0.9, 5, 0.5)

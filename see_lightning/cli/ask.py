@@ -35,6 +35,6 @@ def main(given: argparse.Namespace) -> None:
     queries = [sys.stdin.read().removeprefix("\ufeff") if query == "-" else query for query in given.query]
     replies = ensemble.answer(queries, task=given.task)
     for reply in replies:
-        asked = " -> ".join(f"{name} {verdict}" for name, verdict in reply.verdicts.items()) or "no expert asked"
+        walk = " -> ".join(f"{name} {verdict}" for name, verdict in reply.verdicts.items()) or "no expert asked"
         print_exactly(reply.text.strip())
-        print(f"  by {reply.expert or 'the adapted model'} ({asked})")
+        print(f"  by {reply.expert or 'the adapted model'} ({walk})")

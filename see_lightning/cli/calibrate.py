@@ -31,7 +31,6 @@ def add_arguments(parser: Parser) -> None:
     parser.add_run_dir()
     parser.add_argument(
         "--calibrate-on",
-        "--on",
         dest="on",
         type=_rows_or_train,
         default=60,
@@ -40,8 +39,6 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--target-recall",
-        "--keep",
-        dest="target_recall",
         type=float,
         default=0.98,
         metavar="SHARE",
@@ -49,8 +46,6 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--ood-examples",
-        "--against",
-        dest="ood_examples",
         type=int,
         default=0,
         metavar="N",
@@ -58,8 +53,6 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--margin",
-        "--leeway",
-        dest="margin",
         type=float,
         metavar="SHARE",
         help="share of the gap to their log-odds, or to those of negatives, by which it is lowered (default 0.25)",

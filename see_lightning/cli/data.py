@@ -86,10 +86,10 @@ def _as_a_run(config: DictConfig) -> Callable[[str], Sequence[str]]:
     return notices_of
 
 
-def _tasks(reader: Reader, config: DictConfig, asked: list[str] | None) -> tuple[list[str], list[str]]:
+def _tasks(reader: Reader, config: DictConfig, chosen: list[str] | None) -> tuple[list[str], list[str]]:
     """The tasks to check, and the benchmark's tasks without files."""
-    if asked:
-        return asked, []
+    if chosen:
+        return chosen, []
     readable = reader.tasks()
     wanted = [str(task) for task in config.tasks] or readable
     return [task for task in wanted if task in readable], [task for task in wanted if task not in readable]

@@ -144,7 +144,7 @@ def _names(
         absent = {"experts": not names, "ensemble": scorer.method.needs_task_id}
         adapters = [adapter for adapter in ADAPTERS if not absent.get(adapter)]
     if "experts" in adapters and not names:
-        raise ConfigError(f"{run_dir} has no experts to be asked alone; choose --adapters base,ensemble.")
+        raise ConfigError(f"{run_dir} has no experts to evaluate alone; choose --adapters base,ensemble.")
     alone = names if "experts" in adapters else []
     textual = [name for name, one in members.items() if one.OUTPUT_TYPE == "loglikelihood_rolling"]
     if alone and textual:
@@ -182,10 +182,10 @@ def _content(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _check_same(path: Path, asked: Mapping[str, Any]) -> None:
+def _check_same(path: Path, wanted: Mapping[str, Any]) -> None:
     """Refuse to overwrite measured metrics by those of a trial or of other tasks."""
-    found = read_file(path, "harness.json") if path.exists() else asked
-    for name, value in asked.items():
+    found = read_file(path, "harness.json") if path.exists() else wanted
+    for name, value in wanted.items():
         if found.get(name) != value:
             raise Refusal(
                 f"{path} has {name} {found.get(name)}, and {value} is asked for; keep both with --out FILE, or move it away."

@@ -62,7 +62,7 @@ def publish(folder: Path, document: Path, added: Sequence[Path] = ()) -> None:
     text, left_out = fill(document.read_text(encoding="utf-8"), folder)
     write_text(document, text)
     for path in left_out:
-        print(f"note: {path} stands in no table of {document}", file=sys.stderr)
+        print(f"note: {path} is in no table of {document}", file=sys.stderr)
 
 
 def keep(run_dir: Path, folder: Path) -> Path:
@@ -76,7 +76,7 @@ def keep(run_dir: Path, folder: Path) -> Path:
         Refusal: there is no finished run.
     """
     run_dir = find_run(run_dir)
-    results = finished_results(run_dir, "only what a whole run measured is kept")
+    results = finished_results(run_dir, "only finished runs are kept")
     run_dir = run_dir.resolve()
     run = read_run(run_dir / "results.json")
     for name in (run.order, run.method):

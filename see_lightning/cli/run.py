@@ -102,7 +102,7 @@ class Jobs:
         except SystemExit as end:
             if not several or end.code in (0, None, *STOPPED):
                 raise
-            self._note(ConfigError(str(end.code)), f"ended with {end.code}, as told above", several)
+            self._note(ConfigError(str(end.code)), f"ended with {end.code}, see above", several)
 
     def _note(self, error: Exception, reason: str, several: bool) -> None:
         self.error = error

@@ -167,7 +167,7 @@ def _finished(run_dir: Path) -> dict[str, Any]:
     if not any(answer["verdicts"] for answer in run.answers(last)):
         raise Refusal(
             f"{run_dir} is a run of {results['method']} without verdicts of experts, so no other order or threshold can be"
-            f" studied; give a run whose experts accept or refuse queries, such as one of method=see."
+            f" studied; give a run whose experts accept or reject queries, such as one of method=see."
         )
     return results
 

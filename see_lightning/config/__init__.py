@@ -1,1 +1,1 @@
-"""Settings: what may be configured, how it is typed and checked, and which run it names. Nothing here imports torch."""
+"""Settings: schema, types, checks, and the key of a run. Nothing here imports torch."""

@@ -62,8 +62,8 @@ def _uses(place: str, *parts: str) -> Callable[[DictConfig], bool]:
 
 
 EFFECTS = (
-    Effect(("model.name",), lambda cfg: cfg.model.source == "hub", "this model's weights lie elsewhere, and nothing named"
-           " {value} would be loaded; write model=hub model.name={value}"),
+    Effect(("model.name",), lambda cfg: cfg.model.source == "hub", "the weights of this model have another source, and"
+           " {value} would not be loaded; write model=hub model.name={value}"),
     Effect(
         ("model.system_prompt",),
         lambda cfg: cfg.model.prompt in ("chat", "llama2"),
@@ -71,8 +71,8 @@ EFFECTS = (
     ),
     Effect(("adapter.*", "optim.*"), _trains, "method={method} trains nothing and has no adapter"),
     Effect(("adapter", "optim"), _trains, "method={method} trains nothing and has no adapter", soft=True),
-    Effect(("adapter.cache_gb",), lambda cfg: cfg.adapter.activated, "only activated experts keep what the base model has"
-           " read; write adapter=activated_lora"),
+    Effect(("adapter.cache_gb",), lambda cfg: cfg.adapter.activated, "only activated experts cache the base model's prefill;"
+           " write adapter=activated_lora"),
     Effect(("ratio",), _rehearses, "method={method} rehearses nothing", soft=True),
     Effect(("data.resample",), lambda cfg: _rehearses(cfg) and float(cfg.method.ratio) > 0, "nothing is rehearsed by"
            " method={method} with this ratio"),
@@ -81,26 +81,26 @@ EFFECTS = (
            lambda cfg: any(_on(name)(cfg) for name in GENERAL_USES) or not any(name in cfg.method for name in GENERAL_USES),
            "no general instructions are taken; write method.general_negatives=N too"),
     Effect(("*.min_negatives",), lambda cfg: bool("min_negatives" in cfg.method and cfg.method.ratio),
-           "method={method} refuses no past examples with this ratio"),
+           "method={method} trains no negatives of past tasks with this ratio"),
     Effect(("method.target_recall", "method.ood_examples"), _on("calibrate_on"), "no threshold is set; write"
            " method.calibrate_on=N too"),
     Effect(("method.margin",),
            lambda cfg: cfg.method.get("calibrate_on") == TRAIN or (_on("calibrate_on")(cfg) and _on("ood_examples")(cfg)),
-           "a threshold looks at nothing else; write method.calibrate_on=N method.ood_examples=N or"
+           "a threshold uses own examples alone; write method.calibrate_on=N method.ood_examples=N or"
            " method.calibrate_on=train"),
     Effect(("data.calibrate_on",), lambda cfg: "calibrate_on" in cfg.method, "method={method} has no thresholds"),
     Effect(("method.probe",), _on("warm_start"), "no expert begins from another; write method.warm_start=loss or knn too"),
     Effect(("method.score_lr",), _on("score_share"), "no step trains scores; write method.score_share=SHARE too"),
-    Effect(("ood.dir",), _uses("ood.dir", "ood"), "none of these foreign tasks lie there; write ood=folder ood.dir={value}"),
+    Effect(("ood.dir",), _uses("ood.dir", "ood"), "none of these ood tasks lie there; write ood=folder ood.dir={value}"),
     Effect(("ood.every",), lambda cfg: _schedule(cfg) == "sequential", "method={method} is tested once"),
-    Effect(("benchmark.paraphrases*",), lambda cfg: "paraphrased" in cfg.variants, "they are asked with"
+    Effect(("benchmark.paraphrases*",), lambda cfg: "paraphrased" in cfg.variants, "they are evaluated with"
            " variants=[paraphrased] alone"),
     Effect(("benchmark.default.score",), _has_default("score"), "each of these tasks has a score of its own: write"
            " benchmark.tasks.TASK.score={value}"),
     Effect(("benchmark.default.max_new_tokens",), _has_default("max_new_tokens"), "each of these tasks has a limit of"
            " its own: write benchmark.tasks.TASK.max_new_tokens={value}"),
     Effect(("logger.project", "logger.entity", "logger.name", "logger.group", "logger.tags"),
-           lambda cfg: cfg.logger.get("mode") != "disabled", "logger.mode=disabled tells nobody"),
+           lambda cfg: cfg.logger.get("mode") != "disabled", "logger.mode=disabled sends nothing"),
     Effect(("trainer.*val*", "trainer.*test*"), lambda cfg: False, "a run trains and answers; Lightning's validation and test"
            " take no part in it"),
     Effect(("paths.data",), _uses("paths.data", "benchmark", "ood"), "none of these tasks are read from there", soft=True),

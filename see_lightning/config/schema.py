@@ -98,7 +98,7 @@ class AdapterConfig:
 
 @dataclass
 class OptimConfig:
-    """How one task is trained."""
+    """Training of one task."""
 
     lr: float = 2e-4  # peak learning rate of AdamW
     weight_decay: float = 0.0
@@ -129,7 +129,7 @@ RESERVED = ("base", "ensemble")  # the base model in answers; all experts togeth
 
 @dataclass
 class OrderConfig:
-    """Which tasks, and in which order."""
+    """The tasks in the order of learning."""
 
     name: str = MISSING
     tasks: list[str] = MISSING
@@ -154,7 +154,7 @@ RESAMPLE = ("per_task", "once")
 
 @dataclass
 class DataConfig:
-    """How examples are checked, rehearsed and batched."""
+    """Checks, rehearsal and batches of examples."""
 
     on_bad_row: str = "stop"  # stop, or skip (counted, reported, an error above 1 % of a task's rows)
     eval_batch_size: int = 16  # queries decoded together

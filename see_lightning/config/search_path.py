@@ -1,4 +1,4 @@
-"""Where Hydra finds configurations: the project's own, in a clone or an installed package, the user's, and the typed root."""
+"""Hydra's search path: the project's configurations, in a clone or an installed package, the user's, and the schema."""
 
 import sys
 from collections.abc import Iterable

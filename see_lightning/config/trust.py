@@ -134,7 +134,7 @@ def load_config(path: Path, trust: Trust = NOTHING) -> DictConfig:
             trusted too.
 
     Raises:
-        LedgerError: it cannot be read, was edited, or is not what a run writes.
+        LedgerError: it cannot be read, was edited, or is not of a run's form.
         ConfigError: it names a class that is not trusted, or its base model comes with code and ``remote_code`` is off.
     """
     settings = read_settings(path)

@@ -81,7 +81,7 @@ def rouge_l_google(text: str, target: str) -> float:
 
 
 def rouge_l_sapt(text: str, target: str) -> float:
-    """`rouge_l_google` of what stands behind the last "Output:" of an answer, as SAPT's code has it.
+    """`rouge_l_google` of the part of an answer after its last "Output:", as in SAPT's code.
 
     >>> rouge_l_sapt("A dog. Output: a cat", "A cat.")
     100.0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def sari(text: str, target: str, prompt: str) -> float:
-    r"""SARI of a simplification (Xu et al. 2016): what was rightly kept, deleted and added, against the source.
+    r"""SARI of a simplification (Xu et al. 2016): the words rightly kept, deleted and added, relative to the source.
 
     As in Hugging Face's ``sari``: lower case, 13a tokens, the mean over n-grams of 1 to 4 of `keep` (F), `delete`
     (precision) and `add` (F), where 0/0 is 1. The source is the paragraph in 20Minuten's prompt, or the whole prompt if it

@@ -89,7 +89,7 @@ def read_content(content: bytes, path: Path, name: str | None = None) -> dict[st
             raise ValueError(f"an object is wanted, not {_brief(fields)}")
         sealed = fields.pop(SEAL, None)
         if sealed is not None and sealed != _digest(fields):
-            raise ValueError("its sha256 is not that of what was written; it was edited, or its disk lost something")
+            raise ValueError("its sha256 is not the one it was written with; it was edited, or its disk has an error")
         check(fields, shape)
     return fields
 

@@ -1,1 +1,1 @@
-"""What a user sees of finished runs: reports, comparisons, tables and figures, made from files alone; without torch."""
+"""Reports, comparisons, tables and figures of finished runs, from their files alone and without torch."""

@@ -375,7 +375,7 @@ def test_a_run_without_experts_has_an_adapted_model(run_of, tasks, capsys):
     texts = {adapters.write("shared", prompt, max_new_tokens=4) for prompt in prompts}
     assert texts == {answer["text"] for answer in last}, "what the run's last stage answered"
     code, _, err = command(capsys, run, "--tasks", "toy_written", "--include-path", tasks, "--adapters", "experts")
-    assert (code, "has no experts to be asked alone" in err) == (2, True)
+    assert (code, "has no experts to evaluate alone" in err) == (2, True)
 
 
 def test_stl_cannot_be_told_a_foreign_query_s_task(run_of, tasks, capsys):

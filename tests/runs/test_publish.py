@@ -240,7 +240,7 @@ def test_no_place_of_the_machine_is_kept_however_it_was_given(base, tmp_path, fo
 def test_a_run_that_stands_in_no_table_is_told(base, folder, document, capsys):
     document.write_text("nothing here\n")
     publish(folder, document, [toy.whole(base).directory])
-    assert "stands in no table" in capsys.readouterr().err
+    assert "is in no table" in capsys.readouterr().err
     assert document.read_text() == "nothing here\n"
 
 

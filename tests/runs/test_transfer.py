@@ -144,7 +144,7 @@ def test_what_was_said_is_not_generated_again_and_a_command_that_was_broken_off_
     known = said_in(run)
     assert known
     whole = (len(NAMES) + 1) * len(NAMES) * toy.TESTED
-    written, generate, say = [], Method.generate, ExpertMethod.say
+    written, generate, generate_as = [], Method.generate, ExpertMethod.generate_as
 
     def counted(method, adapter, queries, *more):
         written.extend((adapter or "base", id_) for id_ in queries.ids)
@@ -154,7 +154,7 @@ def test_what_was_said_is_not_generated_again_and_a_command_that_was_broken_off_
         if len(calls) == 2 * (len(NAMES) + 1):
             raise InterruptedError
         calls.append(adapter)
-        return say(method, adapter, queries)
+        return generate_as(method, adapter, queries)
 
     calls: list[str | None] = []
     with patch.object(Method, "generate", counted):

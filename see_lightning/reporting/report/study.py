@@ -20,7 +20,7 @@ STUDY = {
     "BWT": "a range if answers are unknown",
     "routing accuracy": ROUTING["accuracy"],
     "base share": ROUTING["base_share"],
-    "asked": "experts asked per query",
+    "asked": "experts per query in the walk",
     "unknown": "answers that the matrix needs and that were never generated",
 }
 
