@@ -100,3 +100,34 @@ def _renamed(
                 value = values.get(value, value)
             renamed[new] = classes.get(value, value) if name == "_target_" else value
     return result
+
+
+#: Fields of ``results.json`` by today's name, with the former one, which other programs read and every version writes.
+FIELDS = {
+    "assigned_expert": "given",
+    "is_new_expert": "expanded",
+    "fallback_rate": "base_share",
+    "no_verdict_rate": "no_indicator_share",
+    "rechecked": "decided_again",
+    "rechecked_share": "decided_again_share",
+    "cache_hits": "remembered",
+}
+_SECTIONS = ("routing", "ood", "variants", "counts")
+
+
+def with_current_fields(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a ``results.json`` in which every field with a former name also has today's.
+
+    >>> with_current_fields({"routing": {"accuracy": 1.0, "base_share": 0.0}, "config": {"method": {"given": 1}}})["routing"]
+    {'accuracy': 1.0, 'base_share': 0.0, 'fallback_rate': 0.0}
+    """
+    current = _inverse(FIELDS)
+
+    def both(part: Any) -> Any:
+        if not isinstance(part, Mapping):
+            return part
+        named = {name: both(value) for name, value in part.items()}
+        return named | {current[name]: value for name, value in named.items() if name in current}
+
+    top = {current[name]: value for name, value in results.items() if name in current}
+    return {**results, **{name: both(results[name]) for name in _SECTIONS if name in results}, **top}

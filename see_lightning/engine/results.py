@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from see_lightning.adapters.files import THRESHOLD
+from see_lightning.config.former_names import with_current_fields
 from see_lightning.config.identity import method_name, numbers_config
 from see_lightning.config.schema import VARIANTS
 from see_lightning.engine.contents import ood_digests, placed
@@ -51,7 +52,7 @@ def collect(run: RunData) -> dict[str, Any]:
     if "contents" in run.about:
         digests = run.about["contents"]["digests"]
         results["contents"] = {"digests": digests, "in_key": placed(numbers_config(run.cfg), digests)}
-    return results
+    return with_current_fields(results)
 
 
 def _origin(run: RunData) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from see_lightning.evaluation.routing import BASE, no_indicator_share
+from see_lightning.evaluation.routing import BASE, no_verdict_rate
 from see_lightning.routing.verdicts import threshold_at_recall
 
 Record = Mapping[str, Any]
@@ -96,7 +96,7 @@ def ood_report(
         "base_share": _share([answer["expert"] == BASE for answer in answers]),
         "per_task": {task: _share(reached) for task, reached in by_task.items()},
         "experts": {expert: _share([answer["expert"] == expert for answer in answers]) for expert in experts},
-        "no_indicator_share": no_indicator_share(answers),
+        "no_indicator_share": no_verdict_rate(answers),
         "auroc": round(auroc(own_I, ood_O), 4) if has_log_odds else None,
         "fpr95": round(accepted_at(own_I, ood_O, 0.95), 4) if has_log_odds else None,
         "base_identical": _share(same) if same else None,

@@ -63,19 +63,19 @@ def accuracy(confusion_TE: Confusion, given_T: Sequence[int] | None = None) -> f
     return right / sum(map(sum, confusion_TE))
 
 
-def base_share(confusion_TE: Confusion) -> float:
+def fallback_rate(confusion_TE: Confusion) -> float:
     """Share of queries that the base model answered, 0..1.
 
-    >>> base_share([[3, 0, 1], [1, 3, 0]])
+    >>> fallback_rate([[3, 0, 1], [1, 3, 0]])
     0.125
     """
     return sum(row[-1] for row in confusion_TE) / sum(map(sum, confusion_TE))
 
 
-def no_indicator_share(records: Sequence[Mapping[str, Any]]) -> float:
+def no_verdict_rate(records: Sequence[Mapping[str, Any]]) -> float:
     """Share of queries for which an expert began with neither indicator, 0..1. At least one record.
 
-    >>> no_indicator_share([{"verdicts": ["neg", "pos"]}, {"verdicts": ["neither"]}])
+    >>> no_verdict_rate([{"verdicts": ["neg", "pos"]}, {"verdicts": ["neither"]}])
     0.5
     """
     return sum("neither" in record["verdicts"] for record in records) / len(records)
@@ -101,8 +101,8 @@ def routing_report(
         "confusion": confusion_TE,
         "tasks": list(tasks),
         "columns": [*tasks, BASE],
-        "base_share": base_share(confusion_TE),
-        "no_indicator_share": no_indicator_share(records),
+        "base_share": fallback_rate(confusion_TE),
+        "no_indicator_share": no_verdict_rate(records),
     }
 
 

@@ -103,7 +103,7 @@ def _picture(recorded: RecordedDecisions, order: Sequence[str]) -> dict[str, Any
             for expert in recorded.tasks
         },
         "accuracy": [swept.accuracy(edge) for edge in edges],
-        "base_share": [swept.base_share(edge) for edge in edges],
+        "base_share": [swept.fallback_rate(edge) for edge in edges],
         "best": {
             "threshold": best,
             "above": above if math.isfinite(above) else None,

@@ -30,7 +30,7 @@ class Sweep:
         """Share of queries that their own expert answers, 0..1."""
         return (bisect_left(self.opens, threshold) - bisect_left(self.closes, threshold)) / len(self.highest)
 
-    def base_share(self, threshold: float) -> float:
+    def fallback_rate(self, threshold: float) -> float:
         """Share of queries that the base model answers, 0..1."""
         return bisect_left(self.highest, threshold) / len(self.highest)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from see_lightning.config.former_names import current_value, with_current_names
+from see_lightning.config.former_names import current_value, with_current_fields, with_current_names
 from see_lightning.config.identity import numbers, with_values
 from see_lightning.errors import Refusal
 from see_lightning.files.run_files import read_bytes, read_content, well_shaped
@@ -119,7 +119,8 @@ def read_results(path: Path, content: bytes | None = None) -> dict[str, Any]:
     Raises:
         Refusal: it cannot be read, or is not of a run's form.
     """
-    results = read_content(read_bytes(path, RESULTS) if content is None else content, path, RESULTS)
+    read = read_content(read_bytes(path, RESULTS) if content is None else content, path, RESULTS)
+    results = with_current_fields(read)
     with well_shaped(path):
         tasks = results["tasks"]
         if not tasks or len(set(tasks)) < len(tasks):

@@ -4,10 +4,11 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from see_lightning.config.former_names import SETTINGS, with_current_names, with_former_names
+from see_lightning.config.former_names import FIELDS, SETTINGS, with_current_names, with_former_names
 from see_lightning.config.identity import run_key
 from see_lightning.config.search_path import CONF, register, register_own_conf
 from see_lightning.config.validation import typed
+from see_lightning.reporting.runs import read_results
 
 NAMED_BEFORE = """# @package _global_
 defaults:
@@ -67,3 +68,15 @@ def test_a_configuration_of_either_version_has_one_key():
     former = OmegaConf.create(with_former_names(OmegaConf.to_container(cfg, resolve=True)))
     assert run_key(former) == run_key(cfg) == run_key(typed(former))
     assert typed(former).method.ood_examples == 4
+
+
+def test_results_of_an_earlier_version_are_read_by_todays_names():
+    for path in sorted((CONF.parent / "results").rglob("results.json")):
+        results = read_results(path)
+        for section in ("routing", "ood"):
+            if section in results:
+                assert results[section]["fallback_rate"] == results[section]["base_share"]
+        if "given" in results:
+            assert (results["assigned_expert"], results["is_new_expert"]) == (results["given"], results["expanded"])
+        assert results["counts"]["cache_hits"] == results["counts"]["remembered"]
+        assert set(FIELDS) & set(results["config"]["method"]) == set()

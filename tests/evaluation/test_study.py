@@ -255,7 +255,7 @@ def test_the_sweep_is_the_replay_at_every_threshold():
             accuracies = []
             for threshold in tried:
                 routing = simulate(recorded, order, threshold).routing
-                assert (swept.accuracy(threshold), swept.base_share(threshold)) == (
+                assert (swept.accuracy(threshold), swept.fallback_rate(threshold)) == (
                     routing["accuracy"],
                     routing["base_share"],
                 )

@@ -47,7 +47,7 @@ MORE = {
     "moses_key": ("method=moses", "method.task_id=key", "method.granularity=rank"),
     "moses_entropy": ("method=moses", "method.task_id=entropy", "method.own_pool=true"),
     "exssnet_key": ("method=exssnet", "method.task_id=key", "method.warm_start=loss"),
-    "mora_prune": ("method=moram", "method.prune=0.25"),
+    "moram_prune": ("method=moram", "method.prune=0.25"),
 }
 TWO_RANKS = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 CASES: dict[str, tuple[str, ...]] = {

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from see_lightning.config.former_names import FIELDS, with_current_fields
 from see_lightning.evaluation.protocols import PROTOCOLS, summaries
 from see_lightning.reporting.spreadsheets import csv_text
 from see_lightning.reporting.words import duration, number, percent
@@ -50,7 +51,9 @@ def costs_of(results: Results) -> dict[str, tuple[Any, bool]]:
     """Every count and time with a readable label; True marks a time span in seconds."""
     costs: dict[str, tuple[Any, bool]] = {}
     for group in ("counts", "timing"):
-        for key, value in results.get(group, {}).items():
+        for key, value in with_current_fields(results).get(group, {}).items():
+            if key in FIELDS.values():  # the same value under its former name
+                continue
             is_span = key.endswith("_s") and "_per_" not in key
             label = re.sub("_s$", "", key) + " time" if is_span else key.replace("_per_s", " per second")
             if value == {}:  # of an older version, or nothing was trained
