@@ -34,7 +34,7 @@ class Sum:
     def __init__(self, pool: AdaptedModel, adapters: Sequence[str], weights: Sequence[float]) -> None:
         if not adapters or len(adapters) != len(weights):
             raise ValueError(
-                f"{len(adapters)} adapters and {len(weights)} weights; give a weight for each of at least one."
+                f"{len(adapters)} adapters and {len(weights)} weights; a sum needs a weight for each adapter."
             )
         self.pool, self.adapters, self.factors = pool, tuple(adapters), tuple(weights)
         self._cache = WeightCache()

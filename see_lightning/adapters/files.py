@@ -1,7 +1,7 @@
 """Experts on disk: plain PEFT adapter folders, which ``PeftModel.from_pretrained`` loads."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -159,8 +159,8 @@ def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
     acts_from = read_file(folder / CONFIG).get("alora_invocation_tokens") or []
     if acts_from != pool.header_ids:
         raise ConfigError(
-            f"{folder} holds an expert that acts from the tokens {acts_from or 'of the beginning'} on, this run's"
-            f" from {pool.header_ids or 'the beginning'}."
+            f"{folder} holds an expert that acts {_start_of(acts_from)}, but this run's experts act"
+            f" {_start_of(pool.header_ids)}."
         )
     return {layer: (tensors[_name(layer, "A")], tensors[_name(layer, "B")]) for layer in pool.layers}
 
@@ -169,6 +169,10 @@ def _pairs(pool: ExpertPool, name: str) -> Mapping[str, tuple[Tensor, Tensor]]:
     """A and B of an adapter at each layer; of a composite, those of its LoRA form."""
     composite = pool.composites.get(name)
     return {layer: composite.pair(layer) for layer in pool.layers} if composite else pool.pairs(name)
+
+
+def _start_of(header_ids: Sequence[int]) -> str:
+    return f"from the tokens {list(header_ids)} on" if header_ids else "on the whole prompt"
 
 
 def _sizes(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:

@@ -87,9 +87,9 @@ def warnings(parts: Mapping[str, PartAudit]) -> Iterator[str]:
         if part.conflicts:
             yield f"{name}: {part.conflicts} prompts have different answers"
         if part.in_train:
-            yield f"{name}: {part.in_train} of {part.rows} rows have a prompt that stands in train"
+            yield f"{name}: {part.in_train} of {part.rows} rows have a prompt of train"
         if name not in ("train", "test") and part.texts == test.texts:
-            yield f"{name} and test are the same rows: what is chosen on {name} is chosen on test"
+            yield f"{name} and test are the same rows: a choice on {name} is a choice on test"
         elif name == "train" and part.prompts < part.rows:
             yield f"train: {part.rows - part.prompts} rows repeat a prompt"
     if test.rows < FEW_TEST_ROWS:

@@ -141,9 +141,9 @@ class RowChecks:
                 return f"empty {part}"
             for indicator in self.indicators:
                 if indicator in text:
-                    return f"the indicator {indicator!r} stands in the {part}"
+                    return f"the {part} contains the indicator {indicator!r}"
         if row.id in ids:
             return f"id {row.id!r:.100} is used twice, first at {ids[row.id]}"
         if row.prompt.strip() in taken:
-            return f"this test prompt stands in the training rows too, at {taken[row.prompt.strip()]}"
+            return f"this test prompt is also in the training rows, at {taken[row.prompt.strip()]}"
         return ""

@@ -91,8 +91,8 @@ def read_published(task: str, parts: dict[str, Part], checks: RowChecks) -> Spli
     if len(test) == len(published):
         return split
     notice = (
-        f"{task}: {len(published) - len(test)} of {len(published)} test rows were left out, for their prompts stand in "
-        f"the training rows too; published numbers count them"
+        f"{task}: {len(published) - len(test)} of {len(published)} test rows were left out, since their prompts are also in "
+        f"the training rows; published numbers count them"
     )
     return replace(split, notices=(notice, *split.notices))
 

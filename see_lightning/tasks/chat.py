@@ -85,7 +85,7 @@ class ChatTemplate:
         # The text around a query may depend on the query.
         before, stripped, behind = text.rpartition(query.strip())
         if not stripped:
-            raise ConfigError(f"the chat template does not write this query as it stands: {query[:60]!r}")
+            raise ConfigError(f"the chat template changes this query: {query[:60]!r}")
         return [Piece(before, False), Piece(stripped, True), Piece(behind, False)]
 
     def text(self, query: str) -> str:
@@ -148,7 +148,7 @@ class ChatTemplate:
                 raise self._unfit_system_prompt("the chat template drops it")
         if QUERY not in frame:
             raise ConfigError(
-                "the chat template does not write the query as it stands; use model.prompt=plain or model.prompt=alpaca."
+                "the chat template drops or changes the query; use model.prompt=plain or model.prompt=alpaca."
             )
         return frame
 
@@ -160,7 +160,7 @@ class ChatTemplate:
         for form in _forms(self.system_prompt):
             if frame.replace(SYSTEM, form) == whole:
                 return form
-        raise self._unfit_system_prompt("the chat template does not write it as it stands")
+        raise self._unfit_system_prompt("the chat template changes it")
 
     def _unfit_system_prompt(self, reason: str) -> ConfigError:
         return ConfigError(

@@ -218,7 +218,7 @@ def checked_texts(task: Task, template: PromptTemplate, checks: RowChecks) -> Ta
     train, test, held_out = (tuple(writable(rows)) for rows in (task.train, task.test, task.held_out))
     number = len(train) + len(test) + len(held_out)
     new = [
-        f"{task.name}: the tokenizer does not give {len(rows)} of {number} {part} back as they stand; first {rows[0]}"
+        f"{task.name}: the tokenizer changes {len(rows)} of {number} {part} when it decodes them; first {rows[0]}"
         for part, rows in altered.items()
         if rows
     ]

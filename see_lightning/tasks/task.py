@@ -110,7 +110,7 @@ def told_apart(foreign: Sequence[Task], tasks: Sequence[Task]) -> list[Task]:
     for task in foreign:
         known = [trained[content(row.prompt)] for row in task.test if content(row.prompt) in trained]
         own = ", ".join(dict.fromkeys(known))
-        notice = f"{task.name}: {len(known)} of {len(task.test)} foreign queries stand in the training rows of {own}"
+        notice = f"{task.name}: {len(known)} of {len(task.test)} foreign queries are in the training rows of {own}"
         checked.append(replace(task, notices=(*task.notices, notice)) if known else task)
     return checked
 

@@ -130,13 +130,13 @@ def test_an_expert_is_loaded_only_where_it_acts_from_the_same_tokens_on(tmp_path
     ordinary, activated = small.pool("qa"), small.pool("qa", activated=True)
     files.save(ordinary, "qa", tmp_path / "ordinary")
     files.save(activated, "qa", tmp_path / "activated")
-    with pytest.raises(ConfigError, match=r"acts from the tokens \[\d.* on, this run's from the beginning"):
+    with pytest.raises(ConfigError, match=r"acts from the tokens \[\d.* on, .* act on the whole prompt"):
         files.load(ordinary, "qa", tmp_path / "activated")
-    with pytest.raises(ConfigError, match=r"acts from the tokens of the beginning on, this run's from \[\d"):
+    with pytest.raises(ConfigError, match=r"acts on the whole prompt, but this run's experts act from the tokens \[\d"):
         files.load(activated, "qa", tmp_path / "ordinary")
     other = small.pool(activated=True)
     other.header_ids = [5, 6]
-    with pytest.raises(ConfigError, match=r"this run's from \[5, 6\]"):
+    with pytest.raises(ConfigError, match=r"experts act from the tokens \[5, 6\] on"):
         files.load(other, "qa", tmp_path / "activated")
     again = small.pool(activated=True)
     files.load(again, "qa", tmp_path / "activated")

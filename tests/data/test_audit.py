@@ -55,7 +55,7 @@ def test_rows_prompts_conflicts_and_leaks_are_counted() -> None:
         "train: 2 rows repeat a prompt",
         "test: 2 rows cannot be read, first f, row 1: blank line",
         "test: 1 prompts have different answers",
-        "test: 2 of 3 rows have a prompt that stands in train",
+        "test: 2 of 3 rows have a prompt of train",
         "test: 3 rows, so a share of 50 % has a standard error of 28.9 points",
     ]
 
@@ -70,7 +70,7 @@ def test_labels_are_counted_where_answers_are_few_and_come_again() -> None:
 def test_two_parts_are_the_same_if_they_hold_the_same_rows_in_any_order() -> None:
     rows = [(f"p{n}", "a") for n in range(100)]
     same = audit({"train": part(("q", "a")), "dev": part(*rows[::-1]), "test": part(*rows)})
-    assert list(warnings(same)) == ["dev and test are the same rows: what is chosen on dev is chosen on test"]
+    assert list(warnings(same)) == ["dev and test are the same rows: a choice on dev is a choice on test"]
     other = audit({"train": part(("q", "a")), "dev": part(*rows[:-1], ("p99", "b")), "test": part(*rows)})
     assert list(warnings(other)) == []
 
@@ -157,7 +157,7 @@ def test_the_command_prints_counts_warnings_and_what_is_missing(capsys: pytest.C
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["Py150"] in lines
     assert ["test", "100", "96", "5", "36024", "418a4767caad"] in lines
-    assert ["test:", "5", "of", "100", "rows", "have", "a", "prompt", "that", "stands", "in", "train"] in lines
+    assert ["test:", "5", "of", "100", "rows", "have", "a", "prompt", "of", "train"] in lines
     assert ["not", "there:", "C-STANCE,", "FOMC,", "MeetingBank,", "NumGLUE-ds,", "20Minuten"] in lines
 
 
@@ -189,8 +189,8 @@ def test_help_comes_without_torch() -> None:
     [
         ({"prompt": "p", "answer": ""}, "q", [], "empty answer"),
         ({"prompt": "p"}, "q", [], "missing key 'answer'"),
-        ({"prompt": "p", "answer": "a <<neg>>"}, "q", [], "the indicator '<<neg>>' stands in the answer"),
-        ({"prompt": "p", "answer": "a"}, " p ", [], "this test prompt stands in the training rows too"),
+        ({"prompt": "p", "answer": "a <<neg>>"}, "q", [], "the answer contains the indicator '<<neg>>'"),
+        ({"prompt": "p", "answer": "a"}, " p ", [], "this test prompt is also in the training rows"),
         ({"prompt": "p" * 100, "answer": "a"}, "q", ["model.max_length=90"], "leaves no room for"),
         ({"prompt": "p", "answer": "a"}, "q", ["benchmark.default.score=rouge"], "there is no score 'rouge'"),
     ],

@@ -27,10 +27,10 @@ def many(first: int, last: int) -> list[Example | BadRow]:
         (BadRow("f:7", "blank line"), "f:7: blank line"),
         (example(7, prompt=" \n"), "f:7: empty prompt"),
         (example(7, target="\t"), "f:7: empty answer"),
-        (example(7, prompt="say <<pos>> now"), "f:7: the indicator '<<pos>>' stands in the prompt"),
-        (example(7, target="<<neg>>"), "f:7: the indicator '<<neg>>' stands in the answer"),
+        (example(7, prompt="say <<pos>> now"), "f:7: the prompt contains the indicator '<<pos>>'"),
+        (example(7, target="<<neg>>"), "f:7: the answer contains the indicator '<<neg>>'"),
         (example(7, name="id-2"), "f:7: id 'id-2' is used twice, first at f:2"),
-        (example(7, prompt=" prompt 3 "), "f:7: this test prompt stands in the training rows too, at f:3"),
+        (example(7, prompt=" prompt 3 "), "f:7: this test prompt is also in the training rows, at f:3"),
     ],
 )
 def test_a_bad_test_row_stops_with_its_place_and_reason(bad: Example | BadRow, message: str) -> None:
@@ -44,7 +44,7 @@ def test_a_malformed_row_that_its_publisher_reads_is_kept_and_told() -> None:
     split = RowChecks().split("qa", train=[*many(1, 4), *odd], test=many(7, 8))
     assert split.train[-2:] == tuple(odd)
     assert split.notices == ("qa: 2 of 8 rows are read as published: the answer is empty; first f:5",)
-    with pytest.raises(DataError, match="f:9: the indicator"):
+    with pytest.raises(DataError, match="f:9: the answer contains the indicator"):
         RowChecks().split("qa", train=[replace(example(9, target="<<pos>>"), remark="odd")], test=many(7, 8))
 
 
@@ -63,14 +63,14 @@ def test_a_prompt_may_come_twice_in_training_and_the_same_id_in_two_tasks() -> N
 def test_other_indicators_are_looked_for_when_they_are_given() -> None:
     checks = RowChecks(indicators=("[yes]",))
     assert checks.split("qa", train=[example(1, target="<<pos>>")], test=many(2, 2)).train[0].target == "<<pos>>"
-    with pytest.raises(DataError, match=r"the indicator '\[yes\]' stands in the answer"):
+    with pytest.raises(DataError, match=r"the answer contains the indicator '\[yes\]'"):
         checks.split("qa", train=[example(1, target="oh [yes]")], test=many(2, 2))
 
 
 def test_test_rows_may_stand_in_training_rows_that_nobody_is_trained_on() -> None:
     rows = many(1, 3)
     twice = [replace(row, id=f"test {row.id}") for row in rows]
-    with pytest.raises(DataError, match="stands in the training rows too"):
+    with pytest.raises(DataError, match="is also in the training rows"):
         RowChecks().split("qa", train=rows, test=twice)
     assert RowChecks(trained_on=False).split("qa", train=rows, test=twice).test == tuple(twice)
 

@@ -97,7 +97,7 @@ def test_a_test_sentence_that_stands_in_train_is_left_out_and_a_long_one_may_be_
     split = reader.read("yelp", RowChecks())
     assert [row.id for row in split.test] == ["yelp-test-2"]
     assert split.notices[0].startswith(
-        "yelp: 1 of 2 test rows were left out, for their prompts stand in the training rows"
+        "yelp: 1 of 2 test rows were left out, since their prompts are also in the training rows"
     )
     assert split.test[0].shortened(2).prompt == split.test[0].prompt.replace("here", "he")
 

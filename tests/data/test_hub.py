@@ -99,7 +99,7 @@ def test_an_answer_without_labels_is_its_text(tmp_path: Path) -> None:
         ({"label": [0, -1]}, "train, row 2: the answer -1 has no word in labels, which has: 0, 1"),
         ({"text": ["x", None]}, "train, row 2: column 'text' is empty"),
         ({"label": [0, None]}, "train, row 2: column 'label' is empty"),
-        ({"title": ["<<pos>>", "t"]}, "train, row 1: the indicator '<<pos>>' stands in the prompt"),
+        ({"title": ["<<pos>>", "t"]}, "train, row 1: the prompt contains the indicator '<<pos>>'"),
     ],
 )
 def test_a_row_that_is_no_example_is_told_with_split_and_row(tmp_path: Path, other: dict[str, Any], told: str) -> None:

@@ -43,7 +43,7 @@ def write(folder: Path, train: bytes, test: bytes = TEST, task: str = "echo") ->
         ),
         (b'{"prompt": "Say c.", "answer": " "}', "empty answer"),
         (b'{"prompt": "", "answer": "c"}', "empty prompt"),
-        (b'{"prompt": "<<neg>> Say c.", "answer": "c"}', "the indicator '<<neg>>' stands in the prompt"),
+        (b'{"prompt": "<<neg>> Say c.", "answer": "c"}', "the prompt contains the indicator '<<neg>>'"),
         (
             b'{"id": "echo-train-1", "prompt": "Say c.", "answer": "c"}',
             "id 'echo-train-1' is used twice, first at {train}:1",
@@ -68,7 +68,7 @@ def test_a_test_prompt_that_stands_in_train_is_named_with_both_places(tmp_path: 
     with pytest.raises(DataError) as error:
         reader.read("echo", RowChecks())
     assert str(error.value).startswith(
-        f"{tmp_path}/echo.test.jsonl:2: this test prompt stands in the training rows too, at "
+        f"{tmp_path}/echo.test.jsonl:2: this test prompt is also in the training rows, at "
         f"{tmp_path}/echo.train.jsonl:1."
     )
 

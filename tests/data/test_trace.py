@@ -117,7 +117,7 @@ def test_test_rows_that_stand_in_train_are_left_out_and_told_however_many(tmp_pa
     split = write(tmp_path, "FOMC", [row("p"), row("q")], test).read("FOMC", RowChecks())
     assert split.test == (Example("FOMC-test-2", "r", "a", "FOMC"),)
     assert split.notices == (
-        "FOMC: 2 of 3 test rows were left out, for their prompts stand in the training rows too; published numbers count them",
+        "FOMC: 2 of 3 test rows were left out, since their prompts are also in the training rows; published numbers count them",
     )
 
 

@@ -177,7 +177,7 @@ def test_what_trace_reads_is_read_and_told(tmp_path: Path) -> None:
     for task in built("trace_order1", tmp_path):
         assert "" in {row.target for row in task.test}
         assert "read as published: the answer is empty" in told(task)
-        assert "test rows were left out, for their prompts stand in the training rows" in told(task)
+        assert "test rows were left out, since their prompts are also in the training rows" in told(task)
         assert "prompts were cut to fit" in told(task)
 
 

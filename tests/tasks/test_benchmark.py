@@ -291,7 +291,7 @@ def test_foreign_queries_that_are_trained_on_are_told():
     foreign = Task("x", (), (*rows, Example("9", "two", "b", "x")), "rouge_l", 8, notices=("read",))
     clean = Task("y", (), (rows[3],), "rouge_l", 8)
     told, same = told_apart([foreign, clean], own)
-    assert told.notices == ("read", "x: 3 of 5 foreign queries stand in the training rows of qa, qg")
+    assert told.notices == ("read", "x: 3 of 5 foreign queries are in the training rows of qa, qg")
     assert same is clean
 
 

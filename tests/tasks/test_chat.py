@@ -63,7 +63,7 @@ def test_what_is_written_around_may_depend_on_the_query():
         (ALTERNATES, "the chat template fails: roles must alternate user/assistant"),
         (LAST, "the chat template drops it"),
         ("{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] | upper }}{% endif %}" + LAST, "drops it"),
-        ("{{ messages[0]['content'].replace('/no_think', '') }}" + LAST, "does not write it as it stands"),
+        ("{{ messages[0]['content'].replace('/no_think', '') }}" + LAST, "the chat template changes it"),
     ],
 )
 def test_a_system_prompt_that_would_not_stand_in_the_prompt_is_refused_in_one_line(template, reason):
@@ -93,8 +93,8 @@ def test_an_empty_system_prompt_that_makes_no_difference_is_refused():
         ("{{ messages[0]['content'", "the chat template fails: unexpected end of template"),
         ("{{ messages[1]['content'].strip() }}", "the chat template fails: "),
         ("{{ 1 // 0 }}", "the chat template fails: "),
-        ("{{ messages[0]['content'] | upper }}", "the chat template does not write the query as it stands"),
-        ("Hello", "the chat template does not write the query as it stands"),
+        ("{{ messages[0]['content'] | upper }}", "the chat template drops or changes the query"),
+        ("Hello", "the chat template drops or changes the query"),
         ({"tools": LAST, "rag": LAST}, "the chat template fails: This model has multiple chat templates"),
         ("", "this tokenizer has no chat template; use model.prompt=plain or model.prompt=alpaca"),
     ],

@@ -126,9 +126,9 @@ def test_rows_of_which_nothing_is_lost_pass_without_a_word(name):
 def test_normalisation_is_told_with_the_number_of_rows_and_the_first():
     task = checked(PromptTemplate(word_piece(), style="chat", max_length=64), row(1), row(2, "Is it kind?", "Yes"))
     assert task.notices == (
-        "qa: the tokenizer does not give 1 of 4 prompts back as they stand; first f:2: 'Is it kind?' comes back as"
+        "qa: the tokenizer changes 1 of 4 prompts when it decodes them; first f:2: 'Is it kind?' comes back as"
         " 'is it kind ?'",
-        "qa: the tokenizer does not give 1 of 4 answers back as they stand; first f:2: 'Yes' comes back as 'yes'",
+        "qa: the tokenizer changes 1 of 4 answers when it decodes them; first f:2: 'Yes' comes back as 'yes'",
     )
 
 
@@ -164,5 +164,5 @@ def test_where_a_tokenizer_cannot_the_row_is_named(bad):
 def test_a_prompt_that_the_template_changes_is_refused_by_its_place():
     tokenizer = sentencepiece(legacy=True)
     tokenizer.chat_template = "{{ messages[-1]['content'].split('|')[-1] }}"
-    with pytest.raises(DataError, match=r"^f:2: the chat template does not write this query as it stands: 'a\|b'\."):
+    with pytest.raises(DataError, match=r"^f:2: the chat template changes this query: 'a\|b'\."):
         checked(PromptTemplate(tokenizer, style="chat", max_length=64), row(1), row(2, "a|b"))
