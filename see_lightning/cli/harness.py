@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
     from see_lightning.cli.lm_eval import ExpertLM
-    from see_lightning.methods.expert_scorer import ExpertScorer
+    from see_lightning.evaluation.expert_scorer import ExpertScorer
 
 ADAPTERS = ("base", "experts", "ensemble")
 DESCRIPTION = """\

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from see_lightning.cli.old_names import current_name
 from see_lightning.engine.ensemble import load_ensemble, usable_device
 from see_lightning.errors import ConfigError, nearest
+from see_lightning.evaluation.expert_scorer import Continuation, ExpertScorer
 from see_lightning.frame import frame
-from see_lightning.methods.expert_scorer import Continuation, ExpertScorer
 from see_lightning.methods.method import OneAdapterMethod
 
 ENSEMBLE, BASE = "ensemble", "base"

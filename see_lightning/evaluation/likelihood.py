@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from see_lightning.adapters.answer_logits import answer_logits, prefix_tokens
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.errors import Refusal
 from see_lightning.evaluation.routing import BASE
-from see_lightning.methods.expert_scorer import answer_logits, given_tokens
 from see_lightning.methods.method import Method
 from see_lightning.tasks.batches import cut
 from see_lightning.tasks.task import Task
@@ -117,7 +117,7 @@ def likelihoods(method: Method, task: Task, records: Sequence[Mapping[str, Any]]
         opening_ids = template.target_ids(accept_ids)[:-1] if accept_ids else []
         nlls = token_nlls(method.pool, adapter_of(expert, method.pool.names), prompts, targets, rows=rows)
         for example, target, nll in zip(examples, targets, nlls, strict=True):
-            given = given_tokens(target, opening_ids)
+            given = prefix_tokens(target, opening_ids)
             counted = nll[given:].double()
             found[example.id] = Likelihood(example.id, expert, round(float(counted.sum()), 6), len(counted))
     return [found[example.id] for example in task.test]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import cross_entropy
 
+from see_lightning.adapters.answer_logits import answer_logits
 from see_lightning.adapters.embeddings import embed_prompts
 from see_lightning.config.checks import one_of, within
-from see_lightning.methods.expert_scorer import answer_logits
 from see_lightning.methods.method import Method
 from see_lightning.methods.transferability import above_chance, below, mean_loss, neighbours_accuracy
 from see_lightning.seeds import seed
@@ -72,7 +72,7 @@ class WarmStart:
 
 
 def _loss(method: Method, adapter: str | None, rows: Sequence[Encoded]) -> float:
-    """The mean loss of a voice on answers, each read by itself."""
+    """The mean loss of an adapter on answers, each in a batch of its own."""
     sums = []
     for row in rows:
         logits_1V, read = method.pool.prefill(adapter, [row.prompt], (0, None))

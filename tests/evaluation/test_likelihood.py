@@ -8,10 +8,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from see_lightning.adapters.answer_logits import prefix_tokens
 from see_lightning.data.example import Example
 from see_lightning.errors import Refusal
 from see_lightning.evaluation.likelihood import adapter_of, likelihoods, perplexity, token_nlls
-from see_lightning.methods.expert_scorer import given_tokens
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 from tests.adapters import small
@@ -50,7 +50,7 @@ def template_of(*pieces: str) -> PromptTemplate:
 def test_what_says_nothing_but_the_acceptance_is_given_and_the_rest_counts(pieces, answer, counted):
     template = template_of(*pieces)
     ids = template.target_ids(f"<<pos>> {answer}")
-    given = given_tokens(ids, template.target_ids("<<pos>> ")[:-1])
+    given = prefix_tokens(ids, template.target_ids("<<pos>> ")[:-1])
     assert [template.tokenizer.decode([token]) for token in ids[given:]] == counted
 
 

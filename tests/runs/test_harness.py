@@ -21,7 +21,7 @@ from see_lightning.cli import harness
 from see_lightning.cli.lm_eval import ExpertLM, SeeLightning, load_scorer
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
-from see_lightning.methods.expert_scorer import ExpertScorer
+from see_lightning.evaluation.expert_scorer import ExpertScorer
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup

@@ -9,8 +9,8 @@ import pytest
 from see_lightning import load_ensemble
 from see_lightning.cli import transfer
 from see_lightning.engine import build
+from see_lightning.evaluation.expert_scorer import ExpertScorer
 from see_lightning.evaluation.scores import score_fn
-from see_lightning.methods.expert_scorer import ExpertScorer
 from see_lightning.methods.method import ExpertMethod, Method
 from tests.runs import toy
 

@@ -9,8 +9,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
+from see_lightning.evaluation.expert_scorer import Continuation, ExpertScorer
 from see_lightning.methods.base import Base
-from see_lightning.methods.expert_scorer import Continuation, ExpertScorer
 from see_lightning.methods.see import See
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup

@@ -1,36 +1,32 @@
-"""A method's voices put to texts of others: who would answer, how probable an answer is, and what would be written.
+"""Scores and generates under each adapter of a method: who would answer a query, how likely answers are, and what is generated.
 
-A voice is an expert or the adapted model, by its name in the pool, or the base model (None). Each query is read by itself,
-so what is computed for it does not hang on what else is asked.
+An adapter is an expert or the adapted model, by its name in the pool, or the base model (None). Every query is processed by
+itself, so its result does not depend on other queries.
 
 Letters: B rows, K tokens of an answer, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from see_lightning.adapters.pool import ExpertPool
+from see_lightning.adapters.answer_logits import answer_logits, prefix_tokens
 from see_lightning.errors import ConfigError
 from see_lightning.inference.decoder import BatchDecoder, RowState
-from see_lightning.inference.forward import extend
-from see_lightning.inference.kv_cache import KVCache
 from see_lightning.methods.method import Method
 from see_lightning.models.architecture import longest_text
 from see_lightning.tasks.batches import cut
 from see_lightning.tasks.datamodule import WINDOW, query_batch
 
-ANSWERS_PER_BATCH = 16  # answers to one query that are read in one batch
-PATIENCE = 128  # most tokens that an expert may take to its verdict, when blanks stand before it; most take one pass
+ANSWERS_PER_BATCH = 16  # answers to one query in one batch
+PATIENCE = 128  # most tokens of a verdict, which may have blanks before it; most verdicts take one pass
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How a voice takes to an answer.
+    """The likelihood of an answer under one adapter.
 
     Args:
         log_likelihood: sum of its tokens' log-probabilities, in nats.
@@ -43,71 +39,34 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """Tokens behind a prompt.
+    """Tokens after a prompt.
 
     Args:
-        given: read, but not scored.
-        scored: behind these.
+        given: processed, but not scored.
+        scored: after the given ones.
     """
 
     given: Sequence[int]
     scored: Sequence[int]
 
 
-def answer_logits(
-    pool: ExpertPool, adapter: str | None, logits_BV: Tensor, read: KVCache, rows: Sequence[Sequence[int]]
-) -> Iterator[Tensor]:
-    """The logits that predict each token of some answers, read behind prompts; for each answer (K, V), in fp32.
-
-    Args:
-        pool: of the voice.
-        adapter: an expert's name; None is the base model.
-        logits_BV: behind each prompt.
-        read: the prompts.
-        rows: each prompt's answer, K tokens.
-    """
-    width = max(map(len, rows)) - 1  # the last token predicts nothing that counts, so it is not read
-    rest_BKV = logits_BV[:, None][:, :0]
-    if width > 0:
-        with pool.use_adapter(adapter) as model:
-            rest_BKV, _ = extend(model, read, [list(row[:-1]) for row in rows], keep=range(-width, 0))
-    for place, row in enumerate(rows):
-        # Rows end at the right edge; what stands before a shorter one is left out.
-        yield torch.cat([logits_BV[place, None], rest_BKV[place, max(width, 0) + 1 - len(row) :]])[: len(row)].float()
-
-
-def given_tokens(ids: Sequence[int], accept_ids: Sequence[int]) -> int:
-    """How many of an answer's tokens say nothing but its opening.
-
-    The blank behind an indicator may be one token with the answer's beginning; then that token is the answer's.
-
-    Args:
-        ids: of opening and answer.
-        accept_ids: tokens of the opening alone.
-
-    >>> given_tokens([7, 8, 5, 6], [7, 8, 9])
-    2
-    """
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, accept_ids, strict=False)))
-
-
 class ExpertScorer:
-    """What a method's voices say to any query.
+    """Routes, scores and generates with the adapters of a trained method.
 
     Args:
-        method: with everything it learned.
-        rows: queries walked together.
+        method: trained.
+        rows: queries routed in one batch.
     """
 
     def __init__(self, method: Method, rows: int) -> None:
         self.method, self.rows = method.eval(), rows
         self.pool, self.template = method.pool, method.template
-        #: Most tokens that the base model reads.
+        #: The base model's longest input, in tokens.
         self.longest = longest_text(self.pool.model.config) or self.template.max_length
 
     @torch.inference_mode()
     def choose(self, queries: Sequence[str]) -> list[str | None]:
-        """Who would answer each query; nothing is answered.
+        """The adapter that would answer each query; no answer is generated.
 
         Raises:
             ConfigError: a query is too long.
@@ -121,10 +80,10 @@ class ExpertScorer:
         return adapters
 
     def score(self, adapter: str | None, query: str, answers: Sequence[str]) -> list[Score]:
-        """How probable each answer is, behind the words with which the voice accepts.
+        """The likelihood of each answer, behind the positive indicator if an expert answers.
 
-        An answer stands as in training: right behind the prompt, or one blank behind the expert's word. Blanks that it
-        begins with are those of running text and go, unless the prompt is running text itself (``plain``) and ends there.
+        An answer has the form that it has in training: right behind the prompt, or one blank behind the indicator. Its
+        leading blanks are removed, unless the prompt is plain running text (``plain``) and no indicator follows it.
 
         Raises:
             ConfigError: a query is too long.
@@ -135,19 +94,19 @@ class ExpertScorer:
         continuations = []
         for answer in answers:
             ids = self._ids(word + (answer if keep_blanks else answer.lstrip(" ")))
-            given = given_tokens(ids, accept_ids)
+            given = prefix_tokens(ids, accept_ids)
             continuations.append(Continuation(ids[:given], ids[given:]))
         room = max((len(c.given) + len(c.scored) for c in continuations), default=0)
         return self.score_ids(adapter, self._prompt(query, room), continuations)
 
     @torch.inference_mode()
     def score_ids(self, adapter: str | None, prompt: list[int], continuations: Sequence[Continuation]) -> list[Score]:
-        """How probable tokens are behind others; the prompt is read once for all.
+        """The likelihood of continuations of one prompt, which is prefilled once.
 
         Args:
-            adapter: who reads.
-            prompt: tokens, at least one.
-            continuations: what follows.
+            adapter: the active adapter; None is the base model.
+            prompt: token ids, at least one.
+            continuations: each with given and scored tokens.
         """
         logits_BV, read = self.pool.prefill(adapter, [prompt], (0, None))
         scores = []
@@ -163,13 +122,13 @@ class ExpertScorer:
 
     @torch.inference_mode()
     def write(self, adapter: str | None, query: str, *, max_new_tokens: int, until: Sequence[str] = ()) -> str:
-        """What a voice answers, greedily; an expert after the word with which it accepts.
+        """A greedy answer under an adapter; an expert's begins with the positive indicator, which is removed.
 
         Args:
-            adapter: who writes.
-            query: what is asked.
-            max_new_tokens: longest answer; it also ends where the base model can read no more.
-            until: texts before the first of which the answer ends.
+            adapter: the active adapter; None is the base model.
+            query: the user's text.
+            max_new_tokens: longest answer; it also ends at the base model's longest input.
+            until: stop texts; the answer ends before the first of them.
 
         Raises:
             ConfigError: a query is too long.
@@ -178,7 +137,7 @@ class ExpertScorer:
         prompt = self._prompt(query, len(accept_ids) + 1)
         limit = min(len(accept_ids) + max_new_tokens, self.longest - len(prompt))
         stops = [text for text in until if text]
-        special = self.template.tokenizer.get_added_vocab()  # such tokens do not show in a text
+        special = self.template.tokenizer.get_added_vocab()  # decoded text does not contain these
         ends = {*self.method.eos_ids(), *(special[text] for text in stops if text in special)}
 
         def is_over(_: int, ids: list[int]) -> bool:
@@ -200,7 +159,7 @@ class ExpertScorer:
         return self.template.target_ids(text)[:-1] if text else []
 
     def _prompt(self, query: str, room: int) -> list[int]:
-        # Nothing at all, put to a tokenizer without a first token, leaves nothing to read.
+        # An empty text has no tokens if the tokenizer adds none.
         prompt = self.template.prompt_ids(query) or [self.template.tokenizer.eos_token_id]
         if len(prompt) + room > self.longest:
             raise ConfigError(
