@@ -1,4 +1,4 @@
-"""Scores and generates under each adapter of a method: who would answer a query, how likely answers are, and what is generated.
+"""Scores and generates under each adapter of a method: who would answer, how likely answers are, and what is generated.
 
 An adapter is an expert or the adapted model, by its name in the pool, or the base model (None). Every query is processed by
 itself, so its result does not depend on other queries.
