@@ -1,1 +1,1 @@
-"""The loop over tasks, the ledger that makes it safe to kill, and the use of what it made."""
+"""Runs: the loop over tasks, the ledger that makes it safe to kill, results, and loading the experts of a run."""

@@ -1,4 +1,4 @@
-"""From a checked configuration to tasks, prompt template and method."""
+"""Builds tasks, prompt template and method from a checked configuration."""
 
 import json
 from collections.abc import Sequence
@@ -40,16 +40,16 @@ from see_lightning.tasks.variants import variant_of
 
 
 def cache_folder(config: RunConfig) -> Path:
-    """Where converted models are kept."""
+    """The folder of converted models."""
     return config.paths.cache_folder()
 
 
 def build_template(config: RunConfig, date: str | None = None) -> PromptTemplate:
-    """Tokenizer and prompt style; no weights are loaded.
+    """The prompt template of a run, with its tokenizer; no weights are loaded.
 
     Args:
         config: of the run.
-        date: that the run notes, in ISO form, for chat templates that write it; None is now.
+        date: of the run's start, in ISO form, for chat templates that contain it; None is now.
     """
     model = config.model
     template = PromptTemplate(
@@ -70,8 +70,8 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
 
     Raises:
         DataError: a row cannot be used, or too many were skipped.
-        ConfigError: a task, score or size that there is not, or an indicator that the tokenizer cannot write, or that
-            ends an answer.
+        ConfigError: a task or score is unknown, a size is too large, or an indicator cannot be tokenized or contains a
+            token that ends an answer.
     """
     if method_class(cfg.method).traits.learns_refusals:
         _check_indicators(config, template)
@@ -84,11 +84,11 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
         config.test_size,
         held_out=0 if cfg.method.get("calibrate_on") == TRAIN else cfg.method.get("calibrate_on", 0),
     )
-    return [_told(task, template, "benchmark", "benchmark.max_new_tokens") for task in tasks]
+    return [_with_notices(task, template, "benchmark", "benchmark.max_new_tokens") for task in tasks]
 
 
 def _check_indicators(config: RunConfig, template: PromptTemplate) -> None:
-    """Refuse an indicator that no expert could write, or behind which none could go on."""
+    """Refuse an indicator that cannot be tokenized, or that contains a token which ends an answer."""
     ends = end_ids(config.model, cache_folder(config), template.tokenizer)
     for name, word in (("pos", config.indicators.pos), ("neg", config.indicators.neg)):
         for text, id_ in sorted((template.tokenizer.decode([id_]), id_) for id_ in ends):
@@ -96,33 +96,33 @@ def _check_indicators(config: RunConfig, template: PromptTemplate) -> None:
                 raise ConfigError(
                     f"indicators.{name}={word!r} holds {text!r}, with which the model ends an answer. Choose another word."
                 )
-        told, _ = template.loss(word)
-        if told:
-            raise ConfigError(f"indicators.{name}: the tokenizer cannot write it: {told}. Choose another word.")
+        reason, _ = template.loss(word)
+        if reason:
+            raise ConfigError(f"indicators.{name}: the tokenizer cannot write it: {reason}. Choose another word.")
 
 
-def _told(task: Task, template: PromptTemplate, benchmark: str, longest: str) -> Task:
-    """The task with notices of what no answer to it can reach, and of what its score cannot tell.
+def _with_notices(task: Task, template: PromptTemplate, benchmark: str, longest: str) -> Task:
+    """The task with notices about reference answers that cannot be reached and about limits of its score.
 
     Args:
-        task: as it is asked.
+        task: with the test queries that are used.
         template: counts tokens.
-        benchmark: where the configuration has its benchmark.
-        longest: setting of the longest answer.
+        benchmark: key of the task's benchmark in the configuration, for the notice's advice.
+        longest: key of the setting that limits answers.
     """
     score = f"++{benchmark}.tasks.{task.name}.score={{}}"
-    if task.name[0].isdigit():  # which Hydra does not read as part of a longer key
+    if task.name[0].isdigit():  # Hydra does not accept such a name within a dotted key
         score = f"'++{benchmark}.tasks={{{{{task.name}: {{{{score: {{}}}}}}}}}}'"
-    told = score_notices(task.name, task.score, task.test, task.train, score)
-    return replace(task, notices=(*task.notices, *length_notices(task, template, longest), *told))
+    of_score = score_notices(task.name, task.score, task.test, task.train, score)
+    return replace(task, notices=(*task.notices, *length_notices(task, template, longest), *of_score))
 
 
 def build_ood(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> list[Task]:
-    """The tasks of ``ood``, with test queries alone.
+    """The out-of-distribution tasks of ``ood``; they have test queries and no training rows.
 
     Raises:
-        DataError: as in ``build_tasks``.
-        ConfigError: a task that there is not, that two sources have, or that the run trains on.
+        DataError: a row cannot be used, or too many were skipped.
+        ConfigError: a task is unknown, two sources have it, or the run trains on it.
     """
     if config.ood is None:
         return []
@@ -142,7 +142,7 @@ def build_ood(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> l
         for task in wanted:
             if task in taken:
                 raise ConfigError(
-                    f"ood has a task {task!r}, as the order or another source has. Name those to be asked in"
+                    f"ood has a task {task!r} that the order or another source has too. Name the tasks to evaluate in"
                     f" ood.tasks=[...]; there are {listed(names)}."
                 )
             taken.add(task)
@@ -151,7 +151,7 @@ def build_ood(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> l
         except DataError as error:
             raise DataError(f"ood, {name}: {error}") from error
         most = config.ood.max_new_tokens
-        asked = [
+        limited = [
             replace(
                 task,
                 train=(),
@@ -160,18 +160,18 @@ def build_ood(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> l
             )
             for task in read
         ]
-        ood_tasks += [_told(task, template, f"ood.sources.{name}", "ood.max_new_tokens") for task in asked]
+        ood_tasks += [_with_notices(task, template, f"ood.sources.{name}", "ood.max_new_tokens") for task in limited]
     return ood_tasks
 
 
 def build_variants(
     cfg: DictConfig, config: RunConfig, template: PromptTemplate, tasks: Sequence[Task]
 ) -> dict[str, list[Task]]:
-    """For each of ``variants``, the run's tasks with their test queries put that way.
+    """For each of ``variants``, the run's tasks with their test queries reworded.
 
     Raises:
-        DataError: a prompt that activated experts cannot be asked.
-        ConfigError: a task of which there is no such variant.
+        DataError: a prompt does not end in the header that activated experts need.
+        ConfigError: a task has no such variant.
     """
     if not config.variants:
         return {}
@@ -198,13 +198,13 @@ def _read_tasks(
     held_out: int = 0,
     trained_on: bool = True,
 ) -> list[Task]:
-    """Tasks of one benchmark, read and checked."""
+    """Read and check tasks of one benchmark."""
     benchmark: Benchmark = instantiate(node)
     words = (config.indicators.pos, config.indicators.neg)
     checks = RowChecks("skip" if config.data.on_bad_row == "skip" else "stop", words, trained_on=trained_on)
     room = max(len(template.target_ids(word)) for word in words)
     for name in names:
-        score_fn(benchmark.settings(name)[0])  # refused before the data are read
+        score_fn(benchmark.settings(name)[0])  # an unknown score is refused before the data are read
     tasks = [
         checked_lengths(
             checked_texts(
@@ -229,17 +229,18 @@ def _read_tasks(
 
 
 def settle_targets(cfg: DictConfig, config: RunConfig) -> None:
-    """Name the layers that are adapted where the configuration leaves them to the model, so that they name the run.
+    """Resolve ``adapter.targets`` to names of layers, which are part of the run key.
 
-    A model that cannot be looked at is left to ``check_adaptable``: a finished run is reported without it.
+    If the model's architecture cannot be read, the setting stays unresolved: a finished run is reported without its model,
+    and ``check_adaptable`` refuses an unfinished one.
 
     Args:
-        cfg: composed; gets the names.
-        config: its typed form; gets them too.
+        cfg: composed; changed in place.
+        config: its typed form; changed in place.
     """
     targets = config.adapter.targets
     if not isinstance(targets, list):
-        if config.model.source != "hub":  # a Llama, all of them
+        if config.model.source != "hub":  # every packaged model is a Llama
             targets = LLAMA_TARGETS[targets]
         elif _is_trained(cfg):
             with suppress(ConfigError):
@@ -248,10 +249,10 @@ def settle_targets(cfg: DictConfig, config: RunConfig) -> None:
 
 
 def check_adaptable(cfg: DictConfig, config: RunConfig) -> None:
-    """Refuse a model, or layers of it, that experts cannot use, before anything is made; weights are not looked at.
+    """Refuse a model or layers that cannot have adapters, before the run directory is made; no weights are loaded.
 
     Raises:
-        ConfigError: what cannot be used.
+        ConfigError: the model or a layer cannot be used.
     """
     bones = skeleton(config.model, cache_folder(config))
     if _is_trained(cfg):
@@ -271,14 +272,14 @@ def build_method(
     rank: int = 0,
     ranks: int = 1,
 ) -> Method:
-    """Load the base model and put the method around it.
+    """Load the base model and build the method on it.
 
     Args:
         cfg: composed.
         config: its typed form.
         template: prompt style and tokenizer.
         dtype: ``bf16`` or ``fp32``.
-        mesh: ranks that share the base model, each holding a part; None leaves it whole.
+        mesh: ranks between which the base model is sharded; None leaves it whole.
         rank: number of this process, from 0.
         ranks: number of processes that train the method together.
     """
@@ -302,7 +303,7 @@ def build_method(
 
 
 def expert_facts(config: RunConfig, template: PromptTemplate, dtype: str) -> dict[str, Any]:
-    """What every expert's file says of its origin."""
+    """The fields of ``expert.json`` that all experts of a run have in common."""
     return {
         "base_model": config.model.name,
         "base_revision": config.model.revision,
@@ -313,5 +314,5 @@ def expert_facts(config: RunConfig, template: PromptTemplate, dtype: str) -> dic
 
 
 def response_cache_of(facts: dict[str, Any]) -> ResponseCache:
-    """A memory of what is said by experts of this origin, still empty."""
+    """An empty cache of responses, for experts with these facts."""
     return ResponseCache(*(json.dumps(fact, sort_keys=True) for fact in facts.values()))

@@ -1,4 +1,4 @@
-"""What is seen of training while it runs, and what is counted of it. Removing a callback changes no number."""
+"""Callbacks: progress on the terminal, counts of steps and tokens, and the stop on a signal. None changes a result."""
 
 import time
 from datetime import timedelta
@@ -15,7 +15,7 @@ from see_lightning.tasks.batches import Batch
 
 
 class Throughput(L.Callback):
-    """Counts steps and tokens of one stage, and keeps its latest loss, without a method's penalty."""
+    """Counts steps and tokens of one stage, and keeps the loss of its latest step, without a method's penalty."""
 
     def __init__(self) -> None:
         self.steps = self.tokens = self.computed = 0
@@ -23,13 +23,13 @@ class Throughput(L.Callback):
         self._started = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Time runs from the first batch on."""
+        """Start the clock."""
         self._started = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Padding is computed too, but is nobody's token."""
+        """Count the tokens of a step, with padding and without."""
         self.steps += 1
         self.tokens += int(batch.attention_mask_BS.sum())
         self.computed += sum(part.attention_mask_BS.numel() for part in batch.split("examples"))
@@ -38,36 +38,36 @@ class Throughput(L.Callback):
             pl_module.log("train/tokens_per_s", self.tokens_per_s())
 
     def tokens_per_s(self) -> float:
-        """Real tokens a second since training began."""
+        """Tokens per second since training began, padding excluded."""
         return self.tokens / max(1e-9, time.monotonic() - self._started)
 
 
 class StopOnSignal(L.Callback):
-    """Ends training after a step that all ranks agree on, and answering after a batch.
+    """Ends training after a step, and prediction after a batch, once a rank received a stop signal.
 
     Args:
-        stop_signal: this process's flag.
+        stop_signal: of this process.
         ranks: of the run.
 
     Raises:
-        Preempted: what is final stays so, and the same command goes on from there.
+        Preempted: on every rank.
     """
 
     def __init__(self, stop_signal: StopSignal, ranks: Ranks) -> None:
         self.stop_signal, self.ranks = stop_signal, ranks
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lightning has put a handler in front by now, which would speak to other ranks in the midst of anything."""
+        """Install the signal handlers again: Lightning's own, which replaced them, synchronise ranks at any moment."""
         self.stop_signal.listen()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """As above."""
+        """Install the signal handlers again."""
         self.stop_signal.listen()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """A step is wholly done on every rank."""
+        """Stop all ranks after the same step."""
         if self.ranks.any_rank(self.stop_signal.signal is not None):
             raise Preempted
 
@@ -80,7 +80,7 @@ class StopOnSignal(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """No word between ranks: one that was told leaves a note, and the others see it after their next batch."""
+        """Stop after this batch, without a synchronisation of ranks: the other ranks see a flag after their next batch."""
         if self.stop_signal.signal is not None:
             self.ranks.tell_to_stop()
         if self.stop_signal.signal is not None or self.ranks.told_to_stop():
@@ -88,12 +88,12 @@ class StopOnSignal(L.Callback):
 
 
 class StageProgress(L.Callback):
-    """How far a stage is: a bar that fits into the terminal, or lines now and then where there is none.
+    """Shows the progress of a stage: a bar in a terminal, else a line from time to time.
 
     Args:
-        console: where to draw.
-        title: such as ``task 2/5 qg``.
-        throughput: the counter shown.
+        console: of the run.
+        title: of the stage, such as ``task 2/5 qg``.
+        throughput: loss and rate that are shown.
     """
 
     def __init__(self, console: Console, title: str, throughput: Throughput) -> None:
@@ -101,7 +101,7 @@ class StageProgress(L.Callback):
         self.drawn = console.is_terminal and not console.is_dumb_terminal
         whole = Column(no_wrap=True)
         self.progress = Progress(
-            # A long title gives way, so that the numbers are never cut.
+            # A long title is cut, and the numbers never are.
             TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
             BarColumn(bar_width=max(4, min(40, console.width - 90))),
             MofNCompleteColumn(table_column=whole),
@@ -117,36 +117,36 @@ class StageProgress(L.Callback):
         self.verb, self.total, self.unit, self.done = verb, int(total), unit, 0
         self.bar = self.progress.add_task(f"{verb} · {self.title}", total=total, shown="")
         self.progress.start()
-        self._started = self._told = time.monotonic()
+        self._started = self._printed = time.monotonic()
         self._tenth = 0
 
     def _advance(self, *shown: str) -> None:
-        """One step or batch further."""
+        """Count a step or batch."""
         self.done += 1
         self.progress.update(self.bar, advance=1, shown=" ".join(shown))
         now, tenth = time.monotonic(), 10 * self.done // max(1, self.total)
-        if not self.drawn and self.done < self.total and is_due(now - self._told, tenth - self._tenth):
-            self._told, self._tenth = now, tenth
+        if not self.drawn and self.done < self.total and is_due(now - self._printed, tenth - self._tenth):
+            self._printed, self._tenth = now, tenth
             left = (now - self._started) / self.done * (self.total - self.done)
             parts = [f"{self.done:,}/{self.total:,} {self.unit} ({self.done / self.total:.0%})", *shown]
             self.console.print(f"{self.title} · {self.verb}: {', '.join(parts)}, {timedelta(seconds=round(left))} left")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A step is a batch."""
+        """Show a bar of steps."""
         self._start("training", float(trainer.estimated_stepping_batches), "steps")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """One step further."""
+        """Show the step, its loss and the rate."""
         self._advance(f"loss {self.throughput.loss:.3f}", f"{self.throughput.tokens_per_s():,.0f} tokens/s")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The bar goes; the run prints what stays."""
+        """Remove the bar."""
         self.progress.stop()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A batch of queries at a time."""
+        """Show a bar of batches."""
         self._start("answering", float(sum(trainer.num_predict_batches)), "batches")
 
     def on_predict_batch_end(
@@ -158,24 +158,24 @@ class StageProgress(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """One batch further."""
+        """Show the batch."""
         self._advance()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The bar goes."""
+        """Remove the bar."""
         self.progress.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the terminal as it was."""
+        """Remove the bar."""
         self.progress.stop()
 
 
 def is_due(seconds: float, tenths: int) -> bool:
-    """Whether a line is due where there is no bar: at every tenth of a stage, but not every moment; or every minute.
+    """Whether a line of progress is due without a bar: every minute, or at a tenth of the stage after at least 5 s.
 
     Args:
         seconds: since the last line, or since the stage began.
-        tenths: of the stage that were done meanwhile.
+        tenths: tenths of the stage that were finished since then.
 
     >>> is_due(1, 3), is_due(5, 0), is_due(5, 1), is_due(60, 0)
     (False, False, True, True)

@@ -1,7 +1,7 @@
-"""What a run is made from besides its settings: rows, base model and files, each by a digest of its content.
+"""The inputs of a run besides its settings, as digests: rows of data, the base model's files, files of the user's.
 
-A place is only where something lies: the same rows in another folder are the same experiment, other rows in the same
-folder are another one.
+Inputs are compared by content: the same rows in another folder are the same experiment, and other rows in the same folder
+are another one.
 """
 
 import hashlib
@@ -32,24 +32,24 @@ from see_lightning.models.digest import files_digest, model_files, weights_of
 from see_lightning.tasks.task import Benchmark
 
 MODEL, SOURCE = "model.name", "method.general_source"
-#: Readers of a user's own files, which no benchmark's version describes.
+#: Readers of a user's own files; no benchmark has a version of these.
 OF_USERS = ("see_lightning.data.jsonl.JsonlReader", "see_lightning.data.hub.HubReader")
-ROWS = "rows.json"  # in a run's folder: the digests of the rows that it was made from
+ROWS = "rows.json"  # in a run directory: the digests of its rows
 
 Rows = dict[str, dict[str, list[str]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What the settings of a run name, as it is now.
+    """The present content of all inputs that the settings of a run name.
 
     Args:
-        digests: by name: sha256 of a task's rows (``task NAME``), of the base model's files, of a file; None if it is not
-            there.
-        places: by the same names, where it lies: as it was given, and where that leads to.
+        digests: input -> sha256: of a task's rows (``task NAME``), of the base model's files (``MODEL``), of a user's file
+            (``SOURCE``); None if it cannot be read.
+        places: input -> its path as given, and with links resolved; or a model's name and revision.
         rows: task -> ``train``, ``test`` -> a short digest of each row's prompt and answer.
-        missing: by the same names, why something could not be read.
-        files: of the base model, by name, their sha256.
+        missing: input -> why it could not be read.
+        files: file of the base model -> sha256.
     """
 
     digests: dict[str, str | None] = field(default_factory=dict)
@@ -59,20 +59,20 @@ class Contents:
     files: dict[str, str] = field(default_factory=dict)
 
     def noted(self) -> dict[str, Any]:
-        """What a run's ledger says of them."""
+        """The part that a run's ledger keeps."""
         return {"digests": self.digests, "places": self.places, "files": self.files}
 
 
 def task_name(task: str) -> str:
-    """The name of a task's rows among contents."""
+    """The name of the input that is a task's rows."""
     return f"task {task}"
 
 
 def read_contents(cfg: DictConfig, config: RunConfig) -> Contents:
-    """Read and digest all that a configuration names.
+    """Read and digest all inputs that a configuration names.
 
     Raises:
-        ConfigError: the benchmark is not configured as its reader needs it.
+        ConfigError: the benchmark's settings do not fit its reader.
     """
     found = Contents()
     benchmark: Benchmark = instantiate(cfg.benchmark)
@@ -95,13 +95,13 @@ def read_contents(cfg: DictConfig, config: RunConfig) -> Contents:
             found.missing[SOURCE] = _reason(error)
     found.places[MODEL] = model_places(settings["model"])
     read_model(found, config)
-    if MODEL in found.missing and config.model.source == "hub":  # a folder that is gone looks like a name of the Hub
+    if MODEL in found.missing and config.model.source == "hub":  # a removed folder looks like a Hub id
         found.places[MODEL] = sorted({*found.places[MODEL], *places(config.model.name)})
     return found
 
 
 def shipped_names(benchmark: DictConfig) -> set[str]:
-    """Tasks that the files of ``conf`` name, of which a user may have but some; none for a reader of the user's own."""
+    """All tasks that the files of ``conf`` name for this benchmark's reader; none for a reader of the user's own files."""
     if benchmark.reader["_target_"] in OF_USERS:
         return set()
     files: list[Any] = [OmegaConf.load(path) for path in (CONF / "benchmark").glob("*.yaml")]
@@ -109,9 +109,10 @@ def shipped_names(benchmark: DictConfig) -> set[str]:
 
 
 def read_model(found: Contents, config: RunConfig) -> None:
-    """Add the digest of the base model's files to contents, if they are on this machine."""
+    """Add the digests of the base model's files to contents, if they are on this machine."""
     files = model_files(config.model, config.paths.cache_folder())
-    named = weights_of(files or {}) if config.model.source == "package" else files  # a package's version says the rest
+    # The other files of a packaged model are fixed by the package's version.
+    named = weights_of(files or {}) if config.model.source == "package" else files
     found.digests[MODEL] = files_digest(named) if named else None
     found.files.update(files or {})
     if not files:
@@ -119,7 +120,7 @@ def read_model(found: Contents, config: RunConfig) -> None:
 
 
 def ood_digests(cfg: DictConfig) -> dict[str, str | None]:
-    """sha256 over the test rows of each foreign task that there is, by name; None where they cannot be read."""
+    """sha256 over the test rows of each ``ood`` task, by name; None where they cannot be read."""
     found: dict[str, str | None] = {}
     for source in cfg.ood.sources.values() if cfg.get("ood") else ():
         try:
@@ -136,7 +137,7 @@ def ood_digests(cfg: DictConfig) -> dict[str, str | None]:
 
 
 def ood_without_places(ood: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved configuration of foreign queries without what says where they lie."""
+    """The resolved setting ``ood`` without paths."""
     sources = {
         name: with_values(source, {".".join(keys): None for keys, _ in _place_settings(source)})
         for name, source in ood["sources"].items()
@@ -147,10 +148,10 @@ def ood_without_places(ood: Mapping[str, Any]) -> dict[str, Any]:
 def rows_digest(
     reader: Reader, task: str, halves: Sequence[str] = ("train", "test")
 ) -> tuple[str, dict[str, list[str]]]:
-    """sha256 over the rows of a task as they are read, and a short digest of each.
+    """sha256 over the rows of a task, and a short digest of each row.
 
     Raises:
-        DataError: they cannot be read.
+        DataError: the rows cannot be read.
     """
     parts = reader.parts(task)
     whole, short = hashlib.sha256(), {}
@@ -178,22 +179,22 @@ def _default(one: Any) -> Any:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}"
-    return str(error).splitlines()[0].partition(". ")[0].rstrip(".")  # what to do is told where it must be done
+    return str(error).splitlines()[0].partition(". ")[0].rstrip(".")  # without the advice behind it
 
 
 def source_file(method: Mapping[str, Any]) -> str | None:
-    """The user's own file of general instructions that a method's settings name, or its digest; None: the package's."""
+    """The user's file of general instructions in a method's settings, or its digest; None for the packaged one."""
     source = method.get("general_source")
     return None if source is None or source.split(" ")[0] == BUILT_IN else str(source)
 
 
 def is_folder(name: str) -> bool:
-    """Whether a model or data set is named by where it lies, not by its id on the Hub."""
+    """Whether the name of a model or data set is a path, and no id on the Hub."""
     return name.startswith((os.sep, ".", "~")) or Path(name).exists()
 
 
 def model_places(model: Mapping[str, Any]) -> list[str]:
-    """Where a configured model lies: its folder, or its name with its revision."""
+    """A configured model's paths, see ``places``, or its name with its revision."""
     name, revision = model["name"], model.get("revision")
     if model["source"] == "hub" and is_folder(name):
         return places(name)
@@ -201,23 +202,23 @@ def model_places(model: Mapping[str, Any]) -> list[str]:
 
 
 def places(path: str) -> list[str]:
-    """The absolute path as given, and where it leads to; a link that is set anew keeps the first."""
+    """An absolute path as given, and with links resolved: if a link is changed, the first stays the same."""
     plain = os.path.abspath(os.path.expanduser(path))
     return sorted({plain, os.path.realpath(plain)})
 
 
 def _folders(benchmark: Mapping[str, Any], task: str) -> list[str]:
-    """The folders that a resolved benchmark reads a task from."""
+    """The paths from which a resolved benchmark reads a task."""
     return [value for _, value in _place_settings(benchmark, task)]
 
 
 def _place_settings(benchmark: Mapping[str, Any], *tasks: str) -> Iterator[tuple[list[str], Any]]:
-    """Settings of a benchmark's reader that say where data lie: their keys below ``benchmark``, and their values."""
+    """Settings of a benchmark's reader that are paths of data: their keys below ``benchmark``, and their values."""
     reader = benchmark["reader"]
     datasets = reader.get("datasets")
     for task, source in datasets.items() if isinstance(datasets, Mapping) else ():
         path = source.get("path") if isinstance(source, Mapping) else None
-        # A ledger has a digest there, where a folder was given.
+        # In a ledger's settings a digest replaces a folder.
         if path and (task in tasks or not tasks) and (not isinstance(path, str) or is_folder(path)):
             yield ["reader", "datasets", task, "path"], path
     for name, annotation in _annotations(reader["_target_"]).items():
@@ -226,7 +227,7 @@ def _place_settings(benchmark: Mapping[str, Any], *tasks: str) -> Iterator[tuple
 
 
 def _annotations(reader: str) -> dict[str, Any]:
-    """What the arguments of a reader are; of one that a run's files name, and nothing has imported yet, nothing is known."""
+    """The annotations of a reader's arguments; empty for a reader of the user's that is not imported, which is left so."""
     module, _, name = reader.rpartition(".")
     if reader.startswith("see_lightning."):
         with suppress(ImportError):
@@ -240,18 +241,18 @@ def _annotations(reader: str) -> dict[str, Any]:
 
 
 def place_values(results: Mapping[str, Any]) -> set[str]:
-    """The values of a run's settings that say where its data, its model or its files lay.
+    """The values of a run's settings that are paths of its data, its model or its files.
 
     Args:
         results: content of ``results.json``.
     """
     config = results["config"]
-    queries = [foreign for foreign in (config.get("ood"), (results.get("ood") or {}).get("asked")) if foreign]
-    sources = [config["benchmark"], *(source for foreign in queries for source in foreign["sources"].values())]
+    settings = [ood for ood in (config.get("ood"), (results.get("ood") or {}).get("asked")) if ood]
+    sources = [config["benchmark"], *(source for ood in settings for source in ood["sources"].values())]
     found = [value for source in sources if "reader" in source for _, value in _place_settings(source)]
-    found += [foreign.get("dir") for foreign in queries]
+    found += [ood.get("dir") for ood in settings]
     found += [source_file(config["method"])]
-    # What was no name but a place when the run was made, has a digest in the run's key.
+    # For a setting that was a path when the run started, the run key has a digest.
     for name in results.get("contents", {}).get("in_key", {}):
         value = config
         for part in name.split("."):
@@ -263,17 +264,17 @@ def place_values(results: Mapping[str, Any]) -> set[str]:
 
 
 def placed(kept: Mapping[str, Any], digests: Mapping[str, str | None], *, everything: bool = False) -> dict[str, Any]:
-    """What stands in the place of settings by which a run shall not be named: digests where the user's own places are.
+    """Values that replace settings in the run key: for the paths of a user's own files, digests of their content.
 
-    What a benchmark's version describes keeps its name, and so does a model of the Hub.
+    Data with a benchmark's version, and models of the Hub, stay in the key by name.
 
     Args:
-        kept: what ``numbers`` keeps of a configuration.
-        digests: see ``Contents``.
-        everything: whether all digests count beside, also those of what has a name.
+        kept: the settings of ``numbers_config``.
+        digests: of ``Contents``.
+        everything: whether to add all digests, of named inputs too.
 
     Returns:
-        By dotted setting, its value.
+        Dotted setting -> value.
     """
     found: dict[str, Any] = {"contents": dict(digests)} if everything else {}
     tasks = kept["order"]["tasks"]
@@ -290,13 +291,13 @@ def placed(kept: Mapping[str, Any], digests: Mapping[str, str | None], *, everyt
 
 
 def without_places(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run, as a ledger has them, without what says where something lies."""
+    """The settings of a run, in the form of ``about.numbers`` in a ledger, without paths."""
     tasks = kept["order"]["tasks"]
     nowhere = {".".join(["benchmark", *keys]): None for keys, _ in _place_settings(kept["benchmark"], *tasks)}
     result = with_values(kept, nowhere)
     result.pop("contents", None)
     datasets = result["benchmark"]["reader"].get("datasets")
-    if isinstance(datasets, dict):  # those of other tasks are not read
+    if isinstance(datasets, dict):  # data sets of other tasks are not used
         result["benchmark"]["reader"]["datasets"] = {task: datasets[task] for task in datasets if task in tasks}
     if source_file(result["method"]):
         result["method"]["general_source"] = None
@@ -306,19 +307,19 @@ def without_places(kept: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changed_rows(before: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> str:
-    """How the rows of a task differ, in words.
+    """The difference between the rows of a task then and now, in words.
 
     >>> changed_rows({"train": ["a", "b"], "test": ["x"]}, {"train": ["b", "c", "d"], "test": ["x"]})
     'train: 2 rows added, 1 removed'
     >>> changed_rows({"train": ["a", "b"], "test": ["x"]}, {"train": ["b", "a"], "test": ["x"]})
     'train: the same rows in another order'
     """
-    told = []
+    changes = []
     for half, rows in now.items():
         ours, theirs = Counter(rows), Counter(before.get(half, ()))
         more, fewer = (ours - theirs).total(), (theirs - ours).total()
         if more or fewer:
-            told.append(f"{half}: {more} rows added, {fewer} removed")
+            changes.append(f"{half}: {more} rows added, {fewer} removed")
         elif list(before.get(half, ())) != list(rows):
-            told.append(f"{half}: the same rows in another order")
-    return "; ".join(told) or "the ids of its rows"
+            changes.append(f"{half}: the same rows in another order")
+    return "; ".join(changes) or "the ids of its rows"

@@ -1,4 +1,4 @@
-"""The state that the stages of a run share: its files, its processes, its method, and how a Trainer is made."""
+"""The state that the stages of a run share: its ledger, ranks, method and Trainers."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -33,9 +33,9 @@ class RunSettings:
         epochs: passes over each task's training examples.
         global_batch_size: examples per optimizer step.
         grad_clip: largest gradient norm; 0 for none.
-        loss_reduction: over what the loss is a mean, see ``loss_weight``.
-        max_tokens_per_microbatch: most tokens of a micro-batch.
-        eval_batch_size: queries decoded together.
+        loss_reduction: ``token`` or ``example``, see ``loss_weight``.
+        max_tokens_per_microbatch: limits the tokens of a micro-batch, padding included.
+        eval_batch_size: queries that are decoded together.
         facts: fields of ``expert.json`` that are the same in all experts: base model, template, indicators.
     """
 
@@ -55,15 +55,15 @@ class RunContext:
 
     Args:
         ledger: of the run directory, held by this process.
-        stages: what is to be done.
+        stages: of the run, in their order.
         eval_sets: the test queries that are answered after stages, by name.
         settings: of training and evaluation.
-        make_method: loads the base model and builds the method; called only if something is left to do.
+        make_method: loads the base model and builds the method; called when a stage first needs it.
         make_trainer: builds a fresh Trainer.
         tracker: logs training and scores.
         console: where progress is printed.
         ranks: the processes that do this run together.
-        stop_signal: whether to stop.
+        stop_signal: the flag that a signal to this process sets.
     """
 
     ledger: Ledger
@@ -84,7 +84,7 @@ class RunContext:
         self.memory = Memory(self.settings.seed)
 
     def check_preemption(self) -> None:
-        """End here, between two pieces of work, if a rank was told to stop during the last one.
+        """End the run if a rank received a stop signal; called by every rank between two units of work.
 
         Raises:
             Preempted: on every rank.
@@ -93,7 +93,7 @@ class RunContext:
             raise Preempted
 
     def restore(self, stage: Stage) -> None:
-        """Restore what an earlier start trained in a stage, as soon as the method is needed."""
+        """Restore a stage that an earlier start trained, once the method is needed."""
         self._to_restore.append(stage)
 
     @property
@@ -110,10 +110,11 @@ class RunContext:
 
     @cached_property
     def _loaded(self) -> Method:
-        """The method as it is built, on its device, with the responses that earlier starts cached."""
-        with self.stop_signal.at_once() if self.ranks.size == 1 else nullcontext():  # the ranks meet while they load it
+        """The method before any stage is restored, on its device, with the responses that earlier starts cached."""
+        # Several ranks synchronise while they load it.
+        with self.stop_signal.at_once() if self.ranks.size == 1 else nullcontext():
             method = self.make_method()
-        # Before weights are restored on the device, and a prefill mode is chosen by it: Lightning would move it later.
+        # Weights are restored on the device, and the prefill mode depends on it; Lightning would move the method later.
         method.to(self.trainer(self.stages[0], [], alone=True).strategy.root_device)
         if notice := method.pool.choose_reading():
             self.console.print(notice)
@@ -122,9 +123,8 @@ class RunContext:
             for stage in self.stages:
                 for one in self.eval_sets.values():
                     records = self.ledger.remembered(stage.name, one.responses)
-                    names = {
-                        task.name for task in one.tasks
-                    }  # an ood task of an earlier start may be a task of the run by now
+                    # An ood task of an earlier start may be one of the run's own now.
+                    names = {task.name for task in one.tasks}
                     put_back(
                         method.response_cache, [each for each in records if one.name == OWN or each["task"] in names]
                     )
@@ -133,14 +133,14 @@ class RunContext:
     def trainer(
         self, stage: Stage, callbacks: list[L.Callback], *, logger: Any = False, epochs: int = 1, alone: bool = False
     ) -> L.Trainer:
-        """A fresh Trainer: one that has been used trains the next task for 0 steps.
+        """A new Trainer, since one that was used would train the next task for 0 steps.
 
         Args:
-            stage: in whose folder it works.
-            callbacks: of this Trainer; one that ends it when the run is told to stop is added.
-            logger: of Lightning's, or False.
+            stage: its folder is the Trainer's root.
+            callbacks: of this Trainer; ``StopOnSignal`` is added.
+            logger: a Lightning logger, or False.
             epochs: passes over the training data.
-            alone: whether each rank works on its share by itself.
+            alone: whether each rank runs it without the others, on its share of the data.
         """
         return self.make_trainer(
             default_root_dir=self.ledger.folder(stage.name),
@@ -160,7 +160,7 @@ class RunContext:
 
     @cached_property
     def shares(self) -> dict[str, dict[str, Task]]:
-        """By eval set and task, the test queries that this rank answers: after every stage the same ones."""
+        """Eval set -> task -> the test queries that this rank answers; the same after every stage."""
         rank, ranks = self.ranks.rank, self.ranks.size
         template, sets = self.method.template, self.eval_sets
         return {name: shard_of(one.tasks, template, rank=rank, ranks=ranks) for name, one in sets.items()}

@@ -1,6 +1,6 @@
-"""The processes that do one run together: who each of them is, how they are started, the little they tell each other.
+"""The ranks of a run: how processes find their rank, join a process group, exchange values, and are started here.
 
-Whoever starts them (``torchrun``, ``srun``, or ``supervise`` below), each is told its rank by environment variables.
+``torchrun``, ``srun`` or ``supervise`` starts the processes, and sets each one's rank in environment variables.
 """
 
 import os
@@ -32,25 +32,26 @@ from see_lightning.frame import LAUNCHER
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=2)  # how long a rank waits for the slowest one
-GRACE = 30.0  # seconds that the others get to end by themselves once a rank has died
-_STOP, _WORD = "stop", "word"
+PATIENCE = timedelta(hours=2)  # timeout of a collective operation
+GRACE = 30.0  # seconds until the other ranks are killed after one has failed
+_STOP, _WORD = "stop", "word"  # keys in the store
 
 
 class Echo(Refusal):
-    """What the first rank refuses, and tells the user itself."""
+    """A refusal that the first rank raised and prints; raised on the other ranks."""
 
 
 class Ranks:
-    """The processes of a run as one of them sees them; alone, a run is its own first rank.
+    """The ranks of a run, seen from one of them; a run of a single process has rank 0 alone.
 
-    What they tell each other goes through the CPU, never inside answering, and every rank must take part.
+    Values are exchanged on the CPU, and never while queries are answered. Every rank must call ``gather``, ``any_rank``,
+    ``run_preemptible``, ``on_rank_zero`` and ``share``.
 
     Args:
         rank: of this process, from 0.
-        size: how many there are.
-        local: its number on its machine, from 0.
-        store: which all of them can write to; None if there is only one.
+        size: number of ranks.
+        local: rank on this machine, from 0.
+        store: torch's key-value store that all ranks share; None if there is only one.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, local: int = 0, store: Any = None) -> None:
@@ -58,34 +59,34 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes the files and speaks to the user."""
+        """Whether this rank writes the files and prints."""
         return self.rank == 0
 
     def gather(self, value: T) -> list[T]:
-        """What each rank has, in the order of ranks."""
+        """The values of all ranks, in the order of ranks."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, value)
         return found
 
-    def any_rank(self, said: bool) -> bool:
-        """Whether any rank says so."""
+    def any_rank(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
         if self.size == 1:
-            return said
-        votes = torch.tensor(int(said))
+            return flag
+        votes = torch.tensor(int(flag))
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return bool(votes)
 
     def run_preemptible(self, work: Callable[[], T], within: AbstractContextManager[None]) -> T:
-        """What some work gives.
+        """Call a function that a stop signal may interrupt, and return its result.
 
         Args:
             work: of this rank.
-            within: in which it is done, and which no rank that is stopped leaves by an exception.
+            within: context of the call; ``Preempted`` is caught inside it.
 
         Raises:
-            Preempted: on every rank, once each has ended its work, if one was stopped in it.
+            Preempted: on every rank, after each has returned, if one was interrupted.
         """
         result, stopped = None, False
         with within:
@@ -98,10 +99,10 @@ class Ranks:
         return result  # type: ignore[return-value]
 
     def on_rank_zero(self, work: Callable[[], T]) -> T | None:
-        """Let the first rank do something while the others wait; only it gets what that returns.
+        """Call a function on the first rank while the others wait; they return None.
 
         Raises:
-            Refusal: on every rank, if the first one cannot do it; on the others an ``Echo``.
+            Refusal: raised by the function on the first rank; the other ranks raise an ``Echo`` of it.
         """
         result, problem = None, None
         if self.first:
@@ -119,34 +120,34 @@ class Ranks:
         return result
 
     def share(self, work: Callable[[], T]) -> T:
-        """What some work gives that the first rank does, on every rank.
+        """Call a function on the first rank, and return its result on every rank.
 
         Raises:
-            Refusal: as from ``lead``.
+            Refusal: as from ``on_rank_zero``.
         """
-        given: list[Any] = [self.on_rank_zero(work)]
+        values: list[Any] = [self.on_rank_zero(work)]
         if self.size > 1:
-            dist.broadcast_object_list(given)
-        result: T = given[0]
+            dist.broadcast_object_list(values)
+        result: T = values[0]
         return result
 
     def ddp_kwargs(self) -> dict[str, Any]:
-        """Settings of a Trainer by which it knows this rank; under ``srun`` it finds out by itself."""
+        """Settings of a Trainer that runs on all ranks; under ``srun`` Lightning finds the rank without them."""
         return {"plugins": [LightningEnvironment()]} if self.size > 1 and "RANK" in os.environ else {}
 
     def solo_kwargs(self) -> dict[str, Any]:
-        """Settings of a Trainer that works on one rank's share by itself, with no word to the others."""
+        """Settings of a Trainer that runs on this rank alone, without synchronisation."""
         if self.size == 1:
             return {}
         device = [self.local] if torch.cuda.is_available() else 1
         return {"devices": device, "num_nodes": 1, "strategy": "auto", "plugins": [LightningEnvironment()]}
 
     def of_this_machine(self, machines: int, *, gpu: bool) -> DeviceMesh | None:
-        """The ranks of this one's machine, between which parts of a model travel fast; None if it is alone there.
+        """The mesh of the ranks on this machine, between which a model is sharded; None for a single rank.
 
         Args:
-            machines: how many there are, each with as many ranks, numbered one machine after the other.
-            gpu: whether the parts lie on GPUs.
+            machines: number of machines; each has equally many ranks, with consecutive numbers.
+            gpu: whether the shards lie on GPUs.
         """
         if self.size == machines:
             return None
@@ -154,34 +155,34 @@ class Ranks:
         return DeviceMesh.from_group(group, "cuda" if gpu else "cpu")
 
     def tell_to_stop(self) -> None:
-        """Let all ranks know that one was told to stop; they look when they like."""
+        """Set the flag in the store that lets all ranks stop."""
         if self.store is not None:
             self.store.set(_STOP, "1")
 
     def told_to_stop(self) -> bool:
-        """Whether some rank was told to stop."""
+        """Whether a rank has set that flag in the store."""
         return self.store is not None and bool(self.store.check([_STOP]))
 
     def publish_error(self, word: str) -> None:
-        """Let the first rank know why this one ends, or tell it here if there is no first one any more."""
+        """Send the reason why this rank ends to the first rank; print it if the first rank has ended."""
         try:
             self.store.set(_WORD, word)
         except RuntimeError:
             print(word, file=sys.stderr, flush=True)
 
     def peer_error(self) -> str | None:
-        """Why another rank ended, if one has said so."""
+        """The reason why another rank ended, if one was published."""
         return self.store.get(_WORD).decode() if self.store is not None and self.store.check([_WORD]) else None
 
     def leave(self) -> None:
-        """Part from the others."""
+        """Leave the process group."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A process's place among those that were started together."""
+    """Rank of a process, number of ranks, and rank on its machine."""
 
     rank: int
     size: int
@@ -189,12 +190,15 @@ class Place:
 
 
 def place() -> Place | None:
-    """This process's place, as ``torchrun`` or ``srun`` says; None if it was started by itself."""
-    told = {name: int(value) for name, value in os.environ.items() if name in LAUNCHER and value.strip()}
-    if {"RANK", "WORLD_SIZE"} <= told.keys():
-        found = Place(told["RANK"], told["WORLD_SIZE"], told.get("LOCAL_RANK", 0))
-    elif {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID"} <= told.keys():  # the first is not in a batch script, but in its srun
-        found = Place(told["SLURM_PROCID"], told["SLURM_STEP_NUM_TASKS"], told.get("SLURM_LOCALID", 0))
+    """Read this process's rank from the variables of ``torchrun`` or ``srun``; None for a process started by itself."""
+    variables = {name: int(value) for name, value in os.environ.items() if name in LAUNCHER and value.strip()}
+    if {"RANK", "WORLD_SIZE"} <= variables.keys():
+        found = Place(variables["RANK"], variables["WORLD_SIZE"], variables.get("LOCAL_RANK", 0))
+    elif {
+        "SLURM_STEP_NUM_TASKS",
+        "SLURM_PROCID",
+    } <= variables.keys():  # a batch script lacks the first; its srun has it
+        found = Place(variables["SLURM_PROCID"], variables["SLURM_STEP_NUM_TASKS"], variables.get("SLURM_LOCALID", 0))
     else:
         return None
     if found.rank >= max(1, found.size):
@@ -210,7 +214,7 @@ def on_gpu(cfg: DictConfig) -> bool:
 
 
 def processes(cfg: DictConfig) -> int:
-    """How many processes do this run together; ``trainer.devices=auto`` takes all GPUs of a machine, or one CPU process."""
+    """The configured number of ranks; ``trainer.devices=auto`` is all GPUs of a machine, or one CPU process."""
     devices = cfg.trainer.get("devices", 1)
     if devices == "auto":
         devices = torch.cuda.device_count() if on_gpu(cfg) else 1
@@ -218,11 +222,11 @@ def processes(cfg: DictConfig) -> int:
 
 
 def join(here: Place, *, gpu: bool) -> Ranks:
-    """Meet the other ranks.
+    """Join the process group of the run.
 
     Args:
         here: this process's place.
-        gpu: whether training runs on GPUs; each rank takes the one of its number.
+        gpu: whether training runs on GPUs; each rank takes the GPU of its local rank.
     """
     if not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         slurm = SLURMEnvironment(auto_requeue=False)
@@ -231,7 +235,7 @@ def join(here: Place, *, gpu: bool) -> Ranks:
         torch.cuda.set_device(here.local)
     store, rank, size = next(rendezvous("env://", here.rank, here.size))
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
-    # Lightning finds it made and uses it, for every Trainer of the run.
+    # Every Trainer of the run uses this group.
     dist.init_process_group(backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=PATIENCE)
     return Ranks(rank, size, here.local, PrefixStore("run", store))
 
@@ -239,15 +243,15 @@ def join(here: Place, *, gpu: bool) -> Ranks:
 def supervise(command: Sequence[str], size: int) -> int:
     """Start a process for each rank on this machine, and wait for them.
 
-    Signals to stop are passed on. Once a rank has failed the others have `GRACE` seconds to end; a rank whose supervisor
-    is killed ends with it.
+    Stop signals are forwarded. Once a rank has failed the others have ``GRACE`` seconds to end; if this process is killed,
+    its ranks are killed too.
 
     Args:
-        command: what each rank runs.
-        size: how many there are.
+        command: of each rank.
+        size: number of ranks.
 
     Returns:
-        0 if all ended well, else the exit code of the first that did not; 128 + n if signal n ended it.
+        0 if all succeeded, else the exit code of the first that failed; 128 + n if signal n ended it.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -259,23 +263,25 @@ def supervise(command: Sequence[str], size: int) -> int:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "NODE_RANK": "0",
-        # Ranks run this very code, wherever it lies.
+        # Ranks run the same code as this process.
         "PYTHONPATH": os.pathsep.join([str(Path(see_lightning.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
     }
     ranks: list[subprocess.Popen[bytes]] = []
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         for one in ranks:
             if one.poll() is None:
                 one.send_signal(number)
-                one.send_signal(signal.SIGCONT)  # one that is halted hears nothing, and the others wait for it
+                one.send_signal(
+                    signal.SIGCONT
+                )  # a halted process handles no other signal, and the others would wait for it
 
-    passed = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-    before = {number: signal.signal(number, pass_on) for number in passed}
+    forwarded = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.signal(number, forward) for number in forwarded}
     try:
         for rank in range(size):
             env = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            # In a session of their own, so that Ctrl-C reaches them once, through us.
+            # In a session of their own, so that Ctrl-C reaches them once, forwarded by this process.
             ranks.append(subprocess.Popen(command, env=env, start_new_session=True))
         failed = _wait(ranks)
     finally:
@@ -289,7 +295,7 @@ def supervise(command: Sequence[str], size: int) -> int:
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    """The first exit code that is not 0; returns when all have ended, or too late after one has failed."""
+    """Wait until all ranks have ended, or ``GRACE`` seconds after one failed; return the first exit code that is not 0."""
     failed, since = 0, 0.0
     while True:
         codes = [one.poll() for one in ranks]
@@ -304,10 +310,10 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
 
 
 def check_size(here: Place, wanted: int) -> None:
-    """Refuse a number of processes that is not the configured one.
+    """Refuse to run with more or fewer processes than configured.
 
     Raises:
-        ConfigError: they differ.
+        ConfigError: the numbers differ.
     """
     if here.size == wanted:
         return
@@ -317,7 +323,7 @@ def check_size(here: Place, wanted: int) -> None:
         each = here.size // nodes
         cure = (
             f"Under srun choose trainer=slurm, and let Slurm know how many are on each node: srun --ntasks-per-node={each},"
-            f" or in the job #SBATCH --ntasks-per-node={each}; or say it here: trainer.devices={each}"
+            f" or in the job #SBATCH --ntasks-per-node={each}; or set trainer.devices={each}"
             f" trainer.num_nodes={nodes}."
         )
     raise ConfigError(
