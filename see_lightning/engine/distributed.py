@@ -272,9 +272,8 @@ def supervise(command: Sequence[str], size: int) -> int:
         for one in ranks:
             if one.poll() is None:
                 one.send_signal(number)
-                one.send_signal(
-                    signal.SIGCONT
-                )  # a halted process handles no other signal, and the others would wait for it
+                # A halted process handles no other signal, and the others would wait for it.
+                one.send_signal(signal.SIGCONT)
 
     forwarded = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
     before = {number: signal.signal(number, forward) for number in forwarded}

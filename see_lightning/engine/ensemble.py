@@ -1,4 +1,4 @@
-"""Using a finished run: its experts answer new queries."""
+"""Loads the experts of a run, to answer new queries with them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,34 +24,34 @@ from see_lightning.tasks.datamodule import query_batch, query_loader
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task, changed_data
 
-Messages = Sequence[Mapping[str, str]]  # of one chat: {"role": ..., "content": ...}
+Messages = Sequence[Mapping[str, str]]  # one chat: {"role": ..., "content": ...} each
 
 
 class Verdicts(tuple[str, ...]):
-    """What the experts asked said, newest first: ``pos``, ``neg`` or ``neither``, with the experts' names.
+    """The verdicts on one query, newest expert first: ``pos``, ``neg`` or ``neither``, by position or by expert.
 
     Args:
-        words: what each said.
-        experts: their names.
+        words: the verdicts.
+        experts: the names of their experts.
 
-    >>> said = Verdicts(["neg", "pos"], experts=["french", "news"])
-    >>> said[0], said["news"], dict(said.items()), said == ("neg", "pos")
+    >>> verdicts = Verdicts(["neg", "pos"], experts=["french", "news"])
+    >>> verdicts[0], verdicts["news"], dict(verdicts.items()), verdicts == ("neg", "pos")
     ('neg', 'pos', {'french': 'neg', 'news': 'pos'}, True)
     """
 
     experts: tuple[str, ...]
 
     def __new__(cls, words: Sequence[str] = (), experts: Sequence[str] = ()) -> "Verdicts":
-        """As the class says."""
-        made = super().__new__(cls, words)
-        made.experts = tuple(experts)
-        return made
+        """Make the tuple; ``tuple`` takes its content here, not in ``__init__``."""
+        verdicts = super().__new__(cls, words)
+        verdicts.experts = tuple(experts)
+        return verdicts
 
     def __getnewargs__(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return tuple(self), self.experts
 
     def __getitem__(self, which: Any) -> Any:
-        """A verdict by its place, or by the name of an expert that was asked."""
+        """A verdict by its position, or by the name of its expert."""
         return super().__getitem__(self.experts.index(which) if which in self.experts else which)
 
     def items(self) -> Sequence[tuple[str, str]]:
@@ -64,12 +64,12 @@ class Verdicts(tuple[str, ...]):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer and where it came from.
+    """An answer, the expert that generated it, and the verdicts that led there.
 
     Args:
         text: the answer, without indicator.
-        expert: who answered: a task's name, ``base``, or None for a method without experts.
-        verdicts: of the experts asked, newest first: ``pos``, ``neg`` or ``neither``; by name as well.
+        expert: name of the expert's task; ``base`` for the base model; None for a method without experts.
+        verdicts: of the experts that the query went through, newest first.
     """
 
     text: str
@@ -78,12 +78,12 @@ class Reply:
 
 
 class Ensemble:
-    """A trained method, ready to answer.
+    """A trained method that answers queries.
 
     Args:
-        method: with everything it learned.
+        method: trained, with its experts loaded.
         max_new_tokens: longest answer.
-        batch_size: queries decoded together.
+        batch_size: queries that are decoded together.
     """
 
     def __init__(self, method: Method, *, max_new_tokens: int, batch_size: int) -> None:
@@ -94,13 +94,12 @@ class Ensemble:
         """Answer queries, in their order.
 
         Args:
-            queries: as a user would type them, the instruction included; or as messages, a query of the role ``user`` and
-                before it, if need be, a system prompt of the role ``system``. Experts learned to accept single queries, so
-                a chat of several turns is refused.
-            task: for a method that must be told (``stl``); others refuse it.
+            queries: texts, the instruction included; or messages: one of the role ``user``, optionally with one of the role
+                ``system`` before it. Experts are trained on single queries, so a chat of several turns is refused.
+            task: name of the task, for methods that need it (``stl``); others refuse it.
 
         Raises:
-            ConfigError: a query is too long or cannot be put to the model, or the task is missing, unknown or not wanted.
+            ConfigError: a query is too long or has no valid form, or the task is missing, unknown or not wanted.
         """
         if isinstance(queries, str):
             raise TypeError("answer takes a list of queries; for one, write answer([query]).")
@@ -109,7 +108,7 @@ class Ensemble:
         read = [_read(query) for query in queries]
         if self.method.needs_task_id != (task is not None):
             raise ConfigError(
-                "this method must be told the task: answer(queries, task=...), --task on the command line. There are:"
+                "this method needs the task: answer(queries, task=...), --task on the command line. There are:"
                 f" {listed(self.method.pool.names)}."
                 if task is None
                 else "this method finds the task by itself; leave task out."
@@ -144,7 +143,7 @@ class Ensemble:
 
 
 def _read(query: str | Messages) -> tuple[str | None, str]:
-    """System prompt, or None, and query."""
+    """The system prompt of a query, None if it has none, and its text."""
     if isinstance(query, str):
         return None, query
     for message in query:
@@ -164,10 +163,10 @@ def _read(query: str | Messages) -> tuple[str | None, str]:
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """A device that there is.
+    """A torch device, after a test that it can be used.
 
     Raises:
-        ConfigError: it cannot be used.
+        ConfigError: the device cannot be used.
     """
     try:
         found = torch.device(device)
@@ -186,22 +185,22 @@ def load_ensemble(
     trust: Sequence[str] = (),
     trust_remote_code: bool = False,
 ) -> Ensemble:
-    """The experts of a run, each checked against the hash it was saved with.
+    """Load the experts of a run; every file is checked against its sha256 in the ledger.
 
     Args:
-        run_dir: a run's directory, ``runs/<order>/<method>/<key>/seed=<n>``, or as ``find_run`` takes it, such as
-            ``runs/<order>/<method>/latest``; an unfinished one gives the experts it has.
+        run_dir: a run directory, ``runs/<order>/<method>/<key>/seed=<n>``, or another path that ``find_run`` takes, such as
+            ``runs/<order>/<method>/latest``. Of an unfinished run the finished experts are loaded.
         max_new_tokens: longest answer.
-        device: where to compute, such as ``cuda`` or ``cuda:1``.
-        dtype: of the base model: ``bf16`` or ``fp32``, or torch's own; None takes the run's. In another one than the run's a
-            close verdict may be another.
-        trust: dotted names of classes of one's own that the run may name, method or reader, and that are imported for it;
-            those that the calling program has imported itself are trusted. Nothing else in the folder is ever run.
-        trust_remote_code: whether Python code runs that comes with the run's base model.
+        device: of the model, such as ``cuda`` or ``cuda:1``.
+        dtype: of the base model: ``bf16``, ``fp32`` or a torch dtype; None takes the run's. With another dtype than the
+            run's a verdict close to its threshold may change.
+        trust: dotted names of your own classes, methods or readers, which may be imported if the run names them; classes
+            that the calling program has imported are trusted too. No other code is run.
+        trust_remote_code: whether Python code in the base model's files may run.
 
     Raises:
-        ConfigError: there is no run in that folder, it wants code to run that is not trusted, or no such device or dtype.
-        LedgerError: a file of the run is damaged, or the tokenizer or template is another than at training.
+        ConfigError: the folder has no run, the run needs code that is not trusted, or device or dtype cannot be used.
+        LedgerError: a file of the run is damaged, or the tokenizer or template has changed since training.
     """
     names = {kind: name for name, kind in DTYPES.items()}
     name = names.get(dtype, str(dtype)) if isinstance(dtype, torch.dtype) else dtype
@@ -223,16 +222,16 @@ def load_ensemble(
 def load_method(
     cfg: DictConfig, ledger: Ledger, dtype: str | None = None, device: torch.device | None = None
 ) -> Method:
-    """A run's method with all that it has learned.
+    """Build a run's method, and load everything that it has learned.
 
     Args:
         cfg: of the run.
         ledger: of the run.
         dtype: of the base model; None takes the run's.
-        device: where the base model computes; None is the CPU.
+        device: of the model; None is the CPU.
 
     Raises:
-        LedgerError: an expert's file is damaged, or the tokenizer or template is another than at training.
+        LedgerError: an expert's file is damaged, or the tokenizer or template has changed since training.
     """
     config = validate(cfg)
     check_model(ledger, config)
@@ -240,10 +239,10 @@ def load_method(
     template = build_template(config, about.get("date"))
     check_prompts(ledger, template)
     method = build_method(cfg, config, template, dtype or about["dtype"])
-    check_model(ledger, config)  # its files may have come onto this machine only now
+    check_model(ledger, config)  # its files may have been downloaded just now
     method.pool.choose_reading()
     if device is not None:
-        method.to(device)  # before tensors of its state are loaded, which no module would move
+        method.to(device)  # tensors of its state are loaded onto its device
     facts = expert_facts(config, template, about["dtype"])
     for name, stage in ledger.content["stages"].items():
         if stage["trained"] and stage["trained"].get("ended", True):
@@ -254,7 +253,7 @@ def load_method(
 
 
 def read_tasks(cfg: DictConfig, ledger: Ledger, template: PromptTemplate) -> list[Task]:
-    """The tasks of a finished run, with the very rows that it was run on.
+    """Read the tasks of a finished run, and check that their rows are those of the run.
 
     Args:
         cfg: of the run.
@@ -262,7 +261,7 @@ def read_tasks(cfg: DictConfig, ledger: Ledger, template: PromptTemplate) -> lis
         template: of the run.
 
     Raises:
-        LedgerError: the data are not those of the run.
+        LedgerError: the data have changed since the run.
         DataError: the data cannot be read.
     """
     tasks = build_tasks(cfg, validate(cfg), template)
@@ -273,19 +272,19 @@ def read_tasks(cfg: DictConfig, ledger: Ledger, template: PromptTemplate) -> lis
 
 
 def answer_everything(ledger: Ledger, trust: Trust = NOTHING) -> int:
-    """Let each expert of a finished run answer every test query it accepts, and the base model every one.
+    """Compute every expert's verdict on every test query of a finished run, and the answers of those that accept it.
 
-    What is remembered is not computed again, and what is new is remembered with the run's last stage.
+    The base model answers every query. Cached responses are reused; new ones are added to the cache of the last stage.
 
     Args:
         ledger: of the run, held.
-        trust: what of its settings may be run.
+        trust: the code that its settings may run.
 
     Returns:
-        How many answers were written.
+        The number of answers that were generated.
 
     Raises:
-        LedgerError: the data are not those of the run, or as in ``load_method``.
+        LedgerError: the data, tokenizer or template have changed since the run, or a file is damaged.
         DataError: the data cannot be read.
     """
     cfg = load_config(ledger.directory / "config.yaml", trust)
@@ -300,12 +299,12 @@ def answer_everything(ledger: Ledger, trust: Trust = NOTHING) -> int:
 
 
 def load_remembering(cfg: DictConfig, ledger: Ledger, *kinds: str) -> ExpertMethod:
-    """As ``load_method``, with all that its voices are remembered to have said.
+    """Load a run's method together with the cached responses of its experts.
 
     Args:
         cfg: of the run.
         ledger: of the run.
-        kinds: what else of the ledger is remembered, see ``Ledger.remembered``.
+        kinds: kinds of responses to load beside ``REMEMBERED``, see ``Ledger.remembered``.
     """
     method = load_method(cfg, ledger).eval()
     assert isinstance(method, ExpertMethod)
@@ -319,13 +318,13 @@ def load_remembering(cfg: DictConfig, ledger: Ledger, *kinds: str) -> ExpertMeth
 
 
 def keep_said(method: ExpertMethod, task: Task, ledger: Ledger, kind: str = REMEMBERED) -> None:
-    """Remember with the run's last stage what was said for the first time, all of it to one task's test queries.
+    """Add the new responses to one task's test queries to the cache of the run's last stage.
 
     Args:
-        method: from ``load_remembering``.
-        task: as it was asked.
+        method: from ``load_remembering``; its cache has no new entries afterwards.
+        task: with the queries that were answered.
         ledger: of the run, held.
-        kind: under which it is remembered, see ``Ledger.remembered``.
+        kind: of the responses, see ``Ledger.remembered``.
     """
     assert method.response_cache is not None
     entries, method.response_cache.new = method.response_cache.new, []

@@ -53,7 +53,7 @@ class EvaluateStage:
         self.context, self.stage, self.title = context, stage, title
 
     def run(self) -> None:
-        """Make the answers and decisions that the ledger does not name as final.
+        """Compute the answers and decisions that are not final in the ledger.
 
         Raises:
             Preempted: a rank was told to stop.
@@ -109,7 +109,7 @@ class EvaluateStage:
                 if eval_set.name == OOD and self._routes:
                     with torch.inference_mode(not is_sharded(method)):
                         add_plain(method, tasks, result.answers)
-            if eval_set.decide:  # with the experts that routing did not reach
+            if eval_set.decide:  # verdicts of the experts that routing did not reach
                 progress = StageProgress(context.console, f"{title} · verdicts", Throughput())
                 trainer = context.trainer(self.stage, [progress], alone=True)
                 decide(trainer, method, shares, batch_size=batch_size)
@@ -150,13 +150,13 @@ class EvaluateStage:
             if isinstance(self.context.method, ExpertMethod):
                 blocks[eval_set.responses] = [record for result in results for record in result.responses[task.name]]
             self.context.ledger.note_answers(self.stage.name, task.name, blocks, facts | costs)
-            costs = {}  # those of all tasks are noted with the first
+            costs = {}  # the first task's entry has the costs of all
         self.context.ledger.commit()
         if scores:
             self._report_scores(eval_set, tasks, results, scores)
 
     def _describe_expert(self, score: float) -> None:
-        """Write the file of the stage's expert; final with the next commit, as the answers that give its score are."""
+        """Write ``expert.json`` of the stage's expert; final with the next commit, together with the answers."""
         if self.context.ranks.first:
             trained = self.context.ledger.stage(self.stage.name)["trained"]
             path = write_expert_file(self.context, self.stage, trained, score)

@@ -1,4 +1,4 @@
-"""``expert.json``: where an expert comes from and what it scores on its own task."""
+"""``expert.json``: the origin of an expert, and its score on its own task."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +12,13 @@ EXPERT_FILE = "expert.json"
 
 
 def write_expert_file(context: RunContext, stage: Stage, trained: Mapping[str, Any], score: float | None) -> Path:
-    """Write an expert's file: once, when its score is known, so that it never changes.
+    """Write ``expert.json`` once, when the score is known; it never changes afterwards.
 
     Args:
         context: of the run.
         stage: that trained the expert.
-        trained: what the ledger notes of the training.
-        score: of the expert's method on the expert's task, right after the stage; None where the stage does not test it.
+        trained: the stage's entry ``trained`` in the ledger.
+        score: 0 to 100, on the expert's task after its stage; None where the stage does not test it.
 
     Returns:
         The path of the file.
@@ -43,7 +43,7 @@ def write_expert_file(context: RunContext, stage: Stage, trained: Mapping[str, A
 
 
 def _parent(context: RunContext, number: int, began_as: str | None) -> str | None:
-    """The stage whose weights an expert was initialised with; None if it began afresh."""
+    """The stage whose weights initialised an expert; None for random weights."""
     if began_as:
         return next(one.name for one in context.stages if one.task and one.task.name == began_as)
     continued = not context.method.traits.has_experts and number > 0

@@ -1,4 +1,4 @@
-"""Where a run lies: the folder of an earlier start of the same experiment, wherever its data lay then, or one of its own."""
+"""Finds a run's directory: that of an earlier start of the same experiment, even if its data have moved, or a new one."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -36,12 +36,12 @@ Digests = Callable[[], Mapping[str, str]]
 
 @dataclass(slots=True)
 class Compared:
-    """What a run is made from now, beside what another start of it was.
+    """The comparison of a run's present inputs with those of an earlier start or another run.
 
     Args:
-        changed: names of what is other than it was.
-        same_place: those of them that lie where they lay.
-        unread: names of what is not there now, and so was not compared.
+        changed: inputs (names as in ``Contents``) whose content differs.
+        same_place: the changed inputs whose path or name is the same.
+        unread: inputs that cannot be read now, so they were not compared.
     """
 
     changed: list[str] = field(default_factory=list)
@@ -50,20 +50,20 @@ class Compared:
 
     @property
     def is_edited(self) -> bool:
-        """Whether all that changed lies where it lay: the user's own material in a new state, and no other material."""
+        """Whether inputs changed, and all of them at the same path: the user edited them, and did not choose others."""
         return bool(self.changed) and self.changed == self.same_place
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a run lies.
+    """The directory and the inputs of a run.
 
     Args:
-        directory: of the run, which may not be there yet.
-        settings: by which it is named.
-        contents: what it is made from.
-        notes: what its user should know of other runs, or of what could not be compared.
-        left_out: runs beside it that were not looked at, for they are damaged.
+        directory: of the run; may not exist yet.
+        settings: from which the run key is computed.
+        contents: its inputs.
+        notes: notices about edited inputs of other runs, and about inputs that could not be compared.
+        left_out: notices about damaged runs beside it, which were not compared.
     """
 
     directory: Path
@@ -81,14 +81,14 @@ def compare(
     tasks: list[str] | None = None,
     one_name: bool = False,
 ) -> Compared:
-    """Compare what a run is made from with what another was.
+    """Compare the inputs of a run with those of another.
 
     Args:
-        ours: of the run.
-        about: what the other's ledger says of its start.
-        digests: of our tasks as they are trained and tested, by name; for runs from when rows were not noted.
-        tasks: of ours, those that count; None: all.
-        one_name: whether both go by one name, so that what has no place of the user's own is one thing.
+        ours: inputs of the run.
+        about: ``about`` in the other run's ledger.
+        digests: gives the digests of our tasks by name, for runs of versions whose ledgers have no digests of rows.
+        tasks: those of our tasks that are compared; None for all.
+        one_name: whether both have the same run key, so that inputs with a name instead of a path are the same.
     """
     theirs = about.get("contents") or _old_contents(about)
     left_out = (
@@ -110,7 +110,7 @@ def compare(
             if together and (then or name != MODEL):
                 found.unread.append(name)
         else:
-            alike = together  # it was not noted then
+            alike = together  # the other run has no digest
         if not alike:
             found.changed.append(name)
             if together:
@@ -126,7 +126,7 @@ def _of_task(task: str, about: Mapping[str, Any], digests: Digests) -> tuple[str
 
 
 def _old_contents(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What settings of earlier versions say of places; digests were not noted then."""
+    """The paths in the settings of a run of an earlier version, whose ledger has no digests."""
     kept = about.get("numbers")
     if kept is None:
         return {"digests": {}, "places": {}}
@@ -147,24 +147,24 @@ def _texts(reader: Mapping[str, Any], task: str) -> list[str]:
 
 
 def _is_same_experiment(theirs: dict[str, Any] | None, kept: dict[str, Any], *, one_name: bool) -> bool:
-    """Whether another run is of these settings, wherever its data lay; one that noted none is known by its folder's name."""
+    """Whether another run has these settings, paths aside; one without settings in its ledger is compared by its key."""
     if theirs is None:
         return one_name
-    # A reader that is gone can be no one's but another experiment's, so it is not looked for.
+    # Compared first: the other run's reader may be a class that no longer exists, and is not imported.
     return _reader(theirs) == _reader(kept) and comparable(theirs) == comparable(kept)
 
 
 def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Digests) -> Found:
-    """The folder of this experiment, ``runs/<order>/<method>/<key>/seed=<n>``, however its command was spelt.
+    """Find the directory of this experiment, ``runs/<order>/<method>/<key>/seed=<n>``, by its settings and inputs.
 
     Args:
         cfg: composed.
         config: its typed form.
-        contents: what it names.
-        digests: see ``compare``.
+        contents: its inputs.
+        digests: gives the digests of its tasks by name.
 
     Raises:
-        LedgerError: the run was begun with other files of a model that goes by its name.
+        LedgerError: the run was started with other files of a model of the same name, or its ledger is damaged.
     """
     kept = numbers_config(cfg)
     order, method = Path(config.paths.runs) / config.order.name, method_name(cfg)
@@ -181,7 +181,7 @@ def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Di
         one_name = other.parent.name in (key, old_key)
         try:
             about = Ledger(other).read().content["about"]
-            if "data" not in about:  # never begun
+            if "data" not in about:  # never started
                 continue
             with well_shaped(path):
                 if not _is_same_experiment(about.get("numbers"), kept, one_name=one_name):
@@ -206,7 +206,7 @@ def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Di
     for _, other, compared in edited:
         refuse_other_model(other, compared, contents, config)
     directory = (siblings[0] if siblings else roots[0] / key) / seed
-    if (directory / "ledger.json").exists():  # the name is taken by a run on other material
+    if (directory / "ledger.json").exists():  # a run on other inputs has this key
         settings = with_values(kept, placed(kept, contents.digests, everything=True))
         directory = roots[0] / key_of(settings) / seed
     notes = tuple(_edited(directory, edited, contents)) if contents.digests else ()
@@ -218,7 +218,7 @@ def _reader(kept: Mapping[str, Any]) -> str:
 
 
 def comparable(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as any run's ledger has them, without places and without what is switched off, for a comparison."""
+    """The settings of a run without paths and without settings that are switched off, as JSON has them."""
     plain = without_places({**kept, "method": switched_on(kept["method"])})
     read: dict[str, Any] = json.loads(json.dumps(plain))
     return read
@@ -227,16 +227,16 @@ def comparable(kept: Mapping[str, Any]) -> dict[str, Any]:
 def _about(directory: Path) -> dict[str, Any]:
     try:
         about: dict[str, Any] = Ledger(directory).read().content["about"]
-    except (LedgerError, OSError):  # told where that run is needed
+    except (LedgerError, OSError):  # refused where that run is needed
         return {}
     return about
 
 
 def refuse_other_model(other: Path, compared: Compared, contents: Contents, config: RunConfig) -> None:
-    """Refuse to go on with other weights than a run was begun with, where both go by one name.
+    """Refuse to continue a run with other weights under the same model name.
 
     Raises:
-        LedgerError: only the model's files changed.
+        LedgerError: the run has trained stages, and of its inputs only the model's files changed.
     """
     begun = any(stage["trained"] for stage in Ledger(other).read().content["stages"].values())
     if compared.changed == [MODEL] and begun:
@@ -246,7 +246,7 @@ def refuse_other_model(other: Path, compared: Compared, contents: Contents, conf
 
 
 def _other_model(directory: Path, name: str, changed: list[str]) -> str:
-    """The words for a base model that is not the one that a run was made with."""
+    """The message about a base model whose files differ from those of a run."""
     return (
         f"{directory} was made with other files of the model {name}: {listed(changed)} changed since. Put them back"
         f" (for a model of the Hub, give the model.revision of then), or give another paths.runs."
@@ -254,29 +254,29 @@ def _other_model(directory: Path, name: str, changed: list[str]) -> str:
 
 
 def _is_chat(about: Mapping[str, Any]) -> bool:
-    """Whether a run reads the chat template of its model, as far as its ledger tells."""
+    """Whether a run uses the chat template of its model; so does one whose ledger has no settings."""
     return bool(about.get("numbers", {}).get("model", {}).get("prompt", "chat") == "chat")
 
 
 def edits(other: Path, compared: Compared, contents: Contents) -> str:
-    """What changed since a run was made, in words."""
+    """The changes of the inputs since a run was made, in words."""
     path = other / ROWS
     try:
         before = read_file(path)
     except LedgerError:
         before = {}
-    told = []
+    changes = []
     for name in compared.changed:
         task = name.removeprefix("task ")
         if name == MODEL:
             about = _about(other)
             theirs = about.get("contents", {}).get("files", {})
-            told.append(f"the model's {listed(changed_files(theirs, contents.files, chat=_is_chat(about)))}")
+            changes.append(f"the model's {listed(changed_files(theirs, contents.files, chat=_is_chat(about)))}")
         elif name == SOURCE or task not in before or task not in contents.rows:
-            told.append(task)
+            changes.append(task)
         else:
-            told.append(f"{task} ({changed_rows(before[task], contents.rows[task])})")
-    return ", ".join(told)
+            changes.append(f"{task} ({changed_rows(before[task], contents.rows[task])})")
+    return ", ".join(changes)
 
 
 def _unread(directory: Path, compared: Compared, contents: Contents) -> Iterator[str]:
@@ -297,15 +297,15 @@ def _edited(directory: Path, edited: list[tuple[float, Path, Compared]], content
 
 
 def check_model(ledger: Ledger, config: RunConfig, *, note: bool = False) -> None:
-    """Refuse a base model whose files are not those that a run was begun with.
+    """Refuse a base model whose files differ from those with which a run was started.
 
     Args:
         ledger: of the run.
         config: of the run.
-        note: whether to note the files where that could not be done before, in a ledger that is held.
+        note: whether to record the files' digests if the ledger, which is held, lacks them.
 
     Raises:
-        LedgerError: they are others. What was not noted is not compared.
+        LedgerError: a file differs. Files without a recorded digest are not compared.
     """
     noted = ledger.content["about"].get("contents")
     now = Contents()

@@ -1,4 +1,4 @@
-"""A finished run as commands read it: its results, and its ledger without a hold on its directory."""
+"""Reads a finished run: its results, and its ledger without a lock on its directory."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ def finished_results(run_dir: Path, why: str) -> dict[str, Any]:
 
     Args:
         run_dir: of the run.
-        why: what needs it to be finished, for the refusal.
+        why: reason why the run must be finished, for the refusal.
 
     Raises:
         Refusal: there is no run, or it is not finished.
@@ -29,7 +29,7 @@ def finished_results(run_dir: Path, why: str) -> dict[str, Any]:
 
 
 class Unheld(Ledger):
-    """A finished run that is only read: nothing in its directory is written or locked, and what is noted stays here.
+    """The ledger of a finished run, read-only: nothing is written or locked; new records are kept in memory.
 
     Args:
         directory: of the run.
@@ -43,7 +43,7 @@ class Unheld(Ledger):
     def note_answers(
         self, stage: str, task: str, blocks: Mapping[str, Sequence[Mapping[str, Any]]], facts: Mapping[str, Any]
     ) -> None:
-        """Keep records for as long as this object is there; see ``Ledger``."""
+        """Keep records in memory."""
         for kind, records in blocks.items():
             self._noted.setdefault((stage, kind), []).extend(map(dict, records))
 

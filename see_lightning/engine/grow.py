@@ -1,4 +1,4 @@
-"""Taking over what another run has finished: by a longer task list all of it, by other thresholds what was trained."""
+"""Takes over finished stages of another run: all of them for a longer task list, the trained weights for new thresholds."""
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -22,7 +22,7 @@ from see_lightning.tasks.task import changed_data
 
 
 def _without_tasks(config: dict[str, Any], tasks: int) -> dict[str, Any]:
-    """What two runs must share to be one sequence: all but the tasks behind the first ``tasks``."""
+    """The settings of a run that has only the first ``tasks`` tasks."""
     order, benchmark = config["order"], config["benchmark"]
     first = order["tasks"][:tasks]
     return {
@@ -36,12 +36,15 @@ def _training_settings(config: dict[str, Any], after_training: AbstractSet[str])
     """The settings that trained weights depend on."""
     method = with_current_names(config)["method"]
     trained = {"method": {key: value for key, value in method.items() if key not in after_training}}
-    return {**config, "method": switched_on(with_former_names(trained)["method"])}  # without settings of those left out
+    return {
+        **config,
+        "method": switched_on(with_former_names(trained)["method"]),
+    }  # without the settings that these switch off
 
 
 def trains_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
-    """Whether a run that noted ``theirs`` has the experts that a run with the ``numbers_config`` ``ours`` trains."""
-    # The class is looked up by our own settings alone: those of another run may name any code.
+    """Whether runs with these two ``numbers_config`` train the same experts."""
+    # Our own settings name the class: those of another run could name any code.
     after_training = method_class(with_current_names(ours)["method"]).traits.after_training
     kept, wanted = (_training_settings(comparable(one), after_training) for one in (theirs, ours))
     return kept == wanted
@@ -49,13 +52,13 @@ def trains_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """A run that has some of what another would compute.
+    """A run whose finished stages another run may take over.
 
     Args:
         directory: of the run.
-        answers_too: whether its answers serve too: they do if only the task list got longer; if the experts' thresholds are
-            set otherwise, what was trained and what the experts said of queries does.
-        edited: what changed since it was made, so that nothing of it serves; None where it does.
+        answers_too: whether its answers are valid too, as they are for a longer task list. With other thresholds only its
+            trained weights and cached responses are.
+        edited: the changes of inputs that prevent it; None if its stages can be taken over.
     """
 
     directory: Path
@@ -64,20 +67,20 @@ class Earlier:
 
 
 def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str], contents: Contents) -> Earlier | None:
-    """The run beside ``directory`` that has most of what this one would compute.
+    """The run beside ``directory`` with most finished stages that this one can take over.
 
     Args:
         directory: ``runs/<order>/<method>/<key>/seed=<n>`` of the run that starts.
         config: its ``numbers_config``.
         data: digests of its tasks, by name.
-        contents: what it is made from.
+        contents: its inputs.
 
     Returns:
-        Where it is; if there is none, one that would serve if nothing had changed since.
+        That run; if there is none, a run whose stages could be taken over if its inputs had not been edited since; or None.
     """
     found: list[tuple[bool, int, bool, Path, Compared]] = []
     for other in directory.parent.parent.glob(f"*/{directory.name}"):
-        # What the run noted itself: in its config.yaml the data root is resolved, and another one is no other data.
+        # The ledger's settings are compared, not config.yaml: there the data root is resolved, and it may move.
         if other == directory:
             continue
         try:
@@ -88,7 +91,7 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
                 continue
             about = ledger.facts()
         except LedgerError:
-            continue  # told when this run was looked for
+            continue  # a notice was given when this run's directory was looked for
         if noted["benchmark"]["reader"]["_target_"] != config["benchmark"]["reader"]["_target_"]:
             continue
         theirs, tasks = comparable(noted), noted["order"]["tasks"]
@@ -98,7 +101,7 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
         if not trains_alike(theirs, ours):
             continue
         compared = compare(contents, about, lambda: data, tasks=tasks)
-        # What is held out for thresholds may have to be taken from the training rows; then the data differ.
+        # If rows for thresholds are held out of the training rows, the data differ.
         answers_too = theirs == ours
         if not compared.changed and (answers_too or not changed_data(about["data"], data)):
             found.append((True, trained, answers_too, other, compared))
@@ -111,20 +114,23 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
 
 
 def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool = True) -> int:
-    """Copy what another run has finished of these stages, and make it final here in one act.
+    """Copy the stages that another run has finished, and make them final here in one commit.
 
-    Only stages from the first on count, and the other run keeps its own files.
+    Stages are copied from the first on, up to the first one that the other run has not trained.
 
     Args:
         ledger: of the run that starts, still without stages.
         stages: of the run that starts.
-        other: directory of the other run.
-        answers_too: whether its answers serve too; if not, its experts still have to end their tasks anew.
+        other: directory of the other run, which stays as it is.
+        answers_too: whether to copy its answers too; if not, the method's ``end_task`` is still to be run for each stage.
 
     Returns:
-        How many trained stages were taken over.
+        The number of trained stages that were taken over.
+
+    Raises:
+        LedgerError: data or prompts of the other run differ, or a file of it is damaged.
     """
-    theirs = Ledger(other).read()  # what is final there never changes, so a run in progress may be read too
+    theirs = Ledger(other).read()  # final entries never change, so a run in progress can be read too
     changed = changed_data(theirs.content["about"]["data"], ledger.content["about"]["data"])
     if changed:
         raise LedgerError(
@@ -141,27 +147,27 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
         refuse_links(folder, ledger.directory)
         folder.parent.mkdir(exist_ok=True)
         copy_folder(theirs.verified(stage.name), folder)
-        theirs.answers(stage.name), theirs.remembered(stage.name)  # read, which checks them
+        theirs.answers(stage.name), theirs.remembered(stage.name)  # reading checks the digests
         for kind in EVAL_SETS:
             theirs.answers(stage.name, kind), theirs.remembered(stage.name, f"{kind}_remembered")
         taken[stage.name] = noted if answers_too else _only_responses(noted)
     ours, about = ledger.content["about"], theirs.content["about"]
     ours["dtype"], ours["grown_from"] = about["dtype"], str(other)
     ours["commits"] = [*about["commits"], *(commit for commit in ours["commits"] if commit != about["commits"][-1])]
-    theirs_made, start = starts_of(about), {**starts_of(ours)[-1], "dtype": about["dtype"]}
-    ours["starts"] = theirs_made if start == theirs_made[-1] else [*theirs_made, start]
+    earlier_starts, start = starts_of(about), {**starts_of(ours)[-1], "dtype": about["dtype"]}
+    ours["starts"] = earlier_starts if start == earlier_starts[-1] else [*earlier_starts, start]
     ledger.content["stages"] = taken
     ledger.commit()
     return len(taken)
 
 
 def _only_responses(noted: dict[str, Any]) -> dict[str, Any]:
-    """A stage without its answers, whose training is still to be ended; costs stay with the run that had them."""
+    """A stage's entry without its answers and their costs, marked so that ``end_task`` is still to be run."""
     written_again = {f"expert/{name}" for name in (THRESHOLD, STATE, "expert.json")}
     files = {file: digest for file, digest in noted["trained"]["files"].items() if file not in written_again}
-    said: dict[str, Any] = {
+    responses: dict[str, Any] = {
         kind: {task: {key: block[key] for key in ("start", "end", "sha256")} for task, block in noted[kind].items()}
         for kind in ("remembered", *(f"{kind}_remembered" for kind in EVAL_SETS))
         if kind in noted
     }
-    return {"trained": {**noted["trained"], "files": files, "ended": False}, "answers": {}, **said}
+    return {"trained": {**noted["trained"], "files": files, "ended": False}, "answers": {}, **responses}
