@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -82,8 +82,12 @@ def _ratio_is_enough(method: Mapping[str, Any], config: Mapping[str, Any]) -> bo
     return bool(whole) and max(1, round(method["ratio"] * config["train_size"])) >= method.get("min_negatives", 0)
 
 
-def switched_on(method: Mapping[str, Any]) -> dict[str, Any]:
+def switched_on(method: Mapping[str, Any], left_out: Iterable[str] = ()) -> dict[str, Any]:
     """A method's settings, by former names, without those that are off: a setting added later moves no key of an older run.
+
+    Args:
+        method: the settings.
+        left_out: settings to leave out with those that only they read.
 
     >>> switched_on({"ratio": 0.1, "calibrate_on": 0, "keep": 0.98, "warm_start": "none", "probe": 32})
     {'ratio': 0.1}
@@ -91,6 +95,7 @@ def switched_on(method: Mapping[str, Any]) -> dict[str, Any]:
     off = {name for switch, more in OFF.items() if method.get(switch) in (0, "none") for name in (switch, *more)}
     if method.get("calibrate_on") == TRAIN:
         off.discard("leeway")  # rehearsed negatives are used in place of general instructions
+    off.update(left_out)
     uses = [name for name in GENERAL_USES if name in method]
     if uses and off.issuperset(uses):
         off.add("general_source")

@@ -34,12 +34,9 @@ def _without_tasks(config: dict[str, Any], tasks: int) -> dict[str, Any]:
 
 def _training_settings(config: dict[str, Any], after_training: AbstractSet[str]) -> dict[str, Any]:
     """The settings that trained weights depend on."""
-    method = with_current_names(config)["method"]
-    trained = {"method": {key: value for key, value in method.items() if key not in after_training}}
-    return {
-        **config,
-        "method": switched_on(with_former_names(trained)["method"]),
-    }  # without the settings that these switch off
+    method = with_former_names(config)["method"]
+    left_out = with_former_names({"method": {"_target_": method["_target_"], **dict.fromkeys(after_training)}})
+    return {**config, "method": switched_on(method, left_out=left_out["method"].keys() - {"_target_"})}
 
 
 def trains_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:

@@ -30,7 +30,8 @@ def outcome(directory):
         )
     }
     results = toy.read_results(directory)
-    results["routing"].pop("decided_again_share")  # of what was decided here
+    for name in ("rechecked_share", "decided_again_share"):  # of what was decided here
+        results["routing"].pop(name)
     return {
         **files,
         **{name: results[name] for name in ("matrix", "metrics", "routing", "last_row", "protocols", "config")},
@@ -181,7 +182,7 @@ def test_thresholds_by_training_rows_need_no_rows_that_are_left(base, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "on", "keep", "message"),
+    ("settings", "on", "target_recall", "message"),
     [
         (("method=seqft",), 2, 0.5, "a run of seqft, whose models have no thresholds"),
         (("train_size=3",), 2, 0.5, "was trained on rows of sky that 2 held out would need"),
