@@ -116,7 +116,7 @@ class AdaptedModel(nn.Module):
         """
         config = LoraConfig(
             r=times * self.adapter.rank,
-            lora_alpha=times * self.adapter.alpha,  # type: ignore[arg-type]  # PEFT divides by it: any number serves
+            lora_alpha=times * self.adapter.alpha,  # type: ignore[arg-type]  # PEFT annotates int, but accepts any number
             lora_dropout=self.adapter.dropout,
             target_modules=self.adapter.targets,
             task_type="CAUSAL_LM",

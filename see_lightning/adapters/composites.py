@@ -1,4 +1,4 @@
-"""Composite adapters: weighted sums of LoRA adapters, and dense weight changes. For merging and for full fine-tuning.
+"""Composite adapters: weighted sums of LoRA adapters, and dense changes of the base model's weights.
 
 Letters: R ranks, I and O the sizes of a layer's input and output.
 """

@@ -20,7 +20,7 @@ class KVCache:
 
     Args:
         layers: keys and values of every layer, (B, H, K, D) each.
-        mask_BK: True where a column holds a token of the row; False on padding and on branches that are not chosen. Columns
+        mask_BK: True where a column holds a token of the row; False on padding and on branches not continued. Columns
             are in the order of tokens.
     """
 

@@ -57,7 +57,7 @@ class ChatTemplate:
         self.tokenizer, self.system_prompt, self.arguments = tokenizer, system_prompt, dict(arguments or {})
         try:
             source = tokenizer.get_chat_template().removeprefix("\ufeff")
-        except ValueError as error:  # several templates, of which none is the default
+        except ValueError as error:  # several templates and no default
             raise _failure(error) from error
         self._source = with_date(source, date or datetime.now())
         self._check_arguments()
@@ -142,7 +142,7 @@ class ChatTemplate:
             try:
                 frame = self._render(QUERY, SYSTEM)
             except ConfigError as error:
-                self._render(QUERY, None)  # fails as well if the system prompt is not the cause
+                self._render(QUERY, None)  # raises the template's own error if the system prompt is not the cause
                 raise self._unfit_system_prompt(str(error).rstrip(".")) from error
             if SYSTEM not in frame:
                 raise self._unfit_system_prompt("the chat template drops it")
@@ -214,7 +214,7 @@ def with_date(source: str, date: datetime) -> str:
     forms = {word for word in words if "%" in word}
     dates = json.dumps({form: date.strftime(form) for form in sorted(forms)})
     refused = "it asks for the date in a form that it puts together"
-    # The line break is no part of the template: one behind a block is left out.
+    # The line break after the macro is not part of the prompt: templates drop one after a block.
     return (
         f"{{% macro {NOW}(format) %}}{{% set dates = {dates} %}}{{% if format in dates %}}{{{{ dates[format] }}}}"
         f"{{% else %}}{{{{ raise_exception({refused!r}) }}}}{{% endif %}}{{% endmacro %}}\n{source}"
