@@ -86,9 +86,9 @@ def full(place: str | Path, number: int) -> str:
         place: path that was written.
         number: the system's error number, one of ``FULL``.
     """
-    there = next(path for path in (Path(place), *Path(place).absolute().parents) if path.exists())
+    existing = next(path for path in (Path(place), *Path(place).absolute().parents) if path.exists())
     return (
-        f"{place} cannot be written: {os.strerror(number)}; {shutil.disk_usage(there).free / 1e6:,.0f} MB are free there."
+        f"{place} cannot be written: {os.strerror(number)}; {shutil.disk_usage(existing).free / 1e6:,.0f} MB are free there."
         f" Make room or raise the limit, and give the same command again: what is final is kept."
     )
 

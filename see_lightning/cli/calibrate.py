@@ -118,10 +118,10 @@ def calibrate(
     for name, value in settings.items():
         cfg.method[name] = value
     cfg.paths.runs = str(run_dir.parents[3])  # a run may have been moved since
-    # Queries of its last evaluation, by any command; merged, since a plain assignment would have to be typed.
-    cfg.ood, asked = None, {name: results.get(name, {}).get("asked") for name in ("ood", "variants")}
-    refuse_code(run_dir / "results.json", asked, trust)
-    cfg = cast("DictConfig", OmegaConf.merge(cfg, {name: value for name, value in asked.items() if value}))
+    # OOD queries and variants of its last evaluation; merged, since a plain assignment would have to be typed.
+    cfg.ood, further = None, {name: results.get(name, {}).get("asked") for name in ("ood", "variants")}
+    refuse_code(run_dir / "results.json", further, trust)
+    cfg = cast("DictConfig", OmegaConf.merge(cfg, {name: value for name, value in further.items() if value}))
     _check_same_training(run_dir, cfg, about, on)
     from see_lightning.engine.launch import launch  # late: it imports torch, which takes longer than a refusal should
 

@@ -1,4 +1,4 @@
-"""The one place where a config becomes an object: the arguments are checked before the class is called."""
+"""Building of objects from config nodes; the arguments are checked before the class is called."""
 
 import inspect
 from types import UnionType
@@ -14,24 +14,24 @@ METHOD_GIVEN = ("setup",)  # arguments that a method gets in addition to its set
 
 
 class NotImportable(ConfigError):
-    """A ``_target_`` names what Python cannot import."""
+    """Python cannot import the class or function of a ``_target_``."""
 
 
 def target_of(node: Any) -> Any:
-    """The class or function that a config node names by ``_target_``.
+    """The class or function of a config node's ``_target_``.
 
     Raises:
-        NotImportable: there is none of this name, or its module fails.
+        NotImportable: it does not exist, or its module raises an error.
     """
     name = str(node["_target_"])
     try:
         return _locate(name)
-    except (ImportError, ValueError) as error:  # its module may fail with any error, which is the cause of the first
+    except (ImportError, ValueError) as error:  # a module may raise any error, which is then the cause
         cause = error.__cause__ or error
-        told = next(iter(str(cause).splitlines()), "").rstrip(".")
-        told = told if isinstance(cause, ImportError | AttributeError) else f"{type(cause).__name__}: {told}"
+        reason = next(iter(str(cause).splitlines()), "").rstrip(".")
+        reason = reason if isinstance(cause, ImportError | AttributeError) else f"{type(cause).__name__}: {reason}"
         raise NotImportable(
-            f"{name} cannot be imported: {told}. If it is your own, let Python find it: PYTHONPATH=DIR."
+            f"{name} cannot be imported: {reason}. If it is your own, let Python find it: PYTHONPATH=DIR."
         ) from error
 
 

@@ -56,8 +56,8 @@ def fill(document: str, folder: Path) -> tuple[str, list[Path]]:
         if kind not in KINDS:
             raise Refusal(f"there is no table {kind!r}; there are {', '.join(KINDS)}.{nearest(kind, KINDS)}")
         if order not in orders:
-            there = f"there are {', '.join(orders)}" if orders else "it holds none at all"
-            raise Refusal(f"{folder} holds no run of order {order!r}; {there}.{nearest(order, orders)}")
+            known = f"there are {', '.join(orders)}" if orders else "it holds none at all"
+            raise Refusal(f"{folder} holds no run of order {order!r}; {known}.{nearest(order, orders)}")
         if kind == "scores":
             shown.add(order)
         if mark["sets"] and kind != "foreign":

@@ -45,8 +45,8 @@ def machine(config: Mapping[str, Any], runs: Path, own: Iterable[str] = ()) -> d
     found: dict[str, str] = {}
     for place, name in places:
         if place:
-            there = os.path.expanduser(place)
-            for form in (place, there, os.path.normpath(there), os.path.abspath(there), os.path.realpath(there)):
+            path = os.path.expanduser(place)
+            for form in (place, path, os.path.normpath(path), os.path.abspath(path), os.path.realpath(path)):
                 found.setdefault(form.rstrip("/"), name)
     host = socket.gethostname()
     if re.search(r"[\d.-]", host):  # a name without these may be a word of the results

@@ -136,17 +136,17 @@ def compare(runs: Iterable[Run], unfinished: Sequence[Path] = ()) -> Comparison:
 
 def _tell_apart(groups: Iterable[tuple[Run, ...]]) -> tuple[list[Group], set[str]]:
     """The groups, and the settings in which groups of one order differ, without those of methods."""
-    ordered: dict[str, list[Run]] = {}
-    alike: dict[tuple[str, str, float | None], list[tuple[Run, ...]]] = {}
+    by_order: dict[str, list[Run]] = {}
+    by_label: dict[tuple[str, str, float | None], list[tuple[Run, ...]]] = {}
     for runs in groups:
-        ordered.setdefault(runs[0].order, []).append(runs[0])
-        alike.setdefault((runs[0].order, runs[0].method, runs[0].ratio), []).append(runs)
-    made = []
-    for some in alike.values():
-        apart = tuple(sorted(_differing([runs[0] for runs in some])))
-        made += [Group(runs, apart) for runs in some]
-    found = {name for firsts in ordered.values() for name in _differing(firsts) if not name.startswith("method.")}
-    return made, found
+        by_order.setdefault(runs[0].order, []).append(runs[0])
+        by_label.setdefault((runs[0].order, runs[0].method, runs[0].ratio), []).append(runs)
+    result = []
+    for same_label in by_label.values():
+        differing = tuple(sorted(_differing([runs[0] for runs in same_label])))
+        result += [Group(runs, differing) for runs in same_label]
+    names = {name for firsts in by_order.values() for name in _differing(firsts) if not name.startswith("method.")}
+    return result, names
 
 
 def _differing(runs: Sequence[Run]) -> Iterator[str]:

@@ -69,17 +69,17 @@ def _labels(groups: Sequence[Group]) -> list[str]:
     """Labels: method and ratio; for equal ones also the overrides in which they differ, or for one command the settings."""
     labels = []
     for group in groups:
-        alike = [other for other in groups if _short(other.first) == _short(group.first)]
-        shared = set.intersection(*(set(_typed(other)) for other in alike))
-        same = [other.first for other in alike if _typed(other) == _typed(group)]
+        namesakes = [other for other in groups if _short(other.first) == _short(group.first)]
+        shared = set.intersection(*(set(_typed(other)) for other in namesakes))
+        same = [other.first for other in namesakes if _typed(other) == _typed(group)]
         # The tasks of a figure's groups are the same.
-        apart = [
+        settings = [
             f"{name} {setting(group.first, name)}" for name in group.apart
             if name != "order.tasks" and len({str(setting(run, name)) for run in same}) > 1
         ]  # fmt: skip
         own = shlex.join(word for word in _typed(group) if word not in shared)
-        difference = own if len(same) == 1 else ", ".join(apart)
-        labels.append(", ".join(filter(None, [_short(group.first), difference if len(alike) > 1 else ""])))
+        difference = own if len(same) == 1 else ", ".join(settings)
+        labels.append(", ".join(filter(None, [_short(group.first), difference if len(namesakes) > 1 else ""])))
     return [
         f"{label}, {group.first.key}" if labels.count(label) > 1 else label
         for label, group in zip(labels, groups, strict=True)
