@@ -1,4 +1,4 @@
-"""The hold of one process on a run directory, so that no two processes write there at the same time."""
+"""The lock on a run directory: only one process writes there at a time."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from see_lightning.files.writing import write_text
 
 
 class Hold:
-    """A run directory as one process holds it, from ``take`` to ``release``.
+    """A lock that one process holds on a run directory, from ``take`` to ``release``.
 
     Args:
         directory: of the run.
@@ -21,11 +21,11 @@ class Hold:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._lock = filelock.FileLock(directory / ".lock")
-        #: The directory and its lock: as long as they are open, no other file gets their inodes.
+        #: Descriptors of the directory and its lock file. While they are open, no other file can have these inodes.
         self._opened: dict[Path, int] = {}
 
     def take(self) -> None:
-        """Lock the directory, which is there.
+        """Lock the directory, which must exist.
 
         Raises:
             LedgerError: another process holds it.
@@ -46,14 +46,14 @@ class Hold:
             raise
 
     def release(self) -> None:
-        """Let other processes hold the directory."""
+        """Unlock the directory."""
         for opened in self._opened.values():
             os.close(opened)
         self._opened = {}
         self._lock.release()
 
     def is_taken(self) -> bool:
-        """Whether this process holds the directory, and it and its lock still are at their places."""
+        """Whether this process holds the lock, and directory and lock file have not been moved, deleted or replaced."""
         try:
             return bool(self._opened) and all(
                 os.path.samestat(os.fstat(opened), path.stat()) for path, opened in self._opened.items()
@@ -62,10 +62,10 @@ class Hold:
             return False
 
     def check(self) -> None:
-        """Stop before anything is written where another process may be at work by now.
+        """Refuse to write if another process may have locked the directory by now.
 
         Raises:
-            LedgerError: the directory, or the lock in it, is no longer the one that this process took.
+            LedgerError: directory or lock file is no longer the one that this process locked.
         """
         if not self.is_taken():
             raise LedgerError(
@@ -75,9 +75,9 @@ class Hold:
             )
 
     def _holder(self) -> str:
-        """The process that holds the directory, as it noted itself."""
+        """The process that holds the lock, read from ``.lock-holder``."""
         try:
-            told = file_bytes(self.directory / ".lock-holder").decode()
+            holder = file_bytes(self.directory / ".lock-holder").decode()
         except (OSError, ValueError):
-            told = ""
-        return told if re.fullmatch(r"process \d+ on [\w.-]+", told) else "another process"
+            holder = ""
+        return holder if re.fullmatch(r"process \d+ on [\w.-]+", holder) else "another process"

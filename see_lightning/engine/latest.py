@@ -1,27 +1,26 @@
-"""Which run a user means: its folder, one that holds no other run, or the one that was finished last."""
+"""Finds the run directory for a path: of a run, of a folder with a single run, or ``latest`` in a folder of runs."""
 
 from pathlib import Path
 
 from see_lightning.errors import Refusal
 from see_lightning.reporting.runs import find_runs
 
-LATEST = "latest"  # runs/pocket_5/see/latest, which is no folder
-SHOWN = 5  # runs that a refusal names
+LATEST = "latest"  # as in runs/pocket_5/see/latest; no folder of this name exists
+SHOWN = 5  # most runs that a refusal lists
 
 
 def find_run(path: str | Path) -> Path:
-    """The directory of the run that a path means.
+    """The run directory for a path.
 
     Args:
-        path: of a run's directory; of a folder that holds this run alone, such as ``runs/<order>/<method>/<key>``; or of a
-            folder of runs with ``/latest`` behind it, for the one whose results are newest, or if none is finished, the one
-            that went on last.
+        path: a run directory; a folder with a single run, such as ``runs/<order>/<method>/<key>``; or a folder of runs
+            followed by ``/latest``: the run with the newest results, or if none is finished, with the newest ledger.
 
     Returns:
-        The directory. A path that holds no run is returned as it is: what needs a run tells so.
+        The directory. A path without a run is returned unchanged; the caller refuses it.
 
     Raises:
-        Refusal: several runs may be meant, or there is none.
+        Refusal: the folder holds several runs, or ``latest`` is asked for where there is none.
     """
     path = Path(path)
     if (path / "ledger.json").exists():

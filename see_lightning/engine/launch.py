@@ -1,4 +1,4 @@
-"""One command from its configuration to ``results.json``: find the run directory, run or resume, report."""
+"""``see-lightning run``: finds the run directory, starts or resumes the run, and prints its report."""
 
 import logging
 import sys
@@ -31,7 +31,7 @@ from see_lightning.reporting.runs import read_results
 
 
 def find(cfg: DictConfig, config: RunConfig) -> Found:
-    """Where this experiment lives, however its command was spelt and wherever its data lie; see ``find_run``."""
+    """Find the directory of an experiment by its settings and inputs, see ``engine.find.find_run``."""
 
     @cache
     def digests() -> dict[str, str]:
@@ -41,19 +41,19 @@ def find(cfg: DictConfig, config: RunConfig) -> Found:
 
 
 def run_directory(cfg: DictConfig, config: RunConfig) -> Path:
-    """The folder of a run, ``runs/<order>/<method>/<key>/seed=<n>``."""
+    """The directory of a run, ``runs/<order>/<method>/<key>/seed=<n>``."""
     return find(cfg, config).directory
 
 
 def launch(cfg: DictConfig, command: str) -> Path:
     """Run, resume or report one experiment, and print the path of its ``results.json`` as the last line.
 
-    The processes of a run may be started from outside, all of them (``torchrun``, ``srun``); if not, they are started here,
-    from the composed config, so that each job of a multirun has its own.
+    Several ranks are started by ``torchrun`` or ``srun``, or else here: each gets the composed config in a file, which
+    differs between the jobs of a multirun.
 
     Args:
         cfg: the composed config.
-        command: as it was typed, for the record.
+        command: as it was typed; recorded in the ledger.
 
     Raises:
         ConfigError: a setting cannot be used.
@@ -72,13 +72,13 @@ def launch(cfg: DictConfig, command: str) -> Path:
     except Refusal:
         if here is None or here.rank == 0:
             raise
-        raise leave_quietly() from None  # the first rank reads the same, and tells of it
+        raise leave_quietly() from None  # the first rank raises the same refusal and prints it
     if here:
         check_size(here, wanted)
     elif wanted == 1:
         here = Place(0, 1, 0)
-    leads = here is None or here.rank == 0
-    if finished and leads:
+    is_first = here is None or here.rank == 0
+    if finished and is_first:
         bring_up_to_date(cfg, found)
         check_template(config, Ledger(found.directory).read())
     elif not finished:
@@ -88,7 +88,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
             _start_ranks(cfg, command, wanted)
             return path
         _run(cfg, config, found, command, join(here, gpu=on_gpu(cfg)) if wanted > 1 else Ranks())
-    if leads:
+    if is_first:
         results = read_results(path)
         with well_shaped(path):
             print_report(results, Console(), config.protocol)
@@ -97,7 +97,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
 
 
 def _run(cfg: DictConfig, config: RunConfig, found: Found, command: str, ranks: Ranks) -> None:
-    """Do this rank's part of a run, and end with one line from one rank where it cannot be done."""
+    """Run this rank's session; of all refusals only one is printed, by the first rank."""
     _quiet()
     try:
         with room_needed(found.directory):
@@ -106,16 +106,16 @@ def _run(cfg: DictConfig, config: RunConfig, found: Found, command: str, ranks: 
         if ranks.first:
             raise
         if isinstance(end, Refusal) and not isinstance(end, Echo):
-            ranks.publish_error(f"rank {ranks.rank}: {end}")  # of its own, such as a full disk
+            ranks.publish_error(f"rank {ranks.rank}: {end}")  # this rank's own, such as a full disk
         raise leave_quietly() from None
     except RuntimeError as error:
-        if ranks.first and (word := ranks.peer_error()):  # what failed is the talk with that rank
-            raise Refusal(word) from error
+        if ranks.first and (reason := ranks.peer_error()):  # a collective operation failed because that rank ended
+            raise Refusal(reason) from error
         raise
 
 
 def _check_shardable(cfg: DictConfig) -> None:
-    """Refuse a base model in parts to a method that needs it whole, or was not tried without."""
+    """Refuse a sharded base model for a method that does not declare that it supports one."""
     method = method_class(cfg.method)
     if cfg.trainer.get("strategy") == FSDP_BASE and not method.traits.shardable:
         raise ConfigError(
@@ -125,7 +125,7 @@ def _check_shardable(cfg: DictConfig) -> None:
 
 
 def _start_ranks(cfg: DictConfig, command: str, wanted: int) -> None:
-    """Run every rank in a process of its own on this machine; they report by themselves."""
+    """Run every rank in a process of its own on this machine; the first of them prints the report."""
     if cfg.trainer.get("num_nodes", 1) > 1:
         raise ConfigError(
             f"trainer.num_nodes={cfg.trainer.num_nodes}: processes on other nodes are started by srun or torchrun;"
@@ -140,7 +140,7 @@ def _start_ranks(cfg: DictConfig, command: str, wanted: int) -> None:
 
 
 def _quiet() -> None:
-    """Leave out what Lightning says about machines and workers; what matters is told by the run itself."""
+    """Silence notices of libraries about hardware and data loaders, and the progress bars of transformers."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     transformers.logging.disable_progress_bar()
     for message in (

@@ -1,6 +1,6 @@
-"""The ledger of a run: what is finished, by one atomic act each, so a run may be killed at any moment.
+"""The ledger of a run: the record of finished work, updated atomically, so that a run may be killed at any moment.
 
-``ledger.json`` names every file that is final, with its sha256. What it does not name does not count and is made anew.
+``ledger.json`` names every final file with its sha256. Work that it does not name is repeated.
 """
 
 import hashlib
@@ -29,12 +29,10 @@ from see_lightning.files.writing import (
 )
 
 OOD = "ood"
-REMEMBERED, FORCED = (
-    "remembered",
-    "transfer_remembered",
-)  # said of their own accord, and because they were told to answer
+#: Kinds of cached responses: to queries that experts decide on, and the answers that ``transfer`` has each expert give.
+REMEMBERED, FORCED = "remembered", "transfer_remembered"
 EVAL_SETS = (OOD, *VARIANTS)  # names of the eval sets beside the run's own
-#: What a run keeps in its directory; anything else there is the user's.
+#: Files and folders of a run in its directory; all others are the user's.
 OURS = (
     *("config.yaml", "ledger.json", "rows.json", "matrix.csv", "report.html", "results.json", "tasks", "wandb"),
     *("study.json", "perplexity.json", "transfer.json", "harness.json", ".lock-holder", ".lock"),
@@ -42,28 +40,28 @@ OURS = (
 
 
 def _is_below(name: str) -> bool:
-    """Whether a name, of a file or with its folders, leads nowhere but further down."""
+    """Whether a relative path stays within its folder."""
     return name.isprintable() and bool(name) and not {"", ".", ".."} & set(name.split("/"))
 
 
 def dump(value: Any) -> str:
-    """JSON as the run's files hold it."""
+    """A value as JSON text, in the format of a run's files."""
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 class Ledger:
-    """One run directory, held by one process at a time.
+    """The ledger of one run directory. As a context it locks the directory for this process.
 
-    The directory may lie behind links, and be one if it leads to a run; nothing of ours in it may be one.
+    The directory may be reached through symbolic links, and may be one that leads to a run; a run's files in it may not.
 
     Args:
         directory: of the run; made if missing.
-        writes: False for a rank that only follows: it notes what becomes final, and leaves files and hold to the first.
+        writes: False for a rank that keeps the same content in memory, while the first rank writes and locks.
     """
 
     def __init__(self, directory: Path, *, writes: bool = True) -> None:
         self.directory, self.writes = directory, writes
-        self._made: list[Path] = []  # folders that were not there before, the innermost first
+        self._made: list[Path] = []  # folders that this start created, the innermost first
         self._hold = Hold(directory)
         self.content: dict[str, Any] = {"about": {}, "stages": {}}
 
@@ -71,9 +69,8 @@ class Ledger:
         if not self.writes:
             return self
         self._made = [folder for folder in (self.directory, *self.directory.parents) if not folder.exists()]
-        if not (
-            self.directory / "ledger.json"
-        ).exists():  # a link to a folder of other files would let them be replaced
+        # A link to a folder of other files would let them be replaced.
+        if not (self.directory / "ledger.json").exists():
             refuse_link(self.directory)
         make_folder(self.directory)
         for name in OURS:
@@ -88,10 +85,10 @@ class Ledger:
             raise
 
     def check_held(self) -> None:
-        """Stop before anything is written where another process may be at work by now.
+        """Refuse to write if another process may have locked the directory by now.
 
         Raises:
-            LedgerError: the directory, or the lock in it, is no longer the one that this process took.
+            LedgerError: directory or lock file is no longer the one that this process locked.
         """
         if self.writes:
             self._hold.check()
@@ -104,42 +101,42 @@ class Ledger:
             self._hold.release()
 
     def _abandon(self) -> None:
-        """Leave nothing of a run that was refused at its first start, so that nobody waits for its end."""
+        """Remove the files of a run that was refused at its first start, so that it is not listed as unfinished."""
         if not self._made or not self._hold.is_taken() or Ledger(self.directory).read().content["stages"]:
             return
         for name in OURS:  # the lock last
             path = self.directory / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        with suppress(OSError):  # notes of the user's, or runs of others, are there by now
+        with suppress(OSError):  # a folder with other files stays
             for folder in self._made:
                 folder.rmdir()
 
     def read(self) -> "Ledger":
-        """Take in what is final on disk; reading needs no hold on the directory.
+        """Read ``ledger.json``, which needs no lock.
 
         Raises:
-            LedgerError: the ledger itself is damaged.
+            LedgerError: ``ledger.json`` is damaged.
         """
         path = self.directory / "ledger.json"
         if path.exists():
             self.content = read_file(path)
             with well_shaped(path):
-                strange = [name for name in self._names() if not _is_below(name)]
-                if strange:
-                    raise ValueError(f"{strange[0][:60]!r} is no name of a stage or of its file")
+                invalid = [name for name in self._names() if not _is_below(name)]
+                if invalid:
+                    raise ValueError(f"{invalid[0][:60]!r} is no name of a stage or of its file")
         return self
 
     def _names(self) -> Iterator[str]:
-        """Of stages and their files, as they become parts of paths."""
+        """Names of stages and of their files, which become parts of paths."""
         for name, stage in self.content["stages"].items():
             yield name
             yield from (stage["trained"] or {"files": ()})["files"]
 
     def facts(self) -> dict[str, Any]:
-        """What the run was started with, all that every run notes.
+        """The facts about the run as a whole, with every field that a run of any version has.
 
         Raises:
-            LedgerError: some of it is missing.
+            LedgerError: a field is missing.
         """
         about: dict[str, Any] = self.content["about"]
         with well_shaped(self.directory / "ledger.json"):
@@ -147,19 +144,19 @@ class Ledger:
         return about
 
     def commit(self) -> None:
-        """Make all that was noted since the last commit final, in one act."""
+        """Write all changes of ``content`` to ``ledger.json`` atomically; they are final then."""
         self.write(self.directory / "ledger.json", dump(seal(self.content)))
 
     def write(self, path: Path, text: str) -> None:
-        """Replace a file of the run as a whole; only the rank that writes does so.
+        """Replace a file of the run atomically; does nothing on ranks that do not write.
 
         Args:
             path: of the file, in the directory.
-            text: of the file.
+            text: its new content.
 
         Raises:
-            LedgerError: the directory is no longer held.
-            Refusal: a link is on the way.
+            LedgerError: the directory is no longer locked by this process.
+            Refusal: the path leads through a link.
         """
         if self.writes:
             self.check_held()
@@ -171,7 +168,7 @@ class Ledger:
                 raise
 
     def about(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """What the run was started with; noted at the first start, given back at every later one."""
+        """The facts about the run as a whole: those given here at the first start, the recorded ones at later starts."""
         if not self.content["about"]:
             self.content["about"] = dict(facts)
             self.commit()
@@ -179,16 +176,16 @@ class Ledger:
         return about
 
     def stage(self, name: str) -> dict[str, Any]:
-        """What is noted of a stage: ``trained`` (files, counts, seconds), and by task ``answers`` and ``remembered``."""
+        """The entry of a stage: ``trained`` (files, counts, seconds), and by task ``answers`` and ``remembered``."""
         stage: dict[str, Any] = self.content["stages"].setdefault(name, {"trained": None, "answers": {}})
         return stage
 
     def folder(self, stage: str) -> Path:
-        """Where a stage keeps its files."""
+        """The folder of a stage's files."""
         return self.directory / "tasks" / stage
 
     def begin(self, stage: str) -> Path:
-        """An empty folder for a stage that is about to be trained; what a killed run left there goes."""
+        """Empty the folder of a stage that is about to be trained: a killed run may have left files there."""
         folder = self.folder(stage)
         if not self.writes:
             return folder
@@ -199,7 +196,7 @@ class Ledger:
         return folder
 
     def only_final(self, stage: str, part: str) -> None:
-        """Remove what is not final from a part of a trained stage's folder."""
+        """Remove files that are not final from a subfolder of a trained stage's folder."""
         self.check_held()
         refuse_links(self.folder(stage) / part, self.directory)
         for path in (self.folder(stage) / part).iterdir():
@@ -211,7 +208,7 @@ class Ledger:
 
         Args:
             stage: its name.
-            files: paths within its folder, all on disk by now; those that were final before are taken to be unchanged.
+            files: paths within its folder, already written; those that are final already are not hashed again.
             facts: counts and seconds for the report.
         """
         folder = self.folder(stage)
@@ -225,10 +222,10 @@ class Ledger:
         self.commit()
 
     def verified(self, stage: str) -> Path:
-        """The folder of a trained stage, every file of it checked against its sha256.
+        """The folder of a trained stage, after a check of every file against its sha256.
 
         Raises:
-            LedgerError: a file is missing or is not what was written.
+            LedgerError: a file is missing or was changed.
         """
         folder = self.folder(stage)
         for file, expected in self.stage(stage)["trained"]["files"].items():
@@ -238,12 +235,12 @@ class Ledger:
             if found != expected:
                 raise LedgerError(
                     f"{path} is damaged: sha256 {expected} was written, {found} is there. Put the file back, or delete"
-                    f" {self.directory} to run anew."
+                    f" {self.directory} to run again."
                 )
         return folder
 
     def digest(self) -> str:
-        """sha256 over the data, every trained file and the last answers: what is derived from them belongs to this run."""
+        """sha256 over data, trained files and last answers; stored with measurements of the run to detect outdated ones."""
         stages = self.content["stages"]
         trained = [stage["trained"]["files"] for stage in stages.values() if stage["trained"]]
         *_, last = stages.values()
@@ -254,23 +251,23 @@ class Ledger:
     def note_answers(
         self, stage: str, task: str, blocks: Mapping[str, Sequence[Mapping[str, Any]]], facts: Mapping[str, Any]
     ) -> None:
-        """Append what one task's test split brought to the stage's files; final with the next commit.
+        """Append records of one task's test queries to the stage's files; final with the next commit.
 
         Args:
             stage: its name.
-            task: whose queries were asked.
+            task: name of the task.
             blocks: records by kind: ``answers``, ``remembered``; each kind has a file of its own.
-            facts: counts and seconds for the report; they go with the first kind.
+            facts: counts and seconds for the report, recorded with the first kind.
         """
         for place, (kind, records) in enumerate(blocks.items()):
             final, name = self.stage(stage).setdefault(kind, {}), task
-            while name in final:  # asked once more, with something new: what was final stays so
+            while name in final:  # a later record of the same task; the final one stays unchanged
                 name += "+"
             written = self._append(stage, kind, records) if self.writes else {}
             final[name] = {**(facts if place == 0 else {}), **written}
 
     def _append(self, stage: str, kind: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Write records behind the final ones, and say where they stand."""
+        """Append records to a file behind the final ones, and return their bytes and digest."""
         start = max((block["end"] for block in self.stage(stage).get(kind, {}).values()), default=0)
         block = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
         path = self.folder(stage) / f"{kind}.jsonl"
@@ -278,7 +275,7 @@ class Ledger:
         refuse_links(path, self.directory)
         path.parent.mkdir(parents=True, exist_ok=True)
         if block:
-            append(path, start, block)  # behind it a killed run may have left lines that were never made final
+            append(path, start, block)  # overwrites lines of a killed run that did not become final
         return {"start": start, "end": start + len(block), "sha256": hashlib.sha256(block).hexdigest()}
 
     def answers(
@@ -289,27 +286,27 @@ class Ledger:
         Args:
             stage: its name.
             kind: ``answers`` to the run's own queries, ``ood``, or a variant.
-            digests: of the tasks that count, by name (``Task.asked``); None takes all that were ever asked.
+            digests: ``Task.asked`` by task: only answers to tasks in this state are returned; None returns all.
 
         Raises:
-            LedgerError: the file is not what was written.
+            LedgerError: the file was changed.
         """
         return self._records(stage, kind, digests)
 
     def remembered(self, stage: str, kind: str = REMEMBERED) -> list[dict[str, Any]]:
-        """The responses of frozen experts that were cached at a stage; of two records of one key the later one counts.
+        """The responses of frozen experts that were cached at a stage; of two records with one key the later is valid.
 
         Args:
             stage: its name.
-            kind: ``remembered`` of the run's own queries, ``FORCED``, or ``ood_remembered`` and the like of a variant.
+            kind: ``REMEMBERED`` (the run's own queries), ``FORCED``, ``ood_remembered``, or that of a variant.
 
         Raises:
-            LedgerError: the file is not what was written.
+            LedgerError: the file was changed.
         """
         return self._records(stage, kind)
 
     def knows(self, stage: str, kind: str, task: str, digest: str) -> bool:
-        """Whether a task of a kind was answered after a stage, just so as it is asked now (``Task.asked``)."""
+        """Whether answers of this kind to a task in its present state, the digest ``Task.asked``, are final after a stage."""
         blocks = self.stage(stage).get(kind, {}).values()
         return any(block["task"] == task and block["digest"] == digest for block in blocks)
 
@@ -325,7 +322,7 @@ class Ledger:
                 if hashlib.sha256(lines).hexdigest() != block["sha256"]:
                     raise LedgerError(
                         f"{path} is damaged: the answers to {task!r} (bytes {block['start']} to {block['end']}) are not those"
-                        f" that were written. Put the file back, or delete {self.directory} to run anew."
+                        f" that were written. Put the file back, or delete {self.directory} to run again."
                     )
                 records += read_records(lines, kind, path)
         return records
