@@ -3,7 +3,6 @@
 Letters: P prompts, T tasks, H hidden states.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,38 +61,6 @@ def cosine(states_PH: Tensor, keys_TH: Tensor) -> Tensor:
     [[0.0, 1.0]]
     """
     return 1 - normalize(states_PH, dim=1) @ normalize(keys_TH, dim=1).T
-
-
-class CentroidRouter:
-    """A key for each task, and whose is nearest to a prompt (Soft-TF's prompt id).
-
-    Args:
-        pool: whose base model reads.
-        counts: gets a prefill for every prompt that is told apart.
-    """
-
-    def __init__(self, pool: ExpertPool, counts: Counter[str]) -> None:
-        self.pool, self.counts = pool, counts
-        self.of: dict[str, Tensor] = {}
-        self._embeddings: dict[tuple[int, ...], Tensor] = {}
-
-    def learn(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
-        """Give a task the key of its training prompts."""
-        self.of[task] = direction(embed_prompts(self.pool, prompts))
-
-    def nearest(self, prompt: Sequence[int]) -> str:
-        """The task whose key is nearest to a prompt; there is one."""
-        place = tuple(prompt)
-        if place not in self._embeddings:
-            self._embeddings[place] = embed_prompts(self.pool, [prompt])[0]
-        self.counts["prefills"] += 1  # also if it is remembered, which a run that was killed does not
-        names, found_H = list(self.of), self._embeddings[place]
-        distance_1T = cosine(found_H[None], torch.stack([self.of[name].to(found_H) for name in names]))
-        return names[int(distance_1T.argmin())]
-
-    def nbytes(self) -> int:
-        """Of all keys."""
-        return sum(key.nbytes for key in self.of.values())
 
 
 def mahalanobis(states_PH: Tensor, means_TH: Tensor, covariance_HH: Tensor) -> Tensor:

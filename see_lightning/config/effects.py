@@ -113,6 +113,7 @@ OWN = {
     "data.resample": "method.resample",
     "data.min_negatives": "method.min_negatives",
     "data.calibrate_on": "method.calibrate_on",
+    "method.task_id": "router",
 }
 
 

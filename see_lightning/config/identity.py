@@ -39,6 +39,8 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     config = with_former_names(config)
     kept = {name: part for name, part in config.items() if name not in NUISANCE}
+    if kept.get("router") is None:  # of the method's own router, the method's settings tell
+        kept.pop("router", None)
     # Like the ratio, these enter through the methods that rehearse.
     kept["data"] = {name: value for name, value in config["data"].items() if name not in REHEARSAL}
     targets = config["adapter"]["targets"]

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from see_lightning.errors import ConfigError, nearest
 
-METHOD_GIVEN = ("setup",)  # arguments that a method gets in addition to its settings
+METHOD_GIVEN, ROUTER_GIVEN = ("setup",), ("method",)  # arguments that a method and a router get in addition to settings
 
 
 class NotImportable(ConfigError):

@@ -26,7 +26,7 @@ from see_lightning.config.schema import AdapterConfig, RunConfig
 from see_lightning.config.search_path import is_group, options
 from see_lightning.errors import ConfigError
 
-MAY_BE_NULL = ("experiment", "debug")  # optional groups
+MAY_BE_NULL = ("experiment", "debug", "router")  # optional groups
 _PARSER = OverridesParser.create()
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _NAMES = {"inf": float("inf"), "nan": float("nan"), "null": None, "true": True, "false": False}
@@ -122,10 +122,10 @@ def _fit(key: str, value: Any) -> Any:
     stems = sorted({path.stem for path in options(name)})
     if isinstance(value, str) and value not in stems:
         value = current_value(name, value)
-    if (nothing or value is False) and "none" in stems:
-        return "none"
     if nothing and name in MAY_BE_NULL:
         return None
+    if (nothing or value is False) and "none" in stems:
+        return "none"
     if nothing or not isinstance(value, str | QuotedString | list):
         raise ConfigError(f"{name} must be one of {', '.join(stems)}; got {_written(value)}.")
     return value

@@ -247,6 +247,7 @@ class RunConfig:
     indicators: IndicatorConfig = field(default_factory=IndicatorConfig)
     trainer: Any = MISSING
     logger: Any = None
+    router: Any = None  # null: the method's own
     ood: OodConfig | None = None
     variants: list[str] = field(default_factory=list)  # of the test queries: input_only, paraphrased
     paths: PathsConfig = field(default_factory=PathsConfig)

@@ -19,7 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from see_lightning.config.instantiate import METHOD_GIVEN, NotImportable, bind
+from see_lightning.config.instantiate import METHOD_GIVEN, ROUTER_GIVEN, NotImportable, bind
 from see_lightning.config.schema import RunConfig
 from see_lightning.config.search_path import CONF
 from see_lightning.config.validation import typed, validate
@@ -29,9 +29,14 @@ from see_lightning.files.run_files import LedgerError, check
 
 LARGEST, DEPTH, NODES = 1_000_000, 32, 100_000  # bytes; depth of nesting; number of mappings, lists and values
 SEAL = "# sha256: "  # begins the last line
-BASES = ("see_lightning.methods.method.Method", "see_lightning.data.reader.Reader")
+BASES = (
+    "see_lightning.methods.method.Method",
+    "see_lightning.data.reader.Reader",
+    "see_lightning.routing.router.Router",
+)
 SHAPE = {
     "method": {"_target_": str},
+    "router?": ({"_target_": str}, None),
     "order": dict,
     "benchmark": {"_target_": str, "reader": {"_target_": str}, "tasks": {str: (dict, None)}},
     "model": dict,
@@ -190,6 +195,8 @@ def _bind(path: Path, cfg: DictConfig) -> None:
         (cfg.method, METHOD_GIVEN),
         *((node, ()) for benchmark in benchmarks for node in (benchmark, benchmark.reader)),
     ]
+    if cfg.router is not None:
+        nodes.append((cfg.router, ROUTER_GIVEN))
     for node, given in nodes:
         try:
             bind(node, *given)

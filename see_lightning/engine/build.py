@@ -20,6 +20,7 @@ from see_lightning.config.instantiate import instantiate
 from see_lightning.config.schema import LLAMA_TARGETS, VARIANTS, RunConfig
 from see_lightning.data.checks import RowChecks
 from see_lightning.engine.contents import shipped_names
+from see_lightning.engine.router import build_router
 from see_lightning.errors import ConfigError, DataError, listed, nearest
 from see_lightning.evaluation.references import score_notices
 from see_lightning.evaluation.scores import score_fn
@@ -299,6 +300,7 @@ def build_method(
     )
     setup = Setup(pool, template, config.optim, config.seed, rank, ranks)
     method: Method = instantiate(cfg.method, setup=setup)
+    build_router(cfg, method)
     return method
 
 

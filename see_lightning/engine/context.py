@@ -15,6 +15,7 @@ from see_lightning.engine.distributed import Ranks
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.made_from import taken_up
 from see_lightning.engine.preemption import Preempted, StopSignal
+from see_lightning.engine.router import restore_expert
 from see_lightning.engine.stages import OWN, EvalSet, Stage
 from see_lightning.engine.tracking import Tracker
 from see_lightning.evaluation.evaluate import put_back
@@ -104,7 +105,7 @@ class RunContext:
             if stage.task:
                 folder = self.ledger.verified(stage.name) / "expert"
                 with taken_up(self.ledger, stage.name, self.settings.facts):
-                    method.restore(stage.task.name, folder)
+                    restore_expert(method, stage.task.name, folder)
         self._to_restore.clear()
         return method
 

@@ -16,6 +16,7 @@ from see_lightning.engine.find import check_model
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import REMEMBERED, Ledger, LedgerError
 from see_lightning.engine.made_from import check_prompts, taken_up
+from see_lightning.engine.router import restore_expert
 from see_lightning.errors import ConfigError, listed, nearest
 from see_lightning.evaluation.evaluate import put_back, remembered
 from see_lightning.methods.method import ExpertMethod, Method
@@ -248,7 +249,7 @@ def load_method(
         if stage["trained"] and stage["trained"].get("ended", True):
             folder = ledger.verified(name) / "expert"
             with taken_up(ledger, name, facts):
-                method.restore(name.partition("-")[2], folder)
+                restore_expert(method, name.partition("-")[2], folder)
     return method
 
 

@@ -1,4 +1,7 @@
-"""Takes over finished stages of another run: all of them for a longer task list, the trained weights for new thresholds."""
+"""Takes over finished stages of another run.
+
+All of them for a longer task list; the trained weights for another router or new thresholds.
+"""
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -14,6 +17,7 @@ from see_lightning.engine.find import Compared, comparable, compare
 from see_lightning.engine.ledger import EVAL_SETS, Ledger, LedgerError
 from see_lightning.engine.made_from import check_same_prompts
 from see_lightning.engine.record import starts_of
+from see_lightning.engine.router import FILE as ROUTER
 from see_lightning.engine.stages import Stage
 from see_lightning.errors import listed
 from see_lightning.files.writing import copy_folder, refuse_links
@@ -34,9 +38,10 @@ def _without_tasks(config: dict[str, Any], tasks: int) -> dict[str, Any]:
 
 def _training_settings(config: dict[str, Any], after_training: AbstractSet[str]) -> dict[str, Any]:
     """The settings that trained weights depend on."""
+    rest = {key: value for key, value in config.items() if key != "router"}
     method = with_former_names(config)["method"]
     left_out = with_former_names({"method": {"_target_": method["_target_"], **dict.fromkeys(after_training)}})
-    return {**config, "method": switched_on(method, left_out=left_out["method"].keys() - {"_target_"})}
+    return {**rest, "method": switched_on(method, left_out=left_out["method"].keys() - {"_target_"})}
 
 
 def trains_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
@@ -160,7 +165,7 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
 
 def _only_responses(noted: dict[str, Any]) -> dict[str, Any]:
     """A stage's entry without its answers and their costs, marked so that ``end_task`` is still to be run."""
-    written_again = {f"expert/{name}" for name in (THRESHOLD, STATE, "expert.json")}
+    written_again = {f"expert/{name}" for name in (THRESHOLD, STATE, ROUTER, "expert.json")}
     files = {file: digest for file, digest in noted["trained"]["files"].items() if file not in written_again}
     responses: dict[str, Any] = {
         kind: {task: {key: block[key] for key in ("start", "end", "sha256")} for task, block in noted[kind].items()}

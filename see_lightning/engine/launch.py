@@ -22,6 +22,7 @@ from see_lightning.engine.find import Found, find_run
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.preemption import ended_at_once, leave_quietly
 from see_lightning.engine.report_again import bring_up_to_date, check_template, is_finished
+from see_lightning.engine.router import settle_router
 from see_lightning.engine.session import Session
 from see_lightning.errors import ConfigError, Refusal, room_needed
 from see_lightning.files.run_files import well_shaped
@@ -65,6 +66,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
     try:
         with ended_at_once():
             settle_targets(cfg, config)
+            settle_router(cfg, config)
             with room_needed(Path(config.paths.runs)):
                 found = find(cfg, config)
             path = found.directory / "results.json"

@@ -15,6 +15,7 @@ from see_lightning.engine.contents import ood_digests, placed
 from see_lightning.engine.ledger import OOD
 from see_lightning.engine.method_costs import HOOKS, STEP_HOOKS
 from see_lightning.engine.record import starts_of
+from see_lightning.engine.router import router_class, router_name
 from see_lightning.engine.run_data import RunData
 from see_lightning.evaluation.continual import continual_metrics
 from see_lightning.evaluation.last_row import last_row
@@ -35,7 +36,7 @@ def collect(run: RunData) -> dict[str, Any]:
     """
     results = _origin(run) | _scores(run)
     results |= _storage(run) | _assigned(run) | _method_report(run)
-    if run.method.traits.has_experts and not run.method.is_told(run.cfg.method):
+    if run.method.traits.has_experts and not router_class(run.cfg).needs_task:
         results |= _routing(run, results.get("given"))
     if run.cfg.method.get("warm_start", "none") != "none":
         results["warm_start"] = [stage["parent"] for stage in run.trained]
@@ -67,6 +68,7 @@ def _origin(run: RunData) -> dict[str, Any]:
         "versions": about["versions"],
         "seed": run.config.seed,
         "method": method_name(run.cfg),
+        "router": router_name(run.cfg),
         "ratio": run.cfg.method.get("ratio"),
         "model": model_id(run.config.model),
         "dtype": about["dtype"],
@@ -237,7 +239,7 @@ def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
         for (task, expert), z in zip(results.get("given", {}).items(), results.get("z", []), strict=True)
         if task != expert
     ]
-    if run.method.traits.learns_refusals:
+    if run.method.traits.learns_refusals and "routing" in results:
         notices += misrouted(
             results["routing"],
             ratio=run.cfg.method.get("ratio", 0.0),

@@ -28,6 +28,7 @@ from see_lightning.engine.loop import run_stages
 from see_lightning.engine.made_from import date_of
 from see_lightning.engine.preemption import STOPPED, Preempted, StopSignal, exit_code
 from see_lightning.engine.results import collect, keep_earlier
+from see_lightning.engine.router import check_prompts_suffice
 from see_lightning.engine.run_data import RunData
 from see_lightning.engine.stages import EvalSet, Stage, plan_eval_sets, plan_stages
 from see_lightning.engine.start import start_run
@@ -134,6 +135,7 @@ class Session:
         def read() -> tuple[list[Task], dict[str, list[Task]]]:
             with stop_signal.at_once():
                 tasks = build_tasks(cfg, config, template)
+                check_prompts_suffice(cfg, tasks)
                 ood_tasks = told_apart(build_ood(cfg, config, template), tasks)
                 return tasks, {OOD: ood_tasks, **build_variants(cfg, config, template, tasks)}
 

@@ -142,7 +142,11 @@ def _take_over(
         console.print(f"note: nothing is taken over from {earlier.directory}: {edited} changed since")
     elif earlier:
         taken = adopt(ledger, growing, earlier.directory, answers_too=earlier.answers_too)
-        what = "growing: {} finished stages" if earlier.answers_too else "thresholds anew: {} trained stages"
+        what = (
+            "growing: {} finished stages"
+            if earlier.answers_too
+            else "other thresholds or another router: {} trained stages"
+        )
         console.print(f"{what.format(taken)} taken over from {earlier.directory}")
 
 

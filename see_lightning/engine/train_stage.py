@@ -21,6 +21,7 @@ from see_lightning.engine.expert_file import write_expert_file
 from see_lightning.engine.ledger import dump
 from see_lightning.engine.method_costs import MethodCosts, of_all_ranks
 from see_lightning.engine.pages import kept_pages
+from see_lightning.engine.router import learn_route, save_expert, storage_of
 from see_lightning.engine.stages import Stage
 from see_lightning.errors import ConfigError, Refusal
 from see_lightning.files.writing import write_text
@@ -85,7 +86,7 @@ class TrainStage:
         facts = self._facts(examples, throughput, seconds) | ({"assigned": asdict(assigned)} if assigned else {})
         if context.ranks.first:
             context.ledger.check_held()
-            method.save(self.task.name, self.folder / "expert")
+            save_expert(method, self.task.name, self.folder / "expert")
         self._commit(facts)
         began = f"begun as {method.parent}, " if method.parent else ""
         context.console.print(
@@ -120,13 +121,13 @@ class TrainStage:
         method = self.context.method
         if self.context.ranks.first:
             write_examples(self.folder / "examples.jsonl", [])
-            method.save(self.task.name, self.folder / "expert")
+            save_expert(method, self.task.name, self.folder / "expert")
         nothing = dict.fromkeys(("examples", "rehearsed", "negatives", "steps", "tokens", "computed"), 0)
         facts = {
             "loss": None,
             "seconds": round(self.costs.seconds("assign"), 3),
             "hooks": self._hooks(),
-            "storage": method.storage(),
+            "storage": storage_of(method),
             **self._report(),
         }
         self._commit({**nothing, **facts, "assigned": asdict(assigned)})
@@ -218,6 +219,7 @@ class TrainStage:
         method = self.context.method
         with self.costs.of("end_task"), _at_rest(method):
             method.end_task(self.task, self.context.memory)
+            learn_route(method, self.task)
 
     def _facts(self, examples: Sequence[Example], throughput: Throughput, seconds: float) -> dict[str, Any]:
         """The facts that the ledger keeps of the training, over all ranks."""
@@ -232,7 +234,7 @@ class TrainStage:
             "loss": round(loss / ranks.size, 6),
             "seconds": round(self.costs.seconds("assign") + seconds, 3),
             "hooks": self._hooks(),
-            "storage": method.storage(),
+            "storage": storage_of(method),
             "parent": method.parent,
             **self._report(),
         }
@@ -279,7 +281,7 @@ class TrainStage:
         if context.ranks.first:
             copy = self.folder / "expert.anew"
             shutil.rmtree(copy, ignore_errors=True)  # of a run that was killed here
-            context.method.save(self.task.name, copy)
+            save_expert(context.method, self.task.name, copy)
             for file in copy.iterdir():
                 if f"expert/{file.name}" not in trained["files"]:  # what is final, such as the weights, stays untouched
                     file.replace(expert / file.name)
@@ -288,6 +290,8 @@ class TrainStage:
         facts |= self._report()
         before = trained.get("hooks", {})
         facts["hooks"] = {unit: {**before.get(unit, {}), **part} for unit, part in self._hooks().items()}
+        if facts.get("storage"):
+            facts["storage"] = storage_of(context.method)
         self._commit(facts)
         context.console.print(f"{self.title}: trained before, ended again")
 

@@ -1,5 +1,7 @@
 """No training at all: what the base model answers by itself."""
 
+from typing import ClassVar
+
 from see_lightning.methods.method import Answer, Method
 from see_lightning.methods.setup import Traits
 from see_lightning.tasks.batches import Queries
@@ -11,6 +13,7 @@ class Base(Method):
     """The floor; it never changes, so one evaluation holds for every stage."""
 
     traits = Traits(schedule="frozen")
+    ADAPTER: ClassVar[str | None] = None
 
     def begin_task(self, task: Task, memory: Memory) -> None:
         """Nothing is trained."""
@@ -19,7 +22,3 @@ class Base(Method):
         """The base model's own words."""
         decoded = self.generate(None, queries)
         return [self.to_answer(id_, row, "base") for id_, row in zip(queries.ids, decoded, strict=True)]
-
-    def route(self, queries: Queries) -> list[str | None]:
-        """The base model."""
-        return [None] * len(queries)

@@ -6,30 +6,32 @@ task has chosen. PAPERS.md says what was inferred, since the paper masks whole n
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from see_lightning.config.checks import one_of, within
-from see_lightning.methods.method import ExpertMethod
+from see_lightning.config.checks import within
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.methods.subnetworks.masks import favouring
 from see_lightning.methods.subnetworks.mixture import MaskScores, TrainableSubnetwork
 from see_lightning.methods.subnetworks.shared_adapter import SharedAdapter
 from see_lightning.methods.subnetworks.sub_experts import SubExperts
+from see_lightning.methods.task_id import TaskIdMethod
 from see_lightning.methods.training import learning_rate_share
 from see_lightning.methods.warm_start import WarmStart
+from see_lightning.routing.centroid import Centroid
+from see_lightning.routing.oracle import Oracle
+from see_lightning.routing.router import Router
 from see_lightning.seeds import seed
-from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
 ADAPTER = "shared"
 
 
-class ExSSNeT(ExpertMethod):
+class ExSSNeT(TaskIdMethod):
     """Each task is a mask over the adapter; what earlier tasks use stays as it is, and may be used again.
 
     Args:
@@ -44,7 +46,9 @@ class ExSSNeT(ExpertMethod):
             the base model.
     """
 
-    traits = Traits(has_experts=True, shardable=False, after_training=frozenset({"task_id"}))
+    traits = Traits(has_experts=True, router=Oracle, shardable=False, after_training=frozenset({"task_id"}))
+    #: By the values of ``task_id``, the routers that they mean.
+    TASK_ID: ClassVar[dict[str, type[Router]]] = {"given": Oracle, "key": Centroid}
 
     def __init__(
         self,
@@ -57,18 +61,16 @@ class ExSSNeT(ExpertMethod):
         probe: int,
         task_id: str,
     ) -> None:
-        super().__init__(setup)
+        super().__init__(setup, task_id)
         within("method.density", density, 0.001, 1)
         within("method.score_share", score_share, 0, 1)
         within("method.score_lr", score_lr, 0)
-        one_of("method.task_id", task_id, ("given", "key"))
         self.density, self.score_share, self.score_lr = density, score_share, score_lr
         self.warm_start = WarmStart(warm_start, probe)
-        self.task_id, self.needs_task_id = task_id, task_id == "given"
         self.learning: TrainableSubnetwork | None = None
         self.shared: SharedAdapter | None = None
         self._choosing_steps = 0
-        self.parts = SubExperts(self.pool, self.counts)
+        self.parts = SubExperts(self.pool, self.keys)
 
     # ------------------------------------------------------------------------------------------ one task
 
@@ -145,12 +147,6 @@ class ExSSNeT(ExpertMethod):
         if self.shared is None:
             self.shared = SharedAdapter(self.pool, ADAPTER, self.weights_seed(ADAPTER), draw_up=True)
         return self.shared
-
-    # ------------------------------------------------------------------------------------------ answering
-
-    def route(self, queries: Queries) -> list[str | None]:
-        """The mask of each query's task, given or inferred; the base model where nothing was learned."""
-        return self.parts.given(queries.tasks) if self.task_id == "given" else self.parts.nearest(queries.prompts)
 
     # ------------------------------------------------------------------------------------------ what is kept
 

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,12 +21,13 @@ from transformers import GenerationConfig, PreTrainedModel
 from see_lightning.adapters import files
 from see_lightning.adapters.response_cache import BatchCache, CachedResponse, ResponseCache
 from see_lightning.data.example import Example
-from see_lightning.errors import ConfigError
 from see_lightning.inference.decoder import BatchDecoder, Decoded, RowState
 from see_lightning.inference.kv_cache import KVCache
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.methods.training import Training
 from see_lightning.routing.expert_prefill import MIN_MARGIN
+from see_lightning.routing.oracle import Oracle
+from see_lightning.routing.router import Router
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
@@ -75,19 +77,39 @@ class Method(Training):
     accept_prefix: str = ""
     #: The earlier expert that the latest task began as; None where it began afresh.
     parent: str | None = None
+    #: The router that a run names; None where the method's own routes, which the method teaches, saves and restores itself.
+    chosen_router: Router | None = None
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        #: Whether a query comes with the name of its task; in some methods a setting says so.
-        self.needs_task_id = self.traits.told
         #: Exact costs of answering: prefills (prompts read), decisions, decided_again (of these, in bf16, by themselves
         #: because they were close), generations (answers written), new_tokens.
         self.counts: Counter[str] = Counter()
 
     @classmethod
-    def is_told(cls, arguments: Mapping[str, Any]) -> bool:
-        """Whether queries come with the name of their task, if the method has these arguments."""
-        return cls.traits.told or arguments.get("task_id") == "given"
+    def router_for(cls, arguments: Mapping[str, Any]) -> type[Router]:
+        """The class of ``own_router``, if the method has these arguments."""
+        return cls.traits.router
+
+    @classmethod
+    def arguments_for(cls, router: type[Router]) -> dict[str, Any]:
+        """Arguments of the method that mean a router, by which runs that use it have always been known."""
+        return {}
+
+    @cached_property
+    def own_router(self) -> Router:
+        """Routes queries where the run names no other router."""
+        return self.traits.router(self)
+
+    @property
+    def router(self) -> Router:
+        """Routes the queries of this run."""
+        return self.chosen_router or self.own_router
+
+    @property
+    def needs_task_id(self) -> bool:
+        """Whether queries must come with the name of their task."""
+        return self.router.needs_task
 
     @classmethod
     def cautions(cls, arguments: Mapping[str, Any], tasks: Sequence[Task]) -> list[str]:
@@ -170,12 +192,16 @@ class Method(Training):
             self.load_state(task, tensors)
 
     def route(self, queries: Queries) -> list[str | None]:
-        """Who would answer each query, by the pool's name for it; None is the base model.
+        """The adapter that answers each query, by its name in the pool; None is the base model.
 
         Raises:
-            ConfigError: this method does not answer with one voice of its pool.
+            ConfigError: this method does not answer with one adapter of its pool.
         """
-        raise ConfigError(f"the method {type(self).__name__} does not tell who would answer a query (Method.route).")
+        return self.router.route(queries)
+
+    def expert_of(self, task: str) -> str | None:
+        """The expert that learned a task; None if there is none yet."""
+        return task if task in self.pool.names else None
 
     def decide(self, queries: Queries) -> None:
         """Say of queries who would accept them; methods whose experts give verdicts do."""
@@ -264,10 +290,6 @@ class OneAdapterMethod(Method):
         decoded = self.generate(self.ADAPTER, queries)
         return [self.to_answer(id_, row, None) for id_, row in zip(queries.ids, decoded, strict=True)]
 
-    def route(self, queries: Queries) -> list[str | None]:
-        """The adapted model."""
-        return [self.ADAPTER] * len(queries)
-
     def saved_adapter(self, task: str) -> str | None:
         """The one adapter, as each task left it."""
         return self.ADAPTER
@@ -276,7 +298,7 @@ class OneAdapterMethod(Method):
 class ExpertMethod(Method):
     """A method that trains a new expert for every task and never touches an old one."""
 
-    traits = Traits(has_experts=True)
+    traits = Traits(has_experts=True, router=Oracle)
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)

@@ -6,19 +6,23 @@ and captions are known to us and the equations are not. What stands here was bui
 """
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from see_lightning.adapters.files import read_tensors, write_tensors
 from see_lightning.config.checks import one_of, within
-from see_lightning.methods.method import ExpertMethod
 from see_lightning.methods.setup import Setup, Traits
-from see_lightning.methods.subnetworks.mixture import MaskScores, Superposition, TrainableSubnetwork
+from see_lightning.methods.subnetworks.mixture import MaskScores, TrainableSubnetwork
 from see_lightning.methods.subnetworks.shared_adapter import SharedAdapter
 from see_lightning.methods.subnetworks.sub_experts import SubExperts
+from see_lightning.methods.task_id import TaskIdMethod
+from see_lightning.routing.centroid import Centroid
+from see_lightning.routing.gradient import Gradient
+from see_lightning.routing.oracle import Oracle
+from see_lightning.routing.router import Router
 from see_lightning.seeds import seed
-from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
@@ -26,7 +30,7 @@ POOL = "pool"  # the adapter that all tasks share
 SCORES = "scores.safetensors"
 
 
-class Moses(ExpertMethod):
+class Moses(TaskIdMethod):
     """Each task uses a share of the pool, found by scores; what earlier tasks use stays as it is, and may be used again.
 
     Args:
@@ -42,7 +46,15 @@ class Moses(ExpertMethod):
         own_pool: whether each task has a pool of its own; no weight of it is shared then.
     """
 
-    traits = Traits(has_experts=True, shardable=False, peft_loadable=False, after_training=frozenset({"task_id"}))
+    traits = Traits(
+        has_experts=True,
+        router=Oracle,
+        shardable=False,
+        peft_loadable=False,
+        after_training=frozenset({"task_id"}),
+    )
+    #: By the values of ``task_id``, the routers that they mean.
+    TASK_ID: ClassVar[dict[str, type[Router]]] = {"given": Oracle, "key": Centroid, "entropy": Gradient}
 
     def __init__(
         self,
@@ -57,19 +69,17 @@ class Moses(ExpertMethod):
         router: str,
         own_pool: bool,
     ) -> None:
-        super().__init__(setup)
+        super().__init__(setup, task_id)
         within("method.experts", experts, 1)
         within("method.top_k", top_k, 1, experts)
         within("method.density", density, 0.001, 1)
         one_of("method.granularity", granularity, ("weight", "rank"))
-        one_of("method.task_id", task_id, ("given", "key", "entropy"))
         one_of("method.scores", scores, ("kept", "fresh"))
         one_of("method.router", router, ("copied", "fresh"))
         self.experts, self.top_k, self.density, self.granularity = experts, top_k, density, granularity
-        self.task_id, self.needs_task_id = task_id, task_id == "given"
         self.keep_scores, self.copy_router, self.own_pool = scores == "kept", router == "copied", own_pool
         self.learning: TrainableSubnetwork | None = None
-        self.parts = SubExperts(self.pool, self.counts, top_k)
+        self.parts = SubExperts(self.pool, self.keys, top_k)
         #: The pool, or each task's own, by the adapter's name; it knows what any task uses (M).
         self.shared: dict[str, SharedAdapter] = {}
         self._scores: list[MaskScores] = []  # of the task before
@@ -133,32 +143,6 @@ class Moses(ExpertMethod):
         inner = shared.pair(layer)[0].shape[1]
         drawn = torch.empty(self.experts, inner).uniform_(-(inner**-0.5), inner**-0.5, generator=draw)
         return drawn.to(self.pool.device())
-
-    # ------------------------------------------------------------------------------------------ answering
-
-    def route(self, queries: Queries) -> list[str | None]:
-        """The sub-experts of each query's task, given or inferred; the base model where nothing was learned."""
-        if self.task_id == "given":
-            return self.parts.given(queries.tasks)
-        if self.task_id == "key":
-            return self.parts.nearest(queries.prompts)
-        return [self._by_entropy(prompt) if self.parts.of else None for prompt in queries.prompts]
-
-    def _by_entropy(self, prompt: list[int]) -> str:
-        r"""The task whose sub-expert would lower the entropy of the answer's first token most (Soft-TF's gradient id).
-
-        $\hat t = \arg\min_t \partial H / \partial \alpha_t$ at $\alpha_t = 1/T$. Each query is asked by itself, so that it
-        may stand in a batch with queries of other tasks.
-        """
-        names = list(self.parts.of)
-        with torch.inference_mode(False), torch.enable_grad():
-            alpha_T = torch.full((len(names),), 1 / len(names), device=self.pool.device(), requires_grad=True)
-            adapter = Superposition(list(self.parts.of.values()), alpha_T)
-            logits_1V, _ = self.pool.prefill(adapter, [prompt], (0, None))
-            log_p_1V = logits_1V.float().log_softmax(dim=-1)
-            (slope_T,) = torch.autograd.grad(-(log_p_1V.exp() * log_p_1V).sum(), alpha_T)
-        self.counts["prefills"] += 1
-        return names[int(slope_T.argmin())]
 
     # ------------------------------------------------------------------------------------------ what is kept
 

@@ -23,6 +23,7 @@ from see_lightning.methods.warm_start import WarmStart
 from see_lightning.routing.indicator_trie import IndicatorTrie
 from see_lightning.routing.sequential_router import SequentialRouter
 from see_lightning.routing.verdicts import threshold_at_recall, threshold_with_margin
+from see_lightning.routing.walk import Walk
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.datamodule import query_batch
@@ -69,6 +70,7 @@ class See(ExpertMethod):
 
     traits = Traits(
         has_experts=True,
+        router=Walk,
         learns_refusals=True,
         after_training=frozenset({"calibrate_on", "target_recall", "ood_examples", "margin"}),
     )
@@ -203,7 +205,7 @@ class See(ExpertMethod):
     def _log_odds(self, task: Task, examples: Sequence[Example]) -> list[float]:
         """How much the expert of a task leans to accepting some examples' prompts."""
         queries = query_batch([example.prompt for example in examples], self.template, max_new_tokens=1)
-        return self._router(replace(queries, only_decide=True), remember=False).log_odds(task.name)
+        return self.sequential_router(replace(queries, only_decide=True), remember=False).log_odds(task.name)
 
     def save(self, task: str, folder: Path) -> None:
         """The expert of the task and its threshold."""
@@ -218,26 +220,25 @@ class See(ExpertMethod):
             self.thresholds[task] = read_file(folder / THRESHOLD)["log_odds"]
 
     def answer(self, queries: Queries) -> list[Answer]:
-        """Walk the experts, newest first; the base model answers what nobody accepts."""
-        router = self._router(queries)
+        """Walk the experts, newest first, each answer written on from its verdict; other routers choose before."""
+        if not isinstance(self.router, Walk):
+            return super().answer(queries)
+        router = self.sequential_router(queries)
         routes = router.walk()
         return [
             Answer(id_, response.text or "", route.expert or "base", route.verdicts, bool(response.truncated))
             for id_, route, response in zip(queries.ids, routes, router.answers(routes), strict=True)
         ]
 
-    def route(self, queries: Queries) -> list[str | None]:
-        """With whom each query's walk ends."""
-        return [route.expert for route in self._router(replace(queries, only_decide=True)).walk()]
-
     def decide(self, queries: Queries) -> None:
         """Let every expert decide on every query, for studies of other walks; only what is new is asked.
 
         Unless ``queries.only_decide``, experts also answer what they accept, and the base model everything.
         """
-        self._router(queries).decide_all()
+        self.sequential_router(queries).decide_all()
 
-    def _router(self, queries: Queries, *, remember: bool = True) -> SequentialRouter:
+    def sequential_router(self, queries: Queries, *, remember: bool = True) -> SequentialRouter:
+        """A batch of queries before the experts, nothing asked twice if what they say is to be remembered."""
         words = IndicatorTrie(self.indicators, self.template)
         response_cache = self.response_cache if remember else None
         return SequentialRouter(self.pool, words, queries, self.eos_ids(), self.counts, response_cache, self.thresholds)

@@ -6,12 +6,11 @@ and nothing is trained. PAPERS.md lists what differs from the paper, whose adapt
 
 import json
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from see_lightning.adapters.embeddings import embed_prompts
 from see_lightning.adapters.files import read_tensors, write_tensors
 from see_lightning.config.checks import one_of, within
 from see_lightning.errors import ConfigError
@@ -19,9 +18,9 @@ from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import write_text
 from see_lightning.methods.method import Assignment, ExpertMethod
 from see_lightning.methods.setup import Setup, Traits
+from see_lightning.routing.density import Density
 from see_lightning.routing.novelty import DESCRIPTORS, FEWEST, Descriptor
-from see_lightning.seeds import seed
-from see_lightning.tasks.batches import Queries
+from see_lightning.routing.router import Router
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
@@ -38,7 +37,7 @@ class Sema(ExpertMethod):
         reject_above: queries whose smallest z exceeds this go to the base model; 0 for none.
     """
 
-    traits = Traits(has_experts=True, may_reuse=True, after_training=frozenset({"reject_above"}))
+    traits = Traits(has_experts=True, router=Density, may_reuse=True, after_training=frozenset({"reject_above"}))
 
     def __init__(
         self,
@@ -51,9 +50,9 @@ class Sema(ExpertMethod):
         super().__init__(setup)
         within("method.reject_above", reject_above, 0)
         one_of("method.descriptor", descriptor, DESCRIPTORS)
-        self.threshold, self.reject_above, self.kind = threshold, reject_above, DESCRIPTORS[descriptor]
-        #: Of each expert, in order of birth.
-        self.descriptors: dict[str, Descriptor] = {}
+        self.threshold, self.reject_above = threshold, reject_above
+        #: Descriptors of all experts, which also tell whether a task is new.
+        self.density = Density(self, descriptor=descriptor, reject_above=reject_above)
         #: Of each task so far.
         self.given: dict[str, Assignment] = {}
         self._states_PH: Tensor | None = None  # of a task that is being learned
@@ -67,7 +66,7 @@ class Sema(ExpertMethod):
                 f"method=sema knows a task by its prompts, of which it needs {FEWEST} different ones for training;"
                 f" {task.name} has {different}. Give it more (train_size), or leave it out of order.tasks."
             )
-        states_PH = embed_prompts(self.pool, prompts)
+        states_PH = self.density.embed(prompts)
         z = {name: round(float(known.z(states_PH).mean()), 4) for name, known in self.descriptors.items()}
         nearest = min(z, key=lambda name: z[name], default=None)
         is_new = nearest is None or z[nearest] > self.threshold
@@ -79,27 +78,26 @@ class Sema(ExpertMethod):
         """The new expert's descriptor; like the expert it stays as it is from now on."""
         if self._states_PH is None:
             return  # taken over from a run that refused otherwise: it was ended there
-        weights_seed = seed(self.run_seed, task.name, "descriptor")
-        self.descriptors[task.name] = self.kind.of(self._states_PH, weights_seed)
+        self.density.fit(task.name, self._states_PH)
         self._states_PH = None
 
-    def route(self, queries: Queries) -> list[str | None]:
-        """The expert to which each query is least new, unless it is too new to all."""
-        if not self.descriptors:
-            return [None] * len(queries)
-        states_PH = embed_prompts(self.pool, queries.prompts)
-        self.counts["prefills"] += len(queries)
-        least_P, nearest_P = torch.stack([known.z(states_PH) for known in self.descriptors.values()]).min(0)
-        names = list(self.descriptors)
-        return [
-            None if self.reject_above and least > self.reject_above else names[nearest]
-            for least, nearest in zip(least_P.tolist(), nearest_P.tolist(), strict=True)
-        ]
+    @cached_property
+    def own_router(self) -> Router:
+        """The descriptors by which experts are born."""
+        return self.density
+
+    @property
+    def descriptors(self) -> dict[str, Descriptor]:
+        """Of each expert, in order of birth."""
+        return self.density.descriptors
+
+    def expert_of(self, task: str) -> str | None:
+        """Its own expert, or the earlier one that explains it."""
+        return self.given[task].expert if task in self.given else None
 
     def storage(self) -> dict[str, int]:
         """Weights and descriptors of the experts there are."""
-        kept = [tensor for known in self.descriptors.values() for tensor in known.tensors.values()]
-        return {**super().storage(), "descriptors": sum(tensor.nbytes for tensor in kept)}
+        return {**super().storage(), "descriptors": self.density.nbytes()}
 
     def save(self, task: str, folder: Path) -> None:
         """Which expert the task was given, and that expert and its descriptor if it is new."""
@@ -108,11 +106,11 @@ class Sema(ExpertMethod):
         write_text(folder / GIVEN, json.dumps(asdict(given)) + "\n")
         if given.expert == task:
             super().save(task, folder)
-            write_tensors(self.descriptors[task].tensors, folder / FILE)
+            write_tensors(self.density.state(task), folder / FILE)
 
     def restore(self, task: str, folder: Path) -> None:
         """An expert comes back with its descriptor; where a task was given an earlier one, there is nothing more."""
         self.given[task] = Assignment(**read_file(folder / GIVEN))
         if self.given[task].expert == task:
             super().restore(task, folder)
-            self.descriptors[task] = self.kind(read_tensors(folder / FILE))
+            self.density.load_state(task, read_tensors(folder / FILE))

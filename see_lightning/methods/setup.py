@@ -5,6 +5,8 @@ from typing import Literal
 
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.config.schema import OptimConfig
+from see_lightning.routing.none import NoRouter
+from see_lightning.routing.router import Router
 from see_lightning.tasks.prompts import PromptTemplate
 
 
@@ -36,7 +38,7 @@ class Traits:
     Args:
         schedule: ``sequential``: a stage for each task; ``joint``: one stage on all tasks; ``frozen``: no training.
         has_experts: answers name the expert that gave them, so routing is judged.
-        told: every query comes with the name of its task, as an oracle needs it.
+        router: that of a run which names none. A method takes every router whose ``needs`` it has.
         shardable: works while each rank holds only parts of the base model; false if it reads or moves the base's weights.
         peft_loadable: an expert's folder, loaded by PEFT alone, gives the same answers.
         learns_refusals: past examples are trained on as queries to refuse, so experts give verdicts.
@@ -48,7 +50,7 @@ class Traits:
 
     schedule: Literal["sequential", "joint", "frozen"] = "sequential"
     has_experts: bool = False
-    told: bool = False
+    router: type[Router] = NoRouter
     shardable: bool = True
     peft_loadable: bool = True
     learns_refusals: bool = False

@@ -26,7 +26,7 @@ NEEDED = {
     "order=hub": ["benchmark.reader.datasets={a:{path:p,prompt:q,answer:r}}", "order.tasks=[a,b]"],
     "order=jsonl": ["benchmark.reader.folder=/mine", "order.tasks=[a,b]"],
 }
-AT_RUN_TIME = {"method": ("setup",)}
+AT_RUN_TIME = {"method": ("setup",), "router": ("method",)}
 
 
 def targets(node: object, group: str = "") -> Iterator[tuple[str, dict[str, object]]]:

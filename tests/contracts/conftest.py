@@ -64,7 +64,7 @@ def declared(name: str) -> Traits:
     arguments = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
     cls = get_class(arguments["_target_"])
     # Which settings act after training changes no contract.
-    return replace(cls.traits, told=cls.is_told(arguments), after_training=frozenset())
+    return replace(cls.traits, router=cls.router_for(arguments), after_training=frozenset())
 
 
 def edits_forward(name: str) -> bool:

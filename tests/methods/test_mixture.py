@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from see_lightning.methods.subnetworks.masks import top_share
-from see_lightning.methods.subnetworks.mixture import MaskScores, SubExpert, Superposition, TrainableSubnetwork, gates
+from see_lightning.methods.subnetworks.mixture import MaskScores, SubExpert, TrainableSubnetwork, gates
+from see_lightning.routing.gradient import Superposition
 from tests.adapters import small
 
 EXPERTS, RANK = 3, 4

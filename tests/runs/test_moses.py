@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from see_lightning import load_ensemble
 from see_lightning.methods.moses import POOL, Moses
+from see_lightning.routing.oracle import Oracle
 from tests.nightly import all_but
 from tests.runs import toy
 
@@ -145,7 +146,7 @@ def test_inferring_tasks_trains_nothing_anew_and_errs_in_nothing_but_the_task(ba
     if task_id == "key":
         assert right == len(records), "prompts that begin with their task's name lie near its others"
     ensemble = load_ensemble(inferred.directory, max_new_tokens=4)
-    ensemble.method.needs_task_id, ensemble.method.task_id = True, "given"
+    ensemble.method.chosen_router = Oracle(ensemble.method)
     prompts = toy.prompts(base)
     for task in NAMES:
         asked = [id_ for id_ in prompts if id_.startswith(f"{task}-")]

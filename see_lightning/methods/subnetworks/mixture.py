@@ -321,22 +321,3 @@ class SubExpert:
                 spread_ER = one_hot(expert_R).T.to(dtype)
         up_OR = b[:, used_R] * self.pool.scale(layer, self.adapter)
         return _Ready(down.to(dtype), up_OR.to(dtype), spread_ER)
-
-
-class Superposition:
-    r"""All tasks' sub-experts at once, $\sum_t \alpha_t E_t(x)$, to ask which of them makes the answer surest.
-
-    After SupSup's one-shot inference (Wortsman et al., NeurIPS 2020), as Soft-TF takes it up.
-
-    Args:
-        parts: of each task.
-        alpha_T: their weights.
-    """
-
-    def __init__(self, parts: Sequence[SubExpert], alpha_T: Tensor) -> None:
-        self.parts, self.alpha_T = parts, alpha_T
-
-    def add(self, layer: str, x: Tensor) -> Tensor:
-        """See ``AdapterDelta``."""
-        parts = [alpha * part.add(layer, x) for alpha, part in zip(self.alpha_T.to(x.dtype), self.parts, strict=True)]
-        return torch.stack(parts).sum(0)

@@ -1,14 +1,13 @@
 """What tasks have learned as parts of shared adapters: a sub-expert each, and the key by which a query's task is inferred."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from see_lightning.adapters.embeddings import CentroidRouter
 from see_lightning.adapters.files import read, read_tensors, write_tensors
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.methods.subnetworks.mixture import LayerMask, SubExpert, TrainableSubnetwork
 from see_lightning.methods.subnetworks.shared_adapter import SharedAdapter
+from see_lightning.routing.router import Router
 
 FILE = "subexpert.safetensors"  # beside the part of the adapter that the task uses
 
@@ -18,14 +17,13 @@ class SubExperts:
 
     Args:
         pool: the base model and the shared adapters.
-        counts: gets a prefill for every prompt whose task is inferred.
+        keys: of the tasks.
         k: experts that a token goes to.
     """
 
-    def __init__(self, pool: ExpertPool, counts: Counter[str], k: int = 1) -> None:
-        self.pool, self.k = pool, k
+    def __init__(self, pool: ExpertPool, keys: Router, k: int = 1) -> None:
+        self.pool, self.keys, self.k = pool, keys, k
         self.of: dict[str, SubExpert] = {}
-        self.keys = CentroidRouter(pool, counts)
 
     def keep(
         self, task: str, learned: TrainableSubnetwork, shared: SharedAdapter, prompts: Sequence[Sequence[int]]
@@ -47,14 +45,6 @@ class SubExperts:
         self.of[task] = part
         self.pool.register(task, part)
 
-    def given(self, tasks: Sequence[str]) -> list[str | None]:
-        """Who answers queries of these tasks: the task's own, or the base model if nothing was learned."""
-        return [task if task in self.of else None for task in tasks]
-
-    def nearest(self, prompts: Sequence[Sequence[int]]) -> list[str | None]:
-        """Who answers queries if the task with the nearest key does."""
-        return [self.keys.nearest(prompt) if self.of else None for prompt in prompts]
-
     def storage(self) -> dict[str, int]:
         """Bytes of masks, at a bit a place, of routers and of keys."""
         parts = self.of.values()
@@ -68,7 +58,7 @@ class SubExperts:
 
     def save(self, task: str, folder: Path) -> None:
         """Write a task's masks, routers and key; the pool writes the weights."""
-        write_tensors({"key": self.keys.of[task]} | self.of[task].tensors(), folder / FILE)
+        write_tensors(self.keys.state(task) | self.of[task].tensors(), folder / FILE)
 
     def restore(self, task: str, shared: SharedAdapter, folder: Path) -> None:
         """Take up what was written of a task, oldest task first, and with it all that later ones must not move.
@@ -86,4 +76,4 @@ class SubExperts:
                 routers.append(tensors[f"{place}.router"].to(self.pool.device()))
         shared.give(masks, pairs.values())
         self._speak(SubExpert(self.pool, shared.name, masks, routers, k=self.k), task)
-        self.keys.of[task] = tensors["key"]
+        self.keys.load_state(task, {"key": tensors["key"]})

@@ -1,0 +1,133 @@
+"""The router of a run: which one it is, whether the method takes it, what it learns and where that lies."""
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra.utils
+import yaml
+from omegaconf import DictConfig
+
+from see_lightning.adapters.files import read_tensors, write_tensors
+from see_lightning.config.identity import method_name
+from see_lightning.config.instantiate import ROUTER_GIVEN, bind, instantiate
+from see_lightning.config.schema import RunConfig
+from see_lightning.config.search_path import options
+from see_lightning.errors import ConfigError
+from see_lightning.files.text import read_text
+from see_lightning.methods.method import Method
+from see_lightning.routing.router import Router
+from see_lightning.tasks.task import Task
+
+FILE = "router.safetensors"  # beside an expert's weights, where the router keeps something of the task
+
+
+def router_class(cfg: DictConfig) -> type[Router]:
+    """The class of a run's router, of the method's own if the run names none."""
+    if cfg.router is None:
+        method: type[Method] = hydra.utils.get_class(cfg.method._target_)
+        return method.router_for(cfg.method)
+    router: type[Router] = hydra.utils.get_class(cfg.router._target_)
+    return router
+
+
+def router_name(cfg: DictConfig) -> str:
+    """The name of a run's router: that of the module its class lives in."""
+    return router_class(cfg).__module__.rpartition(".")[2]
+
+
+def takes(method: type[Method], router: type[Router]) -> bool:
+    """Whether a router can choose among a method's experts, if it has any."""
+    return bool(router.needs) == method.traits.has_experts and all(
+        getattr(method.traits, name) for name in router.needs
+    )
+
+
+def settle_router(cfg: DictConfig, config: RunConfig) -> None:
+    """Refuse a router that the method does not take, and leave out one that is the method's own, so that it names no run.
+
+    Args:
+        cfg: composed; its router is left out where it is the method's own.
+        config: its typed form; the same.
+
+    Raises:
+        ConfigError: the method does not take the router, or it has other arguments.
+    """
+    if cfg.router is None:
+        return
+    bind(cfg.router, *ROUTER_GIVEN)
+    method: type[Method] = hydra.utils.get_class(cfg.method._target_)
+    router = router_class(cfg)
+    if not takes(method, router):
+        raise ConfigError(
+            f"method={method_name(cfg)} cannot be routed by router={router_name(cfg)}; it takes"
+            f" router={'|'.join(allowed_routers(method))}."
+        )
+    defaults = {name: one.default for name, one in inspect.signature(router).parameters.items()}
+    plain = all(value == defaults[str(name)] for name, value in cfg.router.items() if not str(name).startswith("_"))
+    if plain:
+        for name, value in method.arguments_for(router).items():
+            cfg.method[name] = config.method[name] = value
+        if router is method.router_for(cfg.method):
+            cfg.router = config.router = None
+
+
+def allowed_routers(method: type[Method]) -> list[str]:
+    """The options of ``router=`` that a method takes; those whose class cannot be imported are left out."""
+    names = []
+    for path in options("router"):
+        try:
+            router: type[Router] = hydra.utils.get_class(yaml.safe_load(read_text(path))["_target_"])
+        except (ImportError, ValueError, TypeError, KeyError, yaml.YAMLError):
+            continue
+        if takes(method, router):
+            names.append(path.stem)
+    return names
+
+
+def check_prompts_suffice(cfg: DictConfig, tasks: Sequence[Task]) -> None:
+    """Refuse tasks with too few training prompts for the run's router, before anything is trained.
+
+    Raises:
+        ConfigError: a task has too few different ones.
+    """
+    fewest = router_class(cfg).fewest if cfg.router is not None else 1  # a method looks after its own
+    for task in tasks:
+        if (different := len({example.prompt for example in task.train})) < fewest:
+            raise ConfigError(
+                f"router={router_name(cfg)} knows a task by its prompts, of which it needs {fewest} different ones for"
+                f" training; {task.name} has {different}. Give it more (train_size), or leave it out of order.tasks."
+            )
+
+
+def build_router(cfg: DictConfig, method: Method) -> None:
+    """Give a method the router that its run names, if it names one."""
+    if cfg.router is not None:
+        method.chosen_router = instantiate(cfg.router, method=method)
+
+
+def learn_route(method: Method, task: Task) -> None:
+    """Teach a run's router a task whose expert has just been trained; the method teaches its own itself."""
+    if method.chosen_router:
+        prompts = [method.template.prompt_ids(example.prompt) for example in task.train]
+        method.chosen_router.learn(task.name, prompts)
+
+
+def storage_of(method: Method) -> dict[str, int]:
+    """What is kept of all tasks so far, in bytes, by part; see ``Method.storage``."""
+    kept = method.chosen_router.nbytes() if method.chosen_router else 0
+    return {**method.storage(), **({"router": kept} if kept else {})}
+
+
+def save_expert(method: Method, task: str, folder: Path) -> None:
+    """Write what a task has taught a method and its router."""
+    method.save(task, folder)
+    if method.chosen_router and (tensors := method.chosen_router.state(task)):
+        write_tensors(tensors, folder / FILE)
+
+
+def restore_expert(method: Method, task: str, folder: Path) -> None:
+    """Take up what ``save_expert`` wrote; nothing of the router where the task is still to be ended by this run."""
+    method.restore(task, folder)
+    if method.chosen_router and (folder / FILE).exists():
+        method.chosen_router.load_state(task, read_tensors(folder / FILE))
