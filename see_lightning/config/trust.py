@@ -72,8 +72,8 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     """Add the options ``--trust`` and ``--trust-remote-code``; ``trust_in`` reads them."""
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE.CLASS",
-        help="a class that is no part of see_lightning, your own method or reader, and may be imported for this run; may be"
-        " given several times",
+        help="a class that is no part of see_lightning, your own method, router or reader, and may be imported for"
+        " this run; may be given several times",
     )  # fmt: skip
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="let Python code run that comes with this run's base model"

@@ -130,4 +130,6 @@ def restore_expert(method: Method, task: str, folder: Path) -> None:
     """Take up what ``save_expert`` wrote; nothing of the router where the task is still to be ended by this run."""
     method.restore(task, folder)
     if method.chosen_router and (folder / FILE).exists():
-        method.chosen_router.load_state(task, read_tensors(folder / FILE))
+        device = method.pool.device()
+        tensors = {name: tensor.to(device) for name, tensor in read_tensors(folder / FILE).items()}
+        method.chosen_router.load_state(task, tensors)

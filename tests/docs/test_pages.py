@@ -49,8 +49,22 @@ def test_the_method_of_the_page_runs_and_is_asked(tmp_path):
     assert call(tmp_path, "ask", str(results.parent), "skysky101?", "--trust", "anchor_method.Anchor")
 
 
-@pytest.mark.parametrize("page", ["add_a_method.md"])
-def test_the_method_is_short(page):
+def test_the_router_of_the_page_routes_experts_that_another_run_trained_and_is_asked(tmp_path):
+    assert write_files("add_a_router.md", tmp_path) == ["nearest_router.py", "conf/router/nearest.yaml"]
+    toy.write_tasks(tmp_path / "data")
+    settings = [one for one in toy.SETTINGS if not one.startswith(("order.", "data.", "ratio", "indicators"))]
+    settings += ["order.tasks=[sky,sea]", "benchmark.reader.folder=data", "method=stl"]
+    told = call(tmp_path, "run", *settings).splitlines()[-1]
+    routed = call(tmp_path, "run", *settings, "router=nearest").splitlines()[-1]
+    results = json.loads((tmp_path / routed).read_text(encoding="utf-8"))
+    assert results["grown_from"] == str((tmp_path / told).parent.relative_to(tmp_path))
+    assert (results["router"], results["routing"]["accuracy"]) == ("nearest_router", 1.0)
+    run_dir = str((tmp_path / routed).parent)
+    assert call(tmp_path, "ask", run_dir, "skysky101?", "--trust", "nearest_router.Nearest")
+
+
+@pytest.mark.parametrize("page", ["add_a_method.md", "add_a_router.md"])
+def test_the_class_is_short(page):
     code = (ROOT / "docs" / page).read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     body = re.sub(r'""".*?"""', "", code, flags=re.DOTALL)
     assert len([line for line in body.splitlines() if line.strip()]) <= 25
