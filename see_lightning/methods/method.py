@@ -6,10 +6,8 @@ the number of devices. One level of inheritance; a variant is an argument. Addin
 """
 
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,11 +21,10 @@ from see_lightning.adapters.response_cache import BatchCache, CachedResponse, Re
 from see_lightning.data.example import Example
 from see_lightning.inference.decoder import BatchDecoder, Decoded, RowState
 from see_lightning.inference.kv_cache import KVCache
+from see_lightning.methods.routed import RoutedMethod
 from see_lightning.methods.setup import Setup, Traits
-from see_lightning.methods.training import Training
 from see_lightning.routing.expert_prefill import MIN_MARGIN
 from see_lightning.routing.oracle import Oracle
-from see_lightning.routing.router import Router
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
@@ -65,51 +62,15 @@ class Assignment:
     z: dict[str, float]
 
 
-class Method(Training):
+class Method(RoutedMethod):
     """The interface of all methods.
 
     Args:
         setup: model, template, optimizer settings and seed of the run.
     """
 
-    traits: ClassVar[Traits] = Traits()
-    #: What an expert says before an answer, with the blank behind it; empty where answers begin at once.
-    accept_prefix: str = ""
     #: The earlier expert that the latest task began as; None where it began afresh.
     parent: str | None = None
-    #: The router that a run names; None where the method's own routes, which the method teaches, saves and restores itself.
-    chosen_router: Router | None = None
-
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
-        #: Exact costs of answering: prefills (prompts read), decisions, decided_again (of these, in bf16, by themselves
-        #: because they were close), generations (answers written), new_tokens.
-        self.counts: Counter[str] = Counter()
-
-    @classmethod
-    def router_for(cls, arguments: Mapping[str, Any]) -> type[Router]:
-        """The class of ``own_router``, if the method has these arguments."""
-        return cls.traits.router
-
-    @classmethod
-    def arguments_for(cls, router: type[Router]) -> dict[str, Any]:
-        """Arguments of the method that mean a router, by which runs that use it have always been known."""
-        return {}
-
-    @cached_property
-    def own_router(self) -> Router:
-        """Routes queries where the run names no other router."""
-        return self.traits.router(self)
-
-    @property
-    def router(self) -> Router:
-        """Routes the queries of this run."""
-        return self.chosen_router or self.own_router
-
-    @property
-    def needs_task_id(self) -> bool:
-        """Whether queries must come with the name of their task."""
-        return self.router.needs_task
 
     @classmethod
     def cautions(cls, arguments: Mapping[str, Any], tasks: Sequence[Task]) -> list[str]:
@@ -190,18 +151,6 @@ class Method(Training):
             files.load(self.pool, name, folder)
         if tensors := files.load_state(folder, self.pool.device()):
             self.load_state(task, tensors)
-
-    def route(self, queries: Queries) -> list[str | None]:
-        """The adapter that answers each query, by its name in the pool; None is the base model.
-
-        Raises:
-            ConfigError: this method does not answer with one adapter of its pool.
-        """
-        return self.router.route(queries)
-
-    def expert_of(self, task: str) -> str | None:
-        """The expert that learned a task; None if there is none yet."""
-        return task if task in self.pool.names else None
 
     def decide(self, queries: Queries) -> None:
         """Say of queries who would accept them; methods whose experts give verdicts do."""

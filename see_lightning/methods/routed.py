@@ -1,0 +1,68 @@
+"""A method's router: its own, or the one that a run names."""
+
+from collections import Counter
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+from see_lightning.methods.setup import Setup, Traits
+from see_lightning.methods.training import Training
+from see_lightning.routing.router import Router
+from see_lightning.tasks.batches import Queries
+
+
+class RoutedMethod(Training):
+    """What a method's router reads of it, and the choice between two of them.
+
+    Args:
+        setup: model, template, optimizer settings and seed of the run.
+    """
+
+    traits: ClassVar[Traits] = Traits()
+    #: What an expert says before an answer, with the blank behind it; empty where answers begin at once.
+    accept_prefix: str = ""
+    #: The router that a run names; None where the method's own routes, which the method teaches, saves and restores itself.
+    chosen_router: Router | None = None
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        #: Exact costs of answering: prefills (prompts read), decisions, decided_again (of these, in bf16, by themselves
+        #: because they were close), generations (answers written), new_tokens.
+        self.counts: Counter[str] = Counter()
+
+    @classmethod
+    def router_for(cls, arguments: Mapping[str, Any]) -> type[Router]:
+        """The class of ``own_router``, if the method has these arguments."""
+        return cls.traits.router
+
+    @classmethod
+    def arguments_for(cls, router: type[Router]) -> dict[str, Any]:
+        """Arguments of the method that mean a router, by which runs that use it have always been known."""
+        return {}
+
+    @cached_property
+    def own_router(self) -> Router:
+        """Routes queries where the run names no other router."""
+        return self.traits.router(self)
+
+    @property
+    def router(self) -> Router:
+        """Routes the queries of this run."""
+        return self.chosen_router or self.own_router
+
+    @property
+    def needs_task_id(self) -> bool:
+        """Whether queries must come with the name of their task."""
+        return self.router.needs_task
+
+    def route(self, queries: Queries) -> list[str | None]:
+        """The adapter that answers each query, by its name in the pool; None is the base model.
+
+        Raises:
+            ConfigError: this method does not answer with one adapter of its pool.
+        """
+        return self.router.route(queries)
+
+    def expert_of(self, task: str) -> str | None:
+        """The expert that learned a task; None if there is none yet."""
+        return task if task in self.pool.names else None
