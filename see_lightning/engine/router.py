@@ -4,17 +4,17 @@ import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
-import hydra.utils
 import yaml
 from omegaconf import DictConfig
 
 from see_lightning.adapters.files import read_tensors, write_tensors
 from see_lightning.config.identity import method_name
-from see_lightning.config.instantiate import ROUTER_GIVEN, bind, instantiate
+from see_lightning.config.instantiate import ROUTER_GIVEN, bind, instantiate, target_of
 from see_lightning.config.schema import RunConfig
 from see_lightning.config.search_path import options
 from see_lightning.errors import ConfigError
 from see_lightning.files.text import read_text
+from see_lightning.methods.lookup import method_class
 from see_lightning.methods.method import Method
 from see_lightning.routing.router import Router
 from see_lightning.tasks.task import Task
@@ -25,9 +25,10 @@ FILE = "router.safetensors"  # beside an expert's weights, where the router keep
 def router_class(cfg: DictConfig) -> type[Router]:
     """The class of a run's router, of the method's own if the run names none."""
     if cfg.router is None:
-        method: type[Method] = hydra.utils.get_class(cfg.method._target_)
-        return method.router_for(cfg.method)
-    router: type[Router] = hydra.utils.get_class(cfg.router._target_)
+        return method_class(cfg.method).router_for(cfg.method)
+    router = target_of(cfg.router)
+    if not (isinstance(router, type) and issubclass(router, Router)):
+        raise ConfigError(f"router._target_={cfg.router._target_} is no router; give a subclass of Router.")
     return router
 
 
@@ -56,7 +57,7 @@ def settle_router(cfg: DictConfig, config: RunConfig) -> None:
     if cfg.router is None:
         return
     bind(cfg.router, *ROUTER_GIVEN)
-    method: type[Method] = hydra.utils.get_class(cfg.method._target_)
+    method = method_class(cfg.method)
     router = router_class(cfg)
     if not takes(method, router):
         raise ConfigError(
@@ -77,8 +78,8 @@ def allowed_routers(method: type[Method]) -> list[str]:
     names = []
     for path in options("router"):
         try:
-            router: type[Router] = hydra.utils.get_class(yaml.safe_load(read_text(path))["_target_"])
-        except (ImportError, ValueError, TypeError, KeyError, yaml.YAMLError):
+            router: type[Router] = target_of(yaml.safe_load(read_text(path)))
+        except (ConfigError, TypeError, KeyError, yaml.YAMLError):
             continue
         if takes(method, router):
             names.append(path.stem)
