@@ -1,7 +1,8 @@
 """MoRA, a self-activated mixture of ranks (Lu et al., *Little By Little*, arXiv 2506.21035; later named MoRAM).
 
-Every task adds ranks, and old ones rest. All of them together are one model, in which each rank acts as far as its own input
-direction is found in what a layer is given; no query is routed and none tells its task. PAPERS.md says what was decided here.
+Every task adds ranks; earlier ones are frozen. All ranks form one model, in which each rank is weighted by the projection of
+the layer's input on the rank's own input direction. Queries are not routed and come without a task id. PAPERS.md lists what
+the paper leaves open.
 """
 
 from pathlib import Path
@@ -20,14 +21,14 @@ from see_lightning.tasks.task import Task
 
 
 class MoRAM(OneAdapterMethod):
-    """One voice of all tasks' ranks; each task trains ``adapter.rank`` new ones in an adapter of its name.
+    """One composite adapter of all tasks' ranks; each task trains ``adapter.rank`` new ones in an adapter of its name.
 
     Args:
         setup: model, template, optimizer settings and seed of the run.
-        budget: k, ranks of all tasks that act on a token at a layer.
-        temperature: tau; ranks act by softmax(s / tau), s being their shares of what all find in a token; None: by |s|.
-        threshold: delta, 0..1; in answering, ranks with a smaller s are silent.
-        prune: share of a task's new ranks, 0..1, that go when it is learned: those that acted least on its prompts.
+        budget: k, number of ranks of all tasks that are active for a token at a layer.
+        temperature: tau; weights of ranks are softmax(s / tau), s being their normalised activations; None: |s|.
+        threshold: delta, 0..1; at inference, ranks with a smaller s are inactive.
+        prune: share, 0..1, of a task's new ranks that are removed after its training: those least active on its prompts.
     """
 
     traits = Traits(shardable=False, peft_loadable=False)  # sharded was not tried
@@ -60,12 +61,12 @@ class MoRAM(OneAdapterMethod):
     # ------------------------------------------------------------------------------------------ one task
 
     def begin_task(self, task: Task, memory: Memory) -> None:
-        """New ranks beside the old ones, which act and rest."""
+        """Adds new ranks to the old ones, which are active and frozen."""
         self._join(task.name, self.weights_seed(task.name))
         self.pool.train_only(self.ADAPTER, task.name)
 
     def end_task(self, task: Task, memory: Memory) -> None:
-        """What acted least of the new ranks goes."""
+        """Removes the least active of the new ranks."""
         if not self.pruned:
             return
         for layer, acted_R in self._activity(task).items():
@@ -76,7 +77,7 @@ class MoRAM(OneAdapterMethod):
                 b[:, least] = 0
 
     def _activity(self, task: Task) -> dict[str, Tensor]:
-        """How far all ranks, new ones first, acted on a task's training prompts, each read by itself, without padding."""
+        """Summed activations of all ranks, new ones first, on a task's training prompts, each in a batch of its own."""
         activity = Activity(self._mixture())
         with torch.no_grad():
             for example in task.train:
@@ -96,7 +97,7 @@ class MoRAM(OneAdapterMethod):
     # ------------------------------------------------------------------------------------------ what is kept
 
     def storage(self) -> dict[str, int]:
-        """``weights``: living ranks of all tasks; the measure is one adapter."""
+        """``weights``: ranks of all tasks that were not removed; ``pool``: one adapter."""
         pairs = [self.pool.pair(layer, task) for layer in self.pool.layers for task in self.tasks]
         return {
             "pool": self.pool.adapter_bytes(self.tasks[0]),
@@ -104,6 +105,6 @@ class MoRAM(OneAdapterMethod):
         }
 
     def restore(self, task: str, folder: Path) -> None:
-        """A task's ranks come back behind those of the tasks before it."""
+        """Adds a task's ranks to those of the tasks before it."""
         self._join(task, weights_seed=0)
         self.pool.load_weights(task, files.read(self.pool, task, folder))

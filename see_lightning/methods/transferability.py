@@ -1,4 +1,4 @@
-"""Which earlier expert a new one begins as: by what they make of some examples of the new task.
+"""Estimates of transferability: the earlier expert from which a new one is best initialised.
 
 Letters: P examples, H hidden states.
 """
@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-KNOWN = 0.66  # share of the examples whose labels are known; the others are guessed (KKT, Yadav and Bansal)
+KNOWN = 0.66  # share of the examples whose labels are known; the others are predicted (KKT, Yadav and Bansal)
 
 
 def neighbours_accuracy(features_PH: Tensor, labels: Sequence[int], k: int) -> float:
     """Share of the last 34 % of examples whose label is that of most of their k nearest among the others, 0..1.
 
-    Of labels that equally many have, the one of the nearest counts; with nobody to guess or to guess by, none is right.
+    Ties go to the label of the nearest neighbour. With no known or no predicted example the accuracy is 0.
 
     Args:
-        features_PH: where each example lies; distances are Euclidean.
+        features_PH: features of each example; distances are Euclidean.
         labels: of each.
         k: how many neighbours vote.
 
@@ -39,7 +39,7 @@ def neighbours_accuracy(features_PH: Tensor, labels: Sequence[int], k: int) -> f
 
 
 def above_chance(accuracies: Mapping[str, float], labels: Sequence[int]) -> str | None:
-    """Whose examples are told apart best, the oldest of equals; None if nobody's are better than by chance.
+    """The expert with the highest accuracy, the oldest of equals; None if no accuracy is above chance.
 
     >>> above_chance({"qa": 0.4, "sa": 0.6}, [1, 2, 2]), above_chance({"qa": 0.4}, [1, 2, 2])
     ('sa', None)
@@ -49,7 +49,7 @@ def above_chance(accuracies: Mapping[str, float], labels: Sequence[int]) -> str 
 
 
 def below(losses: Mapping[str, float], base: float) -> str | None:
-    """Whose loss is lowest, the oldest of equals; None if it is not below the base model's.
+    """The expert with the lowest loss, the oldest of equals; None if it is not below the base model's.
 
     >>> below({"qa": 2.0, "sa": 1.5}, base=1.8), below({"qa": 2.0}, base=1.8)
     ('sa', None)
@@ -59,7 +59,7 @@ def below(losses: Mapping[str, float], base: float) -> str | None:
 
 
 def mean_loss(sums: Sequence[float], tokens: Sequence[int], mean: str) -> float:
-    """The mean of ``answer_loss`` from what each answer's tokens sum up to.
+    """The mean loss of ``answer_loss``, from the sum over each answer's tokens.
 
     Args:
         sums: negative log-likelihood of each answer.

@@ -1,4 +1,4 @@
-"""How a new task begins: afresh, or as the earlier expert that is most useful to it (KKT, Yadav and Bansal, ExSSNeT)."""
+"""Initialisation of a new expert: at random, or from the most transferable earlier one (KKT, Yadav and Bansal, ExSSNeT)."""
 
 import random
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ class WarmStart:
     """Chooses an earlier expert for a new task.
 
     Args:
-        how: ``none`` begins afresh. ``loss`` takes the expert to which the new task's answers are likeliest, if they are
-            likelier than to the base model, as which a fresh expert begins. ``knn`` takes the one in whose hidden states
-            neighbours have the same answer, if they do above chance.
-        probe: how many of the new task's training examples are looked at, at least 2.
+        how: ``none``: at random. ``loss``: the expert with the lowest loss on the new task, if it is below the base model's,
+            which is a new expert's before training. ``knn``: the expert whose hidden states predict answers best by nearest
+            neighbours, if above chance.
+        probe: number of the new task's training examples that are used, at least 2.
     """
 
     how: str
@@ -38,11 +38,11 @@ class WarmStart:
         within("method.probe", self.probe, 2)
 
     def choose(self, method: Method, task: Task) -> str | None:
-        """The expert to begin as; None begins afresh.
+        """The expert to initialise from; None initialises at random.
 
         Args:
-            method: with its experts; what it says before an answer belongs to the answers.
-            task: the new one.
+            method: with its experts; its ``accept_prefix`` is part of the answers.
+            task: the new task.
         """
         names = method.pool.names
         if self.how == "none" or not names:

@@ -1,4 +1,4 @@
-"""Putting queries to experts: each prompt read once by whoever must read it, the verdict read off the same pass.
+"""Prefill of prompts under experts; the verdict is decoded from the same forward pass.
 
 Letters: B rows, C checked positions, K columns of a cache, V vocabulary.
 """
@@ -17,23 +17,22 @@ from see_lightning.inference.kv_cache import KVCache, Tree
 from see_lightning.routing.indicator_trie import DecodedVerdict, IndicatorTrie
 from see_lightning.tasks.batches import Queries
 
-# In bf16 a logit of 16 to 32 has steps of 1/8, so which of two tokens leads by less than two steps can hang on the other
-# rows of the batch. Such queries are decided again by themselves, and the base model's answers with such a token are written
-# again.
+# In bf16 logits of 16 to 32 have steps of 1/8, so the order of two tokens within two steps can depend on the other rows of
+# the batch. Such queries are decided again in a batch of their own; so are the base model's answers with such a token.
 MIN_MARGIN = 0.25
-# Activated experts that decide in one pass. More of them read words for queries that a newer expert takes anyway.
+# Activated experts that decide in one pass; more of them would also decide on queries that a newer expert accepts.
 EXPERTS_PER_PASS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """An expert's opening to one query, and where to go on from it.
+    """An expert's verdict on one query, and the KV cache from which its answer continues.
 
     Args:
-        decision: its first tokens.
-        read: what was read.
+        decision: the decoded verdict.
+        read: the KV cache of the batch.
         row: the query's row in it.
-        mask_K: the row's columns that lead to the opening's last token, which itself is not read yet.
+        mask_K: the row's columns up to the verdict's last token, which has not been processed yet.
     """
 
     decision: DecodedVerdict
@@ -43,13 +42,13 @@ class Prefilled:
 
 
 class ExpertPrefill(ABC):
-    """Queries that experts of one pool are asked, and the base model after them.
+    """Prefills a batch of queries under the experts of a pool, and under the base model.
 
     Args:
         pool: the experts.
-        trie: what they may begin with.
-        queries: what is asked.
-        counts: where prefills and decisions made again are counted.
+        trie: the tokens of their indicators.
+        queries: the batch.
+        counts: prefills and rechecked decisions are added to it.
     """
 
     def __init__(self, pool: ExpertPool, trie: IndicatorTrie, queries: Queries, counts: Counter[str]) -> None:
@@ -59,18 +58,18 @@ class ExpertPrefill(ABC):
 
     @abstractmethod
     def prefill_expert(self, expert: str, rows: Sequence[int]) -> list[Prefilled]:
-        """An expert's openings to some of the queries, all of one group."""
+        """An expert's verdicts on some of the queries, all of one group."""
 
     @abstractmethod
     def prefill_base(self, rows: Sequence[int]) -> tuple[Tensor, KVCache]:
-        """Logits (B, V) of the base model's first tokens for some of the queries of a group, and what it read."""
+        """Logits (B, V) of the base model's first answer token for queries of one group, and their KV cache."""
 
     @abstractmethod
     def _prefill_alone(self, expert: str, row: int) -> Prefilled:
-        """An expert's opening to one query in a batch of its own."""
+        """An expert's verdict on one query in a batch of its own."""
 
     def _recheck_close(self, expert: str, rows: Sequence[int], prefilled: list[Prefilled]) -> list[Prefilled]:
-        """Close decisions made again where other rows cannot sway them."""
+        """Decide close queries again, each in a batch of its own, where no other row has an influence."""
         if self.exact:
             return prefilled
         close = [place for place, a in enumerate(prefilled) if a.decision.margin < MIN_MARGIN]
@@ -81,7 +80,7 @@ class ExpertPrefill(ABC):
 
 
 class PerExpertPrefill(ExpertPrefill):
-    """Ordinary experts: each reads the prompt for itself, in one pass with the words it may begin with."""
+    """LoRA experts: each prefills the prompt itself, in one pass with the indicators' tokens."""
 
     def __init__(self, pool: ExpertPool, trie: IndicatorTrie, queries: Queries, counts: Counter[str]) -> None:
         super().__init__(pool, trie, queries, counts)
@@ -90,17 +89,17 @@ class PerExpertPrefill(ExpertPrefill):
     def _start(self, adapter: str | None, row: int) -> tuple[int, KVCache | None]:
         key = adapter, self.queries.groups[row]
         if key not in self._starts:
-            # One voice is asked after the other, group by group: what was read of an earlier start is not needed again.
+            # Experts decide one after the other, group by group, so an earlier prefix is not needed again.
             self._starts = {key: self.pool.prefill_prefix(adapter, self.queries.same_group(row))}
         return self._starts[key]
 
     def prefill_expert(self, expert: str, rows: Sequence[int]) -> list[Prefilled]:
-        """One prefill a query."""
+        """One prefill for each query."""
         self.counts["prefills"] += len(rows)
         return self._recheck_close(expert, rows, self._read(expert, rows, self._start(expert, rows[0])))
 
     def prefill_base(self, rows: Sequence[int]) -> tuple[Tensor, KVCache]:
-        """One prefill a query."""
+        """One prefill for each query."""
         self.counts["prefills"] += len(rows)
         return self.pool.prefill(None, [self.prompts[row] for row in rows], self._start(None, rows[0]))
 
@@ -130,7 +129,7 @@ class PerExpertPrefill(ExpertPrefill):
 
 
 class SharedPrefill(ExpertPrefill):
-    """Activated experts: the base model reads each prompt once, and all experts decide over what it read."""
+    """Activated experts: the base model prefills each prompt once, and all experts decide over its KV cache."""
 
     def __init__(
         self,
@@ -143,16 +142,16 @@ class SharedPrefill(ExpertPrefill):
         start: Callable[[], tuple[int, KVCache | None]],
         keep: bool,
     ) -> None:
-        """Read the prompts.
+        """Prefill the prompts with the base model.
 
         Args:
             pool: the experts.
-            trie: what they may begin with.
-            queries: what is asked, all of one group.
-            counts: see ``ExpertPrefill``.
-            order: the experts in the order in which they will be asked.
-            start: lets the base model read what the prompts begin with.
-            keep: whether the reading is kept, for these queries will be asked again.
+            trie: the tokens of their indicators.
+            queries: the batch, all of one group.
+            counts: prefills and rechecked decisions are added to it.
+            order: the experts in the order in which they will decide.
+            start: prefills the common prefix of the prompts.
+            keep: whether the KV cache is kept for later experts.
         """
         super().__init__(pool, trie, queries, counts)
         self.order = list(order)
@@ -164,9 +163,9 @@ class SharedPrefill(ExpertPrefill):
             return self._read_contexts(self.prompts, start())
 
         self._read = pool.prefill_cache.get(self.prompts, read) if keep else read()
-        words_parents = tuple(header - 1 if parent < 0 else header + parent for parent in trie.tree.parents)
-        #: What one expert reads: the header, token by token, and then the words.
-        self._branch = Tree((*pool.header_ids, *trie.tree.ids), (*range(-1, header - 1), *words_parents))
+        trie_parents = tuple(header - 1 if parent < 0 else header + parent for parent in trie.tree.parents)
+        #: The tokens of one expert: the header in sequence, then the trie.
+        self._branch = Tree((*pool.header_ids, *trie.tree.ids), (*range(-1, header - 1), *trie_parents))
         self._prefilled: dict[tuple[str, int], Prefilled] = {}
 
     def _read_contexts(self, prompts: Sequence[list[int]], start: tuple[int, KVCache | None]) -> KVCache:
@@ -177,7 +176,7 @@ class SharedPrefill(ExpertPrefill):
             return extend(model, begun and begun.repeat(len(prompts)), own)[1]
 
     def prefill_expert(self, expert: str, rows: Sequence[int]) -> list[Prefilled]:
-        """The expert decides, and with it those that would be asked next."""
+        """The verdicts of the expert, computed in one pass with those of the experts after it."""
         new = [row for row in rows if (expert, row) not in self._prefilled]
         if new:
             together = 1 if READING in one_by_one(self.pool.model) else EXPERTS_PER_PASS
@@ -187,7 +186,7 @@ class SharedPrefill(ExpertPrefill):
         return self._recheck_close(expert, rows, [self._prefilled[expert, row] for row in rows])
 
     def prefill_base(self, rows: Sequence[int]) -> tuple[Tensor, KVCache]:
-        """The header, over what is read already."""
+        """Processes the header over the KV cache of the prompts."""
         with self.pool.use_adapter(None) as model:
             logits_BKV, read = extend(model, self._read.select(rows), [self.pool.header_ids] * len(rows))
         return logits_BKV[:, -1], read
@@ -206,15 +205,13 @@ class SharedPrefill(ExpertPrefill):
         end = contexts.mask_BK.shape[1]
         found: dict[str, list[Prefilled]] = {}
         for place, name in enumerate(names):
-            decode_verdicts = self.trie.decode_verdicts(
-                logits_BCV[:, place * len(checked) : (place + 1) * len(checked)]
-            )
+            verdicts = self.trie.decode_verdicts(logits_BCV[:, place * len(checked) : (place + 1) * len(checked)])
             branch = end + place * size
             found[name] = [
                 Prefilled(
                     decision, read, row, read.mask_BK[row].index_fill(0, self._columns(branch, decision.path), True)
                 )
-                for row, decision in enumerate(decode_verdicts)
+                for row, decision in enumerate(verdicts)
             ]
         return found
 

@@ -1,7 +1,7 @@
-"""How an expert begins: its verdict, read off one pass over the words it may begin with.
+"""The verdict of an expert, decoded in one forward pass.
 
-An expert writes ``<<pos>>`` or ``<<neg>>`` before all else. So the pieces of both words are read along with the prompt, as
-a tree, and the verdict is wherever the most probable tokens lead: the same as decoding them one by one, in one pass.
+An expert begins its answer with ``<<pos>>`` or ``<<neg>>``. The tokens of both indicators are processed together with the
+prompt as a trie; following the most probable tokens through it gives the greedy verdict that token-by-token decoding gives.
 
 Letters: B rows, C checked positions, V vocabulary.
 """
@@ -21,12 +21,11 @@ class DecodedVerdict:
     """The first tokens of an expert's greedy answer.
 
     Args:
-        ids: as far as the tree told them.
-        path: places in the tree of those among ``ids`` that were read along.
-        verdict: what they say; None if that takes more tokens.
-        log_odds: how much more probable the yes was than the no, as a difference of logits in nats, at the first token in
-            which the two words differ.
-        margin: the smallest lead of a token in ``ids`` over the next best, in logits.
+        ids: token ids up to the end of the trie.
+        path: places in the trie of those ``ids`` that were processed.
+        verdict: the decoded verdict; None if it needs more tokens.
+        log_odds: logit of the positive less that of the negative indicator, in nats, at the first token in which they differ.
+        margin: smallest difference in logits between a token in ``ids`` and the second best.
     """
 
     ids: tuple[int, ...]
@@ -37,11 +36,11 @@ class DecodedVerdict:
 
 
 class IndicatorTrie:
-    """Both words as a tree of tokens. The last token of a word is checked but need not be read.
+    """Both indicators as a trie of tokens. An indicator's last token is compared, but need not be processed.
 
     Args:
-        indicators: the words.
-        template: their tokens, and what tokens say.
+        indicators: the positive and the negative one.
+        template: tokenises them.
     """
 
     def __init__(self, indicators: Indicators, template: PromptTemplate) -> None:
@@ -49,7 +48,7 @@ class IndicatorTrie:
         words = [tuple(template.target_ids(word)[:-1]) for word in (indicators.pos, indicators.neg)]
         ids: list[int] = []
         parents: list[int] = []
-        #: Where a token leads from a place in the tree (-1 is the prompt's end): to a place, or None at a word's end.
+        #: Place and token -> the next place in the trie, None at an indicator's end; -1 is the end of the prompt.
         self.leads: dict[tuple[int, int], int | None] = {}
         for word in words:
             place = -1
@@ -62,7 +61,7 @@ class IndicatorTrie:
                 place = step
             self.leads.setdefault((place, word[-1]))
         self.tree = Tree(tuple(ids), tuple(parents))
-        #: Most tokens of a word.
+        #: Tokens of the longer indicator.
         self.longest = max(map(len, words))
         shared = next((n for n, (p, q) in enumerate(zip(*words, strict=False)) if p != q), None)
         if shared is None:
@@ -78,7 +77,7 @@ class IndicatorTrie:
         """Follow the most probable tokens.
 
         Args:
-            logits_BCV: of the prompt's last token and then of every token of the tree.
+            logits_BCV: of the prompt's last token, then of every token of the trie.
         """
         top = logits_BCV.float().topk(2, dim=-1)
         tokens, lead = top.indices[..., 0].tolist(), (top.values[..., 0] - top.values[..., 1]).tolist()
@@ -102,6 +101,6 @@ class IndicatorTrie:
             place = step
 
     def verdict(self, ids: list[int]) -> Verdict | None:
-        """What generated tokens say, or None while the word is unfinished."""
-        # The replacement character stands for a letter of which only some bytes are there yet.
+        """The verdict of generated tokens, or None while the indicator is incomplete."""
+        # The replacement character stands for a character whose bytes are incomplete.
         return read_verdict(self.text(ids).rstrip("\ufffd"), self.indicators)

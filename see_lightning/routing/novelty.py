@@ -1,4 +1,4 @@
-"""How new prompts are to an expert, told by what is kept of the prompts of its own task.
+"""Densities of tasks: how far a prompt's embedding lies from the prompts that an expert was trained on.
 
 Letters: P prompts, H hidden states, D states of the auto-encoder.
 """
@@ -14,18 +14,18 @@ from torch.nn.functional import linear, mse_loss
 
 from see_lightning.adapters.embeddings import from_the_others, within
 
-FEWEST = 4  # different prompts by which a task can be described
+FEWEST = 4  # least number of different prompts of a task
 DIM = 128  # states of the auto-encoder, as in SEMA
 STEPS, ROWS, RATE = 2000, 32, 1e-3  # of its training, by Adam: near the best linear reconstruction by then
-APART = 5  # one prompt in so many is not shown to it
+APART = 5  # one prompt in so many is held out from its training
 
 
 class Descriptor(ABC):
-    """What is kept of a task's prompts: it says of others how far they lie, by the measure of the task's own.
+    """A density of a task's prompt embeddings, by which distances of other prompts are standardised.
 
     Args:
-        tensors: all of it, as a file holds it; ``mean`` and ``std`` are those of the own prompts' distances, each found
-            without the help of the prompt itself.
+        tensors: its parameters, as in the file; ``mean`` and ``std`` are of the own prompts' distances, each from a density
+            that was fitted without that prompt.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -34,28 +34,28 @@ class Descriptor(ABC):
     @classmethod
     @abstractmethod
     def of(cls, states_PH: Tensor, weights_seed: int) -> Self:
-        """Describe a task.
+        """Fit a task's density.
 
         Args:
-            states_PH: where its prompts lie, see ``embed_prompts``; at least ``FEWEST`` different ones.
-            weights_seed: draws what is drawn.
+            states_PH: embeddings of its prompts, from ``embed_prompts``; at least ``FEWEST`` different ones.
+            weights_seed: seed of random weights.
         """
 
     @abstractmethod
     def distances(self, states_PH: Tensor) -> Tensor:
-        """How far prompts lie from the task's, (P,)."""
+        """Distances of prompts from the task, (P,)."""
 
     def z(self, states_PH: Tensor) -> Tensor:
-        """The same as (d - mean) / std: 0 where the task's own prompts lie on average, below 0 nearer, (P,)."""
+        """Standardised distances, (d - mean) / std, (P,): 0 is the average of the task's own prompts."""
         return (self.distances(states_PH) - self.tensors["mean"]) / self.tensors["std"]
 
 
 class Gaussian(Descriptor):
-    """Mean and shrunk covariance. Distances are Mahalanobis'; each own prompt's is that from all the others."""
+    """Mean and shrunk covariance; distances are Mahalanobis distances. An own prompt's is from all others of the task."""
 
     @classmethod
     def of(cls, states_PH: Tensor, weights_seed: int) -> Self:
-        """Nothing is drawn, for all of it has a closed form."""
+        """Fits mean and covariance in closed form; the seed is not used."""
         states_PH = states_PH.cpu().double()
         own_P = from_the_others(states_PH).sqrt()
         return cls({"centre": states_PH.mean(0), "covariance": within([states_PH]), **_measure(own_P)})
@@ -68,22 +68,22 @@ class Gaussian(Descriptor):
 
     @cached_property
     def _factor_HH(self) -> Tensor:
-        """Cholesky's factor of the covariance, found once for all queries."""
+        """The Cholesky factor of the covariance, computed once."""
         factor_HH: Tensor = torch.linalg.cholesky(self.tensors["covariance"].double())
         return factor_HH
 
 
 class AutoEncoder(Descriptor):
-    """A linear auto-encoder. Distances are mean squared errors of reconstruction; own ones are of prompts kept from it."""
+    """A linear auto-encoder. Distances are mean squared reconstruction errors; own ones are of held-out prompts."""
 
     @classmethod
     def of(cls, states_PH: Tensor, weights_seed: int) -> Self:
-        """Train it, on the CPU, where the same seed gives the same weights."""
+        """Trains on the CPU, where one seed gives the same weights everywhere."""
         states_PH = states_PH.cpu()
         is_apart_P = torch.arange(len(states_PH)) % min(APART, len(states_PH) // 2) == 0
         shown_PH = states_PH[~is_apart_P]
         centre_H = shown_PH.mean(0)
-        # One measure for all states: what moves little is not blown up, and one learning rate serves for every model.
+        # One scale for all states: small variances are not amplified, and one learning rate suits every model.
         scale = (shown_PH - centre_H).square().mean().sqrt()
         shown_PH = (shown_PH - centre_H) / scale
         hidden = shown_PH.shape[1]
@@ -102,7 +102,7 @@ class AutoEncoder(Descriptor):
         return cls({**made.tensors, **_measure(made.distances(states_PH[is_apart_P]))})
 
     def distances(self, states_PH: Tensor) -> Tensor:
-        """What of the prompts the few states do not hold."""
+        """Mean squared reconstruction errors."""
         kept = self.tensors
         apart_PH = (states_PH.cpu().float() - kept["centre"]) / kept["scale"]
         code_PD = linear(apart_PH, kept["0.weight"], kept["0.bias"])
@@ -113,5 +113,5 @@ DESCRIPTORS: dict[str, type[Descriptor]] = {"gaussian": Gaussian, "autoencoder":
 
 
 def _measure(own_P: Tensor) -> dict[str, Tensor]:
-    # Prompts that happen to lie equally far must not put all others infinitely far away.
+    # If all own prompts have one distance, other prompts must not get an infinite z.
     return {"mean": own_P.mean(), "std": own_P.std().clamp(min=1e-3 * float(own_P.mean()))}

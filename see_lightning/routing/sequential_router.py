@@ -1,4 +1,4 @@
-"""Queries before the experts: who accepts them, and what is answered, nothing asked twice."""
+"""Routes a batch of queries through the experts, newest first, and generates the answers; cached responses are reused."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,23 +15,24 @@ from see_lightning.routing.indicator_trie import DecodedVerdict, IndicatorTrie
 from see_lightning.routing.verdicts import Route, Verdict, apply_threshold, strip_indicator, walk
 from see_lightning.tasks.batches import Queries
 
-Request = tuple[str | None, int]  # a voice, None for the base model, and a query's row
-LazyPrefill = Callable[[], ExpertPrefill]  # reads when it is first needed
+Request = tuple[str | None, int]  # an expert, or None for the base model, and a query's row
+LazyPrefill = Callable[[], ExpertPrefill]  # prefills at its first call
 
 
 class SequentialRouter:
-    """One batch of queries and what the experts of a pool say to them.
+    """Verdicts and answers of a pool's experts for one batch of queries.
 
-    A query that is accepted is answered from where the verdict was read, in one batch with whatever else is being written.
+    The answer to an accepted query continues the KV cache in which the verdict was decoded, in one batch with all other
+    answers that are being generated.
 
     Args:
         pool: the experts.
-        trie: what they begin with.
-        queries: what is asked.
+        trie: the tokens of their indicators.
+        queries: the batch.
         eos_ids: tokens that end an answer.
-        counts: where costs are counted: prefills (prompts read), decisions, generations, new_tokens.
-        response_cache: what was said before; None asks everything anew.
-        thresholds: log-odds below which an expert's yes counts as a no; experts without one are taken at their word.
+        counts: costs are added to it: prefills, decisions, generations, new_tokens.
+        response_cache: responses of frozen experts; None computes every response.
+        thresholds: by expert, the log-odds below which a positive verdict counts as negative.
     """
 
     def __init__(
@@ -53,14 +54,14 @@ class SequentialRouter:
         self._verdicts: dict[Request, Verdict | None] = {}
         self._cached: dict[Request, CachedResponse] = {}
         whole = list(range(len(queries)))
-        # Activated experts share what the base model read, which is held for as many queries as are read together.
+        # Activated experts share one KV cache of the base model, which is held for one chunk of queries at a time.
         self._chunks = queries.chunks(whole) if pool.header_ids else [whole]
         self._start = cache(self._prefill_group)
 
     def walk(self) -> list[Route]:
-        """Send every query past the experts, newest first, and let the base model answer what nobody accepts.
+        """Route every query to the newest expert that accepts it, else to the base model, and generate its answer.
 
-        Where verdicts alone are wanted, nobody answers.
+        With ``queries.only_decide`` no answer is generated.
         """
         routes: list[Route] = []
         for rows in self._chunks:
@@ -74,13 +75,13 @@ class SequentialRouter:
         return routes
 
     def answers(self, routes: Sequence[Route]) -> list[CachedResponse]:
-        """What those said with whom the walks ended."""
+        """The response of each route's expert, or of the base model."""
         return [self._cached[one.expert, row] for row, one in enumerate(routes)]
 
     def decide_all(self) -> None:
-        """Let every expert decide on every query, whoever else accepted it.
+        """Compute the verdict of every expert on every query.
 
-        Unless verdicts alone are wanted, each also answers what it accepts, and the base model answers everything.
+        Without ``queries.only_decide``, each expert also answers the queries that it accepts, and the base model all queries.
         """
         for rows in self._chunks:
             prefill, every = self._lazy_prefill(rows), list(range(len(rows)))
@@ -91,7 +92,7 @@ class SequentialRouter:
         self._finish()
 
     def log_odds(self, expert: str) -> list[float]:
-        """How much an expert leans to accepting each query, in nats."""
+        """An expert's log-odds of accepting each query, in nats, to 4 digits."""
         for rows in self._chunks:
             self._ask(self._lazy_prefill(rows), rows, expert, list(range(len(rows))))
         self.decoder.decode_until(0)
@@ -116,12 +117,12 @@ class SequentialRouter:
         )
 
     def _prefill_group(self, group: int) -> tuple[int, KVCache | None]:
-        """Let the base model read what the prompts of a group begin with."""
+        """Prefill the common prefix of a group's prompts with the base model."""
         row = self.queries.groups.index(group)
         return self.pool.prefill_prefix(None, self.queries.same_group(row))
 
     def _is_new(self, request: Request) -> bool:
-        """Whether something is to be heard that was not heard before."""
+        """Whether a response must be computed because the cache does not have it."""
         if request not in self._cached:
             self._cached[request] = self.batch_cache.get(*request)
         cached = self._cached[request]
@@ -145,7 +146,7 @@ class SequentialRouter:
         return verdicts
 
     def _apply_threshold(self, request: Request, verdict: str, log_odds: float | None) -> Verdict:
-        """A verdict as it counts."""
+        """The verdict after the expert's threshold."""
         return apply_threshold(Verdict(verdict), log_odds, self.thresholds.get(request[0] or ""))
 
     def _ask(self, prefill: LazyPrefill, rows: Sequence[int], expert: str, places: Sequence[int]) -> None:
@@ -158,17 +159,19 @@ class SequentialRouter:
             self._decisions |= {request: one.decision for request, one in prefilled.items()}
             self._verdicts |= {request: one.decision.verdict for request, one in prefilled.items()}
             self._start_decoding(prefilled)
-        # A verdict that takes more tokens than its words have, such as one after blanks, is written out first.
+        # A verdict that needs more tokens than the indicators have, such as one after blanks, is decoded first.
         while any(
             self._verdicts.get((row.adapter, row.key[1])) is None for row in self.decoder.rows if row.adapter == expert
         ):
             self.decoder.step()
         for place in new:
             request: Request = (expert, rows[place])
-            self._verdicts[request] = self._verdicts[request] or Verdict.NEITHER  # it ended before its word was whole
+            self._verdicts[request] = (
+                self._verdicts[request] or Verdict.NEITHER
+            )  # it ended before the indicator was complete
 
     def _start_decoding(self, prefilled: dict[Request, Prefilled]) -> None:
-        """Write on from the openings, in one batch for all that were read together."""
+        """Continue decoding after the verdicts, in one batch for all requests of one KV cache."""
         together: dict[int, list[Request]] = {}
         for request, one in prefilled.items():
             together.setdefault(id(one.read), []).append(request)
@@ -199,7 +202,7 @@ class SequentialRouter:
             )
 
     def _is_over(self, key: Request, ids: list[int]) -> bool:
-        """Whether an expert need not go on: it refuses, or only its verdict is wanted."""
+        """Whether decoding of a request can stop: it is rejected, or only its verdict is wanted."""
         if key[0] is None:
             return False
         if self._verdicts[key] is None:
@@ -216,7 +219,7 @@ class SequentialRouter:
         )
 
     def _finish(self) -> None:
-        """Write everything out and remember it."""
+        """Finish decoding and cache the responses."""
         self.decoder.decode_until(0)
         for request, decoded in self.decoder.done.items():
             adapter, row = request

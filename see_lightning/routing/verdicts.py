@@ -1,7 +1,7 @@
-"""The walk: experts are asked one after another until one accepts.
+"""Verdicts, their thresholds, and the walk: SEE's sequential routing (arXiv 2504.06664, figure 1).
 
-SEE's sequential routing (arXiv 2504.06664, figure 1): ``<<pos>>`` answers, ``<<neg>>`` passes the query on, neither
-sends it to the base model, and so does a walk in which nobody accepts.
+Experts decide one after another. ``<<pos>>`` accepts the query, ``<<neg>>`` passes it to the next expert. An answer with
+neither indicator sends it to the base model, and so does a walk in which no expert accepts.
 """
 
 import math
@@ -13,7 +13,7 @@ from see_lightning.tasks.reconstruct import Indicators
 
 
 class Verdict(StrEnum):
-    """What an expert says of a query."""
+    """An expert's decision on a query."""
 
     POS = "pos"
     NEG = "neg"
@@ -21,13 +21,13 @@ class Verdict(StrEnum):
 
 
 def read_verdict(text: str, indicators: Indicators) -> Verdict | None:
-    """The verdict at the start of an answer, or None while it is still being written.
+    """The verdict at the start of an answer, or None while the indicator is incomplete.
 
     Exact and case-sensitive, after leading blanks.
 
     Args:
-        text: what the expert has written so far.
-        indicators: the two words looked for.
+        text: the expert's answer so far.
+        indicators: the positive and the negative one.
 
     >>> [read_verdict(text, Indicators()) for text in ("<<pos>> 4", " <<neg>>", "<<p", "Four")]
     [<Verdict.POS: 'pos'>, <Verdict.NEG: 'neg'>, None, <Verdict.NEITHER: 'neither'>]
@@ -81,16 +81,16 @@ def threshold_at_recall(values: Sequence[float], share: float) -> float:
 
 
 def threshold_with_margin(own: Sequence[float], others: Sequence[float], share: float, margin: float) -> float:
-    """A threshold below what a share of own values reach, by a part of the way from there to the highest foreign one.
+    """``threshold_at_recall`` of the own values, lowered by a share of its distance to the highest other value.
 
-    Where own values lie far above all others, those a little lower than any seen before are still accepted; where they
-    meet, the threshold is `keeping`'s.
+    If all own values lie far above the others, a query slightly below the own values seen so far is still accepted; if
+    they overlap, the threshold is not lowered.
 
     Args:
-        own: at least one.
-        others: at least one.
-        share: of own values that are above it, above 0 and at most 1.
-        margin: the part of the way, 0..1.
+        own: log-odds of queries to be accepted, at least one.
+        others: log-odds of queries to be rejected, at least one.
+        share: of the own values that reach ``threshold_at_recall``, above 0 and at most 1.
+        margin: share of the distance, 0..1.
 
     >>> threshold_with_margin([8.0, 9.0, 10.0], [-4.0, 0.0], share=1.0, margin=0.25)
     6.0
@@ -103,11 +103,11 @@ def threshold_with_margin(own: Sequence[float], others: Sequence[float], share: 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where one query's walk ended.
+    """The result of one query's walk.
 
     Args:
-        expert: who accepted it; None stands for the base model.
-        verdicts: of the experts asked, newest first.
+        expert: the expert that accepted it; None is the base model.
+        verdicts: of the experts that decided, newest first.
     """
 
     expert: str | None
@@ -115,16 +115,16 @@ class Route:
 
 
 def walk(experts: Sequence[str], queries: int, ask: Callable[[str, list[int]], Sequence[Verdict]]) -> list[Route]:
-    """Send every query past the experts until one does not pass it on.
+    """Route every query to the first expert that accepts it.
 
     Args:
-        experts: names in the order in which they are asked, newest first.
-        queries: how many queries there are.
-        ask: given an expert and the numbers of the queries still open, gives that expert's verdicts on them. An expert
-            that no open query reaches is not asked.
+        experts: names in the order in which they decide, newest first.
+        queries: number of queries.
+        ask: given an expert and the numbers of the undecided queries, returns its verdicts on them. It is not called for an
+            expert that no undecided query reaches.
 
-    >>> said = {"b": [Verdict.NEG, Verdict.POS, Verdict.NEITHER], "a": [Verdict.POS]}
-    >>> [w.expert for w in walk(["b", "a"], 3, lambda expert, rows: said[expert])]
+    >>> decided = {"b": [Verdict.NEG, Verdict.POS, Verdict.NEITHER], "a": [Verdict.POS]}
+    >>> [w.expert for w in walk(["b", "a"], 3, lambda expert, rows: decided[expert])]
     ['a', 'b', None]
     """
     verdicts: list[list[Verdict]] = [[] for _ in range(queries)]

@@ -1,4 +1,4 @@
-"""Masks over weights: which of them a task uses, learned by scores and kept as single bits (WSN, Kang et al., ICML 2022).
+"""Masks over weights: the weights that a task uses, learned through scores and stored as bits (WSN, Kang et al., ICML 2022).
 
 Letters: G tensors that are masked apart from each other, X numbers in each.
 """
@@ -47,7 +47,7 @@ def straight_through(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def favouring(scores: Tensor, mask: Tensor) -> Tensor:
-    """The same scores dealt anew, such that a mask's places have the largest; else their order stays.
+    """The same scores permuted so that the entries of a mask have the largest; the order is kept otherwise.
 
     >>> favouring(torch.tensor([0.9, -0.5, 0.1, 0.2]), torch.tensor([False, False, True, True])).tolist()
     [0.20000000298023224, 0.10000000149011612, -0.5, 0.8999999761581421]
