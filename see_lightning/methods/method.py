@@ -1,6 +1,6 @@
-"""What a continual-learning method is: what it trains on, what it keeps, and how it answers.
+"""The interface of a continual-learning method: its training data, its state, and how it answers.
 
-How a step is trained stands in ``training.py``. A method never evaluates, writes results, reads the configuration or knows
+``training.py`` has the training step. A method never evaluates, writes results, reads the configuration or knows
 the number of devices. One level of inheritance; a variant is an argument. Adding one takes a module here and a YAML file in
 ``conf/method``.
 """
@@ -37,9 +37,9 @@ class Answer(NamedTuple):
     Args:
         id: of the query.
         text: without indicator or special tokens.
-        expert: who answered: an expert's name, ``base``, or None where the method has no experts.
-        verdicts: ``pos``, ``neg`` or ``neither`` of the experts asked, newest first.
-        truncated: whether it was cut at the limit.
+        expert: the expert that answered, ``base`` for the base model, or None if the method has no experts.
+        verdicts: ``pos``, ``neg`` or ``neither`` of the experts that decided, newest first.
+        truncated: whether it reached the limit of new tokens.
     """
 
     id: str
@@ -51,11 +51,11 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Which expert a task is given.
+    """The expert that is assigned to a task.
 
     Args:
-        expert: of its own name, to be trained; or of an earlier task's, which explains it.
-        z: by expert that there was, how far from its own task this one lies, in standard deviations.
+        expert: a new one with the task's name, or an earlier task's that fits it.
+        z: by earlier expert, the mean standardised distance of the task's prompts from the expert's own task.
     """
 
     expert: str
@@ -69,18 +69,18 @@ class Method(RoutedMethod):
         setup: model, template, optimizer settings and seed of the run.
     """
 
-    #: The earlier expert that the latest task began as; None where it began afresh.
+    #: The earlier expert from which the latest task was initialised; None if at random.
     parent: str | None = None
 
     @classmethod
     def cautions(cls, arguments: Mapping[str, Any], tasks: Sequence[Task]) -> list[str]:
-        """What is likely to go wrong with these arguments and tasks, a sentence each, to be told before training."""
+        """Warnings about these arguments and tasks, one sentence each, printed before training."""
         return []
 
     def storage(self) -> dict[str, int]:
-        """What is kept of all tasks so far, in bytes, part by part, and under ``pool`` what it is measured by.
+        """Bytes stored for all tasks so far, by part; ``pool`` is the unit of the capacity and no part.
 
-        By default ``weights``: adapters, of which one is the measure; and ``state``, if there is one. Empty where nothing is
+        By default ``weights``, all adapters, with one adapter as the unit, and ``state`` if there is one. Empty if nothing is
         learned.
         """
         one, *more = [self.pool.adapter_bytes(name) for name in self.pool.names] or [0]
@@ -88,41 +88,41 @@ class Method(RoutedMethod):
         return {"pool": one, "weights": one + sum(more), **({"state": state} if state else {})} if one else {}
 
     def training_examples(self, task: Task, memory: Memory) -> list[Example]:
-        """What the stage of ``task`` trains on, with the targets as they are learned.
+        """The training rows of a task's stage, with the targets that are learned.
 
-        Called on the first rank alone, which hands the rows to the others: it keeps no state, and where the method is
-        ``shardable`` it does not run the model.
+        Called on rank 0, which broadcasts the rows. So it must not change the method, and if the method is ``shardable`` it
+        must not run the model.
         """
         return list(task.train)
 
     def choose_parent(self, task: Task) -> str | None:
-        """The earlier expert that a task is to begin as; asked before ``begin_task``, which finds it in ``parent``."""
+        """The earlier expert to initialise a task from. Called before ``begin_task``, which finds it in ``parent``."""
         return None
 
     def assign(self, task: Task) -> Assignment:
-        """Which expert a task is given, asked before it is trained if the method ``may_reuse`` experts."""
+        """The expert of a task. Called before its training if the method ``may_reuse`` experts."""
         return Assignment(task.name, {})
 
     @abstractmethod
     def begin_task(self, task: Task, memory: Memory) -> None:
-        """Add the weights that the task will train and freeze all others."""
+        """Adds the weights that the task trains and freezes all others."""
 
     def end_task(self, task: Task, memory: Memory) -> None:
-        """Whatever is to be done once a task is learned: statistics, merging, thresholds."""
+        """Work after a task's training: statistics, merging, thresholds."""
 
     def report(self) -> dict[str, Any]:
-        """Facts about the method after a task, for ``method_report`` in the results: by name what JSON holds.
+        """Facts about the method after a task, for ``method_report`` in the results: JSON values by name.
 
-        It reads what the method keeps and does not run the model. A name has one value for each task.
+        It must not run the model. A name has one value for each task.
         """
         return {}
 
     @abstractmethod
     def answer(self, queries: Queries) -> list[Answer]:
-        """Answer queries, in their order. Greedy: a sampled answer would give another result each time."""
+        """Answers queries, in their order, by greedy decoding, so that results can be reproduced."""
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the method keeps of past tasks beside its adapters, by name, such as a Fisher matrix or keys.
+        """All tensors that the method keeps of past tasks in addition to its adapters, such as a Fisher matrix or keys.
 
         It is saved after each task by the first rank, so it is the same on all ranks; on any device. Numbers that are not
         finite are refused.
@@ -130,9 +130,9 @@ class Method(RoutedMethod):
         return {}
 
     def load_state(self, task: str, tensors: dict[str, Tensor]) -> None:
-        """Takes back what ``state`` gave when a task had ended, on the device of the base model.
+        """Loads the ``state`` that was saved after a task, on the device of the base model.
 
-        Called for each past task, oldest first, once the task's adapter is there; not for a task that left no state.
+        Called for each past task, oldest first, after its adapter is loaded; not for a task without state.
         """
 
     def saved_adapter(self, task: str) -> str | None:
@@ -153,7 +153,7 @@ class Method(RoutedMethod):
             self.load_state(task, tensors)
 
     def decide(self, queries: Queries) -> None:
-        """Say of queries who would accept them; methods whose experts give verdicts do."""
+        """Caches the verdict of every expert on every query; for methods whose experts give verdicts."""
 
     def predict_step(self, batch: Queries, batch_idx: int) -> list[Answer]:
         """Lightning's name for ``answer``."""
@@ -163,22 +163,22 @@ class Method(RoutedMethod):
         return self.answer(batch)
 
     def weights_seed(self, task: str) -> int:
-        """Draws a new expert's first weights."""
+        """Seed of a new expert's initial weights."""
         return seed(self.run_seed, task, "weights")
 
     def eos_ids(self) -> Collection[int]:
-        """Tokens that end an answer: the tokenizer's, and what the model's own generation settings add."""
+        """Token ids that end an answer: the tokenizer's and those of the model's generation config."""
         configured = self.pool.model.generation_config.eos_token_id
         more = configured if isinstance(configured, list) else [configured]
         return {self.template.tokenizer.eos_token_id, *(token for token in more if token is not None)}
 
     def generate(self, adapter: str | None, queries: Queries, forced_prefix: Sequence[int] = ()) -> list[Decoded]:
-        """Plain greedy answers of one voice, counted.
+        """Greedy answers under one adapter; costs are added to ``counts``.
 
         Args:
             adapter: an adapter's name; None is the base model.
-            queries: what is asked.
-            forced_prefix: tokens that each answer is made to begin with; they are not given back and do not count.
+            queries: the batch.
+            forced_prefix: token ids with which each answer is forced to begin; they are neither returned nor counted.
         """
         decoder: BatchDecoder[int] = BatchDecoder(self.pool.use_adapter, self.eos_ids())
         start: tuple[int, KVCache | None] = (0, None)
@@ -207,7 +207,7 @@ class Method(RoutedMethod):
         return decoded
 
     def base_generate(self, query: str, max_new_tokens: int) -> str:
-        """What the base model alone says, by transformers' own ``generate`` instead of ours."""
+        """The base model's answer by ``generate`` of transformers, as a reference."""
         ids = torch.tensor([self.template.prompt_ids(query)], device=self.pool.device())
         settings = GenerationConfig(
             do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(self.eos_ids()), pad_token_id=0
@@ -219,64 +219,63 @@ class Method(RoutedMethod):
         return self.template.text(new)
 
     def to_answer(self, id_: str, decoded: Decoded, expert: str | None) -> Answer:
-        """An answer that no verdict stands before."""
+        """An answer without verdicts."""
         return Answer(id_, self.template.text(decoded.ids), expert, (), not decoded.ended)
 
 
 class OneAdapterMethod(Method):
-    """A method that holds one adapter and trains it on, stage after stage."""
+    """A method with one adapter, which every stage trains further."""
 
     ADAPTER: ClassVar[str] = "shared"
 
     def begin_task(self, task: Task, memory: Memory) -> None:
-        """The first task makes the adapter; later ones go on with it."""
+        """Creates the adapter in the first task; later tasks train it further."""
         if self.ADAPTER not in self.pool.names:
             self.pool.add_expert(self.ADAPTER, self.weights_seed(self.ADAPTER))
         self.pool.train_only(self.ADAPTER)
 
     def answer(self, queries: Queries) -> list[Answer]:
-        """The adapted model answers everything."""
+        """Answers of the adapted model."""
         decoded = self.generate(self.ADAPTER, queries)
         return [self.to_answer(id_, row, None) for id_, row in zip(queries.ids, decoded, strict=True)]
 
     def saved_adapter(self, task: str) -> str | None:
-        """The one adapter, as each task left it."""
+        """The one adapter, in its state after the task."""
         return self.ADAPTER
 
 
 class ExpertMethod(Method):
-    """A method that trains a new expert for every task and never touches an old one."""
+    """A method that trains a new expert for every task; earlier ones are frozen."""
 
     traits = Traits(has_experts=True, router=Oracle)
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        #: What was said before; an evaluation that remembers puts its own here.
+        #: Cached responses of frozen experts; the evaluation sets it.
         self.response_cache: ResponseCache | None = None
 
     def begin_task(self, task: Task, memory: Memory) -> None:
-        """A new expert on the base model, never a continued one."""
+        """Adds a new expert to the base model."""
         self.pool.add_expert(task.name, self.weights_seed(task.name))
 
     def generate_as(self, adapter: str | None, queries: Queries) -> list[Answer]:
-        """Answers by one voice; None is the base model, word for word what it would say without any expert.
+        """Answers under one adapter; None is the base model, whose answers are those without any expert.
 
-        An expert that could refuse is made to begin with the word with which it accepts, unless it did so by itself. What the
-        voice has said before is not generated again.
+        An expert with verdicts is forced to begin with the positive indicator, unless it does so by itself. Cached responses
+        are reused.
         """
-        accept_word = (
-            "" if adapter is None else self.accept_prefix.rstrip(" ")
-        )  # the blank may be one token with what follows
+        # The blank behind the indicator may be one token with the start of the answer.
+        accept_word = "" if adapter is None else self.accept_prefix.rstrip(" ")
         forced_prefix = self.template.target_ids(accept_word)[:-1] if accept_word else []
-        of_itself = BatchCache(self.response_cache, self.pool, queries)
+        unforced = BatchCache(self.response_cache, self.pool, queries)
         batch_cache = BatchCache(self.response_cache, self.pool, queries, forced_prefix)
-        known = [of_itself.get(adapter, row) for row in range(len(queries))]
+        known = [unforced.get(adapter, row) for row in range(len(queries))]
         known = [batch_cache.get(adapter, row) if cached.text is None else cached for row, cached in enumerate(known)]
         new = [row for row, cached in enumerate(known) if cached.text is None]
         if new:
             for row, one in zip(new, self.generate(adapter, queries.select(new), forced_prefix), strict=True):
                 text = self.template.text(one.ids)
-                # One blank stands between the word and the answer; others are the answer's.
+                # One blank separates the indicator from the answer; others belong to the answer.
                 known[row] = CachedResponse(
                     text=text.removeprefix(" ") if forced_prefix else text, truncated=not one.ended
                 )
@@ -287,7 +286,7 @@ class ExpertMethod(Method):
         ]
 
     def answer(self, queries: Queries) -> list[Answer]:
-        """Each query by its voice, those of one voice together."""
+        """Answers each query under the adapter that the router chooses, in one batch for each adapter."""
         answers: dict[int, Answer] = {}
         adapters = self.route(queries)
         for adapter in dict.fromkeys(adapters):
@@ -296,5 +295,5 @@ class ExpertMethod(Method):
         return [answers[row] for row in range(len(queries))]
 
     def saved_adapter(self, task: str) -> str | None:
-        """The expert of the task; the others have not moved."""
+        """The expert of the task; the others are frozen."""
         return task

@@ -1,4 +1,4 @@
-"""A method's router: its own, or the one that a run names."""
+"""The router of a method: the method's own, or one that a run chooses."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,22 +12,22 @@ from see_lightning.tasks.batches import Queries
 
 
 class RoutedMethod(Training):
-    """What a method's router reads of it, and the choice between two of them.
+    """The part of a method that its router reads, and the choice of the router.
 
     Args:
         setup: model, template, optimizer settings and seed of the run.
     """
 
     traits: ClassVar[Traits] = Traits()
-    #: What an expert says before an answer, with the blank behind it; empty where answers begin at once.
+    #: The indicator before an accepted answer, with the blank behind it; empty for experts without verdicts.
     accept_prefix: str = ""
-    #: The router that a run names; None where the method's own routes, which the method teaches, saves and restores itself.
+    #: The router that a run chooses; None for the method's own, which the method trains, saves and restores.
     chosen_router: Router | None = None
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        #: Exact costs of answering: prefills (prompts read), decisions, decided_again (of these, in bf16, by themselves
-        #: because they were close), generations (answers written), new_tokens.
+        #: Exact costs of answering: prefills, decisions, decided_again (close decisions that were recomputed, each in a
+        #: batch of its own), generations, new_tokens.
         self.counts: Counter[str] = Counter()
 
     @classmethod
@@ -37,12 +37,12 @@ class RoutedMethod(Training):
 
     @classmethod
     def arguments_for(cls, router: type[Router]) -> dict[str, Any]:
-        """Arguments of the method that mean a router, by which runs that use it have always been known."""
+        """Arguments of the method that choose a router, under which its runs have always been stored."""
         return {}
 
     @cached_property
     def own_router(self) -> Router:
-        """Routes queries where the run names no other router."""
+        """The router if the run chooses none."""
         return self.traits.router(self)
 
     @property

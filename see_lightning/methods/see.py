@@ -1,6 +1,6 @@
 """SEE: Sequential Ensemble of Experts (Wang et al., Findings of ACL 2025, arXiv 2504.06664).
 
-Each task gets an expert of its own, trained on its reconstructed task; queries walk the experts, newest first.
+Each task trains an expert on its reconstructed data; queries are routed through the experts, newest first.
 """
 
 import json
@@ -37,35 +37,34 @@ from see_lightning.tasks.negatives import (
 from see_lightning.tasks.reconstruct import Indicators, reconstruct
 from see_lightning.tasks.task import Task
 
-LOOKED_AT = 100  # training rows, and refused ones, at most that a threshold is set by
-ENOUGH = 12  # refused examples of a past task, below which experts were seen to take its queries for their own
+LOOKED_AT = 100  # most training rows, and most negatives, by which a threshold is set
+ENOUGH = 12  # negatives of a past task; with fewer, experts were measured to accept its queries
 
 
 class See(ExpertMethod):
-    """Experts that say whether a query is theirs before they answer it.
+    """Experts that give a verdict on a query before they answer it.
 
     Args:
         setup: model, template, optimizer settings and seed of the run.
-        ratio: share of each past task's examples that a new expert learns to refuse, 0..1.
-        resample: ``per_task`` draws them for every expert, ``once`` once for all.
-        min_negatives: how many examples of each past task it learns to refuse at least, as far as there are so many and
-            unless the ratio is 0. The paper goes by the ratio alone, which of few rows leaves too few.
-        indicators: the words for mine and not mine.
-        general_negatives: instructions of no task that every expert learns to refuse too, so that even the first one has
-            something to refuse. The paper has none.
-        general_source: where they come from, see ``tasks.negatives``.
-        other_instructions: of an expert's own inputs, how many it also learns to refuse under another instruction.
-        calibrate_on: what sets an expert's threshold: so many further examples of its task, which it is not trained on; or
-            ``train``, the examples that it was trained on and those that it learned to refuse, which costs no row; 0 takes
-            every expert at its word, as the paper does.
-        target_recall: share of its own, above 0 and at most 1, that the threshold still accepts.
-        ood_examples: number of general instructions, which no expert learns to refuse, that also set a threshold; 0: own
-            examples alone.
+        ratio: share of each past task's examples that become negatives of a new expert, 0..1.
+        resample: ``per_task`` samples them for every expert, ``once`` once for all.
+        min_negatives: least number of negatives from each past task, as far as it has so many rows and unless the ratio is 0.
+            The paper uses the ratio alone, which gives too few negatives for small tasks.
+        indicators: the positive and the negative one.
+        general_negatives: number of general instructions that are negatives of every expert, also of the first. The paper
+            has none.
+        general_source: source of general instructions, see ``tasks.negatives``.
+        other_instructions: number of an expert's own inputs that are also negatives, under another instruction.
+        calibrate_on: data that set an expert's threshold: this number of held-out rows of its task; ``train``, its training
+            rows and negatives; 0 for no threshold, as in the paper.
+        target_recall: share of its own rows, above 0 and at most 1, that the threshold accepts.
+        ood_examples: number of general instructions that are no expert's negatives and also set a threshold; 0: own rows
+            alone.
         margin: share, 0..1, of the gap between the log-odds that ``target_recall`` gives and the highest of these by which
             the threshold is lowered; see ``routing.verdicts.threshold_with_margin``.
-        warm_start: how a new expert begins: ``none`` afresh, as in the paper; or as a copy of an earlier one, chosen by
+        warm_start: initialisation of a new expert: ``none`` at random, as in the paper; or from an earlier one, chosen by
             ``loss`` or ``knn``, see ``WarmStart``.
-        probe: how many training examples that choice looks at.
+        probe: number of training examples that this choice uses.
     """
 
     traits = Traits(
@@ -77,7 +76,7 @@ class See(ExpertMethod):
 
     @classmethod
     def cautions(cls, arguments: Mapping[str, Any], tasks: Sequence[Task]) -> list[str]:
-        """Past tasks of which later experts learn to refuse few examples, and how they would learn more."""
+        """Past tasks with few negatives, and the settings that give more."""
         ratio, at_least = arguments["ratio"], arguments.get("min_negatives", 0)
         refused = {task: num_rehearsed(ratio, len(task.train), at_least) for task in tasks[:-1]}
         few = {task: number for task, number in refused.items() if number < ENOUGH}
@@ -128,15 +127,11 @@ class See(ExpertMethod):
         self.accept_prefix = f"{self.indicators.pos} "
         self.general_negatives, self.general_source = general_negatives, general_source
         self.other_instructions = other_instructions
-        self.calibrate_on, self.target_recall, self.ood_examples, self.margin = (
-            calibrate_on,
-            target_recall,
-            ood_examples,
-            margin,
-        )
+        self.calibrate_on, self.target_recall = calibrate_on, target_recall
+        self.ood_examples, self.margin = ood_examples, margin
         self.warm_start = WarmStart(warm_start, probe)
         self._check_general()
-        #: Log-odds below which an expert's yes counts as a no.
+        #: By expert, the log-odds below which a positive verdict counts as negative.
         self.thresholds: dict[str, float] = {}
 
     def training_examples(self, task: Task, memory: Memory) -> list[Example]:
@@ -153,17 +148,17 @@ class See(ExpertMethod):
         return memory.rehearse(task, ratio=self.ratio, resample=self.resample, at_least=self.min_negatives)
 
     def choose_parent(self, task: Task) -> str | None:
-        """The expert that is most useful to the new task, if experts begin as others."""
+        """The most transferable earlier expert, with ``warm_start``."""
         return self.warm_start.choose(self, task)
 
     def begin_task(self, task: Task, memory: Memory) -> None:
-        """A new expert, perhaps with the weights of an earlier one; that one does not move."""
+        """Adds a new expert, with ``warm_start`` as a copy of an earlier one."""
         super().begin_task(task, memory)
         if self.parent:
             self.pool.load_weights(task.name, self.pool.pairs(self.parent))
 
     def _check_general(self) -> None:
-        """Refuse a source that has too few instructions or unfit ones, before anything is trained."""
+        """Refuse a source with too few or unsuitable instructions before training."""
         words = self.indicators.pos, self.indicators.neg
         most = self.template.max_length - max(len(self.template.target_ids(word)) for word in words)
         ood_examples = self.ood_examples if self.calibrate_on else 0
@@ -178,7 +173,7 @@ class See(ExpertMethod):
                 raise ConfigError(f"method.general_source: {place} cannot be learned as a refusal: {reason}.")
 
     def end_task(self, task: Task, memory: Memory) -> None:
-        """Set the new expert's threshold by what it says to examples, as ``calibrate_on`` has it."""
+        """Sets the new expert's threshold from its log-odds on the examples that ``calibrate_on`` chooses."""
         if not self.calibrate_on:
             return
         own, negatives = task.held_out, []
@@ -188,7 +183,7 @@ class See(ExpertMethod):
                 self._rehearsed(task, memory), LOOKED_AT, seed(self.run_seed, task.name, "thresholds")
             )
             if not negatives and not self.ood_examples:
-                return  # the first expert has refused nothing that it could be told from
+                return  # the first expert has no negatives
         log_odds = self._log_odds(task, own)
         self.thresholds[task.name] = threshold_at_recall(log_odds, self.target_recall)
         negatives += self._unseen_general(task)
@@ -203,7 +198,7 @@ class See(ExpertMethod):
         return unseen_general(self.ood_examples, self.general_source, draw, refused=self.general_negatives)
 
     def _log_odds(self, task: Task, examples: Sequence[Example]) -> list[float]:
-        """How much the expert of a task leans to accepting some examples' prompts."""
+        """Log-odds of a task's expert on the prompts of examples."""
         queries = query_batch([example.prompt for example in examples], self.template, max_new_tokens=1)
         return self.sequential_router(replace(queries, only_decide=True), remember=False).log_odds(task.name)
 
@@ -214,13 +209,13 @@ class See(ExpertMethod):
             write_text(folder / THRESHOLD, json.dumps({"log_odds": self.thresholds[task]}) + "\n")
 
     def restore(self, task: str, folder: Path) -> None:
-        """An expert comes back with its threshold."""
+        """Loads an expert and its threshold."""
         super().restore(task, folder)
         if (folder / THRESHOLD).exists():
             self.thresholds[task] = read_file(folder / THRESHOLD)["log_odds"]
 
     def answer(self, queries: Queries) -> list[Answer]:
-        """Walk the experts, newest first, each answer written on from its verdict; other routers choose before."""
+        """Answers with the walk, which continues each answer from its verdict; other routers choose first."""
         if not isinstance(self.router, Walk):
             return super().answer(queries)
         router = self.sequential_router(queries)
@@ -231,14 +226,14 @@ class See(ExpertMethod):
         ]
 
     def decide(self, queries: Queries) -> None:
-        """Let every expert decide on every query, for studies of other walks; only what is new is asked.
+        """Caches every expert's verdict on every query, from which other walks can be simulated.
 
-        Unless ``queries.only_decide``, experts also answer what they accept, and the base model everything.
+        Without ``queries.only_decide``, also the answers of experts that accept, and the base model's answers.
         """
         self.sequential_router(queries).decide_all()
 
     def sequential_router(self, queries: Queries, *, remember: bool = True) -> SequentialRouter:
-        """A batch of queries before the experts, nothing asked twice if what they say is to be remembered."""
-        words = IndicatorTrie(self.indicators, self.template)
+        """The sequential router of a batch; with ``remember`` it uses the response cache."""
+        trie = IndicatorTrie(self.indicators, self.template)
         response_cache = self.response_cache if remember else None
-        return SequentialRouter(self.pool, words, queries, self.eos_ids(), self.counts, response_cache, self.thresholds)
+        return SequentialRouter(self.pool, trie, queries, self.eos_ids(), self.counts, response_cache, self.thresholds)

@@ -1,7 +1,7 @@
 """SEMA: Self-Expansion with Mixture of Adapters (Wang et al., CVPR 2025, arXiv 2403.18886), in the form of language models.
 
-A new task gets an expert only if no expert's descriptor explains its prompts; otherwise the nearest expert answers for it,
-and nothing is trained. PAPERS.md lists what differs from the paper, whose adapters stand in each layer of a vision model.
+A new task trains an expert only if its prompts are far from those of every earlier expert; otherwise the nearest expert is
+assigned to it. PAPERS.md lists the differences from the paper, which has adapters in each layer of a vision model.
 """
 
 import json
@@ -24,15 +24,18 @@ from see_lightning.routing.router import Router
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
-FILE, GIVEN = "descriptor.safetensors", "given.json"  # beside an expert's weights, or in their place
+FILE, GIVEN = (
+    "descriptor.safetensors",
+    "given.json",
+)  # in an expert's folder; the latter also in that of a task without an expert
 
 
 class Sema(ExpertMethod):
-    """Experts only for what is new, found by where prompts lie in the base model's last hidden states.
+    """Trains an expert only for a new kind of prompt, by densities of the base model's last hidden states.
 
     Args:
         setup: model, template, optimizer settings and seed of the run.
-        threshold: a task gets an expert of its own if its prompts' mean z exceeds this under every descriptor there is.
+        threshold: a task trains an expert if the mean z of its prompts exceeds this under every density.
         descriptor: ``gaussian``, in closed form, or ``autoencoder``, as in the paper.
         reject_above: queries whose smallest z exceeds this go to the base model; 0 for none.
     """
@@ -51,15 +54,15 @@ class Sema(ExpertMethod):
         within("method.reject_above", reject_above, 0)
         one_of("method.descriptor", descriptor, DESCRIPTORS)
         self.threshold, self.reject_above = threshold, reject_above
-        #: Descriptors of all experts, which also tell whether a task is new.
+        #: Densities of all experts, which also decide whether a task is new.
         self.density = Density(self, descriptor=descriptor, reject_above=reject_above)
-        #: Of each task so far.
+        #: By task, its expert.
         self.given: dict[str, Assignment] = {}
-        self._states_PH: Tensor | None = None  # of a task that is being learned
+        self._states_PH: Tensor | None = None  # of the task in training
 
     def assign(self, task: Task) -> Assignment:
-        """The nearest expert, if the task is explained by it; else one of its own."""
-        # Each once: of two that are alike, either would make the other seem nearer to the rest than a new query is.
+        """The nearest expert if it lies within ``threshold``, else a new one."""
+        # Duplicates are removed: they would make own prompts seem nearer to each other than new queries are.
         prompts = list(dict.fromkeys(tuple(self.template.prompt_ids(example.prompt)) for example in task.train))
         if (different := len(prompts)) < FEWEST:
             raise ConfigError(
@@ -75,32 +78,32 @@ class Sema(ExpertMethod):
         return self.given[task.name]
 
     def end_task(self, task: Task, memory: Memory) -> None:
-        """The new expert's descriptor; like the expert it stays as it is from now on."""
+        """Fits the new expert's density, which is frozen like the expert."""
         if self._states_PH is None:
-            return  # taken over from a run that refused otherwise: it was ended there
+            return  # its experts come from a run with another ``reject_above``, which has fitted the density
         self.density.fit(task.name, self._states_PH)
         self._states_PH = None
 
     @cached_property
     def own_router(self) -> Router:
-        """The descriptors by which experts are born."""
+        """The densities that also assign experts."""
         return self.density
 
     @property
     def descriptors(self) -> dict[str, Descriptor]:
-        """Of each expert, in order of birth."""
+        """Densities by expert, in the order of training."""
         return self.density.descriptors
 
     def expert_of(self, task: str) -> str | None:
-        """Its own expert, or the earlier one that explains it."""
+        """A task's own expert, or the earlier one assigned to it."""
         return self.given[task].expert if task in self.given else None
 
     def storage(self) -> dict[str, int]:
-        """Weights and descriptors of the experts there are."""
+        """Weights and densities of all experts."""
         return {**super().storage(), "descriptors": self.density.nbytes()}
 
     def save(self, task: str, folder: Path) -> None:
-        """Which expert the task was given, and that expert and its descriptor if it is new."""
+        """Saves the assignment, and a new expert with its density."""
         folder.mkdir(parents=True, exist_ok=True)
         given = self.given[task]
         write_text(folder / GIVEN, json.dumps(asdict(given)) + "\n")
@@ -109,7 +112,7 @@ class Sema(ExpertMethod):
             write_tensors(self.density.state(task), folder / FILE)
 
     def restore(self, task: str, folder: Path) -> None:
-        """An expert comes back with its descriptor; where a task was given an earlier one, there is nothing more."""
+        """Loads the assignment, and a new expert with its density."""
         self.given[task] = Assignment(**read_file(folder / GIVEN))
         if self.given[task].expert == task:
             super().restore(task, folder)

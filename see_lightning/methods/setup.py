@@ -1,4 +1,4 @@
-"""What every method is given, and what every method declares about itself."""
+"""Arguments that every method gets, and traits that every method declares."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,12 +12,12 @@ from see_lightning.tasks.prompts import PromptTemplate
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run gives a method beside the method's own settings.
+    """A method's arguments in addition to its own settings.
 
     Args:
         pool: the base model and its adapters.
-        template: how a query is put to the model.
-        optim: how one task is trained.
+        template: turns a query into a prompt.
+        optim: settings of the optimizer.
         seed: the run's seed.
         rank: number of this process, from 0.
         ranks: number of processes that train the method together.
@@ -37,12 +37,12 @@ class Traits:
 
     Args:
         schedule: ``sequential``: a stage for each task; ``joint``: one stage on all tasks; ``frozen``: no training.
-        has_experts: answers name the expert that gave them, so routing is judged.
-        router: that of a run which names none. A method takes every router whose ``needs`` it has.
+        has_experts: answers name their expert, so routing is evaluated.
+        router: the default router. A method accepts every router whose ``needs`` it has.
         shardable: works while each rank holds only parts of the base model; false if it reads or moves the base's weights.
-        peft_loadable: an expert's folder, loaded by PEFT alone, gives the same answers.
-        learns_refusals: past examples are trained on as queries to refuse, so experts give verdicts.
-        may_reuse: a task may be given an earlier expert (``Method.assign``); then nothing is trained on it.
+        peft_loadable: PEFT alone loads an expert's folder and gives the same answers.
+        learns_refusals: past examples are negatives, so experts give verdicts.
+        may_reuse: an earlier expert may be assigned to a task (``Method.assign``), which is then not trained.
         after_training: names of the method's settings that no trained weight depends on. A run that differs from a finished
             one in these alone takes over its experts, and only repeats ``end_task``, with the state that the task before
             left. A subclass inherits these names: it declares its own if one of them changes what it trains.

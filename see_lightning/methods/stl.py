@@ -1,11 +1,11 @@
-"""Single-task learning: one expert per task, told which task a query belongs to. SEE's "AvgSTL".
+"""Single-task learning: one expert per task, chosen by the given task id. SEE's "AvgSTL".
 
-The oracle of routing: what an ensemble of the same experts would score if it never erred. With ``router=centroid`` and the
-like, the same experts are routed without being told.
+It is the score of an ensemble of these experts with perfect routing. With another router, such as ``router=centroid``, the same
+experts are chosen without a task id.
 """
 
 from see_lightning.methods.method import ExpertMethod
 
 
 class Stl(ExpertMethod):
-    """Experts without indicators; a task that has no expert yet is the base model's."""
+    """Experts without verdicts; the base model answers queries of tasks that have no expert yet."""
