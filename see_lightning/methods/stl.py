@@ -1,7 +1,7 @@
 """Single-task learning: one expert per task, chosen by the given task id. SEE's "AvgSTL".
 
-It is the score of an ensemble of these experts with perfect routing. With another router, such as ``router=centroid``, the same
-experts are chosen without a task id.
+It is the score of an ensemble of these experts with perfect routing. Another router, such as ``router=centroid``, chooses the
+same experts without a task id.
 """
 
 from see_lightning.methods.method import ExpertMethod
