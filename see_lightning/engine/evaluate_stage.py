@@ -56,7 +56,7 @@ class EvaluateStage:
         """Compute the answers and decisions that are not final in the ledger.
 
         Raises:
-            Preempted: a rank was told to stop.
+            Preempted: a rank received a stop signal.
         """
         for eval_set in self.context.eval_sets.values():
             self._evaluate(eval_set, self._unanswered(eval_set))
@@ -86,7 +86,7 @@ class EvaluateStage:
         ranks = self.context.ranks
         for chunk in [[task] for task in tasks] if ranks.size == 1 else filter(None, [tasks]):
             work = partial(self._compute, eval_set, chunk, only_decide)
-            # A rank that was told to stop synchronises with the others first.
+            # A rank with a stop signal synchronises with the others first.
             results = ranks.gather(ranks.run_preemptible(work, in_step(self.context.method)))
             self._commit(eval_set, chunk, results)
 

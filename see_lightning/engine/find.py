@@ -283,7 +283,7 @@ def _unread(directory: Path, compared: Compared, contents: Contents) -> Iterator
     if compared.unread:
         names = ", ".join(name.removeprefix("task ") for name in compared.unread)
         reason = next((contents.missing[name] for name in compared.unread if name in contents.missing), "")
-        yield f"not compared with what {directory} was made from, for it cannot be read: {names} ({reason})"
+        yield f"inputs that cannot be read were not compared with those of {directory}: {names} ({reason})"
 
 
 def _edited(directory: Path, edited: list[tuple[float, Path, Compared]], contents: Contents) -> Iterator[str]:
@@ -291,7 +291,7 @@ def _edited(directory: Path, edited: list[tuple[float, Path, Compared]], content
         _, other, compared = max(edited, key=lambda one: one[0])
         more = f" and {len(edited) - 1} more" if len(edited) > 1 else ""
         yield (
-            f"changed since {other} was made{more}: {edits(other, compared, contents)}; what follows is a run of its own,"
+            f"changed since {other} was made{more}: {edits(other, compared, contents)}; this command has a run of its own,"
             f" {directory}"
         )
 

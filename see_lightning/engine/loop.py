@@ -1,4 +1,4 @@
-"""The loop over tasks: each is trained, evaluated and made final; a killed run goes on wherever it was."""
+"""The loop over tasks: each is trained, evaluated and made final. A killed run continues after its last final work."""
 
 from see_lightning.engine.context import RunContext
 from see_lightning.engine.evaluate_stage import EvaluateStage
@@ -6,13 +6,13 @@ from see_lightning.engine.train_stage import TrainStage
 
 
 def run_stages(context: RunContext) -> None:
-    """Do what the ledger does not name as done; every rank of the run calls this.
+    """Train and evaluate all stages that are not final in the ledger; called by every rank.
 
     Args:
         context: of the run.
 
     Raises:
-        Preempted: a rank was told to stop.
+        Preempted: a rank received a stop signal.
         Diverged: the loss or a weight is no finite number.
     """
     for number, stage in enumerate(context.stages, start=1):

@@ -1,4 +1,4 @@
-"""What a run's prompts are made from: noted when it starts, compared whenever it goes on, grows or is asked."""
+"""Checks that tokenizer, chat template and experts are those with which a run was started, when it is continued or used."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,20 +15,21 @@ from see_lightning.tasks.prompts import PromptTemplate
 
 
 def date_of(ledger: Ledger, model: str | None) -> str:
-    """The date that chat templates write in a run, in ISO form: that of its start, whenever it goes on.
+    """The date in the prompts of a run, for chat templates that contain one: that of its first start, in ISO form.
 
-    A run that starts takes the date of those beside it, of the same order, method and model, so that it can grow from them.
+    A new run takes the earliest date of runs beside it with the same order, method and model, so that it can take over
+    their stages.
 
     Args:
         ledger: of the run.
-        model: its name in the settings by which the run is named.
+        model: the model's name in the run's settings.
     """
     about = ledger.content["about"]
     if "date" in about:
         return str(about["date"])
     dates = []
     for other in ledger.directory.parent.parent.glob("*/seed=*") if not about else ():
-        with suppress(LedgerError):  # a damaged one is told where that run itself is needed
+        with suppress(LedgerError):  # a damaged run is refused where it is needed
             noted = Ledger(other).read().content["about"]
             if "date" in noted and noted["numbers"]["model"]["name"] == model:
                 dates.append(noted["date"])
@@ -36,15 +37,15 @@ def date_of(ledger: Ledger, model: str | None) -> str:
 
 
 def prompt_facts(template: PromptTemplate) -> dict[str, Any]:
-    """What a run notes of its prompts: digests, and the date if the chat template writes it."""
+    """Facts about the prompts of a run, for its ledger: digests, and the date if the chat template contains it."""
     return {"prompts": template.made_from(), **({"date": template.date} if template.date else {})}
 
 
 def check_prompts(ledger: Ledger, template: PromptTemplate) -> None:
-    """Compare a run's prompts with what they were when it started; what an older run did not note is not compared.
+    """Refuse a template or tokenizer that has changed since the run started; facts that its ledger lacks are not compared.
 
     Raises:
-        LedgerError: template or tokenizer are others.
+        LedgerError: template or tokenizer has changed.
     """
     _refuse_changes(
         ledger,
@@ -55,10 +56,10 @@ def check_prompts(ledger: Ledger, template: PromptTemplate) -> None:
 
 
 def check_same_prompts(ledger: Ledger, other: Ledger) -> None:
-    """Compare the prompts of a run with those of another, which it is to go on from.
+    """Refuse to take over stages from a run with other prompts.
 
     Raises:
-        LedgerError: template, tokenizer or date are others.
+        LedgerError: template, tokenizer or date differ.
     """
     ours, theirs = (_noted(one) for one in (ledger, other))
     _refuse_changes(other, theirs, ours, "Restore it, or move that folder away.")
@@ -66,44 +67,44 @@ def check_same_prompts(ledger: Ledger, other: Ledger) -> None:
 
 @contextmanager
 def taken_up(ledger: Ledger, stage: str, facts: Mapping[str, Any]) -> Iterator[None]:
-    """Within this, an expert is read that comes from where this run's experts do, or is refused.
+    """A context in which an expert's files are read: its facts are checked before, and unusable files are refused.
 
-    A base model whose files the ledger names is compared by these: its name may be another by now, and its revision.
+    If the ledger has digests of the base model's files, its name and revision may differ from those in ``expert.json``.
 
     Args:
         ledger: of the run.
-        stage: name of the one that trained it.
-        facts: what this run's experts say, see ``expert_facts``.
+        stage: name of the stage that trained the expert.
+        facts: of this run's experts, see ``expert_facts``.
 
     Raises:
-        LedgerError: it is of another task, model, precision, template, or has other indicators; or its files lack something.
+        LedgerError: the expert's task, model, precision, template or indicators differ, or its files are incomplete.
     """
-    if "expert/expert.json" in ledger.stage(stage)["trained"]["files"]:  # else its own task is not evaluated yet
+    if "expert/expert.json" in ledger.stage(stage)["trained"]["files"]:  # missing until its task is evaluated
         _check_expert(ledger, stage, facts)
     try:
         yield
     except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, Refusal | torch.OutOfMemoryError):
             raise
-        told = next(iter(str(error).strip().splitlines()), "")
+        reason = next(iter(str(error).strip().splitlines()), "")
         raise LedgerError(
             f"{ledger.folder(stage) / 'expert'} does not hold what this run's method saves ({type(error).__name__}:"
-            f" {told[:200]}). Put its files back, or delete {ledger.directory} to run anew."
+            f" {reason[:200]}). Put its files back, or delete {ledger.directory} to run again."
         ) from error
 
 
 def _check_expert(ledger: Ledger, stage: str, facts: Mapping[str, Any]) -> None:
     path = ledger.folder(stage) / "expert" / "expert.json"
-    said = read_file(path)
+    recorded = read_file(path)
     named = ledger.content["about"].get("contents", {}).get("files")
     task = stage.partition("-")[2]
     if task in RESERVED:
         raise LedgerError(f"{ledger.directory} has a stage {stage}, but {task!r} is no name of an expert.")
     for name, value in {"task": task, **facts}.items():
-        if name in said and said[name] != value and not (named and name in ("base_model", "base_revision")):
+        if name in recorded and recorded[name] != value and not (named and name in ("base_model", "base_revision")):
             raise LedgerError(
-                f"{path} says that its expert's {name} is {said[name]!r:.100}, and this run's is {value!r:.100}. Put the file"
-                f" back, or delete {ledger.directory} to run anew."
+                f"{path}: its expert's {name} is {recorded[name]!r:.100}, and this run's is {value!r:.100}. Put the file"
+                f" back, or delete {ledger.directory} to run again."
             )
 
 
@@ -113,7 +114,7 @@ def _noted(ledger: Ledger) -> dict[str, Any]:
 
 
 def _refuse_changes(made: Ledger, then: Mapping[str, Any], now: Mapping[str, Any], cure: str) -> None:
-    # Other prompts have other ids too, so the first that differs is the cause.
+    # Changed prompts have changed token ids too; the first difference is the cause.
     changed = next((name for name, noted in then.items() if name in now and noted != now[name]), None)
     if changed:
         raise LedgerError(f"{made.directory} was made with another {changed} than there is now. {cure}")

@@ -1,4 +1,4 @@
-"""What a command measures of a finished run once and keeps beside its results, together with what it belongs to."""
+"""Measurements of a finished run, kept in files beside its results together with the ledger's digest."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -21,25 +21,25 @@ Measure = Callable[[Mapping[str, Any], Ledger], Content]
 def measured_once(
     path: Path, command: str, measure: Measure, asked: Mapping[str, Any] | None = None, out: Path | None = None
 ) -> Content:
-    """What was measured of a run; measured now if it was not yet, or if the run has become another since.
+    """Read a measurement of a run; measure if there is none, or if the run or the settings have changed since.
 
     Args:
         path: of the file, in the run's directory.
-        command: that asks for it.
-        measure: given the run's results and its ledger, held unless ``out`` is given, what is to be kept.
-        asked: settings of the measurement, kept with it; with others it is made anew.
-        out: where it is kept instead; then nothing is written into the run's directory, and no lock is taken there.
+        command: as it was typed; recorded in the file.
+        measure: function of the run's results and its ledger that returns the measurement.
+        asked: settings of the measurement, recorded in the file.
+        out: file that is written instead; then nothing in the run directory is written or locked.
 
     Returns:
         The content of the file.
 
     Raises:
-        Refusal: the run is not finished, its directory or ``out`` cannot be written, or as ``measure`` does.
+        Refusal: the run is not finished, its directory or ``out`` cannot be written, or ``measure`` refuses.
     """
     run_dir, name, path = path.parent, path.stem, out or path
     results = finished_results(run_dir, f"{name} is measured after the last task")
     found = _kept(path, name, Ledger(run_dir).read(), asked or {})
-    if found is not None:  # to read it takes no lock
+    if found is not None:  # reading needs no lock
         return found
     if out:
         check_out(out)
@@ -60,7 +60,7 @@ def measured_once(
 
 
 def _kept(path: Path, name: str, ledger: Ledger, asked: Mapping[str, Any]) -> Content | None:
-    """What was measured of a run as it is, asked just so."""
+    """The measurement in a file, if it is of the run's present state and has these settings."""
     head = {"belongs_to": ledger.digest(), **asked}
     if not path.exists():
         return None
@@ -73,18 +73,18 @@ def _kept(path: Path, name: str, ledger: Ledger, asked: Mapping[str, Any]) -> Co
 
 
 def is_current(path: Path, belongs_to: str) -> bool:
-    """Whether what was measured is of the run as it is; of kept results nothing else is known.
+    """Whether a measurement is of the run's present state; results without a ledger count as unchanged.
 
     Args:
         path: of the file.
-        belongs_to: as the file says.
+        belongs_to: the ledger's digest in the file.
     """
-    carried = not path.with_name("ledger.json").exists()
-    return carried or belongs_to == Ledger(path.parent).read().digest()
+    without_ledger = not path.with_name("ledger.json").exists()
+    return without_ledger or belongs_to == Ledger(path.parent).read().digest()
 
 
 def stale(path: Path) -> str:
-    """What is told of a file that is not current."""
+    """The message about a measurement that is not current."""
     return (
         f"{path} was measured before the run became what it is; give see-lightning {path.stem} {path.parent}"
         f" again, or delete it."

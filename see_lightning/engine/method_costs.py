@@ -1,4 +1,4 @@
-"""What a method's own work costs beside the loss of the steps: seconds, and tokens that the model reads in it."""
+"""The costs of a method's hooks: seconds, and tokens of the model's forward passes in them."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from see_lightning.methods.method import Method
 
 #: The hooks of a method that run before and after the steps of training, in their order.
 HOOKS = ("assign", "training_examples", "choose_parent", "begin_task", "end_task")
-#: Those that run within each step. Their seconds are part of the training's.
+#: The hooks that run within each step. Their seconds are part of the training's.
 STEP_HOOKS = ("penalty", "edit_gradients", "after_step")
 
 
@@ -19,17 +19,17 @@ class MethodCosts:
     """Seconds and tokens of one task's hooks.
 
     Args:
-        embeddings: the model's input embeddings; every token that they are given counts, padding included.
+        embeddings: the model's input embeddings, at which tokens are counted, padding included.
     """
 
     def __init__(self, embeddings: nn.Module) -> None:
         self.embeddings = embeddings
-        #: By hook: seconds and tokens.
+        #: Hook -> (seconds, tokens).
         self.spent: dict[str, tuple[float, int]] = {}
 
     @contextmanager
     def of(self, hook: str) -> Iterator[None]:
-        """Within this, time and tokens are added to those of a hook."""
+        """A context whose time and tokens are added to those of a hook."""
         seconds, tokens = self.spent.get(hook, (0.0, 0))
 
         def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -45,7 +45,7 @@ class MethodCosts:
 
     @contextmanager
     def of_steps(self, method: Method) -> Iterator[None]:
-        """Within this, each call of ``STEP_HOOKS`` that the method's class has of its own is added up."""
+        """A context in which the costs of the ``STEP_HOOKS`` that the method's class overrides are added up."""
         own = [hook for hook in STEP_HOOKS if getattr(type(method), hook) is not getattr(Method, hook)]
         for hook in own:
             setattr(method, hook, self.of(hook)(getattr(method, hook)))
@@ -61,10 +61,10 @@ class MethodCosts:
 
 
 def of_all_ranks(shares: Sequence[Mapping[str, tuple[float, int]]]) -> dict[str, Any]:
-    """What a run notes of a task: by hook the tokens of all ranks, and outside the steps the seconds of the slowest rank.
+    """The costs of a task over all ranks: tokens by hook, and for ``HOOKS`` the seconds of the slowest rank.
 
     Args:
-        shares: ``MethodCosts.spent`` of each rank, which all have the same hooks.
+        shares: ``MethodCosts.spent`` of each rank; all ranks have the same hooks.
 
     >>> of_all_ranks([{"end_task": (1.0, 8)}, {"end_task": (1.5, 8)}])
     {'seconds': {'end_task': 1.5}, 'tokens': {'end_task': 16}}

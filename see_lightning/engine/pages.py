@@ -1,10 +1,10 @@
-"""Memory that stays with the process while it computes."""
+"""Settings of the C library's memory allocator."""
 
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# glibc's mallopt(3); the second values are what glibc arrives at by itself in a process with large blocks.
+# glibc's mallopt(3); glibc sets the values of ``_USUAL`` itself in a process with large blocks.
 _TRIM, _MMAP = -1, -3
 _KEEP = {_TRIM: 2**31 - 1, _MMAP: 2**30}
 _USUAL = {_TRIM: 64 * 2**20, _MMAP: 32 * 2**20}
@@ -12,10 +12,10 @@ _USUAL = {_TRIM: 64 * 2**20, _MMAP: 32 * 2**20}
 
 @contextmanager
 def kept_pages() -> Iterator[None]:
-    """Let glibc keep what is freed inside, and give it back at the end.
+    """A context in which glibc keeps freed memory for reuse; at its end the memory is returned to the system.
 
-    It would return large blocks to the system at once, only to have every page of them faulted in again: a tenth to a
-    fifth of a training step on a CPU, a twentieth of answering. Where there is another C library, nothing happens.
+    By default glibc returns large blocks at once, and page faults on new ones take 10 to 20 % of a training step on a CPU,
+    and 5 % of answering. Does nothing with another C library.
     """
     libc = ctypes.CDLL(None)
     if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):

@@ -1,4 +1,4 @@
-"""Being told to stop: one flag for the whole run, set by a signal, read where nothing half done is lost."""
+"""Preemption: a signal sets a flag, which the run checks between units of work, so that finished work is kept."""
 
 import os
 import signal
@@ -11,19 +11,19 @@ from types import FrameType
 from typing import Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-HURRY = 3.0  # seconds that others get to end once this process is to end at once
-AGAIN = 75  # exit code of a run that stopped before its time was up and wants to be started again (EX_TEMPFAIL)
+HURRY = 3.0  # seconds to wait for other processes and threads after a SIGTERM
+AGAIN = 75  # exit code (EX_TEMPFAIL) of a run that stopped before its time limit and can be started again
 
 
-STOPPED = "stopped when told to; the same command goes on from here"
+STOPPED = "stopped by a signal; the same command resumes the run"
 
 
 class Preempted(BaseException):
-    """The run ends here, in good order; the same command goes on from the ledger. No failure that a library may try again."""
+    """The run was stopped by a signal; the same command resumes it. No ``Exception``, so that libraries do not retry."""
 
 
 class StopSignal:
-    """Whether this process was told to stop, and by which signal. A context: afterwards signals do what they did before."""
+    """The stop signal that this process received, if any. A context, which restores the signal handlers at its end."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -40,34 +40,34 @@ class StopSignal:
                 signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Take the signals; called again where a library has put itself in front."""
+        """Install the signal handlers; called again where a library has replaced them."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._note)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within this nothing is half done, such as while data are read, and a signal ends it wherever it is.
+        """A context that a stop signal ends at any point; for work that writes nothing, such as reading data.
 
         Raises:
-            Preempted: one came.
+            Preempted: a signal came.
         """
         self._raises = True
         try:
             yield
         finally:
             self._raises = False
-        if self.signal:  # in a place where Python raises nothing
+        if self.signal:  # it came where Python ignores exceptions
             raise Preempted
 
     @contextmanager
     def ends_within(self, seconds: float) -> Iterator[None]:
-        """Within this a SIGTERM ends the process after some time if it is still there, even while it waits for other ranks.
+        """A context in which the process ends some time after a SIGTERM, even while it waits for other ranks.
 
-        Such a wait hears no signal, for it is not in Python. Nothing is lost but what was not final.
+        Such a wait is outside Python, so that no signal handler can run. Final work is kept.
 
         Args:
-            seconds: from the signal on.
+            seconds: from the signal to the end.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -79,9 +79,7 @@ class StopSignal:
         def watch() -> None:
             while number := os.read(reader, 1):
                 if number[0] == signal.SIGTERM and not over.wait(seconds):
-                    print(
-                        f"told to stop, and kept waiting for another rank; ended after {seconds:g} s", file=sys.stderr
-                    )
+                    print(f"got SIGTERM, and kept waiting for another rank; ended after {seconds:g} s", file=sys.stderr)
                     sys.stderr.flush()
                     os._exit(128 + signal.SIGTERM)
 
@@ -98,23 +96,23 @@ class StopSignal:
             os.close(reader)
 
     def patience(self, seconds: float, *, stopped: bool) -> float:
-        """Seconds to wait at the end: few after SIGTERM and Ctrl-C, for a scheduler's announcement leaves some time.
+        """Seconds to wait at the end of a run: at most ``HURRY`` after SIGTERM and Ctrl-C; others leave more time.
 
         Args:
-            seconds: at the end of a run that was not stopped.
-            stopped: whether it was.
+            seconds: for a run that was not stopped.
+            stopped: whether the run was stopped.
         """
         return min(seconds, HURRY) if stopped and self.signal not in (signal.SIGUSR1, signal.SIGUSR2) else seconds
 
     def wait(self, is_done: Callable[[], bool], seconds: float) -> bool:
-        """Wait for something, but no longer than ``HURRY`` seconds once a SIGTERM came.
+        """Wait until a condition holds; at most ``HURRY`` seconds after a SIGTERM.
 
         Args:
-            is_done: whether it has happened.
+            is_done: the condition.
             seconds: to wait at most.
 
         Returns:
-            whether it has happened.
+            Whether the condition holds.
         """
         until, hurried = time.monotonic() + seconds, False
         while not is_done():
@@ -133,16 +131,16 @@ class StopSignal:
 
 
 def exit_code(stop_signal: Sequence[signal.Signals | None]) -> int:
-    """128 + 15 if a rank got SIGTERM; ``AGAIN`` after SIGUSR1 and SIGUSR2, by which a scheduler announces the end."""
+    """The exit code of a stopped run: 128 + 15 if a rank got SIGTERM, else ``AGAIN``: a scheduler sent SIGUSR1 or SIGUSR2."""
     return 128 + signal.SIGTERM if signal.SIGTERM in stop_signal else AGAIN
 
 
 @contextmanager
 def ended_at_once() -> Iterator[None]:
-    """Within this nothing is begun yet, and a signal to stop ends the process.
+    """A context before the start of a run, in which a stop signal ends the process.
 
     Raises:
-        SystemExit: one came.
+        SystemExit: a signal came.
     """
     with StopSignal() as stop_signal:
         try:
@@ -154,10 +152,9 @@ def ended_at_once() -> Iterator[None]:
 
 
 def leave_quietly() -> SystemExit:
-    """How a rank ends that leaves the last word to the first one.
+    """The exit of a rank whose failure the first rank reports: exit code 0, with SIGTERM ignored from now on.
 
-    ``srun`` ends all ranks as soon as one has an exit code, and takes the highest of their codes for its own: so this one
-    has none, and does not hear that it is to be ended.
+    ``srun`` ends all ranks as soon as one fails, and exits with the highest of their codes, which is the first rank's.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return SystemExit(0)

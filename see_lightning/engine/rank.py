@@ -14,7 +14,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Run from a composed configuration, and end with whoever started this process."""
+    """Run from a composed configuration; killed together with the parent process."""
     parent = os.getppid()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):

@@ -1,4 +1,4 @@
-"""Which code, packages and threads made a run: noted at every start at which they differ from those of the last one."""
+"""Commit, package versions and threads of a run, recorded at every start that differs from the one before."""
 
 import hashlib
 import os
@@ -16,20 +16,26 @@ import torch
 import see_lightning
 
 PACKAGES = ("torch", "lightning", "transformers", "peft", "hydra-core", "torchmetrics", "tokenizers")
-ELSEWHERE = ("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")  # as within a hook
+ELSEWHERE = (
+    "GIT_DIR",
+    "GIT_COMMON_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+)  # set within a git hook
 CODE = ("see_lightning", "conf", "run.py", "pyproject.toml")
 
 
 def commit() -> str | None:
-    """The commit of the code that runs; None outside a checkout, or where ``why_no_commit`` says why.
+    """The commit of the running code; None outside a checkout, or for the reason that ``why_no_commit`` returns.
 
-    If the code was changed since, ``-dirty.`` and a digest of the changed files follow. A copy that a cluster job was
-    submitted with says in its file ``COMMIT`` what it is a copy of.
+    For changed code, ``-dirty.`` and a digest of the changed files follow. A copy that was made for a cluster job has its
+    commit in a file ``COMMIT``.
     """
     root = _root()
     if (root / "COMMIT").exists():
         return (root / "COMMIT").read_text(encoding="utf-8").strip()
-    # An installed package may lie in somebody's own checkout, whose commit says nothing of it.
+    # An installed package may lie within the checkout of another project.
     if _git(root, "ls-files", "--error-unmatch", "see_lightning/__init__.py")[0] is None:
         return None
     head, changed = _git(root, "rev-parse", "HEAD")[0], _changed(root)
@@ -37,7 +43,7 @@ def commit() -> str | None:
 
 
 def why_no_commit() -> str | None:
-    """Why the commit of a checkout is not known; None where it is, or where there is no checkout."""
+    """The reason why the commit of a checkout cannot be read; None if it can, or if there is no checkout."""
     root = _root()
     return _git(root, "rev-parse", "HEAD")[1] if (root / ".git").exists() else None
 
@@ -47,7 +53,7 @@ def _root() -> Path:
 
 
 def _changed(root: Path) -> str | None:
-    """What a commit lacks of the code that runs: a digest of the files that differ from it, or that it does not know."""
+    """The suffix for code that differs from its commit: a digest of changed and untracked files; empty without any."""
     tracked, _ = _git(
         root, "diff", "HEAD", "--name-only", "--no-renames", "--no-ext-diff", "--relative", "-z", "--", *CODE
     )
@@ -63,10 +69,10 @@ def _changed(root: Path) -> str | None:
 
 
 def _git(root: Path, *command: str) -> tuple[str | None, str | None]:
-    """What git says of a checkout, or None and why; it only reads, and runs nothing that the checkout configures.
+    """The output of a git command that only reads, and None; or None, and the reason of its failure.
 
-    The checkout may belong to another user, as on a shared disk: its code is run anyway. One further up may be anybody's,
-    so that for those git's own rule stays in force.
+    No hook or program that the checkout configures is run. ``root`` may belong to another user, as on a shared disk, since
+    its code is run anyway; for folders above it git's own check of the owner applies.
     """
     if shutil.which("git") is None:
         return None, "git is not installed"
@@ -101,17 +107,17 @@ def _installed() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """What was installed."""
+    """Versions of this package, Python and its main dependencies, and the number of threads."""
     return {
         "see_lightning": see_lightning.__version__,
         "python": platform.python_version(),
         **_installed(),
-        "threads": str(torch.get_num_threads()),  # as much part of the numbers as a version
+        "threads": str(torch.get_num_threads()),  # results depend on it as on a version
     }
 
 
 def starts_of(about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The starts of a run as its ledger has them; of a run of an earlier version what it noted of its first one."""
+    """The recorded starts of a run; runs of earlier versions have recorded only the first."""
     return about.get("starts") or [
         {
             "command": about["command"],
@@ -123,15 +129,15 @@ def starts_of(about: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def differing(last: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What two starts of a run differ in, in words; empty if it is nothing but the command.
+    """The differences between two starts of a run, in words; empty if only the command differs.
 
     >>> differing({"commit": "a", "versions": {"torch": "1"}}, {"commit": "a", "versions": {"torch": "2"}, "ranks": 1})
     'torch 2; the last start had torch 1'
     """
     then, here = ({**start["versions"], **_plain(start)} for start in (last, now))
     names = [name for name in here if name in then and here[name] != then[name]]
-    told = [", ".join(f"{name} {of[name]}" for name in names) for of in (here, then)]
-    return f"{told[0]}; the last start had {told[1]}" if names else ""
+    lists = [", ".join(f"{name} {of[name]}" for name in names) for of in (here, then)]
+    return f"{lists[0]}; the last start had {lists[1]}" if names else ""
 
 
 def _plain(start: Mapping[str, Any]) -> dict[str, Any]:

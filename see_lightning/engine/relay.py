@@ -1,4 +1,4 @@
-"""What must not disturb a run: calls made in a thread of their own, a failure of which is a notice."""
+"""Calls in a thread of their own, so that a slow or failing tracker does not disturb the run."""
 
 import sys
 import threading
@@ -12,10 +12,10 @@ from see_lightning.errors import with_cause
 
 
 class Relay:
-    """Makes calls one after the other, in the order in which they were put.
+    """A thread that makes calls in the order in which they were put.
 
-    The first that raises is told in one line, and those after it are dropped. One that never returns keeps its thread, which
-    nobody waits for when the process ends.
+    After a call that raises, a notice is printed and all later calls are dropped. A call that never returns does not keep
+    the process from ending.
 
     Args:
         name: of the tracker, for the notice.
@@ -29,18 +29,18 @@ class Relay:
         self._thread.start()
 
     def put(self, call: Callable[[], object]) -> None:
-        """Let a call be made; returns at once."""
+        """Add a call to the queue."""
         self._calls.put(call)
 
     def end(self, seconds: float, stop_signal: StopSignal) -> bool:
-        """Wait until all calls are made, and make no more.
+        """Wait until all calls are made; later calls are dropped.
 
         Args:
             seconds: to wait at most.
-            stop_signal: by which the wait ends earlier.
+            stop_signal: shortens the wait.
 
         Returns:
-            whether they were made.
+            Whether all calls were made.
         """
         self._calls.put(None)
         try:
@@ -56,17 +56,17 @@ class Relay:
                 call()
             except Exception as error:
                 if not self._given_up:
-                    notice(f"{self.name} failed and is told no more: {with_cause(error)}; the run goes on")
+                    notice(f"{self.name} failed and gets no further reports: {with_cause(error)}; the run goes on")
                 self._given_up = True
 
 
 class Relayed(Logger):
-    """What a Trainer reports to; each report is passed on and not waited for.
+    """A Lightning logger that forwards metrics to a ``Relay`` without waiting.
 
     Args:
-        metrics: takes metrics and their step.
+        metrics: called with metrics and their step.
         name: of the kind of logger.
-        finalize: takes how training ended.
+        finalize: called with the status of training at its end.
     """
 
     def __init__(
@@ -80,26 +80,26 @@ class Relayed(Logger):
 
     @property
     def name(self) -> str:
-        """As Lightning wants it."""
+        """Name of the kind of logger."""
         return self._name
 
     @property
     def version(self) -> str:
-        """A stage has one logger."""
+        """Empty: each stage has a logger of its own."""
         return ""
 
     def log_hyperparams(self, *_: object) -> None:
-        """They are in the run's ``config.yaml``."""
+        """Do nothing: the settings are in ``config.yaml``."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Numbers of a step."""
+        """Forward the metrics of a step."""
         self._metrics(dict(metrics), step)
 
     def finalize(self, status: str) -> None:
-        """Training ended."""
+        """Forward the status at the end of training."""
         self._finalize(status)
 
 
 def notice(text: str) -> None:
-    """A line beside the run's own."""
+    """Print a notice to standard error."""
     print(f"note: {text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""A command whose run is finished: whether nothing is left to ask, and what is checked and noted before its report."""
+"""A run command for a finished run: whether nothing is left to do, and the checks before its report is printed again."""
 
 import os
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from see_lightning.reporting.runs import read_results
 
 
 def is_finished(cfg: DictConfig, path: Path) -> bool:
-    """Whether a run is finished, and was asked the foreign queries and the variants that it shall be asked.
+    """Whether a run is finished, with answers to the ``ood`` tasks and variants that the command names.
 
     Args:
         cfg: composed.
@@ -42,7 +42,7 @@ def is_finished(cfg: DictConfig, path: Path) -> bool:
 
 
 def _is_ood_answered(cfg: DictConfig, answered: Mapping[str, Any]) -> bool:
-    """Whether a run was asked these foreign queries; of those that cannot be read now, only how they were asked counts."""
+    """Whether a run has answers to these ``ood`` tasks; for tasks that cannot be read now, only the settings are compared."""
     asked: Any = OmegaConf.to_container(cfg.ood, resolve=True)
     if "digests" not in answered:
         return bool(answered.get("asked") == asked)
@@ -51,39 +51,39 @@ def _is_ood_answered(cfg: DictConfig, answered: Mapping[str, Any]) -> bool:
     now, then = ood_digests(cfg), answered["digests"]
     unread = sorted(task for task in then if now.get(task) is None)
     if unread:
-        notice(f"not compared with the foreign queries that were asked, for they cannot be read: {listed(unread)}")
+        notice(f"ood tasks that the run answered cannot be read, so they were not compared: {listed(unread)}")
     return all(then.get(task) == digest for task, digest in now.items() if digest is not None)
 
 
 def check_template(config: RunConfig, ledger: Ledger) -> None:
-    """Refuse to report a run as that of a template or tokenizer which is another by now.
+    """Refuse to report a run whose chat template or tokenizer has changed since.
 
     Args:
         config: of the command.
         ledger: of the run, read.
 
     Raises:
-        LedgerError: so it is.
+        LedgerError: template or tokenizer has changed.
     """
     try:
         template = build_template(config, ledger.content["about"].get("date"))
-    except ConfigError as error:  # the report is there all the same
-        notice(f"not compared with what this run was made from: {error}")
+    except ConfigError as error:  # the report is printed nevertheless
+        notice(f"template and tokenizer were not compared with those of the run: {error}")
     else:
         check_prompts(ledger, template)
 
 
 def bring_up_to_date(cfg: DictConfig, found: Found) -> None:
-    """Note in a finished run's directory what earlier versions did not, and let a sweep know of the run.
+    """Add facts that earlier versions did not record to a finished run, and report it to a sweep.
 
     Args:
         cfg: composed.
-        found: where the run lies, and what it is made from.
+        found: directory and inputs of the run.
     """
     for note in (*found.notes, *found.left_out):
         notice(note)
     if not found.notes and not is_noted(found.directory, cfg):
-        with suppress(OSError, Refusal), Ledger(found.directory) as ledger:  # of a run from when they were not noted
+        with suppress(OSError, Refusal), Ledger(found.directory) as ledger:  # of a run of an earlier version
             note_contents(ledger, found)
             note_places(ledger, cfg)
     if "WANDB_SWEEP_ID" in os.environ:
@@ -91,7 +91,7 @@ def bring_up_to_date(cfg: DictConfig, found: Found) -> None:
 
 
 def _track_again(cfg: DictConfig, directory: Path) -> None:
-    """Report a run to a sweep that was finished before the sweep asked for it, or the sweep would wait for its metric."""
+    """Report a run that was finished before the sweep began: the sweep waits for its metric."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     with make_tracker(cfg.logger) as tracker:
         tracker.open(directory, settings, StopSignal())

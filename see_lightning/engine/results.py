@@ -1,4 +1,4 @@
-"""``results.json``: every number of a run, computed from its ledger and its answers."""
+"""Computes ``results.json`` from the ledger of a run and its answers."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -29,10 +29,10 @@ from see_lightning.models.base import model_id
 
 
 def collect(run: RunData) -> dict[str, Any]:
-    """The content of ``results.json``; its form is part of the project's contract.
+    """The content of ``results.json``; its fields stay readable by later versions.
 
     Args:
-        run: with every stage finished.
+        run: finished.
     """
     results = _origin(run) | _scores(run)
     results |= _storage(run) | _assigned(run) | _method_report(run)
@@ -57,7 +57,7 @@ def collect(run: RunData) -> dict[str, Any]:
 
 
 def _origin(run: RunData) -> dict[str, Any]:
-    """Which run it is, and by which code."""
+    """Command, code, settings and tasks that identify the run."""
     about = run.about
     return {
         "command": about["command"],
@@ -78,7 +78,7 @@ def _origin(run: RunData) -> dict[str, Any]:
 
 
 def _scores(run: RunData) -> dict[str, Any]:
-    """The results matrix, the metrics computed from it, and the last answers in detail."""
+    """The results matrix, its metrics, and details of the answers after the last task."""
     matrix = ResultsMatrix(run.names)
     for stage in run.stages:
         for test in stage.tests:
@@ -104,7 +104,7 @@ def _scores(run: RunData) -> dict[str, Any]:
 
 
 def _storage(run: RunData) -> dict[str, Any]:
-    """What is kept after each task, in bytes, and as a share of the adapters' size; of earlier versions' runs not known."""
+    """Bytes that the method stores after each task, and as a share of the adapters' size; empty for runs of old versions."""
     stored = [stage["storage"] for stage in run.trained if stage.get("storage")]
     if not stored or len(stored) < len(run.trained):
         return {}
@@ -117,7 +117,7 @@ def _storage(run: RunData) -> dict[str, Any]:
 
 
 def _assigned(run: RunData) -> dict[str, Any]:
-    """Which expert each task was given, by a method that may reuse one."""
+    """The expert that each task was assigned, for methods that may reuse one."""
     if not run.method.traits.may_reuse:
         return {}
     assigned = [stage["assigned"] for stage in run.trained]
@@ -130,14 +130,14 @@ def _assigned(run: RunData) -> dict[str, Any]:
 
 
 def _method_report(run: RunData) -> dict[str, Any]:
-    """What the method reports of itself after each task; null where it did not report it."""
+    """The values of ``Method.report`` after each task; null where a value is missing."""
     reports = [stage.get("report", {}) for stage in run.trained]
     found = {name: [report.get(name) for report in reports] for name in dict.fromkeys(chain(*reports))}
     return {"method_report": found} if found else {}
 
 
 def _routing(run: RunData, given: Mapping[str, str] | None) -> dict[str, Any]:
-    """Which experts answered after the last task."""
+    """The routing of test queries after the last task: confusion, refusals, thresholds."""
     routing = routing_report(run.final, run.names, given)
     if run.method.traits.learns_refusals:
         routing["refused"] = {name: stage.get("refused") for name, stage in zip(run.names, run.trained, strict=True)}
@@ -150,7 +150,7 @@ def _routing(run: RunData, given: Mapping[str, str] | None) -> dict[str, Any]:
 
 
 def _ood(run: RunData, *, routed: bool) -> dict[str, Any]:
-    """Answers to foreign tasks after the last task, and where the method routes, who answered them."""
+    """Scores on ``ood`` tasks after the last task, and their routing if the method routes."""
     ledger, eval_set = run.ledger, run.eval_sets[OOD]
     ood = run.last_answers(eval_set)
     by_task = {task.name: [record for record in ood if record["task"] == task.name] for task in eval_set.tasks}
@@ -174,13 +174,13 @@ def _ood(run: RunData, *, routed: bool) -> dict[str, Any]:
         "after": {
             stage: round(mean(record["expert"] == BASE for record in records), 4)
             for stage, records in after.items()
-            if len(records) == len(ood)  # others were asked less
+            if len(records) == len(ood)  # else the stage answered only some of the tasks
         },
     }
 
 
 def _variants(run: RunData, *, routed: bool, given: Mapping[str, str] | None) -> dict[str, Any]:
-    """Answers to the run's own queries put in other words."""
+    """Scores and routing on the run's own queries in other words."""
     asked = [name for name in VARIANTS if name in run.eval_sets]
     found: dict[str, Any] = {"asked": asked, "command": run.about["variants_asked_by"]}
     if "paraphrased" in asked:
@@ -191,7 +191,7 @@ def _variants(run: RunData, *, routed: bool, given: Mapping[str, str] | None) ->
 
 
 def _timing(run: RunData) -> dict[str, Any]:
-    """Seconds of training and evaluation, by stage, and the rates they give."""
+    """Seconds of training and evaluation by stage, and rates over all stages."""
     evaluate_s = [sum(block.get("seconds", 0) for block in stage) for stage in run.blocks]
     queries = sum(block.get("queries", 0) for stage in run.blocks for block in stage)
     return {
@@ -204,14 +204,14 @@ def _timing(run: RunData) -> dict[str, Any]:
 
 
 def _by_hook(run: RunData, unit: str) -> dict[str, list[Any]]:
-    """What each of the method's hooks took, by stage; null where it did not run, or in a stage that older code trained."""
+    """Seconds or tokens of each of the method's hooks, by stage; null where it did not run or an older version trained."""
     noted = [stage.get("hooks", {}).get(unit, {}) for stage in run.trained]
     ran = [hook for hook in (*HOOKS, *STEP_HOOKS) if any(hook in stage for stage in noted)]
     return {hook: [stage.get(hook) for stage in noted] for hook in ran}
 
 
 def _counts(run: RunData) -> dict[str, Any]:
-    """Examples and steps of training, passes and answers of evaluation."""
+    """Examples and steps of training; prefills, decisions and generations of evaluation."""
     trained, answered = run.trained, sum(map(len, run.answers.values()))
     counted = {
         name: sum(block.get("counts", {}).get(name, 0) for stage in run.blocks for block in stage)
@@ -224,7 +224,7 @@ def _counts(run: RunData) -> dict[str, Any]:
         "steps": [stage["steps"] for stage in trained],
         **counted,
         "truncated": sum(record["truncated"] for records in run.answers.values() for record in records),
-        # Frozen experts are asked once and remembered; where weights move, every answer is made anew.
+        # Responses of frozen experts are cached; where weights change, every answer is generated again.
         "remembered": answered - counted["generations"] if run.method.traits.has_experts else None,
         "token_efficiency": _rate(sum(s["tokens"] for s in trained), sum(s["computed"] for s in trained)),
         "method_tokens": _by_hook(run, "tokens"),
@@ -232,7 +232,7 @@ def _counts(run: RunData) -> dict[str, Any]:
 
 
 def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
-    """What a reader of the numbers needs to know beside them."""
+    """Notices about the numbers, for their readers."""
     notices = [notice for one in run.eval_sets.values() for task in one.tasks for notice in task.notices]
     notices += [
         f"{task} has no expert of its own: that of {expert} explains it (z {z[expert]:.2f})."
@@ -249,16 +249,16 @@ def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
     if run.method.traits.schedule == "sequential":
         records = sum(map(len, run.answers.values()))
         notices.append(
-            f"{results['counts']['remembered']} of {records} answers were remembered: frozen experts and the base model"
+            f"{results['counts']['remembered']} of {records} answers came from the cache: frozen experts and the base model"
             " answer a query once."
             if run.method.traits.has_experts
-            else f"all {records} answers were made anew: the weights move with every task, so none can be remembered."
+            else f"all {records} answers were generated: the weights change with every task, so none could come from a cache."
         )
     return notices
 
 
 def _benchmark(run: RunData) -> dict[str, Any]:
-    """Where the tasks come from, and under which licence."""
+    """Origin and licence of the benchmark and its tasks."""
     origins = {name: run.cfg.benchmark.tasks.get(name) or {} for name in run.names}
     return {
         **{key: run.cfg.benchmark[key] for key in ("name", "version", "licence", "citation")},
@@ -270,11 +270,11 @@ def _benchmark(run: RunData) -> dict[str, Any]:
 
 
 def keep_earlier(results: dict[str, Any], earlier: Mapping[str, Any]) -> None:
-    """Let stay what a finished run was asked beside its own queries by earlier commands, unless it was asked anew.
+    """Keep the sections ``ood`` and ``variants`` of earlier commands that this command did not compute again.
 
     Args:
         results: from ``collect``, changed in place.
-        earlier: the run's ``results.json`` as it was.
+        earlier: the run's ``results.json`` of the command before.
     """
     results |= {key: earlier[key] for key in ("ood",) if key in earlier and key not in results}
     if "variants" in earlier:
@@ -283,7 +283,7 @@ def keep_earlier(results: dict[str, Any], earlier: Mapping[str, Any]) -> None:
 
 
 def paraphrases(cfg: DictConfig) -> dict[str, str | None]:
-    """What a config says in the place of each task's definition."""
+    """The paraphrase of each task's definition in a config, None for a task without one."""
     given = cfg.benchmark.get("paraphrases") or {}
     return {task: given.get(task) for task in cfg.order.tasks}
 

@@ -1,4 +1,4 @@
-"""A finished run as its ledger has it: what its results are computed from."""
+"""The data of a finished run from which its results are computed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from see_lightning.tasks.task import Task
 
 @dataclass(frozen=True)
 class RunData:
-    """A run whose every stage is finished, as its results are computed from it.
+    """A run with all stages finished.
 
     Args:
         ledger: of the run.
         stages: of the run.
         tasks: in their order.
-        eval_sets: test queries that were answered, by name.
+        eval_sets: the test queries that were answered, by name.
         cfg: the composed config.
         config: its typed form.
-        method: the method's class, for what it declares.
+        method: the method's class, for its traits.
     """
 
     ledger: Ledger
@@ -38,37 +38,37 @@ class RunData:
 
     @property
     def names(self) -> list[str]:
-        """Of the tasks, in their order."""
+        """Names of the tasks, in their order."""
         return [task.name for task in self.tasks]
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the ledger notes about the run as a whole."""
+        """The ledger's facts about the run as a whole."""
         about: dict[str, Any] = self.ledger.content["about"]
         return about
 
     @cached_property
     def answers(self) -> dict[str, list[dict[str, Any]]]:
-        """The answers after each stage."""
+        """Stage -> its answers to the run's own queries."""
         return {stage.name: self.ledger.answers(stage.name) for stage in self.stages}
 
     @property
     def final(self) -> list[dict[str, Any]]:
-        """The answers after the last stage."""
+        """The answers to the run's own queries after the last stage."""
         return self.answers[self.stages[-1].name]
 
     def last_answers(self, one: EvalSet) -> list[dict[str, Any]]:
-        """The answers after the last stage to an eval set beside the run's own."""
+        """The answers to another eval set after the last stage."""
         return self.ledger.answers(self.stages[-1].name, one.answers, one.digests)
 
     @cached_property
     def trained(self) -> list[dict[str, Any]]:
-        """What is noted of each training."""
+        """The ledger's entries ``trained``, in the order of stages."""
         return [self.ledger.stage(stage.name)["trained"] for stage in self.stages if stage.task]
 
     @cached_property
     def blocks(self) -> list[list[dict[str, Any]]]:
-        """What is noted of the answers to the run's own queries, after each stage."""
+        """For each stage, the ledger's entries about its answers and cached responses to the run's own queries."""
         return [
             [
                 block

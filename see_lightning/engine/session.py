@@ -1,4 +1,4 @@
-"""The part of one rank in a run, from its configuration to ``results.json``."""
+"""One rank's session of a run: from its configuration to ``results.json``."""
 
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -46,13 +46,13 @@ from see_lightning.tasks.task import Task, told_apart
 
 @dataclass(frozen=True)
 class Material:
-    """What a run trains on and asks.
+    """The tasks of a run, as read and checked.
 
     Args:
         template: prompt style and tokenizer.
         tasks: in their order.
         stages: of the run.
-        eval_sets: test queries that are answered after stages, by name; the run's own first.
+        eval_sets: the test queries that are answered after stages, by name; the run's own first.
     """
 
     template: PromptTemplate
@@ -63,15 +63,15 @@ class Material:
 
 @dataclass(frozen=True)
 class Session:
-    """One rank's part in a run that is not finished.
+    """One rank's session of a run that is not finished.
 
     Args:
         cfg: composed.
         config: its typed form.
-        ledger: of the run directory; ``run`` takes hold of it.
+        ledger: of the run directory; ``run`` locks it.
         command: as it was typed.
         ranks: the processes that do this run together.
-        found: where the run lies, and what it is made from.
+        found: directory and inputs of the run.
     """
 
     cfg: DictConfig
@@ -88,14 +88,14 @@ class Session:
 
     @cached_property
     def console(self) -> Console:
-        """Where progress is told, by the first rank alone."""
+        """Standard error, for progress; silent on all ranks but the first."""
         return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, quiet=not self.ranks.first)
 
     def run(self) -> None:
-        """Train, evaluate and report what is left to do.
+        """Train and evaluate the remaining stages, and write results and report.
 
         Raises:
-            SystemExit: the run was told to stop.
+            SystemExit: a stop signal came.
             Refusal: the data, the settings or the directory cannot be used.
         """
         ranks, ledger = self.ranks, self.ledger
@@ -123,7 +123,7 @@ class Session:
                 tracker.finish(self._write_results(material), ledger.directory / "report.html")
         ranks.leave()
         if ranks.first and stop_signal.signal:
-            self.console.print("stopped when told to; the run is finished, and the same command prints its report")
+            self.console.print("stopped by a signal; the run is finished, and the same command prints its report")
             raise SystemExit(exit_code([stop_signal.signal]))
 
     def _read(self, stop_signal: StopSignal) -> Material:
@@ -154,7 +154,7 @@ class Session:
         return Material(template, tasks, stages, eval_sets)
 
     def _start(self, material: Material) -> None:
-        """Note the start, see ``start_run``."""
+        """Record the start of the run in the ledger."""
         start_run(
             self.cfg,
             self.config,
@@ -169,18 +169,18 @@ class Session:
         )
 
     def _context(self, material: Material, tracker: Tracker, stop_signal: StopSignal) -> RunContext:
-        """What the loop over tasks works with, and how it builds what it needs."""
+        """The context of the loop over tasks, with functions that build method and Trainer."""
         cfg, config, ranks = self.cfg, self.config, self.ranks
         dtype = self.ledger.read().content["about"]["dtype"]
         make_trainer, mesh = instantiate(cfg.trainer), None
         if cfg.trainer.get("strategy") == FSDP_BASE:
             mesh = ranks.of_this_machine(int(cfg.trainer.get("num_nodes", 1)), gpu=on_gpu(cfg))
-            # A layer's memory is reused from pass to pass; made in inference mode, it could not take part in training.
+            # A layer's memory is reused in later passes; tensors of inference mode could not be used in training.
             make_trainer = partial(make_trainer, inference_mode=False)
 
         def make_method() -> Method:
             method = build_method(cfg, config, material.template, dtype, mesh, ranks.rank, ranks.size)
-            # The model's files may have come onto this machine only now.
+            # The model's files may have been downloaded just now.
             ranks.on_rank_zero(lambda: check_model(self.ledger, config, note=True))
             return method
 
@@ -207,7 +207,7 @@ class Session:
         )
 
     def _write_results(self, material: Material) -> dict[str, Any]:
-        """Compute and write all numbers and the report; gives the content of ``results.json``."""
+        """Compute and write results and report; return the content of ``results.json``."""
         ledger = self.ledger
         read = (material.stages, material.tasks, material.eval_sets)
         results = collect(RunData(ledger, *read, self.cfg, self.config, self.method))
@@ -215,8 +215,8 @@ class Session:
         if path.exists():
             keep_earlier(results, read_results(path))
         ledger.write(ledger.directory / "matrix.csv", matrix_csv(results))
-        study = ledger.directory / "study.json"  # of a finished run that was asked foreign queries afterwards
+        study = ledger.directory / "study.json"  # of a finished run that answers ``ood`` tasks afterwards
         studied = read_file(study) if study.exists() else None
         ledger.write(ledger.directory / "report.html", render_html(results, studied))
-        ledger.write(path, dump(seal(results)))  # last: that it is there means all is there
+        ledger.write(path, dump(seal(results)))  # last: its existence marks the run as finished
         return results

@@ -1,4 +1,4 @@
-"""What a run does, stage by stage: what is trained, and which test queries are asked afterwards."""
+"""The plan of a run: its stages, and the test queries that are answered after each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ class Stage:
     """One step of the sequence.
 
     Args:
-        name: of its folder, such as ``03-trans``.
-        task: what is trained; None where nothing is.
+        name: its folder's name, such as ``03-trans``.
+        task: the task that is trained; None if none is.
         tests: the tasks evaluated afterwards.
-        rows: the rows of the results matrix (from 0) that its scores fill.
+        rows: indices (from 0) of the rows of the results matrix that its scores fill.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Stage:
 
     @property
     def tests_own(self) -> bool:
-        """Whether the trained task has a test split of its own among ``tests``; merged tasks have none."""
+        """Whether the trained task is among ``tests``; merged tasks are not."""
         return self.task is not None and any(task.name == self.task.name for task in self.tests)
 
 
@@ -63,7 +63,7 @@ class EvalSet:
 
     @property
     def digests(self) -> dict[str, str]:
-        """By task, sha256 over all that its answers and scores are made from."""
+        """Task -> sha256 over everything that determines its answers and scores."""
         return {task.name: task.asked() for task in self.tasks}
 
     @property

@@ -1,4 +1,4 @@
-"""The start of a run: what it notes of itself, what it compares with an earlier start, and what it takes over."""
+"""The start of a run: facts are recorded, compared with those of earlier starts, and finished stages are taken over."""
 
 import json
 from collections.abc import Mapping
@@ -38,22 +38,22 @@ def start_run(
     growing: list[Stage],
     console: Console,
 ) -> None:
-    """Note what the run is started with, or check that it is what it was started with.
+    """Record the facts of a run's first start, or compare those of a later start with them.
 
     Args:
         cfg: composed.
         config: its typed form.
-        ledger: held.
-        found: where the run lies, and what it is made from.
+        ledger: of the run, held.
+        found: directory and inputs of the run.
         command: as it was typed.
-        ranks: how many processes do the run together.
-        template: as it is now.
-        data: digests of the tasks as they are read now, by name.
-        growing: stages that another run may have finished, see ``earlier_run``.
-        console: where progress is told.
+        ranks: number of ranks.
+        template: prompt style and tokenizer.
+        data: digests of the tasks, by name.
+        growing: stages that may be taken over from another run, see ``earlier_run``.
+        console: for progress.
 
     Raises:
-        LedgerError: the run was started on other data, or with other prompts.
+        LedgerError: data, template or tokenizer have changed since the first start.
     """
     resolved = _dtype(cfg, config)
     about = _note_start(ledger, found, command, ranks, resolved, template, data, console)
@@ -66,12 +66,12 @@ def start_run(
         _take_over(cfg, config, ledger, found, data, growing, console)
     if about["dtype"] != resolved:
         console.print(
-            f"going on in {about['dtype']}, in which this run was begun; this machine's own choice is {resolved}"
+            f"going on in {about['dtype']}, with which this run was started; this machine's own choice is {resolved}"
         )
 
 
 def _dtype(cfg: DictConfig, config: RunConfig) -> str:
-    """The dtype of a run that begins on this machine."""
+    """The dtype of a run that is started on this machine."""
     return fast_dtype(cfg.trainer.get("accelerator", "auto")) if config.model.dtype == "auto" else config.model.dtype
 
 
@@ -85,7 +85,7 @@ def _note_start(
     data: Mapping[str, str],
     console: Console,
 ) -> dict[str, Any]:
-    """Note the first start of a run, or compare a later one with it; gives what is noted about the run."""
+    """Record the first start of a run, or compare a later one with it; return the ledger's ``about``."""
     start = {
         "command": command,
         "commit": commit(),
@@ -115,9 +115,9 @@ def _note_start(
         )
     check_prompts(ledger, template)
     note_contents(ledger, found)
-    if start != (last := starts_of(about)[-1]):  # nothing is written at a start like the last one
-        if told := differing(last, start):
-            console.print(f"going on with {told}")
+    if start != (last := starts_of(about)[-1]):  # a start equal to the last one writes nothing
+        if differences := differing(last, start):
+            console.print(f"going on with {differences}")
         about["starts"] = [*starts_of(about), start]
         if start["commit"] != about["commits"][-1]:
             about["commits"].append(start["commit"])
@@ -134,7 +134,7 @@ def _take_over(
     growing: list[Stage],
     console: Console,
 ) -> None:
-    """Adopt the stages that an earlier run of the same beginning has finished."""
+    """Take over the finished stages of another run, if there is one."""
     earlier = earlier_run(ledger.directory, numbers_config(cfg), data, found.contents)
     if earlier and earlier.edited:
         refuse_other_model(earlier.directory, earlier.edited, found.contents, config)
@@ -142,20 +142,17 @@ def _take_over(
         console.print(f"note: nothing is taken over from {earlier.directory}: {edited} changed since")
     elif earlier:
         taken = adopt(ledger, growing, earlier.directory, answers_too=earlier.answers_too)
-        what = (
-            "growing: {} finished stages"
-            if earlier.answers_too
-            else "other thresholds or another router: {} trained stages"
-        )
-        console.print(f"{what.format(taken)} taken over from {earlier.directory}")
+        stages = "finished stages" if earlier.answers_too else "trained stages"
+        reason = "growing" if earlier.answers_too else "other thresholds or another router"
+        console.print(f"{reason}: {taken} {stages} taken over from {earlier.directory}")
 
 
 def note_contents(ledger: Ledger, found: Found) -> None:
-    """Note what a run is made from, where that was not done when it began.
+    """Record the digests of a run's inputs, if its ledger lacks them.
 
     Args:
         ledger: of the run, held.
-        found: where the run lies, and what it is made from.
+        found: directory and inputs of the run.
     """
     about = ledger.content["about"]
     if "contents" not in about:
@@ -166,7 +163,7 @@ def note_contents(ledger: Ledger, found: Found) -> None:
 
 
 def note_places(ledger: Ledger, cfg: DictConfig) -> None:
-    """Let a finished run's settings say where its data and model lie now, for commands that read them.
+    """Update the paths of data and model in a finished run's ``config.yaml``, for commands that read them.
 
     Args:
         ledger: of the run, held.
@@ -179,7 +176,7 @@ def note_places(ledger: Ledger, cfg: DictConfig) -> None:
 
 
 def is_noted(directory: Path, cfg: DictConfig) -> bool:
-    """Whether a finished run has nothing left to note, so that its report writes nothing.
+    """Whether ``note_contents`` and ``note_places`` would change nothing in a finished run.
 
     Args:
         directory: of the run.
@@ -190,7 +187,7 @@ def is_noted(directory: Path, cfg: DictConfig) -> bool:
 
 
 def _with_places(path: Path, cfg: DictConfig) -> tuple[str, str]:
-    """A run's settings as they are kept, if they are, and with the places where its data and model lie now."""
+    """The content of ``config.yaml``, empty if it is missing, and the content with the present paths of data and model."""
     if not path.exists():
         return "", sealed_settings(cfg)
     kept, now = read_settings(path), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
@@ -198,5 +195,5 @@ def _with_places(path: Path, cfg: DictConfig) -> tuple[str, str]:
     for name in ("benchmark.reader", "model.name"):
         OmegaConf.update(kept, name, OmegaConf.select(now, name))
     if comparable(numbers_config(kept)) != comparable(numbers_config(cfg)):
-        return before, before  # those of another run, which are left as they are
+        return before, before  # settings of another run stay unchanged
     return before, sealed_settings(kept)

@@ -1,7 +1,7 @@
-"""Trackers, which are told of a run while it goes on: none, a Lightning logger for each stage, or Weights & Biases.
+"""Trackers of a run: none, a Lightning logger for each stage, or Weights & Biases.
 
-A tracker decides nothing: whichever it is and whatever befalls it, the run ends with the same numbers. So each is told in a
-thread (W&B's client in a process too), its failure is a notice, and the run waits for it ``timeout`` seconds at most.
+Results do not depend on the tracker, nor on its failure. Reports are made in a thread (W&B's client runs in a process too),
+an error becomes a notice, and the run waits at most ``timeout`` seconds for the tracker at its end.
 """
 
 import importlib.util
@@ -33,12 +33,12 @@ from see_lightning.files.reading import file_bytes
 from see_lightning.files.writing import refuse_links, write_text
 
 TIMEOUT = 30.0  # seconds
-LOG_HEAD = 7  # bytes with which W&B begins a transaction log
-_ID = re.compile(r"[^/\\#?%:\s\x00-\x1f\ufffd]{1,128}")  # what W&B takes
+LOG_HEAD = 7  # bytes of the head of W&B's transaction log
+_ID = re.compile(r"[^/\\#?%:\s\x00-\x1f\ufffd]{1,128}")  # ids that W&B accepts
 
 
 class Tracker:
-    """Tells nobody, and is the interface of those that do. A context, so that whatever ends a run closes it."""
+    """The interface of trackers; reports nothing itself. A context, so that it is closed however the run ends."""
 
     def __enter__(self) -> Self:
         return self
@@ -55,43 +55,43 @@ class Tracker:
                 self.close(1)
 
     def open(self, directory: Path, config: Mapping[str, Any], stop_signal: StopSignal) -> None:
-        """Begin, or go on, before anything is trained.
+        """Begin tracking a run, or continue it, before training.
 
         Args:
             directory: of the run.
             config: resolved, as plain containers.
-            stop_signal: whether to stop, by which every wait for others ends.
+            stop_signal: shortens every wait.
 
         Raises:
-            ConfigError: nobody could ever be told.
+            ConfigError: the tracker cannot be used with these settings.
         """
 
     def stage(self, task: str, folder: Path) -> Logger | Literal[False]:
-        """What the Trainer of a task reports to, with the folder of its stage."""
+        """The logger for a task's Trainer; ``folder`` is that of its stage."""
         return False
 
     def score(self, *, after: int, task: str, score: float) -> None:
-        """A cell of the results matrix: the score (0..100) on a task after so many tasks, from 1."""
+        """Report a cell of the results matrix: the score (0..100) on a task after ``after`` tasks, from 1."""
 
     def finish(self, results: Mapping[str, Any], report: Path) -> None:
-        """Everything is computed and written: the content of ``results.json``, and the page made from it."""
+        """Report the finished run: the content of ``results.json``, and the path of ``report.html``."""
 
     def close(self, code: int, *, goes_on: bool = False) -> None:
-        """The run ends with this exit code, or was told to stop and goes on when its command is given again."""
+        """Close with the run's exit code; ``goes_on``: the run was stopped and can be resumed."""
 
 
 def make_tracker(node: DictConfig | None) -> Tracker:
-    """The tracker that the config names; of a run's processes, the first one alone tells."""
+    """The tracker that the config names; on other ranks than the first, one that reports nothing."""
     tracker: Tracker = instantiate(node) if node and rank_zero_only.rank == 0 else Tracker()
     return tracker
 
 
 class StageLoggers(Tracker):
-    """A logger of Lightning's for each stage, in the stage's folder.
+    """A Lightning logger for each stage, in the stage's folder.
 
     Args:
-        logger: makes one, given ``save_dir``.
-        timeout: seconds that a run waits for it at its end.
+        logger: class or function that makes a logger from ``save_dir``.
+        timeout: seconds that the run waits for it at its end.
     """
 
     def __init__(self, *, logger: Callable[..., Logger], timeout: float = TIMEOUT) -> None:
@@ -102,48 +102,46 @@ class StageLoggers(Tracker):
         self._relay: Relay | None = None
 
     def open(self, directory: Path, config: Mapping[str, Any], stop_signal: StopSignal) -> None:
-        """A thread for all stages."""
-        self._told, self._relay = stop_signal, Relay(self.name)
+        """Start the thread in which all loggers work."""
+        self._stop_signal, self._relay = stop_signal, Relay(self.name)
 
     def stage(self, task: str, folder: Path) -> Logger | Literal[False]:
-        """A fresh one."""
+        """A new logger, made and called in the thread."""
         assert self._relay is not None
-        put, made = self._relay.put, list[Logger]()
-        put(lambda: made.append(self.logger(save_dir=str(folder))))
+        put, loggers = self._relay.put, list[Logger]()
+        put(lambda: loggers.append(self.logger(save_dir=str(folder))))
 
         def log(metrics: dict[str, float], step: int | None) -> None:
-            put(lambda: (made[0].log_metrics(metrics, step), made[0].save()))
+            put(lambda: (loggers[0].log_metrics(metrics, step), loggers[0].save()))
 
-        return Relayed(log, self.name, lambda status: put(lambda: made[0].finalize(status)))
+        return Relayed(log, self.name, lambda status: put(lambda: loggers[0].finalize(status)))
 
     def close(self, code: int, *, goes_on: bool = False) -> None:
-        """What is left is told."""
+        """Wait until all reports are made."""
         if self._relay is None:
             return
-        if not self._relay.end(self._told.patience(self.timeout, stopped=goes_on), self._told):
-            notice(
-                f"{self.name} did not end and is not waited for; what it was told last may be missing from its files"
-            )
+        if not self._relay.end(self._stop_signal.patience(self.timeout, stopped=goes_on), self._stop_signal):
+            notice(f"{self.name} did not end and is not waited for; its last reports may be missing from its files")
         self._relay = None
 
 
 class WandbTracker(Tracker):
-    """One W&B run for a run directory: over all stages, and under one id however often it is resumed.
+    """One W&B run for each run directory, over all stages and resumptions.
 
-    Its id is kept beside W&B's own files, so that a run that is begun anew is a new one there too. Within a sweep the
-    agent has chosen id and project already. Where the server or W&B's client fails, the rest is kept for ``wandb sync``.
+    Its id is kept beside W&B's own files: if the directory is deleted, the next run is a new one in W&B too. Within a sweep
+    the agent has set id and project. If the server or W&B's client fails, later reports are kept for ``wandb sync``.
 
     Args:
-        project: where the run is listed.
+        project: W&B project of the run.
         entity: user or team; None takes that of the login.
-        mode: ``online``; ``offline``, kept in the run directory for ``wandb sync``; ``disabled``.
-        name: of the run; None takes its place, ``<order>/<method>/<key>/seed=<n>``.
-        group: what it is compared with; None takes the same without the seed.
-        tags: to find it by.
-        timeout: seconds that the server has to begin a run, and that a run waits for it at its end.
+        mode: ``online``; ``offline``: kept in the run directory for ``wandb sync``; ``disabled``.
+        name: of the run; None is ``<order>/<method>/<key>/seed=<n>``.
+        group: of the run; None is the same without the seed.
+        tags: of the run.
+        timeout: seconds to wait for the server's first answer, and at the end of the run.
 
     Raises:
-        ConfigError: there is no such mode, or W&B is not installed.
+        ConfigError: the mode is unknown, or W&B is not installed.
     """
 
     def __init__(
@@ -165,29 +163,29 @@ class WandbTracker(Tracker):
         self.name, self.group, self.tags, self.timeout = name, group, tags, timeout
         self._relay: Relay | None = None
         self._client: Client | None = None
-        self._mode = mode  # as long as nothing fails
-        self._folders: list[str] = []  # of W&B's own in the run directory, that this process wrote
+        self._mode = mode  # becomes offline after a failure
+        self._folders: list[str] = []  # W&B's folders in the run directory that this process wrote
         self._metrics: list[tuple[str, str]] = []
-        self._is_told = self._is_over = False  # whether the client has taken everything; whether it may still be told
-        self._latest = float("inf")  # when W&B must have taken what it was told, by the monotonic clock
+        self._is_complete = self._is_over = False  # whether all reports reached the client; whether it is ended
+        self._latest = float("inf")  # deadline of W&B's answers, by the monotonic clock
 
     def open(self, directory: Path, config: Mapping[str, Any], stop_signal: StopSignal) -> None:
-        """Settings are told under the names that the command line has for them, which are a sweep's names too."""
+        """Start W&B's client. Settings are reported under their dotted names, as on the command line and in sweeps."""
         if self.mode == "disabled":
             return
         *group, seed = directory.parts[-4:]
         kept = directory / "wandb" / "id"
         refuse_links(kept, directory)
-        given = f"{group[-1]}-{seed.removeprefix('seed=')}-{secrets.token_hex(3)}"
+        run_id = f"{group[-1]}-{seed.removeprefix('seed=')}-{secrets.token_hex(3)}"
         if kept.exists():
-            given = file_bytes(kept).decode(errors="replace")
-            if not _ID.fullmatch(given):
+            run_id = file_bytes(kept).decode(errors="replace")
+            if not _ID.fullmatch(run_id):
                 raise ConfigError(f"{kept} holds no id of a W&B run; remove it, and this run is a new one there.")
         in_sweep = "WANDB_SWEEP_ID" in os.environ
         self._init: dict[str, Any] = {
             "project": None if in_sweep else self.project,
             "entity": None if in_sweep else self.entity,
-            "id": None if in_sweep else given,
+            "id": None if in_sweep else run_id,
             "name": self.name or "/".join([*group, seed]),
             "group": self.group or "/".join(group),
             "job_type": group[1],
@@ -211,7 +209,7 @@ class WandbTracker(Tracker):
                 kept.parent.mkdir(exist_ok=True)
                 write_text(kept, self._id)
 
-        self._told, self._relay = stop_signal, Relay("W&B")
+        self._stop_signal, self._relay = stop_signal, Relay("W&B")
         self._relay.put(begin)
         stop_signal.wait(checked.is_set, TIMEOUT)
         if refused:
@@ -219,54 +217,54 @@ class WandbTracker(Tracker):
             self._relay = None
             self._drop()
             raise ConfigError(
-                f"W&B cannot be told ({refused[0]}); log in with `wandb login`, or keep the run on this machine with"
+                f"W&B cannot be used ({refused[0]}); log in with `wandb login`, or keep the run on this machine with"
                 f" logger.mode=offline."
             )
         self._metric("eval/*", "tasks_learned")
 
     def stage(self, task: str, folder: Path) -> Logger | Literal[False]:
-        """All report to the one run, each under its task's name and with its own steps."""
+        """A logger whose metrics carry the task's name and have a step axis of their own."""
         if self._relay is None:
             return False
         self._metric(f"train/{task}/*", f"train/{task}/step")
 
         def log(metrics: dict[str, float], step: int | None) -> None:
-            """``train/loss`` becomes ``train/<task>/loss``."""
+            """Rename ``train/loss`` to ``train/<task>/loss``."""
             here = {f"train/{task}/{name.removeprefix('train/')}": value for name, value in metrics.items()}
             self._put("log", row={f"train/{task}/step": step, **here})
 
         return Relayed(log, "wandb")
 
     def score(self, *, after: int, task: str, score: float) -> None:
-        """Once as a point of the task's curve, once as a cell of the matrix."""
+        """Report the score as a point of the task's curve and as a cell of the matrix."""
         self._put("log", row={"tasks_learned": after, f"eval/{task}": score, f"eval/after={after}/{task}": score})
 
     def finish(self, results: Mapping[str, Any], report: Path) -> None:
-        """Metrics, pictures, the report; and the whole matrix, of which a run that was killed or grew told a part."""
+        """Report metrics, pictures, files, and the whole matrix: after a kill or a growth W&B has only a part of it."""
         if self._relay is None:
             return
         self._relay.put(lambda: self._tell("results", **summary(results, report)))
 
     def close(self, code: int, *, goes_on: bool = False) -> None:
-        """Any code but 0 is a failure; a sweep hands a run that was preempted out again."""
+        """Close the W&B run; a sweep starts a preempted run again."""
         if self._relay is None:
             return
         if goes_on:
             self._put("preempting")
         self._relay.put(partial(self._end, code))
-        seconds = self._told.patience(self.timeout, stopped=goes_on)
-        # Half of it for the server; the other half is enough to keep what it did not take.
+        seconds = self._stop_signal.patience(self.timeout, stopped=goes_on)
+        # Half of it is for the server, the other half for keeping offline what was not sent.
         self._latest = time.monotonic() + seconds / 2
         relay, self._relay, done = self._relay, None, False
         try:
-            done = relay.end(seconds, self._told)
+            done = relay.end(seconds, self._stop_signal)
         finally:
             self._drop()
             if not done:
-                notice(f"W&B did not take everything in time; {self._cure(whole=self._is_told)}")
+                notice(f"W&B did not take everything in time; {self._cure(whole=self._is_complete)}")
 
     def _drop(self) -> None:
-        """End the client, after which there is no other one."""
+        """End the client for good."""
         self._is_over = True
         if self._client:
             self._client.kill()
@@ -279,10 +277,10 @@ class WandbTracker(Tracker):
         if self._relay:
             self._relay.put(lambda: self._tell(do, **content))
 
-    # What follows runs in the relay's thread.
+    # The methods below run in the relay's thread.
 
     def _ask(self, do: str, *, seconds: float = TIMEOUT, **content: Any) -> dict[str, Any]:
-        """Put a request to the client, and wait so long; but for the last one, no longer than ``close`` says."""
+        """Send a request to the client, and wait for its answer; not beyond the deadline, unless the request is ``close``."""
         assert self._client is not None
         until = time.monotonic() + seconds
 
@@ -297,12 +295,12 @@ class WandbTracker(Tracker):
         except Lost as error:
             self._keep(error)
 
-    def _opened(self, stop_signal: dict[str, Any]) -> None:
-        self._id = stop_signal["id"]
-        self._folders.append(stop_signal["folder"])
+    def _opened(self, reply: dict[str, Any]) -> None:
+        self._id = reply["id"]
+        self._folders.append(reply["folder"])
 
     def _tell(self, do: str, **content: Any) -> dict[str, Any]:
-        """Let W&B know, or else its files."""
+        """Report to W&B, or to its files if that fails."""
         try:
             return self._ask(do, **content)
         except Lost as error:
@@ -310,7 +308,7 @@ class WandbTracker(Tracker):
             return self._ask(do, **content)
 
     def _keep(self, error: Lost) -> None:
-        """Go on with a fresh client, which only keeps what it is told."""
+        """Continue with a new client in offline mode."""
         if self._mode == "offline" or self._is_over:
             raise error
         if self._client:
@@ -323,17 +321,17 @@ class WandbTracker(Tracker):
         notice(f"W&B: {error}; the run goes on, and {self._cure()}")
 
     def _end(self, code: int) -> None:
-        self._is_told = True
-        stop_signal = self._tell("close", seconds=float("inf"), code=code)
-        if "unsent" in stop_signal:
-            notice(f"W&B: {stop_signal['unsent']}; {self._cure()}")
+        self._is_complete = True
+        reply = self._tell("close", seconds=float("inf"), code=code)
+        if "unsent" in reply:
+            notice(f"W&B: {reply['unsent']}; {self._cure()}")
 
     def _cure(self, *, whole: bool = True) -> str:
-        """How what was not sent is sent, if the whole of it or at least a part is kept."""
+        """The command that sends the kept reports; ``whole``: whether all of them are kept."""
         if not self._folders:
             return "it was not reached, and nothing is kept for it."
         *earlier, current = self._folders
-        # One in which nothing was written before its client was killed would end the sync before the others.
+        # A folder without records, of a client that was killed early, would end the sync before the others.
         folders = [*filter(_holds_records, earlier), current]
         online = any(not Path(folder).name.startswith("offline-") for folder in folders)
         command = shlex.join(["wandb", "sync", *(["--include-online"] if online else []), *folders])
@@ -341,5 +339,5 @@ class WandbTracker(Tracker):
 
 
 def _holds_records(folder: str) -> bool:
-    """Whether a folder of W&B's has a transaction log with more than the head of its first block."""
+    """Whether a W&B folder has a transaction log with records."""
     return any(path.stat().st_size > LOG_HEAD for path in Path(folder).glob("*.wandb"))

@@ -1,4 +1,4 @@
-"""The training of one stage: a method learns a task, and its weights and counts become final in one act."""
+"""The training of one stage: a method learns a task, and weights and counts become final in one commit."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ class TrainStage:
 
         Raises:
             Diverged: the loss or a weight is no finite number; nothing of the task is kept.
-            Preempted: a rank was told to stop.
+            Preempted: a rank received a stop signal.
         """
         trained = self.context.ledger.stage(self.stage.name)["trained"]
         if not trained:
@@ -279,7 +279,7 @@ class TrainStage:
         context.ranks.on_rank_zero(lambda: context.ledger.only_final(self.stage.name, "expert"))
         self._end_task()
         if context.ranks.first:
-            copy = self.folder / "expert.anew"
+            copy = self.folder / "expert.again"
             shutil.rmtree(copy, ignore_errors=True)  # of a run that was killed here
             save_expert(context.method, self.task.name, copy)
             for file in copy.iterdir():
@@ -296,7 +296,7 @@ class TrainStage:
         context.console.print(f"{self.title}: trained before, ended again")
 
     def _commit(self, facts: dict[str, Any]) -> None:
-        """Make final what was learned and saved."""
+        """Make the saved files of the training final."""
         if not self.stage.tests_own:  # else the stage's evaluation writes it, with the score
             write_expert_file(self.context, self.stage, facts, score=None)
         expert = sorted(path.name for path in (self.folder / "expert").glob("*"))
@@ -305,7 +305,7 @@ class TrainStage:
 
 @contextmanager
 def _at_rest(method: Method) -> Iterator[None]:
-    """Within this, a method works without gradients and without dropout."""
+    """A context without gradients and without dropout."""
     with torch.no_grad():
         method.eval()
         yield
@@ -313,6 +313,6 @@ def _at_rest(method: Method) -> Iterator[None]:
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
-    """Write what a stage trains on, a line for each example."""
+    """Write the examples of a stage's training as JSON lines."""
     lines = [{"id": e.id, "task": e.task, "prompt": e.prompt, "target": e.target} for e in examples]
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -1,8 +1,8 @@
-"""W&B's client in a process of its own, so that whatever befalls it befalls no run: the script that ``wandb_process`` starts.
+"""W&B's client in a process of its own, so that its failures do not affect the run; a script that ``wandb_process`` starts.
 
-It imports nothing of this package. Each line of standard input is a request, ``{"do": NAME, ...}`` in JSON; each is answered
-by a line: what the method of that name returns, or ``{"failed": REASON}``. It ends with its input, at once and without a
-word to the server, as a run that was killed does.
+It imports nothing of this package. Each line of standard input is a request, ``{"do": NAME, ...}`` in JSON; the answer is a
+line with the return value of the method of that name, or ``{"failed": REASON}``. The process ends when its input ends, at
+once and without a message to the server.
 """
 
 import json
@@ -18,16 +18,16 @@ PARENT = os.getppid()
 
 
 class Client:
-    """What may be asked. ``check`` and ``open`` come first."""
+    """The requests. ``check`` and ``open`` come first."""
 
     def check(self, mode: str) -> dict[str, Any]:
-        """Whether there are credentials, as far as that is known without the server.
+        """Check for credentials, without the server.
 
         Args:
-            mode: of W&B.
+            mode: W&B's, see ``WandbTracker``.
 
         Returns:
-            ``refused``, if there are none or they have no valid form.
+            ``refused``: the reason, if there are no credentials or their form is invalid.
         """
         import wandb
 
@@ -35,7 +35,7 @@ class Client:
             from wandb.sdk import wandb_setup
             from wandb.sdk.lib.wbauth import authenticate_session
         except ImportError:
-            mode = "unknown"  # of a version that keeps them elsewhere, where a missing key is the server's to tell
+            mode = "unknown"  # a version with other modules; the server refuses a missing key
         if mode != "online":
             return {}
         host = wandb_setup.singleton().settings.base_url
@@ -46,23 +46,23 @@ class Client:
         return {} if found else {"refused": f"there is no API key for {host}"}
 
     def open(self, argv: list[str], settings: dict[str, Any], **more: Any) -> dict[str, Any]:
-        """Begin a run of W&B's, or go on with it.
+        """Begin or resume a W&B run.
 
         Args:
-            argv: of the process whose run it is.
+            argv: of the run's own process.
             settings: of W&B's client.
             more: of ``wandb.init``.
 
         Returns:
-            its id, and the folder that keeps all of it.
+            ``id`` of the W&B run, and ``folder`` with its files.
         """
         sys.argv = argv
         import wandb
 
         own = wandb.Settings(
-            x_stats_pid=PARENT,  # whose memory is shown
-            x_transaction_log_flush_interval=0.5,  # seconds; what is not on the disk is lost when this process is killed
-            console="off",  # of this process, where there is nothing to see
+            x_stats_pid=PARENT,  # the process whose memory is shown
+            x_transaction_log_flush_interval=0.5,  # seconds; records in memory are lost when this process is killed
+            console="off",  # this process prints nothing of interest
             stop_fn=lambda: os.kill(PARENT, signal.SIGTERM),  # the button on the run's page
             **settings,
         )
@@ -70,23 +70,23 @@ class Client:
         return {"id": self.run.id, "folder": str(self.run.settings.sync_dir)}
 
     def metric(self, name: str, step: str) -> None:
-        """Draw a metric over another one."""
+        """Set the metric that is the x-axis of another one."""
         self.run.define_metric(name, step_metric=step)
 
     def log(self, row: dict[str, Any]) -> None:
-        """One row of the history."""
+        """Add a row to the history."""
         self.run.log(row)
 
     def results(
         self, numbers: dict[str, Any], pictures: dict[str, str], cells: dict[str, float], files: dict[str, str]
     ) -> None:
-        """What there is at the end.
+        """Report the end of the run.
 
         Args:
             numbers: of the history's last row.
-            pictures: pages by their names in that row.
-            cells: of the summary.
-            files: contents by name, of the artifact.
+            pictures: HTML pages by their names in that row.
+            cells: of the summary, by name.
+            files: contents of the artifact's files, by name.
         """
         import wandb
 
@@ -95,53 +95,53 @@ class Client:
         self.run.summary.update(cells)
         artifact = wandb.Artifact(f"report-{self.run.id}", type="report")
         for name, text in files.items():
-            # Beside W&B's own files, where it lies until an offline run is sent, and is not taken for the run's.
+            # Beside W&B's own files, until an offline run is sent; not among the files of the W&B run.
             kept = Path(self.run.dir) / f"report-{name}"
             kept.write_text(text, encoding="utf-8")
             artifact.add_file(str(kept), name=name, policy="immutable")
         artifact.finalize()
-        # As log_artifact does, which first asks the server in online mode, and waits for it.
+        # As log_artifact does, without its request to the server in online mode, for which it waits.
         self.run._interface.publish_artifact(
             self.run, artifact, ["latest"], None, finalize=True, is_user_created=False, use_after_commit=False
         )
 
     def preempting(self) -> None:
-        """The run is about to stop, and goes on later."""
+        """Mark the run as preempted."""
         self.run.mark_preempting()
 
     def close(self, code: int) -> dict[str, Any]:
-        """End the run; returns when all was sent, or when W&B has given up on that.
+        """End the run; returns when everything was sent, or when W&B has given up.
 
         Args:
             code: the exit code.
 
         Returns:
-            ``unsent``, why the server did not take everything.
+            ``unsent``: the reason, if the server did not accept everything.
         """
         log = Path(self.run.settings.log_internal)
         self.run.finish(exit_code=code)
-        # The client tells of it on the terminal alone, and returns as if all were well.
+        # W&B reports the error on the terminal only, and returns normally.
         fatal = [line for line in log.read_text(encoding="utf-8").splitlines() if "fatal error" in line]
         return {"unsent": json.loads(fatal[0])["msg"]} if fatal else {}
 
 
 def first_line(error: BaseException) -> str:
     """An error in one line."""
-    kind, told = type(error).__name__, next(iter(str(error).strip().splitlines()), "")
-    return f"{kind}: {told}" if told and told != kind else kind
+    kind, reason = type(error).__name__, next(iter(str(error).strip().splitlines()), "")
+    return f"{kind}: {reason}" if reason and reason != kind else kind
 
 
 def end_with(parent: int) -> None:
-    """End when the run's process has, whatever W&B is waiting for."""
+    """End this process when the run's process has ended, even while W&B waits."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def main() -> None:
-    """Answer requests as long as there are any."""
+    """Answer requests until the input ends."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # a scheduler sends them to every process; the run has the last word
+        signal.signal(number, signal.SIG_IGN)  # a scheduler sends them to every process; the run ends this one
     threading.Thread(target=end_with, args=(PARENT,), daemon=True).start()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what W&B prints is for the terminal

@@ -1,4 +1,4 @@
-"""The process in which W&B's client runs, as the run's own process starts it, asks it and ends it."""
+"""Starts the process of W&B's client, sends requests to it and ends it."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from see_lightning.engine import wandb_client
 
 
 class Lost(Exception):
-    """W&B's client does not answer, or answers that it failed."""
+    """W&B's client does not answer, or reports a failure."""
 
 
 class Client:
-    """Runs ``wandb_client`` and puts requests to it. ``kill``, called from any thread, ends a wait for an answer."""
+    """A process that runs ``wandb_client``. ``kill``, called from any thread, ends a wait for an answer."""
 
     def __init__(self) -> None:
-        # Not a module of this package, for -m would look for it in the working folder first.
+        # A path instead of -m, which would search the working folder first.
         command = [sys.executable, "-P", wandb_client.__file__]
         program = {"WANDB_PROGRAM": sys.argv[0]} if sys.argv[0] else {}
         self._process = subprocess.Popen(
@@ -35,15 +35,15 @@ class Client:
         )
 
     def ask(self, do: str, until: Callable[[], float], **content: Any) -> dict[str, Any]:
-        """What a method of the client returns.
+        """Send a request, and return the answer.
 
         Args:
-            do: its name.
-            until: the time, by the monotonic clock, at which waiting ends.
-            content: its arguments.
+            do: name of the client's method.
+            until: function that returns the deadline, by the monotonic clock.
+            content: the method's arguments.
 
         Raises:
-            Lost: there is no answer.
+            Lost: there is no answer, or it reports a failure.
         """
         assert self._process.stdin
         assert self._process.stdout
@@ -61,7 +61,7 @@ class Client:
         return reply
 
     def kill(self) -> None:
-        """End it; W&B's own process ends with it."""
+        """Kill the process; W&B's service process ends with it."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):

@@ -1,4 +1,4 @@
-"""What W&B records of a run: its settings under flat names, and at its end numbers, pictures and files."""
+"""The content of a W&B run: settings under dotted names, and at its end numbers, pictures and files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from see_lightning.reporting.svg import confusion_svg, matrix_svg
 
 
 def summary(results: Mapping[str, Any], report: Path) -> dict[str, Any]:
-    """What is recorded at the end of a run, as arguments of ``wandb_client.Client.results``.
+    """The report at the end of a run, as arguments of ``wandb_client.Client.results``.
 
     Args:
         results: content of ``results.json``.
@@ -35,7 +35,7 @@ def summary(results: Mapping[str, Any], report: Path) -> dict[str, Any]:
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config under dotted names.
+    """A nested config as a flat one with dotted names.
 
     >>> flat({"seed": 0, "optim": {"lr": 0.001}})
     {'seed': 0, 'optim.lr': 0.001}
@@ -47,6 +47,6 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _page(svg: str) -> str:
-    """A drawing as W&B shows it, in a page of its own that brings the colours; greys stand on light and on dark."""
+    """An SVG in a page with its own colours, since W&B shows it in a frame; readable on light and dark backgrounds."""
     colours = ":root { color-scheme: light dark; --muted: #808890; --line: #80889060; --accent: #4a90d9 }"
     return f'<html><head><meta charset="utf-8"><style>{colours}</style></head><body>{svg}</body></html>'

@@ -141,7 +141,7 @@ def test_several_ranks_set_the_thresholds_of_one(base, tmp_path):
     ours, theirs = outcome(directory), outcome(whole.directory)
     assert ours["routing"] == theirs["routing"]
     assert ours["matrix"] == theirs["matrix"]
-    assert not list(directory.rglob("expert.anew"))
+    assert not list(directory.rglob("expert.again"))
 
 
 def test_a_finished_run_is_calibrated_by_its_folder(base, tmp_path, capsys):

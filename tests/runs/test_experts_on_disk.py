@@ -50,7 +50,7 @@ def test_an_expert_of_another_origin_is_refused_with_both_values(copy, name, val
     with pytest.raises(Refusal) as refused:
         load_ensemble(copy)
     told = str(refused.value)
-    assert told.startswith(f"{file} says that its expert's {name} is {value!r}, and this run's is {said[name]!r}")
+    assert told.startswith(f"{file}: its expert's {name} is {value!r}, and this run's is {said[name]!r}")
     assert "\n" not in told
 
 
@@ -64,7 +64,7 @@ def test_a_run_does_not_go_on_from_an_expert_of_another_origin(base, tmp_path):
     with Ledger(directory) as ledger:
         del ledger.content["stages"]["02-sea"]
         ledger.commit()
-    with pytest.raises(Refusal, match=f"^{file} says that its expert's indicators is "):
+    with pytest.raises(Refusal, match=f"^{file}: its expert's indicators is "):
         toy.run(cfg)
 
 

@@ -148,7 +148,7 @@ def test_where_data_are_gone_the_report_says_that_they_were_not_compared(data, t
     seen = toy.run(cfg)
     printed = capfd.readouterr()
     assert (seen.fits, seen.directory) == (0, first)
-    assert f"not compared with what {first} was made from, for it cannot be read: " in printed.err
+    assert f"inputs that cannot be read were not compared with those of {first}: " in printed.err
     assert ("sky" in printed.err.partition("read: ")[2].partition("(")[0]) == (gone == "all" or old)
     assert printed.out.endswith("results.json\n")
 
@@ -446,6 +446,4 @@ def test_foreign_queries_are_asked_again_if_they_changed_and_not_because_they_mo
     shutil.rmtree(far)
     capfd.readouterr()
     toy.run(cfg(str(far)))
-    assert (
-        "not compared with the foreign queries that were asked, for they cannot be read: xsky" in capfd.readouterr().err
-    )
+    assert "ood tasks that the run answered cannot be read, so they were not compared: xsky" in capfd.readouterr().err

@@ -146,7 +146,7 @@ def test_a_signal_while_data_or_the_model_are_loaded_ends_that_at_once(killable,
     assert toy.forked(attempt, log) == code
     *done, last, _ = log.read_text().splitlines()  # last, its exit code
     assert [line for line in done if not line.startswith("note: ")] == list(builds)[: list(builds).index(loaded)]
-    assert last.startswith("stopped when told to")
+    assert last.startswith("stopped by a signal")
     assert not (directory / "tasks").exists(), "a stage was begun"
 
 

@@ -107,7 +107,7 @@ def test_told_that_time_is_up_a_job_stops_requeues_itself_and_goes_on(cluster, d
     cluster.until(lambda: begun(tmp_path), 120)
     cluster.out("scancel", "--signal=USR1", job)
     assert cluster.wait(job) == "COMPLETED", (tmp_path / "job.log").read_text()[-3000:]
-    assert "stopped when told to" in (tmp_path / "job.log").read_text()
+    assert "stopped by a signal" in (tmp_path / "job.log").read_text()
     assert "Restarts=1" in cluster.out("scontrol", "show", "job", job)
     assert outcome(run_directory(tmp_path)) == alone
 
@@ -131,7 +131,7 @@ def test_cancelled_a_job_stops_in_good_order_and_is_not_requeued(cluster, data, 
     shown, log = cluster.out("scontrol", "show", "job", job), (tmp_path / "job.log").read_text()
     assert "ExitCode=0:15" in shown
     assert "Restarts=0" in shown
-    assert "stopped when told to" in log
+    assert "stopped by a signal" in log
     assert "task 0: Exited with exit code 143" in log
 
 
