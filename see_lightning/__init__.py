@@ -1,11 +1,11 @@
-"""Sequential Ensemble of Experts, its rivals and its benchmarks, under one protocol."""
+"""Continual fine-tuning of language models: the Sequential Ensemble of Experts, its rivals and benchmarks, one protocol."""
 
 import os
 import sys
 
 
 def _only_reads(words: list[str]) -> bool:
-    """Whether Python was told, with ``-m``, to run a command of ours that only reads runs, which others may have made."""
+    """Whether the command line is ``python -m`` with a command that only reads runs, which may come from other people."""
     for at, word in enumerate(words[1:], 1):
         name = word.removeprefix("-m")
         if name == "see_lightning":
@@ -15,19 +15,18 @@ def _only_reads(words: list[str]) -> bool:
     return False
 
 
-# First of all: Python put the working folder, which may be a run's folder of someone else, before its own library.
+# Before any import: Python searches the working folder first, and that may be another person's run directory.
 if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and _only_reads(sys.orig_argv):
     _here = sys.path.pop(0)
-    os.environ["PYTHONSAFEPATH"] = "1"  # for processes that this one starts
-    if _here and os.path.realpath(_here) == os.path.realpath(
-        os.path.dirname(__path__[0])
-    ):  # a clone that is not installed, which they need to find
+    os.environ["PYTHONSAFEPATH"] = "1"  # for child processes
+    # A clone that is not installed must stay importable in child processes.
+    if _here and os.path.realpath(_here) == os.path.realpath(os.path.dirname(__path__[0])):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_here, os.environ.get("PYTHONPATH"))))
 
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
-# Read once, when torch is imported. Threads that spin while they wait can slow a shared machine severalfold, and threads
-# that sleep at once cost small operations a third of their speed: so they spin for some microseconds, and then sleep.
+# Read when torch is imported. Waiting threads that spin can slow a shared machine severalfold; threads that sleep at once
+# make small operations a third slower. So they spin for some microseconds, and then sleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -41,7 +40,7 @@ __all__ = ["load_ensemble"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when the ensemble is asked for, so the command line answers at once."""
+    """Import torch only when ``load_ensemble`` is used, so that the command line starts fast."""
     if name == "load_ensemble":
         from see_lightning.engine.ensemble import load_ensemble
 

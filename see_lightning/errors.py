@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-#: Errors of the path itself: read-only, not permitted, below a file, a folder in place of a file.
+#: Errors of a path: read-only, not permitted, below a file, a folder in place of a file.
 BARRED = (
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST),
@@ -19,7 +19,7 @@ BARRED = (
 
 
 class Refusal(ValueError):
-    """An input that cannot be used; the message has the given value, the allowed ones, and what to do."""
+    """An input that cannot be used; the message has the given value, the allowed ones, and the command or setting to use."""
 
 
 class ConfigError(Refusal):
@@ -31,7 +31,7 @@ class DataError(Refusal):
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """A hint naming the closest allowed word, or nothing when none is close.
+    """A hint with the closest allowed word; empty if none is close.
 
     >>> nearest("superni10", ["superni_5", "superni_10"])
     " Did you mean 'superni_10'?"
@@ -60,7 +60,7 @@ def room_needed(folder: Path, cure: str = "paths.runs=DIR") -> Iterator[None]:
     """A context in which a full disk or an unusable path raises a refusal that names the path.
 
     Args:
-        folder: that is written to; named unless the error has a path itself.
+        folder: where files are written; named if the error has no path.
         cure: option that sets another path.
 
     Raises:
@@ -83,13 +83,13 @@ def full(place: str | Path, number: int) -> str:
     """One line on a full disk.
 
     Args:
-        place: path that was written.
+        place: the path.
         number: the system's error number, one of ``FULL``.
     """
     existing = next(path for path in (Path(place), *Path(place).absolute().parents) if path.exists())
     return (
         f"{place} cannot be written: {os.strerror(number)}; {shutil.disk_usage(existing).free / 1e6:,.0f} MB are free there."
-        f" Make room or raise the limit, and give the same command again: what is final is kept."
+        f" Make room or raise the limit, and give the same command again: finished work is kept."
     )
 
 
@@ -108,7 +108,7 @@ def with_cause(error: BaseException) -> str:
     """An error in one line with its first cause, such as a missing library or an unknown host.
 
     Args:
-        error: whose own message may be as general as "cannot connect".
+        error: its own message may be as general as "cannot connect".
     """
     cause = error
     while below := cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__):

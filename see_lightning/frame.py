@@ -1,4 +1,4 @@
-"""The context in which every command runs: a refusal is one line, and failing output never ends a run."""
+"""The context in which every command runs: a refusal is one line, and output that cannot be written never ends a run."""
 
 import os
 import re
@@ -24,8 +24,8 @@ def frame(code: int = 2, prefix: str = "") -> Iterator[None]:
     """A context in which a refusal ends the process with one line, and output that cannot be written is dropped.
 
     Args:
-        code: exit code of a refusal.
-        prefix: of the line.
+        code: exit code after a refusal.
+        prefix: of the refusal's line.
 
     Raises:
         SystemExit: after a refusal or Ctrl-C.
@@ -122,7 +122,7 @@ class Output:
         return len(text)
 
     def write_exactly(self, text: str) -> int:
-        """Write text unchanged; an error of the stream drops it and all that follows."""
+        """Write text unchanged; after an error of the stream all output is dropped."""
         try:
             return self._stream.write(text)
         except OSError as error:
@@ -130,14 +130,14 @@ class Output:
             return len(text)
 
     def flush(self) -> None:
-        """Flush the stream; an error drops the buffer and all that follows."""
+        """Flush the stream; after an error all output is dropped."""
         try:
             self._stream.flush()
         except OSError as error:
             self._drop(error)
 
     def _drop(self, error: OSError) -> None:
-        """Redirect the buffer and all further output to the null device, so that the run goes on."""
+        """Redirect the buffer and all further output to the null device, so that the run continues."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

@@ -1,4 +1,4 @@
-"""Seeds are made from names, so a resumed or grown run draws what an undisturbed one would have drawn."""
+"""Seeds that depend on names alone, so that a resumed or grown run draws the same numbers as an uninterrupted one."""
 
 import hashlib
 
@@ -7,9 +7,9 @@ def seed(run: int, task: str, purpose: str) -> int:
     """A 32-bit seed for one purpose in one task of one run.
 
     Args:
-        run: the run's seed, as given by ``seed=``.
-        task: the task's name (or several, joined) that the draw belongs to.
-        purpose: what is drawn, such as ``"order"`` or ``"weights"``.
+        run: the run's seed, ``seed=``.
+        task: the task's name, or several names, joined.
+        purpose: of the draw, such as ``"order"`` or ``"weights"``.
 
     >>> seed(0, "qa", "order")
     48466767

@@ -216,7 +216,7 @@ def load_ensemble(
     cfg = load_config(run_dir / "config.yaml", Trust(tuple(trust), trust_remote_code))
     method = load_method(cfg, Ledger(run_dir).read(), name, place)
     if method.traits.schedule != "frozen" and not method.pool.names:
-        raise ConfigError(f"{run_dir} has finished no task yet, so there is nothing to ask.")
+        raise ConfigError(f"{run_dir} has finished no task yet, so it has no expert to answer.")
     return Ensemble(method, max_new_tokens=max_new_tokens, batch_size=cfg.data.eval_batch_size)
 
 

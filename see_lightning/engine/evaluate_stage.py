@@ -44,7 +44,7 @@ class EvaluateStage:
     """Answers the eval sets of a run that are due after a stage.
 
     Args:
-        context: what the stages of the run share.
+        context: state that the stages of the run share.
         stage: that was trained.
         title: begins every line of progress.
     """

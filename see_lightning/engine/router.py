@@ -1,4 +1,4 @@
-"""The router of a run: which one it is, whether the method takes it, what it learns and where that lies."""
+"""The router of a run: its class, the check that it fits the method, its learning, and the files of its state."""
 
 import inspect
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from see_lightning.methods.method import Method
 from see_lightning.routing.router import Router
 from see_lightning.tasks.task import Task
 
-FILE = "router.safetensors"  # beside an expert's weights, where the router keeps something of the task
+FILE = "router.safetensors"  # beside an expert's weights: the router's state for its task
 
 
 def router_class(cfg: DictConfig) -> type[Router]:
-    """The class of a run's router, of the method's own if the run names none."""
+    """The class of a run's router; the method's own one if the run names none."""
     if cfg.router is None:
         return method_class(cfg.method).router_for(cfg.method)
     router = target_of(cfg.router)
@@ -33,26 +33,26 @@ def router_class(cfg: DictConfig) -> type[Router]:
 
 
 def router_name(cfg: DictConfig) -> str:
-    """The name of a run's router: that of the module its class lives in."""
+    """The name of a run's router: that of its class's module."""
     return router_class(cfg).__module__.rpartition(".")[2]
 
 
 def takes(method: type[Method], router: type[Router]) -> bool:
-    """Whether a router can choose among a method's experts, if it has any."""
+    """Whether a router can choose among a method's experts; without experts only one that needs none can."""
     return bool(router.needs) == method.traits.has_experts and all(
         getattr(method.traits, name) for name in router.needs
     )
 
 
 def settle_router(cfg: DictConfig, config: RunConfig) -> None:
-    """Refuse a router that the method does not take, and leave out one that is the method's own, so that it names no run.
+    """Refuse a router that does not fit the method, and remove one that is the method's own, so that the run key has none.
 
     Args:
-        cfg: composed; its router is left out where it is the method's own.
-        config: its typed form; the same.
+        cfg: composed; changed in place.
+        config: its typed form; changed in place.
 
     Raises:
-        ConfigError: the method does not take the router, or it has other arguments.
+        ConfigError: the router does not fit the method, or an argument is unknown.
     """
     if cfg.router is None:
         return
@@ -74,7 +74,7 @@ def settle_router(cfg: DictConfig, config: RunConfig) -> None:
 
 
 def allowed_routers(method: type[Method]) -> list[str]:
-    """The options of ``router=`` that a method takes; those whose class cannot be imported are left out."""
+    """The options of ``router=`` that fit a method; an option whose class cannot be imported is left out."""
     names = []
     for path in options("router"):
         try:
@@ -90,9 +90,9 @@ def check_prompts_suffice(cfg: DictConfig, tasks: Sequence[Task]) -> None:
     """Refuse tasks with too few training prompts for the run's router, before anything is trained.
 
     Raises:
-        ConfigError: a task has too few different ones.
+        ConfigError: a task has too few different prompts.
     """
-    fewest = router_class(cfg).fewest if cfg.router is not None else 1  # a method looks after its own
+    fewest = router_class(cfg).fewest if cfg.router is not None else 1  # a method checks its own router
     for task in tasks:
         if (different := len({example.prompt for example in task.train})) < fewest:
             raise ConfigError(
@@ -102,33 +102,33 @@ def check_prompts_suffice(cfg: DictConfig, tasks: Sequence[Task]) -> None:
 
 
 def build_router(cfg: DictConfig, method: Method) -> None:
-    """Give a method the router that its run names, if it names one."""
+    """Build the router that a run names, if it names one, and give it to the method."""
     if cfg.router is not None:
         method.chosen_router = instantiate(cfg.router, method=method)
 
 
 def learn_route(method: Method, task: Task) -> None:
-    """Teach a run's router a task whose expert has just been trained; the method teaches its own itself."""
+    """Train a run's router on a task whose expert has just been trained; a method trains its own router itself."""
     if method.chosen_router:
         prompts = [method.template.prompt_ids(example.prompt) for example in task.train]
         method.chosen_router.learn(task.name, prompts)
 
 
 def storage_of(method: Method) -> dict[str, int]:
-    """What is kept of all tasks so far, in bytes, by part; see ``Method.storage``."""
+    """Bytes that method and router store for all tasks so far, by part as in ``Method.storage``."""
     kept = method.chosen_router.nbytes() if method.chosen_router else 0
     return {**method.storage(), **({"router": kept} if kept else {})}
 
 
 def save_expert(method: Method, task: str, folder: Path) -> None:
-    """Write what a task has taught a method and its router."""
+    """Write the files of a task's expert, and of the router's state for the task."""
     method.save(task, folder)
     if method.chosen_router and (tensors := method.chosen_router.state(task)):
         write_tensors(tensors, folder / FILE)
 
 
 def restore_expert(method: Method, task: str, folder: Path) -> None:
-    """Take up what ``save_expert`` wrote; nothing of the router where the task is still to be ended by this run."""
+    """Read the files that ``save_expert`` wrote; the router's is missing until this run has ended the task."""
     method.restore(task, folder)
     if method.chosen_router and (folder / FILE).exists():
         device = method.pool.device()

@@ -39,9 +39,9 @@ class TrainStage:
     """Trains one task of a run, or restores what an earlier start of the run trained.
 
     Args:
-        context: what the stages of the run share.
-        stage: which one.
-        task: that is trained in it.
+        context: state that the stages of the run share.
+        stage: of the run.
+        task: the task of the stage.
         title: begins every line of progress.
     """
 
@@ -95,7 +95,7 @@ class TrainStage:
         )
 
     def _assign(self) -> Assignment:
-        """Let the method choose the expert that the task is given.
+        """Let the method choose the expert for the task.
 
         Raises:
             RuntimeError: the ranks chose different ones.
@@ -117,7 +117,7 @@ class TrainStage:
         return assigned
 
     def _reuse(self, assigned: Assignment) -> None:
-        """Make a stage final that has nothing to learn."""
+        """Make a stage final whose task reuses an expert; nothing is trained."""
         method = self.context.method
         if self.context.ranks.first:
             write_examples(self.folder / "examples.jsonl", [])
@@ -180,7 +180,7 @@ class TrainStage:
         callbacks: list[L.Callback] = [throughput, StageProgress(context.console, self.title, throughput)]
         logger = context.tracker.stage(self.task.name, self.folder)
         trainer = context.trainer(self.stage, callbacks, logger=logger, epochs=settings.epochs)
-        # Dropout: drawn by the task's name, not by what came before it; ranks compute different rows.
+        # The seed of dropout depends on the task's name alone, not on earlier tasks; ranks compute different rows.
         purpose = "dropout" if ranks.first else f"dropout of rank {ranks.rank}"
         torch.manual_seed(seed(settings.seed, self.task.name, purpose))
         started = time.monotonic()
@@ -205,7 +205,7 @@ class TrainStage:
         """The refusal that names the step and the learning rate.
 
         Args:
-            error: what was found.
+            error: names the loss or weight.
             steps_per_epoch: steps of one pass over the data.
             steps: that were finished.
         """
@@ -273,7 +273,7 @@ class TrainStage:
         """End a task that was trained in another run, with this run's settings.
 
         Args:
-            trained: what the ledger notes of that training.
+            trained: the stage's entry ``trained`` in the ledger.
         """
         context, expert = self.context, self.folder / "expert"
         context.ranks.on_rank_zero(lambda: context.ledger.only_final(self.stage.name, "expert"))
@@ -283,7 +283,7 @@ class TrainStage:
             shutil.rmtree(copy, ignore_errors=True)  # of a run that was killed here
             save_expert(context.method, self.task.name, copy)
             for file in copy.iterdir():
-                if f"expert/{file.name}" not in trained["files"]:  # what is final, such as the weights, stays untouched
+                if f"expert/{file.name}" not in trained["files"]:  # final files, such as the weights, stay unchanged
                     file.replace(expert / file.name)
             shutil.rmtree(copy)
         facts = {key: value for key, value in trained.items() if key not in ("ended", "files", "report")}

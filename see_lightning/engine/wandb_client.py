@@ -144,7 +144,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # a scheduler sends them to every process; the run ends this one
     threading.Thread(target=end_with, args=(PARENT,), daemon=True).start()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what W&B prints is for the terminal
+    os.dup2(2, 1)  # output of W&B goes to the terminal
     client = Client()
     for line in sys.stdin:
         request = json.loads(line)
