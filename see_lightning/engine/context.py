@@ -34,7 +34,7 @@ class RunSettings:
         epochs: passes over each task's training examples.
         global_batch_size: examples per optimizer step.
         grad_clip: largest gradient norm; 0 for none.
-        loss_reduction: ``token`` or ``example``, see ``loss_weight``.
+        loss_reduction: the loss is a mean over ``tokens`` or ``examples``.
         max_tokens_per_microbatch: limits the tokens of a micro-batch, padding included.
         eval_batch_size: queries that are decoded together.
         facts: fields of ``expert.json`` that are the same in all experts: base model, template, indicators.

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(hours=2)  # timeout of a collective operation
 GRACE = 30.0  # seconds until the other ranks are killed after one has failed
-_STOP, _WORD = "stop", "word"  # keys in the store
+_STOP, _ERROR = "stop", "error"  # keys in the store
 
 
 class Echo(Refusal):
@@ -163,16 +163,16 @@ class Ranks:
         """Whether a rank has set that flag in the store."""
         return self.store is not None and bool(self.store.check([_STOP]))
 
-    def publish_error(self, word: str) -> None:
+    def publish_error(self, reason: str) -> None:
         """Send the reason why this rank ends to the first rank; print it if the first rank has ended."""
         try:
-            self.store.set(_WORD, word)
+            self.store.set(_ERROR, reason)
         except RuntimeError:
-            print(word, file=sys.stderr, flush=True)
+            print(reason, file=sys.stderr, flush=True)
 
     def peer_error(self) -> str | None:
         """The reason why another rank ended, if one was published."""
-        return self.store.get(_WORD).decode() if self.store is not None and self.store.check([_WORD]) else None
+        return self.store.get(_ERROR).decode() if self.store is not None and self.store.check([_ERROR]) else None
 
     def leave(self) -> None:
         """Leave the process group."""
