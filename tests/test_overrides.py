@@ -42,7 +42,9 @@ def value(override: str) -> object:
         ("logger=null", ["logger=none"]),
         ("logger=False", ["logger=none"]),
         ("ood=None", ["ood=none"]),
-        ("experiment=None", ["experiment=null"]),
+        ("router=null", ["~router"]),
+        ("experiment=None", ["~experiment"]),
+        ("router=none", ["router=none"]),
         # settings of a group in one dict, as a nested W&B sweep hands them over
         ("optim={'lr': 0.001, 'epochs': 2}", ["optim.lr=0.001", "optim.epochs=2"]),
         ("optim={'lr': '1e-3', 'warmup': inf}", ["optim.lr=0.001", "optim.warmup=inf"]),

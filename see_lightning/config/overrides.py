@@ -110,6 +110,8 @@ def _set(key: str, value: Any, text: str | None = None) -> list[str]:
     if isinstance(value, dict) and _is_part(key):
         return [override for name, part in value.items() for override in _set(f"{key}.{name}", part)]
     fitted = _fit(key, value)
+    if fitted is None and is_group(name := key.lstrip("+")):
+        return [f"~{name}"]  # Hydra's own way to choose none; it refuses null
     return [_keyed(key, text if text is not None and _same(fitted, value) else _written(fitted))]
 
 

@@ -19,8 +19,10 @@ from see_lightning.config.search_path import CONF
 from see_lightning.engine import launch
 from see_lightning.engine.router import allowed_routers, takes
 from see_lightning.errors import ConfigError
+from see_lightning.routing.router import Router
 from see_lightning.tasks.datamodule import query_batch
 from tests.contracts.conftest import METHODS
+from tests.nightly import all_but
 from tests.runs import toy
 
 TWO_RANKS = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
@@ -46,6 +48,9 @@ def method_for(router: str) -> str:
 
 
 CHOSEN = [router for router in ROUTERS if not is_own(method_for(router), router)]
+#: One that learns nothing and one that learns; ``make test-all`` tries the others too.
+LEARNS = [router for router in CHOSEN if target("router", router).learn is not Router.learn]
+DAILY = [*LEARNS[:1], *[router for router in CHOSEN if router not in LEARNS][:1]]
 
 
 @cache
@@ -113,14 +118,14 @@ def test_a_loaded_ensemble_routes_alike_whatever_is_asked_together(run, base):
     assert alone == found == choices(fresh, asked, told, 3)
 
 
-@pytest.mark.parametrize("router", CHOSEN)
+@pytest.mark.parametrize("router", all_but(DAILY, CHOSEN))
 def test_what_it_learned_survives_every_interruption(run, router, base, tmp_path):
     resumed, interruptions = toy.broken_off(beside_own(base, tmp_path, router))
     assert interruptions > 3
     assert toy.kept(resumed.directory) == toy.kept(run.directory)
 
 
-@pytest.mark.parametrize("router", CHOSEN)
+@pytest.mark.parametrize("router", all_but(DAILY, CHOSEN))
 def test_two_ranks_choose_alike(run, router, base, tmp_path):
     cfg, log = beside_own(base, tmp_path, router), tmp_path / "log"
     cfg.trainer = toy.compose(toy.data_in(base), tmp_path, *TWO_RANKS).trainer

@@ -1,0 +1,78 @@
+"""A run by another router takes over experts, has a key of its own only where it routes otherwise, and is calibrated with it."""
+
+import pytest
+
+from see_lightning import load_ensemble
+from see_lightning.cli import calibrate, study
+from see_lightning.config.identity import run_key
+from see_lightning.config.validation import validate
+from see_lightning.engine.router import settle_router
+from see_lightning.errors import ConfigError, Refusal
+from tests.nightly import all_but
+from tests.runs import toy
+
+
+def settled(base, *settings: str) -> str:
+    """The run key by which ``launch`` finds these settings."""
+    cfg = toy.compose(toy.data_in(base), base / "nowhere", *settings)
+    settle_router(cfg, validate(cfg))
+    return run_key(cfg)
+
+
+@pytest.mark.parametrize(
+    ("plain", "named"),
+    [
+        (("method=stl",), ("method=stl", "router=oracle")),
+        (("method=see",), ("router=walk",)),
+        (("method=seqft",), ("method=seqft", "router=none")),
+        (("method=sema",), ("method=sema", "router=density")),
+        (("method=moses", "method.task_id=key"), ("method=moses", "router=centroid")),
+        (("method=moses", "method.task_id=entropy"), ("method=moses", "router=gradient")),
+        (("method=exssnet", "method.task_id=key"), ("method=exssnet", "router=centroid")),
+    ],
+)
+def test_a_router_that_is_the_methods_own_is_in_no_key(base, plain, named):
+    assert settled(base, *named) == settled(base, *plain)
+
+
+@pytest.mark.parametrize(
+    "named", [("router=centroid",), ("router=density",), ("router=density", "router.reject_above=3")]
+)
+def test_another_router_has_a_key_of_its_own(base, named):
+    keys = {settled(base, "method=stl", *some) for some in ((), ("router=entropy",), named)}
+    assert len(keys) == 3
+
+
+def test_own_settings_of_a_router_make_it_another_than_the_methods_own(base):
+    assert settled(base, "method=sema", "router=density", "router.reject_above=3") != settled(base, "method=sema")
+
+
+@pytest.mark.parametrize("router", all_but(["centroid"], ["oracle", "centroid", "density", "entropy", "gradient"]))
+def test_experts_with_verdicts_are_routed_too_and_answer_behind_their_indicator(base, tmp_path, router):
+    walked = toy.run(toy.compose(toy.data_in(base), tmp_path, "method=see"))
+    routed = toy.run(toy.compose(toy.data_in(base), tmp_path, "method=see", f"router={router}"))
+    assert (walked.fits, routed.fits) == (3, 0)
+    *_, said = toy.read_answers(walked.directory).values()
+    *_, answers = toy.read_answers(routed.directory).values()
+    accepted = {(one["expert"], one["id"]): one["text"] for one in said if one["expert"] != "base"}
+    same = [one for one in answers if (one["expert"], one["id"]) in accepted]
+    assert same or router == "entropy"  # which here finds those surest that do not accept
+    assert all(one["text"] == accepted[one["expert"], one["id"]] for one in same)
+    assert all(one["verdicts"] == [] for one in answers)
+    with pytest.raises(Refusal, match="without verdicts"):
+        study.run_study(routed.directory, None, ["newest"])
+
+
+def test_a_calibrated_run_keeps_its_router(base, tmp_path):
+    run = toy.run(toy.compose(toy.data_in(base), tmp_path, "method=see", "router=centroid"))
+    path = calibrate.calibrate(run.directory, on="train", target_recall=0.9)
+    results = toy.read_results(path.parent)
+    assert results["router"] == "centroid"
+    assert load_ensemble(path.parent).method.chosen_router is not None
+    assert results["routing"]["confusion"] == toy.read_results(run.directory)["routing"]["confusion"]
+
+
+def test_a_task_with_too_few_prompts_for_the_router_is_refused_before_training(base, tmp_path):
+    few = ("method=stl", "router=density", "train_size=3")
+    with pytest.raises(ConfigError, match=r"router=density .* needs 4 different ones .* sky has 3"):
+        toy.run(toy.compose(toy.data_in(base), tmp_path, *few))
