@@ -149,7 +149,7 @@ def test_where_data_are_gone_the_report_says_that_they_were_not_compared(data, t
     printed = capfd.readouterr()
     assert (seen.fits, seen.directory) == (0, first)
     assert f"inputs that cannot be read were not compared with those of {first}: " in printed.err
-    assert ("sky" in printed.err.partition("read: ")[2].partition("(")[0]) == (gone == "all" or old)
+    assert ("sky" in printed.err.partition(f"{first}: ")[2].partition("(")[0]) == (gone == "all" or old)
     assert printed.out.endswith("results.json\n")
 
 
