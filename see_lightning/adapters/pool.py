@@ -25,7 +25,7 @@ from see_lightning.config.schema import AdapterConfig
 from see_lightning.errors import ConfigError
 from see_lightning.inference.decoder import BatchDecoder, Decoded, RowState
 from see_lightning.inference.forward import extend, logits_at, prefill_common_prefix
-from see_lightning.inference.kv_cache import KVCache
+from see_lightning.inference.kv_cache import NO_PREFIX, CommonPrefix, KVCache
 from see_lightning.inference.prefix_cache import PrefillCache, PromptCache
 from see_lightning.inference.self_test import choose_reading
 from see_lightning.models.sharding import in_step
@@ -303,7 +303,7 @@ class ExpertPool(AdaptedModel):
 
     def answer_alone(self, prompt: list[int], limit: int, eos_ids: Collection[int]) -> Decoded:
         """The base model's greedy answer to a prompt in a batch of its own, as transformers' ``generate`` gives it."""
-        logits_1V, read = self.prefill(None, [prompt], (0, None))
+        logits_1V, read = self.prefill(None, [prompt])
         decoder: BatchDecoder[int] = BatchDecoder(self.use_adapter, eos_ids)
         decoder.start(logits_1V, read, [RowState(0, None, [], limit)])
         decoder.decode_until(0)
@@ -311,21 +311,21 @@ class ExpertPool(AdaptedModel):
 
     # ------------------------------------------------------------------------------------------ prefill
 
-    def prefill_prefix(self, name: str | None, prompts: Sequence[list[int]]) -> tuple[int, KVCache | None]:
+    def prefill_prefix(self, name: str | None, prompts: Sequence[list[int]]) -> CommonPrefix:
         """Prefill the prefix that all prompts share, under one adapter; see ``prefill_common_prefix``."""
         header = len(self.header_ids)
         with self.use_adapter(None if header else name) as model:
             return prefill_common_prefix(model, [prompt[: len(prompt) - header] for prompt in prompts])
 
     def prefill(
-        self, name: str | AdapterDelta | None, prompts: Sequence[list[int]], start: tuple[int, KVCache | None]
+        self, name: str | AdapterDelta | None, prompts: Sequence[list[int]], start: CommonPrefix = NO_PREFIX
     ) -> tuple[Tensor, KVCache]:
         """Prefill prompts under one adapter: the logits (B, V) of the first answer token, and the KV cache.
 
         Args:
             name: an expert's name, or a composite; None is the base model.
             prompts: token ids, the header included.
-            start: the common prefix's length and KV cache, from ``prefill_prefix`` with the same name.
+            start: the prompts' common prefix, from ``prefill_prefix`` with the same name.
         """
         tokens, read = start
         read = None if read is None else read.repeat(len(prompts))

@@ -108,7 +108,7 @@ class ExpertScorer:
             prompt: token ids, at least one.
             continuations: each with given and scored tokens.
         """
-        logits_BV, read = self.pool.prefill(adapter, [prompt], (0, None))
+        logits_BV, read = self.pool.prefill(adapter, [prompt])
         scores = []
         for chunk in cut(continuations, ANSWERS_PER_BATCH):
             rows, size = [[*one.given, *one.scored] for one in chunk], len(chunk)
@@ -145,7 +145,7 @@ class ExpertScorer:
             return any(stop in text for stop in stops)
 
         decoder: BatchDecoder[int] = BatchDecoder(self.pool.use_adapter, ends, is_over)
-        logits_BV, read = self.pool.prefill(adapter, [prompt], (0, None))
+        logits_BV, read = self.pool.prefill(adapter, [prompt])
         decoder.start(logits_BV, read, [RowState(0, adapter, list(accept_ids), limit)])
         decoder.decode_until(0)
         text = self.template.text(decoder.done[0].ids[len(accept_ids) :])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from see_lightning.inference.kv_cache import KVCache, Tree
+from see_lightning.inference.kv_cache import NO_PREFIX, CommonPrefix, KVCache, Tree
 from see_lightning.tasks.batches import left_pad
 
 # Tokens that a common prefix must save before a separate prefill is worth one more forward pass.
@@ -243,13 +243,13 @@ def common_start(prompts: Sequence[Sequence[int]]) -> int:
     return next((n for n in range(longest) if first[n] != last[n]), max(0, longest))
 
 
-def prefill_common_prefix(model: nn.Module, prompts: Sequence[Sequence[int]]) -> tuple[int, KVCache | None]:
+def prefill_common_prefix(model: nn.Module, prompts: Sequence[Sequence[int]]) -> CommonPrefix:
     """Prefill the common prefix of prompts once, if that saves more than it costs.
 
     Returns:
-        The prefix's number of tokens and its KV cache of one row; (0, None) if a separate pass is not worth it.
+        The prefix; ``NO_PREFIX`` if a separate pass is not worth it.
     """
     tokens = common_start(prompts)
     if tokens * (len(prompts) - 1) < WORTH_SHARING:
-        return 0, None
-    return tokens, extend(model, None, [prompts[0][:tokens]])[1]
+        return NO_PREFIX
+    return CommonPrefix(tokens, extend(model, None, [prompts[0][:tokens]])[1])

@@ -6,6 +6,7 @@ Letters: B rows, K columns of a cache, T tokens of a tree, H heads, D size of a 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,6 +68,22 @@ class KVCache:
             (k[rows_B1, :, column_BK].transpose(1, 2), v[rows_B1, :, column_BK].transpose(1, 2)) for k, v in self.layers
         ]
         return KVCache(layers, mask_BK.gather(1, column_BK))
+
+
+class CommonPrefix(NamedTuple):
+    """The prefix that the prompts of a batch share.
+
+    Args:
+        tokens: its length.
+        cache: its KV cache, of one row; None for no prefix.
+    """
+
+    tokens: int
+    cache: KVCache | None
+
+
+#: Prompts that are processed from their first token.
+NO_PREFIX = CommonPrefix(0, None)
 
 
 def join(reads: Sequence[KVCache]) -> KVCache:

@@ -20,7 +20,7 @@ from see_lightning.adapters import files
 from see_lightning.adapters.response_cache import BatchCache, CachedResponse, ResponseCache
 from see_lightning.data.example import Example
 from see_lightning.inference.decoder import BatchDecoder, Decoded, RowState
-from see_lightning.inference.kv_cache import KVCache
+from see_lightning.inference.kv_cache import NO_PREFIX, CommonPrefix
 from see_lightning.methods.routed import RoutedMethod
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.routing.expert_prefill import MIN_MARGIN
@@ -181,7 +181,7 @@ class Method(RoutedMethod):
             forced_prefix: token ids with which each answer is forced to begin; they are neither returned nor counted.
         """
         decoder: BatchDecoder[int] = BatchDecoder(self.pool.use_adapter, self.eos_ids())
-        start: tuple[int, KVCache | None] = (0, None)
+        start: CommonPrefix = NO_PREFIX
         group = None
         for rows in queries.chunks(range(len(queries))):
             decoder.decode_until(queries.rows - len(rows))

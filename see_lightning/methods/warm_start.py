@@ -75,7 +75,7 @@ def _loss(method: Method, adapter: str | None, rows: Sequence[Encoded]) -> float
     """The mean loss of an adapter on answers, each in a batch of its own."""
     sums = []
     for row in rows:
-        logits_1V, read = method.pool.prefill(adapter, [row.prompt], (0, None))
+        logits_1V, read = method.pool.prefill(adapter, [row.prompt])
         (logits_KV,) = answer_logits(method.pool, adapter, logits_1V, read, [row.target])
         target_K = torch.tensor(row.target, device=logits_KV.device)
         sums.append(float(cross_entropy(logits_KV, target_K, reduction="sum")))

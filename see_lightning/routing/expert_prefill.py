@@ -13,7 +13,7 @@ from torch import Tensor
 
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.inference.forward import READING, extend, one_by_one
-from see_lightning.inference.kv_cache import KVCache, Tree
+from see_lightning.inference.kv_cache import NO_PREFIX, CommonPrefix, KVCache, Tree
 from see_lightning.routing.indicator_trie import DecodedVerdict, IndicatorTrie
 from see_lightning.tasks.batches import Queries
 
@@ -84,9 +84,9 @@ class PerExpertPrefill(ExpertPrefill):
 
     def __init__(self, pool: ExpertPool, trie: IndicatorTrie, queries: Queries, counts: Counter[str]) -> None:
         super().__init__(pool, trie, queries, counts)
-        self._starts: dict[tuple[str | None, int], tuple[int, KVCache | None]] = {}
+        self._starts: dict[tuple[str | None, int], CommonPrefix] = {}
 
-    def _start(self, adapter: str | None, row: int) -> tuple[int, KVCache | None]:
+    def _start(self, adapter: str | None, row: int) -> CommonPrefix:
         key = adapter, self.queries.groups[row]
         if key not in self._starts:
             # Experts decide one after the other, group by group, so an earlier prefix is not needed again.
@@ -105,9 +105,9 @@ class PerExpertPrefill(ExpertPrefill):
 
     def _prefill_alone(self, expert: str, row: int) -> Prefilled:
         self.counts["prefills"] += 1
-        return self._read(expert, [row], (0, None))[0]
+        return self._read(expert, [row], NO_PREFIX)[0]
 
-    def _read(self, expert: str, rows: Sequence[int], start: tuple[int, KVCache | None]) -> list[Prefilled]:
+    def _read(self, expert: str, rows: Sequence[int], start: CommonPrefix) -> list[Prefilled]:
         tokens, begun = start
         tree = self.trie.tree
         with self.pool.use_adapter(expert) as model:
@@ -139,7 +139,7 @@ class SharedPrefill(ExpertPrefill):
         counts: Counter[str],
         *,
         order: Sequence[str],
-        start: Callable[[], tuple[int, KVCache | None]],
+        start: Callable[[], CommonPrefix],
         keep: bool,
     ) -> None:
         """Prefill the prompts with the base model.
@@ -168,7 +168,7 @@ class SharedPrefill(ExpertPrefill):
         self._branch = Tree((*pool.header_ids, *trie.tree.ids), (*range(-1, header - 1), *trie_parents))
         self._prefilled: dict[tuple[str, int], Prefilled] = {}
 
-    def _read_contexts(self, prompts: Sequence[list[int]], start: tuple[int, KVCache | None]) -> KVCache:
+    def _read_contexts(self, prompts: Sequence[list[int]], start: CommonPrefix) -> KVCache:
         self.counts["prefills"] += len(prompts)
         tokens, begun = start
         with self.pool.use_adapter(None) as model:
@@ -192,7 +192,7 @@ class SharedPrefill(ExpertPrefill):
         return logits_BKV[:, -1], read
 
     def _prefill_alone(self, expert: str, row: int) -> Prefilled:
-        return self._decide([expert], self._read_contexts([self.prompts[row]], (0, None)))[expert][0]
+        return self._decide([expert], self._read_contexts([self.prompts[row]], NO_PREFIX))[expert][0]
 
     def _decide(self, names: Sequence[str], contexts: KVCache) -> dict[str, list[Prefilled]]:
         size, header = len(self._branch), len(self.pool.header_ids)

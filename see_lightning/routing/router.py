@@ -115,7 +115,7 @@ def answer_logits(method: Routed, adapter: str | AdapterDelta, prompt: list[int]
         prompt: as ids, read by itself.
     """
     word = method.accept_prefix.rstrip(" ")  # the blank may be one token with the answer's beginning
-    logits_1V, read = method.pool.prefill(adapter, [prompt], (0, None))
+    logits_1V, read = method.pool.prefill(adapter, [prompt])
     if word:
         with method.pool.use_adapter(adapter) as model:
             logits_1KV, _ = extend(model, read, [method.template.target_ids(word)[:-1]])

@@ -9,7 +9,7 @@ import torch
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.adapters.response_cache import BatchCache, CachedResponse, ResponseCache
 from see_lightning.inference.decoder import BatchDecoder, RowState
-from see_lightning.inference.kv_cache import KVCache
+from see_lightning.inference.kv_cache import CommonPrefix
 from see_lightning.routing.expert_prefill import MIN_MARGIN, ExpertPrefill, PerExpertPrefill, Prefilled, SharedPrefill
 from see_lightning.routing.indicator_trie import DecodedVerdict, IndicatorTrie
 from see_lightning.routing.verdicts import Route, Verdict, apply_threshold, strip_indicator, walk
@@ -116,7 +116,7 @@ class SequentialRouter:
             keep=self.batch_cache.response_cache is not None,
         )
 
-    def _prefill_group(self, group: int) -> tuple[int, KVCache | None]:
+    def _prefill_group(self, group: int) -> CommonPrefix:
         """Prefill the common prefix of a group's prompts with the base model."""
         row = self.queries.groups.index(group)
         return self.pool.prefill_prefix(None, self.queries.same_group(row))
