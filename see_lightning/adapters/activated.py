@@ -22,3 +22,20 @@ def check_activated(adapter: AdapterConfig, header_ids: Sequence[int]) -> None:
             " a chat template without an assistant header end with the query. Choose model.prompt=chat or alpaca, or"
             " adapter=lora."
         )
+
+
+def check_header(ids: Sequence[int], header_ids: Sequence[int]) -> None:
+    """Refuse a prompt that does not end in the tokens from which activated experts act.
+
+    Args:
+        ids: the prompt's last tokens.
+        header_ids: the expected ones.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    if list(ids) != list(header_ids):
+        raise ConfigError(
+            f"a prompt ends in the tokens {list(ids)} instead of {list(header_ids)}, from which on the experts act;"
+            f" it was cut, or the tokenizer joined its end with what stands before. Use adapter=lora for such prompts."
+        )

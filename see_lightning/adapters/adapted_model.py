@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from see_lightning.adapters.targets import target_layers
 from see_lightning.adapters.weight_cache import WeightCache
 from see_lightning.config.schema import AdapterConfig
+from see_lightning.errors import ConfigError
 
 #: Takes a layer's name, its input and its output, and returns the output with an adapter's update added.
 Apply = Callable[[str, Tensor, Tensor], Tensor]
@@ -57,6 +58,8 @@ class AdaptedModel(nn.Module):
         self._apply_now: Apply | None = None
         self._observers: list[tuple[Observer, bool]] = []
         self._lora: dict[str, LoraLayer] = {}
+        self._prefix_acts = False
+        base.base_model.register_forward_pre_hook(self._check_prefix, with_kwargs=True)
         for name, layer in self.layers.items():
             layer.register_forward_hook(partial(self._hook, name))
 
@@ -69,13 +72,19 @@ class AdaptedModel(nn.Module):
             observer(name, inputs[0], output) if outputs else observer(name, inputs[0])
         return output
 
+    def _check_prefix(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if self._prefix_acts and named.get("past_key_values") is None:
+            raise ConfigError("a prefix acts from the KV cache, and this pass has none: begin it with pool.prefill.")
+
     @contextmanager
-    def _with(self, apply: Apply | None) -> Iterator[nn.Module]:
-        before, self._apply_now = self._apply_now, apply
+    def _with(self, apply: Apply | None, prefix: bool = False) -> Iterator[nn.Module]:
+        """The model with an adapter; ``prefix``: it acts from the KV cache, in some rows at least."""
+        before = self._apply_now, self._prefix_acts
+        self._apply_now, self._prefix_acts = apply, prefix
         try:
             yield self.model
         finally:
-            self._apply_now = before
+            self._apply_now, self._prefix_acts = before
 
     @contextmanager
     def observe(self, observer: Observer, outputs: bool = False) -> Iterator[None]:
@@ -147,10 +156,13 @@ class AdaptedModel(nn.Module):
         settings: dict[str, Any] = self.model.peft_config[_in_peft(adapter)].to_dict()
         return settings
 
-    def _train_adapter(self, adapter: str) -> None:
-        """Make an adapter the only trainable one."""
-        assert isinstance(self.model, PeftModel)
-        self.model.set_adapter(_in_peft(adapter))
+    def _train_adapter(self, adapter: str | None) -> None:
+        """Make an adapter the only trainable one; None freezes all."""
+        if adapter is None:
+            self.model.requires_grad_(False)
+        else:
+            assert isinstance(self.model, PeftModel)
+            self.model.set_adapter(_in_peft(adapter))
 
     def pair(self, layer: str, adapter: str) -> tuple[nn.Parameter, nn.Parameter]:
         """An adapter's parameters at a layer: A, (R, I), and B, (O, R)."""

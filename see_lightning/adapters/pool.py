@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from see_lightning.adapters.activated import check_activated
+from see_lightning.adapters.activated import check_activated, check_header
 from see_lightning.adapters.adapted_model import AdaptedModel, Apply
 from see_lightning.adapters.lora import update
+from see_lightning.adapters.prefix import Prefix
 from see_lightning.adapters.protocols import AdapterDelta, CompositeAdapter
 from see_lightning.adapters.weight_cache import sha256
 from see_lightning.config.schema import AdapterConfig
@@ -31,8 +32,9 @@ from see_lightning.inference.self_test import choose_reading
 from see_lightning.models.sharding import in_step
 from see_lightning.tasks.batches import IGNORED, Batch, left_pad
 
-#: An adapter's name, a composite, None for the base model, or one name for each row of a batch.
-Adapters = str | AdapterDelta | Sequence[str | None] | None
+#: An adapter's name, a composite, or None for the base model; or one name for each row of a batch.
+Adapter = str | AdapterDelta | None
+Adapters = Adapter | Sequence[str | None]
 
 
 class ExpertPool(AdaptedModel):
@@ -93,8 +95,9 @@ class ExpertPool(AdaptedModel):
 
         Args:
             name: used like an expert's.
-            composite: of adapters of this pool.
+            composite: of adapters of this pool, or a prefix.
         """
+        self._prefix_of(composite)
         if name not in self.names:
             self.names.append(name)
         self.composites[name] = composite
@@ -109,7 +112,11 @@ class ExpertPool(AdaptedModel):
         """
         self.cache.clear()  # stacked weights of experts that are not used together any more take the most memory
         self._learner = name
-        self._train_adapter(adapter or name)
+        prefix = self._prefix_of(name)
+        for one in self.composites.values():
+            if isinstance(one, Prefix):
+                one.requires_grad_(one is prefix)
+        self._train_adapter(None if prefix else adapter or name)
         self.model.train()
 
     def forward(self, input_ids_BS: Tensor, attention_mask_BS: Tensor, labels_BS: Tensor) -> Tensor:
@@ -124,9 +131,9 @@ class ExpertPool(AdaptedModel):
             labels_BS: the answer's tokens at the right edge, ``IGNORED`` elsewhere.
         """
         with self._with(self._learning(self._learner)):
-            return self._label_logits(input_ids_BS, attention_mask_BS, labels_BS, bool(self.header_ids))
+            return self._label_logits(self._learner, input_ids_BS, attention_mask_BS, labels_BS)
 
-    def logits(self, batch: Batch, adapter: str | AdapterDelta | None = None, *, grad: bool = False) -> Tensor:
+    def logits(self, batch: Batch, adapter: Adapter = None, *, grad: bool = False) -> Tensor:
         """Logits of the positions that predict a label, (L, V), under any adapter: a teacher's, for distillation.
 
         Without dropout. The trained adapter stays the same.
@@ -139,13 +146,12 @@ class ExpertPool(AdaptedModel):
         acting = self.use_adapter(adapter)
         if grad and isinstance(adapter, str):
             acting = self._with(self._learning(adapter))
-        from_header = bool(self.header_ids) and adapter is not None
         with torch.set_grad_enabled(grad), self._evaluating(), acting:
-            return self._label_logits(batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BS, from_header)
+            return self._label_logits(adapter, batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BS)
 
-    def _label_logits(self, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor, from_header: bool) -> Tensor:
-        read = None
-        if from_header:
+    def _label_logits(self, adapter: Adapter, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor) -> Tensor:
+        read = self._start(adapter, len(ids_BS))
+        if self.header_ids and adapter is not None:
             read, ids_BS, mask_BS, labels_BS = self._before_header(ids_BS, mask_BS, labels_BS)
         # Position s predicts label s + 1.
         wanted_BS = nn.functional.pad(labels_BS[:, 1:] != IGNORED, (0, 1))
@@ -160,28 +166,16 @@ class ExpertPool(AdaptedModel):
         for ids, mask, answer in zip(ids_BS.tolist(), mask_BS.sum(1).tolist(), labels_BS.tolist(), strict=True):
             row = ids[len(ids) - mask :]
             start = len(row) - sum(label != IGNORED for label in answer) - header
-            self.check_header(row[start : start + header])
+            check_header(row[start : start + header], self.header_ids)
             context.append(row[:start])
             rest.append(row[start:])
             labels.append(answer[len(answer) - len(rest[-1]) :])
         device = ids_BS.device
         # Ranks differ in which prompts are cached and which need a forward pass now.
-        with torch.no_grad(), self._base_in_training() as model, in_step(model):
+        with torch.no_grad(), self._evaluating(), self.use_adapter(None) as model, in_step(model):
             read = self.prompt_cache.batch(model, context)
-        return (
-            read,
-            left_pad(rest, 0).to(device),
-            left_pad([[1] * len(row) for row in rest], 0).to(device),
-            left_pad(labels, IGNORED).to(device),
-        )
-
-    def check_header(self, ids: Sequence[int]) -> None:
-        """Refuse a prompt that does not end in the tokens from which activated experts act."""
-        if list(ids) != self.header_ids:
-            raise ConfigError(
-                f"a prompt ends in the tokens {list(ids)} instead of {self.header_ids}, from which on the experts act;"
-                f" it was cut, or the tokenizer joined its end with what stands before. Use adapter=lora for such prompts."
-            )
+        ones = [[1] * len(row) for row in rest]
+        return read, left_pad(rest, 0).to(device), left_pad(ones, 0).to(device), left_pad(labels, IGNORED).to(device)
 
     def keep_prompts(self, groups: Sequence[Sequence[Sequence[int]]]) -> None:
         """Prefill the prompts that activated experts are about to be trained on, with the base model.
@@ -191,15 +185,9 @@ class ExpertPool(AdaptedModel):
         """
         if self.header_ids:
             header = len(self.header_ids)
-            with torch.no_grad(), self._base_in_training() as model:
+            with torch.no_grad(), self._evaluating(), self.use_adapter(None) as model:
                 for group in groups:
                     self.prompt_cache.fill(model, [prompt[: len(prompt) - header] for prompt in group])
-
-    @contextmanager
-    def _base_in_training(self) -> Iterator[nn.Module]:
-        """The base model while an adapter is being trained."""
-        with self._evaluating(), self.use_adapter(None) as model:
-            yield model
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -221,15 +209,19 @@ class ExpertPool(AdaptedModel):
             adapters: an expert's name, None for the base model, a list with one of these for each row, or a composite.
         """
         if isinstance(adapters, AdapterDelta):
-            return self._with(lambda layer, x, y: y + adapters.add(layer, x))
+            prefix = self._prefix_of(adapters) is not None
+            return self._with(None if prefix else lambda layer, x, y: y + adapters.add(layer, x), prefix)
         rows = [adapters] if adapters is None or isinstance(adapters, str) else list(adapters)
         places: dict[str, list[int]] = {}
+        prefix = False
         for row, name in enumerate(rows):
-            if name is not None:
+            if self._prefix_of(name):
+                prefix = True  # its keys and values are in the KV cache, and its layers are the base model's
+            elif name is not None:
                 places.setdefault(name, []).append(row)
         self._known(places)
         if not places:
-            return self._with(None)
+            return self._with(None, prefix)
         if len(places) == 1 and len(next(iter(places.values()))) == len(rows):
             (one,) = places
             return self._with(lambda layer, x, y: y + self._update(layer, one, x))
@@ -240,7 +232,20 @@ class ExpertPool(AdaptedModel):
                 y = y.index_add(0, rows_b, self._update(layer, name, x[rows_b]))
             return y
 
-        return self._with(mixed)
+        return self._with(mixed, prefix)
+
+    def _prefix_of(self, adapter: Adapter) -> Prefix | None:
+        """The prefix of that name, or the adapter itself if it is one; a prefix that does not fit is refused."""
+        one = self.composites.get(adapter) if isinstance(adapter, str) else adapter
+        if not isinstance(one, Prefix):
+            return None
+        one.check(self.model, self.header_ids)
+        return one
+
+    def _start(self, adapter: Adapter, rows: int) -> KVCache | None:
+        """The KV cache that rows begin with under an adapter; None if it is empty, as under all but a prefix."""
+        prefix = self._prefix_of(adapter)
+        return None if prefix is None else prefix.start(self.model, rows)
 
     def parallel_adapters(self, names: Sequence[str]) -> AbstractContextManager[nn.Module]:
         """The model with each row's tokens in as many equal parts as there are experts; each acts on its part, in order."""
@@ -315,10 +320,11 @@ class ExpertPool(AdaptedModel):
         """Prefill the prefix that all prompts share, under one adapter; see ``prefill_common_prefix``."""
         header = len(self.header_ids)
         with self.use_adapter(None if header else name) as model:
-            return prefill_common_prefix(model, [prompt[: len(prompt) - header] for prompt in prompts])
+            own = [prompt[: len(prompt) - header] for prompt in prompts]
+            return prefill_common_prefix(model, own, self._start(name, rows=1))
 
     def prefill(
-        self, name: str | AdapterDelta | None, prompts: Sequence[list[int]], start: CommonPrefix = NO_PREFIX
+        self, name: Adapter, prompts: Sequence[list[int]], start: CommonPrefix = NO_PREFIX
     ) -> tuple[Tensor, KVCache]:
         """Prefill prompts under one adapter: the logits (B, V) of the first answer token, and the KV cache.
 
@@ -328,7 +334,7 @@ class ExpertPool(AdaptedModel):
             start: the prompts' common prefix, from ``prefill_prefix`` with the same name.
         """
         tokens, read = start
-        read = None if read is None else read.repeat(len(prompts))
+        read = self._start(name, len(prompts)) if read is None else read.repeat(len(prompts))
         header = len(self.header_ids) if name is not None else 0
         own = [prompt[tokens : len(prompt) - header] for prompt in prompts]
         if not header:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from see_lightning.inference.kv_cache import NO_PREFIX, CommonPrefix, KVCache, Tree
+from see_lightning.inference.kv_cache import CommonPrefix, KVCache, Tree
 from see_lightning.tasks.batches import left_pad
 
 # Tokens that a common prefix must save before a separate prefill is worth one more forward pass.
@@ -243,13 +243,20 @@ def common_start(prompts: Sequence[Sequence[int]]) -> int:
     return next((n for n in range(longest) if first[n] != last[n]), max(0, longest))
 
 
-def prefill_common_prefix(model: nn.Module, prompts: Sequence[Sequence[int]]) -> CommonPrefix:
+def prefill_common_prefix(
+    model: nn.Module, prompts: Sequence[Sequence[int]], read: KVCache | None = None
+) -> CommonPrefix:
     """Prefill the common prefix of prompts once, if that saves more than it costs.
 
+    Args:
+        model: a causal language model with Hugging Face's interface.
+        prompts: token ids.
+        read: KV cache of one row that stands before the prompts; None if there is none.
+
     Returns:
-        The prefix; ``NO_PREFIX`` if a separate pass is not worth it.
+        The prefix; of no tokens and with ``read`` if a separate pass is not worth it.
     """
     tokens = common_start(prompts)
     if tokens * (len(prompts) - 1) < WORTH_SHARING:
-        return NO_PREFIX
-    return CommonPrefix(tokens, extend(model, None, [prompts[0][:tokens]])[1])
+        return CommonPrefix(0, read)
+    return CommonPrefix(tokens, extend(model, read, [prompts[0][:tokens]])[1])

@@ -75,7 +75,7 @@ class CommonPrefix(NamedTuple):
 
     Args:
         tokens: its length.
-        cache: its KV cache, of one row; None for no prefix.
+        cache: its KV cache, of one row, with a trained prefix (``adapters.prefix``) before it; None if both are empty.
     """
 
     tokens: int

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from see_lightning.adapters.activated import check_header
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.inference.forward import READING, extend, one_by_one
 from see_lightning.inference.kv_cache import NO_PREFIX, CommonPrefix, KVCache, Tree
@@ -157,7 +158,7 @@ class SharedPrefill(ExpertPrefill):
         self.order = list(order)
         header = len(pool.header_ids)
         for prompt in self.prompts:
-            pool.check_header(prompt[-header:])
+            check_header(prompt[-header:], pool.header_ids)
 
         def read() -> KVCache:
             return self._read_contexts(self.prompts, start())
