@@ -7,7 +7,7 @@ from hydra._internal.core_plugins import file_config_source
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
-from see_lightning.config.former_names import SETTINGS, with_current_names
+from see_lightning.config.former_names import SETTINGS, current_value, with_current_names
 from see_lightning.files.text import read_text
 
 
@@ -24,7 +24,7 @@ class FileConfigSource(file_config_source.FileConfigSource):
         return ConfigResult(
             provider=self.provider,
             path=f"{self.scheme()}://{self.path}",
-            config=_with_current_names(OmegaConf.create(text), header.get("package") or config_path.rpartition("/")[0]),
+            config=with_todays_names(OmegaConf.create(text), header.get("package") or config_path.rpartition("/")[0]),
             header=header,
         )
 
@@ -36,8 +36,8 @@ def _with_current_references(text: str) -> str:
     return text
 
 
-def _with_current_names(config: Any, package: str) -> Any:
-    """The settings of a file by today's names.
+def with_todays_names(config: Any, package: str) -> Any:
+    """The settings of a file by today's names, and the methods in its defaults list.
 
     Args:
         config: content of the file.
@@ -49,7 +49,20 @@ def _with_current_names(config: Any, package: str) -> Any:
         return config
     group = "" if package == "_global_" else package.partition("/")[0]
     plain: Any = OmegaConf.to_container(config, resolve=False)
-    chosen = [one.get("override /method") for one in plain.get("defaults", []) if isinstance(one, dict)]
+    if isinstance(plain.get("defaults"), list):
+        plain["defaults"] = [_current_default(one, group) for one in plain["defaults"]]
+    chosen = [one.get("override /method") for one in plain.get("defaults") or [] if isinstance(one, dict)]
     own = any(name and not (CONF / "method" / f"{name}.yaml").exists() for name in chosen)
     renamed = with_current_names({group: plain} if group else plain, own_method=own)
     return OmegaConf.create(renamed[group] if group else renamed)
+
+
+def _current_default(one: Any, group: str) -> Any:
+    """An entry of a defaults list, in which a method has today's name.
+
+    >>> _current_default({"override /method": "mora"}, ""), _current_default("mora", "method"), _current_default("mora", "")
+    ({'override /method': 'moram'}, 'moram', 'mora')
+    """
+    if isinstance(one, dict):
+        return {key: current_value(str(key).rpartition(" ")[2].strip("/"), value) for key, value in one.items()}
+    return current_value(group, one) if group == "method" else one

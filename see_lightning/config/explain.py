@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from see_lightning.config.conf_files import with_todays_names
 from see_lightning.config.names import called_here
 from see_lightning.config.schema import ModelConfig, RunConfig
 from see_lightning.config.search_path import options
@@ -76,9 +77,9 @@ def known_keys() -> list[str]:
 
 
 def settings_in(path: Path) -> DictConfig:
-    """The settings in a file of ``conf``; empty if it has none, which Hydra reports when the file is chosen."""
+    """The settings in a file of ``conf``, by today's names; empty if it has none, which Hydra reports when it is chosen."""
     try:
-        config = OmegaConf.create(read_text(path))
+        config = with_todays_names(OmegaConf.create(read_text(path)), path.parent.name)
     except (YAMLError, OmegaConfBaseException, DataError):
         return DictConfig({})
     return config if isinstance(config, DictConfig) else DictConfig({})

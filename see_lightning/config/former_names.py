@@ -44,13 +44,24 @@ def current_value(name: str, value: Any) -> Any:
 
     Args:
         name: today's name of the setting, or of the group ``method``.
-        value: as it was given.
+        value: as it was given; Hydra's class of quoted texts has ``text``.
 
     >>> current_value("data.resample", "fixed"), current_value("method", "mora"), current_value("optim.lr", 0.1)
     ('once', 'moram', 0.1)
     """
     values = METHODS if name == "method" else RESAMPLE if name.endswith(".resample") else {}
-    return next((new for new, old in values.items() if old == value), value)
+    text = getattr(value, "text", value)
+    return next((new for new, old in values.items() if old == text), value)
+
+
+def folder_names(method: str) -> list[str]:
+    """Names of the folders that hold a method's runs: today's, then the former one.
+
+    >>> folder_names("mora"), folder_names("see")
+    (['moram', 'mora'], ['see'])
+    """
+    name = current_value("method", method)
+    return [name, *([METHODS[name]] if name in METHODS else [])]
 
 
 def with_current_names(config: Mapping[str, Any], *, own_method: bool = False) -> dict[str, Any]:

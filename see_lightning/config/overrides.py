@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from see_lightning.config.explain import settings_in
 from see_lightning.config.former_names import current_setting, current_value
 from see_lightning.config.schema import AdapterConfig, RunConfig
-from see_lightning.config.search_path import is_group, options
+from see_lightning.config.search_path import CONF, is_group, options
 from see_lightning.errors import ConfigError
 
 MAY_BE_NULL = ("experiment", "debug", "router")  # optional groups
@@ -47,10 +47,12 @@ def translate(words: Sequence[str], *, several: bool) -> list[str]:
     >>> translate(["model.system_prompt=None", "optim={'lr': 0.001}", "paths.runs=/runs/a=1"], several=False)
     ['model.system_prompt=null', 'optim.lr=0.001', 'paths.runs="/runs/a=1"']
     """
-    return [override for word in words for override in _translated(word, several)]
+    chosen = next((word.partition("=")[2] for word in reversed(words) if word.startswith("method=")), "")
+    ours = (CONF / "method" / f"{current_value('method', chosen)}.yaml").exists()
+    return [override for word in words for override in _translated(word, several, ours)]
 
 
-def _translated(word: str, several: bool) -> list[str]:
+def _translated(word: str, several: bool, ours: bool) -> list[str]:
     key, equals, text = word.partition("=")
     if key.startswith("~"):
         return [word]
@@ -58,7 +60,7 @@ def _translated(word: str, several: bool) -> list[str]:
         raise ConfigError(
             f"{word!r} is no setting with a value: write NAME=VALUE, with no blanks around =.{_meant(word)}"
         )
-    key = _called(key)
+    key = _called(key, ours)
     kinds = kinds_of(key)
     if text == "~" or text.startswith("~/"):  # a shell does not expand it inside a word
         text = os.path.expanduser(text)
@@ -97,11 +99,15 @@ def _is_text(key: str, kinds: tuple[Any, ...]) -> bool:
     return any(isinstance(value, str) and re.fullmatch(r"[\d.]+", value) for value in _in_files(key.lstrip("+")))
 
 
-def _called(key: str) -> str:
-    """The key with a former name replaced by today's name; leading plus signs stay."""
+def _called(key: str, ours: bool = False) -> str:
+    """The key with a former name replaced by today's name; leading plus signs stay.
+
+    Args:
+        key: as typed.
+        ours: whether the method is known to be the package's; a user's own may have a setting of a former name.
+    """
     name = key.lstrip("+")
-    # A user's own method may have a setting of a former name.
-    return key if _in_files(name) else key.removesuffix(name) + current_setting(name)
+    return key if _in_files(name) and not ours else key.removesuffix(name) + current_setting(name)
 
 
 def _set(key: str, value: Any, text: str | None = None) -> list[str]:
@@ -122,7 +128,7 @@ def _fit(key: str, value: Any) -> Any:
         value = current_value(name, value)
         return "none" if nothing and "none" in _in_files(name) else _as_one_of(kinds_of(name), value)
     stems = sorted({path.stem for path in options(name)})
-    if isinstance(value, str) and value not in stems:
+    if value not in stems:
         value = current_value(name, value)
     if nothing and name in MAY_BE_NULL:
         return None

@@ -19,6 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from see_lightning.config.former_names import with_current_names
 from see_lightning.config.instantiate import METHOD_GIVEN, ROUTER_GIVEN, NotImportable, bind
 from see_lightning.config.schema import RunConfig
 from see_lightning.config.search_path import CONF
@@ -142,10 +143,11 @@ def load_config(path: Path, trust: Trust = NOTHING) -> DictConfig:
         LedgerError: it cannot be read, was edited, or is not of a run's form.
         ConfigError: it names a class that is not trusted, or its base model comes with code and ``remote_code`` is off.
     """
-    settings = read_settings(path)
-    refuse_code(path, OmegaConf.to_container(settings), trust)
+    plain: Any = OmegaConf.to_container(read_settings(path))
+    settings = with_current_names(plain)
+    refuse_code(path, settings, trust)
     try:
-        cfg = typed(settings)
+        cfg = typed(OmegaConf.create(settings))
         cfg.paths.cache = os.environ.get(
             "SEE_CACHE", RunConfig().paths.cache
         )  # of this user, not of the one who made the run

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from see_lightning.config.former_names import METHODS
+from see_lightning.config.former_names import folder_names
 from see_lightning.config.identity import key_of, method_name, numbers_config, switched_on, with_values
 from see_lightning.config.schema import RunConfig
 from see_lightning.engine.contents import (
@@ -167,8 +167,8 @@ def find_run(cfg: DictConfig, config: RunConfig, contents: Contents, digests: Di
         LedgerError: the run was started with other files of a model of the same name, or its ledger is damaged.
     """
     kept = numbers_config(cfg)
-    order, method = Path(config.paths.runs) / config.order.name, method_name(cfg)
-    roots = [order / name for name in (method, METHODS.get(method)) if name]
+    order = Path(config.paths.runs) / config.order.name
+    roots = [order / name for name in folder_names(method_name(cfg))]
     seed = f"seed={config.seed}"
     settings = with_values(kept, placed(kept, contents.digests))
     key, old_key = key_of(settings), key_of(kept)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.adapters.files import STATE, THRESHOLD
-from see_lightning.config.former_names import with_current_names, with_former_names
+from see_lightning.config.former_names import folder_names, with_current_names, with_former_names
 from see_lightning.config.identity import switched_on
 from see_lightning.engine.contents import Contents
 from see_lightning.engine.find import Compared, comparable, compare
@@ -81,7 +81,8 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
         That run; if there is none, a run whose stages could be taken over if its inputs had not been edited since; or None.
     """
     found: list[tuple[bool, int, bool, Path, Compared]] = []
-    for other in directory.parent.parent.glob(f"*/{directory.name}"):
+    order, method = directory.parents[2], directory.parents[1].name
+    for other in (path for name in folder_names(method) for path in (order / name).glob(f"*/{directory.name}")):
         # The ledger's settings are compared, not config.yaml: there the data root is resolved, and it may move.
         if other == directory:
             continue

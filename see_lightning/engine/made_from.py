@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from see_lightning.config.former_names import folder_names
 from see_lightning.config.schema import RESERVED
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.errors import Refusal
@@ -27,8 +28,9 @@ def date_of(ledger: Ledger, model: str | None) -> str:
     about = ledger.content["about"]
     if "date" in about:
         return str(about["date"])
-    dates = []
-    for other in ledger.directory.parent.parent.glob("*/seed=*") if not about else ():
+    dates, (method, order) = [], ledger.directory.parents[1:3]
+    beside = (path for name in folder_names(method.name) for path in (order / name).glob("*/seed=*"))
+    for other in beside if not about else ():
         with suppress(LedgerError):  # a damaged run is refused where it is needed
             noted = Ledger(other).read().content["about"]
             if "date" in noted and noted["numbers"]["model"]["name"] == model:

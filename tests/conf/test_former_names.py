@@ -4,8 +4,10 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
+from see_lightning.config import overrides
 from see_lightning.config.former_names import FIELDS, SETTINGS, with_current_names, with_former_names
 from see_lightning.config.identity import run_key
+from see_lightning.config.overrides import translate
 from see_lightning.config.search_path import CONF, register, register_own_conf
 from see_lightning.config.validation import typed
 from see_lightning.reporting.runs import read_results
@@ -27,7 +29,9 @@ def own(tmp_path, monkeypatch):
     (tmp_path / "conf" / "method").mkdir()
     register()
     register_own_conf()
-    return tmp_path / "conf"
+    overrides._in_files.cache_clear()
+    yield tmp_path / "conf"
+    overrides._in_files.cache_clear()
 
 
 def composed(*overrides):
@@ -80,3 +84,28 @@ def test_results_of_an_earlier_version_are_read_by_todays_names():
             assert (results["assigned_expert"], results["is_new_expert"]) == (results["given"], results["expanded"])
         assert results["counts"]["cache_hits"] == results["counts"]["remembered"]
         assert set(FIELDS) & set(results["config"]["method"]) == set()
+
+
+def test_a_method_may_be_chosen_by_its_former_name_in_a_file(own):
+    (own / "experiment" / "mine.yaml").write_text(NAMED_BEFORE.format(method="mora", settings="prune: 0.5"))
+    (own / "method" / "mine.yaml").write_text("defaults: [mora]\nprune: 0.5\n")
+    assert composed("experiment=mine").method._target_ == "see_lightning.methods.moram.MoRAM"
+    assert composed("method=mine").method._target_ == "see_lightning.methods.moram.MoRAM"
+
+
+def test_a_file_with_former_names_leaves_them_to_the_command_line(own):
+    (own / "method" / "mine.yaml").write_text("defaults: [see]\nkeep: 0.5\n")
+    words = translate(["method=mine", "method.keep=0.25"], several=False)
+    assert composed(*words).method.target_recall == 0.25
+
+
+def test_a_setting_of_the_users_method_does_not_hide_the_former_name_of_ours(own):
+    (own / "method" / "mine.yaml").write_text("_target_: mine.Mine\nkeep: 1\n")
+    assert translate(["method=see", "method.keep=0.25"], several=False)[1] == "method.target_recall=0.25"
+    assert translate(["method=mine", "method.keep=2"], several=False)[1] == "method.keep=2"
+
+
+@pytest.mark.parametrize("word", ["data={'rehearsal': 'fixed'}", "data.rehearsal='fixed'", 'data.rehearsal="fixed"'])
+def test_a_quoted_former_value_is_read(word):
+    assert translate([word], several=False) == ["data.resample=once"]
+    assert translate(['method="mora"'], several=False) == ["method=moram"]

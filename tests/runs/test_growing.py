@@ -4,7 +4,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from omegaconf import OmegaConf
 
+from see_lightning import load_ensemble
+from see_lightning.config.former_names import with_former_names
+from see_lightning.config.trust import read_settings, sealed_settings
 from see_lightning.engine import grow, launch, session, start
 from see_lightning.engine.ledger import Ledger
 from tests.nightly import all_but
@@ -145,3 +149,14 @@ def test_of_a_shorter_run_on_other_data_nothing_is_taken_over_and_that_is_said(b
     assert (longer.fits, grown_from(longer.directory)) == (2, None)
     told = f"nothing is taken over from {shorter.directory}: sky (train: 4 rows added, 4 removed) changed since"
     assert told in capfd.readouterr().err
+
+
+def test_a_run_in_the_folder_of_a_methods_former_name_is_loaded_and_grows(base, tmp_path):
+    made = toy.run(toy.compose(toy.data_in(base), tmp_path, "method=moram", SKY)).directory
+    settings = OmegaConf.to_container(read_settings(made / "config.yaml"))
+    (made / "config.yaml").write_text(sealed_settings(OmegaConf.create(with_former_names(settings))))
+    former = tmp_path / "jsonl" / "mora"
+    made.parents[1].rename(former)
+    assert load_ensemble(former / made.parent.name / made.name).method.pool.names
+    grown = toy.run(toy.compose(toy.data_in(base), tmp_path, "method=moram", SKY_SEA))
+    assert (grown.fits, grown_from(grown.directory)) == (1, str(former / made.parent.name / made.name))
