@@ -118,6 +118,9 @@ class AdaptedModel(nn.Module):
     def add_adapter(self, adapter: str, weights_seed: int, times: int = 1) -> None:
         """Add a LoRA adapter. It has no effect until ``use_adapter`` or ``train_only`` selects it.
 
+        It freezes all other adapters, so ``train_only`` is called after it. Unlike an expert it is not in ``names``: such an
+        adapter answers no query and is not counted in a method's ``storage``, for instance a teacher.
+
         Args:
             adapter: unique among all adapters and experts.
             weights_seed: seed of its initial weights, which depend on nothing else.
@@ -142,6 +145,10 @@ class AdaptedModel(nn.Module):
                 modules = ((name, self.model.get_submodule(IN_PEFT + name)) for name in self.layers)
                 self._lora = {name: layer for name, layer in modules if isinstance(layer, LoraLayer)}
             self.model.base_model.disable_adapter_layers()  # the hook adds the update
+
+    def has_adapter(self, adapter: str) -> bool:
+        """Whether ``add_adapter`` has added an adapter of this name."""
+        return isinstance(self.model, PeftModel) and _in_peft(adapter) in self.model.peft_config
 
     def load_weights(self, adapter: str, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Overwrite an adapter's weights with copies of A, (R, I), and B, (O, R), of each layer."""

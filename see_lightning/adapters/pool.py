@@ -140,7 +140,7 @@ class ExpertPool(AdaptedModel):
 
         Args:
             batch: prompts with answers.
-            adapter: an expert's name, or a composite without a name; None is the base model.
+            adapter: an expert's or adapter's name, or a composite without a name; None is the base model.
             grad: whether gradients are kept, and reach an expert's own weights where these require them.
         """
         acting = self.use_adapter(adapter)
@@ -293,7 +293,7 @@ class ExpertPool(AdaptedModel):
 
     def _known(self, names: Sequence[str] | dict[str, list[int]]) -> None:
         for name in names:
-            if name not in self.names:
+            if name not in self.names and not self.has_adapter(name):
                 raise KeyError(f"no expert named {name!r}; experts are {', '.join(self.names) or '(none)'}")
 
     def digest(self, name: str | None) -> str:

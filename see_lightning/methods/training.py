@@ -137,7 +137,13 @@ class Training(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """A fresh AdamW for every task: moments left from an earlier one would move what should rest."""
-        optimizer: Optimizer = AdamW(self.trained_weights(), lr=self.optim.lr, weight_decay=self.optim.weight_decay)
+        weights = self.trained_weights()
+        if not weights:
+            raise ValueError(
+                "the task trains no weight. begin_task must call pool.train_only(NAME), or the base class's begin_task,"
+                " after the last adapter is added: adding one freezes all others."
+            )
+        optimizer: Optimizer = AdamW(weights, lr=self.optim.lr, weight_decay=self.optim.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = LambdaLR(
             optimizer, lambda step: learning_rate_share(step, steps, self.optim.schedule, self.optim.warmup)

@@ -135,6 +135,20 @@ def test_logits_under_any_adapter_are_forwards_without_gradients(activated):
     torch.testing.assert_close(pool.logits(given), said_rows)
 
 
+def test_an_adapter_that_is_no_expert_is_a_teacher_and_adding_it_freezes_the_others():
+    pool = small.pool("qa", "qg")
+    assert any(weight.requires_grad for weight in pool.parameters())
+    assert not pool.has_adapter("teacher")
+    pool.add_adapter("teacher", 0)
+    assert pool.has_adapter("teacher")
+    assert not any(weight.requires_grad for weight in pool.parameters())
+    pool.load_weights("teacher", pool.pairs("qa"))
+    assert pool.names == ["qa", "qg"]
+    torch.testing.assert_close(said(pool, "teacher"), said(pool, "qa"))
+    with pytest.raises(KeyError, match="no expert named 'techer'"):
+        said(pool, "techer")
+
+
 def test_a_sum_of_adapters_is_the_dense_change_of_their_summed_deltas():
     pool = small.pool("qa", "qg", "sa")
     pool.add_adapter("wide", 1, times=2)

@@ -49,6 +49,14 @@ def test_a_constant_learning_rate_rises_and_then_stays():
     assert [learning_rate_share(step, 8, "constant", 0.25) for step in range(9)] == [0.0, 0.5, *[1.0] * 7]
 
 
+def test_a_task_that_trains_no_weight_is_refused_with_what_to_call(make_pool, template):
+    method = Stl(Setup(make_pool("old"), template, OptimConfig(), 0))
+    method.begin_task(task("new", 1), Memory(0))
+    method.pool.add_adapter("teacher", 0)
+    with pytest.raises(ValueError, match=r"trains no weight.*train_only"):
+        method.configure_optimizers()
+
+
 def test_the_optimizer_holds_what_the_task_trains_and_nothing_else(make_pool, template):
     optim = OptimConfig(lr=0.5, weight_decay=0.25, warmup=0.0, schedule="linear")
     method = Stl(Setup(make_pool("old"), template, optim, 0))
