@@ -1,4 +1,4 @@
-"""``python -m see_lightning VERB`` is ``see-lightning VERB``."""
+"""``python -m see_lightning COMMAND`` is ``see-lightning COMMAND``."""
 
 from see_lightning.cli.verbs import main
 

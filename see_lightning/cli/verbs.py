@@ -40,7 +40,9 @@ VERBS = {
 def usage() -> str:
     """The table of verbs as text."""
     lines = [f"  {name:<11} {verb.help}" for name, verb in VERBS.items()]
-    return "\n".join(["usage: see-lightning VERB [...]; see-lightning VERB --help has more", "", *lines])
+    return "\n".join(
+        ["usage: see-lightning COMMAND [...]; see-lightning COMMAND --help prints its arguments", "", *lines]
+    )
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -74,4 +76,6 @@ def refuse(name: str) -> None:
     from see_lightning.frame import frame
 
     with frame():
-        raise ConfigError(f"there is no verb {name!r}.{nearest(name, VERBS)} see-lightning alone lists all verbs.")
+        raise ConfigError(
+            f"there is no command {name!r}.{nearest(name, VERBS)} see-lightning alone lists all commands."
+        )

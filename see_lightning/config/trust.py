@@ -73,7 +73,7 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     """Add the options ``--trust`` and ``--trust-remote-code``; ``trust_in`` reads them."""
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE.CLASS",
-        help="a class that is no part of see_lightning, your own method, router or reader, and may be imported for"
+        help="a class that is not part of see_lightning, your own method, router or reader, and may be imported for"
         " this run; may be given several times",
     )  # fmt: skip
     parser.add_argument(
@@ -185,8 +185,8 @@ def refuse_code(path: Path, settings: Any, trust: Trust = NOTHING) -> None:
     for place, name in sorted(_targets(settings)):
         if not (name in trust.classes or name in allowed().get(place, ()) or _is_imported(name)):
             raise ConfigError(
-                f"{path} names {name[:200]} as its {place}, which is no part of see_lightning and would run as code. If it is"
-                f" your own, or you trust it, add --trust {name[:200]} (in Python, trust=[...])."
+                f"{path} names {name[:200]} as its {place}, which is not part of see_lightning and would run as code. If it"
+                f" is your own, or you trust it, add --trust {name[:200]} (in Python, trust=[...])."
             )
 
 

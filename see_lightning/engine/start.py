@@ -143,8 +143,8 @@ def _take_over(
     elif earlier:
         taken = adopt(ledger, growing, earlier.directory, answers_too=earlier.answers_too)
         stages = "finished stages" if earlier.answers_too else "trained stages"
-        reason = "growing" if earlier.answers_too else "other thresholds or another router"
-        console.print(f"{reason}: {taken} {stages} taken over from {earlier.directory}")
+        reason = "the list of tasks has grown" if earlier.answers_too else "only thresholds or the router differ"
+        console.print(f"{taken} {stages} copied from {earlier.directory}: {reason}")
 
 
 def note_contents(ledger: Ledger, found: Found) -> None:

@@ -293,7 +293,7 @@ class TrainStage:
         if facts.get("storage"):
             facts["storage"] = storage_of(context.method)
         self._commit(facts)
-        context.console.print(f"{self.title}: trained before, ended again")
+        context.console.print(f"{self.title}: weights copied, not trained again")
 
     def _commit(self, facts: dict[str, Any]) -> None:
         """Make the saved files of the training final."""
