@@ -69,7 +69,7 @@ def compare(run_dir: Path) -> dict[str, dict[str, float]]:
         told[f"{name}, own queries without their definition"] = -distance(alone_PH).amin(1), near["foreign"]
     stages = list(ledger.content["stages"])
     asked = {(task.name, prompt_sha(example)) for task in ood_tasks for example in task.test}
-    heard = [record for stage in stages for record in ledger.beside(stage, OOD)[1]]
+    heard = [record for stage in stages for record in ledger.remembered(stage, f"{OOD}_remembered")]
     said = [record for record in heard if (record["task"], record["prompt_sha"]) in asked]
     own = [record for stage in stages for record in ledger.remembered(stage)]
     names = [task.name for task in tasks]

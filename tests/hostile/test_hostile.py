@@ -203,7 +203,9 @@ def _put(command: Command, run: Path, around: Around, world: World, refused: int
         if SECRET in stream:
             yield "the environment is told"
     if code:
-        lines = [line for line in told.err.splitlines() if not re.match(r"note: |\d+ answers were written", line)]
+        lines = [
+            line for line in told.err.splitlines() if not re.match(r"note: |\d+ further answers were generated", line)
+        ]
         if code != refused:
             yield f"ended with {code!r}"
         if len(lines) != 1:

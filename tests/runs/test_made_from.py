@@ -72,7 +72,7 @@ def test_the_date_of_a_run_is_that_of_its_start_when_it_grows_is_asked_or_calibr
     assert len(digests) == 1
     template = load_ensemble(whole).method.template
     assert "Written on 2031-02-03." in template.tokenizer.decode(template.prompt_ids("sky?"))
-    calibrated = calibrate(whole, on=1, keep=0.5)
+    calibrated = calibrate(whole, on=1, target_recall=0.5)
     assert about(calibrated.parent)["date"] == about(first)["date"]
 
 

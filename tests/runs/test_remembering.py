@@ -107,7 +107,7 @@ def test_a_study_may_have_every_answer_written_after_which_every_order_is_exact(
     open_before = unknown()
     assert any(open_before.values()), "the run wrote every answer that there is"
     assert set(unknown("--answer").values()) == {0}
-    assert not capsys.readouterr().err.startswith("0 answers were written")
+    assert not capsys.readouterr().err.startswith("0 further answers were generated")
     after = toy.kept(directory)
     remembered = "tasks/03-ice/remembered.jsonl"
     assert after[remembered].startswith(before[remembered])
@@ -115,7 +115,7 @@ def test_a_study_may_have_every_answer_written_after_which_every_order_is_exact(
         name: content for name, content in before.items() if name != remembered
     }
     assert set(unknown("--answer").values()) == {0}
-    assert capsys.readouterr().err.startswith("0 answers were written")
+    assert capsys.readouterr().err.startswith("0 further answers were generated")
     assert toy.kept(directory) == after
 
 
