@@ -83,7 +83,16 @@ class Method(RoutedMethod):
         By default ``weights``, all adapters, with one adapter as the unit, and ``state`` if there is one. Empty if nothing is
         learned.
         """
-        one, *more = [self.pool.adapter_bytes(name) for name in self.pool.names] or [0]
+        sizes: dict[
+            str, int
+        ] = {}  # a composite takes the bytes of its adapters, which others may share, or its own weights'
+        for name in self.pool.names:
+            composite = self.pool.composites.get(name)
+            if composite and not composite.adapters:
+                sizes[name] = sum(weight.nbytes for weight in composite.weights())
+            else:
+                sizes |= {one: self.pool.adapter_bytes(one) for one in (composite.adapters if composite else (name,))}
+        one, *more = sizes.values() or [0]
         state = sum(tensor.nbytes for tensor in self.state().values())
         return {"pool": one, "weights": one + sum(more), **({"state": state} if state else {})} if one else {}
 

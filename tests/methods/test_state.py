@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from see_lightning.adapters.composites import Dense, Sum
 from see_lightning.adapters.files import STATE
 from see_lightning.config.schema import OptimConfig
 from see_lightning.engine.grow import _only_responses
@@ -24,7 +25,7 @@ class Fisher(OneAdapterMethod):
         self.loaded = task, tensors
 
 
-class CentroidRouter(ExpertMethod):
+class Keys(ExpertMethod):
     """A key for each task."""
 
     def __init__(self, setup):
@@ -57,12 +58,12 @@ def test_the_state_comes_back_with_the_adapter(make_pool, template, tmp_path):
 
 
 def test_tasks_before_a_state_leave_no_file_and_are_restored_without_one(make_pool, template, tmp_path):
-    method = make(make_pool, template, CentroidRouter, "sky", "sea")
+    method = make(make_pool, template, Keys, "sky", "sea")
     method.save("sky", tmp_path / "sky")
     method.keys["sea"] = torch.ones(3)
     method.save("sea", tmp_path / "sea")
     assert [(tmp_path / task / STATE).exists() for task in ("sky", "sea")] == [False, True]
-    again = make(make_pool, template, CentroidRouter)
+    again = make(make_pool, template, Keys)
     for task in ("sky", "sea"):
         again.restore(task, tmp_path / task)
     assert again.pool.names == ["sky", "sea"]
@@ -70,14 +71,14 @@ def test_tasks_before_a_state_leave_no_file_and_are_restored_without_one(make_po
 
 
 def test_the_state_counts_as_stored(make_pool, template):
-    method = make(make_pool, template, CentroidRouter, "sky")
+    method = make(make_pool, template, Keys, "sky")
     assert "state" not in method.storage()
     method.keys["sky"] = torch.ones(3, dtype=torch.float64)
     assert method.storage()["state"] == 24
 
 
 def test_a_state_that_holds_no_numbers_is_refused(make_pool, template, tmp_path):
-    method = make(make_pool, template, CentroidRouter, "sky")
+    method = make(make_pool, template, Keys, "sky")
     method.keys["sky"] = torch.tensor([1.0, float("nan")])
     with pytest.raises(ConfigError, match="sky holds nan or inf"):
         method.save("sky", tmp_path)
@@ -93,3 +94,14 @@ def test_a_task_that_is_ended_again_makes_its_state_again():
 def test_files_of_a_state_are_plain_safetensors(make_pool, template, tmp_path):
     make(make_pool, template, Fisher, "shared").save("sky", tmp_path)
     assert load_file(tmp_path / STATE).keys() == {"own", "part"}
+
+
+def test_composites_are_counted_by_their_adapters_once_or_by_their_own_weights(make_pool, template):
+    method = make(make_pool, template, Fisher, "a", "b")
+    method.both = torch.empty(0)
+    method.pool.register("both", Sum(method.pool, ["a", "b"], [1.0, 1.0]))
+    one = method.pool.adapter_bytes("a")
+    assert (method.storage()["pool"], method.storage()["weights"]) == (one, 2 * one)
+    dense = Dense({layer: torch.zeros_like(part.weight) for layer, part in method.pool.layers.items()})
+    method.pool.register("dense", dense)
+    assert method.storage()["weights"] == 2 * one + sum(part.weight.nbytes for part in method.pool.layers.values())
