@@ -158,6 +158,10 @@ def _check_origin(run_dir: Path, cfg: DictConfig, about: Mapping[str, Any], on: 
         raise ConfigError(
             f"{run_dir} is a run of {method_name(cfg)}, whose models have no thresholds; give one of see."
         )
+    if cfg.router is not None:
+        raise ConfigError(
+            f"{run_dir} was routed by {cfg.router['_target_']}, which uses no thresholds; give a run without router=."
+        )
     place = (cfg.order.name, method_name(cfg), run_dir.parent.name, f"seed={cfg.seed}")
     if run_dir.parts[-4:] != place or "numbers" not in about:
         raise ConfigError(

@@ -239,7 +239,8 @@ def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
         for (task, expert), z in zip(results.get("given", {}).items(), results.get("z", []), strict=True)
         if task != expert
     ]
-    if run.method.traits.learns_refusals and "routing" in results:
+    by_verdicts = run.method.traits.learns_refusals and "learns_refusals" in router_class(run.cfg).needs
+    if by_verdicts and "routing" in results:
         notices += misrouted(
             results["routing"],
             ratio=run.cfg.method.get("ratio", 0.0),

@@ -65,6 +65,8 @@ def settle_router(cfg: DictConfig, config: RunConfig) -> None:
             f" router={'|'.join(allowed_routers(method))}."
         )
     defaults = {name: one.default for name, one in inspect.signature(router).parameters.items()}
+    if router is method.router_for(cfg.method):  # its settings are the method's
+        defaults |= {name: value for name, value in cfg.method.items() if name in defaults}
     plain = all(value == defaults[str(name)] for name, value in cfg.router.items() if not str(name).startswith("_"))
     if plain:
         for name, value in method.arguments_for(router).items():

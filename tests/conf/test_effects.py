@@ -77,11 +77,32 @@ def test_the_named_model_is_told_with_what_loads_it(composed):
         check_effects(composed(*typed), typed, several=False)
 
 
-@pytest.mark.parametrize("typed", [["method=mtl", "ratio=0.01"], ["method=base", "adapter=lora"], ["paths.data=/d"]])
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["method=mtl", "ratio=0.01"],
+        ["method=base", "adapter=lora"],
+        ["paths.data=/d"],
+        ["router=centroid", "method.calibrate_on=9", "method.target_recall=0.5"],
+        ["router=density", "method.calibrate_on=train", "method.margin=0.5"],
+        ["method=sema", "router=centroid", "method.reject_above=2"],
+    ],
+)
 def test_what_commands_for_all_methods_set_is_only_told(composed, typed):
     own, (note,) = check_effects(composed(*typed), typed, several=False)
     assert own == typed
     assert note.startswith(f"{typed[-1].split('=')[0]} has no effect here: ")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["router=walk", "method.calibrate_on=9", "method.target_recall=0.5"],
+        ["method=sema", "router=density", "router.reject_above=2", "method.reject_above=2"],
+    ],
+)
+def test_settings_that_the_chosen_router_uses_act(composed, typed):
+    assert check_effects(composed(*typed), typed, several=False) == (typed, [])
 
 
 def test_in_one_of_several_jobs_it_is_told_and_is_no_part_of_the_job_s_own_command(composed):

@@ -185,6 +185,7 @@ def test_thresholds_by_training_rows_need_no_rows_that_are_left(base, tmp_path):
     ("settings", "on", "target_recall", "message"),
     [
         (("method=seqft",), 2, 0.5, "a run of seqft, whose models have no thresholds"),
+        (("router=centroid",), 2, 0.5, "was routed by .*Centroid, which uses no thresholds"),
         (("train_size=3",), 2, 0.5, "was trained on rows of sky that 2 held out would need"),
         ((), 9, 0.5, "9 training rows of sky were to be held out, but it has 4"),
         ((), 0, 0.5, "--calibrate-on must be at least 1"),

@@ -8,8 +8,10 @@ import pytest
 
 from see_lightning import load_ensemble
 from see_lightning.cli import perplexity
+from see_lightning.config.validation import validate
 from see_lightning.engine import launch
 from see_lightning.engine.distributed import Ranks
+from see_lightning.engine.router import settle_router
 from see_lightning.methods.method import Assignment, Method
 from tests.runs import toy
 
@@ -164,3 +166,19 @@ def test_methods_that_do_not_reuse_experts_are_not_asked(data, tmp_path):
         run = toy.run(toy.compose(data, tmp_path, "method=stl", "order.tasks=[sky,dew]", "optim.epochs=1"))
     assert run.fits == 2
     assert not {"given", "expanded", "z"} & toy.read_results(run.directory).keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "own"),
+    [
+        (["router=density"], True),
+        (["router=density", "method.descriptor=autoencoder"], False),
+        (["router=density", "method.descriptor=autoencoder", "router.descriptor=autoencoder"], True),
+        (["router=density", "router.reject_above=2"], False),
+        (["router=density", "router.reject_above=2", "method.reject_above=2"], True),
+    ],
+)
+def test_a_density_that_is_chosen_is_its_own_only_with_its_own_settings(tmp_path, words, own):
+    cfg = toy.compose(tmp_path, tmp_path, "method=sema", *words)
+    settle_router(cfg, validate(cfg))
+    assert (cfg.router is None) == own
