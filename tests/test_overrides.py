@@ -78,7 +78,7 @@ def value(override: str) -> object:
         # Hydra's own grammar is left alone
         ("optim.lr=range(1,4)", ["optim.lr=range(1,4)"]),
         ("paths.runs=${paths.data}/runs", ["paths.runs=${paths.data}/runs"]),
-        ("~method.keep", ["~method.keep"]),
+        ("~method.keep", ["~method.target_recall"]),
         ("model.system_prompt=", ["model.system_prompt="]),
     ],
 )  # fmt: skip

@@ -55,7 +55,7 @@ def translate(words: Sequence[str], *, several: bool) -> list[str]:
 def _translated(word: str, several: bool, ours: bool) -> list[str]:
     key, equals, text = word.partition("=")
     if key.startswith("~"):
-        return [word]
+        return [f"~{_called(key[1:], ours)}{equals}{text}"]
     if not equals or not key.strip("+ "):
         raise ConfigError(
             f"{word!r} is no setting with a value: write NAME=VALUE, with no blanks around =.{_meant(word)}"

@@ -109,3 +109,7 @@ def test_a_setting_of_the_users_method_does_not_hide_the_former_name_of_ours(own
 def test_a_quoted_former_value_is_read(word):
     assert translate([word], several=False) == ["data.resample=once"]
     assert translate(['method="mora"'], several=False) == ["method=moram"]
+
+
+def test_a_setting_is_taken_out_by_its_former_name(own):
+    assert "target_recall" not in composed(*translate(["~method.keep"], several=False)).method
