@@ -111,7 +111,7 @@ def build_router(cfg: DictConfig, method: Method) -> None:
 
 def learn_route(method: Method, task: Task) -> None:
     """Train a run's router on a task whose expert has just been trained; a method trains its own router itself."""
-    if method.chosen_router:
+    if method.chosen_router and method.expert_of(task.name) == task.name:  # a reused expert has learned another task
         prompts = [method.template.prompt_ids(example.prompt) for example in task.train]
         method.chosen_router.learn(task.name, prompts)
 

@@ -182,3 +182,13 @@ def test_a_density_that_is_chosen_is_its_own_only_with_its_own_settings(tmp_path
     cfg = toy.compose(tmp_path, tmp_path, "method=sema", *words)
     settle_router(cfg, validate(cfg))
     assert (cfg.router is None) == own
+
+
+def test_another_router_does_not_learn_a_task_without_an_expert(data, tmp_path):
+    """Whether the experts are taken over or trained for it."""
+    taken, whole = tmp_path / "taken", tmp_path / "whole"
+    toy.run(toy.compose(data, taken, *SEMA, IN_ORDER))
+    again = toy.run(toy.compose(data, taken, *SEMA, IN_ORDER, "router=centroid"))
+    once = toy.run(toy.compose(data, whole, *SEMA, IN_ORDER, "router=centroid"))
+    assert (again.fits, once.fits) == (0, 3)
+    assert toy.read_answers(again.directory) == toy.read_answers(once.directory)
