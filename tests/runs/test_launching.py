@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.nightly import all_but
 from tests.runs import toy
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +33,8 @@ def finished(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob("runs/*/*/*/*/results.json"))
 
 
-@pytest.mark.parametrize("start", all_but([TORCHRUN], [None, TORCHRUN]), ids=["by itself", "torchrun"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("start", [None, TORCHRUN], ids=["by itself", "torchrun"])
 def test_two_ranks_make_one_run_and_the_same_command_reports_it(base, tmp_path, start):
     done = command(base, tmp_path, *TWO, start=start)
     assert done.returncode == 0, done.stderr[-3000:]

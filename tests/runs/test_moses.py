@@ -14,7 +14,7 @@ from tests.nightly import all_but
 from tests.runs import toy
 
 MOSES = ("method=moses", "optim.weight_decay=0.1")
-GRANULARITIES = pytest.mark.parametrize("granularity", ["weight", "rank"])
+GRANULARITIES = pytest.mark.parametrize("granularity", all_but(["weight"], ["weight", "rank"]))
 NAMES = list(toy.TASKS)
 
 
@@ -181,10 +181,8 @@ def test_scores_and_router_go_on_from_the_task_before_or_are_drawn_anew(base, tm
         assert all(map(torch.equal, before, after)) == goes_on
 
 
-@pytest.mark.parametrize(
-    "settings",
-    all_but([("method.task_id=key",)], [("method.task_id=key",), ("method.own_pool=true", "method.granularity=rank")]),
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("settings", [("method.task_id=key",), ("method.own_pool=true", "method.granularity=rank")])
 def test_other_settings_too_end_the_same_after_every_interruption(base, tmp_path, settings):
     whole = toy.whole(base, *MOSES, *settings)
     cfg = toy.compose(toy.data_in(base), tmp_path, *MOSES, *settings)

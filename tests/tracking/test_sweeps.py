@@ -63,6 +63,7 @@ def test_a_sweep_starts_our_command_seeks_a_metric_of_ours_and_says_how_it_is_st
     assert sweep["metric"]["name"] in promised()
 
 
+@pytest.mark.nightly
 def test_the_real_client_sweeps_two_jobs_from_end_to_end(data, backend, tmp_path):
     settings = dict(setting.split("=", 1) for setting in (*toy.SETTINGS, *TWO_TASKS))
     settings |= {"benchmark.reader.folder": str(data), "paths.runs": str(tmp_path / "runs"), "logger": "wandb"}
