@@ -49,6 +49,7 @@ def test_the_method_of_the_page_runs_and_is_asked(tmp_path):
     assert call(tmp_path, "ask", str(results.parent), "skysky101?", "--trust", "anchor_method.Anchor")
 
 
+@pytest.mark.nightly
 def test_the_router_of_the_page_routes_experts_that_another_run_trained_and_is_asked(tmp_path):
     assert write_files("add_a_router.md", tmp_path) == ["nearest_router.py", "conf/router/nearest.yaml"]
     toy.write_tasks(tmp_path / "data")

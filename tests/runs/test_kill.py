@@ -150,6 +150,7 @@ def test_a_signal_while_data_or_the_model_are_loaded_ends_that_at_once(killable,
     assert not (directory / "tasks").exists(), "a stage was begun"
 
 
+@pytest.mark.nightly
 def test_killed_by_the_clock_a_run_ends_as_if_it_had_not_been(undisturbed, killable):
     """From outside and at no moment of our choosing: also while folders are emptied, data are read, a page is drawn."""
     attempt, directory, log = killable

@@ -64,6 +64,7 @@ def test_more_processes_than_the_trainer_knows_of_are_refused(base, tmp_path):
     assert finished(tmp_path) == []
 
 
+@pytest.mark.nightly
 def test_ranks_on_other_nodes_are_not_started_from_here(base, tmp_path):
     done = command(base, tmp_path, *TWO, "trainer.num_nodes=2")
     assert done.returncode == 1

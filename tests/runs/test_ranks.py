@@ -131,6 +131,7 @@ def test_the_examples_of_each_step_and_its_loss_do_not_hang_on_the_number_of_ran
     assert experts["fsdp", 2] == experts["ddp", 2], "a base model in parts trains other experts, or writes other files"
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("gigabytes", all_but([0], [0, 1.5e-4]))
 def test_ranks_that_share_a_base_model_may_read_prompts_again_that_others_have_kept(
     base, tmp_path, monkeypatch, gigabytes
@@ -180,6 +181,7 @@ def test_a_method_that_needs_the_base_model_whole_is_refused_before_anything_is_
     assert not directory.exists()
 
 
+@pytest.mark.nightly
 def test_a_rank_killed_beside_one_that_shares_its_base_model_ends_both_and_the_same_command_goes_on(base, tmp_path):
     """SIGKILL at a reading of the model by one rank; the other notices and ends too, and nothing is lost."""
     work, directory = together(base, tmp_path / "runs", 2, "method=see", trainer="fsdp")
@@ -253,6 +255,7 @@ def test_a_signal_to_one_rank_while_data_are_loaded_stops_all_before_training(ba
     assert not (directory / "tasks").exists(), "a stage was begun"
 
 
+@pytest.mark.nightly
 def test_a_rank_told_to_stop_does_not_wait_for_ever_for_one_that_is_halted(base, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "GRACE", 2)
     work, directory = together(base, tmp_path / "runs", 2, "method=see")

@@ -107,6 +107,7 @@ def test_peft_alone_loads_an_expert_and_says_what_it_said_in_the_run(run):
     assert verdicts.count("pos") >= 4, f"the expert should know at least its own queries: {verdicts}"
 
 
+@pytest.mark.nightly
 def test_what_nobody_accepts_the_base_model_answers_as_transformers_would(run):
     """The adapters are off, not merely small: compared with a model that never had any."""
     folder = smollm2_folder(CACHE)

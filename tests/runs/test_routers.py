@@ -2,8 +2,7 @@
 
 import pytest
 
-from see_lightning import load_ensemble
-from see_lightning.cli import calibrate, study
+from see_lightning.cli import study
 from see_lightning.config.identity import run_key
 from see_lightning.config.validation import validate
 from see_lightning.engine.router import settle_router
@@ -61,15 +60,6 @@ def test_experts_with_verdicts_are_routed_too_and_answer_behind_their_indicator(
     assert all(one["verdicts"] == [] for one in answers)
     with pytest.raises(Refusal, match="without verdicts"):
         study.run_study(routed.directory, None, ["newest"])
-
-
-def test_a_calibrated_run_keeps_its_router(base, tmp_path):
-    run = toy.run(toy.compose(toy.data_in(base), tmp_path, "method=see", "router=centroid"))
-    path = calibrate.calibrate(run.directory, on="train", target_recall=0.9)
-    results = toy.read_results(path.parent)
-    assert results["router"] == "centroid"
-    assert load_ensemble(path.parent).method.chosen_router is not None
-    assert results["routing"]["confusion"] == toy.read_results(run.directory)["routing"]["confusion"]
 
 
 def test_a_task_with_too_few_prompts_for_the_router_is_refused_before_training(base, tmp_path):

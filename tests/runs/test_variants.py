@@ -79,6 +79,7 @@ def test_asked_beside_foreign_queries_neither_moves_the_other_and_both_stay(base
         assert run(base, place, *then, *first).methods == []
 
 
+@pytest.mark.nightly
 def test_interrupted_after_whatever_became_final_it_ends_as_if_it_had_not_been(base, tmp_path):
     whole = whole_run(base, *SETTINGS[0])
     run(base, tmp_path / "broken")
@@ -140,6 +141,7 @@ def test_two_ranks_find_what_one_finds(base, tmp_path, settings):
     assert toy.read_results(path.parent)["variants"] == alone
 
 
+@pytest.mark.nightly
 def test_other_paraphrases_are_asked_anew_and_only_they_count(base, tmp_path):
     other = ("variants=[paraphrased]", toy.PARAPHRASES.replace("say sky", "blue"))
     first = run(base, tmp_path / "changed", *toy.VARIANTS)

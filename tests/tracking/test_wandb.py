@@ -75,6 +75,7 @@ def test_an_offline_run_shows_every_metric_that_the_readme_names_and_no_other(co
     assert of_kind(records, "exit")[0].get("exit_code", 0) == 0
 
 
+@pytest.mark.nightly
 def test_each_job_of_a_multirun_has_a_run_of_its_own(data, tmp_path):
     settings = [setting for setting in toy.SETTINGS if not setting.startswith("seed")]
     command = [*settings, *TWO_TASKS, *OFFLINE, f"benchmark.reader.folder={data}", "paths.runs=runs", "seed=1,2", "-m"]
