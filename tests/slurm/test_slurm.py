@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.nightly import all_but
 from tests.runs import toy
 from tests.slurm.cluster import Cluster, missing
 
@@ -87,7 +86,8 @@ def begun(folder: Path) -> bool:
     return bool(ledgers) and len(json.loads(ledgers[0].read_text())["stages"]) > 1
 
 
-@pytest.mark.parametrize("nodes", all_but([2], [2, 4]))
+@pytest.mark.nightly
+@pytest.mark.parametrize("nodes", [2, 4])
 def test_a_run_on_several_nodes_gives_the_answers_and_metrics_of_one_process(cluster, data, alone, tmp_path, nodes):
     job = submit(cluster, tmp_path, "--", *settings(data), nodes=nodes)
     assert cluster.wait(job) == "COMPLETED", (tmp_path / "job.log").read_text()[-3000:]
