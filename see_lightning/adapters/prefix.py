@@ -81,7 +81,7 @@ class Prefix(nn.Module):
         Raises:
             ConfigError: always; a prefix acts in attention.
         """
-        raise ConfigError(f"a prefix acts in the KV cache and adds nothing at {layer}; it is no part of a sum.")
+        raise ConfigError(f"a prefix acts in the KV cache and adds nothing at {layer}; it cannot be part of a sum.")
 
     def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         """The layer's output, unchanged."""

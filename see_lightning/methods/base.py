@@ -1,4 +1,4 @@
-"""No training at all: what the base model answers by itself."""
+"""The base model without training."""
 
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ from see_lightning.tasks.task import Task
 
 
 class Base(Method):
-    """The floor; it never changes, so one evaluation holds for every stage."""
+    """The baseline without training; it never changes, so one evaluation holds for every stage."""
 
     traits = Traits(schedule="frozen")
     ADAPTER: ClassVar[str | None] = None
@@ -19,6 +19,6 @@ class Base(Method):
         """Nothing is trained."""
 
     def answer(self, queries: Queries) -> list[Answer]:
-        """The base model's own words."""
+        """Answers of the base model."""
         decoded = self.generate(None, queries)
         return [self.to_answer(id_, row, "base") for id_, row in zip(queries.ids, decoded, strict=True)]

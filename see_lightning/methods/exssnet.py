@@ -1,7 +1,7 @@
 """ExSSNeT: exclusive supermasks over one shared adapter (Yadav and Bansal, Findings of ACL 2023, arXiv 2210.10209).
 
-A task first chooses a share of the adapter's numbers, which rest meanwhile, and then trains those of them that no earlier
-task has chosen. PAPERS.md says what was inferred, since the paper masks whole networks and here it is a LoRA adapter.
+A task first trains scores that select a share of the frozen adapter's weights, and then trains the selected weights that no
+earlier task has selected. PAPERS.md lists what was inferred, since the paper masks whole networks instead of a LoRA adapter.
 """
 
 import math
@@ -32,22 +32,21 @@ ADAPTER = "shared"
 
 
 class ExSSNeT(TaskIdMethod):
-    """Each task is a mask over the adapter; what earlier tasks use stays as it is, and may be used again.
+    """Each task is a mask over the adapter; weights of earlier tasks are frozen and can be used again.
 
     Args:
         setup: model, template, optimizer settings and seed of the run.
         density: p, the share of each matrix that a task uses, 0..1.
-        score_share: share of a task's steps that train its scores, 0..1; the others train weights.
+        score_share: share of a task's steps that train scores, 0..1; the other steps train weights.
         score_lr: peak learning rate of the scores.
-        warm_start: how a task's scores begin: ``none`` as drawn; or so that they choose the mask of an earlier task, found
-            by ``loss`` or ``knn``, see ``WarmStart``.
-        probe: how many training examples that choice looks at.
-        task_id: how a query's task is known: ``given`` with it, or inferred by ``key``, the nearest of the tasks' prompts in
-            the base model.
+        warm_start: initialisation of a task's scores: ``none`` at random; or so that they select the mask of an earlier task,
+            chosen by ``loss`` or ``knn``, see ``WarmStart``.
+        probe: number of training examples that this choice uses.
+        task_id: source of a query's task: ``given``, or inferred by ``key``, the nearest centroid of the tasks' prompts.
     """
 
     traits = Traits(has_experts=True, router=Oracle, shardable=False, after_training=frozenset({"task_id"}))
-    #: By the values of ``task_id``, the routers that they mean.
+    #: Value of ``task_id`` -> router.
     TASK_ID: ClassVar[dict[str, type[Router]]] = {"given": Oracle, "key": Centroid}
 
     def __init__(
@@ -75,19 +74,17 @@ class ExSSNeT(TaskIdMethod):
     # ------------------------------------------------------------------------------------------ one task
 
     def choose_parent(self, task: Task) -> str | None:
-        """The task whose mask is most useful to the new one, if scores begin with others' masks."""
+        """The most transferable earlier task, with ``warm_start``."""
         return self.warm_start.choose(self, task)
 
     def begin_task(self, task: Task, memory: Memory) -> None:
-        """The scores choose among all numbers of the adapter, used or not."""
+        """Create the task's scores over all weights of the adapter."""
         shared = self._share()
         draw = torch.Generator().manual_seed(seed(self.run_seed, task.name, "scores"))
         scores = []
         for layer in self.pool.layers:
             (ranks, inner), (outer, _) = (weight.shape for weight in shared.pair(layer))
-            drawn = MaskScores(
-                1, "weight", (ranks, inner, outer), draw, math.ceil
-            )  # rounded up as in the authors' code
+            drawn = MaskScores(1, "weight", (ranks, inner, outer), draw, math.ceil)  # the authors' code rounds up
             scores.append(drawn.to(self.pool.device()))
             if self.parent:
                 mask = self.parts.of[self.parent].masks[layer]
@@ -99,7 +96,7 @@ class ExSSNeT(TaskIdMethod):
         self.pool.train_only(task.name, ADAPTER)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Two phases, each with the whole of the schedule: scores, then weights."""
+        """Two phases, scores and then weights, each with the full learning rate schedule."""
         assert self.learning is not None
         steps = int(self.trainer.estimated_stepping_batches)
         choosing = self._choosing_steps = round(self.score_share * steps)
@@ -120,9 +117,10 @@ class ExSSNeT(TaskIdMethod):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def edit_gradients(self) -> None:
-        """What is not of the phase rests, and so does what an earlier task uses.
+        """Remove the gradients of the other phase, and set those of weights that earlier tasks use to 0.
 
-        Without a gradient AdamW passes a parameter by. All of them have one until here, for ranks wait for every gradient.
+        AdamW skips a parameter whose gradient is None. They are removed here and not earlier, since ranks wait for every
+        gradient.
         """
         scores, weights = self.trainer.optimizers[0].param_groups
         resting = weights if self.trainer.global_step < self._choosing_steps else scores
@@ -131,19 +129,19 @@ class ExSSNeT(TaskIdMethod):
         self._share().spare()
 
     def after_step(self) -> None:
-        """AdamW's decay needs no gradient to move a weight."""
+        """Restore weights that earlier tasks use, which weight decay changes without a gradient."""
         self._share().put_back()
 
     def end_task(self, task: Task, memory: Memory) -> None:
-        """Its mask is final."""
+        """Fix the mask."""
         if self.learning is None:
-            return  # taken over from a run that inferred tasks otherwise: it was ended there
+            return  # its experts come from a run with another ``task_id``, which ended the task
         learned, self.learning = self.learning, None
         prompts = [self.template.prompt_ids(example.prompt) for example in task.train]
         self.parts.keep(task.name, learned, self._share(), prompts)
 
     def _share(self) -> SharedAdapter:
-        """The adapter; B is drawn too, for of zeros there would be nothing to choose."""
+        """The adapter; B is drawn too, since a mask over zeros has no effect."""
         if self.shared is None:
             self.shared = SharedAdapter(self.pool, ADAPTER, self.weights_seed(ADAPTER), draw_up=True)
         return self.shared
@@ -155,10 +153,10 @@ class ExSSNeT(TaskIdMethod):
         return {"pool": self.pool.adapter_bytes(ADAPTER), "weights": self._share().nbytes()} | self.parts.storage()
 
     def save(self, task: str, folder: Path) -> None:
-        """The task's masked adapter as a plain one, its masks and its key."""
+        """Save the task's masked adapter as a LoRA adapter, its masks and its key."""
         super().save(task, folder)
         self.parts.save(task, folder)
 
     def restore(self, task: str, folder: Path) -> None:
-        """A task's part of the adapter comes back."""
+        """Load a task's part of the adapter."""
         self.parts.restore(task, self._share(), folder)

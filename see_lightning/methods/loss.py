@@ -16,7 +16,7 @@ ROWS = 32  # labels whose logits are held in full precision at once
 class _TokenLoss(torch.autograd.Function):
     """Cross entropy of each label, a few rows at a time.
 
-    The whole vocabulary in full precision for all labels would be the largest tensors of a step.
+    The logits of all labels in full precision would be the largest tensors of a step.
     """
 
     @staticmethod
@@ -42,9 +42,9 @@ class _TokenLoss(torch.autograd.Function):
 def answer_loss(logits_LV: Tensor, labels_BS: Tensor, mean: str) -> Tensor:
     r"""Negative log-likelihood of the answers' tokens, in nats.
 
-    ``tokens``: $\frac{1}{\sum_b |r_b|}\sum_b\sum_i -\log p(r_{b,i})$, as in ordinary fine-tuning; a refusal of four
-    tokens then weighs little beside a long answer. ``examples``: $\frac{1}{B}\sum_b \frac{1}{|r_b|}\sum_i -\log p(r_{b,i})$,
-    every example weighs the same (SEE's objective averages over examples).
+    ``tokens``: $\frac{1}{\sum_b |r_b|}\sum_b\sum_i -\log p(r_{b,i})$, as in ordinary fine-tuning; a negative of four tokens
+    has little weight then. ``examples``: $\frac{1}{B}\sum_b \frac{1}{|r_b|}\sum_i -\log p(r_{b,i})$, every example has the
+    same weight (SEE's objective averages over examples).
 
     Args:
         logits_LV: of the positions that predict the labels, row by row.

@@ -1,8 +1,8 @@
 """Mixtures of SubExperts, a reconstruction: sparse parts of one shared pool of experts, a router for each task.
 
-The idea is that of Kang, *Mixtures of SubExperts for Large Language Continual Learning* (arXiv 2511.06237), of which abstract
-and captions are known to us and the equations are not. What stands here was built from the same author's earlier methods
-(WSN, Soft-TF); PAPERS.md lists choice by choice what was inferred. Numbers of this method are not the paper's.
+After Kang, *Mixtures of SubExperts for Large Language Continual Learning* (arXiv 2511.06237), of which only the abstract and
+captions were available. The reconstruction uses the same author's earlier methods (WSN, Soft-TF); PAPERS.md lists each
+inferred choice. Numbers of this method are not the paper's.
 """
 
 from pathlib import Path
@@ -31,19 +31,19 @@ SCORES = "scores.safetensors"
 
 
 class Moses(TaskIdMethod):
-    """Each task uses a share of the pool, found by scores; what earlier tasks use stays as it is, and may be used again.
+    """Each task uses a share of the pool, chosen by scores; weights of earlier tasks are frozen and can be used again.
 
     Args:
         setup: model, template, optimizer settings and seed of the run.
         experts: N, experts of ``adapter.rank`` in the pool.
-        top_k: k, experts that a token goes to, at most N.
+        top_k: k, number of experts that a token is routed to, at most N.
         density: c, the share of the pool that a task uses, 0..1.
         granularity: ``weight`` masks every number (R1 in PAPERS.md), ``rank`` whole ranks (R2).
-        task_id: how a query's task is known: ``given`` with it (TIL), or inferred (TaIL): by ``key``, the nearest of the
-            tasks' prompts in the base model, or by ``entropy``, the sub-expert that would make the answer surest.
-        scores: ``kept`` from task to task, as in WSN, or ``fresh`` for each.
-        router: ``copied`` from the task before, or ``fresh``.
-        own_pool: whether each task has a pool of its own; no weight of it is shared then.
+        task_id: source of a query's task: ``given`` (TIL), or inferred (TaIL) by ``key``, the nearest centroid of the tasks'
+            prompts, or by ``entropy``, the sub-expert that lowers the answer's entropy most.
+        scores: ``kept`` from task to task, as in WSN, or ``fresh`` for each task.
+        router: initialised as a copy of the previous task's (``copied``), or ``fresh``.
+        own_pool: whether each task has a pool of its own, so that no weight is shared.
     """
 
     traits = Traits(
@@ -53,7 +53,7 @@ class Moses(TaskIdMethod):
         peft_loadable=False,
         after_training=frozenset({"task_id"}),
     )
-    #: By the values of ``task_id``, the routers that they mean.
+    #: Value of ``task_id`` -> router.
     TASK_ID: ClassVar[dict[str, type[Router]]] = {"given": Oracle, "key": Centroid, "entropy": Gradient}
 
     def __init__(
@@ -80,14 +80,14 @@ class Moses(TaskIdMethod):
         self.keep_scores, self.copy_router, self.own_pool = scores == "kept", router == "copied", own_pool
         self.learning: TrainableSubnetwork | None = None
         self.parts = SubExperts(self.pool, self.keys, top_k)
-        #: The pool, or each task's own, by the adapter's name; it knows what any task uses (M).
+        #: Adapter's name -> the pool, or each task's own, with the mask of used weights (M).
         self.shared: dict[str, SharedAdapter] = {}
-        self._scores: list[MaskScores] = []  # of the task before
+        self._scores: list[MaskScores] = []  # of the previous task
 
     # ------------------------------------------------------------------------------------------ one task
 
     def begin_task(self, task: Task, memory: Memory) -> None:
-        """The scores choose among all of the pool, used or not; the router is the task's own."""
+        """Create the task's scores over the whole pool, and its router."""
         shared = self._pool_of(task.name)
         draw = torch.Generator().manual_seed(seed(self.run_seed, task.name, "scores and router"))
         layers = self.pool.layers
@@ -104,20 +104,20 @@ class Moses(TaskIdMethod):
         self.pool.register(task.name, self.learning)
         self.pool.train_only(task.name, shared.name)
         self.learning.requires_grad_(True).train()
-        self.learning.routers.requires_grad_(self.experts > 1)  # a single expert has nothing to choose
+        self.learning.routers.requires_grad_(self.experts > 1)  # with one expert the gate is 1
 
     def edit_gradients(self) -> None:
-        """What an earlier task uses has no gradient."""
+        """Set the gradients of weights that earlier tasks use to 0."""
         self._trained().spare()
 
     def after_step(self) -> None:
-        """Nor does it move."""
+        """Restore weights that earlier tasks use."""
         self._trained().put_back()
 
     def end_task(self, task: Task, memory: Memory) -> None:
-        """Its masks are final. What the task moved on its way and does not use goes back to where the pool began."""
+        """Fix the masks; weights outside them are reset to their initial values."""
         if self.learning is None:
-            return  # taken over from a run that inferred tasks otherwise: it was ended there
+            return  # its experts come from a run with another ``task_id``, which ended the task
         learned, self.learning = self.learning, None
         learned.requires_grad_(False)
         self._scores = [scores for scores in learned.scores if isinstance(scores, MaskScores)]
@@ -125,7 +125,7 @@ class Moses(TaskIdMethod):
         self.parts.keep(task.name, learned, self.shared[learned.adapter], prompts)
 
     def _pool_of(self, task: str) -> SharedAdapter:
-        """The adapter that a task uses; made if there is none."""
+        """The adapter that a task uses; created if it does not exist."""
         name = task if self.own_pool else POOL
         if name not in self.shared:
             self.shared[name] = SharedAdapter(self.pool, name, self.weights_seed(name), times=self.experts)
@@ -154,7 +154,7 @@ class Moses(TaskIdMethod):
         } | self.parts.storage()
 
     def save(self, task: str, folder: Path) -> None:
-        """The task's part of the pool as a plain adapter; masks, router, key, and the scores to go on from."""
+        """Save the task's part of the pool as a LoRA adapter; masks, router, key, and the scores for the next task."""
         super().save(task, folder)
         self.parts.save(task, folder)
         if self.keep_scores:
@@ -162,7 +162,7 @@ class Moses(TaskIdMethod):
             write_tensors({str(number): value.detach() for number, value in values}, folder / SCORES)
 
     def restore(self, task: str, folder: Path) -> None:
-        """A task's part of the pool comes back."""
+        """Load a task's part of the pool."""
         shared = self._pool_of(task)
         self.parts.restore(task, shared, folder)
         if self.keep_scores:

@@ -1,10 +1,10 @@
-"""Multi-task learning: one adapter on all tasks at once, as if none had come later."""
+"""Multi-task learning: one adapter, trained on all tasks jointly."""
 
 from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.setup import Traits
 
 
 class Mtl(OneAdapterMethod):
-    """The joint upper bound of one adapter; it needs every task's data at the same time."""
+    """The upper bound for one adapter; it needs the data of all tasks at once."""
 
     traits = Traits(schedule="joint")

@@ -1,7 +1,7 @@
-"""Sequential fine-tuning: one adapter, task after task, and nothing against forgetting. SSR's "Non-rehearsal"."""
+"""Sequential fine-tuning of one adapter, without a measure against forgetting. SSR's "Non-rehearsal"."""
 
 from see_lightning.methods.method import OneAdapterMethod
 
 
 class SeqFt(OneAdapterMethod):
-    """The lower bound that every method is measured against."""
+    """The lower bound of the benchmarks."""

@@ -32,7 +32,7 @@ class Training(L.LightningModule):
     def __init__(self, setup: Setup) -> None:
         super().__init__()
         self.pool, self.template, self.optim, self.run_seed = setup.pool, setup.template, setup.optim, setup.seed
-        #: Rows that ``batches`` has given since the task began, of all ranks together, by the rows' task.
+        #: Task -> rows that ``batches`` has yielded since the current task began, of all ranks together.
         self.drawn: Counter[str] = Counter()
         self._ranks, optim = setup.ranks, setup.optim
         self._collator = Collator(
@@ -40,12 +40,12 @@ class Training(L.LightningModule):
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a whole step; if it is computed in parts, those before the last leave their gradients behind."""
+        """The loss of a whole step; with several micro-batches, the gradients of all but the last are accumulated here."""
         *earlier, last = batch.split(self.optim.loss_reduction)
         done: Tensor | float = 0.0
         for part in earlier:
             loss = part.weight * self.loss(part)
-            # Ranks add up gradients once, when what is returned goes backward.
+            # Ranks reduce gradients once, in the backward pass of the returned loss.
             self.trainer.strategy.backward(loss, None)
             done += loss.detach()
         loss = last.weight * self.loss(last) + done
@@ -59,23 +59,23 @@ class Training(L.LightningModule):
         return loss + penalty  # ranks take the mean of their gradients, so it counts once however many there are
 
     def penalty(self) -> Tensor | None:
-        """A term that is added to the loss once a step, however many parts the step is computed in; None adds none.
+        """A term that is added to the loss once a step, whatever the number of micro-batches; None adds none.
 
         It must be the same on all ranks, so it depends on weights alone and not on a batch.
         """
         return None
 
     def edit_gradients(self) -> None:
-        """Changes the gradients of a step: after ranks have averaged them, before they are clipped.
+        """Changes the gradients of a step, after the ranks have averaged them and before they are clipped.
 
         It must do the same on all ranks. A parameter whose gradient is set to None is not updated in this step.
         """
 
     def after_step(self) -> None:
-        """Changes weights after the optimizer's step. AdamW's decay moves a weight whose gradient is zero, too."""
+        """Changes weights after the optimizer's step. AdamW's weight decay also changes weights without a gradient."""
 
     def loss(self, part: Batch) -> Tensor:
-        """Mean loss on the answers' tokens alone; the vocabulary head runs only where answers stand."""
+        """Mean loss over answer tokens; the vocabulary head is computed at these positions only."""
         logits_LV = self.pool(part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
         loss = answer_loss(logits_LV, part.labels_BS, self.optim.loss_reduction)
         if not torch.isfinite(loss):
@@ -86,9 +86,9 @@ class Training(L.LightningModule):
     # --------------------------------------------------------------------------------------------- passes outside the loss
 
     def batches(self, examples: Sequence[Example], size: int) -> Iterator[Batch]:
-        """Batches for the method's own passes; the results count their rows of past tasks as rehearsed.
+        """Batches for the method's own passes; rows of past tasks are counted as rehearsed.
 
-        All ranks ask for the same batches, and each gets its share of the rows: call it in hooks that run on all ranks, not
+        All ranks request the same batches, and each gets its share of the rows: call it in hooks that run on all ranks, not
         in ``training_examples``.
 
         Args:
@@ -136,7 +136,7 @@ class Training(L.LightningModule):
     # -------------------------------------------------------------------------------------------------- hooks of Lightning
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """A fresh AdamW for every task: moments left from an earlier one would move what should rest."""
+        """A new AdamW for every task: moments of an earlier one would change frozen weights."""
         weights = self.trained_weights()
         if not weights:
             raise ValueError(
@@ -151,33 +151,33 @@ class Training(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Prompts that activated experts are trained behind are read once, each task's common beginning once."""
+        """Prefill the prompts of activated experts once for all epochs, and each task's common prefix once."""
         rows: dict[str, list[list[int]]] = {}
         for row in self.trainer.datamodule.rows:
             rows.setdefault(row.example.task, []).append(row.prompt)
         self.pool.keep_prompts(list(rows.values()))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """A step begins without gradients."""
+        """Set all gradients to None."""
         self.zero_grad()
 
     def optimizer_zero_grad(self, *_: Any) -> None:
-        """Not where Lightning does it, behind ``training_step``, in which gradients of a step's parts add up."""
+        """Do nothing: Lightning calls this after ``training_step``, which has accumulated gradients."""
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Lightning calls this behind the backward pass, in which ranks average gradients, and clips behind it."""
+        """Call ``edit_gradients``: after the backward pass, in which ranks average gradients, and before clipping."""
         self.edit_gradients()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Lightning calls this once a step has been made."""
+        """Call ``after_step``."""
         self.after_step()
 
     def on_train_end(self) -> None:
-        """The next task has other prompts."""
+        """Drop the cached prompts of this task."""
         self.pool.prompt_cache.clear()
 
     def cpu(self) -> Self:
-        """Stay: Lightning sends the model away whenever a Trainer has ended, and the next one has it brought back."""
+        """Stay on the device: Lightning would move the model to the CPU after every Trainer, and back for the next one."""
         return self
 
 

@@ -21,7 +21,7 @@ class Superposition:
     r"""All experts at once, $\sum_t \alpha_t E_t(x)$.
 
     Args:
-        parts: what each expert adds to a layer's output.
+        parts: the experts' updates.
         alpha_T: their weights.
     """
 
@@ -29,7 +29,7 @@ class Superposition:
         self.parts, self.alpha_T = parts, alpha_T
 
     def add(self, layer: str, x: Tensor) -> Tensor:
-        """The weighted sum at a layer, see ``AdapterDelta``."""
+        """The weighted sum of the updates at a layer."""
         parts = [alpha * part.add(layer, x) for alpha, part in zip(self.alpha_T.to(x.dtype), self.parts, strict=True)]
         return torch.stack(parts).sum(0)
 

@@ -234,6 +234,6 @@ def test_what_a_prefix_cannot_do_is_refused():
             model(input_ids=torch.tensor([PROMPTS[0]] * 3))
     with pytest.raises(ConfigError, match="pool.prefill"):
         embed_prompts(pool, PROMPTS, "prefix")
-    with pytest.raises(ConfigError, match="no part of a sum"):
+    with pytest.raises(ConfigError, match="cannot be part of a sum"):
         pool.composites["prefix"].add(small.first(pool), torch.ones(1))
     embed_prompts(pool, PROMPTS)

@@ -2,31 +2,15 @@
 
 import pytest
 import torch
-from torch import nn
 
 from see_lightning.methods.subnetworks.masks import top_share
-from see_lightning.methods.subnetworks.mixture import MaskScores, SubExpert, TrainableSubnetwork, gates
+from see_lightning.methods.subnetworks.mixture import SubExpert, gates
 from see_lightning.routing.gradient import Superposition
 from tests.adapters import small
+from tests.methods.subnetwork import RANK, learning
 
-EXPERTS, RANK = 3, 4
+EXPERTS = 3
 GRANULARITIES = pytest.mark.parametrize("granularity", ["weight", "rank"])
-
-
-def learning(granularity, *, experts=EXPERTS, k=2, density=0.4):
-    """A pool of experts with random weights, and scores and routers over them."""
-    pool = small.pool(rank=RANK, alpha=6.0, targets=["q_proj", "v_proj"])
-    pool.add_adapter("pool", 0, experts)
-    draw = torch.Generator().manual_seed(5)
-    scores, routers = [], []
-    for layer in pool.layers:
-        pair = pool.pair(layer, "pool")
-        for weight in pair:
-            nn.init.normal_(weight, std=0.5, generator=draw)
-        (ranks, inner), (outer, _) = (weight.shape for weight in pair)
-        scores.append(MaskScores(experts, granularity, (ranks, inner, outer), draw))
-        routers.append(nn.Parameter(torch.randn(experts, inner, generator=draw)))
-    return pool.eval(), TrainableSubnetwork(pool, "pool", scores, routers, k=k, density=density)
 
 
 def frozen(made):

@@ -3,9 +3,9 @@ r"""Sub-experts: sparse parts of a shared pool of low-rank experts, mixed token 
 $$y = Wx + \frac{\alpha}{r} \sum_{e \in \text{top } k} G_t(x)_e\, (B_e \odot m^B_{t,e})(A_e \odot m^A_{t,e})\, x,
 \qquad G_t(x) = \mathrm{softmax}(\mathrm{top}_k(R_t x))$$
 
-The pool's N experts stand side by side in one adapter of rank N r. A gate multiplies what lies between A and B, so the sum
-over experts is a single pair of products. Without routers there is nothing to gate, and a sub-expert is a supermask over one
-adapter (SupSup, Wortsman et al., NeurIPS 2020; ExSSNeT): $y = Wx + s\,(B \odot m^B_t)(A \odot m^A_t)\,x$.
+The pool's N experts are one adapter of rank N r. A gate multiplies the activations between A and B, so the sum over experts
+is one pair of matrix products. Without routers there are no gates, and a sub-expert is a supermask over one adapter (SupSup,
+Wortsman et al., NeurIPS 2020; ExSSNeT): $y = Wx + s\,(B \odot m^B_t)(A \odot m^A_t)\,x$.
 
 Letters: N experts, U = N r ranks of the pool, R of them used by a task, I and O the sizes of a layer's input and output.
 """
@@ -39,7 +39,7 @@ def gates(logits_N: Tensor, k: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class LayerMask:
-    """What a task uses of the pool at one layer, as truth values or, while it is learned, as numbers with a gradient.
+    """The mask of a task over the pool at one layer: boolean, or in training floating point with a gradient.
 
     Args:
         down: of A, (U, I), or of whole ranks, (U, 1).
@@ -50,8 +50,8 @@ class LayerMask:
     up: Tensor
 
     def of(self, a_UI: Tensor, b_OU: Tensor) -> tuple[Tensor, Tensor]:
-        """The two matrices with nothing but what the task uses."""
-        if self.down.dtype == torch.bool:  # a product would leave the signs of what goes
+        """A and B with 0 where the mask is 0."""
+        if self.down.dtype == torch.bool:  # a product would give -0
             return a_UI.where(self.down.to(a_UI.device), 0), b_OU.where(self.up.to(b_OU.device), 0)
         if self.whole_ranks:
             # The mask once: d(m b a x)/dm = b (a x) for every rank. With the mask in both factors, the gradient of a rank
@@ -60,7 +60,7 @@ class LayerMask:
         return a_UI * self.down, b_OU * self.up
 
     def fixed(self) -> "LayerMask":
-        """As truth values."""
+        """The boolean mask."""
         return LayerMask(self.down.detach() > 0.5, self.up.detach() > 0.5)
 
     def __or__(self, other: "LayerMask") -> "LayerMask":
@@ -72,26 +72,26 @@ class LayerMask:
         return self.down.shape[1] == self.up.shape[0] == 1
 
     def ranks(self) -> Tensor:
-        """Which ranks have anything in both matrices, (U,)."""
+        """Ranks with an entry in both matrices, boolean, (U,)."""
         ranks_U: Tensor = self.down.any(1) & self.up.any(0)
         return ranks_U
 
     def kept(self) -> dict[str, Tensor]:
-        """What a file keeps of it; of whole ranks one half tells the other."""
+        """The masks to store; for whole ranks, one of the two determines the other."""
         return {"down": self.down} if self.whole_ranks else {"down": self.down, "up": self.up}
 
     @classmethod
     def read(
         cls, tensors: Mapping[str, Tensor], prefix: str, a: torch.Size, b: torch.Size, device: torch.device
     ) -> "LayerMask":
-        """What ``kept`` gave.
+        """The mask from the tensors of ``kept``.
 
         Args:
-            tensors: of the file, packed.
+            tensors: of the file, packed as bits.
             prefix: of its names.
             a: size of A, (U, I).
             b: size of B, (O, U).
-            device: where the mask is wanted.
+            device: of the mask.
         """
         down = tensors[f"{prefix}down"].to(device)
         if f"{prefix}up" not in tensors:
@@ -101,13 +101,13 @@ class LayerMask:
 
 
 class MaskScores(nn.Module):
-    """Scores by which a task learns what to use at one layer.
+    """Trainable scores from which a task's mask at one layer is computed.
 
     Args:
         experts: N.
         granularity: ``weight`` scores every number of A and B, ``rank`` whole ranks.
         sizes: U, I, O.
-        generator: draws the first scores, as a linear layer's weights are drawn (WSN).
+        generator: for the initial scores, which are drawn like a linear layer's weights (WSN).
         rounding: of the number of entries that a mask chooses, see ``top_share``.
     """
 
@@ -129,7 +129,7 @@ class MaskScores(nn.Module):
             nn.init.uniform_(value, -bound, bound, generator=generator)
 
     def masks(self, share: float) -> LayerMask:
-        """The share of each expert's A and B, or of all ranks, that has the highest scores; gradients go straight through."""
+        """The mask of the highest scores, a share of each expert's A and B or of all ranks; gradients go straight through."""
         if self.granularity == "rank":
             (scores_U,) = self.values
             mask_U = straight_through(scores_U, top_share(scores_U, share, self.rounding))
@@ -143,15 +143,15 @@ class MaskScores(nn.Module):
 
 
 class TrainableSubnetwork(nn.Module):
-    """A task's sub-experts while they are learned: the pool's free weights, the scores and the router.
+    """A task's sub-experts in training: the pool's weights, the scores and the router.
 
     Args:
         pool: whose layers are adapted.
-        adapter: the pool's, with the experts side by side.
+        adapter: name of the adapter with all experts.
         scores: of each layer.
-        routers: of each layer, (N, I); none, and all of the adapter acts on every token.
-        k: experts that a token goes to.
-        density: c, the share that a task uses, 0..1.
+        routers: of each layer, (N, I); without routers every token uses all experts.
+        k: number of experts that a token is routed to.
+        density: c, the share of the pool that a task uses, 0..1.
     """
 
     def __init__(
@@ -165,14 +165,14 @@ class TrainableSubnetwork(nn.Module):
         density: float,
     ) -> None:
         super().__init__()
-        # The pool is the method's own module: here it would count twice.
+        # In a tuple, since the pool is a submodule of the method almatrices.
         self._pool, self.adapter, self.k, self.density = (pool,), adapter, k, density
         self.adapters: tuple[str, ...] = (adapter,)
         self.scores, self.routers = nn.ModuleList(scores), nn.ParameterList(routers)
         self.place = {layer: n for n, layer in enumerate(pool.layers)}
 
     def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
-        """See ``CompositeAdapter``."""
+        """The layer's output with the update of the masked experts, with gradients to weights, scores and routers."""
         (pool,) = self._pool
         mask = self.mask(layer)
         down_UI, up_OU = mask.of(*pool.pair(layer, self.adapter))
@@ -188,35 +188,35 @@ class TrainableSubnetwork(nn.Module):
         return torch.addmm(y_TO, low_TU, up_OU.to(x.dtype).T, alpha=scale).view_as(y)
 
     def add(self, layer: str, x: Tensor) -> Tensor:
-        """As it stands; with dropout while the pool trains."""
+        """The current update, with dropout while the pool is in training mode."""
         nothing = x.new_zeros(*x.shape[:-1], len(self._pool[0].pair(layer, self.adapter)[1]))
         return self.learn(layer, x, nothing)
 
     def mask(self, layer: str) -> LayerMask:
-        """What the scores choose at a layer."""
+        """The current mask at a layer."""
         scores = self.scores[self.place[layer]]
         assert isinstance(scores, MaskScores)
         return scores.masks(self.density)
 
     def pair(self, layer: str) -> tuple[Tensor, Tensor]:
-        """See ``CompositeAdapter``."""
+        """The masked A, (U, I), and B, (O, U), without gates."""
         return self.mask(layer).fixed().of(*self._pool[0].pair(layer, self.adapter))
 
     def weights(self) -> Iterator[Tensor]:
-        """See ``CompositeAdapter``."""
+        """The masked A and B of every layer, then the routers."""
         for layer in self.place:
             yield from self.pair(layer)
         yield from self.routers
 
 
 def routed(x_TI: Tensor, router_NI: Tensor, ranks_U: Tensor, k: int) -> Tensor:
-    """The gates (T, N) of tokens, in their type; an expert of which a task uses no rank gets none.
+    """The gates (T, N) of tokens, in their dtype; 0 for an expert of which the task uses no rank.
 
     Args:
-        x_TI: what the layer is given.
+        x_TI: the layer's input.
         router_NI: R.
-        ranks_U: which ranks of the pool are used; if none is, it does not matter who would get them.
-        k: experts that a token goes to.
+        ranks_U: ranks of the pool that the task uses; if it uses none, the gates have no effect.
+        k: number of experts that a token is routed to.
     """
     experts = len(router_NI)
     if experts == 1:
@@ -228,13 +228,13 @@ def routed(x_TI: Tensor, router_NI: Tensor, ranks_U: Tensor, k: int) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready:
-    """A layer's part of a sub-expert as it is multiplied: used ranks only, the scale within B.
+class _Inference:
+    """The matrices of a sub-expert at a layer for inference: used ranks only, B times the scale.
 
     Args:
-        down: A, (R, I); above it, if there is anything to gate, the rows of R that belong to experts with used ranks.
+        down: A, (R, I); with gates, above it the router's rows of the experts with used ranks.
         up_OR: B.
-        spread_ER: 1 where a rank is one of these experts'; None if there is nothing to gate.
+        spread_ER: 1 where a rank belongs to the expert; None without gates.
     """
 
     down: Tensor
@@ -243,14 +243,14 @@ class _Ready:
 
 
 class SubExpert:
-    """What a task has learned: masks over the pool and a router; the weights stay the pool's.
+    """A trained task: masks over the pool and a router; the weights belong to the pool.
 
     Args:
         pool: whose layers are adapted.
-        adapter: the pool's, with the experts side by side.
-        masks: of each layer, as truth values.
+        adapter: name of the adapter with all experts.
+        masks: of each layer, boolean.
         routers: of each layer, (N, I), or none.
-        k: experts that a token goes to.
+        k: number of experts that a token is routed to.
     """
 
     def __init__(
@@ -271,31 +271,31 @@ class SubExpert:
 
     def add(self, layer: str, x: Tensor) -> Tensor:
         """The update of the task's ranks alone; A and the router are one matrix product."""
-        ready = self._at(layer, x.dtype)
-        low = linear(x, ready.down)
-        if ready.spread_ER is not None:
-            logits_E, low_R = low.tensor_split([len(ready.spread_ER)], dim=-1)
-            low = low_R * (gates(logits_E.float(), self.k).to(x.dtype) @ ready.spread_ER)
-        return linear(low, ready.up_OR)
+        matrices = self._at(layer, x.dtype)
+        low = linear(x, matrices.down)
+        if matrices.spread_ER is not None:
+            logits_E, low_R = low.tensor_split([len(matrices.spread_ER)], dim=-1)
+            low = low_R * (gates(logits_E.float(), self.k).to(x.dtype) @ matrices.spread_ER)
+        return linear(low, matrices.up_OR)
 
     def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
-        """A learned one learns no more; it adds what it adds."""
+        """The layer's output with the frozen update."""
         return y + self.add(layer, x)
 
     def pair(self, layer: str) -> tuple[Tensor, Tensor]:
-        """See ``CompositeAdapter``: without the router, each expert at the gate 1."""
+        """The masked A, (U, I), and B, (O, U): every gate is 1."""
         a, b = self.pool.pair(layer, self.adapter)
         return self.masks[layer].of(a.detach(), b.detach())
 
     def weights(self) -> Iterator[Tensor]:
-        """See ``CompositeAdapter``."""
+        """The masked A and B, and the router, of every layer."""
         for layer in self.masks:
             yield from self.pair(layer)
             if self.routers:
                 yield self.routers[layer]
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file keeps of it beside the pool's weights: masks, packed, and routers, under the layers' numbers."""
+        """The tensors to store in addition to the pool's weights: packed masks and routers, named by the layer's number."""
         packed = {
             f"{place}.{half}": pack(mask)
             for place, layer_mask in enumerate(self.masks.values())
@@ -303,12 +303,12 @@ class SubExpert:
         }
         return packed | {f"{place}.router": router for place, router in enumerate(self.routers.values())}
 
-    def _at(self, layer: str, dtype: torch.dtype) -> _Ready:
+    def _at(self, layer: str, dtype: torch.dtype) -> _Inference:
         return self._cache.get(
-            (layer, dtype), partial(self.pool.pair, layer, self.adapter), partial(self._made_ready, layer, dtype)
+            (layer, dtype), partial(self.pool.pair, layer, self.adapter), partial(self._for_inference, layer, dtype)
         )
 
-    def _made_ready(self, layer: str, dtype: torch.dtype) -> _Ready:
+    def _for_inference(self, layer: str, dtype: torch.dtype) -> _Inference:
         a, b = self.pair(layer)
         (used_R,) = self.masks[layer].ranks().nonzero(as_tuple=True)
         used_R = used_R.to(a.device)
@@ -320,4 +320,4 @@ class SubExpert:
                 down = torch.cat([router_NI[experts_E], down])
                 spread_ER = one_hot(expert_R).T.to(dtype)
         up_OR = b[:, used_R] * self.pool.scale(layer, self.adapter)
-        return _Ready(down.to(dtype), up_OR.to(dtype), spread_ER)
+        return _Inference(down.to(dtype), up_OR.to(dtype), spread_ER)

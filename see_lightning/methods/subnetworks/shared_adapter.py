@@ -1,4 +1,4 @@
-"""An adapter that tasks share: each uses a part of it, and what earlier tasks use stays bit by bit as it is."""
+"""An adapter that tasks share: each uses a part of it, and the weights that earlier tasks use stay bit-identical."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,14 +12,14 @@ Pair = tuple[Tensor, Tensor]
 
 
 class SharedAdapter:
-    """What is learned in it belongs to the tasks that use it; all that nobody uses is its first draw.
+    """A LoRA adapter whose used weights are protected; unused weights keep their initial values.
 
     Args:
         pool: gets the adapter.
         name: of the adapter.
-        weights_seed: draws A, and B too if ``draw_up``.
-        times: how often the configured rank stands side by side in it.
-        draw_up: whether B is drawn as well, which otherwise is zero: as a linear layer's weights, over the adapter's scale.
+        weights_seed: seed of A, and with ``draw_up`` of B.
+        times: multiple of the configured rank.
+        draw_up: whether B is drawn like a linear layer's weights, divided by the adapter's scale; otherwise it is zero.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class SharedAdapter:
                 bound = up_OU.shape[1] ** -0.5 / pool.scale(layer, name)
                 with torch.no_grad():
                     up_OU.copy_(torch.empty(up_OU.shape).uniform_(-bound, bound, generator=draw))
-        #: The first draw; what any task uses; and all of it as the latest task found it.
+        #: The initial weights; the mask of weights that any task uses; all weights at the beginning of the current task.
         self.first = self._copy()
         self.used: dict[str, LayerMask] = {}
         self.at_rest: dict[str, Pair] = {}
@@ -44,28 +44,28 @@ class SharedAdapter:
         return self.pool.pair(layer, self.name)
 
     def begin(self) -> None:
-        """A task begins: what stands here now is what must not move."""
+        """Copy the weights at the beginning of a task; those in use are restored from the copy."""
         self.at_rest = self._copy()
 
     def spare(self) -> None:
-        """What an earlier task uses has no gradient (WSN, equation 4); before clipping, so that it takes no room there."""
+        """Set the gradients of used weights to 0 (WSN, equation 4); before clipping, so that they are not in the norm."""
         for layer, used in self.used.items():
             for weight, mask in zip(self.pair(layer), (used.down, used.up), strict=True):
                 if weight.grad is not None:
                     weight.grad.masked_fill_(mask, 0)
 
     def put_back(self) -> None:
-        """Nor does it move: AdamW's decay needs no gradient to move a weight."""
+        """Restore used weights, which AdamW's weight decay changes without a gradient."""
         with torch.no_grad():
             for layer, used in self.used.items():
                 for weight, mask, rest in zip(self.pair(layer), (used.down, used.up), self.at_rest[layer], strict=True):
                     weight.copy_(torch.where(mask, rest.to(weight), weight))
 
     def take(self, masks: Sequence[LayerMask]) -> None:
-        """Let a task own what it uses, as it stands now.
+        """Protect the current values of the weights that a task uses, and reset unused ones to their initial values.
 
         Args:
-            masks: of each layer, as truth values.
+            masks: of each layer, boolean.
         """
         for layer, mask in zip(self.pool.layers, masks, strict=True):
             before = self.used.get(layer)
@@ -75,11 +75,11 @@ class SharedAdapter:
                     weight.copy_(torch.where(part, weight, first.to(weight)))
 
     def give(self, masks: Sequence[LayerMask], values: Iterable[Pair]) -> None:
-        """Take up what a task learned in another process.
+        """Load the weights of a task that another process trained.
 
         Args:
-            masks: what it uses.
-            values: of each layer; what earlier tasks own stands in them too where this one uses it again.
+            masks: the weights that it uses.
+            values: A and B of each layer, also where the task uses weights of earlier tasks.
         """
         for layer, mask, pair in zip(self.pool.layers, masks, values, strict=True):
             for weight, part, value in zip(self.pair(layer), (mask.down, mask.up), pair, strict=True):
@@ -88,7 +88,7 @@ class SharedAdapter:
         self.take(masks)
 
     def nbytes(self) -> int:
-        """Of the weights that any task uses."""
+        """Bytes of the weights that any task uses."""
         return sum(
             int(part.expand_as(weight).sum()) * weight.element_size()
             for layer, mask in self.used.items()

@@ -1,4 +1,4 @@
-"""What tasks have learned as parts of shared adapters: a sub-expert each, and the key by which a query's task is inferred."""
+"""The sub-experts of all tasks, parts of shared adapters, and the centroids by which a query's task is inferred."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +9,16 @@ from see_lightning.methods.subnetworks.mixture import LayerMask, SubExpert, Trai
 from see_lightning.methods.subnetworks.shared_adapter import SharedAdapter
 from see_lightning.routing.router import Router
 
-FILE = "subexpert.safetensors"  # beside the part of the adapter that the task uses
+FILE = "subexpert.safetensors"  # in the folder of the task's adapter
 
 
 class SubExperts:
-    """Of each task its sub-expert and its key.
+    """The sub-expert and the key of each task.
 
     Args:
         pool: the base model and the shared adapters.
-        keys: of the tasks.
-        k: experts that a token goes to.
+        keys: the router that holds a key for each task.
+        k: number of experts that a token is routed to.
     """
 
     def __init__(self, pool: ExpertPool, keys: Router, k: int = 1) -> None:
@@ -28,25 +28,25 @@ class SubExperts:
     def keep(
         self, task: str, learned: TrainableSubnetwork, shared: SharedAdapter, prompts: Sequence[Sequence[int]]
     ) -> None:
-        """A task has been learned: its masks are final, and it owns what it uses.
+        """Fix the masks of a trained task, protect the weights that it uses, and learn its key.
 
         Args:
             task: its name.
             learned: its scores and routers.
             shared: the adapter that it is a part of.
-            prompts: that it was trained on; the base model reads them for its key.
+            prompts: token ids of its training prompts, from which the key is computed.
         """
         masks = [learned.mask(layer).fixed() for layer in self.pool.layers]
         shared.take(masks)
-        self._speak(SubExpert(self.pool, shared.name, masks, list(learned.routers), k=self.k), task)
+        self._register(SubExpert(self.pool, shared.name, masks, list(learned.routers), k=self.k), task)
         self.keys.learn(task, prompts)
 
-    def _speak(self, part: SubExpert, task: str) -> None:
+    def _register(self, part: SubExpert, task: str) -> None:
         self.of[task] = part
         self.pool.register(task, part)
 
     def storage(self) -> dict[str, int]:
-        """Bytes of masks, at a bit a place, of routers and of keys."""
+        """Bytes of masks, one bit for each entry, of routers and of keys."""
         parts = self.of.values()
         masks = [mask for part in parts for layer_mask in part.masks.values() for mask in layer_mask.kept().values()]
         routers = [router for part in parts for router in part.routers.values()]
@@ -57,16 +57,16 @@ class SubExperts:
         }
 
     def save(self, task: str, folder: Path) -> None:
-        """Write a task's masks, routers and key; the pool writes the weights."""
+        """Write a task's masks, routers and key; the weights are in the PEFT files."""
         write_tensors(self.keys.state(task) | self.of[task].tensors(), folder / FILE)
 
     def restore(self, task: str, shared: SharedAdapter, folder: Path) -> None:
-        """Take up what was written of a task, oldest task first, and with it all that later ones must not move.
+        """Load a task's sub-expert and key, and protect the weights that it uses; called for the oldest task first.
 
         Args:
             task: its name.
             shared: the adapter that it is a part of.
-            folder: where the pool and ``save`` have written.
+            folder: of the task's adapter.
         """
         pairs, tensors = read(self.pool, shared.name, folder), read_tensors(folder / FILE)
         masks, routers = [], []
@@ -75,5 +75,5 @@ class SubExperts:
             if f"{place}.router" in tensors:
                 routers.append(tensors[f"{place}.router"].to(self.pool.device()))
         shared.give(masks, pairs.values())
-        self._speak(SubExpert(self.pool, shared.name, masks, routers, k=self.k), task)
+        self._register(SubExpert(self.pool, shared.name, masks, routers, k=self.k), task)
         self.keys.load_state(task, {"key": tensors["key"]})

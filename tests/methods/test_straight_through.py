@@ -10,27 +10,18 @@ from torch import nn
 
 from see_lightning.adapters.lora import update
 from see_lightning.adapters.rank_mixture import MixtureOfRanks, activations
-from see_lightning.methods.subnetworks.mixture import MaskScores, TrainableSubnetwork, routed
+from see_lightning.methods.subnetworks.mixture import routed
 from tests.adapters import small
+from tests.methods.subnetwork import RANK, learning
 
-RANK, STEP = 4, 1e-3
+STEP = 1e-3
 
 
-def learning(granularity, experts, k=1):
-    """A pool with random weights whose first layer has masks, gated or (one expert) not; in double precision."""
-    pool = small.pool(rank=RANK, alpha=6.0, targets=["q_proj"])
-    pool.add_adapter("pool", 0, experts)
-    draw = torch.Generator().manual_seed(11)
-    scores, routers = [], []
-    for layer in pool.layers:
-        pair = pool.pair(layer, "pool")
-        for weight in pair:
-            nn.init.normal_(weight, std=0.5, generator=draw)
-        (ranks, inner), (outer, _) = (weight.shape for weight in pair)
-        scores.append(MaskScores(experts, granularity, (ranks, inner, outer), draw))
-        routers.append(nn.Parameter(torch.randn(experts, inner, generator=draw)))
-    pool.eval()
-    return pool, TrainableSubnetwork(pool, "pool", scores, routers if experts > 1 else (), k=k, density=0.5)
+def one_layer(granularity, experts, k=1):
+    """Masks over the query projection, gated where there are several experts."""
+    return learning(
+        granularity, experts=experts, k=k, density=0.5, targets=["q_proj"], weights_seed=11, gated=experts > 1
+    )
 
 
 def slopes(of, at):
@@ -50,7 +41,7 @@ def slopes(of, at):
     [("rank", 1, 1), ("rank", 3, 3), ("rank", 3, 2), ("weight", 1, 1), ("weight", 3, 2)],
 )
 def test_scores_get_the_slope_of_the_relaxed_mask(granularity, experts, k):
-    pool, made = learning(granularity, experts, k)
+    pool, made = one_layer(granularity, experts, k)
     layer = small.first(pool)
     draw = torch.Generator().manual_seed(12)
     x = torch.randn(6, pool.layers[layer].in_features, generator=draw, dtype=torch.float64)
@@ -81,7 +72,7 @@ def test_scores_get_the_slope_of_the_relaxed_mask(granularity, experts, k):
 
 def test_weights_outside_the_mask_get_no_gradient():
     for granularity in ("rank", "weight"):
-        pool, made = learning(granularity, 3, 2)
+        pool, made = one_layer(granularity, 3, 2)
         pool.train_only("pool")
         layer = small.first(pool)
         made.learn(
@@ -135,7 +126,7 @@ def _in_double(low, budget, temperature):
 
 
 def test_a_plain_update_is_the_oracle_of_the_ungated_one():
-    pool, made = learning("rank", 1)
+    pool, made = one_layer("rank", 1)
     layer = small.first(pool)
     x = torch.randn(2, pool.layers[layer].in_features)
     a, b = made.pair(layer)
