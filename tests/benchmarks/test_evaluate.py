@@ -26,6 +26,7 @@ def test_answers_are_the_same_only_from_the_same_expert_at_the_same_stage():
     assert evaluate.same_texts(ours, ours) == 3
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("adapter", all_but(["activated_lora"], ["lora", "activated_lora"]))
 def test_a_run_decides_and_answers_once_and_a_second_evaluation_computes_nothing(adapter, tmp_path, capsys, one_round):
     options = ["--repeats", "1", "--force", "--adapter", adapter]

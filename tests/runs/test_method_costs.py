@@ -1,6 +1,7 @@
 """What a method does beside the steps of training is timed and counted."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -50,6 +51,17 @@ def test_tokens_that_are_read_outside_a_hook_do_not_count():
     model(input_ids=torch.zeros(1, 7, dtype=torch.long))
     assert costs.spent["end_task"][1] == 10
     assert costs.seconds("assign") == 0
+
+
+def test_a_hook_that_runs_again_adds_to_its_seconds_and_tokens():
+    model = tiny_model()
+    costs = MethodCosts(model.get_input_embeddings())
+    for rows in (2, 3):
+        with costs.of("penalty"), torch.no_grad():
+            model(input_ids=torch.zeros(rows, 5, dtype=torch.long))
+            time.sleep(0.02)
+    seconds, tokens = costs.spent["penalty"]
+    assert (seconds >= 0.04, tokens) == (True, 25)
 
 
 def test_the_tokens_of_passes_within_steps_are_counted(base, tmp_path, monkeypatch):

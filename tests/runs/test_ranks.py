@@ -74,10 +74,7 @@ CASES += [
     for trainer in ("ddp", "fsdp")
     if f"method={name}" not in TRIED and (trainer == "ddp" or declared(name).shardable)
 ]
-DAILY = [
-    *((SETTINGS[0], 2, "ddp"), (SETTINGS[0], 3, "fsdp"), (WITHIN_ADAPTERS[0], 2, "ddp")),
-    (("method=see", *toy.ACTIVATED, "optim.max_tokens_per_microbatch=1"), 2, "ddp"),
-]
+DAILY = [(SETTINGS[0], 2, "ddp"), (SETTINGS[0], 3, "fsdp")]
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,7 @@ def test_a_density_that_is_chosen_is_its_own_only_with_its_own_settings(tmp_path
     assert (cfg.router is None) == own
 
 
+@pytest.mark.nightly
 def test_another_router_does_not_learn_a_task_without_an_expert(data, tmp_path):
     """Whether the experts are taken over or trained for it."""
     taken, whole = tmp_path / "taken", tmp_path / "whole"

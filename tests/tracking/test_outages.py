@@ -120,6 +120,7 @@ def test_a_finished_run_is_reported_to_a_sweep_or_at_least_to_its_user(composed,
     assert told.out.splitlines()[-1] == str(directory / "results.json")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("told", all_but([signal.SIGTERM], [signal.SIGTERM, signal.SIGINT]))
 def test_a_signal_ends_the_wait_for_a_server(composed, backend, tmp_path, told):
     log = tmp_path / "log"
