@@ -23,7 +23,7 @@ from see_lightning.methods.warm_start import WarmStart
 from see_lightning.routing.indicator_trie import IndicatorTrie
 from see_lightning.routing.sequential_router import SequentialRouter
 from see_lightning.routing.verdicts import threshold_at_recall, threshold_with_margin
-from see_lightning.routing.walk import Walk
+from see_lightning.routing.walk import Verifying, Walk
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.datamodule import query_batch
@@ -215,11 +215,11 @@ class See(ExpertMethod):
             self.thresholds[task] = read_file(folder / THRESHOLD)["log_odds"]
 
     def answer(self, queries: Queries) -> list[Answer]:
-        """Answers with the walk, which continues each answer from its verdict; other routers choose first."""
-        if not isinstance(self.router, Walk):
+        """Continues each answer from the verdict that accepted its query, if the router asks for verdicts."""
+        if not isinstance(self.router, Verifying):
             return super().answer(queries)
         router = self.sequential_router(queries)
-        routes = router.walk()
+        routes = router.walk(self.router.orders(queries))
         return [
             Answer(id_, response.text or "", route.expert or "base", route.verdicts, bool(response.truncated))
             for id_, route, response in zip(queries.ids, routes, router.answers(routes), strict=True)

@@ -139,7 +139,7 @@ class SharedPrefill(ExpertPrefill):
         queries: Queries,
         counts: Counter[str],
         *,
-        order: Sequence[str],
+        orders: Sequence[Sequence[str]],
         start: Callable[[], CommonPrefix],
         keep: bool,
     ) -> None:
@@ -150,12 +150,12 @@ class SharedPrefill(ExpertPrefill):
             trie: the tokens of their indicators.
             queries: the batch, all of one group.
             counts: prefills and rechecked decisions are added to it.
-            order: the experts in the order in which they will decide.
+            orders: for each query, the experts that it may ask, in order.
             start: prefills the common prefix of the prompts.
             keep: whether the KV cache is kept for later experts.
         """
         super().__init__(pool, trie, queries, counts)
-        self.order = list(order)
+        self.orders = orders
         header = len(pool.header_ids)
         for prompt in self.prompts:
             check_header(prompt[-header:], pool.header_ids)
@@ -177,13 +177,16 @@ class SharedPrefill(ExpertPrefill):
             return extend(model, begun and begun.repeat(len(prompts)), own)[1]
 
     def prefill_expert(self, expert: str, rows: Sequence[int]) -> list[Prefilled]:
-        """The verdicts of the expert, computed in one pass with those of the experts after it."""
-        new = [row for row in rows if (expert, row) not in self._prefilled]
-        if new:
-            together = 1 if READING in one_by_one(self.pool.model) else EXPERTS_PER_PASS
-            names = self.order[self.order.index(expert) :][:together]
-            for name, prefilled in self._decide(names, self._read.select(new)).items():
-                self._prefilled |= {(name, row): one for row, one in zip(new, prefilled, strict=True)}
+        """The verdicts of the expert, computed in one pass with those of the experts after it in the queries' orders."""
+        together = 1 if READING in one_by_one(self.pool.model) else EXPERTS_PER_PASS
+        new: dict[tuple[str, ...], list[int]] = {}  # queries that ask the same experts next
+        for row in rows:
+            if (expert, row) not in self._prefilled:
+                order = self.orders[row]
+                new.setdefault(tuple(order[order.index(expert) :][:together]), []).append(row)
+        for names, some in new.items():
+            for name, prefilled in self._decide(names, self._read.select(some)).items():
+                self._prefilled |= {(name, row): one for row, one in zip(some, prefilled, strict=True)}
         return self._recheck_close(expert, rows, [self._prefilled[expert, row] for row in rows])
 
     def prefill_base(self, rows: Sequence[int]) -> tuple[Tensor, KVCache]:

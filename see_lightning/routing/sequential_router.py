@@ -1,4 +1,4 @@
-"""Routes a batch of queries through the experts, newest first, and generates the answers; cached responses are reused."""
+"""Routes a batch of queries through experts and generates the answers; cached responses are reused."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,6 +16,7 @@ from see_lightning.routing.verdicts import Route, Verdict, apply_threshold, stri
 from see_lightning.tasks.batches import Queries
 
 Request = tuple[str | None, int]  # an expert, or None for the base model, and a query's row
+Orders = Sequence[Sequence[str]]  # for each query, the experts that it asks, in order
 LazyPrefill = Callable[[], ExpertPrefill]  # prefills at its first call
 
 
@@ -58,16 +59,20 @@ class SequentialRouter:
         self._chunks = queries.chunks(whole) if pool.header_ids else [whole]
         self._start = cache(self._prefill_group)
 
-    def walk(self) -> list[Route]:
-        """Route every query to the newest expert that accepts it, else to the base model, and generate its answer.
+    def walk(self, orders: Orders | None = None) -> list[Route]:
+        """Route every query to the first expert that accepts it, else to the base model, and generate its answer.
 
         With ``queries.only_decide`` no answer is generated.
+
+        Args:
+            orders: for each query, the experts that it asks, in order; None is all of them, newest first.
         """
+        every = orders or [self.newest_first] * len(self.queries)
         routes: list[Route] = []
         for rows in self._chunks:
-            prefill = self._lazy_prefill(rows)
-
-            chunk_routes = walk(self.newest_first, len(rows), partial(self._verdicts_of, prefill, rows))
+            asked = [every[row] for row in rows]
+            prefill = self._lazy_prefill(rows, asked)
+            chunk_routes = walk(asked, partial(self._verdicts_of, prefill, rows))
             if not self.queries.only_decide:
                 self._ask_base(prefill, rows, [place for place, one in enumerate(chunk_routes) if one.expert is None])
             routes += chunk_routes
@@ -84,7 +89,8 @@ class SequentialRouter:
         Without ``queries.only_decide``, each expert also answers the queries that it accepts, and the base model all queries.
         """
         for rows in self._chunks:
-            prefill, every = self._lazy_prefill(rows), list(range(len(rows)))
+            every = list(range(len(rows)))
+            prefill = self._lazy_prefill(rows, [self.newest_first] * len(rows))
             for expert in self.newest_first:
                 self._ask(prefill, rows, expert, every)
             if not self.queries.only_decide:
@@ -94,24 +100,26 @@ class SequentialRouter:
     def log_odds(self, expert: str) -> list[float]:
         """An expert's log-odds of accepting each query, in nats, to 4 digits."""
         for rows in self._chunks:
-            self._ask(self._lazy_prefill(rows), rows, expert, list(range(len(rows))))
+            prefill = self._lazy_prefill(rows, [[expert]] * len(rows))
+            self._ask(prefill, rows, expert, list(range(len(rows))))
         self.decoder.decode_until(0)
         return [round(self._decisions[expert, row].log_odds, 4) for row in range(len(self.queries))]
 
-    def _lazy_prefill(self, rows: Sequence[int]) -> LazyPrefill:
-        return cache(lambda: self._make_prefill(rows))
+    def _lazy_prefill(self, rows: Sequence[int], orders: Orders) -> LazyPrefill:
+        return cache(lambda: self._make_prefill(rows, orders))
 
-    def _make_prefill(self, rows: Sequence[int]) -> ExpertPrefill:
+    def _make_prefill(self, rows: Sequence[int], orders: Orders) -> ExpertPrefill:
         queries = self.queries.select(rows)
         if not self.pool.header_ids:
             return PerExpertPrefill(self.pool, self.trie, queries, self.counts)
-        order = [expert for expert in self.newest_first if any(self._is_new((expert, row)) for row in rows)]
+        asked = [(expert, row) for row, order in zip(rows, orders, strict=True) for expert in order]
+        new = {expert for expert, row in asked if self._is_new((expert, row))}
         return SharedPrefill(
             self.pool,
             self.trie,
             queries,
             self.counts,
-            order=order,
+            orders=[[expert for expert in order if expert in new] for order in orders],
             start=partial(self._start, self.queries.groups[rows[0]]),
             keep=self.batch_cache.response_cache is not None,
         )

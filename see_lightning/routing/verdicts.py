@@ -1,7 +1,8 @@
 """Verdicts, their thresholds, and the walk: SEE's sequential routing (arXiv 2504.06664, figure 1).
 
 Experts decide one after another. ``<<pos>>`` accepts the query, ``<<neg>>`` passes it to the next expert. An answer with
-neither indicator sends it to the base model, and so does a walk in which no expert accepts.
+neither indicator sends it to the base model, and so does a walk in which no expert accepts. SEE asks the experts newest
+first; other routers give each query an order of its own.
 """
 
 import math
@@ -107,35 +108,40 @@ class Route:
 
     Args:
         expert: the expert that accepted it; None is the base model.
-        verdicts: of the experts that decided, newest first.
+        verdicts: of the experts that decided, in the order in which they were asked.
     """
 
     expert: str | None
     verdicts: tuple[Verdict, ...]
 
 
-def walk(experts: Sequence[str], queries: int, ask: Callable[[str, list[int]], Sequence[Verdict]]) -> list[Route]:
-    """Route every query to the first expert that accepts it.
+def walk(orders: Sequence[Sequence[str]], ask: Callable[[str, list[int]], Sequence[Verdict]]) -> list[Route]:
+    """Route every query to the first expert of its order that accepts it.
+
+    Queries that have the same expert at the same place of their orders are decided together. With one order for all, each
+    expert is asked at most once.
 
     Args:
-        experts: names in the order in which they decide, newest first.
-        queries: number of queries.
-        ask: given an expert and the numbers of the undecided queries, returns its verdicts on them. It is not called for an
-            expert that no undecided query reaches.
+        orders: for each query, the names of the experts that it asks, in order, each at most once.
+        ask: given an expert and the numbers of undecided queries, returns its verdicts on them.
 
-    >>> decided = {"b": [Verdict.NEG, Verdict.POS, Verdict.NEITHER], "a": [Verdict.POS]}
-    >>> [w.expert for w in walk(["b", "a"], 3, lambda expert, rows: decided[expert])]
+    >>> said = {"b": [Verdict.NEG, Verdict.POS, Verdict.NEITHER], "a": [Verdict.POS]}
+    >>> [one.expert for one in walk([["b", "a"]] * 3, lambda expert, rows: said[expert])]
     ['a', 'b', None]
     """
-    verdicts: list[list[Verdict]] = [[] for _ in range(queries)]
-    answerer: list[str | None] = [None] * queries
-    open_ = list(range(queries))
-    for expert in experts:
-        if not open_:
-            break
-        for query, verdict in zip(open_, ask(expert, open_), strict=True):
-            verdicts[query].append(verdict)
-            if verdict is Verdict.POS:
-                answerer[query] = expert
-        open_ = [query for query in open_ if verdicts[query][-1] is Verdict.NEG]
+    verdicts: list[list[Verdict]] = [[] for _ in orders]
+    answerer: list[str | None] = [None] * len(orders)
+    open_ = list(range(len(orders)))
+    for place in range(max(map(len, orders), default=0)):
+        asking: dict[str, list[int]] = {}
+        for query in open_:
+            if place < len(orders[query]):
+                asking.setdefault(orders[query][place], []).append(query)
+        for expert, queries in asking.items():
+            for query, verdict in zip(queries, ask(expert, queries), strict=True):
+                verdicts[query].append(verdict)
+                if verdict is Verdict.POS:
+                    answerer[query] = expert
+        open_ = [query for queries in asking.values() for query in queries if verdicts[query][-1] is Verdict.NEG]
+        open_.sort()  # queries with a common prefix are neighbours
     return [Route(name, tuple(said)) for name, said in zip(answerer, verdicts, strict=True)]

@@ -1,5 +1,6 @@
 """SEE's sequential routing (arXiv 2504.06664): experts are asked newest first, and the first that accepts answers."""
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Protocol
 
@@ -15,8 +16,10 @@ class Deciding(Routed, Protocol):
         """A batch of queries before the experts."""
 
 
-class Walk(Router):
-    """The newest expert with a positive verdict; the base model where there is none.
+class Verifying(Router):
+    """A router whose experts accept or refuse a query by their verdicts; the base model answers what none accepts.
+
+    The method continues an expert's answer from its verdict.
 
     Args:
         method: whose experts give verdicts; it keeps their thresholds.
@@ -28,6 +31,23 @@ class Walk(Router):
         super().__init__(method)
         self._deciding = method
 
+    @abstractmethod
+    def orders(self, queries: Queries) -> list[list[str]]:
+        """For each query, the experts that are asked, in order; the first that accepts it answers."""
+
     def route(self, queries: Queries) -> list[str | None]:
-        """The expert with which each query's walk ends; nothing is answered."""
-        return [one.expert for one in self._deciding.sequential_router(replace(queries, only_decide=True)).walk()]
+        """The first expert in each query's order that accepts it; nothing is answered."""
+        router = self._deciding.sequential_router(replace(queries, only_decide=True))
+        return [one.expert for one in router.walk(self.orders(queries))]
+
+
+class Walk(Verifying):
+    """The newest expert with a positive verdict; the base model where there is none.
+
+    Args:
+        method: whose experts give verdicts; it keeps their thresholds.
+    """
+
+    def orders(self, queries: Queries) -> list[list[str]]:
+        """All experts, newest first."""
+        return [self.method.pool.names[::-1]] * len(queries)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from unittest.mock import patch
 
 import pytest
@@ -15,6 +16,7 @@ from see_lightning.inference.decoder import BatchDecoder, Decoded
 from see_lightning.inference.prefix_cache import PrefillCache
 from see_lightning.models.tiny import tiny_model
 from see_lightning.routing import expert_prefill
+from see_lightning.routing.expert_prefill import PerExpertPrefill, SharedPrefill
 from see_lightning.routing.indicator_trie import IndicatorTrie
 from see_lightning.routing.sequential_router import SequentialRouter
 from see_lightning.routing.verdicts import Route, Verdict, read_verdict
@@ -78,10 +80,12 @@ def theirs(pool, tmp_path_factory):
     }
 
 
-def sequential(theirs: dict[tuple[str | None, int], Decoded], place: int) -> tuple[Route, str, bool]:
+def sequential(
+    theirs: dict[tuple[str | None, int], Decoded], place: int, order: Sequence[str] = tuple(reversed(SAID))
+) -> tuple[Route, str, bool]:
     """The walk of one query as the paper tells it: who answers, what, and whether it was cut."""
     verdicts = []
-    for expert in reversed(SAID):
+    for expert in order:
         said = theirs[expert, place]
         text = small.TEMPLATE.text(said.ids)
         verdicts.append(read_verdict(text, Indicators()) or NEITHER)
@@ -102,10 +106,10 @@ def hear(pool, texts, counts, *, rows=16, response_cache=None, only_decide=False
     return SequentialRouter(pool, WORDS, queries, small.EOS, counts, response_cache)
 
 
-def walk(pool, texts, counts, **settings) -> list[tuple[Route, str, bool]]:
+def walk(pool, texts, counts, *, orders=None, **settings) -> list[tuple[Route, str, bool]]:
     with torch.inference_mode():
         router = hear(pool, texts, counts, **settings)
-        routes = router.walk()
+        routes = router.walk(orders)
         return [(one, said.text, said.truncated) for one, said in zip(routes, router.answers(routes), strict=True)]
 
 
@@ -120,6 +124,37 @@ def test_queries_read_together_get_the_verdicts_and_texts_of_the_sequential_walk
     assert counts["generations"] == len(QUERIES)
     assert counts["prefills"] == (len(QUERIES) if pool.header_ids else asked + by_base)
     assert counts["decided_again"] == 0
+
+
+#: For each query, experts in an order of its own: one, two or all of them, or none.
+ORDERS = [["qa"], ["sa"], ["qg", "sa"], [], ["qa", "qg", "sa"], ["qg"], ["sa", "qa"], ["qg", "qa"]]
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+def test_each_query_asks_the_experts_of_its_own_order_and_no_other_is_computed(pool, theirs, rows):
+    computed: Counter[str] = Counter()
+    decide, read = SharedPrefill._decide, PerExpertPrefill._read
+
+    def traced_decide(prefill, names, contexts):
+        computed.update(list(names) * len(contexts))
+        return decide(prefill, names, contexts)
+
+    def traced_read(prefill, expert, rows, start):
+        computed.update([expert] * len(rows))
+        return read(prefill, expert, rows, start)
+
+    counts: Counter[str] = Counter()
+    expected = [sequential(theirs, place, order) for place, order in enumerate(ORDERS)]
+    with (
+        patch.object(SharedPrefill, "_decide", traced_decide),
+        patch.object(PerExpertPrefill, "_read", traced_read),
+    ):
+        assert walk(pool, QUERIES, counts, orders=ORDERS, rows=rows) == expected
+    reached = [order[: len(one.verdicts)] for order, (one, _, _) in zip(ORDERS, expected, strict=True)]
+    assert reached != ORDERS
+    assert counts["decisions"] == sum(map(len, reached))
+    # Activated experts decide in one pass with those behind them in a query's order.
+    assert computed == Counter(chain(*(ORDERS if pool.header_ids else reached)))
 
 
 def test_queries_of_two_tasks_in_one_stream_get_what_each_gets_by_itself_in_fewer_steps(pool):
@@ -202,8 +237,9 @@ def test_a_yes_that_leans_too_little_counts_as_a_no_and_is_not_written_out(pool,
             for one in pairs
         ]
 
-    expected = sequential_walk(list(reversed(SAID)), len(QUERIES), verdicts)
-    assert expected != sequential_walk(list(reversed(SAID)), len(QUERIES), lambda e, p: [said[e, n].verdict for n in p])
+    newest_first = [list(reversed(SAID))] * len(QUERIES)
+    expected = sequential_walk(newest_first, verdicts)
+    assert expected != sequential_walk(newest_first, lambda e, p: [said[e, n].verdict for n in p])
     again = ResponseCache()
     for memory in (None, again, again):
         queries = small.queries(QUERIES, limit=LIMIT, rows=rows)

@@ -1,7 +1,7 @@
 """Verdicts and the walk, each against a plain enumeration."""
 
 from collections.abc import Callable
-from itertools import product
+from itertools import permutations, product
 
 import pytest
 
@@ -86,7 +86,7 @@ def test_every_walk_there_is_ends_where_a_single_query_would_and_asks_nobody_in_
     for table in product(Verdict, repeat=number * queries):
         said = dict(zip(product(experts, range(queries)), table, strict=True))
         calls: list[tuple[str, list[int]]] = []
-        walked = walk(experts, queries, noting(said, calls))
+        walked = walk([experts] * queries, noting(said, calls))
         assert walked == [one_by_one(experts, said, query) for query in range(queries)]
         reached = [
             (expert, [q for q in range(queries) if len(walked[q].verdicts) > place])
@@ -99,8 +99,27 @@ def test_every_walk_there_is_ends_where_a_single_query_would_and_asks_nobody_in_
 
 def test_an_expert_that_gives_too_few_verdicts_is_an_error():
     with pytest.raises(ValueError, match="zip"):
-        walk(["a"], 2, lambda expert, rows: [POS])
+        walk([["a"]] * 2, lambda expert, rows: [POS])
 
 
 def test_without_queries_nobody_is_asked():
-    assert walk(["a"], 0, lambda expert, rows: pytest.fail("asked")) == []
+    assert walk([], lambda expert, rows: pytest.fail("asked")) == []
+
+
+ORDERS = [list(some) for number in range(3) for some in permutations("ab", number)]
+
+
+@pytest.mark.parametrize("orders", list(product(ORDERS, repeat=2)))
+def test_each_query_asks_the_experts_of_its_own_order_and_no_others(orders):
+    for table in product(Verdict, repeat=4):
+        said = dict(zip(product("ab", range(2)), table, strict=True))
+        calls: list[tuple[str, list[int]]] = []
+        expected = [one_by_one(order, said, query) for query, order in enumerate(orders)]
+        assert walk(orders, noting(said, calls)) == expected
+        asked = [(expert, query) for expert, rows in calls for query in rows]
+        needed = [
+            (expert, query)
+            for query, (order, route) in enumerate(zip(orders, expected, strict=True))
+            for expert in order[: len(route.verdicts)]
+        ]
+        assert sorted(asked) == sorted(needed)
