@@ -84,7 +84,7 @@ def _stage(recorded: RecordedDecisions, stage: int, order: Sequence[str], decisi
     """Route the test queries of a stage (counted from 0): a record for each, as in ``Simulation.answers``."""
     tested = [number for number, (task, _) in enumerate(recorded.queries) if task in recorded.tests[stage]]
     born = [expert for expert in order if expert in recorded.tasks[: stage + 1]]
-    routes = walk(born, len(tested), lambda expert, rows: [decisions[expert][tested[row]] for row in rows])
+    routes = walk([born] * len(tested), lambda expert, rows: [decisions[expert][tested[row]] for row in rows])
     return [
         {
             "id": recorded.queries[number][1],
