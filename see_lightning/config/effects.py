@@ -85,7 +85,7 @@ EFFECTS = (
     Effect(("method.general_source",),
            lambda cfg: any(_on(name)(cfg) for name in GENERAL_USES) or not any(name in cfg.method for name in GENERAL_USES),
            "no general instructions are taken; write method.general_negatives=N too"),
-    Effect(("*.min_negatives",), lambda cfg: bool("min_negatives" in cfg.method and cfg.method.ratio),
+    Effect(("*.min_negatives", "*.max_negatives"), lambda cfg: bool("min_negatives" in cfg.method and cfg.method.ratio),
            "method={method} trains no negatives of past tasks with this ratio"),
     Effect(("method.target_recall", "method.ood_examples"), _on("calibrate_on"), "no threshold is set; write"
            " method.calibrate_on=N too"),
@@ -121,6 +121,7 @@ OWN = {
     "ratio": "method.ratio",
     "data.resample": "method.resample",
     "data.min_negatives": "method.min_negatives",
+    "data.max_negatives": "method.max_negatives",
     "data.calibrate_on": "method.calibrate_on",
     "method.task_id": "router",
 }

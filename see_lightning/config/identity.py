@@ -18,13 +18,19 @@ from see_lightning.config.schema import ALL_LINEAR, LLAMA_TARGETS
 NUISANCE = ("paths", "logger", "seed", "ratio", "protocol", "ood", "variants")
 OFF: dict[str, tuple[str, ...]] = {  # switches of methods, off at 0 or "none", and the settings without effect then
     "min_negatives": (),
+    "max_negatives": (),
     "general_negatives": (),
     "other_instructions": (),
     "calibrate_on": ("keep", "against", "leeway"),
     "against": ("leeway",),
     "warm_start": ("probe",),
 }
-REHEARSAL = ("rehearsal", "min_negatives", "calibrate_on")  # settings of data that only methods that rehearse read
+REHEARSAL = (
+    "rehearsal",
+    "min_negatives",
+    "max_negatives",
+    "calibrate_on",
+)  # settings of data that only methods that rehearse read
 GENERAL_USES = ("general_negatives", "other_instructions", "against")  # settings that use general_source
 GENERAL_VERSION = 2  # of the package's general instructions; another version trains other experts
 NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")

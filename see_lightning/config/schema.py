@@ -160,10 +160,12 @@ class DataConfig:
     eval_batch_size: int = 16  # queries decoded together
     resample: str = "per_task"  # per_task (past examples are sampled for every later task), once (sampled once for all)
     min_negatives: int = 12  # least examples of each past task that an expert learns to reject; 0: the ratio alone
+    max_negatives: int = 0  # most examples of all past tasks together that an expert learns to reject; 0: no limit
     calibrate_on: Any = 0  # held-out rows that set an expert's threshold; train: its training rows; 0: no threshold
 
     def __post_init__(self) -> None:
         within("data.min_negatives", self.min_negatives, 0)
+        within("data.max_negatives", self.max_negatives, 0)
         check_calibrate_on("data.calibrate_on", self.calibrate_on)
         one_of("data.resample", self.resample, RESAMPLE)
         one_of("data.on_bad_row", self.on_bad_row, ("stop", "skip"))

@@ -245,6 +245,7 @@ def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
             results["routing"],
             ratio=run.cfg.method.get("ratio", 0.0),
             sizes={task.name: len(task.train) for task in run.tasks},
+            most_in_all=run.cfg.method.get("max_negatives", 0),
             calibrated=bool(run.cfg.method.get("calibrate_on")),
         )
     if run.method.traits.schedule == "sequential":

@@ -112,6 +112,7 @@ def misrouted(
     least: float = 0.05,
     ratio: float = 0.0,
     sizes: Mapping[str, int] | None = None,
+    most_in_all: int = 0,
     calibrated: bool = False,
 ) -> list[str]:
     """Advice on misrouted queries: a line for each expert that answers many queries of another task.
@@ -122,6 +123,7 @@ def misrouted(
         least: share of a task's queries from which on there is a line, 0..1.
         ratio: of the run; below 0.5 a higher one is advised.
         sizes: training rows of tasks, the most negatives that there can be; None if unknown.
+        most_in_all: limit of an expert's negatives of all past tasks together; 0 is none.
         calibrated: whether the experts have thresholds already; otherwise these are advised too.
     """
     tasks, lines = routing["tasks"], []
@@ -138,8 +140,11 @@ def misrouted(
             refused = (routing["refused"].get(expert) or {}).get(task)
             had = "" if refused is None else f", of which it had learned to refuse {refused} examples"
             most = (sizes or {}).get(task, 2 * (refused or 12))
-            more = ["ratio=0.5"] if ratio < 0.5 else []
-            more += [f"method.min_negatives={min(2 * (refused or 12), most)}"]
+            if most_in_all and sum((routing["refused"].get(expert) or {}).values()) == most_in_all:
+                more = [f"method.max_negatives={2 * most_in_all}"]
+            else:
+                more = ["ratio=0.5"] if ratio < 0.5 else []
+                more += [f"method.min_negatives={min(2 * (refused or 12), most)}"]
             cures = [f"train with more of them ({' or '.join(more)})"] if most > (refused or 0) else ["give more rows"]
             if not calibrated:
                 cures.append(

@@ -4,7 +4,6 @@ Each task trains an expert on its reconstructed data; queries are routed through
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from see_lightning.data.general import BUILT_IN, draw_evenly, general_rows
 from see_lightning.errors import ConfigError
 from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import write_text
+from see_lightning.methods.cautions import few_refusals
 from see_lightning.methods.method import Answer, ExpertMethod
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.methods.warm_start import WarmStart
@@ -27,7 +27,7 @@ from see_lightning.routing.walk import Verifying, Walk
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.datamodule import query_batch
-from see_lightning.tasks.memory import Memory, num_rehearsed
+from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.negatives import (
     MOST_OTHER,
     general_negatives,
@@ -38,7 +38,6 @@ from see_lightning.tasks.reconstruct import Indicators, reconstruct
 from see_lightning.tasks.task import Task
 
 LOOKED_AT = 100  # most training rows, and most negatives, by which a threshold is set
-ENOUGH = 12  # negatives of a past task; with fewer, experts were measured to accept its queries
 
 
 class See(ExpertMethod):
@@ -50,6 +49,8 @@ class See(ExpertMethod):
         resample: ``per_task`` samples them for every expert, ``once`` once for all.
         min_negatives: least number of negatives from each past task, as far as it has so many rows and unless the ratio is 0.
             The paper uses the ratio alone, which gives too few negatives for small tasks.
+        max_negatives: most negatives of all past tasks together, in shares as even as possible, so that the training of an
+            expert does not take longer with every task; 0 is no limit, as in the paper.
         indicators: the positive and the negative one.
         general_negatives: number of general instructions that are negatives of every expert, also of the first. The paper
             has none.
@@ -77,24 +78,7 @@ class See(ExpertMethod):
     @classmethod
     def cautions(cls, arguments: Mapping[str, Any], tasks: Sequence[Task]) -> list[str]:
         """Past tasks with few negatives, and the settings that give more."""
-        ratio, at_least = arguments["ratio"], arguments.get("min_negatives", 0)
-        refused = {task: num_rehearsed(ratio, len(task.train), at_least) for task in tasks[:-1]}
-        few = {task: number for task, number in refused.items() if number < ENOUGH}
-        if not few:
-            return []
-        told = ", ".join(f"{number} of {len(task.train)} rows of {task.name}" for task, number in few.items())
-        sizes = [len(task.train) for task, number in few.items() if number < len(task.train)]
-        scarce = [task.name for task, number in few.items() if number == len(task.train)]
-        advice = ""
-        if sizes:
-            enough = math.ceil(100 * min(ENOUGH, min(sizes)) / min(sizes)) / 100
-            advice += f" Give ratio={enough:g}{f' or method.min_negatives={ENOUGH}' if ratio else ''}."
-        if scarce:
-            advice += f" Of {', '.join(scarce)} there are no more rows: more of them help."
-        return [
-            f"later experts learn to refuse {told}; experts that refused fewer than about {ENOUGH} often take queries of"
-            f" that task for their own.{advice}"
-        ]
+        return few_refusals(arguments, tasks)
 
     def __init__(
         self,
@@ -104,6 +88,7 @@ class See(ExpertMethod):
         resample: str,
         indicators: dict[str, str],
         min_negatives: int = 0,
+        max_negatives: int = 0,
         general_negatives: int = 0,
         general_source: str = BUILT_IN,
         other_instructions: int = 0,
@@ -116,6 +101,7 @@ class See(ExpertMethod):
     ) -> None:
         super().__init__(setup)
         within("method.min_negatives", min_negatives, 0)
+        within("method.max_negatives", max_negatives, 0)
         within("method.general_negatives", general_negatives, 0)
         within("method.other_instructions", other_instructions, 0, MOST_OTHER)
         check_calibrate_on("method.calibrate_on", calibrate_on)
@@ -123,7 +109,7 @@ class See(ExpertMethod):
         within("method.ood_examples", ood_examples, 0)
         within("method.margin", margin, 0, 1)
         self.ratio, self.resample, self.indicators = ratio, resample, Indicators(**indicators)
-        self.min_negatives = min_negatives
+        self.min_negatives, self.max_negatives = min_negatives, max_negatives
         self.accept_prefix = f"{self.indicators.pos} "
         self.general_negatives, self.general_source = general_negatives, general_source
         self.other_instructions = other_instructions
@@ -145,7 +131,13 @@ class See(ExpertMethod):
         return reconstruct(task.train, past, self.indicators)
 
     def _rehearsed(self, task: Task, memory: Memory) -> list[Example]:
-        return memory.rehearse(task, ratio=self.ratio, resample=self.resample, at_least=self.min_negatives)
+        return memory.rehearse(
+            task,
+            ratio=self.ratio,
+            resample=self.resample,
+            at_least=self.min_negatives,
+            at_most=self.max_negatives,
+        )
 
     def choose_parent(self, task: Task) -> str | None:
         """The most transferable earlier expert, with ``warm_start``."""

@@ -161,7 +161,7 @@ def test_the_composed_defaults_are_what_the_typed_root_holds(composed):
     assert config.adapter == AdapterConfig(**OmegaConf.load(CONF / "adapter" / "lora.yaml"))
     assert config.indicators == IndicatorConfig("<<pos>>", "<<neg>>")
     assert config.method == {"_target_": "see_lightning.methods.see.See", "ratio": 0.1, "resample": "per_task",
-                             "min_negatives": 12, "indicators": config.indicators, "general_negatives": 0, "general_source": "built_in",
+                             "min_negatives": 12, "max_negatives": 0, "indicators": config.indicators, "general_negatives": 0, "general_source": "built_in",
                              "other_instructions": 0, "calibrate_on": 0, "target_recall": 0.98, "ood_examples": 0, "margin": 0.25,
                              "warm_start": "none", "probe": 32}  # fmt: skip
 

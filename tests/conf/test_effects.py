@@ -33,6 +33,7 @@ IDLE = [
     (["method=replay", "data.calibrate_on=train"], "data.calibrate_on", ["method=see"]),
     (["method.calibrate_on=10", "method.margin=0.4"], "method.margin", ["method.calibrate_on=train"]),
     (["ratio=0", "method.min_negatives=5"], "method.min_negatives", ["ratio=0.1"]),
+    (["method=replay", "data.max_negatives=5"], "data.max_negatives", ["method=see"]),
     (["method.target_recall=0.9"], "method.target_recall", ["method.calibrate_on=10"]),
     (["method.ood_examples=60"], "method.ood_examples", ["method.calibrate_on=10"]),
     (["method.calibrate_on=10", "method.margin=0.5"], "method.margin", ["method.ood_examples=60"]),
@@ -50,6 +51,7 @@ IDLE = [
     (["+trainer.limit_val_batches=2"], "trainer.limit_val_batches", None),
     (["ratio=0.9", "method.ratio=0.1"], "ratio", None),
     (["data.min_negatives=3", "method.min_negatives=5"], "data.min_negatives", None),
+    (["data.max_negatives=3", "method.max_negatives=5"], "data.max_negatives", None),
     (["data.calibrate_on=9", "method.calibrate_on=train"], "data.calibrate_on", None),
 ]  # fmt: skip
 

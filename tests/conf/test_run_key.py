@@ -52,7 +52,7 @@ def test_the_same_experiment_spelt_differently_has_the_same_key(composed, spelli
 @pytest.mark.parametrize(
     "change",
     [
-        ["ratio=0.2"], ["method.general_negatives=1"], ["method.other_instructions=1"], ["method.calibrate_on=1"],
+        ["ratio=0.2"], ["method.general_negatives=1"], ["method.other_instructions=1"], ["method.calibrate_on=1"], ["method.max_negatives=9"],
         ["method.warm_start=loss"], ["method.warm_start=knn"],
         ["method.ratio=0.2"], ["method=replay"], ["method=seqft"], ["optim.lr=0.123"], ["optim=ssr"],
         ["train_size=200"], ["test_size=100"], ["order.tasks=[sentiment,news,simplify,french,words]"],
@@ -163,6 +163,8 @@ def test_settings_that_came_later_and_are_off_leave_the_keys_of_earlier_runs(com
         del earlier.method[name]
     del earlier.method.min_negatives
     del earlier.data.min_negatives
+    del earlier.method.max_negatives
+    del earlier.data.max_negatives
     assert run_key(earlier) == run_key(composed("method.min_negatives=0")) == run_key(composed("data.min_negatives=0"))
 
 

@@ -96,5 +96,9 @@ def test_what_is_advised_against_wrong_routing_would_have_an_effect():
     routing = {"tasks": ["a", "b"], "confusion": [[5, 7, 0], [0, 9, 0]], "refused": {"a": {}, "b": {"a": 12}}}
     (told,) = misrouted(routing, ratio=0.5, sizes={"a": 40, "b": 40}, calibrated=True)
     assert told.endswith("12 examples: train with more of them (method.min_negatives=24).")
+    (told,) = misrouted(routing, ratio=0.1, sizes={"a": 40, "b": 40}, most_in_all=12, calibrated=True)
+    assert told.endswith("12 examples: train with more of them (method.max_negatives=24).")
+    (told,) = misrouted(routing, ratio=0.5, sizes={"a": 40, "b": 40}, most_in_all=13, calibrated=True)
+    assert told.endswith("(method.min_negatives=24).")
     (told,) = misrouted(routing, ratio=0.1, sizes={"a": 12, "b": 40})
     assert "give more rows, or set thresholds" in told

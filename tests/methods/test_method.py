@@ -155,6 +155,27 @@ def test_few_refusals_of_a_past_task_are_told_with_what_gives_more(ratio, at_lea
     assert Replay.cautions({"ratio": ratio}, tasks) == []
 
 
+def test_a_limit_of_refusals_that_leaves_few_of_a_task_is_told_in_one_line_with_the_limit_that_is_enough():
+    tasks = [task(f"t{number}", 60) for number in range(24)]
+    (told,) = See.cautions({"ratio": 0.1, "min_negatives": 12, "max_negatives": 48}, tasks)
+    assert told.startswith(
+        "method.max_negatives=48 leaves fewer than 12 refusals of some past tasks from the expert of task 6 on,"
+    )
+    assert "about 2 of each for the expert of task 24;" in told
+    assert told.endswith("method.max_negatives=276 is enough for all 24 tasks.")
+    assert See.cautions({"ratio": 0.1, "min_negatives": 12, "max_negatives": 276}, tasks) == []
+    assert See.cautions({"ratio": 0.1, "min_negatives": 12, "max_negatives": 48}, tasks[:5]) == []
+
+
+def test_a_caution_on_many_tasks_names_the_first_ones():
+    tasks = [task(f"t{number}", 60) for number in range(24)]
+    told = See.cautions({"ratio": 0.1, "max_negatives": 20}, tasks)
+    assert len(told) == 2
+    assert "6 of 60 rows of t5 and 17 more;" in told[0]
+    assert "about 0 of each" in told[1]
+    assert all(len(line) < 500 for line in told)
+
+
 def test_the_end_of_an_answer_is_what_tokenizer_and_model_each_call_it(make_pool, template):
     method = SeqFt(Setup(make_pool("shared"), template, OptimConfig(), 0))
     settings = method.pool.model.generation_config

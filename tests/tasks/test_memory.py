@@ -7,7 +7,7 @@ import pytest
 
 from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
-from see_lightning.tasks.memory import Memory, num_rehearsed
+from see_lightning.tasks.memory import Memory, even_level, even_shares, num_rehearsed
 from see_lightning.tasks.task import Task
 
 
@@ -108,3 +108,69 @@ def test_a_resumed_run_draws_what_the_first_one_drew_and_another_seed_does_not(r
 def test_a_way_to_draw_that_there_is_not_is_refused():
     with pytest.raises(ConfigError, match="must be one of per_task, once; got 'per_tsk'. Did you mean 'per_task'"):
         memory(QA).rehearse(QG, ratio=0.1, resample="per_tsk")
+
+
+WANTED = [[12] * 23, [12, 12, 3, 0, 40], [1, 2, 3, 4, 5], [7], []]
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 22, 23, 24, 48, 67, 300])
+@pytest.mark.parametrize("wanted", WANTED, ids=str)
+def test_shares_fill_the_limit_and_differ_by_one_among_tasks_that_want_more(wanted, most):
+    for draw in range(5):
+        shares = even_shares(wanted, most, draw)
+        assert sum(shares) == min(most, sum(wanted))
+        assert all(0 <= share <= number for share, number in zip(shares, wanted, strict=True))
+        unmet = [share for share, number in zip(shares, wanted, strict=True) if share < number]
+        if unmet:
+            assert max(shares) - min(unmet) <= 1
+            assert min(unmet) == even_level(wanted, most)
+        assert shares == even_shares(wanted, most, draw)
+
+
+def test_the_draw_gives_what_is_left_to_every_task_alike():
+    gains = Counter()
+    for draw in range(400):
+        gains.update(place for place, share in enumerate(even_shares([12] * 8, 2, draw)) if share)
+    assert gains.total() == 800
+    assert set(gains) == set(range(8))
+    assert all(60 < gain < 140 for gain in gains.values())
+
+
+def test_a_limit_bounds_the_examples_of_all_past_tasks_together_and_keeps_a_part_of_those_without_it():
+    past = [task(f"t{number}", 30) for number in range(9)] + [SA]
+    for resample in ("per_task", "once"):
+        for most in (1, 4, 10, 48, 120):
+            whole = memory(*past).rehearse(QA, ratio=0.1, resample=resample, at_least=12)
+            part = memory(*past).rehearse(QA, ratio=0.1, resample=resample, at_least=12, at_most=most)
+            assert len(part) == min(most, 9 * 12 + 7)
+            assert set(part) <= set(whole)
+            assert [one for one in whole if one in part] == part, "the oldest task first"
+            again = memory(*past)
+            again.rehearse(QG, ratio=0.5, resample=resample)
+            assert again.rehearse(QA, ratio=0.1, resample=resample, at_least=12, at_most=most) == part
+
+
+def test_without_more_examples_than_the_limit_nothing_changes():
+    past = memory(QA, QG, SA)
+    wanted = past.rehearse(task("sum", 3), ratio=0.1, resample="per_task", at_least=12)
+    assert past.rehearse(task("sum", 3), ratio=0.1, resample="per_task", at_least=12, at_most=len(wanted)) == wanted
+
+
+@pytest.mark.parametrize("most", [3, 24, 48])
+def test_a_fixed_buffer_under_a_limit_only_loses_rows_as_tasks_come(most):
+    past = [task(f"t{number}", 30) for number in range(23)]
+    before = set()
+    for size, newest in enumerate(past, start=1):
+        rows = set(memory(*past[:size]).rehearse(QA, ratio=0.1, resample="once", at_least=12, at_most=most))
+        assert {one.task for one in rows - before} <= {newest.name}
+        before = rows
+
+
+def test_the_tasks_that_get_a_row_more_differ_between_later_tasks_but_not_those_of_a_fixed_buffer():
+    past = memory(*(task(f"t{number}", 30) for number in range(10)))
+
+    def seen(later: str, resample: str) -> tuple[str, ...]:
+        return tuple(one.task for one in past.rehearse(task(later, 3), ratio=1, resample=resample, at_most=3))
+
+    assert len({seen(later, "per_task") for later in "abcdef"}) > 1
+    assert len({seen(later, "once") for later in "abcdef"}) == 1
