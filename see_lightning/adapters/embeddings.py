@@ -1,21 +1,27 @@
-"""Embeddings of prompts by the model's last hidden states, and distances between them.
+"""Embeddings of prompts by the model's hidden states, and distances between them.
 
-Letters: P prompts, T tasks, H hidden states.
+Letters: P prompts, T tasks, S tokens, H hidden states.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from see_lightning.adapters.pool import ExpertPool
+from see_lightning.errors import ConfigError
+from see_lightning.models.architecture import decoder_layers
+from see_lightning.models.sharding import is_sharded
 
 
-def embed_prompts(pool: ExpertPool, prompts: Sequence[Sequence[int]], adapter: str | None = None) -> Tensor:
-    """The mean over a prompt's tokens of the last hidden states under one adapter, (P, H), in fp32.
+def embed_prompts(
+    pool: ExpertPool, prompts: Sequence[Sequence[int]], adapter: str | None = None, *, layer: int = 0
+) -> Tensor:
+    """The mean over a prompt's tokens of the hidden states under one adapter, (P, H), in fp32.
 
     Each prompt has a forward pass of its own, so its embedding does not depend on a batch.
 
@@ -23,9 +29,17 @@ def embed_prompts(pool: ExpertPool, prompts: Sequence[Sequence[int]], adapter: s
         pool: the base model and its experts.
         prompts: token ids.
         adapter: an expert's name; None is the base model. An activated expert acts on the prompt's header only.
+        layer: number of the decoder layer whose output is averaged, from 1; only this layer and those before it are
+            computed, of the base model. 0 for the last hidden states, those behind the final norm.
+
+    Raises:
+        ConfigError: the model has no such layer.
     """
+    if layer:
+        check_layer(pool, layer)
+        return torch.stack([_states_behind(pool, prompt, layer).mean(0) for prompt in prompts])
     header = len(pool.header_ids) if adapter is not None else 0
-    inner: Any = pool.model.get_base_model() if isinstance(pool.model, PeftModel) else pool.model
+    inner = _base_of(pool)
     means = []
     with torch.no_grad():
         for prompt in prompts:
@@ -39,6 +53,52 @@ def embed_prompts(pool: ExpertPool, prompts: Sequence[Sequence[int]], adapter: s
                     read = out.past_key_values
             means.append(torch.cat(states_SH).mean(0))
     return torch.stack(means)
+
+
+def check_layer(pool: ExpertPool, layer: int) -> None:
+    """Refuse a number of a decoder layer that the base model does not have.
+
+    Raises:
+        ConfigError: it is below 0, or above the number of layers.
+    """
+    number = len(decoder_layers(_base_of(pool)))
+    if not 0 <= layer <= number:
+        raise ConfigError(
+            f"router.layer is the number of a layer, between 1 and the {number} of this model, or 0 for the last hidden"
+            f" states; got {layer}."
+        )
+
+
+class _LayerReached(Exception):
+    """Ends a forward pass behind the layer whose output is wanted."""
+
+
+def _states_behind(pool: ExpertPool, prompt: Sequence[int], layer: int) -> Tensor:
+    """The base model's hidden states behind a layer, (S, H), in fp32; later layers are not computed.
+
+    Every rank must run all of a sharded model, so there the pass goes on.
+    """
+    inner, states_SH = _base_of(pool), []
+    ends = not is_sharded(inner)
+
+    def keep(_: nn.Module, inputs: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        states_BSH = output if isinstance(output, Tensor) else output[0]
+        states_SH.append(states_BSH[0].float())
+        if ends:
+            raise _LayerReached
+
+    hook = decoder_layers(inner)[layer - 1].register_forward_hook(keep)
+    try:
+        with torch.no_grad(), suppress(_LayerReached), pool.use_adapter(None):
+            inner.base_model(input_ids=torch.tensor([list(prompt)], device=pool.device()), use_cache=False)
+    finally:
+        hook.remove()
+    return states_SH[0]
+
+
+def _base_of(pool: ExpertPool) -> Any:
+    """The base model without PEFT's wrapper."""
+    return pool.model.get_base_model() if isinstance(pool.model, PeftModel) else pool.model
 
 
 def direction(states_PH: Tensor) -> Tensor:

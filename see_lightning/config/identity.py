@@ -25,6 +25,12 @@ OFF: dict[str, tuple[str, ...]] = {  # switches of methods, off at 0 or "none", 
     "against": ("leeway",),
     "warm_start": ("probe",),
 }
+# Settings of routers that are newer than the first kept runs of these routers, and the values that change nothing.
+FEATURES_OFF: dict[str, Any] = {"layer": 0, "wordings": ["as_is"], "target_recall": 0}
+ROUTERS_OFF = {
+    "see_lightning.routing.centroid.Centroid": FEATURES_OFF,
+    "see_lightning.routing.density.Density": FEATURES_OFF,
+}
 REHEARSAL = (
     "rehearsal",
     "min_negatives",
@@ -47,6 +53,11 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: part for name, part in config.items() if name not in NUISANCE}
     if kept.get("router") is None:  # of the method's own router, the method's settings tell
         kept.pop("router", None)
+    else:
+        off = ROUTERS_OFF.get(kept["router"]["_target_"], {})
+        kept["router"] = {
+            name: value for name, value in kept["router"].items() if name not in off or value != off[name]
+        }
     # Like the ratio, these enter through the methods that rehearse.
     kept["data"] = {name: value for name, value in config["data"].items() if name not in REHEARSAL}
     targets = config["adapter"]["targets"]

@@ -1,8 +1,9 @@
 """The router of a run: its class, the check that it fits the method, its learning, and the files of its state."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig
@@ -12,13 +13,16 @@ from see_lightning.config.identity import method_name
 from see_lightning.config.instantiate import ROUTER_GIVEN, bind, instantiate, target_of
 from see_lightning.config.schema import RunConfig
 from see_lightning.config.search_path import options
+from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
 from see_lightning.files.text import read_text
 from see_lightning.methods.lookup import method_class
 from see_lightning.methods.method import Method
 from see_lightning.routing.router import Router
 from see_lightning.tasks.task import Task
+from see_lightning.tasks.variants import definition, in_wordings
 
+HELD_BACK = 5  # one different training prompt in so many is held back for thresholds
 FILE = "router.safetensors"  # beside an expert's weights: the router's state for its task
 
 
@@ -94,13 +98,54 @@ def check_prompts_suffice(cfg: DictConfig, tasks: Sequence[Task]) -> None:
     Raises:
         ConfigError: a task has too few different prompts.
     """
-    fewest = router_class(cfg).fewest if cfg.router is not None else 1  # a method checks its own router
+    if cfg.router is None:
+        return  # a method checks its own router
+    routers = list(_routers(cfg.router))
+    fewest = max(router.fewest for router, _ in routers)
+    holds_out = any(router.holds_out or node.get("target_recall") for router, node in routers)
     for task in tasks:
-        if (different := len({example.prompt for example in task.train})) < fewest:
+        learned, held_out = hold_back(task, holds_out=holds_out)
+        if _different(learned) < fewest or (holds_out and not held_out):
+            aside = (
+                f", and {1 / HELD_BACK:.0%} of them are held out for its threshold"
+                if holds_out and not task.held_out
+                else ""
+            )
             raise ConfigError(
                 f"router={router_name(cfg)} knows a task by its prompts, of which it needs {fewest} different ones for"
-                f" training; {task.name} has {different}. Give it more (train_size), or leave it out of order.tasks."
+                f" training{aside}; {task.name} has {_different(task.train)}. Give it more (train_size), or leave it out of"
+                f" order.tasks."
             )
+
+
+def _routers(node: Any) -> Iterator[tuple[type[Router], Any]]:
+    """The class and the settings of a router, and of each router that its settings name."""
+    yield target_of(node), node
+    for part in node.values():
+        if isinstance(part, DictConfig) and "_target_" in part:
+            yield from _routers(part)
+
+
+def _different(examples: Sequence[Example]) -> int:
+    """Number of different prompts."""
+    return len({example.prompt for example in examples})
+
+
+def hold_back(task: Task, *, holds_out: bool) -> tuple[Sequence[Example], Sequence[Example]]:
+    """A task's training rows that a router learns, and rows that it does not learn.
+
+    Args:
+        task: its ``held_out`` rows are the latter, if it has some.
+        holds_out: whether training rows are held back where the task has no others: every fifth different prompt.
+    """
+    if task.held_out or not holds_out:
+        return task.train, task.held_out
+    different = list(dict.fromkeys(example.prompt for example in task.train))
+    held_out = set(different[HELD_BACK - 1 :: HELD_BACK])
+    return (
+        [example for example in task.train if example.prompt not in held_out],
+        [example for example in task.train if example.prompt in held_out],
+    )
 
 
 def build_router(cfg: DictConfig, method: Method) -> None:
@@ -111,9 +156,19 @@ def build_router(cfg: DictConfig, method: Method) -> None:
 
 def learn_route(method: Method, task: Task) -> None:
     """Train a run's router on a task whose expert has just been trained; a method trains its own router itself."""
-    if method.chosen_router and method.expert_of(task.name) == task.name:  # a reused expert has learned another task
-        prompts = [method.template.prompt_ids(example.prompt) for example in task.train]
-        method.chosen_router.learn(task.name, prompts)
+    router = method.chosen_router
+    if not router or method.expert_of(task.name) != task.name:  # a reused expert has learned another task
+        return
+    common = definition((*task.train, *task.held_out))
+
+    def prompts(examples: Sequence[Example]) -> list[list[int]]:
+        worded = in_wordings(examples, common, router.wordings)
+        return [method.template.prompt_ids(example.prompt) for example in worded]
+
+    learned, held_out = hold_back(task, holds_out=router.holds_out)
+    router.learn(task.name, prompts(learned))
+    if held_out:
+        router.hold_out(task.name, prompts(held_out))
 
 
 def storage_of(method: Method) -> dict[str, int]:

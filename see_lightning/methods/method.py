@@ -297,11 +297,12 @@ class ExpertMethod(Method):
     def answer(self, queries: Queries) -> list[Answer]:
         """Answers each query under the adapter that the router chooses, in one batch for each adapter."""
         answers: dict[int, Answer] = {}
-        adapters = self.route(queries)
+        routes = self.route(queries)
+        adapters = self.router.adapters(queries, routes)
         for adapter in dict.fromkeys(adapters):
             rows = [row for row, one in enumerate(adapters) if one == adapter]
             answers.update(zip(rows, self.generate_as(adapter, queries.select(rows)), strict=True))
-        return [answers[row] for row in range(len(queries))]
+        return [answers[row]._replace(expert=route or "base") for row, route in enumerate(routes)]
 
     def saved_adapter(self, task: str) -> str | None:
         """The expert of the task; the others are frozen."""

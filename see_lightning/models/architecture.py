@@ -1,6 +1,7 @@
-"""Checks of a model's configuration, before its weights are loaded: whether experts can share its KV cache."""
+"""A model's configuration, checked before its weights are loaded: can experts share its KV cache? And its decoder layers."""
 
-from transformers import DynamicCache, PreTrainedConfig
+from torch import nn
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -51,6 +52,12 @@ def check_architecture(config: ModelConfig, settings: PreTrainedConfig) -> None:
     limit = longest_text(settings)
     if limit is not None and limit < config.max_length:
         raise ConfigError(f"model.max_length={config.max_length}, but {config.name} reads at most {limit} tokens.")
+
+
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The decoder layers of a model, the first one first; empty if its class does not name them (``_no_split_modules``)."""
+    kinds = model._no_split_modules or ()
+    return [layer for layer in model.get_decoder().modules() if type(layer).__name__ in kinds]
 
 
 def longest_text(settings: PreTrainedConfig) -> int | None:

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from see_lightning.errors import ConfigError
+from see_lightning.models.architecture import decoder_layers
 
 
 def shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
@@ -27,8 +28,7 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
     Raises:
         ConfigError: the model's class does not name its layers.
     """
-    decoder = model.get_decoder()
-    layers = [layer for layer in decoder.modules() if type(layer).__name__ in (model._no_split_modules or ())]
+    layers = decoder_layers(model)
     if not layers:
         raise ConfigError(
             f"{type(model).__name__} does not name its layers (_no_split_modules), so it cannot be split over ranks;"
@@ -37,7 +37,7 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
     whole = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
     # The decoder is the root, since PEFT calls the model's own forward without its hooks. Like the layers it frees its
     # parameters after a pass: what a pass gathers must not depend on the passes that a rank ran before.
-    for part in (*layers, decoder):
+    for part in (*layers, model.get_decoder()):
         fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
     model.to(mesh.device_type)  # the layers were moved one by one already
 

@@ -19,6 +19,7 @@ from see_lightning.adapters.protocols import AdapterDelta
 from see_lightning.inference.forward import extend
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.prompts import PromptTemplate
+from see_lightning.tasks.variants import AS_IS
 
 
 class Routed(Protocol):
@@ -58,24 +59,46 @@ class Router:
     needs_task: ClassVar[bool] = False
     #: Different training prompts of each task that it needs at least.
     fewest: ClassVar[int] = 1
+    #: Wordings of a task's rows that ``learn`` and ``hold_out`` get, of ``WORDINGS``.
+    wordings: tuple[str, ...] = (AS_IS,)
+    #: Whether it sets a threshold, so that rows of a task are kept back from ``learn``.
+    holds_out: bool = False
 
     def __init__(self, method: Routed) -> None:
         self.method = method
         #: By task, the tensors that are kept of it; saved beside the task's expert.
         self.kept: dict[str, dict[str, Tensor]] = {}
-        self._embedded: dict[tuple[int, ...], Tensor] = {}
+        #: Embeddings of prompts by layer and ids; routers of one method may share them.
+        self.embedded: dict[tuple[int, tuple[int, ...]], Tensor] = {}
 
     def learn(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
         """Take up a task whose expert has just been trained.
 
         Args:
             task: its name, which is the expert's.
-            prompts: of its training rows, as ids.
+            prompts: of its training rows in each of ``wordings``, as ids; those of one row are adjacent.
+        """
+
+    def hold_out(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
+        """Take up rows of a task that were not learned, on which a threshold can be set; called after ``learn``.
+
+        Args:
+            task: its name, which is the expert's.
+            prompts: of the held-out rows in each of ``wordings``, as ids.
         """
 
     @abstractmethod
     def route(self, queries: Queries) -> list[str | None]:
         """The expert for each query, by its name in ``method.pool.names``; None is the base model."""
+
+    def adapters(self, queries: Queries, routes: list[str | None]) -> list[str | None]:
+        """The adapter that answers each query, by default that of the routed expert; a mixture of experts is another.
+
+        Args:
+            queries: the batch.
+            routes: of ``route``, which stay the experts that results name.
+        """
+        return routes
 
     def state(self, task: str) -> dict[str, Tensor]:
         """The tensors that are kept of a task."""
@@ -89,21 +112,32 @@ class Router:
         """Size of all that is kept."""
         return sum(tensor.nbytes for tensors in self.kept.values() for tensor in tensors.values())
 
-    def embed(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Means over each prompt's tokens of the base model's last hidden states, (P, H), in fp32."""
-        return embed_prompts(self.method.pool, prompts)
+    def embed(self, prompts: Sequence[Sequence[int]], layer: int = 0) -> Tensor:
+        """Means over each prompt's tokens of the base model's hidden states, (P, H), in fp32.
 
-    def embed_queries(self, queries: Queries) -> Tensor:
+        Args:
+            prompts: as ids; of those in ``embedded`` nothing is computed.
+            layer: number of the layer behind which they are taken; 0 for the last hidden states.
+        """
+        keys, new = [(layer, tuple(prompt)) for prompt in prompts], dict[tuple[int, tuple[int, ...]], Tensor]()
+        for key in dict.fromkeys(keys):
+            if key not in self.embedded:
+                (new[key],) = embed_prompts(self.method.pool, [key[1]], layer=layer)
+        return torch.stack([new[key] if key in new else self.embedded[key] for key in keys])
+
+    def embed_queries(self, queries: Queries, layer: int = 0) -> Tensor:
         """Embeddings of queries, (P, H). Each is computed once in a process, and counted as a prefill every time.
 
         So the count does not depend on where a run was interrupted.
+
+        Args:
+            queries: the batch.
+            layer: number of the layer behind which hidden states are taken; 0 for the last hidden states.
         """
-        keys = [tuple(prompt) for prompt in queries.prompts]
-        for key in keys:
-            if key not in self._embedded:
-                (self._embedded[key],) = self.embed([key])
+        states_PH = self.embed(queries.prompts, layer)
+        self.embedded |= {(layer, tuple(ids)): state_H for ids, state_H in zip(queries.prompts, states_PH, strict=True)}
         self.method.counts["prefills"] += len(queries)
-        return torch.stack([self._embedded[key] for key in keys])
+        return states_PH
 
 
 def answer_logits(method: Routed, adapter: str | AdapterDelta, prompt: list[int]) -> Tensor:

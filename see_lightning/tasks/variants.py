@@ -1,4 +1,4 @@
-"""Variants of test queries without or with a paraphrased definition: do experts recognise more than the definition?"""
+"""Rows without or with a paraphrased definition: do experts and routers recognise more than the definition?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +9,8 @@ from see_lightning.tasks.prompts import PromptTemplate, fitted
 from see_lightning.tasks.task import Task
 
 BLANK_LINE = "\n\n"
+AS_IS, INPUT_ONLY = "as_is", "input_only"
+WORDINGS = (AS_IS, INPUT_ONLY)  # of rows that routers learn
 
 
 def definition(examples: Sequence[Example]) -> str:
@@ -48,6 +50,26 @@ def paraphrased(examples: Sequence[Example], definition: str, paraphrase: str) -
     'What is the sum?\n\n12 and 3'
     """
     return tuple(_begun(example, len(definition), paraphrase) for example in examples)
+
+
+def in_wordings(examples: Sequence[Example], definition: str, wordings: Sequence[str]) -> list[Example]:
+    r"""The examples in several wordings, those of one example adjacent.
+
+    Args:
+        examples: their prompts all begin with the definition and a blank line, if there is a definition.
+        definition: common to all prompts, from ``definition``; without one the examples stay as they are.
+        wordings: of ``WORDINGS``; ``input_only`` leaves out an example that has no input behind its definition.
+
+    >>> rows = [Example("1", "Add.\n\n12 and 3", "15", "sums"), Example("2", "Add.\n\n14 and 1", "15", "sums")]
+    >>> [row.prompt for row in in_wordings(rows, "Add.", ["as_is", "input_only"])]
+    ['Add.\n\n12 and 3', '12 and 3', 'Add.\n\n14 and 1', '14 and 1']
+    """
+    if not definition.strip():
+        return list(examples)
+    without = input_only(examples, definition) if INPUT_ONLY in wordings else examples
+    pairs = zip(examples, without, strict=True)
+    worded = [{AS_IS: whole, INPUT_ONLY: short} for whole, short in pairs]
+    return [row[wording] for row in worded for wording in wordings if row[wording].prompt.strip()]
 
 
 def _begun(example: Example, left_out: int, beginning: str) -> Example:

@@ -146,6 +146,7 @@ def test_a_method_that_does_not_take_it_names_those_that_it_takes(base, router, 
 def test_the_defaults_of_its_class_are_those_of_its_file(router):
     defaults = {name: one.default for name, one in inspect.signature(target("router", router)).parameters.items()}
     settings = yaml.safe_load((CONF / "router" / f"{router}.yaml").read_text())
-    assert {name: defaults[name] for name in settings.keys() - {"_target_"}} == {
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
+    assert {name: plain[name] for name in settings.keys() - {"_target_"}} == {
         name: value for name, value in settings.items() if name != "_target_"
     }

@@ -3,7 +3,7 @@
 import pytest
 
 from see_lightning.cli import study
-from see_lightning.config.identity import run_key
+from see_lightning.config.identity import numbers_config, run_key
 from see_lightning.config.validation import validate
 from see_lightning.engine.router import settle_router
 from see_lightning.errors import ConfigError, Refusal
@@ -40,6 +40,20 @@ def test_a_router_that_is_the_methods_own_is_in_no_key(base, plain, named):
 def test_another_router_has_a_key_of_its_own(base, named):
     keys = {settled(base, "method=stl", *some) for some in ((), ("router=entropy",), named)}
     assert len(keys) == 3
+
+
+@pytest.mark.parametrize(
+    ("router", "kept"),
+    [("centroid.Centroid", {}), ("density.Density", {"descriptor": "gaussian", "reject_above": 0})],
+)
+def test_features_as_they_always_were_are_in_no_key(base, router, kept):
+    name = router.partition(".")[0]
+    cfg = toy.compose(toy.data_in(base), base / "nowhere", "method=stl", f"router={name}")
+    assert numbers_config(cfg)["router"] == {"_target_": f"see_lightning.routing.{router}", **kept}
+    others = ("router.layer=1", "router.wordings=[input_only]", "router.target_recall=0.9")
+    assert (
+        len({settled(base, "method=stl", f"router={name}", *some) for some in ((), *((one,) for one in others))}) == 4
+    )
 
 
 def test_own_settings_of_a_router_make_it_another_than_the_methods_own(base):

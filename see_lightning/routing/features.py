@@ -1,0 +1,104 @@
+"""Routers that score a query by the frozen base model's features: means of its hidden states over the prompt's tokens.
+
+Letters: P prompts, Q queries, T tasks, H hidden states.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from see_lightning.adapters.embeddings import check_layer
+from see_lightning.config.checks import within
+from see_lightning.errors import ConfigError
+from see_lightning.routing.router import Routed, Router
+from see_lightning.routing.verdicts import threshold_at_recall
+from see_lightning.tasks.batches import Queries
+from see_lightning.tasks.variants import AS_IS, WORDINGS
+
+HELD_OUT = "held_out"  # tensor of a task's state: features of held-out rows, on which its threshold is set
+
+
+class FeatureRouter(Router):
+    """The expert of the task with the largest score; the base model where that score lies below the task's threshold.
+
+    Args:
+        method: whose queries are routed.
+        layer: features are means of the hidden states behind this decoder layer, from 1, and only the layers up to it are
+            computed; 0 for the last hidden states.
+        wordings: of a task's training rows that are learned: ``as_is``, ``input_only`` (without the definition), or both.
+        target_recall: least share of a task's held-out rows that its threshold accepts; 0 for no threshold, so the base
+            model is never chosen.
+
+    Raises:
+        ConfigError: the base model has no such layer, or a setting is unknown or out of range.
+    """
+
+    def __init__(
+        self, method: Routed, *, layer: int = 0, wordings: Sequence[str] = (AS_IS,), target_recall: float = 0.0
+    ) -> None:
+        super().__init__(method)
+        if layer:
+            check_layer(method.pool, layer)
+        if isinstance(wordings, str) or not wordings or not set(wordings) <= set(WORDINGS):
+            raise ConfigError(f"router.wordings is a list of words from {', '.join(WORDINGS)}; got {wordings!r}.")
+        within("router.target_recall", target_recall, 0, 1)
+        self.layer, self.wordings, self.target_recall = layer, tuple(wordings), target_recall
+        self.holds_out = target_recall > 0
+        self._thresholds_T: Tensor | None = None
+
+    @abstractmethod
+    def fit(self, task: str, states_PH: Tensor) -> None:
+        """Learn a task from the features of its training prompts, (P, H), and add it to ``kept``."""
+
+    @abstractmethod
+    def score(self, states_PH: Tensor) -> Tensor:
+        """How near features lie to each learned task, (P, T): larger is nearer; tasks in the order of learning."""
+
+    def learn(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
+        """Learn a task from the features of its training prompts."""
+        self.fit(task, self.embed(prompts, self.layer))
+        self._thresholds_T = None
+
+    def hold_out(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
+        """Keep the features of held-out rows, if there is to be a threshold."""
+        if self.holds_out:
+            self.kept[task] = {**self.kept[task], HELD_OUT: self.embed(prompts, self.layer)}
+            self._thresholds_T = None
+
+    def load_state(self, task: str, tensors: Mapping[str, Tensor]) -> None:
+        """Load a task's ``state``."""
+        super().load_state(task, tensors)
+        self._thresholds_T = None
+
+    def scores(self, queries: Queries) -> Tensor:
+        """The score of each query for each learned task, (Q, T); tasks in the order of learning."""
+        return self._by_row(self.embed_queries(queries, self.layer))
+
+    def thresholds(self) -> Tensor:
+        """The least score at which each task's expert is chosen, (T,); -inf without ``target_recall``.
+
+        Computed when needed and not when a task is learned, since a later task can change the scores of earlier ones.
+        """
+        if self._thresholds_T is None:
+            least = [self._threshold(place, kept) for place, kept in enumerate(self.kept.values())]
+            self._thresholds_T = torch.tensor(least, dtype=torch.float64)
+        return self._thresholds_T
+
+    def _threshold(self, place: int, kept: Mapping[str, Tensor]) -> float:
+        if not self.holds_out:
+            return -torch.inf
+        return threshold_at_recall(self._by_row(kept[HELD_OUT])[:, place].tolist(), self.target_recall)
+
+    def route(self, queries: Queries) -> list[str | None]:
+        """The task with the largest score, unless it lies below the task's threshold."""
+        if not self.kept:
+            return [None] * len(queries)
+        names, least = list(self.kept), self.thresholds().tolist()
+        best = [(max(row), row.index(max(row))) for row in self.scores(queries).tolist()]
+        return [names[place] if score >= least[place] else None for score, place in best]
+
+    def _by_row(self, states_PH: Tensor) -> Tensor:
+        """Scores, (P, T), each row by itself: products of several rows may differ in their last digits with their number."""
+        return torch.cat([self.score(state_H[None]) for state_H in states_PH])
