@@ -6,6 +6,7 @@ from typing import Protocol
 
 from see_lightning.routing.router import Routed, Router
 from see_lightning.routing.sequential_router import SequentialRouter
+from see_lightning.routing.verdicts import Route
 from see_lightning.tasks.batches import Queries
 
 
@@ -35,10 +36,14 @@ class Verifying(Router):
     def orders(self, queries: Queries) -> list[list[str]]:
         """For each query, the experts that are asked, in order; the first that accepts it answers."""
 
-    def route(self, queries: Queries) -> list[str | None]:
-        """The first expert in each query's order that accepts it; nothing is answered."""
+    def decide(self, queries: Queries) -> list[Route]:
+        """The first expert in each query's order that accepts it, and the verdicts up to it; nothing is answered."""
         router = self._deciding.sequential_router(replace(queries, only_decide=True))
-        return [one.expert for one in router.walk(self.orders(queries))]
+        return router.walk(self.orders(queries))
+
+    def route(self, queries: Queries) -> list[str | None]:
+        """The first expert in each query's order that accepts it."""
+        return [one.expert for one in self.decide(queries)]
 
 
 class Walk(Verifying):
