@@ -44,7 +44,7 @@ def _trains(cfg: DictConfig) -> bool:
 
 def _on(name: str) -> Callable[[DictConfig], bool]:
     """Whether a method has a setting that is not off."""
-    return lambda cfg: cfg.method.get(name) not in (None, 0, "none")
+    return lambda cfg: cfg.method.get(name) not in (None, 0, "none", [])
 
 
 def _by_verdicts(cfg: DictConfig) -> bool:
@@ -85,6 +85,8 @@ EFFECTS = (
     Effect(("method.general_source",),
            lambda cfg: any(_on(name)(cfg) for name in GENERAL_USES) or not any(name in cfg.method for name in GENERAL_USES),
            "no general instructions are taken; write method.general_negatives=N too"),
+    Effect(("method.rewordings",), lambda cfg: "reworded" in (cfg.method.get("instruction_variants") or ()), "no definition"
+           " is reworded in training; write method.instruction_variants=[as_is,reworded,none] too"),
     Effect(("*.min_negatives", "*.max_negatives"), lambda cfg: bool("min_negatives" in cfg.method and cfg.method.ratio),
            "method={method} trains no negatives of past tasks with this ratio"),
     Effect(("method.target_recall", "method.ood_examples"), _on("calibrate_on"), "no threshold is set; write"

@@ -16,7 +16,7 @@ from see_lightning.config.schema import ALL_LINEAR, LLAMA_TARGETS
 # The seed has its own folder; the ratio enters through the method; a protocol only summarises the scores; ood queries and
 # variants are evaluated in addition.
 NUISANCE = ("paths", "logger", "seed", "ratio", "protocol", "ood", "variants")
-OFF: dict[str, tuple[str, ...]] = {  # switches of methods, off at 0 or "none", and the settings without effect then
+OFF: dict[str, tuple[str, ...]] = {  # switches of methods, off at 0, "none" or [], and the settings without effect then
     "min_negatives": (),
     "max_negatives": (),
     "general_negatives": (),
@@ -24,6 +24,7 @@ OFF: dict[str, tuple[str, ...]] = {  # switches of methods, off at 0 or "none", 
     "calibrate_on": ("keep", "against", "leeway"),
     "against": ("leeway",),
     "warm_start": ("probe",),
+    "instruction_variants": ("rewordings",),
 }
 # Settings of routers that are newer than the first kept runs of these routers, and the values that change nothing.
 FEATURES_OFF: dict[str, Any] = {"layer": 0, "wordings": ["as_is"], "target_recall": 0}
@@ -38,6 +39,7 @@ REHEARSAL = (
     "calibrate_on",
 )  # settings of data that only methods that rehearse read
 GENERAL_USES = ("general_negatives", "other_instructions", "against")  # settings that use general_source
+REWORDING_VERSION = 1  # of the rules that reword definitions; other rules train other experts
 GENERAL_VERSION = 2  # of the package's general instructions; another version trains other experts
 NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")
 NUISANCE_BENCHMARK = ("licence", "citation", "package", "published_at", "paraphrases")
@@ -76,6 +78,8 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
         kept["method"].pop("min_negatives", None)
     if kept["method"].get("general_source") == "built_in":
         kept["method"]["general_source"] = f"built_in {GENERAL_VERSION}"
+    if kept["method"].get("instruction_variants"):
+        kept["method"]["rewording_rules"] = REWORDING_VERSION
     benchmark = kept["benchmark"] = _without_place(config["benchmark"], config["paths"]["data"])
     benchmark["tasks"] = {task: benchmark["tasks"].get(task) for task in config["order"]["tasks"]}
     # A limit by protocol counts as its number; limits by the training answers were the rule before there was the setting.
@@ -111,10 +115,12 @@ def switched_on(method: Mapping[str, Any], left_out: Iterable[str] = ()) -> dict
     >>> switched_on({"ratio": 0.1, "calibrate_on": 0, "keep": 0.98, "warm_start": "none", "probe": 32})
     {'ratio': 0.1}
     """
-    off = {name for switch, more in OFF.items() if method.get(switch) in (0, "none") for name in (switch, *more)}
+    off = {name for switch, more in OFF.items() if method.get(switch) in (0, "none", []) for name in (switch, *more)}
     if method.get("calibrate_on") == TRAIN:
         off.discard("leeway")  # rehearsed negatives are used in place of general instructions
     off.update(left_out)
+    if "reworded" not in method.get("instruction_variants", ()):
+        off.add("rewordings")
     uses = [name for name in GENERAL_USES if name in method]
     if uses and off.issuperset(uses):
         off.add("general_source")

@@ -31,7 +31,9 @@ from see_lightning.files.reading import sha256
 from see_lightning.models.digest import files_digest, model_files, weights_of
 from see_lightning.tasks.task import Benchmark
 
-MODEL, SOURCE = "model.name", "method.general_source"
+MODEL = "model.name"
+#: Settings of a method that may name a user's file, and their words that name none.
+SOURCES = {"general_source": (BUILT_IN,), "rewordings": (BUILT_IN, "model")}
 #: Readers of a user's own files; no benchmark has a version of these.
 OF_USERS = ("see_lightning.data.jsonl.JsonlReader", "see_lightning.data.hub.HubReader")
 ROWS = "rows.json"  # in a run directory: the digests of its rows
@@ -45,7 +47,7 @@ class Contents:
 
     Args:
         digests: input -> sha256: of a task's rows (``task NAME``), of the base model's files (``MODEL``), of a user's file
-            (``SOURCE``); None if it cannot be read.
+            (``method.general_source``); None if it cannot be read.
         places: input -> its path as given, and with links resolved; or a model's name and revision.
         rows: task -> ``train``, ``test`` -> a short digest of each row's prompt and answer.
         missing: input -> why it could not be read.
@@ -87,12 +89,12 @@ def read_contents(cfg: DictConfig, config: RunConfig) -> Contents:
             found.digests[name], found.rows[task] = rows_digest(reader, task)
         except (DataError, OSError) as error:
             found.missing[name] = _reason(error)
-    if source := source_file(settings["method"]):
-        found.places[SOURCE], found.digests[SOURCE] = places(source), None
+    for name, source in source_files(settings["method"]).items():
+        found.places[name], found.digests[name] = places(source), None
         try:
-            found.digests[SOURCE] = sha256(Path(source))
+            found.digests[name] = sha256(Path(source))
         except OSError as error:
-            found.missing[SOURCE] = _reason(error)
+            found.missing[name] = _reason(error)
     found.places[MODEL] = model_places(settings["model"])
     read_model(found, config)
     if MODEL in found.missing and config.model.source == "hub":  # a removed folder looks like a Hub id
@@ -182,10 +184,17 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0].partition(". ")[0].rstrip(".")  # without the advice behind it
 
 
-def source_file(method: Mapping[str, Any]) -> str | None:
-    """The user's file of general instructions in a method's settings, or its digest; None for the packaged one."""
-    source = method.get("general_source")
-    return None if source is None or source.split(" ")[0] == BUILT_IN else str(source)
+def source_files(method: Mapping[str, Any]) -> dict[str, str]:
+    """The user's files in a method's settings, or their digests, by dotted setting.
+
+    >>> source_files({"general_source": "mine.jsonl", "rewordings": "built_in"})
+    {'method.general_source': 'mine.jsonl'}
+    """
+    return {
+        f"method.{name}": str(method[name])
+        for name, words in SOURCES.items()
+        if method.get(name) is not None and str(method[name]).split(" ")[0] not in words
+    }
 
 
 def is_folder(name: str) -> bool:
@@ -251,7 +260,7 @@ def place_values(results: Mapping[str, Any]) -> set[str]:
     sources = [config["benchmark"], *(source for ood in settings for source in ood["sources"].values())]
     found = [value for source in sources if "reader" in source for _, value in _place_settings(source)]
     found += [ood.get("dir") for ood in settings]
-    found += [source_file(config["method"])]
+    found += source_files(config["method"]).values()
     # For a setting that was a path when the run started, the run key has a digest.
     for name in results.get("contents", {}).get("in_key", {}):
         value = config
@@ -283,8 +292,7 @@ def placed(kept: Mapping[str, Any], digests: Mapping[str, str | None], *, everyt
         if own or not value.startswith("<data>"):
             of = [keys[2]] if keys[1] == "datasets" else tasks
             found[".".join(["benchmark", *keys])] = {task: digests.get(task_name(task)) for task in of}
-    if source_file(kept["method"]):
-        found[SOURCE] = digests.get(SOURCE)
+    found |= {name: digests.get(name) for name in source_files(kept["method"])}
     if kept["model"]["source"] == "hub" and is_folder(kept["model"]["name"]):
         found[MODEL] = digests.get(MODEL)
     return found
@@ -299,8 +307,7 @@ def without_places(kept: Mapping[str, Any]) -> dict[str, Any]:
     datasets = result["benchmark"]["reader"].get("datasets")
     if isinstance(datasets, dict):  # data sets of other tasks are not used
         result["benchmark"]["reader"]["datasets"] = {task: datasets[task] for task in datasets if task in tasks}
-    if source_file(result["method"]):
-        result["method"]["general_source"] = None
+    result["method"] |= {name.removeprefix("method."): None for name in source_files(result["method"])}
     if result["model"]["source"] == "hub":
         result["model"] |= {"name": None, "revision": None}
     return result

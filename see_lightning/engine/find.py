@@ -14,14 +14,13 @@ from see_lightning.config.schema import RunConfig
 from see_lightning.engine.contents import (
     MODEL,
     ROWS,
-    SOURCE,
     Contents,
     changed_rows,
     model_places,
     placed,
     places,
     read_model,
-    source_file,
+    source_files,
     task_name,
     without_places,
 )
@@ -134,10 +133,10 @@ def _old_contents(about: Mapping[str, Any]) -> dict[str, Any]:
         task_name(task): [place for path in _texts(kept["benchmark"]["reader"], task) for place in places(path)]
         for task in kept["order"]["tasks"]
     }
-    source = source_file(kept["method"])
+    files = {name: places(source) for name, source in source_files(kept["method"]).items()}
     return {
         "digests": {},
-        "places": {**own, MODEL: model_places(kept["model"]), SOURCE: places(source) if source else []},
+        "places": {**own, MODEL: model_places(kept["model"]), **files},
     }
 
 
@@ -272,7 +271,7 @@ def edits(other: Path, compared: Compared, contents: Contents) -> str:
             about = _about(other)
             theirs = about.get("contents", {}).get("files", {})
             changes.append(f"the model's {listed(changed_files(theirs, contents.files, chat=_is_chat(about)))}")
-        elif name == SOURCE or task not in before or task not in contents.rows:
+        elif task not in before or task not in contents.rows:
             changes.append(task)
         else:
             changes.append(f"{task} ({changed_rows(before[task], contents.rows[task])})")

@@ -17,6 +17,7 @@ from see_lightning.errors import ConfigError
 from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import write_text
 from see_lightning.methods.cautions import few_refusals
+from see_lightning.methods.instruction_variants import InstructionVariants
 from see_lightning.methods.method import Answer, ExpertMethod
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.methods.warm_start import WarmStart
@@ -66,6 +67,9 @@ class See(ExpertMethod):
         warm_start: initialisation of a new expert: ``none`` at random, as in the paper; or from an earlier one, chosen by
             ``loss`` or ``knn``, see ``WarmStart``.
         probe: number of training examples that this choice uses.
+        instruction_variants: wordings of the definition that own examples and negatives draw from alike, see
+            ``tasks.wordings.KINDS``; empty: the definition as it stands, as in the paper.
+        rewordings: source of ``reworded`` definitions, see ``InstructionVariants``.
     """
 
     traits = Traits(
@@ -77,8 +81,9 @@ class See(ExpertMethod):
 
     @classmethod
     def cautions(cls, arguments: Mapping[str, Any], tasks: Sequence[Task]) -> list[str]:
-        """Past tasks with few negatives, and the settings that give more."""
-        return few_refusals(arguments, tasks)
+        """Past tasks with few negatives, and the settings that give more; tasks whose wording cannot vary."""
+        varied = InstructionVariants(arguments.get("instruction_variants", ()), arguments.get("rewordings", BUILT_IN))
+        return [*few_refusals(arguments, tasks), *varied.cautions(tasks)]
 
     def __init__(
         self,
@@ -98,6 +103,8 @@ class See(ExpertMethod):
         margin: float = 0.25,
         warm_start: str = "none",
         probe: int = 32,
+        instruction_variants: Sequence[str] = (),
+        rewordings: str = BUILT_IN,
     ) -> None:
         super().__init__(setup)
         within("method.min_negatives", min_negatives, 0)
@@ -116,6 +123,7 @@ class See(ExpertMethod):
         self.calibrate_on, self.target_recall = calibrate_on, target_recall
         self.ood_examples, self.margin = ood_examples, margin
         self.warm_start = WarmStart(warm_start, probe)
+        self.variants = InstructionVariants(instruction_variants, rewordings)
         self._check_general()
         #: By expert, the log-odds below which a positive verdict counts as negative.
         self.thresholds: dict[str, float] = {}
@@ -125,10 +133,11 @@ class See(ExpertMethod):
         past = self._rehearsed(task, memory)
         draw = seed(self.run_seed, task.name, "general negatives")
         past += general_negatives(self.general_negatives, self.general_source, draw)
-        past += under_other_instructions(
+        other = under_other_instructions(
             task.train, self.other_instructions, self.general_source, draw, refused=self.general_negatives
         )
-        return reconstruct(task.train, past, self.indicators)
+        own, past = self.variants.vary(self, task, memory, past)
+        return reconstruct(own, past + other, self.indicators)
 
     def _rehearsed(self, task: Task, memory: Memory) -> list[Example]:
         return memory.rehearse(

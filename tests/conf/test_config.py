@@ -163,7 +163,8 @@ def test_the_composed_defaults_are_what_the_typed_root_holds(composed):
     assert config.method == {"_target_": "see_lightning.methods.see.See", "ratio": 0.1, "resample": "per_task",
                              "min_negatives": 12, "max_negatives": 0, "indicators": config.indicators, "general_negatives": 0, "general_source": "built_in",
                              "other_instructions": 0, "calibrate_on": 0, "target_recall": 0.98, "ood_examples": 0, "margin": 0.25,
-                             "warm_start": "none", "probe": 32}  # fmt: skip
+                             "warm_start": "none", "probe": 32, "instruction_variants": [],
+                             "rewordings": "built_in"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,23 @@ def test_the_rule_of_the_longest_answer_leaves_earlier_keys_and_a_protocol_is_it
     assert len({here, *keys}) == 3
 
 
+def test_the_source_of_rewordings_and_the_version_of_the_rules_enter_the_key_where_definitions_are_varied(
+    composed, monkeypatch
+):
+    none, reworded = "method.instruction_variants=[as_is,none]", "method.instruction_variants=[as_is,reworded]"
+    plain = run_key(composed())
+    keys = [
+        run_key(composed(kinds, f"method.rewordings={of}"))
+        for kinds in (none, reworded)
+        for of in ("built_in", "model")
+    ]
+    assert keys[0] == keys[1]  # nothing is reworded
+    assert len({plain, *keys}) == 4
+    monkeypatch.setattr(identity, "REWORDING_VERSION", 99)
+    assert run_key(composed()) == plain
+    assert run_key(composed(reworded)) not in keys
+
+
 def test_settings_that_came_later_and_are_off_leave_the_keys_of_earlier_runs(composed):
     earlier = composed()
     OmegaConf.set_struct(earlier, False)
@@ -159,6 +176,8 @@ def test_settings_that_came_later_and_are_off_leave_the_keys_of_earlier_runs(com
         "margin",
         "warm_start",
         "probe",
+        "instruction_variants",
+        "rewordings",
     ):
         del earlier.method[name]
     del earlier.method.min_negatives
