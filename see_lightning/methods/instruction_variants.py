@@ -1,6 +1,6 @@
 """Instruction variants in training: where the wordings of a task's definition come from, and how a method draws them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -63,12 +63,9 @@ class InstructionVariants:
         for kind in kinds:
             one_of("method.instruction_variants", kind, KINDS)
         self.kinds, self.source = tuple(kinds), source
-        self.given = read_rewordings(source) if self._rewords and source not in (BUILT_IN, MODEL) else {}
+        given = "reworded" in self.kinds and source not in (BUILT_IN, MODEL)
+        self.given = read_rewordings(source) if given else {}
         self._by_model: dict[str, list[str]] = {}  # by definition; the same for every task of a run
-
-    @property
-    def _rewords(self) -> bool:
-        return "reworded" in self.kinds
 
     def cautions(self, tasks: Sequence[Task]) -> list[str]:
         """Tasks whose wording cannot vary, and tasks that the file of rewordings does not have."""
@@ -102,18 +99,43 @@ class InstructionVariants:
         """
         if not self.kinds:
             return list(task.train), list(past)
-        common = {one.name: definition(one.train) for one in (*memory.past, task)}
+        common = self._definitions(task, memory)
+        wordings = self._wordings(method, self.kinds, common)
+        own = wordings.vary(task.train, common, seed(method.run_seed, task.name, "wordings"))
+        return own, wordings.vary(past, common, seed(method.run_seed, task.name, "wordings of negatives"))
 
+    def each(self, method: Rewording, task: Task, memory: Memory, examples: Sequence[Example]) -> list[list[Example]]:
+        """The examples under each kind of wording by itself, for thresholds that hold under all of them.
+
+        Args:
+            method: that is trained.
+            task: that is trained.
+            memory: of the past tasks.
+            examples: of the task, of past tasks, or general instructions.
+        """
+        if not self.kinds:
+            return [list(examples)]
+        common = self._definitions(task, memory)
+        return [
+            self._wordings(method, [kind], common).vary(
+                examples, common, seed(method.run_seed, task.name, f"wordings for thresholds: {kind}")
+            )
+            for kind in dict.fromkeys(self.kinds)
+        ]
+
+    @staticmethod
+    def _definitions(task: Task, memory: Memory) -> dict[str, str]:
+        return {one.name: definition(one.train) for one in (*memory.past, task)}
+
+    def _wordings(self, method: Rewording, kinds: Sequence[str], common: Mapping[str, str]) -> Wordings:
         def fits(example: Example) -> bool:
             answer = method.template.target_ids(f"{method.indicators.pos} {example.target}")
             return len(method.template.prompt_ids(example.prompt)) + len(answer) <= method.template.max_length
 
-        wordings = Wordings(self.kinds, fits)
-        if self._rewords:
+        wordings = Wordings(kinds, fits)
+        if "reworded" in kinds:
             wordings.rewordings = {text: self._rewordings(method, name, text) for name, text in common.items() if text}
-        draw = seed(method.run_seed, task.name, "wordings")
-        own = wordings.vary(task.train, common, draw)
-        return own, wordings.vary(past, common, seed(method.run_seed, task.name, "wordings of negatives"))
+        return wordings
 
     def _rewordings(self, method: Rewording, task: str, text: str) -> list[str]:
         if self.source != MODEL:

@@ -6,6 +6,7 @@ Each task trains an expert on its reconstructed data; queries are routed through
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from see_lightning.methods.setup import Setup, Traits
 from see_lightning.methods.warm_start import WarmStart
 from see_lightning.routing.indicator_trie import IndicatorTrie
 from see_lightning.routing.sequential_router import SequentialRouter
-from see_lightning.routing.verdicts import threshold_at_recall, threshold_with_margin
+from see_lightning.routing.verdicts import lowered_by_margin, threshold_at_recall
 from see_lightning.routing.walk import Verifying, Walk
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
@@ -63,7 +64,7 @@ class See(ExpertMethod):
         ood_examples: number of general instructions that are no expert's negatives and also set a threshold; 0: own rows
             alone.
         margin: share, 0..1, of the gap between the log-odds that ``target_recall`` gives and the highest of these by which
-            the threshold is lowered; see ``routing.verdicts.threshold_with_margin``.
+            the threshold is lowered; see ``routing.verdicts.lowered_by_margin``.
         warm_start: initialisation of a new expert: ``none`` at random, as in the paper; or from an earlier one, chosen by
             ``loss`` or ``knn``, see ``WarmStart``.
         probe: number of training examples that this choice uses.
@@ -185,14 +186,14 @@ class See(ExpertMethod):
             )
             if not negatives and not self.ood_examples:
                 return  # the first expert has no negatives
-        log_odds = self._log_odds(task, own)
-        self.thresholds[task.name] = threshold_at_recall(log_odds, self.target_recall)
+        # An expert must accept its queries under every wording, so the wording with the lowest log-odds sets the threshold.
+        worded = [self._log_odds(task, rows) for rows in self.variants.each(self, task, memory, own)]
+        threshold = min(threshold_at_recall(log_odds, self.target_recall) for log_odds in worded)
         negatives += self._unseen_general(task)
         if negatives:
-            negative_log_odds = self._log_odds(task, negatives)
-            self.thresholds[task.name] = round(
-                threshold_with_margin(log_odds, negative_log_odds, self.target_recall, self.margin), 4
-            )
+            others = [self._log_odds(task, rows) for rows in self.variants.each(self, task, memory, negatives)]
+            threshold = round(lowered_by_margin(threshold, [*chain(*others)], self.margin), 4)
+        self.thresholds[task.name] = threshold
 
     def _unseen_general(self, task: Task) -> list[Example]:
         draw = seed(self.run_seed, task.name, "general negatives")

@@ -81,25 +81,21 @@ def threshold_at_recall(values: Sequence[float], share: float) -> float:
     return sorted(values, reverse=True)[math.ceil(round(share * len(values), 6)) - 1]
 
 
-def threshold_with_margin(own: Sequence[float], others: Sequence[float], share: float, margin: float) -> float:
-    """``threshold_at_recall`` of the own values, lowered by a share of its distance to the highest other value.
+def lowered_by_margin(threshold: float, others: Sequence[float], margin: float) -> float:
+    """A threshold, lowered by a share of its distance to the highest value of queries to be rejected.
 
     If all own values lie far above the others, a query slightly below the own values seen so far is still accepted; if
     they overlap, the threshold is not lowered.
 
     Args:
-        own: log-odds of queries to be accepted, at least one.
+        threshold: from the own values, see ``threshold_at_recall``.
         others: log-odds of queries to be rejected, at least one.
-        share: of the own values that reach ``threshold_at_recall``, above 0 and at most 1.
         margin: share of the distance, 0..1.
 
-    >>> threshold_with_margin([8.0, 9.0, 10.0], [-4.0, 0.0], share=1.0, margin=0.25)
-    6.0
-    >>> threshold_with_margin([8.0, 9.0, 10.0], [8.5], share=1.0, margin=0.25)
-    8.0
+    >>> lowered_by_margin(8.0, [-4.0, 0.0], margin=0.25), lowered_by_margin(8.0, [8.5], margin=0.25)
+    (6.0, 8.0)
     """
-    low = threshold_at_recall(own, share)
-    return low - margin * max(0.0, low - max(others))
+    return threshold - margin * max(0.0, threshold - max(others))
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,3 +125,24 @@ def test_a_file_that_cannot_be_used_is_refused_at_once(make_pool, template, tmp_
         see(make_pool, template, instruction_variants=["reworded"], rewordings=str(tmp_path / "none.jsonl"))
     with pytest.raises(ConfigError, match="must be one of as_is, reworded, none, cut, noised; got 'cutt'"):
         see(make_pool, template, instruction_variants=["cutt"])
+
+
+def test_a_threshold_accepts_its_share_of_held_out_rows_under_every_wording(make_pool, template, monkeypatch):
+    kinds = ["as_is", "none", "noised"]
+    method = see(make_pool, template, instruction_variants=kinds, calibrate_on=12, target_recall=0.75, ood_examples=4)
+    held_out = task("ice").train
+    asked = []
+
+    def log_odds(self, task, examples):
+        asked.append(list(examples))
+        without = all("\n\n" not in example.prompt for example in examples)
+        if examples[0].task == "general":
+            return [-9.0 + without] * len(examples)
+        return [number + 4.0 * (not without) for number in range(len(examples))]
+
+    monkeypatch.setattr(See, "_log_odds", log_odds)
+    method.end_task(Task("ice", task("ice").train, (), "rouge_l", 4, held_out=held_out), Memory(0))
+    assert len(asked) == 2 * len(kinds)
+    assert [[row.id for row in rows] for rows in asked[:3]] == [[row.id for row in held_out]] * 3
+    # Without the definition the log-odds are 0 to 11, of which three quarters reach 3; the highest general ones are -8.
+    assert method.thresholds == {"ice": 3.0 - 0.25 * (3.0 + 8.0)}

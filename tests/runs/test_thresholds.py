@@ -14,7 +14,7 @@ from see_lightning.methods.method import Method
 from see_lightning.methods.see import See
 from see_lightning.routing.indicator_trie import IndicatorTrie
 from see_lightning.routing.sequential_router import SequentialRouter
-from see_lightning.routing.verdicts import threshold_at_recall, threshold_with_margin
+from see_lightning.routing.verdicts import lowered_by_margin, threshold_at_recall
 from see_lightning.seeds import seed
 from see_lightning.tasks.datamodule import query_batch
 from see_lightning.tasks.negatives import unseen_general
@@ -78,7 +78,7 @@ def test_a_threshold_that_also_looks_at_general_instructions_lies_between(base, 
             with torch.inference_mode():
                 router = SequentialRouter(method.pool, words, queries, method.eos_ids(), method.counts, None)
                 log_odds.append(router.log_odds(task))
-        possible = [threshold_with_margin([one], log_odds[1], 1.0, 0.5) for one in log_odds[0]]
+        possible = [lowered_by_margin(one, log_odds[1], 0.5) for one in log_odds[0]]
         assert any(thresholds[task] == pytest.approx(one, abs=3e-3) for one in possible)
         moved += not any(thresholds[task] == pytest.approx(one, abs=3e-3) for one in log_odds[0])
     assert moved, "general instructions made no difference"
@@ -126,7 +126,9 @@ def test_a_threshold_by_training_rows_lies_between_them_and_what_was_refused_and
             with torch.inference_mode():
                 router = SequentialRouter(method.pool, words, queries, method.eos_ids(), method.counts, None)
                 log_odds.append(router.log_odds(task))
-        assert thresholds[task] == pytest.approx(threshold_with_margin(*log_odds, 0.98, 0.5), abs=3e-3)
+        assert thresholds[task] == pytest.approx(
+            lowered_by_margin(threshold_at_recall(log_odds[0], 0.98), log_odds[1], 0.5), abs=3e-3
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=["ordinary", "activated"])
