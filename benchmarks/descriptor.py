@@ -23,7 +23,7 @@ from torch import Tensor
 from see_lightning.adapters.embeddings import cosine, embed_prompts, mahalanobis, within
 from see_lightning.config.trust import load_config
 from see_lightning.config.validation import validate
-from see_lightning.engine.build import build_ood
+from see_lightning.engine.build_further import build_ood
 from see_lightning.engine.ensemble import load_method, read_tasks
 from see_lightning.engine.ledger import OOD, Ledger
 from see_lightning.errors import ConfigError
@@ -48,7 +48,7 @@ def compare(run_dir: Path) -> dict[str, dict[str, float]]:
     config, ledger = validate(cfg), Ledger(run_dir).read()
     method = load_method(cfg, ledger).eval()
     template = method.template
-    tasks, ood_tasks = read_tasks(cfg, ledger, template), build_ood(cfg, config, template)
+    tasks, ood_tasks = read_tasks(cfg, ledger, template), build_ood(cfg, config, template).get(OOD, [])
 
     def states(prompts: Sequence[str]) -> Tensor:
         return embed_prompts(method.pool, [method.template.prompt_ids(prompt) for prompt in prompts])

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from see_lightning.config.checks import TRAIN
 from see_lightning.config.identity import GENERAL_USES, method_name
 from see_lightning.config.instantiate import target_of
+from see_lightning.config.schema import PARAPHRASED
 from see_lightning.errors import ConfigError
 
 
@@ -104,8 +105,8 @@ EFFECTS = (
     Effect(("method.score_lr",), _on("score_share"), "no step trains scores; write method.score_share=SHARE too"),
     Effect(("ood.dir",), _uses("ood.dir", "ood"), "none of these ood tasks lie there; write ood=folder ood.dir={value}"),
     Effect(("ood.every",), lambda cfg: _schedule(cfg) == "sequential", "method={method} is tested once"),
-    Effect(("benchmark.paraphrases*",), lambda cfg: "paraphrased" in cfg.variants, "they are evaluated with"
-           " variants=[paraphrased] alone"),
+    Effect(("benchmark.paraphrases*",), lambda cfg: bool({*PARAPHRASED} & {*cfg.variants}), "they are"
+           " evaluated with variants=[paraphrased] alone"),
     Effect(("benchmark.default.score",), _has_default("score"), "each of these tasks has a score of its own: write"
            " benchmark.tasks.TASK.score={value}"),
     Effect(("benchmark.default.max_new_tokens",), _has_default("max_new_tokens"), "each of these tasks has a limit of"

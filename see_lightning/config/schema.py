@@ -14,7 +14,10 @@ from see_lightning.config.checks import check_calibrate_on, check_ratio, one_of,
 from see_lightning.errors import ConfigError
 
 PROTOCOLS = ("ssr", "trace", "olora", "sapt")
-VARIANTS = ("input_only", "paraphrased")
+#: Variants with a paraphrase of the definition, in the order of a benchmark's paraphrases.
+PARAPHRASED = ("paraphrased", *(f"paraphrased_{number}" for number in range(2, 10)))
+VARIANTS = ("input_only", *PARAPHRASED)
+OOD_VARIANTS = ("input_only",)
 PROMPT_STYLES = ("chat", "plain", "alpaca", "llama2")
 
 
@@ -224,8 +227,11 @@ class OodConfig:
     size: int | None = 50  # queries of each task; null takes all
     max_new_tokens: int | None = 64  # longest answer; null takes each task's own limit
     every: bool = False  # evaluated after every task instead of after the last alone
+    variants: list[str] = field(default_factory=list)  # evaluated in addition: input_only (without the definition)
 
     def __post_init__(self) -> None:
+        for variant in self.variants:
+            one_of("ood.variants", variant, OOD_VARIANTS)
         within("ood.size", self.size, 1)
         within("ood.max_new_tokens", self.max_new_tokens, 1)
 
@@ -251,7 +257,9 @@ class RunConfig:
     logger: Any = None
     router: Any = None  # null: the method's own
     ood: OodConfig | None = None
-    variants: list[str] = field(default_factory=list)  # of the test queries: input_only, paraphrased
+    variants: list[str] = field(
+        default_factory=list
+    )  # of the test queries: input_only, paraphrased, paraphrased_2, ...
     paths: PathsConfig = field(default_factory=PathsConfig)
 
     def __post_init__(self) -> None:

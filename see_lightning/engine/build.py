@@ -17,11 +17,10 @@ from see_lightning.adapters.response_cache import ResponseCache
 from see_lightning.adapters.targets import resolve_targets
 from see_lightning.config.checks import TRAIN
 from see_lightning.config.instantiate import instantiate
-from see_lightning.config.schema import LLAMA_TARGETS, VARIANTS, RunConfig
+from see_lightning.config.schema import LLAMA_TARGETS, RunConfig
 from see_lightning.data.checks import RowChecks
-from see_lightning.engine.contents import shipped_names
 from see_lightning.engine.router import build_router
-from see_lightning.errors import ConfigError, DataError, listed, nearest
+from see_lightning.errors import ConfigError
 from see_lightning.evaluation.references import score_notices
 from see_lightning.evaluation.scores import score_fn
 from see_lightning.methods.lookup import method_class
@@ -37,7 +36,6 @@ from see_lightning.tasks.prompts import (
     length_notices,
 )
 from see_lightning.tasks.task import Benchmark, Task
-from see_lightning.tasks.variants import variant_of
 
 
 def cache_folder(config: RunConfig) -> Path:
@@ -76,7 +74,7 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
     """
     if method_class(cfg.method).traits.learns_refusals:
         _check_indicators(config, template)
-    tasks = _read_tasks(
+    tasks = read_tasks(
         cfg.benchmark,
         config.order.tasks,
         config,
@@ -85,7 +83,7 @@ def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
         config.test_size,
         held_out=0 if cfg.method.get("calibrate_on") == TRAIN else cfg.method.get("calibrate_on", 0),
     )
-    return [_with_notices(task, template, "benchmark", "benchmark.max_new_tokens") for task in tasks]
+    return [with_notices(task, template, "benchmark", "benchmark.max_new_tokens") for task in tasks]
 
 
 def _check_indicators(config: RunConfig, template: PromptTemplate) -> None:
@@ -102,7 +100,7 @@ def _check_indicators(config: RunConfig, template: PromptTemplate) -> None:
             raise ConfigError(f"indicators.{name}: the tokenizer cannot write it: {reason}. Choose another word.")
 
 
-def _with_notices(task: Task, template: PromptTemplate, benchmark: str, longest: str) -> Task:
+def with_notices(task: Task, template: PromptTemplate, benchmark: str, longest: str) -> Task:
     """The task with notices about reference answers that cannot be reached and about limits of its score.
 
     Args:
@@ -118,77 +116,12 @@ def _with_notices(task: Task, template: PromptTemplate, benchmark: str, longest:
     return replace(task, notices=(*task.notices, *length_notices(task, template, longest), *of_score))
 
 
-def build_ood(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> list[Task]:
-    """The out-of-distribution tasks of ``ood``; they have test queries and no training rows.
-
-    Raises:
-        DataError: a row cannot be used, or too many were skipped.
-        ConfigError: a task is unknown, two sources have it, or the run trains on it.
-    """
-    if config.ood is None:
-        return []
-    benchmarks: dict[str, Benchmark] = {name: instantiate(source) for name, source in cfg.ood.sources.items()}
-    for name, benchmark in benchmarks.items():
-        benchmark.check_names(shipped_names(cfg.ood.sources[name]), f"ood.sources.{name}")
-    readers = {name: benchmark.reader for name, benchmark in benchmarks.items()}
-    found = [(task, name) for name, reader in readers.items() for task in reader.tasks()]
-    names = [task for task, _ in found]
-    for task in config.ood.tasks or ():
-        if task not in names:
-            raise ConfigError(f"ood.tasks names {task!r}.{nearest(task, names)} There are: {listed(names)}.")
-    taken = set(config.order.tasks)
-    ood_tasks = []
-    for name, source in cfg.ood.sources.items():
-        wanted = [task for task, of in found if of == name and (not config.ood.tasks or task in config.ood.tasks)]
-        for task in wanted:
-            if task in taken:
-                raise ConfigError(
-                    f"ood has a task {task!r} that the order or another source has too. Name the tasks to evaluate in"
-                    f" ood.tasks=[...]; there are {listed(names)}."
-                )
-            taken.add(task)
-        try:
-            read = _read_tasks(source, wanted, config, template, None, None, trained_on=False)
-        except DataError as error:
-            raise DataError(f"ood, {name}: {error}") from error
-        most = config.ood.max_new_tokens
-        limited = [
-            replace(
-                task,
-                train=(),
-                test=task.test[: config.ood.size],
-                max_new_tokens=min(task.max_new_tokens, most or task.max_new_tokens),
-            )
-            for task in read
-        ]
-        ood_tasks += [_with_notices(task, template, f"ood.sources.{name}", "ood.max_new_tokens") for task in limited]
-    return ood_tasks
+def indicator_tokens(config: RunConfig, template: PromptTemplate) -> int:
+    """Tokens of the longer indicator."""
+    return max(len(template.target_ids(word)) for word in (config.indicators.pos, config.indicators.neg))
 
 
-def build_variants(
-    cfg: DictConfig, config: RunConfig, template: PromptTemplate, tasks: Sequence[Task]
-) -> dict[str, list[Task]]:
-    """For each of ``variants``, the run's tasks with their test queries reworded.
-
-    Raises:
-        DataError: a prompt does not end in the header that activated experts need.
-        ConfigError: a task has no such variant.
-    """
-    if not config.variants:
-        return {}
-    benchmark: Benchmark = instantiate(cfg.benchmark)
-    room = max(len(template.target_ids(word)) for word in (config.indicators.pos, config.indicators.neg))
-    found = {
-        name: [variant_of(task, name, benchmark.paraphrases, template, room) for task in tasks]
-        for name in VARIANTS
-        if name in config.variants
-    }
-    if config.adapter.activated:
-        return {name: [checked_header(task, template) for task in some] for name, some in found.items()}
-    return found
-
-
-def _read_tasks(
+def read_tasks(
     node: DictConfig,
     names: Sequence[str],
     config: RunConfig,
@@ -199,11 +132,22 @@ def _read_tasks(
     held_out: int = 0,
     trained_on: bool = True,
 ) -> list[Task]:
-    """Read and check tasks of one benchmark."""
+    """Read and check tasks of one benchmark.
+
+    Args:
+        node: the benchmark.
+        names: of the tasks.
+        config: of the run.
+        template: counts tokens.
+        train_size: training rows of each; None takes all.
+        test_size: test rows of each; None takes all.
+        held_out: further training rows that are held out.
+        trained_on: whether a method trains on the rows.
+    """
     benchmark: Benchmark = instantiate(node)
     words = (config.indicators.pos, config.indicators.neg)
     checks = RowChecks("skip" if config.data.on_bad_row == "skip" else "stop", words, trained_on=trained_on)
-    room = max(len(template.target_ids(word)) for word in words)
+    room = indicator_tokens(config, template)
     for name in names:
         score_fn(benchmark.settings(name)[0])  # an unknown score is refused before the data are read
     tasks = [

@@ -138,13 +138,14 @@ def ood_digests(cfg: DictConfig) -> dict[str, str | None]:
     return found
 
 
-def ood_without_places(ood: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved setting ``ood`` without paths."""
+def ood_queries(ood: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the resolved setting ``ood`` that its queries depend on: without paths, variants and paraphrases."""
     sources = {
-        name: with_values(source, {".".join(keys): None for keys, _ in _place_settings(source)})
+        name: with_values(source, {".".join(keys): None for keys, _ in _place_settings(source)} | {"paraphrases": None})
         for name, source in ood["sources"].items()
     }
-    return {**ood, "sources": sources, "dir": None}
+    rest = {name: value for name, value in ood.items() if name != "variants"}
+    return {**rest, "sources": sources, "dir": None}
 
 
 def rows_digest(

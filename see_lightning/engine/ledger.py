@@ -28,10 +28,10 @@ from see_lightning.files.writing import (
     write_text,
 )
 
-OOD = "ood"
+OOD, OOD_INPUT_ONLY = "ood", "ood_input_only"
 #: Kinds of cached responses: to queries that experts decide on, and the answers that ``transfer`` has each expert give.
 REMEMBERED, FORCED = "remembered", "transfer_remembered"
-EVAL_SETS = (OOD, *VARIANTS)  # names of the eval sets beside the run's own
+EVAL_SETS = (OOD, OOD_INPUT_ONLY, *VARIANTS)  # names of the eval sets beside the run's own
 #: Files and folders of a run in its directory; all others are the user's.
 OURS = (
     *("config.yaml", "ledger.json", "rows.json", "matrix.csv", "report.html", "results.json", "tasks", "wandb"),

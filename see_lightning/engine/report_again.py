@@ -8,15 +8,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from see_lightning.config.schema import RunConfig
+from see_lightning.config.schema import PARAPHRASED, RunConfig
 from see_lightning.engine.build import build_template
-from see_lightning.engine.contents import ood_digests, ood_without_places
+from see_lightning.engine.contents import ood_digests, ood_queries
 from see_lightning.engine.find import Found
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.made_from import check_prompts
 from see_lightning.engine.preemption import StopSignal
 from see_lightning.engine.relay import notice
-from see_lightning.engine.results import paraphrases
+from see_lightning.engine.results import paraphrases, texts_of
 from see_lightning.engine.start import is_noted, note_contents, note_places
 from see_lightning.engine.tracking import make_tracker
 from see_lightning.errors import ConfigError, Refusal, listed
@@ -37,16 +37,18 @@ def is_finished(cfg: DictConfig, path: Path) -> bool:
     return (
         (not cfg.get("ood") or _is_ood_answered(cfg, results.get("ood", {})))
         and wanted <= set(variants.get("asked", ()))
-        and ("paraphrased" not in wanted or variants["paraphrases"] == paraphrases(cfg))
+        and all(variants[texts_of(name)] == paraphrases(cfg, name) for name in wanted.intersection(PARAPHRASED))
     )
 
 
 def _is_ood_answered(cfg: DictConfig, answered: Mapping[str, Any]) -> bool:
     """Whether a run has answers to these ``ood`` tasks; for tasks that cannot be read now, only the settings are compared."""
     asked: Any = OmegaConf.to_container(cfg.ood, resolve=True)
+    if asked["variants"] and "input_only" not in answered:
+        return False
     if "digests" not in answered:
-        return bool(answered.get("asked") == asked)
-    if ood_without_places(answered["asked"]) != ood_without_places(asked):
+        return {"variants": [], **answered.get("asked", {})} == asked
+    if ood_queries(answered["asked"]) != ood_queries(asked):
         return False
     now, then = ood_digests(cfg), answered["digests"]
     unread = sorted(task for task in then if now.get(task) is None)

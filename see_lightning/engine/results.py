@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from see_lightning.adapters.files import THRESHOLD
 from see_lightning.config.former_names import with_current_fields
 from see_lightning.config.identity import method_name, numbers_config
-from see_lightning.config.schema import VARIANTS
-from see_lightning.engine.contents import ood_digests, placed
-from see_lightning.engine.ledger import OOD
+from see_lightning.config.schema import PARAPHRASED, VARIANTS
+from see_lightning.engine.contents import ood_digests, ood_queries, placed
+from see_lightning.engine.ledger import OOD, OOD_INPUT_ONLY
 from see_lightning.engine.method_costs import HOOKS, STEP_HOOKS
 from see_lightning.engine.record import starts_of
 from see_lightning.engine.router import router_class, router_name
@@ -20,12 +20,13 @@ from see_lightning.engine.run_data import RunData
 from see_lightning.evaluation.continual import continual_metrics
 from see_lightning.evaluation.last_row import last_row
 from see_lightning.evaluation.matrix import ResultsMatrix
-from see_lightning.evaluation.ood import ood_report
+from see_lightning.evaluation.ood import ood_report, reached_report
 from see_lightning.evaluation.protocols import summaries
 from see_lightning.evaluation.routing import BASE, misrouted, routing_report
 from see_lightning.evaluation.variants import variant_report
 from see_lightning.files.run_files import read_file
 from see_lightning.models.base import model_id
+from see_lightning.tasks.paraphrases import paraphrase_texts
 
 
 def collect(run: RunData) -> dict[str, Any]:
@@ -161,6 +162,8 @@ def _ood(run: RunData, *, routed: bool) -> dict[str, Any]:
         "scores": {name: round(mean(record["score"] for record in some), 4) for name, some in by_task.items()},
         "cut": {name: sum(record["truncated"] for record in some) for name, some in by_task.items()},
     }
+    if OOD_INPUT_ONLY in run.eval_sets:
+        found["input_only"] = _ood_input_only(run, routed=routed)
     if not routed:
         return found
     queries = {(record["task"], record["prompt_sha"]) for record in ood}
@@ -179,13 +182,25 @@ def _ood(run: RunData, *, routed: bool) -> dict[str, Any]:
     }
 
 
+def _ood_input_only(run: RunData, *, routed: bool) -> dict[str, Any]:
+    """Scores on ``ood`` tasks without their definitions, and their routing; and the tasks that have no definition."""
+    tasks = run.eval_sets[OOD_INPUT_ONLY].tasks
+    answers = run.last_answers(run.eval_sets[OOD_INPUT_ONLY])
+    scores = {task.name: mean(record["score"] for record in answers if record["task"] == task.name) for task in tasks}
+    return {
+        "scores": {name: round(score, 4) for name, score in scores.items()},
+        "without_definition": [task.name for task in run.eval_sets[OOD].tasks if task.name not in scores],
+        **(reached_report(answers, run.names) if routed else {}),
+    }
+
+
 def _variants(run: RunData, *, routed: bool, given: Mapping[str, str] | None) -> dict[str, Any]:
     """Scores and routing on the run's own queries in other words."""
     asked = [name for name in VARIANTS if name in run.eval_sets]
     found: dict[str, Any] = {"asked": asked, "command": run.about["variants_asked_by"]}
-    if "paraphrased" in asked:
-        found["paraphrases"] = paraphrases(run.cfg)
     for name in asked:
+        if name in PARAPHRASED:
+            found[texts_of(name)] = paraphrases(run.cfg, name)
         found[name] = variant_report(run.last_answers(run.eval_sets[name]), run.names, routed=routed, given=given)
     return found
 
@@ -278,16 +293,44 @@ def keep_earlier(results: dict[str, Any], earlier: Mapping[str, Any]) -> None:
         results: from ``collect``, changed in place.
         earlier: the run's ``results.json`` of the command before.
     """
-    results |= {key: earlier[key] for key in ("ood",) if key in earlier and key not in results}
+    if "ood" in earlier:
+        results["ood"] = _with_input_only(results.get("ood"), earlier["ood"])
     if "variants" in earlier:
         found = {**earlier["variants"], **results.get("variants", {})}
         results["variants"] = {**found, "asked": [name for name in VARIANTS if name in found]}
 
 
-def paraphrases(cfg: DictConfig) -> dict[str, str | None]:
-    """The paraphrase of each task's definition in a config, None for a task without one."""
-    given = cfg.benchmark.get("paraphrases") or {}
-    return {task: given.get(task) for task in cfg.order.tasks}
+def _with_input_only(ood: dict[str, Any] | None, earlier: dict[str, Any]) -> dict[str, Any]:
+    """The section ``ood``, with the part ``input_only`` of an earlier section of the same queries; or the earlier one."""
+    if ood is None:
+        return earlier
+    if "input_only" in ood or "input_only" not in earlier or ood.get("digests") != earlier.get("digests"):
+        return ood
+    if ood_queries(ood["asked"]) != ood_queries(earlier["asked"]):
+        return ood
+    asked = {**ood["asked"], "variants": earlier["asked"]["variants"]}
+    return {**ood, "input_only": earlier["input_only"], "asked": asked}
+
+
+def paraphrases(cfg: DictConfig, variant: str) -> dict[str, str | None]:
+    """The paraphrase of each task's definition that a variant uses, None for a task without it.
+
+    Args:
+        cfg: composed.
+        variant: one of ``PARAPHRASED``.
+    """
+    place, given = PARAPHRASED.index(variant), cfg.benchmark.get("paraphrases") or {}
+    texts = {task: paraphrase_texts(task, given.get(task)) for task in cfg.order.tasks}
+    return {task: some[place] if place < len(some) else None for task, some in texts.items()}
+
+
+def texts_of(variant: str) -> str:
+    """The field of the section ``variants`` with the paraphrases that a variant uses.
+
+    >>> texts_of("paraphrased"), texts_of("paraphrased_2")
+    ('paraphrases', 'paraphrases_2')
+    """
+    return variant.replace("paraphrased", "paraphrases")
 
 
 def _rate(amount: float, per: float) -> float | None:

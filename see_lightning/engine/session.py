@@ -12,18 +12,12 @@ from rich.console import Console
 from see_lightning.config.instantiate import METHOD_GIVEN, bind, instantiate
 from see_lightning.config.schema import RunConfig
 from see_lightning.config.validation import FSDP_BASE
-from see_lightning.engine.build import (
-    build_method,
-    build_ood,
-    build_tasks,
-    build_template,
-    build_variants,
-    expert_facts,
-)
+from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts
+from see_lightning.engine.build_further import build_ood, build_variants
 from see_lightning.engine.context import RunContext, RunSettings
 from see_lightning.engine.distributed import GRACE, Ranks, on_gpu
 from see_lightning.engine.find import Found, check_model
-from see_lightning.engine.ledger import OOD, Ledger, dump
+from see_lightning.engine.ledger import Ledger, dump
 from see_lightning.engine.loop import run_stages
 from see_lightning.engine.made_from import date_of
 from see_lightning.engine.preemption import STOPPED, Preempted, StopSignal, exit_code
@@ -136,8 +130,8 @@ class Session:
             with stop_signal.at_once():
                 tasks = build_tasks(cfg, config, template)
                 check_prompts_suffice(cfg, tasks)
-                ood_tasks = told_apart(build_ood(cfg, config, template), tasks)
-                return tasks, {OOD: ood_tasks, **build_variants(cfg, config, template, tasks)}
+                foreign = {name: told_apart(some, tasks) for name, some in build_ood(cfg, config, template).items()}
+                return tasks, foreign | build_variants(cfg, config, template, tasks)
 
         tasks, further = self.ranks.run_preemptible(read, nullcontext())
         stages = plan_stages(self.method.traits.schedule, tasks)

@@ -37,7 +37,7 @@ class EvalSet:
     """Test queries that are answered under one name.
 
     Args:
-        name: ``own``, ``ood``, or that of a variant of the run's own prompts.
+        name: ``own``, ``ood``, ``ood_input_only``, or that of a variant of the run's own prompts.
         tasks: all tasks of the set, with their test splits.
         when: which tasks are answered after which stage. ``seen``: after each stage its ``Stage.tests``, the tasks seen so
             far and the next one. ``each``: all tasks after every stage. ``last``: all tasks after the last stage.
@@ -101,7 +101,8 @@ def plan_eval_sets(
 
     Args:
         stages: of the run.
-        further: tasks beside the run's own by name of their set: ``ood`` and variants. A set without tasks is left out.
+        further: tasks beside the run's own by name of their set: ``ood``, and variants of both. A set without tasks is left
+            out.
         decide: whether experts decide on the run's own queries and on ``ood`` ones. Of variants only answers are compared.
         ood_after_each: whether ``ood`` tasks are answered after every stage instead of after the last one alone.
     """

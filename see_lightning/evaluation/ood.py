@@ -68,6 +68,33 @@ def highest_log_odds(records: Sequence[Record], experts: Sequence[str]) -> Tenso
     return torch.tensor(list(most.values()), dtype=torch.double)
 
 
+def reached_report(answers: Sequence[Record], experts: Sequence[str]) -> dict[str, Any]:
+    """The shares of queries that reached the base model, and that each expert took.
+
+    Args:
+        answers: to ood queries: ``task, expert, verdicts``; at least one.
+        experts: oldest first.
+
+    Returns:
+        ``queries``; ``base_share`` of them that reached the base model, ``per_task`` and ``experts``, the share that each
+        task's queries reached the base and that each expert took; ``no_indicator_share``.
+
+    >>> answers = [{"task": "code", "expert": name, "verdicts": []} for name in ("base", "qa")]
+    >>> reached_report(answers, ["qa"])["base_share"]
+    0.5
+    """
+    by_task: dict[str, list[bool]] = {}
+    for answer in answers:
+        by_task.setdefault(answer["task"], []).append(answer["expert"] == BASE)
+    return {
+        "queries": len(answers),
+        "base_share": _share([answer["expert"] == BASE for answer in answers]),
+        "per_task": {task: _share(reached) for task, reached in by_task.items()},
+        "experts": {expert: _share([answer["expert"] == expert for answer in answers]) for expert in experts},
+        "no_indicator_share": no_verdict_rate(answers),
+    }
+
+
 def ood_report(
     answers: Sequence[Record], ood: Sequence[Record], own: Sequence[Record], experts: Sequence[str]
 ) -> dict[str, Any]:
@@ -80,23 +107,15 @@ def ood_report(
         experts: oldest first.
 
     Returns:
-        ``queries``; ``base_share`` of them that reached the base model, ``per_task`` and ``experts``, the share that each
-        task's queries reached the base and that each expert took; ``no_indicator_share``; ``auroc`` and ``fpr95``, None
-        without log-odds; ``base_identical``, the share of ``base_checked`` answers of the base model that equal those of
-        the base model without experts, None if none was checked.
+        The fields of ``reached_report``; ``auroc`` and ``fpr95``, None without log-odds; ``base_identical``, the share of
+        ``base_checked`` answers of the base model that equal those of the base model without experts, None if none was
+        checked.
     """
-    by_task: dict[str, list[bool]] = {}
-    for answer in answers:
-        by_task.setdefault(answer["task"], []).append(answer["expert"] == BASE)
     same = [answer["text"] == answer["plain"] for answer in answers if answer["plain"] is not None]
     ood_O, own_I = highest_log_odds(ood, experts), highest_log_odds(own, experts)
     has_log_odds = bool(len(ood_O)) and bool(len(own_I))
     return {
-        "queries": len(answers),
-        "base_share": _share([answer["expert"] == BASE for answer in answers]),
-        "per_task": {task: _share(reached) for task, reached in by_task.items()},
-        "experts": {expert: _share([answer["expert"] == expert for answer in answers]) for expert in experts},
-        "no_indicator_share": no_verdict_rate(answers),
+        **reached_report(answers, experts),
         "auroc": round(auroc(own_I, ood_O), 4) if has_log_odds else None,
         "fpr95": round(accepted_at(own_I, ood_O, 0.95), 4) if has_log_odds else None,
         "base_identical": _share(same) if same else None,

@@ -52,15 +52,21 @@ NEEDED = {
     "versions": dict,
     "dtype": str,
 }  # since the first version
+#: Eval sets beside the run's own: foreign queries, and variants of both.
+EVAL_SETS = (
+    "ood",
+    "ood_input_only",
+    "input_only",
+    "paraphrased",
+    *(f"paraphrased_{number}" for number in range(2, 10)),
+)
 LEDGER = {
     "about": BEGUN,
     "stages": {
         str: {
             "trained": (TRAINED, None),
             "answers": {str: BLOCK},
-            "ood?": {str: ASKED},
-            "input_only?": {str: ASKED},
-            "paraphrased?": {str: ASKED},
+            **{f"{name}?": {str: ASKED} for name in EVAL_SETS},
             str: {str: BLOCK},
         }
     },
@@ -107,7 +113,19 @@ RESULTS = {
     "timing?": {"method_s?": {str: [OPTIONAL]}, str: (*OPTIONAL, [OPTIONAL])},
     "counts?": {"method_tokens?": {str: [OPTIONAL]}, str: (*OPTIONAL, [OPTIONAL])},
     "ood?": (
-        {"asked?": dict, "scores?": METRICS, "per_task?": METRICS, "digests?": {str: (str, None)}, "auroc?": OPTIONAL},
+        {
+            "asked?": dict,
+            "scores?": METRICS,
+            "per_task?": METRICS,
+            "digests?": {str: (str, None)},
+            "auroc?": OPTIONAL,
+            "input_only?": {
+                "scores": METRICS,
+                "without_definition": [str],
+                "per_task?": METRICS,
+                "base_share?": OPTIONAL,
+            },
+        },
         None,
     ),
     "variants?": ({"asked": [str]}, None),

@@ -104,7 +104,8 @@ def foreign(groups: Sequence[Group], sets: Mapping[str, Sequence[str]] | None = 
 
     Args:
         groups: of one order.
-        sets: tasks by a name; each gets a column with the mean of their shares, for runs evaluated on all of them.
+        sets: tasks by a name; each gets a column with the mean of their shares, for runs evaluated on all of them, and one
+            with the mean of the shares without definitions, for runs evaluated so.
 
     Raises:
         Refusal: a set names a task that no run was evaluated on.
@@ -125,15 +126,24 @@ def foreign(groups: Sequence[Group], sets: Mapping[str, Sequence[str]] | None = 
             )
     others = [task for task in tasks if task not in named]
     means: dict[str, Cell] = {}
+    bare = {
+        task
+        for _, runs in rows.values()
+        for run in runs
+        for task in _alone(_results(run)).get("without_definition", ())
+    }
     for name, some in sets.items():
         of = others if "*" in some else some
-        means[f"{name} ({len(of)}), %"] = _mean_reached(of)
+        means[f"{name} ({len(of)}), %"] = _mean_reached(of, _ood)
+        defined = [task for task in of if task not in bare]
+        means[f"{name} without definition ({len(defined)}), %"] = _mean_reached(defined, _alone)
     columns: dict[str, Cell] = {
         "reach the base, %": lambda results: _percent(results["ood"]["base_share"]),
+        "without definition, %": lambda results: _percent(_alone(results).get("base_share")),
         **means,
         "AUROC": lambda results: results["ood"]["auroc"],
         "FPR at 95 %": lambda results: _percent(results["ood"]["fpr95"]),
-        **{task: _reached(task) for task in tasks},
+        **{task: _reached(task, _ood) for task in tasks},
     }
     return _table(list(rows.values()), columns)
 
@@ -242,13 +252,25 @@ def _mib(size: int) -> float:
     return size / 2**20
 
 
-def _reached(task: str) -> Cell:
-    return lambda results: _percent(results["ood"]["per_task"].get(task))
+def _ood(results: Results) -> Results:
+    """The section on ood queries as they stand."""
+    found: Results = results.get("ood") or {}
+    return found
 
 
-def _mean_reached(tasks: Sequence[str]) -> Cell:
+def _alone(results: Results) -> Results:
+    """The section on ood queries without their definitions; empty if they were not evaluated so."""
+    found: Results = _ood(results).get("input_only") or {}
+    return found
+
+
+def _reached(task: str, section: Callable[[Results], Results]) -> Cell:
+    return lambda results: _percent(section(results).get("per_task", {}).get(task))
+
+
+def _mean_reached(tasks: Sequence[str], section: Callable[[Results], Results]) -> Cell:
     """The mean over tasks with equal weights; None if one was not evaluated."""
-    cells = [_reached(task) for task in tasks]
+    cells = [_reached(task, section) for task in tasks]
 
     def mean(results: Results) -> float | None:
         shares = [share for cell in cells if (share := cell(results)) is not None]

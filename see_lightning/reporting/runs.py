@@ -18,7 +18,8 @@ from see_lightning.files.text import visible
 from see_lightning.reporting.report.sections import FORMULAS
 
 RESULTS = "results.json"
-METRICS = (*FORMULAS, "routing accuracy")
+ROUTED, TO_BASE = "routing accuracy", "base share"  # shares, from 0 to 1
+METRICS = (*FORMULAS, ROUTED)
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Run:
         path: of its ``results.json``.
         content: sha256 of that file.
         order, method, ratio, model, seed, tasks, matrix, command: as in the file.
-        metrics: those of `METRICS` that the file has; None if not measured.
+        metrics: those of `METRICS` that the file has, and those of variants and foreign queries; None if not measured.
         key: the run's own, eight hex digits.
         numbers: sha256 of the settings that can change a number, without the seed.
         settings: that can change a number, by dotted name.
@@ -145,8 +146,9 @@ def _run(path: Path, results: Mapping[str, Any], content: str) -> Run:
         raise ValueError(f"its matrix does not belong to the tasks {', '.join(kept['order']['tasks'])}")
     metrics = {name: _score(results["metrics"][name]) for name in FORMULAS}
     if routing := results.get("routing"):
-        metrics["routing accuracy"] = _score(routing["accuracy"])
+        metrics[ROUTED] = _score(routing["accuracy"])
     commits = results.get("commits") or [results["commit"]]
+    metrics |= {name: _score(value) for name, value in _reworded(results)}
     made = {"commit": " then ".join(_short_commit(commit) for commit in commits), "dtype": results.get("dtype")}
     return Run(
         path=path,
@@ -169,6 +171,17 @@ def _run(path: Path, results: Mapping[str, Any], content: str) -> Run:
         made={name: visible(str(value)) for name, value in (made | _versions(results)).items() if value is not None},
         storage={str(part): list(map(int, sizes)) for part, sizes in results.get("storage", {}).items()},
     )
+
+
+def _reworded(results: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a run's queries in other words and foreign queries measured, by the name of the metric."""
+    variants, ood = results.get("variants") or {}, results.get("ood") or {}
+    for name in variants.get("asked", ()):
+        yield f"AR {visible(name)}", variants[name].get("AR")
+        yield f"{ROUTED} {visible(name)}", variants[name].get("routing_accuracy")
+    for name, section in (("ood", ood), ("ood input_only", ood.get("input_only") or {})):
+        if "base_share" in section:  # the number of tasks tells sets of foreign tasks apart
+            yield f"{TO_BASE} {name} of {len(section.get('per_task', ()))} tasks", section["base_share"]
 
 
 def _versions(results: Mapping[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from see_lightning.data.reader import Reader
 from see_lightning.data.split import Split
 from see_lightning.errors import ConfigError, DataError, listed, nearest
 from see_lightning.seeds import seed
+from see_lightning.tasks.paraphrases import paraphrase_texts
 
 MERGED = "all"
 
@@ -136,7 +137,7 @@ class Benchmark:
         reader: reads the examples.
         tasks: settings by task: ``score``, optionally ``max_new_tokens``, and for the report ``licence`` and ``citation``.
         default: settings of the tasks that are not in ``tasks``.
-        paraphrases: by task, a paraphrase of its prompts' definition, see ``tasks.variants``.
+        paraphrases: by task, a paraphrase of its prompts' definition or a list of them, see ``tasks.variants``.
         max_new_tokens: most tokens of an answer to a task that sets none: a number, ``protocol`` (as the benchmark's
             authors) or ``training`` (from the lengths of the task's training answers, see ``longest_answer``).
         protocol_max_new_tokens: most tokens that the benchmark's authors generate; None if there is no protocol.
@@ -152,13 +153,13 @@ class Benchmark:
         reader: Reader,
         tasks: dict[str, dict[str, object]],
         default: dict[str, object] | None = None,
-        paraphrases: dict[str, str] | None = None,
+        paraphrases: dict[str, str | Sequence[str] | None] | None = None,
         max_new_tokens: int | str = "training",
         protocol_max_new_tokens: int | None = None,
     ) -> None:
         self.name, self.version, self.licence, self.citation = name, version, licence, citation
         self.reader, self.tasks, self.default = reader, tasks, default or {}
-        self.paraphrases = paraphrases or {}
+        self.paraphrases = {task: paraphrase_texts(task, given) for task, given in (paraphrases or {}).items()}
         self.max_new_tokens, self.protocol_max_new_tokens = max_new_tokens, protocol_max_new_tokens
 
     def check_names(self, tasks: Collection[str], setting: str = "benchmark") -> None:

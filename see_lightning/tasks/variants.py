@@ -3,18 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from see_lightning.config.schema import PARAPHRASED
 from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
 from see_lightning.tasks.prompts import PromptTemplate, fitted
 from see_lightning.tasks.task import Task
 
-BLANK_LINE = "\n\n"
+BLANK_LINE, LINE_BREAK = "\n\n", "\n"
 AS_IS, INPUT_ONLY = "as_is", "input_only"
 WORDINGS = (AS_IS, INPUT_ONLY)  # of rows that routers learn
 
 
 def definition(examples: Sequence[Example]) -> str:
-    r"""The longest common prefix of prompts, up to its last blank line; empty if there is none.
+    r"""The longest common prefix of prompts, up to its last blank line, or without one its last line break; else empty.
 
     >>> definition([Example("1", "Add.\n\n12 and 3", "15", "sums"), Example("2", "Add.\n\n14 and 1", "15", "sums")])
     'Add.'
@@ -22,27 +23,38 @@ def definition(examples: Sequence[Example]) -> str:
     prompts = [example.prompt for example in examples]
     low, high = min(prompts), max(prompts)  # the others lie between these two in lexicographic order
     common = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
-    return low[:common].rpartition(BLANK_LINE)[0]
+    return low[:common].rpartition(BLANK_LINE)[0] or low[:common].rpartition(LINE_BREAK)[0]
+
+
+def separator(examples: Sequence[Example], definition: str) -> str:
+    """The text between definition and input: a blank line or a line break.
+
+    Args:
+        examples: their prompts all begin with the definition.
+        definition: common to all prompts, from ``definition``.
+    """
+    return BLANK_LINE if all(one.prompt.startswith(definition + BLANK_LINE) for one in examples) else LINE_BREAK
 
 
 def input_only(examples: Sequence[Example], definition: str) -> tuple[Example, ...]:
-    r"""The examples without the definition and the blank line after it.
+    r"""The examples without the definition and the blank line or line break after it.
 
     Args:
-        examples: their prompts all begin with the definition and a blank line.
+        examples: their prompts all begin with the definition and one separator.
         definition: common to all prompts, from ``definition``.
 
     >>> input_only([Example("1", "Add.\n\n12 and 3", "15", "sums")], "Add.")[0].prompt
     '12 and 3'
     """
-    return tuple(_begun(example, len(definition) + len(BLANK_LINE), "") for example in examples)
+    left_out = len(definition) + len(separator(examples, definition))
+    return tuple(_begun(example, left_out, "") for example in examples)
 
 
 def paraphrased(examples: Sequence[Example], definition: str, paraphrase: str) -> tuple[Example, ...]:
     r"""The examples with a paraphrase in place of their definition.
 
     Args:
-        examples: their prompts all begin with the definition and a blank line.
+        examples: their prompts all begin with the definition.
         definition: common to all prompts, from ``definition``.
         paraphrase: the definition in other words.
 
@@ -86,51 +98,77 @@ def _begun(example: Example, left_out: int, beginning: str) -> Example:
 
 
 def variant_of(
-    task: Task, variant: str, paraphrases: Mapping[str, str], template: PromptTemplate, indicator_tokens: int
+    task: Task,
+    variant: str,
+    paraphrases: Mapping[str, Sequence[str]],
+    template: PromptTemplate,
+    indicator_tokens: int,
+    setting: str = "variants",
 ) -> Task:
     """The task with a variant of its test queries, under the same name and without training rows.
 
     Args:
-        task: of the run.
-        variant: ``input_only`` or ``paraphrased``.
+        task: of the run, or a foreign one; its definition is that of its training rows, or of its test rows if it has no
+            training rows.
+        variant: ``input_only``, or one of ``PARAPHRASED``, whose place among these is that of the paraphrase.
         paraphrases: of definitions, by task.
         template: counts tokens.
         indicator_tokens: tokens of an indicator before the answer.
+        setting: that asks for the variant, for messages.
 
     Raises:
-        ConfigError: the task has no definition or no paraphrase, or a query of the variant is empty or too long.
+        ConfigError: the task has no definition or no such paraphrase, or a query of the variant is empty or too long.
     """
-    setting, common = f"variants=[{variant}]", definition(task.train)
+    place, rows = f"{setting}=[{variant}]", task.train or task.test
+    common = definition(rows)
     if not common.strip():
         raise ConfigError(
-            f"{setting}: the {len(task.train)} training prompts of {task.name} have no definition in common, a beginning that"
-            f" a blank line ends. Leave {variant} out, or write them as definition, blank line, input."
+            f"{place}: the {len(rows)} {'training' if task.train else 'test'} prompts of {task.name} have no definition in"
+            f" common, a beginning that a blank line or a line break ends. Leave {variant} out, or write them as definition,"
+            f" blank line, input."
         )
+    beginning = common + separator(rows, common)
     for example in task.test:
-        if not example.prompt.startswith(common + BLANK_LINE):
+        if not example.prompt.startswith(beginning):
             raise ConfigError(
-                f"{setting}: {example.source or example.id} does not begin as the training prompts of {task.name} do, with"
+                f"{place}: {example.source or example.id} does not begin as the training prompts of {task.name} do, with"
                 f" {common[:60]!r}. Leave {variant} out, or mend the row."
             )
     if variant == "input_only":
-        rows = input_only(task.test, common)
+        reworded = input_only(task.test, common)
     else:
-        if not paraphrases.get(task.name, "").strip():
-            raise ConfigError(
-                f"{setting}: benchmark.paraphrases.{task.name} is not set; give a paraphrase of {common[:60]!r}"
-                f" (+benchmark.paraphrases.{task.name}='...'), or leave {variant} out."
-            )
-        rows = paraphrased(task.test, common, paraphrases[task.name])
-    room = template.max_length - indicator_tokens - (task.reserved or task.max_new_tokens)
-    kept = []
+        reworded = paraphrased(task.test, common, _paraphrase(task.name, variant, paraphrases, common))
+    kept = _checked(task, reworded, template, indicator_tokens, place)
+    cut = sum(fit is not row for fit, row in zip(kept, reworded, strict=True))
+    notice = (
+        f"{task.name}, {variant}: {cut} of {len(kept)} prompts were cut to fit model.max_length={template.max_length}"
+    )
+    return replace(task, train=(), held_out=(), test=kept, notices=(notice,) if cut else ())
+
+
+def _paraphrase(task: str, variant: str, paraphrases: Mapping[str, Sequence[str]], definition: str) -> str:
+    """The paraphrase of a task's definition that a variant uses."""
+    texts, number = paraphrases.get(task, ()), PARAPHRASED.index(variant)
+    if number < len(texts):
+        return texts[number]
+    setting = f"benchmark.paraphrases.{task}"
+    if not texts and number == 0:
+        fault, typed = f"{setting} is not set; give a paraphrase", f"+{setting}='...'"
+    else:
+        fault = f"{setting} holds {len(texts)} of the {number + 1} texts that it takes; give so many paraphrases"
+        typed = f"{'' if texts else '+'}{setting}={['...'] * (number + 1)}".replace(" ", "")
+    raise ConfigError(f"variants=[{variant}]: {fault} of {definition[:60]!r} ({typed}), or leave {variant} out.")
+
+
+def _checked(
+    task: Task, rows: Sequence[Example], template: PromptTemplate, indicator_tokens: int, place: str
+) -> tuple[Example, ...]:
+    """The rows, cut such that indicator and answer fit behind each prompt; refused if one is empty or too long."""
+    room, kept = template.max_length - indicator_tokens - (task.reserved or task.max_new_tokens), []
     for row in rows:
         fit, tokens = fitted(row, template, room)
         if tokens > room or not fit.prompt.strip():
             fault = f"{tokens} tokens, of at most {room}" if fit.prompt.strip() else "no input behind its definition"
-            raise ConfigError(f"{setting}: {row.source or row.id} of {task.name} has {fault}; leave {variant} out.")
+            raise ConfigError(f"{place}: {row.source or row.id} of {task.name} has {fault}; leave the variant out.")
         kept.append(fit)
-    cut = sum(fit is not row for fit, row in zip(kept, rows, strict=True))
-    notice = (
-        f"{task.name}, {variant}: {cut} of {len(rows)} prompts were cut to fit model.max_length={template.max_length}"
-    )
-    return replace(task, train=(), held_out=(), test=tuple(kept), notices=(notice,) if cut else ())
+    return tuple(kept)

@@ -1,12 +1,16 @@
 """Foreign queries in whole runs: counted again from the files, and no number of the run moves for them."""
 
 import json
+import shutil
 
 import pytest
 
 from see_lightning.cli.study import main
+from see_lightning.data.example import Example
 from see_lightning.engine import launch
+from see_lightning.engine.results import keep_earlier
 from see_lightning.errors import ConfigError, DataError
+from see_lightning.evaluation.evaluate import prompt_sha
 from tests.nightly import all_but
 from tests.runs import toy
 
@@ -203,3 +207,84 @@ def test_a_study_stays_in_the_report_when_a_run_is_asked_more(base, tmp_path, fo
     page = (run.directory / "report.html").read_text()
     assert "Other thresholds" in page
     assert "answered by the base model" in page
+
+
+ALONE = ("ood.variants=[input_only]",)
+
+
+def without_alone(results):
+    found = {name: value for name, value in results["ood"].items() if name not in ("input_only", "command")}
+    return {**found, "asked": {**found["asked"], "variants": []}}
+
+
+def test_foreign_queries_without_their_definitions_are_answered_beside_them_and_move_nothing(base, tmp_path, foreign):
+    data, see = toy.data_in(base), ("method=see",)
+    once = toy.run(toy.compose(data, tmp_path / "once", *see, *asked(foreign), *ALONE))
+    results = toy.read_results(once.directory)
+    answers = toy.read_answers(once.directory, "ood_input_only")["03-ice"]
+    prompts = {f"{name}-{n}": f"{word}{n}?" for name, word in (("near", "icy"), ("far", "fog")) for n in range(9)}
+    assert len(answers) == 10
+    assert all(one["prompt_sha"] == prompt_sha(Example(one["id"], prompts[one["id"]], "", "")) for one in answers)
+    found, by = results["ood"]["input_only"], [one["expert"] for one in answers]
+    assert by.count("base") in range(1, 10), "some of both, or the shares below tell little"
+    assert (found["queries"], found["base_share"]) == (10, by.count("base") / 10)
+    assert found["per_task"] == {
+        task: sum(one["expert"] == "base" for one in answers if one["task"] == task) / 5 for task in ("far", "near")
+    }
+    assert found["experts"] == {task: by.count(task) / 10 for task in toy.TASKS}
+    assert found["without_definition"] == []
+    assert set(found["scores"]) == {"far", "near"}
+
+    later = toy.run(toy.compose(data, tmp_path / "later", *see, *asked(foreign)))
+    before = toy.read_results(later.directory)
+    assert without_alone(before) == without_alone(results)
+    later = toy.run(toy.compose(data, tmp_path / "later", *see, *asked(foreign), *ALONE))
+    assert (later.fits, len(later.methods)) == (0, 1)
+    assert toy.kept(later.directory) == toy.kept(once.directory)
+    for more in ((), ALONE):
+        again = toy.run(toy.compose(data, tmp_path / "later", *see, *asked(foreign), *more))
+        assert again.methods == []
+    assert toy.read_results(later.directory)["ood"]["input_only"] == found
+    page = (later.directory / "report.html").read_text()
+    assert "far without its definition: answered by the base model" in page
+
+
+def test_a_foreign_task_without_a_definition_is_left_out_with_a_notice(base, tmp_path, foreign, capsys):
+    bare = tmp_path / "foreign"
+    shutil.copytree(foreign, bare)
+    for half in ("train", "test"):
+        path = bare / "far" / f"{half}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "Definition": [""]}))
+    settings = ("method=stl", "optim.epochs=1", "ood.sources.folder.reader.prompt=plain")
+    run = toy.run(toy.compose(toy.data_in(base), tmp_path / "runs", *settings, *asked(bare), *ALONE))
+    results = toy.read_results(run.directory)
+    assert results["ood"]["input_only"] == {
+        "scores": {"near": results["ood"]["input_only"]["scores"]["near"]},
+        "without_definition": ["far"],
+    }
+    notice = "far: its prompts have no definition in common, so ood.variants=[input_only] leaves it out"
+    assert notice in results["notices"]
+    assert notice in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"none of the ood tasks has a definition.*far\. Leave ood.variants out"):
+        toy.run(toy.compose(toy.data_in(base), tmp_path, *settings, *asked(bare), *ALONE, "ood.tasks=[far]"))
+
+
+def test_a_variant_that_foreign_queries_do_not_have_is_refused(base, tmp_path, foreign):
+    with pytest.raises(ConfigError, match=r"ood.variants must be one of input_only; got 'paraphrased'"):
+        toy.run(toy.compose(toy.data_in(base), tmp_path, *asked(foreign), "ood.variants=[paraphrased]"))
+
+
+def test_the_part_without_definitions_stays_where_the_same_queries_are_evaluated_again():
+    queries = {"sources": {}, "size": 5, "variants": []}
+    alone = {"base_share": 0.5}
+    earlier = {"ood": {"asked": {**queries, "variants": ["input_only"]}, "digests": {"far": "1"}, "input_only": alone}}
+    for asked_now, digests, stays in (
+        (queries, {"far": "1"}, True),
+        ({**queries, "size": 6}, {"far": "1"}, False),
+        (queries, {"far": "2"}, False),
+    ):
+        results = {"ood": {"asked": asked_now, "digests": digests}}
+        keep_earlier(results, earlier)
+        assert ("input_only" in results["ood"]) is stays
+    keep_earlier(results := {}, earlier)
+    assert results == earlier

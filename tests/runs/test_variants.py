@@ -9,9 +9,11 @@ from unittest.mock import patch
 
 import pytest
 
+from see_lightning.data.example import Example
 from see_lightning.engine import launch, session, start
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.errors import ConfigError
+from see_lightning.evaluation.evaluate import prompt_sha
 from tests.nightly import all_but
 from tests.runs import toy
 
@@ -142,6 +144,26 @@ def test_two_ranks_find_what_one_finds(base, tmp_path, settings):
     assert toy.read_results(path.parent)["variants"] == alone
 
 
+def test_several_paraphrases_are_variants_of_their_own(base, tmp_path):
+    texts = toy.PARAPHRASES.replace("'say sky'", "['say sky','blue']").replace("'a sea'", "['a sea','wet']")
+    three = texts.replace("'now: ice'", "['now: ice','cold']")
+    both = run(base, tmp_path / "both", "variants=[paraphrased_2,paraphrased,input_only]", three)
+    found, one = toy.read_results(both.directory)["variants"], toy.read_results(whole_run(base, *SETTINGS[0]).directory)
+    assert found["asked"] == ["input_only", "paraphrased", "paraphrased_2"]
+    assert found["paraphrases_2"] == {"sky": "blue", "sea": "wet", "ice": "cold"}
+    for name in ("input_only", "paraphrased", "paraphrases"):
+        assert found[name] == one["variants"][name], "a further paraphrase moves no other variant"
+    answers = toy.read_answers(both.directory, "paraphrased_2")["03-ice"]
+    asked = [prompt_sha(Example("", f"blue\n\nsky{n}?", "", "sky")) for n in range(104, 108)]
+    assert sorted(row["prompt_sha"] for row in answers if row["task"] == "sky") == sorted(asked)
+    assert run(base, tmp_path / "both", "variants=[paraphrased]", toy.PARAPHRASES).methods == [], "the same text"
+    assert run(base, tmp_path / "both", "variants=[paraphrased_2]", three).methods == []
+    other = run(base, tmp_path / "both", "variants=[paraphrased_2]", three.replace("blue", "azure"))
+    assert (other.fits, len(other.methods)) == (0, 1)
+    with pytest.raises(ConfigError, match=r"benchmark.paraphrases.ice holds 1 of the 2 texts"):
+        run(base, tmp_path / "refused", "variants=[paraphrased_2]", texts)
+
+
 @pytest.mark.nightly
 def test_other_paraphrases_are_asked_anew_and_only_they_count(base, tmp_path):
     other = ("variants=[paraphrased]", toy.PARAPHRASES.replace("say sky", "blue"))
@@ -177,8 +199,15 @@ def test_a_run_that_grows_is_asked_again_after_its_new_last_task(base, tmp_path)
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["variants=[input_olny]"], "variants must be one of input_only, paraphrased; got 'input_olny'.*input_only"),
+        (
+            ["variants=[input_olny]"],
+            "variants must be one of input_only, paraphrased, paraphrased_2, .*; got 'input_olny'.*input_only",
+        ),
         (["variants=[paraphrased]"], r"variants=\[paraphrased\]: benchmark.paraphrases.sky is not set"),
+        (
+            ["variants=[paraphrased_2]", toy.PARAPHRASES],
+            r"variants=\[paraphrased_2\]: benchmark.paraphrases.sky holds 1 of",
+        ),
         (["variants=[paraphrased]", "+benchmark.paraphrases={sky:a,sea:b}"], r"benchmark.paraphrases.ice is not set"),
     ],
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from see_lightning.reporting.comparison.groups import Comparison, MeanStd, concerns, ratio_text, setting
-from see_lightning.reporting.runs import METRICS, Run
+from see_lightning.reporting.runs import ROUTED, TO_BASE, Run
 from see_lightning.reporting.words import number
 
 
@@ -34,11 +34,12 @@ def columns(comparison: Comparison) -> list[Column]:
     groups = comparison.groups
     first = [group.first for group in groups]
     found = [Column((name,), texts, texts) for name, texts in _origins(first)]
-    for name in METRICS:
-        spreads = [group.metrics[name] for group in groups]
-        show = _as_percent if name == "routing accuracy" else number
+    for name in comparison.measured:
+        spreads = [group.metrics.get(name) for group in groups]
+        is_share = name.startswith((ROUTED, TO_BASE))
+        show = _as_percent if is_share else number
         cells = tuple(reading(one, len(group.runs), show) for one, group in zip(spreads, groups, strict=True))
-        head = f"{name}, %" if name == "routing accuracy" else name
+        head = f"{name}, %" if is_share else name
         found.append(Column((head,), cells, tuple(one.mean if one else None for one in spreads), is_number=True))
     counts = [len(group.runs) for group in groups]
     found.append(Column(("seeds",), tuple(map(str, counts)), tuple(counts), is_number=True))

@@ -64,8 +64,9 @@ class Group:
 
     @cached_property
     def metrics(self) -> dict[str, MeanStd | None]:
-        """Each of `METRICS` over the seeds."""
-        return {name: spread(run.metrics.get(name) for run in self.runs) for name in METRICS}
+        """Each of `METRICS`, and the other metrics that a run has, over the seeds."""
+        names = dict.fromkeys((*METRICS, *(name for run in self.runs for name in run.metrics)))
+        return {name: spread(run.metrics.get(name) for run in self.runs) for name in names}
 
     def matrix(self) -> list[list[MeanStd | None]]:
         """The results matrix over the seeds."""
@@ -88,6 +89,12 @@ class Comparison:
     settings: tuple[str, ...]
     further: tuple[str, ...]
     notices: tuple[str, ...]
+
+    @cached_property
+    def measured(self) -> tuple[str, ...]:
+        """`METRICS`, and the other metrics that some group has a value of, by name."""
+        found = {name for group in self.groups for name, value in group.metrics.items() if value}
+        return (*METRICS, *sorted(found.difference(METRICS)))
 
 
 def compare(runs: Iterable[Run], unfinished: Sequence[Path] = ()) -> Comparison:

@@ -27,6 +27,7 @@ OOD = {
     "base_identical": "of those that were checked, answers identical to those of the base model without experts",
     "fpr95": "out-of-distribution queries above the log-odds that 95 % of in-task queries reach (FPR at 95 % TPR)",
 }
+OOD_INPUT_ONLY = "out-of-distribution queries without their definitions answered by the base model"
 
 
 def matrix_csv(results: Results) -> str:
@@ -101,6 +102,11 @@ def shares_of(results: Results) -> dict[str, str]:
         shares |= {meaning: percent(found[key]) for key, meaning in meanings.items() if key in found}
     ood = results.get("ood") or {}
     shares |= {f"{task}: answered by the base model": percent(share) for task, share in ood.get("per_task", {}).items()}
+    alone = ood.get("input_only") or {}
+    if "base_share" in alone:
+        shares[OOD_INPUT_ONLY] = percent(alone["base_share"])
+        for task, share in alone["per_task"].items():
+            shares[f"{task} without its definition: answered by the base model"] = percent(share)
     shares |= {
         f"after {stage}: answered by the base model": percent(share) for stage, share in ood.get("after", {}).items()
     }
