@@ -1,7 +1,6 @@
 """Foreign queries in whole runs: counted again from the files, and no number of the run moves for them."""
 
 import json
-import shutil
 
 import pytest
 
@@ -249,24 +248,29 @@ def test_foreign_queries_without_their_definitions_are_answered_beside_them_and_
     assert "far without its definition: answered by the base model" in page
 
 
-def test_a_foreign_task_without_a_definition_is_left_out_with_a_notice(base, tmp_path, foreign, capsys):
-    bare = tmp_path / "foreign"
-    shutil.copytree(foreign, bare)
-    for half in ("train", "test"):
-        path = bare / "far" / f"{half}.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "Definition": [""]}))
-    settings = ("method=stl", "optim.epochs=1", "ood.sources.folder.reader.prompt=plain")
-    run = toy.run(toy.compose(toy.data_in(base), tmp_path / "runs", *settings, *asked(bare), *ALONE))
+def test_a_foreign_task_without_a_definition_is_left_out_with_a_notice(base, tmp_path, capsys):
+    for name, prompt in (("near", "Icy.\nice{}?"), ("far", "fog{}?")):
+        for half, numbers in (("train", range(3)), ("test", range(3, 6))):
+            rows = [{"prompt": prompt.format(number), "answer": "q"} for number in numbers]
+            (tmp_path / f"{name}.{half}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = (
+        *("method=stl", "optim.epochs=1", *ALONE, "ood=folder", f"ood.dir={tmp_path}", "ood.max_new_tokens=4"),
+        "ood.sources.folder.reader._target_=see_lightning.data.jsonl.JsonlReader",
+        "~ood.sources.folder.reader.published_at",
+    )
+    run = toy.run(toy.compose(toy.data_in(base), tmp_path / "runs", *settings))
     results = toy.read_results(run.directory)
-    assert results["ood"]["input_only"] == {
-        "scores": {"near": results["ood"]["input_only"]["scores"]["near"]},
-        "without_definition": ["far"],
-    }
+    assert set(results["ood"]["scores"]) == {"far", "near"}
+    assert set(results["ood"]["input_only"]["scores"]) == {"near"}
+    assert results["ood"]["input_only"]["without_definition"] == ["far"]
+    (answers,) = toy.read_answers(run.directory, "ood_input_only").values()
+    asked = {prompt_sha(Example("", f"ice{number}?", "", "")) for number in range(3, 6)}
+    assert {answer["prompt_sha"] for answer in answers} == asked, "a line break ends the definition"
     notice = "far: its prompts have no definition in common, so ood.variants=[input_only] leaves it out"
     assert notice in results["notices"]
     assert notice in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"none of the ood tasks has a definition.*far\. Leave ood.variants out"):
-        toy.run(toy.compose(toy.data_in(base), tmp_path, *settings, *asked(bare), *ALONE, "ood.tasks=[far]"))
+        toy.run(toy.compose(toy.data_in(base), tmp_path / "runs", *settings, "ood.tasks=[far]"))
 
 
 def test_a_variant_that_foreign_queries_do_not_have_is_refused(base, tmp_path, foreign):
