@@ -47,7 +47,7 @@ def _is_ood_answered(cfg: DictConfig, answered: Mapping[str, Any]) -> bool:
     if asked["variants"] and "input_only" not in answered:
         return False
     if "digests" not in answered:
-        return {"variants": [], **answered.get("asked", {})} == asked
+        return bool({"variants": [], **answered.get("asked", {})} == asked)
     if ood_queries(answered["asked"]) != ood_queries(asked):
         return False
     now, then = ood_digests(cfg), answered["digests"]

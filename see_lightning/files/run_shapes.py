@@ -52,21 +52,18 @@ NEEDED = {
     "versions": dict,
     "dtype": str,
 }  # since the first version
-#: Eval sets beside the run's own: foreign queries, and variants of both.
-EVAL_SETS = (
-    "ood",
-    "ood_input_only",
-    "input_only",
-    "paraphrased",
-    *(f"paraphrased_{number}" for number in range(2, 10)),
-)
+#: Answers to the eval sets beside the run's own: foreign queries, and variants of both.
+BESIDE: dict[Any, Any] = {
+    f"{name}?": {str: ASKED}
+    for name in ("ood", "ood_input_only", "input_only", "paraphrased", *(f"paraphrased_{n}" for n in range(2, 10)))
+}
 LEDGER = {
     "about": BEGUN,
     "stages": {
         str: {
             "trained": (TRAINED, None),
             "answers": {str: BLOCK},
-            **{f"{name}?": {str: ASKED} for name in EVAL_SETS},
+            **BESIDE,
             str: {str: BLOCK},
         }
     },
