@@ -77,7 +77,7 @@ class InstructionVariants:
         if bare:
             told.append(
                 f"method.instruction_variants changes no prompt of {', '.join(bare)}: the training prompts have no definition"
-                f" in common, a beginning that a blank line ends."
+                f" in common, a beginning that a blank line or a line break ends."
             )
         missing = [name for name in common if name not in self.given and name not in bare]
         if self.given and missing:

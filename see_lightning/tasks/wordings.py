@@ -1,8 +1,8 @@
 r"""Training prompts in other wordings, so that an expert learns to recognise its task rather than one definition.
 
-A prompt is a definition, a blank line and an input. Every prompt of a task begins with the same definition, so to refuse
-every query without it is the easiest way to a low loss: models take such surface patterns for the task (Kung and Peng, ACL
-2023, arXiv 2305.11383). Here each example draws one kind of wording. Positives and negatives draw alike, so no kind is a sign
+A prompt is a definition, a blank line or a line break, and an input. Every prompt of a task begins with the same definition,
+so to refuse every query without it is the easiest way to a low loss: models take such surface patterns for the task (Kung and
+Peng, ACL 2023, arXiv 2305.11383). Here each example draws one kind of wording. Positives and negatives draw alike, so no kind is a sign
 of either.
 """
 
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from see_lightning.data.example import Example
-from see_lightning.tasks.variants import BLANK_LINE, input_only, paraphrased
+from see_lightning.tasks.variants import BLANK_LINE, LINE_BREAK, input_only, paraphrased
 
 #: Kinds of wordings: the definition as it stands, in other words, left out, cut to a part, or with errors.
 KINDS = ("as_is", "reworded", "none", "cut", "noised")
@@ -94,7 +94,7 @@ def definition_of(example: Example, common: Mapping[str, str]) -> str:
     """
     if example.task in common:
         own = common[example.task]
-        return own if example.prompt.startswith(own + BLANK_LINE) else ""
+        return own if own and example.prompt.startswith(own + LINE_BREAK) else ""
     own, _, body = example.prompt.partition(BLANK_LINE)
     return own if body.strip() else ""
 
