@@ -2,8 +2,8 @@ r"""Training prompts in other wordings, so that an expert learns to recognise it
 
 A prompt is a definition, a blank line or a line break, and an input. Every prompt of a task begins with the same definition,
 so to refuse every query without it is the easiest way to a low loss: models take such surface patterns for the task (Kung and
-Peng, ACL 2023, arXiv 2305.11383). Here each example draws one kind of wording. Positives and negatives draw alike, so no kind is a sign
-of either.
+Peng, ACL 2023, arXiv 2305.11383). Here each example draws one kind of wording. Positives and negatives draw alike, so no kind
+is a sign of either.
 """
 
 import random
