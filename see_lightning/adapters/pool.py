@@ -90,15 +90,16 @@ class ExpertPool(AdaptedModel):
         self.names.append(name)
         self.train_only(name)
 
-    def register(self, name: str, composite: CompositeAdapter) -> None:
+    def register(self, name: str, composite: CompositeAdapter, *, is_expert: bool = True) -> None:
         """Register a composite adapter under a name, or replace the one of that name.
 
         Args:
             name: used like an expert's.
             composite: of adapters of this pool, or a prefix.
+            is_expert: whether it is listed in ``names``; a mixture of the experts there is not.
         """
         self._prefix_of(composite)
-        if name not in self.names:
+        if is_expert and name not in self.names:
             self.names.append(name)
         self.composites[name] = composite
         self.cache.forget(("digest", name))
@@ -224,12 +225,12 @@ class ExpertPool(AdaptedModel):
             return self._with(None, prefix)
         if len(places) == 1 and len(next(iter(places.values()))) == len(rows):
             (one,) = places
-            return self._with(lambda layer, x, y: y + self._update(layer, one, x))
+            return self._with(lambda layer, x, y: y + self.update_of(layer, one, x))
         index = {name: torch.tensor(place, device=self.device()) for name, place in places.items()}
 
         def mixed(layer: str, x: Tensor, y: Tensor) -> Tensor:
             for name, rows_b in index.items():
-                y = y.index_add(0, rows_b, self._update(layer, name, x[rows_b]))
+                y = y.index_add(0, rows_b, self.update_of(layer, name, x[rows_b]))
             return y
 
         return self._with(mixed, prefix)
@@ -276,7 +277,8 @@ class ExpertPool(AdaptedModel):
             y, x, *self.pair(layer, name), scale=self.scale(layer, name), drop=self.dropout()
         )
 
-    def _update(self, layer: str, name: str, x: Tensor) -> Tensor:
+    def update_of(self, layer: str, name: str, x: Tensor) -> Tensor:
+        """The update of a layer's output by a frozen expert, (..., O), for the layer's input, (..., I)."""
         if name in self.composites:
             return self.composites[name].add(layer, x)
         down_RI, up_OR = self._pair(layer, name, x.dtype)
@@ -293,7 +295,7 @@ class ExpertPool(AdaptedModel):
 
     def _known(self, names: Sequence[str] | dict[str, list[int]]) -> None:
         for name in names:
-            if name not in self.names and not self.has_adapter(name):
+            if name not in self.names and name not in self.composites and not self.has_adapter(name):
                 raise KeyError(f"no expert named {name!r}; experts are {', '.join(self.names) or '(none)'}")
 
     def digest(self, name: str | None) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.tasks.batches import Queries
@@ -104,7 +105,7 @@ class BatchCache:
         forced_prefix: Sequence[int] = (),
     ) -> None:
         self.response_cache, self.queries, self.forced_prefix = response_cache, queries, forced_prefix
-        self._digest = {name: pool.digest(name) for name in (None, *pool.names)} if response_cache else {}
+        self._digest = cache(pool.digest)
 
     def get(self, adapter: str | None, row: int) -> CachedResponse:
         """The response of an adapter to the query of a row; all fields None if it is not cached."""
@@ -120,5 +121,5 @@ class BatchCache:
     def _key(self, adapter: str | None, row: int) -> str:
         assert self.response_cache is not None
         return self.response_cache.key(
-            self._digest[adapter], self.queries.prompts[row], self.queries.limits[row], self.forced_prefix
+            self._digest(adapter), self.queries.prompts[row], self.queries.limits[row], self.forced_prefix
         )

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from see_lightning.adapters.embeddings import check_layer
-from see_lightning.config.checks import within
 from see_lightning.errors import ConfigError
-from see_lightning.routing.router import Routed, Router
+from see_lightning.routing.router import Routed
+from see_lightning.routing.scoring import ScoringRouter
 from see_lightning.routing.verdicts import threshold_at_recall
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.variants import AS_IS, WORDINGS
@@ -20,7 +20,7 @@ from see_lightning.tasks.variants import AS_IS, WORDINGS
 HELD_OUT = "held_out"  # tensor of a task's state: features of held-out rows, on which its threshold is set
 
 
-class FeatureRouter(Router):
+class FeatureRouter(ScoringRouter):
     """The expert of the task with the largest score; the base model where that score lies below the task's threshold.
 
     Args:
@@ -38,14 +38,12 @@ class FeatureRouter(Router):
     def __init__(
         self, method: Routed, *, layer: int = 0, wordings: Sequence[str] = (AS_IS,), target_recall: float = 0.0
     ) -> None:
-        super().__init__(method)
+        super().__init__(method, target_recall=target_recall)
         if layer:
             check_layer(method.pool, layer)
         if isinstance(wordings, str) or not wordings or not set(wordings) <= set(WORDINGS):
             raise ConfigError(f"router.wordings is a list of words from {', '.join(WORDINGS)}; got {wordings!r}.")
-        within("router.target_recall", target_recall, 0, 1)
-        self.layer, self.wordings, self.target_recall = layer, tuple(wordings), target_recall
-        self.holds_out = target_recall > 0
+        self.layer, self.wordings = layer, tuple(wordings)
         self._thresholds_T: Tensor | None = None
 
     @abstractmethod
@@ -72,6 +70,10 @@ class FeatureRouter(Router):
         super().load_state(task, tensors)
         self._thresholds_T = None
 
+    def candidates(self) -> list[str]:
+        """The learned tasks."""
+        return list(self.kept)
+
     def scores(self, queries: Queries) -> Tensor:
         """The score of each query for each learned task, (Q, T); tasks in the order of learning."""
         return self._by_row(self.embed_queries(queries, self.layer))
@@ -90,14 +92,6 @@ class FeatureRouter(Router):
         if not self.holds_out:
             return -torch.inf
         return threshold_at_recall(self._by_row(kept[HELD_OUT])[:, place].tolist(), self.target_recall)
-
-    def route(self, queries: Queries) -> list[str | None]:
-        """The task with the largest score, unless it lies below the task's threshold."""
-        if not self.kept:
-            return [None] * len(queries)
-        names, least = list(self.kept), self.thresholds().tolist()
-        best = [(max(row), row.index(max(row))) for row in self.scores(queries).tolist()]
-        return [names[place] if score >= least[place] else None for score, place in best]
 
     def _by_row(self, states_PH: Tensor) -> Tensor:
         """Scores, (P, T), each row by itself: products of several rows may differ in their last digits with their number."""

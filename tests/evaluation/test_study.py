@@ -351,6 +351,13 @@ def test_memories_that_are_not_whole_are_refused(change, message):
         world.recorded(records)
 
 
+def test_answers_of_a_mixture_of_experts_are_no_decisions():
+    (world,) = worlds(1)
+    records = world.records()
+    mixed = records[0] | {"expert": "(arrow)", "verdict": None, "log_odds": None}
+    assert world.recorded([mixed, *records]) == world.recorded(records)
+
+
 @pytest.mark.parametrize(
     ("order", "threshold", "message"),
     [

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from see_lightning.adapters.mixture import FixedMixture, gates
 from see_lightning.methods.subnetworks.masks import top_share
-from see_lightning.methods.subnetworks.mixture import SubExpert, gates
-from see_lightning.routing.gradient import Superposition
+from see_lightning.methods.subnetworks.mixture import SubExpert
 from tests.adapters import small
 from tests.methods.subnetwork import RANK, learning
 
@@ -138,4 +138,6 @@ def test_superposed_parts_add_up_by_their_weights():
     x = torch.randn(1, 3, pool.layers[layer].in_features, generator=torch.Generator().manual_seed(9))
     alpha = torch.tensor([0.25, 0.75])
     expected = 0.25 * parts[0].add(layer, x) + 0.75 * parts[1].add(layer, x)
-    torch.testing.assert_close(Superposition(parts, alpha).add(layer, x), expected)
+    for name, part in zip("ab", parts, strict=True):
+        pool.register(name, part)
+    torch.testing.assert_close(FixedMixture(pool, "ab", alpha).add(layer, x), expected)

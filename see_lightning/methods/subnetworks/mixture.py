@@ -20,21 +20,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, one_hot
 
 from see_lightning.adapters.lora import dropped, update
+from see_lightning.adapters.mixture import gates
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.adapters.weight_cache import WeightCache
 from see_lightning.methods.subnetworks.masks import pack, straight_through, top_share, unpack
-
-
-def gates(logits_N: Tensor, k: int) -> Tensor:
-    """Softmax over the k largest of a router's logits, 0 elsewhere; (..., N) to (..., N).
-
-    >>> gates(torch.tensor([0.0, 1.0, 0.0]), 1).tolist()
-    [0.0, 1.0, 0.0]
-    """
-    if k < logits_N.shape[-1]:
-        top = logits_N.topk(k, dim=-1)
-        logits_N = torch.full_like(logits_N, -torch.inf).scatter(-1, top.indices, top.values)
-    return logits_N.softmax(dim=-1)
 
 
 @dataclass(frozen=True, slots=True)
