@@ -18,7 +18,7 @@ from see_lightning.errors import ConfigError
 from see_lightning.files.text import read_text
 from see_lightning.methods.lookup import method_class
 from see_lightning.methods.method import Method
-from see_lightning.routing.router import Router
+from see_lightning.routing.router import NEEDS_PROMPT, Router
 from see_lightning.tasks.task import Task
 from see_lightning.tasks.variants import definition, in_wordings
 
@@ -56,7 +56,7 @@ def settle_router(cfg: DictConfig, config: RunConfig) -> None:
         config: its typed form; changed in place.
 
     Raises:
-        ConfigError: the router does not fit the method, or an argument is unknown.
+        ConfigError: the router does not fit the method or its experts, or an argument is unknown.
     """
     if cfg.router is None:
         return
@@ -68,6 +68,8 @@ def settle_router(cfg: DictConfig, config: RunConfig) -> None:
             f"method={method_name(cfg)} cannot be routed by router={router_name(cfg)}; it takes"
             f" router={'|'.join(allowed_routers(method))}."
         )
+    if router.needs_prompt and config.adapter.activated:
+        raise ConfigError(NEEDS_PROMPT.format(router_name(cfg)))
     defaults = {name: one.default for name, one in inspect.signature(router).parameters.items()}
     if router is method.router_for(cfg.method):  # its settings are the method's
         defaults |= {name: value for name, value in cfg.method.items() if name in defaults}
@@ -96,11 +98,13 @@ def check_prompts_suffice(cfg: DictConfig, tasks: Sequence[Task]) -> None:
     """Refuse tasks with too few training prompts for the run's router, before anything is trained.
 
     Raises:
-        ConfigError: a task has too few different prompts.
+        ConfigError: a task has too few different prompts, or a setting of the router does not fit the tasks.
     """
     if cfg.router is None:
         return  # a method checks its own router
     routers = list(_routers(cfg.router))
+    for router, node in routers:
+        router.check_tasks(node, [task.name for task in tasks])
     fewest = max(router.fewest for router, _ in routers)
     holds_out = any(router.holds_out or node.get("target_recall") for router, node in routers)
     for task in tasks:

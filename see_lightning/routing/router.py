@@ -8,7 +8,7 @@ Letters: P prompts, H hidden states, V vocabulary.
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,12 @@ from see_lightning.inference.forward import extend
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.variants import AS_IS
+
+#: Why a router that needs the experts on the prompt is refused; its name is put in.
+NEEDS_PROMPT = (
+    "router={} compares what experts make of the prompt, and activated experts do not act on the prompt; choose adapter=lora,"
+    " or another router."
+)
 
 
 class Routed(Protocol):
@@ -57,6 +63,8 @@ class Router:
     needs: ClassVar[frozenset[str]] = frozenset({"has_experts"})
     #: Whether queries must come with the name of their task.
     needs_task: ClassVar[bool] = False
+    #: Whether experts must act on the whole prompt, which activated ones do not.
+    needs_prompt: ClassVar[bool] = False
     #: Different training prompts of each task that it needs at least.
     fewest: ClassVar[int] = 1
     #: Wordings of a task's rows that ``learn`` and ``hold_out`` get, of ``WORDINGS``.
@@ -70,6 +78,15 @@ class Router:
         self.kept: dict[str, dict[str, Tensor]] = {}
         #: Embeddings of prompts by layer and ids; routers of one method may share them.
         self.embedded: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+
+    @classmethod
+    def check_tasks(cls, settings: Mapping[str, Any], tasks: Sequence[str]) -> None:
+        """Refuse settings that do not fit the tasks of a run, before anything is trained; by default all fit.
+
+        Args:
+            settings: of the router.
+            tasks: names of the run's tasks.
+        """
 
     def learn(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
         """Take up a task whose expert has just been trained.

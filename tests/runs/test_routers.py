@@ -7,6 +7,7 @@ from see_lightning.config.identity import numbers_config, run_key
 from see_lightning.config.validation import validate
 from see_lightning.engine.router import settle_router
 from see_lightning.errors import ConfigError, Refusal
+from see_lightning.tasks.datamodule import query_batch
 from tests.nightly import all_but
 from tests.runs import toy
 
@@ -74,6 +75,35 @@ def test_experts_with_verdicts_are_routed_too_and_answer_behind_their_indicator(
     assert all(one["verdicts"] == [] for one in answers)
     with pytest.raises(Refusal, match="without verdicts"):
         study.run_study(routed.directory, None, ["newest"])
+
+
+@pytest.mark.parametrize("case", all_but(["stl arrow"], ["stl arrow", "see spectr"]))
+def test_a_mixture_answers_and_results_name_the_expert_with_the_largest_weight(base, tmp_path, case):
+    method, router = case.split()
+    seen = toy.run(toy.compose(toy.data_in(base), tmp_path, f"method={method}", f"router={router}"))
+    *_, answers = toy.read_answers(seen.directory).values()
+    *_, responses = toy.read_answers(seen.directory, "remembered").values()
+    assert {one["expert"] for one in answers} <= set(toy.TASKS)
+    mixed = {one["id"]: one["text"] for one in responses if one["expert"] == f"({router})"}
+    assert mixed == {one["id"]: one["text"] for one in answers}
+    *_, trained = seen.methods
+    prompts = toy.prompts(base)
+    for one in answers[:3]:
+        queries = query_batch([prompts[one["id"]]], trained.template, max_new_tokens=4)
+        (alone,) = trained.generate_as(f"({router})", queries)
+        assert alone.text == one["text"]
+
+
+def test_a_router_that_needs_experts_on_the_prompt_is_refused_for_activated_ones(base):
+    settled(base, "method=stl", "router=perplexity")
+    with pytest.raises(ConfigError, match="router=perplexity .* activated experts do not act on the prompt"):
+        settled(base, "method=stl", "router=perplexity", *toy.ACTIVATED)
+
+
+def test_descriptions_of_other_tasks_are_refused_before_training(base, tmp_path):
+    other = ("method=stl", "router=description", "router.descriptions={sand: Grains.}")
+    with pytest.raises(ConfigError, match="a text for 'sand', which is no task of this run. .*sky, sea, ice"):
+        toy.run(toy.compose(toy.data_in(base), tmp_path, *other))
 
 
 def test_a_task_with_too_few_prompts_for_the_router_is_refused_before_training(base, tmp_path):
