@@ -3,7 +3,7 @@
 Letters: P prompts, T tasks, S tokens, H hidden states.
 """
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +16,8 @@ from see_lightning.adapters.pool import ExpertPool
 from see_lightning.errors import ConfigError
 from see_lightning.models.architecture import decoder_layers
 from see_lightning.models.sharding import is_sharded
+
+Embedded = tuple[int, tuple[int, ...]]  # a layer's number and a prompt's token ids
 
 
 def embed_prompts(
@@ -35,8 +37,7 @@ def embed_prompts(
     Raises:
         ConfigError: the model has no such layer.
     """
-    if layer:
-        check_layer(pool, layer)
+    if checked_layer(pool, layer):
         return torch.stack([_states_behind(pool, prompt, layer).mean(0) for prompt in prompts])
     header = len(pool.header_ids) if adapter is not None else 0
     inner = _base_of(pool)
@@ -55,18 +56,42 @@ def embed_prompts(
     return torch.stack(means)
 
 
-def check_layer(pool: ExpertPool, layer: int) -> None:
-    """Refuse a number of a decoder layer that the base model does not have.
+def embed_once(
+    pool: ExpertPool, prompts: Sequence[Sequence[int]], layer: int, embedded: MutableMapping[Embedded, Tensor]
+) -> Tensor:
+    """The base model's embeddings of prompts, (P, H), from ``embedded``, or computed and added to it.
+
+    Args:
+        pool: has the base model.
+        prompts: token ids.
+        layer: as in ``embed_prompts``.
+        embedded: embeddings by layer and token ids.
+    """
+    keys = [(layer, tuple(prompt)) for prompt in prompts]
+    for key in keys:
+        if key not in embedded:
+            (embedded[key],) = embed_prompts(pool, [key[1]], layer=layer)
+    return torch.stack([embedded[key] for key in keys])
+
+
+def checked_layer(pool: ExpertPool, layer: int | None) -> int:
+    """The number of a decoder layer of the base model, from 1; 0 for the last hidden states.
+
+    Args:
+        pool: has the base model.
+        layer: this number; None for the layer behind a quarter of all layers.
 
     Raises:
-        ConfigError: it is below 0, or above the number of layers.
+        ConfigError: the model has no such layer.
     """
-    number = len(decoder_layers(_base_of(pool)))
+    number = len(decoder_layers(_base_of(pool))) if layer != 0 else 0
+    layer = max(1, number // 4) if layer is None else layer
     if not 0 <= layer <= number:
+        layers = f"between 1 and the {number} of this model" if number else "of which this model's class names none"
         raise ConfigError(
-            f"router.layer is the number of a layer, between 1 and the {number} of this model, or 0 for the last hidden"
-            f" states; got {layer}."
+            f"router.layer is the number of a layer, {layers}, or 0 for the last hidden states; got {layer}."
         )
+    return layer
 
 
 class _LayerReached(Exception):

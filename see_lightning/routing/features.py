@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from see_lightning.adapters.embeddings import check_layer
+from see_lightning.adapters.embeddings import checked_layer
 from see_lightning.errors import ConfigError
 from see_lightning.routing.router import Routed
 from see_lightning.routing.scoring import ScoringRouter
@@ -26,7 +26,7 @@ class FeatureRouter(ScoringRouter):
     Args:
         method: whose queries are routed.
         layer: features are means of the hidden states behind this decoder layer, from 1, and only the layers up to it are
-            computed; 0 for the last hidden states.
+            computed; 0 for the last hidden states, None for the layer behind a quarter of all layers.
         wordings: of a task's training rows that are learned: ``as_is``, ``input_only`` (without the definition), or both.
         target_recall: least share of a task's held-out rows that its threshold accepts; 0 for no threshold, so the base
             model is never chosen.
@@ -36,14 +36,12 @@ class FeatureRouter(ScoringRouter):
     """
 
     def __init__(
-        self, method: Routed, *, layer: int = 0, wordings: Sequence[str] = (AS_IS,), target_recall: float = 0.0
+        self, method: Routed, *, layer: int | None = 0, wordings: Sequence[str] = (AS_IS,), target_recall: float = 0.0
     ) -> None:
         super().__init__(method, target_recall=target_recall)
-        if layer:
-            check_layer(method.pool, layer)
         if isinstance(wordings, str) or not wordings or not set(wordings) <= set(WORDINGS):
             raise ConfigError(f"router.wordings is a list of words from {', '.join(WORDINGS)}; got {wordings!r}.")
-        self.layer, self.wordings = layer, tuple(wordings)
+        self.layer, self.wordings = checked_layer(method.pool, layer), tuple(wordings)
         self._thresholds_T: Tensor | None = None
 
     @abstractmethod

@@ -6,14 +6,13 @@ Letters: P prompts, H hidden states, V vocabulary.
 """
 
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar, Protocol
 
-import torch
 from torch import Tensor
 
-from see_lightning.adapters.embeddings import embed_prompts
+from see_lightning.adapters.embeddings import Embedded, embed_once
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.adapters.protocols import AdapterDelta
 from see_lightning.inference.forward import extend
@@ -76,8 +75,10 @@ class Router:
         self.method = method
         #: By task, the tensors that are kept of it; saved beside the task's expert.
         self.kept: dict[str, dict[str, Tensor]] = {}
-        #: Embeddings of prompts by layer and ids; routers of one method may share them.
-        self.embedded: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+        #: Embeddings of queries by layer and ids; routers of one method may share them.
+        self.embedded: MutableMapping[Embedded, Tensor] = {}
+        #: Whether ``embedded`` takes training prompts too, which then are embedded once for all routers that share it.
+        self.keeps_embeddings = False
 
     @classmethod
     def check_tasks(cls, settings: Mapping[str, Any], tasks: Sequence[str]) -> None:
@@ -136,11 +137,8 @@ class Router:
             prompts: as ids; of those in ``embedded`` nothing is computed.
             layer: number of the layer behind which they are taken; 0 for the last hidden states.
         """
-        keys, new = [(layer, tuple(prompt)) for prompt in prompts], dict[tuple[int, tuple[int, ...]], Tensor]()
-        for key in dict.fromkeys(keys):
-            if key not in self.embedded:
-                (new[key],) = embed_prompts(self.method.pool, [key[1]], layer=layer)
-        return torch.stack([new[key] if key in new else self.embedded[key] for key in keys])
+        embedded = self.embedded if self.keeps_embeddings else ChainMap({}, self.embedded)
+        return embed_once(self.method.pool, prompts, layer, embedded)
 
     def embed_queries(self, queries: Queries, layer: int = 0) -> Tensor:
         """Embeddings of queries, (P, H). Each is computed once in a process, and counted as a prefill every time.
@@ -151,10 +149,8 @@ class Router:
             queries: the batch.
             layer: number of the layer behind which hidden states are taken; 0 for the last hidden states.
         """
-        states_PH = self.embed(queries.prompts, layer)
-        self.embedded |= {(layer, tuple(ids)): state_H for ids, state_H in zip(queries.prompts, states_PH, strict=True)}
         self.method.counts["prefills"] += len(queries)
-        return states_PH
+        return embed_once(self.method.pool, queries.prompts, layer, self.embedded)
 
 
 def answer_logits(method: Routed, adapter: str | AdapterDelta, prompt: list[int]) -> Tensor:

@@ -68,7 +68,7 @@ def in_wordings(examples: Sequence[Example], definition: str, wordings: Sequence
     r"""The examples in several wordings, those of one example adjacent.
 
     Args:
-        examples: their prompts all begin with the definition and a blank line, if there is a definition.
+        examples: their prompts all begin with the definition and one separator, if there is a definition.
         definition: common to all prompts, from ``definition``; without one the examples stay as they are.
         wordings: of ``WORDINGS``; ``input_only`` leaves out an example that has no input behind its definition.
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from see_lightning.adapters import embeddings
 from see_lightning.adapters.embeddings import embed_prompts
 from see_lightning.config.schema import OptimConfig
 from see_lightning.data.example import Example
@@ -101,6 +102,18 @@ def test_an_embedding_is_computed_once_for_each_layer(method):
     assert torch.equal(router.embed_queries(batch, 1), first)
     hook.remove()
     assert method.counts["prefills"] == 9
+
+
+def test_routers_that_share_embeddings_embed_training_prompts_once(method, monkeypatch):
+    one, other = Centroid(method), Centroid(method)
+    one.learn("sky", PROMPTS)
+    assert not one.embedded
+    one.keeps_embeddings, other.embedded = True, one.embedded
+    one.learn("sky", PROMPTS)
+    assert len(one.embedded) == 2
+    monkeypatch.setattr(embeddings, "embed_prompts", lambda *_, **more: pytest.fail("computed again"))
+    other.learn("sky", PROMPTS)
+    assert torch.equal(other.kept["sky"]["key"], one.kept["sky"]["key"])
 
 
 @pytest.mark.parametrize(
