@@ -14,6 +14,7 @@ from see_lightning.config.explain import explain
 from see_lightning.config.instantiate import instantiate
 from see_lightning.config.overrides import translate
 from see_lightning.config.search_path import CONF, register, register_own_conf
+from see_lightning.config.sources import combine_sources
 from see_lightning.config.validation import validate
 from see_lightning.data.audit import PartAudit, audit, warnings
 from see_lightning.data.reader import Reader
@@ -65,6 +66,7 @@ def _composed(benchmark: str, settings: Sequence[str]) -> DictConfig:
     own = ["order.name=check", "train_size=null", "test_size=null", f"benchmark={benchmark}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("run", overrides=[*own, *translate(settings, several=False)])
+    combine_sources(config)
     missing = sorted(OmegaConf.missing_keys(config.benchmark))
     if missing:
         raise DataError(f"{missing[0]} is not set; give {missing[0]}=...")

@@ -16,6 +16,7 @@ from see_lightning.config.effects import check_effects
 from see_lightning.config.explain import REFUSED, explain
 from see_lightning.config.overrides import translate
 from see_lightning.config.search_path import CONF, PROGRAM, register, register_own_conf
+from see_lightning.config.sources import combine_sources
 from see_lightning.config.validation import validate
 from see_lightning.errors import ConfigError
 from see_lightning.frame import frame
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def job(cfg: DictConfig) -> None:
     """Check one configuration, then import torch and run it."""
+    combine_sources(cfg)
     validate(cfg)
     several = HydraConfig.get().mode == RunMode.MULTIRUN or "WANDB_SWEEP_ID" in os.environ
     own, notes = check_effects(cfg, HydraConfig.get().overrides.task, several=several)

@@ -86,7 +86,12 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     longest, protocol = (benchmark.pop(name, None) for name in ("max_new_tokens", "protocol_max_new_tokens"))
     if longest not in (None, "training"):
         benchmark["max_new_tokens"] = protocol if longest == "protocol" else longest
-    for part in (benchmark, benchmark["reader"], *filter(None, benchmark["tasks"].values())):
+    for task in filter(None, benchmark["tasks"].values()):
+        protocol = task.pop("protocol_max_new_tokens", None)
+        if protocol is not None and task.get("max_new_tokens", longest) == "protocol":
+            task["max_new_tokens"] = protocol
+    readers = (benchmark["reader"], *benchmark["reader"].get("readers", {}).values())
+    for part in (benchmark, *readers, *filter(None, benchmark["tasks"].values())):
         for name in NUISANCE_BENCHMARK:
             part.pop(name, None)
     return kept

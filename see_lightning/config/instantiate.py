@@ -1,12 +1,13 @@
 """Building of objects from config nodes; the arguments are checked before the class is called."""
 
 import inspect
+from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 import hydra.utils
 from hydra._internal.utils import _locate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from see_lightning.errors import ConfigError, nearest
 
@@ -62,6 +63,12 @@ def bind(node: Any, *arguments: str) -> None:
         raise ConfigError(
             f"{node['_target_']} needs {sorted(needed - given)[0]!r}, which the configuration does not give."
         )
+    for value in node.values():
+        for part in value.values() if isinstance(value, Mapping | DictConfig) and "_target_" not in value else ():
+            if (
+                isinstance(part, Mapping | DictConfig) and "_target_" in part
+            ):  # such as the readers of several benchmarks
+                bind(part)
 
 
 #: Plain types of arguments: the Python types that a value may have, and their name in messages.

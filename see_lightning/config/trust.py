@@ -46,6 +46,8 @@ SHAPE = {
     "ood?": ({"sources": {str: {"_target_": str, "reader": {"_target_": str}}}}, None),
     "paths": {str: str},
 }
+#: Places of settings, as patterns, at which the classes of another place may stand.
+ALIKE = {r"^ood\.sources\.[^.]+$": "benchmark", r"^benchmark\.reader\.readers\.[^.]+$": "benchmark.reader"}
 BROKEN = (
     *(yaml.YAMLError, OmegaConfBaseException, ConfigError, ValueError, TypeError, AttributeError, AssertionError),
     *(LookupError, ArithmeticError, RecursionError, MemoryError),
@@ -248,8 +250,10 @@ def _targets(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
             if re.fullmatch(r"_\w+_", str(name)):
                 yield (place, str(part)) if name == "_target_" else (f"{place}.{name}", str(part))
             else:
-                inner = "*" if place == "ood.sources" else str(name)
-                yield from _targets(part, f"{place}.{inner}".lstrip(".").replace("ood.sources.*", "benchmark"))
+                inner = f"{place}.{name}".lstrip(".")
+                for pattern, alike in ALIKE.items():
+                    inner = re.sub(pattern, alike, inner)
+                yield from _targets(part, inner)
     elif isinstance(value, list):
         for part in value:
             yield from _targets(part, f"{place}.*")

@@ -224,16 +224,22 @@ def _folders(benchmark: Mapping[str, Any], task: str) -> list[str]:
 
 def _place_settings(benchmark: Mapping[str, Any], *tasks: str) -> Iterator[tuple[list[str], Any]]:
     """Settings of a benchmark's reader that are paths of data: their keys below ``benchmark``, and their values."""
-    reader = benchmark["reader"]
+    yield from _reader_places(["reader"], benchmark["reader"], *tasks)
+
+
+def _reader_places(at: list[str], reader: Mapping[str, Any], *tasks: str) -> Iterator[tuple[list[str], Any]]:
+    """The settings of a reader, or of the readers that it combines, that are paths of data."""
+    for source, one in reader.get("readers", {}).items():
+        yield from _reader_places([*at, "readers", source], one, *tasks)
     datasets = reader.get("datasets")
     for task, source in datasets.items() if isinstance(datasets, Mapping) else ():
         path = source.get("path") if isinstance(source, Mapping) else None
         # In a ledger's settings a digest replaces a folder.
         if path and (task in tasks or not tasks) and (not isinstance(path, str) or is_folder(path)):
-            yield ["reader", "datasets", task, "path"], path
+            yield [*at, "datasets", task, "path"], path
     for name, annotation in _annotations(reader["_target_"]).items():
         if isinstance(reader.get(name), str | Mapping) and (annotation is Path or Path in get_args(annotation)):
-            yield ["reader", name], reader[name]
+            yield [*at, name], reader[name]
 
 
 def _annotations(reader: str) -> dict[str, Any]:
@@ -288,10 +294,11 @@ def placed(kept: Mapping[str, Any], digests: Mapping[str, str | None], *, everyt
     """
     found: dict[str, Any] = {"contents": dict(digests)} if everything else {}
     tasks = kept["order"]["tasks"]
-    own = kept["benchmark"]["reader"]["_target_"] in OF_USERS
+    reader = kept["benchmark"]["reader"]
+    own = any(one["_target_"] in OF_USERS for one in (reader, *reader.get("readers", {}).values()))
     for keys, value in _place_settings(kept["benchmark"], *tasks):
         if own or not value.startswith("<data>"):
-            of = [keys[2]] if keys[1] == "datasets" else tasks
+            of = [keys[-2]] if "datasets" in keys else tasks
             found[".".join(["benchmark", *keys])] = {task: digests.get(task_name(task)) for task in of}
     found |= {name: digests.get(name) for name in source_files(kept["method"])}
     if kept["model"]["source"] == "hub" and is_folder(kept["model"]["name"]):

@@ -123,7 +123,7 @@ def merge(tasks: Sequence[Task]) -> Task:
 
 
 #: Settings of a task: how it is scored, and the origin of its rows.
-TASK_SETTINGS = ("score", "max_new_tokens", "package", "licence", "citation")
+TASK_SETTINGS = ("score", "max_new_tokens", "protocol_max_new_tokens", "package", "licence", "citation")
 
 
 class Benchmark:
@@ -135,7 +135,8 @@ class Benchmark:
         licence: of the data.
         citation: for publications that use the data.
         reader: reads the examples.
-        tasks: settings by task: ``score``, optionally ``max_new_tokens``, and for the report ``licence`` and ``citation``.
+        tasks: settings by task: ``score``, optionally ``max_new_tokens`` and ``protocol_max_new_tokens``, and for the report
+            ``licence`` and ``citation``.
         default: settings of the tasks that are not in ``tasks``.
         paraphrases: by task, a paraphrase of its prompts' definition or a list of them, see ``tasks.variants``.
         max_new_tokens: most tokens of an answer to a task that sets none: a number, ``protocol`` (as the benchmark's
@@ -210,13 +211,20 @@ class Benchmark:
             )
         own = settings.get("max_new_tokens")
         place = "benchmark.max_new_tokens" if own is None else f"max_new_tokens of task {name!r}"
-        return (str(settings["score"]), *self._longest(place, self.max_new_tokens if own is None else own))
+        protocol = settings.get("protocol_max_new_tokens", self.protocol_max_new_tokens)
+        return (str(settings["score"]), *self._longest(place, self.max_new_tokens if own is None else own, protocol))
 
-    def _longest(self, place: str, given: object) -> tuple[Rule, int | None]:
-        """The rule of a setting of ``max_new_tokens``, and the number of tokens; None under the rule ``training``."""
+    def _longest(self, place: str, given: object, protocol: object) -> tuple[Rule, int | None]:
+        """The rule of a setting of ``max_new_tokens``, and the number of tokens; None under the rule ``training``.
+
+        Args:
+            place: key of the setting, for messages.
+            given: its value.
+            protocol: most tokens that the task's authors generate; None if there is no protocol.
+        """
         if given == "training":
             return "training", None
-        tokens = self.protocol_max_new_tokens if given == "protocol" else given
+        tokens = protocol if given == "protocol" else given
         if tokens is None:
             raise ConfigError(
                 f"{place}=protocol, but benchmark {self.name} has no published protocol; use training, or a number of tokens,"

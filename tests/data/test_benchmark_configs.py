@@ -1,7 +1,9 @@
 """The YAML of benchmarks and orders agrees with what the readers can read."""
 
+import random
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,7 @@ ORDERS = {
     },
 }
 YOURS = {"jsonl", "hub"}
+COMBINED = {"stream_24"}
 SCORES = {
     "rouge_l",
     "rouge_l_google",
@@ -76,7 +79,7 @@ def composed(order: str, *overrides: str, conf: Path = CONF) -> DictConfig:
 
 
 def test_every_order_on_disk_is_known_here() -> None:
-    assert {path.stem for path in CONF.glob("order/*.yaml")} == {*ORDERS, *NUMBERED, *YOURS}
+    assert {path.stem for path in CONF.glob("order/*.yaml")} == {*ORDERS, *NUMBERED, *YOURS, *COMBINED}
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -100,6 +103,21 @@ def test_an_order_of_numbered_tasks_is_the_published_one(order: str) -> None:
     assert settings(config) == {"rouge_l_sapt" if order.startswith("superni") else "rouge_l_google"}
 
 
+def test_the_stream_is_the_random_order_that_its_file_tells_and_every_task_is_of_one_source() -> None:
+    config = composed("stream_24")
+    tasks = list(config.order.tasks)
+    assert tasks == random.Random(0).sample(sorted(tasks), 24)
+    assert "random.Random(0).sample(sorted(tasks), 24)" in (CONF / "order" / "stream_24.yaml").read_text()
+    owners = [[name for name, one in config.benchmark.sources.items() if task in one.tasks] for task in tasks]
+    assert Counter(name for (name,) in owners) == {
+        "natural_instructions": 3,
+        "superni": 10,
+        "pocket": 4,
+        "trace": 3,
+        "cl_benchmark": 4,
+    }
+
+
 def settings(config: DictConfig) -> set[str]:
     """The scores of an order's tasks, as a run would ask for them."""
     node = OmegaConf.to_container(config.benchmark, resolve=True)
@@ -118,7 +136,8 @@ def test_trace_is_read_from_the_folder_of_its_size(size: int) -> None:
 
 # What the benchmarks' authors generate, as their code has it.
 PROTOCOL = {"superni": 512, "superni_15": 50, "trace_500": 512, "trace_1000": 512, "trace_5000": 512, "cl_benchmark": 50,
-            "long_sequence": 50, "citb": 128, "citb_38": 128, "pocket": None, "jsonl": None, "hub": None}  # fmt: skip
+            "long_sequence": 50, "citb": 128, "citb_38": 128, "pocket": None, "jsonl": None, "hub": None,
+            "combined": None, "stream_24": None}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("benchmark/*.yaml")), ids=lambda path: path.stem)
