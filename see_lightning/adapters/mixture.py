@@ -128,7 +128,8 @@ class TokenMixture(Mixture):
     def gate(self, layer: str, x: Tensor) -> Tensor:
         """The weights of a layer's tokens, (..., T), in fp32."""
         directions_TKI = self.directions[layer]
-        scores_T = linear(x.float(), directions_TKI.flatten(0, 1)).unflatten(-1, directions_TKI.shape[:2]).norm(dim=-1)
+        along_TK = linear(x.float(), directions_TKI.flatten(0, 1)).view(*x.shape[:-1], *directions_TKI.shape[:2])
+        scores_T = along_TK.norm(dim=-1)
         return gates(scores_T / self.temperature, self.top_k)
 
     def rule(self) -> Iterator[Tensor]:

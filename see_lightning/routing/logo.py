@@ -25,7 +25,8 @@ def norm(outputs_TO: Tensor) -> Tensor:
     >>> norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]])).tolist()
     [5.0, 1.0]
     """
-    return outputs_TO.norm(dim=-1)
+    norms_T: Tensor = outputs_TO.norm(dim=-1)
+    return norms_T
 
 
 def inverse_entropy(outputs_TO: Tensor) -> Tensor:
