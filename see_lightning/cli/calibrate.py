@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from see_lightning.cli.command import Parser, command
 from see_lightning.config.checks import TRAIN, check_calibrate_on, within
+from see_lightning.config.effects import uses_thresholds
 from see_lightning.config.identity import method_name, numbers_config
 from see_lightning.config.trust import NOTHING, Trust, add_trust, load_config, refuse_code, trust_in
 from see_lightning.config.validation import validate
@@ -158,9 +159,10 @@ def _check_origin(run_dir: Path, cfg: DictConfig, about: Mapping[str, Any], on: 
         raise ConfigError(
             f"{run_dir} is a run of {method_name(cfg)}, whose models have no thresholds; give one of see."
         )
-    if cfg.router is not None:
+    if not uses_thresholds(cfg):
         raise ConfigError(
-            f"{run_dir} was routed by {cfg.router['_target_']}, which uses no thresholds; give a run without router=."
+            f"{run_dir} was routed by {cfg.router['_target_']}, which uses no thresholds; give a run without router=, or with"
+            f" router=propose."
         )
     place = (cfg.order.name, method_name(cfg), run_dir.parent.name, f"seed={cfg.seed}")
     if run_dir.parts[-4:] != place or "numbers" not in about:

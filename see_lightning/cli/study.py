@@ -169,6 +169,11 @@ def _finished(run_dir: Path) -> dict[str, Any]:
             f"{run_dir} is a run of {results['method']} without verdicts of experts, so no other order or threshold can be"
             f" studied; give a run whose experts accept or reject queries, such as one of method=see."
         )
+    if (router := results.get("router") or "walk") != "walk":
+        raise Refusal(
+            f"{run_dir} was routed by {router}, which asks few experts for a query, and a study needs the verdicts of all;"
+            f" give a run of the same experts without router=."
+        )
     return results
 
 

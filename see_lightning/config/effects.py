@@ -48,9 +48,9 @@ def _on(name: str) -> Callable[[DictConfig], bool]:
     return lambda cfg: cfg.method.get(name) not in (None, 0, "none", [])
 
 
-def _by_verdicts(cfg: DictConfig) -> bool:
-    """Whether queries are routed by the experts' verdicts, as they are by SEE's own router."""
-    return cfg.router is None or "learns_refusals" in getattr(target_of(cfg.router), "needs", ())
+def uses_thresholds(cfg: DictConfig) -> bool:
+    """Whether experts accept queries by their verdicts, with the method's thresholds, as under SEE's own router."""
+    return cfg.router is None or getattr(target_of(cfg.router), "uses_thresholds", False)
 
 
 def _rehearses(cfg: DictConfig) -> bool:
@@ -96,8 +96,8 @@ EFFECTS = (
            lambda cfg: cfg.method.get("calibrate_on") == TRAIN or (_on("calibrate_on")(cfg) and _on("ood_examples")(cfg)),
            "a threshold uses own examples alone; write method.calibrate_on=N method.ood_examples=N or"
            " method.calibrate_on=train"),
-    Effect(("method.target_recall", "method.ood_examples", "method.margin"), _by_verdicts, "the router that was chosen uses"
-           " no thresholds; leave out router, or write router=walk", soft=True),
+    Effect(("method.target_recall", "method.ood_examples", "method.margin"), uses_thresholds, "the router that was"
+           " chosen uses no thresholds of the method; leave out router, or write router=walk", soft=True),
     Effect(("method.reject_above",), lambda cfg: cfg.router is None or "reject_above" in cfg.router, "the router that was"
            " chosen rejects nothing; write router=density router.reject_above={value}", soft=True),
     Effect(("data.calibrate_on",), lambda cfg: "calibrate_on" in cfg.method, "method={method} has no thresholds"),

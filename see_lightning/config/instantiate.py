@@ -94,10 +94,13 @@ def _check_type(node: Any, name: str, annotation: Any) -> None:
 
 
 def instantiate(node: Any, **arguments: Any) -> Any:
-    """Build the object that a config node's ``_target_`` names, with the caller's own arguments added."""
+    """Build the object that a config node's ``_target_`` names, with the caller's own arguments added.
+
+    With ``_recursive_: false`` the object gets the settings of nested objects, which it builds itself.
+    """
     bind(node, *arguments)
-    plain: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
-    for part in plain.values():
+    plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    for part in plain.values() if plain.get("_recursive_", True) else ():
         if isinstance(part, dict) and "_target_" in part:  # Hydra would tell of its faults in several lines
             bind(part)
     # "all": lists and dicts arrive as Python's own, so nothing below Hydra has to know OmegaConf.

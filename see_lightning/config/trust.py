@@ -47,7 +47,11 @@ SHAPE = {
     "paths": {str: str},
 }
 #: Places of settings, as patterns, at which the classes of another place may stand.
-ALIKE = {r"^ood\.sources\.[^.]+$": "benchmark", r"^benchmark\.reader\.readers\.[^.]+$": "benchmark.reader"}
+ALIKE = {
+    r"^ood\.sources\.[^.]+$": "benchmark",
+    r"^benchmark\.reader\.readers\.[^.]+$": "benchmark.reader",
+    r"^router\.by$": "router",
+}
 BROKEN = (
     *(yaml.YAMLError, OmegaConfBaseException, ConfigError, ValueError, TypeError, AttributeError, AssertionError),
     *(LookupError, ArithmeticError, RecursionError, MemoryError),

@@ -29,7 +29,7 @@ Messages = Sequence[Mapping[str, str]]  # one chat: {"role": ..., "content": ...
 
 
 class Verdicts(tuple[str, ...]):
-    """The verdicts on one query, newest expert first: ``pos``, ``neg`` or ``neither``, by position or by expert.
+    """The verdicts on one query, in the order of asking: ``pos``, ``neg`` or ``neither``, by position or by expert.
 
     Args:
         words: the verdicts.
@@ -56,7 +56,7 @@ class Verdicts(tuple[str, ...]):
         return super().__getitem__(self.experts.index(which) if which in self.experts else which)
 
     def items(self) -> Sequence[tuple[str, str]]:
-        """Expert and verdict, newest first."""
+        """Expert and verdict, in the order of asking."""
         return list(zip(self.experts, self, strict=True))
 
     def __repr__(self) -> str:
@@ -70,7 +70,7 @@ class Reply:
     Args:
         text: the answer, without indicator.
         expert: name of the expert's task; ``base`` for the base model; None for a method without experts.
-        verdicts: of the experts that the query went through, newest first.
+        verdicts: of the experts that the query went through; of SEE's walk newest first.
     """
 
     text: str
@@ -140,7 +140,9 @@ class Ensemble:
         newest_first = self.method.pool.names[::-1]
         with torch.inference_mode():
             answers = self.method.answer(replace(batch, prompts=prompts)) if queries else []
-        return [Reply(a.text, a.expert, Verdicts(a.verdicts, newest_first[: len(a.verdicts)])) for a in answers]
+        return [
+            Reply(a.text, a.expert, Verdicts(a.verdicts, a.asked or newest_first[: len(a.verdicts)])) for a in answers
+        ]
 
 
 def _read(query: str | Messages) -> tuple[str | None, str]:

@@ -20,12 +20,13 @@ from see_lightning.engine.run_data import RunData
 from see_lightning.evaluation.continual import continual_metrics
 from see_lightning.evaluation.last_row import last_row
 from see_lightning.evaluation.matrix import ResultsMatrix
-from see_lightning.evaluation.ood import ood_report, reached_report
+from see_lightning.evaluation.ood import asked_records, ood_report, reached_report
 from see_lightning.evaluation.protocols import summaries
 from see_lightning.evaluation.routing import BASE, misrouted, routing_report
 from see_lightning.evaluation.variants import variant_report
 from see_lightning.files.run_files import read_file
 from see_lightning.models.base import model_id
+from see_lightning.routing.walk import Verifying, Walk
 from see_lightning.tasks.paraphrases import paraphrase_texts
 
 
@@ -140,6 +141,8 @@ def _method_report(run: RunData) -> dict[str, Any]:
 def _routing(run: RunData, given: Mapping[str, str] | None) -> dict[str, Any]:
     """The routing of test queries after the last task: confusion, refusals, thresholds."""
     routing = routing_report(run.final, run.names, given)
+    if issubclass(router_class(run.cfg), Verifying):
+        routing["asked"] = round(mean(len(record["verdicts"]) for record in run.final), 4)
     if run.method.traits.learns_refusals:
         routing["refused"] = {name: stage.get("refused") for name, stage in zip(run.names, run.trained, strict=True)}
     routing["thresholds"] = {
@@ -170,6 +173,8 @@ def _ood(run: RunData, *, routed: bool) -> dict[str, Any]:
     cached = [record for stage in run.stages for record in ledger.remembered(stage.name, eval_set.responses)]
     responses = [record for record in cached if (record["task"], record["prompt_sha"]) in queries]
     own = [record for stage in run.stages for record in ledger.remembered(stage.name)]
+    if not eval_set.decide:  # other experts may have decided in a run from which responses were taken over
+        responses, own = asked_records(responses, ood), asked_records(own, run.final)
     after = {stage.name: ledger.answers(stage.name, OOD, eval_set.digests) for stage in run.stages}
     return {
         **found,
@@ -254,8 +259,7 @@ def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
         for (task, expert), z in zip(results.get("given", {}).items(), results.get("z", []), strict=True)
         if task != expert
     ]
-    by_verdicts = run.method.traits.learns_refusals and "learns_refusals" in router_class(run.cfg).needs
-    if by_verdicts and "routing" in results:
+    if router_class(run.cfg) is Walk and "routing" in results:
         notices += misrouted(
             results["routing"],
             ratio=run.cfg.method.get("ratio", 0.0),

@@ -28,17 +28,28 @@ FILE = "router.safetensors"  # beside an expert's weights: the router's state fo
 
 def router_class(cfg: DictConfig) -> type[Router]:
     """The class of a run's router; the method's own one if the run names none."""
-    if cfg.router is None:
-        return method_class(cfg.method).router_for(cfg.method)
-    router = target_of(cfg.router)
+    return method_class(cfg.method).router_for(cfg.method) if cfg.router is None else _router(cfg.router)
+
+
+def _router(node: Any) -> type[Router]:
+    router = target_of(node)
     if not (isinstance(router, type) and issubclass(router, Router)):
-        raise ConfigError(f"router._target_={cfg.router._target_} is no router; give a subclass of Router.")
+        raise ConfigError(f"router._target_={node['_target_']} is no router; give a subclass of Router.")
     return router
 
 
 def router_name(cfg: DictConfig) -> str:
     """The name of a run's router: that of its class's module."""
     return router_class(cfg).__module__.rpartition(".")[2]
+
+
+def decides_everything(cfg: DictConfig) -> bool:
+    """Whether every expert decides on every test query, from which other orders and thresholds are studied.
+
+    Not under a router that asks few experts for a query: further decisions would cost more than the routing itself.
+    """
+    router = router_class(cfg)
+    return method_class(cfg.method).traits.learns_refusals and not router.asks_few
 
 
 def takes(method: type[Method], router: type[Router]) -> bool:
@@ -60,16 +71,17 @@ def settle_router(cfg: DictConfig, config: RunConfig) -> None:
     """
     if cfg.router is None:
         return
-    bind(cfg.router, *ROUTER_GIVEN)
     method = method_class(cfg.method)
+    for part, node in _routers(cfg.router):
+        bind(node, *ROUTER_GIVEN)
+        if not takes(method, part):
+            raise ConfigError(
+                f"method={method_name(cfg)} cannot be routed by router={router_name(cfg)}; it takes"
+                f" router={'|'.join(allowed_routers(method))}."
+            )
+        if part.needs_prompt and config.adapter.activated:
+            raise ConfigError(NEEDS_PROMPT.format(router_name(cfg)))
     router = router_class(cfg)
-    if not takes(method, router):
-        raise ConfigError(
-            f"method={method_name(cfg)} cannot be routed by router={router_name(cfg)}; it takes"
-            f" router={'|'.join(allowed_routers(method))}."
-        )
-    if router.needs_prompt and config.adapter.activated:
-        raise ConfigError(NEEDS_PROMPT.format(router_name(cfg)))
     defaults = {name: one.default for name, one in inspect.signature(router).parameters.items()}
     if router is method.router_for(cfg.method):  # its settings are the method's
         defaults |= {name: value for name, value in cfg.method.items() if name in defaults}
@@ -124,7 +136,7 @@ def check_prompts_suffice(cfg: DictConfig, tasks: Sequence[Task]) -> None:
 
 def _routers(node: Any) -> Iterator[tuple[type[Router], Any]]:
     """The class and the settings of a router, and of each router that its settings name."""
-    yield target_of(node), node
+    yield _router(node), node
     for part in node.values():
         if isinstance(part, DictConfig) and "_target_" in part:
             yield from _routers(part)

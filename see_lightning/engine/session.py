@@ -22,7 +22,7 @@ from see_lightning.engine.loop import run_stages
 from see_lightning.engine.made_from import date_of
 from see_lightning.engine.preemption import STOPPED, Preempted, StopSignal, exit_code
 from see_lightning.engine.results import collect, keep_earlier
-from see_lightning.engine.router import check_prompts_suffice
+from see_lightning.engine.router import check_prompts_suffice, decides_everything
 from see_lightning.engine.run_data import RunData
 from see_lightning.engine.stages import EvalSet, Stage, plan_eval_sets, plan_stages
 from see_lightning.engine.start import start_run
@@ -138,7 +138,7 @@ class Session:
         eval_sets = plan_eval_sets(
             stages,
             further,
-            decide=self.method.traits.learns_refusals,
+            decide=decides_everything(self.cfg),
             ood_after_each=bool(config.ood and config.ood.every),
         )
         for notice in (notice for one in eval_sets.values() for task in one.tasks for notice in task.notices):

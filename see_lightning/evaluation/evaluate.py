@@ -139,8 +139,8 @@ def evaluate(
 
     Returns:
         For each task, a record per query, in the order of the test split: ``id, task, prompt_sha, expert, verdicts, text,
-        target, score``, whether the text was cut at the limit (``truncated``), all ``references`` if there are several, and
-        the ``prompt`` if the score reads it.
+        target, score``, whether the text was cut at the limit (``truncated``), the experts that decided (``asked``) unless
+        they are the newest ones, all ``references`` if there are several, and the ``prompt`` if the score reads it.
     """
     queries = _queries(tasks)
     answers: dict[int, Answer] = {}
@@ -164,6 +164,7 @@ def evaluate(
                 "target": example.target,
                 "score": best_score(task.score, answer.text, example.references, example.prompt),
                 "truncated": answer.truncated,
+                **({"asked": list(answer.asked)} if answer.asked else {}),
                 **({"references": list(example.references)} if example.alternatives else {}),
                 **({"prompt": example.prompt} if task.score in READS_PROMPT else {}),
             }

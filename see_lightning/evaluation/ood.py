@@ -95,6 +95,17 @@ def reached_report(answers: Sequence[Record], experts: Sequence[str]) -> dict[st
     }
 
 
+def asked_records(records: Sequence[Record], answers: Sequence[Record]) -> list[Record]:
+    """The records of verdicts by experts that were asked before a query was answered.
+
+    Args:
+        records: of verdicts, with ``task, id, expert``.
+        answers: with ``task, id``, and ``asked``, the experts that decided.
+    """
+    asked = {(answer["task"], answer["id"], expert) for answer in answers for expert in answer.get("asked", ())}
+    return [record for record in records if (record["task"], record["id"], record["expert"]) in asked]
+
+
 def ood_report(
     answers: Sequence[Record], ood: Sequence[Record], own: Sequence[Record], experts: Sequence[str]
 ) -> dict[str, Any]:

@@ -38,8 +38,9 @@ class Answer(NamedTuple):
         id: of the query.
         text: without indicator or special tokens.
         expert: the expert that answered, ``base`` for the base model, or None if the method has no experts.
-        verdicts: ``pos``, ``neg`` or ``neither`` of the experts that decided, newest first.
+        verdicts: ``pos``, ``neg`` or ``neither`` of the experts that decided, in the order in which they were asked.
         truncated: whether it reached the limit of new tokens.
+        asked: the experts that decided; empty if they are the newest ones, newest first.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Answer(NamedTuple):
     expert: str | None
     verdicts: tuple[str, ...]
     truncated: bool
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,12 +220,22 @@ class See(ExpertMethod):
         """Continues each answer from the verdict that accepted its query, if the router asks for verdicts."""
         if not isinstance(self.router, Verifying):
             return super().answer(queries)
-        router = self.sequential_router(queries)
-        routes = router.walk(self.router.orders(queries))
-        return [
-            Answer(id_, response.text or "", route.expert or "base", route.verdicts, bool(response.truncated))
-            for id_, route, response in zip(queries.ids, routes, router.answers(routes), strict=True)
-        ]
+        router, orders = self.sequential_router(queries), self.router.orders(queries)
+        routes = router.walk(orders)
+        answers = []
+        for id_, order, route, response in zip(queries.ids, orders, routes, router.answers(routes), strict=True):
+            asked = tuple(order[: len(route.verdicts)])
+            answers.append(
+                Answer(
+                    id_,
+                    response.text or "",
+                    route.expert or "base",
+                    route.verdicts,
+                    bool(response.truncated),
+                    () if isinstance(self.router, Walk) else asked,
+                )
+            )
+        return answers
 
     def decide(self, queries: Queries) -> None:
         """Caches every expert's verdict on every query, from which other walks can be simulated.

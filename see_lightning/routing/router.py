@@ -64,6 +64,10 @@ class Router:
     needs_task: ClassVar[bool] = False
     #: Whether experts must act on the whole prompt, which activated ones do not.
     needs_prompt: ClassVar[bool] = False
+    #: Whether it asks few of the experts with verdicts for a query, so that a run does not record the others' verdicts.
+    asks_few: ClassVar[bool] = False
+    #: Whether the thresholds of a method's experts count.
+    uses_thresholds: ClassVar[bool] = False
     #: Different training prompts of each task that it needs at least.
     fewest: ClassVar[int] = 1
     #: Wordings of a task's rows that ``learn`` and ``hold_out`` get, of ``WORDINGS``.

@@ -27,6 +27,8 @@ class Verifying(Router):
     """
 
     needs = frozenset({"has_experts", "learns_refusals"})
+    uses_thresholds = True
+    asks_few = True
 
     def __init__(self, method: Deciding) -> None:
         super().__init__(method)
@@ -52,6 +54,8 @@ class Walk(Verifying):
     Args:
         method: whose experts give verdicts; it keeps their thresholds.
     """
+
+    asks_few = False
 
     def orders(self, queries: Queries) -> list[list[str]]:
         """All experts, newest first."""

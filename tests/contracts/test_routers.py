@@ -147,6 +147,6 @@ def test_the_defaults_of_its_class_are_those_of_its_file(router):
     defaults = {name: one.default for name, one in inspect.signature(target("router", router)).parameters.items()}
     settings = yaml.safe_load((CONF / "router" / f"{router}.yaml").read_text())
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
-    assert {name: plain[name] for name in settings.keys() - {"_target_"}} == {
-        name: value for name, value in settings.items() if name != "_target_"
-    }
+    own = {name: value for name, value in settings.items() if name in defaults and not isinstance(value, dict)}
+    assert {name: plain[name] for name in own} == own
+    assert not {name for name in settings if not name.startswith("_")} - {"defaults"} - set(defaults)

@@ -181,6 +181,15 @@ def test_thresholds_by_training_rows_need_no_rows_that_are_left(base, tmp_path):
     assert without_places(outcome(path.parent)) == without_places(outcome(whole.directory))
 
 
+def test_a_run_whose_experts_are_proposed_is_calibrated_too(base, tmp_path):
+    plain = copied(base, tmp_path, *BEFORE, "router=propose")
+    path = calibrate(plain, on=2, target_recall=0.5)
+    whole = toy.whole(base, *BEFORE, *THEN, "router=propose")
+    assert path.parents[1].name == whole.directory.parent.name
+    assert without_places(outcome(path.parent)) == without_places(outcome(whole.directory))
+    assert toy.read_results(path.parent)["routing"]["thresholds"].keys() == toy.TASKS.keys()
+
+
 @pytest.mark.parametrize(
     ("settings", "on", "target_recall", "message"),
     [

@@ -106,6 +106,41 @@ def test_descriptions_of_other_tasks_are_refused_before_training(base, tmp_path)
         toy.run(toy.compose(toy.data_in(base), tmp_path, *other))
 
 
+def test_proposed_experts_alone_decide_and_continue_from_their_verdicts(base, tmp_path):
+    walked = toy.run(toy.compose(toy.data_in(base), tmp_path, "method=see"))
+    said = [one for block in toy.read_answers(walked.directory, "remembered").values() for one in block]
+    verdicts = {(one["expert"], one["id"]): one["verdict"] for one in said if one["verdict"]}
+    alone = toy.run(toy.compose(toy.data_in(base), tmp_path / "alone", "method=see", "router=propose"))
+    beside = toy.run(toy.compose(toy.data_in(base), tmp_path, "method=see", "router=propose"))
+    assert (walked.fits, alone.fits, beside.fits) == (3, 3, 0)
+    assert toy.read_answers(alone.directory) == toy.read_answers(beside.directory)
+    *_, answers = toy.read_answers(alone.directory).values()
+    for one in answers:
+        (asked,) = one["asked"]
+        assert one["verdicts"] == [verdicts[asked, one["id"]]]
+        assert one["expert"] == (asked if one["verdicts"] == ["pos"] else "base")
+    answered = [block for stage in toy.read_answers(alone.directory).values() for block in stage]
+    proposed = {(expert, one["id"]) for one in answered for expert in one["asked"]}
+    results = toy.read_results(alone.directory)
+    assert results["counts"]["decisions"] == len(proposed) < len(verdicts)
+    by_base = {one["id"] for one in answered if one["expert"] == "base"}
+    assert results["counts"]["prefills"] == len(answered) + len(proposed) + len(by_base)
+    assert results["routing"]["asked"] == 1
+    assert results["router"] == "propose"
+    with pytest.raises(Refusal, match="was routed by propose, which asks few experts"):
+        study.run_study(alone.directory, None, ["newest"])
+
+
+def test_another_router_proposes_where_it_is_named_and_has_a_key_of_its_own(base):
+    plain = ("method=see", "router=propose")
+    others = [("router@router.by=density",), ("router.by.layer=1",), ("router.experts=2",)]
+    assert len({settled(base, *plain, *some) for some in ((), *others)}) == 4
+    with pytest.raises(ConfigError, match="takes no 'descriptr'"):
+        settled(base, *plain, "router@router.by=density", "+router.by.descriptr=gaussian")
+    with pytest.raises(ConfigError, match="method=stl cannot be routed by router=propose"):
+        settled(base, "method=stl", "router=propose")
+
+
 def test_a_task_with_too_few_prompts_for_the_router_is_refused_before_training(base, tmp_path):
     few = ("method=stl", "router=density", "train_size=3")
     with pytest.raises(ConfigError, match=r"router=density .* needs 4 different ones .* sky has 3"):
