@@ -7,7 +7,7 @@ Letters: O out-of-distribution queries, I in-task queries.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from see_lightning.evaluation.routing import BASE, no_verdict_rate
 from see_lightning.routing.verdicts import threshold_at_recall
 
 Record = Mapping[str, Any]
+R = TypeVar("R", bound=Record)
 
 
 def auroc(own_I: Tensor, ood_O: Tensor) -> float:
@@ -95,7 +96,7 @@ def reached_report(answers: Sequence[Record], experts: Sequence[str]) -> dict[st
     }
 
 
-def asked_records(records: Sequence[Record], answers: Sequence[Record]) -> list[Record]:
+def asked_records(records: Sequence[R], answers: Sequence[Record]) -> list[R]:
     """The records of verdicts by experts that were asked before a query was answered.
 
     Args:
