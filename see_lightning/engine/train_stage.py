@@ -27,6 +27,7 @@ from see_lightning.errors import ConfigError, Refusal
 from see_lightning.files.writing import write_text
 from see_lightning.methods.method import Assignment, Method
 from see_lightning.seeds import seed
+from see_lightning.tasks.batches import encode
 from see_lightning.tasks.datamodule import TaskDataModule
 from see_lightning.tasks.task import Task
 
@@ -122,7 +123,7 @@ class TrainStage:
         if self.context.ranks.first:
             write_examples(self.folder / "examples.jsonl", [])
             save_expert(method, self.task.name, self.folder / "expert")
-        nothing = dict.fromkeys(("examples", "rehearsed", "negatives", "steps", "tokens", "computed"), 0)
+        nothing = dict.fromkeys(("examples", "rehearsed", "past_tokens", "negatives", "steps", "tokens", "computed"), 0)
         facts = {
             "loss": None,
             "seconds": round(self.costs.seconds("assign"), 3),
@@ -257,14 +258,21 @@ class TrainStage:
         return {"report": report} if report else {}
 
     def _row_counts(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """How many rows the stage trains on, and how many are rehearsed from past tasks or have a refusal as target."""
+        """Rows that the stage trains on, and those of them that are of past tasks or have a refusal as target.
+
+        ``past_tokens``: tokens of the rows of past tasks in all epochs.
+        """
         method, learned = self.context.method, {one.name for one in self.context.memory.past}
-        past = [example.task for example in examples if example.task in learned]
-        counts = {"examples": len(examples), "rehearsed": len(past) + sum(method.drawn[name] for name in learned)}
+        past = [example for example in examples if example.task in learned]
+        counts = {
+            "examples": len(examples),
+            "rehearsed": len(past) + sum(method.drawn[name] for name in learned),
+            "past_tokens": self.context.settings.epochs * sum(map(len, encode(past, method.template))),
+        }
         if not method.traits.learns_refusals:
             return {**counts, "negatives": 0}
         negatives = sum(example.task != self.task.name for example in examples)
-        return {**counts, "negatives": negatives, "refused": dict(Counter(past))}
+        return {**counts, "negatives": negatives, "refused": dict(Counter(example.task for example in past))}
 
     def _hooks(self) -> dict[str, Any]:
         return of_all_ranks(self.context.ranks.gather(self.costs.spent))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from see_lightning.reporting.pages import page_template
+from see_lightning.reporting.report.refusals import refusals, steadiness
 from see_lightning.reporting.report.sections import (
     Results,
     in_all,
@@ -55,6 +56,8 @@ def render_html(results: Results, study: Study | None = None) -> str:
         study_columns=STUDY,
         study_rows=study_rows(study) if study else [],
         study_orders=study_orders(study) if study else {},
+        refusals=refusals(results),
+        steadiness=steadiness(results),
         per_task=per_task(results),
         in_all=in_all(results),
         benchmark=results.get("benchmark"),

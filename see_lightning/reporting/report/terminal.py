@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from see_lightning.reporting.report.refusals import steadiness
 from see_lightning.reporting.report.sections import Results, last_row, lengths, metrics_of, shares_of, title, variants
 from see_lightning.reporting.terminal import plain, print_table
 
@@ -47,6 +48,8 @@ def print_report(results: Results, console: Console, protocol: str = "ssr") -> N
         for row in rows[1:]:
             table.add_row(*map(Text, row))
         print_table(table, console)
+    if sentence := steadiness(results):
+        console.print(Text(f" {sentence}"), soft_wrap=True)
     for notice in results.get("notices", []):
         console.print(Text(f"note: {notice}"), soft_wrap=True)
 
