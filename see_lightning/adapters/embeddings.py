@@ -169,7 +169,15 @@ def within(states_of: Sequence[Tensor], shrinkage: float = 0.1) -> Tensor:
         shrinkage: weight of the multiple of the identity, 0..1.
     """
     centred_PH = torch.cat([states_PH - states_PH.mean(0) for states_PH in states_of])
-    covariance_HH = centred_PH.T @ centred_PH / len(centred_PH)
+    return shrunk(centred_PH.T @ centred_PH / len(centred_PH), shrinkage)
+
+
+def shrunk(covariance_HH: Tensor, shrinkage: float) -> Tensor:
+    """A covariance moved towards the multiple of the identity that has the same trace.
+
+    >>> shrunk(torch.tensor([[4.0, 1.0], [1.0, 2.0]]), 0.5).tolist()
+    [[3.5, 0.5], [0.5, 2.5]]
+    """
     sphere_HH = covariance_HH.diagonal().mean() * torch.eye(len(covariance_HH)).to(covariance_HH)
     return (1 - shrinkage) * covariance_HH + shrinkage * sphere_HH
 

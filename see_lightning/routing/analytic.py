@@ -3,19 +3,19 @@
 Letters: P prompts, T tasks, H hidden states, F random features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from see_lightning.config.checks import within
-from see_lightning.routing.features import FeatureRouter
+from see_lightning.routing.features import FeatureRouter, symmetric, triangle
 from see_lightning.routing.router import Routed
 from see_lightning.seeds import seed
 from see_lightning.tasks.variants import AS_IS, INPUT_ONLY
 
 ROWS = 256  # of one update: a system of so many equations is solved, and their number changes no result
-INVERSE, WEIGHTS = "inverse", "weights"  # of the state: the triangle of R, and W
+INVERSE, WEIGHTS = "inverse", "weights"  # tensors of all tasks: the lower triangle of R, row by row, and W, (F, T)
 
 
 def random_features(states_PH: Tensor, map_HF: Tensor) -> Tensor:
@@ -81,8 +81,6 @@ class Analytic(FeatureRouter):
         within("router.features", features, 1)
         within("router.ridge", ridge, 1e-6)
         self.features, self.ridge = features, ridge
-        #: The lower triangle of R, row by row, and W, (F, T); empty before the first task.
-        self.shared: dict[str, Tensor] = {}
         self._map_HF: Tensor | None = None
 
     def fit(self, task: str, states_PH: Tensor) -> None:
@@ -91,7 +89,7 @@ class Analytic(FeatureRouter):
         inverse_FF = torch.eye(self.features, dtype=torch.float64) / self.ridge
         weights_FT = torch.zeros(self.features, 1, dtype=torch.float64)
         if self.shared:
-            inverse_FF, weights_FT = _symmetric(self.shared[INVERSE]), self.shared[WEIGHTS]
+            inverse_FF, weights_FT = symmetric(self.shared[INVERSE].cpu()), self.shared[WEIGHTS].cpu()
             weights_FT = torch.cat([weights_FT, torch.zeros_like(weights_FT[:, :1])], dim=1)
         self.kept[task] = {}
         y_T = torch.eye(len(self.kept), dtype=torch.float64)[-1]
@@ -99,24 +97,11 @@ class Analytic(FeatureRouter):
             inverse_FF, weights_FT = recursive_least_squares(
                 inverse_FF, weights_FT, rows_BF, y_T.expand(len(rows_BF), -1)
             )
-        self.shared = {INVERSE: _triangle(inverse_FF), WEIGHTS: weights_FT}
+        self.shared = {INVERSE: triangle(inverse_FF), WEIGHTS: weights_FT}
 
     def score(self, states_PH: Tensor) -> Tensor:
         """The regression's prediction for each task."""
-        return self._random_features(states_PH) @ self.shared[WEIGHTS]
-
-    def state(self, task: str) -> dict[str, Tensor]:
-        """The tensors that are kept of a task; of the newest task also both matrices, which replace those before them."""
-        return super().state(task) | (self.shared if task == next(reversed(self.kept), None) else {})
-
-    def load_state(self, task: str, tensors: Mapping[str, Tensor]) -> None:
-        """Load a task's ``state``; the matrices of the task that is loaded last stay."""
-        super().load_state(task, {name: tensor for name, tensor in tensors.items() if name not in (INVERSE, WEIGHTS)})
-        self.shared = {name: tensors[name].cpu() for name in (INVERSE, WEIGHTS)}
-
-    def nbytes(self) -> int:
-        """Size of both matrices, and of the tensors that are kept of each task."""
-        return super().nbytes() + sum(tensor.nbytes for tensor in self.shared.values())
+        return self._random_features(states_PH) @ self.shared[WEIGHTS].cpu()
 
     def _random_features(self, states_PH: Tensor) -> Tensor:
         """In fp64 on the CPU, where one seed gives the same map everywhere."""
@@ -126,16 +111,3 @@ class Analytic(FeatureRouter):
             draw = torch.Generator().manual_seed(seed(self.method.run_seed, "all tasks", "random features"))
             self._map_HF = torch.randn(hidden, self.features, generator=draw, dtype=torch.float64) / hidden**0.5
         return random_features(states_PH, self._map_HF)
-
-
-def _triangle(symmetric_FF: Tensor) -> Tensor:
-    """The entries of a symmetric matrix on and below its diagonal, row by row."""
-    return symmetric_FF[torch.ones_like(symmetric_FF, dtype=torch.bool).tril()]
-
-
-def _symmetric(triangle: Tensor) -> Tensor:
-    """The symmetric matrix with these entries on and below its diagonal, row by row."""
-    size = int(((8 * len(triangle) + 1) ** 0.5 - 1) / 2)
-    lower_FF = torch.zeros(size, size, dtype=triangle.dtype)
-    lower_FF[torch.ones(size, size, dtype=torch.bool).tril()] = triangle
-    return lower_FF + lower_FF.tril(-1).T

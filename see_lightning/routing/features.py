@@ -18,6 +18,7 @@ from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.variants import AS_IS, WORDINGS
 
 HELD_OUT = "held_out"  # tensor of a task's state: features of held-out rows, on which its threshold is set
+SHARED = "shared."  # begins the names of tensors of all tasks in the newest task's state
 
 
 class FeatureRouter(ScoringRouter):
@@ -42,11 +43,16 @@ class FeatureRouter(ScoringRouter):
         if isinstance(wordings, str) or not wordings or not set(wordings) <= set(WORDINGS):
             raise ConfigError(f"router.wordings is a list of words from {', '.join(WORDINGS)}; got {wordings!r}.")
         self.layer, self.wordings = checked_layer(method.pool, layer), tuple(wordings)
+        #: Tensors that are kept of all learned tasks together, by name; each task replaces them.
+        self.shared: dict[str, Tensor] = {}
         self._thresholds_T: Tensor | None = None
 
     @abstractmethod
     def fit(self, task: str, states_PH: Tensor) -> None:
-        """Learn a task from the features of its training prompts, (P, H), and add it to ``kept``."""
+        """Learn a task from the features of its training prompts, (P, H).
+
+        Adds the task to ``kept``, and replaces ``shared`` if the router has tensors of all tasks.
+        """
 
     @abstractmethod
     def score(self, states_PH: Tensor) -> Tensor:
@@ -63,10 +69,20 @@ class FeatureRouter(ScoringRouter):
             self.kept[task] = {**self.kept[task], HELD_OUT: self.embed(prompts, self.layer)}
             self._thresholds_T = None
 
+    def state(self, task: str) -> dict[str, Tensor]:
+        """The tensors that are kept of a task; of the newest task those of all tasks too."""
+        shared = self.shared if task == next(reversed(self.kept), None) else {}
+        return super().state(task) | {SHARED + name: tensor for name, tensor in shared.items()}
+
     def load_state(self, task: str, tensors: Mapping[str, Tensor]) -> None:
-        """Load a task's ``state``."""
-        super().load_state(task, tensors)
+        """Load a task's ``state``; of the tensors of all tasks, those of the task that is loaded last stay."""
+        super().load_state(task, {name: one for name, one in tensors.items() if not name.startswith(SHARED)})
+        self.shared = {name.removeprefix(SHARED): one for name, one in tensors.items() if name.startswith(SHARED)}
         self._thresholds_T = None
+
+    def nbytes(self) -> int:
+        """Size of all that is kept, of each task and of all together."""
+        return super().nbytes() + sum(tensor.nbytes for tensor in self.shared.values())
 
     def candidates(self) -> list[str]:
         """The learned tasks."""
@@ -94,3 +110,16 @@ class FeatureRouter(ScoringRouter):
     def _by_row(self, states_PH: Tensor) -> Tensor:
         """Scores, (P, T), each row by itself: products of several rows may differ in their last digits with their number."""
         return torch.cat([self.score(state_H[None]) for state_H in states_PH])
+
+
+def triangle(symmetric_FF: Tensor) -> Tensor:
+    """The entries of a symmetric matrix on and below its diagonal, row by row."""
+    return symmetric_FF[torch.ones_like(symmetric_FF, dtype=torch.bool).tril()]
+
+
+def symmetric(entries: Tensor) -> Tensor:
+    """The symmetric matrix with these entries on and below its diagonal, row by row."""
+    size = int(((8 * len(entries) + 1) ** 0.5 - 1) / 2)
+    lower_FF = torch.zeros(size, size, dtype=entries.dtype)
+    lower_FF[torch.ones(size, size, dtype=torch.bool).tril()] = entries
+    return lower_FF + lower_FF.tril(-1).T

@@ -86,10 +86,12 @@ def test_what_was_saved_after_each_task_is_taken_up_and_goes_on_alike(method):
     router, again = (Analytic(method, features=32) for _ in range(2))
     for name in TASKS:
         router.fit(name, states(name))
-        assert set(router.state(name)) == {"inverse", "weights"}
+        assert set(router.state(name)) == {"shared.inverse", "shared.weights"}
         again.load_state(name, {key: tensor.clone() for key, tensor in router.state(name).items()})
         assert torch.equal(again.score(states("sea")), router.score(states("sea")))
-    assert [list(router.state(name)) for name in TASKS] == [[], [], ["inverse", "weights"]], "of the newest task alone"
+    assert [list(router.state(name)) for name in TASKS] == [[], [], ["shared.inverse", "shared.weights"]], (
+        "of the newest task alone"
+    )
     for one in (router, again):
         one.fit("fog", states("sky") + 1)
     assert all(torch.equal(again.shared[key], router.shared[key]) for key in router.shared)

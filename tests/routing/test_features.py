@@ -15,8 +15,12 @@ from see_lightning.errors import ConfigError
 from see_lightning.methods.setup import Setup
 from see_lightning.methods.stl import Stl
 from see_lightning.models.architecture import decoder_layers
+from see_lightning.routing.analytic import Analytic
 from see_lightning.routing.centroid import Centroid
+from see_lightning.routing.density import Density
 from see_lightning.routing.features import FeatureRouter
+from see_lightning.routing.knn import Knn
+from see_lightning.routing.lda import Lda
 from see_lightning.tasks.task import Task
 from tests.adapters import small
 
@@ -146,6 +150,36 @@ def test_at_least_the_share_of_held_out_rows_is_accepted_and_what_lies_lower_is_
     least = float(scores[torch.tensor(accepted)].min())
     assert router.thresholds().tolist() == pytest.approx([least + 1, least])
     assert [name is not None for name in router.route(own)] == accepted
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(Centroid, {}), (Density, {}), (Knn, {"k": 3}), (Analytic, {"features": 64}), (Lda, {})],
+    ids=lambda one: one.__name__ if isinstance(one, type) else "",
+)
+@pytest.mark.parametrize("recall", [0.6, 1.0])
+def test_every_router_of_features_accepts_at_least_the_share_of_held_out_rows(method, kind, settings, recall):
+    router = kind(method, layer=1, target_recall=recall, **settings)
+    texts = {"sky": "why is the sky so {}?", "sea": "the sea, {}, is deep"}
+    for name, text in texts.items():
+        router.learn(name, [small.TEMPLATE.prompt_ids(text.format(number)) for number in range(10, 22)])
+        router.hold_out(name, [small.TEMPLATE.prompt_ids(text.format(number)) for number in range(30, 38)])
+    for place, text in enumerate(texts.values()):
+        own = small.queries([text.format(number) for number in range(30, 38)])
+        least = float(router.thresholds()[place])
+        reach = [score >= least for score in router.scores(own)[:, place].tolist()]
+        assert recall <= sum(reach) / 8 < 1 or (recall == 1 and all(reach))
+        assert min(score for score in router.scores(own)[:, place].tolist() if score >= least) == least
+
+
+def test_a_density_must_lie_within_both_limits(method):
+    router = Density(method, layer=1, target_recall=1.0)
+    router.learn("sky", [small.TEMPLATE.prompt_ids(f"sky {number}") for number in range(10, 22)])
+    router.hold_out("sky", [small.TEMPLATE.prompt_ids(f"sky {number}") for number in range(30, 38)])
+    least = float(router.thresholds()[0])
+    for limit, expected in ((-least + 1, least), (0.5, max(least, -0.5))):
+        router.reject_above = limit
+        assert router.thresholds().tolist() == [expected]
 
 
 def test_without_a_share_nothing_is_kept_of_held_out_rows_and_everything_is_accepted(method):
