@@ -2,6 +2,7 @@
 
 import pytest
 
+from see_lightning import load_ensemble
 from see_lightning.cli import study
 from see_lightning.config.identity import numbers_config, run_key
 from see_lightning.config.validation import validate
@@ -141,7 +142,25 @@ def test_another_router_proposes_where_it_is_named_and_has_a_key_of_its_own(base
         settled(base, "method=stl", "router=propose")
 
 
-def test_a_task_with_too_few_prompts_for_the_router_is_refused_before_training(base, tmp_path):
-    few = ("method=stl", "router=density", "train_size=3")
-    with pytest.raises(ConfigError, match=r"router=density .* needs 4 different ones .* sky has 3"):
-        toy.run(toy.compose(toy.data_in(base), tmp_path, *few))
+@pytest.mark.parametrize(
+    ("few", "told"),
+    [
+        (("router=density", "train_size=3"), r"router=density .* needs 4 different ones .* sky has 3"),
+        (("router=centroid", "router.target_recall=0.9"), r"router=centroid .* 20% of them are held out .* sky has 4"),
+    ],
+    ids=["density", "threshold"],
+)
+def test_a_task_with_too_few_prompts_for_the_router_is_refused_before_training(base, tmp_path, few, told):
+    with pytest.raises(ConfigError, match=told):
+        toy.run(toy.compose(toy.data_in(base), tmp_path, "method=stl", *few))
+
+
+def test_held_out_rows_set_thresholds_that_a_loaded_run_has_too(base, tmp_path):
+    settings = ("method=stl", "order.tasks=[sea,ice]", "router=centroid", "router.target_recall=0.5")
+    routed = toy.run(toy.compose(toy.data_in(base), tmp_path, *settings))
+    router, loaded = routed.methods[0].router, load_ensemble(routed.directory, max_new_tokens=4).method.router
+    assert {name: len(kept["held_out"]) for name, kept in loaded.kept.items()} == {"sea": 1, "ice": 2}
+    assert loaded.thresholds().tolist() == router.thresholds().tolist()
+    assert min(router.thresholds().tolist()) > -1
+    answers = [one for some in toy.read_answers(routed.directory).values() for one in some]
+    assert {one["expert"] for one in answers} >= {"ice", "base"}
