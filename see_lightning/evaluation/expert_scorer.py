@@ -76,7 +76,7 @@ class ExpertScorer:
         adapters: list[str | None] = []
         for window in cut(queries, WINDOW * self.rows):
             batch = query_batch(window, self.template, max_new_tokens=PATIENCE, rows=self.rows)
-            adapters += self.method.route(batch)
+            adapters += self.method.router.adapters(batch, self.method.route(batch))
         return adapters
 
     def score(self, adapter: str | None, query: str, answers: Sequence[str]) -> list[Score]:

@@ -96,7 +96,7 @@ def classified_right(train_of: Mapping[str, Tensor], test_of: Mapping[str, Tenso
     best = max(DECAYS, key=lambda decay: (right[decay], decay))
     new_PH, own_P = _stacked(test_of)
     right_P = _predicted(x_PH, y_P, best, (new_PH - mean_H) / scale_H) == own_P
-    return dict(zip(test_of, right_P.split([len(states_PH) for states_PH in test_of.values()]), strict=True))
+    return {name: right_P[own_P == place] for place, name in enumerate(test_of)}
 
 
 def logistic_regression(x_PH: Tensor, y_P: Tensor, decay: float) -> tuple[Tensor, Tensor]:

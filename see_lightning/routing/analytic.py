@@ -1,6 +1,6 @@
 """Routing by ridge regression in closed form, updated task by task (Any-SSR, ICCV 2025, arXiv 2503.13575).
 
-Letters: P prompts, T tasks, H hidden states, F random features.
+Letters: P prompts, B of them at once, T tasks, H hidden states, F random features.
 """
 
 from collections.abc import Sequence
@@ -93,7 +93,8 @@ class Analytic(FeatureRouter):
             weights_FT = torch.cat([weights_FT, torch.zeros_like(weights_FT[:, :1])], dim=1)
         self.kept[task] = {}
         y_T = torch.eye(len(self.kept), dtype=torch.float64)[-1]
-        for rows_BF in x_PF.split(ROWS):
+        for start in range(0, len(x_PF), ROWS):
+            rows_BF = x_PF[start : start + ROWS]
             inverse_FF, weights_FT = recursive_least_squares(
                 inverse_FF, weights_FT, rows_BF, y_T.expand(len(rows_BF), -1)
             )

@@ -28,7 +28,8 @@ def nearness(states_PH: Tensor, kept_MH: Tensor, metric: str) -> Tensor:
     """
     if metric == "cosine":
         return (1 + normalize(states_PH, dim=1) @ normalize(kept_MH, dim=1).T) / 2
-    return 1 / (1 + (states_PH[:, None] - kept_MH).norm(dim=2))
+    distances_PM: Tensor = (states_PH[:, None] - kept_MH).norm(dim=2)
+    return 1 / (1 + distances_PM)
 
 
 class Knn(FeatureRouter):

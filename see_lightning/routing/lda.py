@@ -67,7 +67,8 @@ class Lda(FeatureRouter):
         means_TH = torch.stack([one["mean"].cpu() for one in self.kept.values()])
         apart_PTH = states_PH.cpu().double()[:, None] - means_TH
         white_HN = torch.linalg.solve_triangular(self._lower_HH(), apart_PTH.flatten(0, 1).T, upper=False)  # N = P T
-        return -white_HN.norm(dim=0).view(len(states_PH), len(means_TH))
+        distances_PT: Tensor = white_HN.norm(dim=0).view(len(states_PH), len(means_TH))
+        return -distances_PT
 
     def _lower_HH(self) -> Tensor:
         """The Cholesky factor of the covariance, computed once for the tasks so far."""

@@ -12,6 +12,7 @@ from see_lightning.config.schema import OptimConfig
 from see_lightning.data.example import Example
 from see_lightning.engine.router import check_prompts_suffice, hold_back, learn_route
 from see_lightning.errors import ConfigError
+from see_lightning.evaluation.expert_scorer import ExpertScorer
 from see_lightning.methods.setup import Setup
 from see_lightning.methods.stl import Stl
 from see_lightning.models.architecture import decoder_layers
@@ -262,3 +263,4 @@ def test_an_answer_names_the_routed_expert_where_another_adapter_generates_it(me
     (other,), (base,) = method.generate_as("sea", batch.select([0])), method.generate_as(None, batch.select([1]))
     assert [answer.text for answer in mixed] == [other.text, base.text]
     assert [answer.text for answer in plain] != [answer.text for answer in mixed]
+    assert ExpertScorer(method, rows=2).choose(["a sum?", "why is the sky so blue?"]) == ["sea", None]
