@@ -4,17 +4,14 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from see_lightning.cli.command import Parser, command
+from see_lightning.config.compose import composed
 from see_lightning.config.explain import explain
 from see_lightning.config.instantiate import instantiate
-from see_lightning.config.overrides import translate
-from see_lightning.config.search_path import CONF, register, register_own_conf
-from see_lightning.config.sources import combine_sources
 from see_lightning.config.validation import validate
 from see_lightning.data.audit import PartAudit, audit, warnings
 from see_lightning.data.reader import Reader
@@ -61,12 +58,8 @@ def main(given: argparse.Namespace) -> None:
 
 def _composed(benchmark: str, settings: Sequence[str]) -> DictConfig:
     """The configuration of a run that takes all rows, with the benchmark resolved."""
-    register()
-    register_own_conf()
     own = ["order.name=check", "train_size=null", "test_size=null", f"benchmark={benchmark}"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("run", overrides=[*own, *translate(settings, several=False)])
-    combine_sources(config)
+    config = composed([*own, *settings])
     missing = sorted(OmegaConf.missing_keys(config.benchmark))
     if missing:
         raise DataError(f"{missing[0]} is not set; give {missing[0]}=...")

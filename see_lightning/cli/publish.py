@@ -9,7 +9,7 @@ from see_lightning.cli.command import Parser, command
 from see_lightning.engine.finished import finished_results
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import dump
-from see_lightning.engine.measured import PERPLEXITY, TRANSFER, is_current, stale
+from see_lightning.engine.measured import PERPLEXITY, ROUTE, TRANSFER, is_current, stale
 from see_lightning.errors import ConfigError
 from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import make_folder, refuse_links, write_text
@@ -17,7 +17,7 @@ from see_lightning.reporting.markdown import KINDS, fill
 from see_lightning.reporting.places import machine, without_places
 from see_lightning.reporting.runs import read_run
 
-KEPT = ("results.json", PERPLEXITY, TRANSFER, "harness.json")  # metrics of a run, without its answers
+KEPT = ("results.json", PERPLEXITY, TRANSFER, ROUTE, "harness.json")  # metrics of a run, without its answers
 
 DESCRIPTION = f"""\
 Fill the tables of a document from a folder of results. A table stands between the lines <!-- KIND: ORDER --> and
@@ -91,7 +91,7 @@ def keep(run_dir: Path, folder: Path) -> Path:
     make_folder(place)
     for name in KEPT:
         content = read_file(run_dir / name) if (run_dir / name).exists() else None
-        if name in (PERPLEXITY, TRANSFER) and content and not is_current(run_dir / name, content["belongs_to"]):
+        if content and "belongs_to" in content and not is_current(run_dir / name, content["belongs_to"]):
             raise ConfigError(stale(run_dir / name))
         if content is None:
             (place / name).unlink(missing_ok=True)  # of an earlier state

@@ -13,6 +13,7 @@ from see_lightning.config.trust import NOTHING, Trust, add_trust, trust_in
 from see_lightning.engine.finished import Unheld, finished_results
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import Ledger, dump
+from see_lightning.engine.run_report import REPORT, STUDY, run_report
 from see_lightning.errors import FULL, Refusal, barred, room_needed
 from see_lightning.files.run_files import seal, well_shaped
 from see_lightning.files.writing import check_out, write_text
@@ -20,7 +21,6 @@ from see_lightning.files.writing import check_out, write_text
 if TYPE_CHECKING:
     from see_lightning.evaluation.recorded import RecordedDecisions
 
-REPORT = "report.html"
 DESCRIPTION = """\
 The results that a finished run of SEE would have with another order of experts or another threshold. They are computed from
 the cached verdicts and responses (tasks/*/remembered.jsonl), so no model is read without --answer. Prints a table, keeps it
@@ -148,15 +148,13 @@ def _remembered(run_dir: Path, ledger: Unheld, results: dict[str, Any]) -> "Reco
 
 def _keep(run_dir: Path, out: Path | None, results: dict[str, Any], studied: dict[str, Any]) -> None:
     """Write the study to ``out``, or by default with the run's results and into the run's report."""
-    from see_lightning.reporting.report.page import render_html
-
     text = dump(seal(studied))
     if out:
         write_text(out, text)
         return
     with Ledger(run_dir) as held:
-        held.write(run_dir / "study.json", text)
-        held.write(run_dir / REPORT, render_html(results, studied))
+        held.write(run_dir / STUDY, text)
+        held.write(run_dir / REPORT, run_report(run_dir, results))
 
 
 def _finished(run_dir: Path) -> dict[str, Any]:

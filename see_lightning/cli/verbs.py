@@ -30,6 +30,7 @@ VERBS = {
     "calibrate": Verb("see_lightning.cli.calibrate", "sets new thresholds for a run's experts, as a new run"),
     "perplexity": Verb("see_lightning.cli.perplexity", "measures the perplexity of the reference answers"),
     "transfer": Verb("see_lightning.cli.transfer", "scores every expert on every task"),
+    "route": Verb("see_lightning.cli.route", "compares all routers on the experts of a run, without training"),
     "harness": Verb("see_lightning.cli.harness", "evaluates a run on tasks of lm-evaluation-harness"),
     "lm-eval": Verb("see_lightning.cli.lm_eval", "the command line of lm-evaluation-harness, with runs as models"),
     "publish": Verb("see_lightning.cli.publish", "copies results into a folder, and fills the tables of a document"),

@@ -29,13 +29,15 @@ from see_lightning.files.writing import (
 )
 
 OOD, OOD_INPUT_ONLY = "ood", "ood_input_only"
-#: Kinds of cached responses: to queries that experts decide on, and the answers that ``transfer`` has each expert give.
-REMEMBERED, FORCED = "remembered", "transfer_remembered"
+#: Kinds of cached responses: to queries that experts decide on, the answers that ``transfer`` has each expert give, and those
+#: that ``route`` needs.
+REMEMBERED, FORCED, ROUTED = "remembered", "transfer_remembered", "route_remembered"
 EVAL_SETS = (OOD, OOD_INPUT_ONLY, *VARIANTS)  # names of the eval sets beside the run's own
 #: Files and folders of a run in its directory; all others are the user's.
 OURS = (
     *("config.yaml", "ledger.json", "rows.json", "matrix.csv", "report.html", "results.json", "tasks", "wandb"),
-    *("study.json", "perplexity.json", "transfer.json", "harness.json", ".lock-holder", ".lock"),
+    *("study.json", "perplexity.json", "transfer.json", "route.json", "route.csv", "route.svg", "harness.json"),
+    *(".lock-holder", ".lock"),
 )
 
 
@@ -298,7 +300,7 @@ class Ledger:
 
         Args:
             stage: its name.
-            kind: ``REMEMBERED`` (the run's own queries), ``FORCED``, ``ood_remembered``, or that of a variant.
+            kind: ``REMEMBERED`` (the run's own queries), ``FORCED``, ``ROUTED``, ``ood_remembered``, or that of a variant.
 
         Raises:
             LedgerError: the file was changed.

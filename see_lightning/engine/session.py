@@ -24,14 +24,14 @@ from see_lightning.engine.preemption import STOPPED, Preempted, StopSignal, exit
 from see_lightning.engine.results import collect, keep_earlier
 from see_lightning.engine.router import check_prompts_suffice, decides_everything
 from see_lightning.engine.run_data import RunData
+from see_lightning.engine.run_report import REPORT, run_report
 from see_lightning.engine.stages import EvalSet, Stage, plan_eval_sets, plan_stages
 from see_lightning.engine.start import start_run
 from see_lightning.engine.tracking import Tracker, make_tracker
 from see_lightning.errors import ConfigError
-from see_lightning.files.run_files import read_file, seal
+from see_lightning.files.run_files import seal
 from see_lightning.methods.lookup import method_class
 from see_lightning.methods.method import Method
-from see_lightning.reporting.report.page import render_html
 from see_lightning.reporting.report.sections import matrix_csv
 from see_lightning.reporting.runs import read_results
 from see_lightning.tasks.prompts import PromptTemplate
@@ -209,8 +209,6 @@ class Session:
         if path.exists():
             keep_earlier(results, read_results(path))
         ledger.write(ledger.directory / "matrix.csv", matrix_csv(results))
-        study = ledger.directory / "study.json"  # of a finished run that answers ``ood`` tasks afterwards
-        studied = read_file(study) if study.exists() else None
-        ledger.write(ledger.directory / "report.html", render_html(results, studied))
+        ledger.write(ledger.directory / REPORT, run_report(ledger.directory, results))
         ledger.write(path, dump(seal(results)))  # last: its existence marks the run as finished
         return results

@@ -161,6 +161,36 @@ STUDIED = {
         "best": {"threshold": OPTIONAL, "above": OPTIONAL, "to": NUMBER, "accuracy": NUMBER},
     },
 }
+SHARES = {"base_share": NUMBER, "right?": NUMBER, "per_task": {str: NUMBER}}
+ROUTED = {
+    **MEASURED,
+    **dict.fromkeys(("method", "order"), str),
+    "seed": int,
+    "size": (int, None),
+    "ood": (str, None),
+    "variants": ([str], None),
+    "foreign": (dict, None),
+    "tasks": [str],
+    "queries": {"as_is": int, str: int},
+    "left_out": {str: str},
+    "expert_bytes": int,
+    "bound": OPTIONAL,
+    "routers": [
+        {
+            "router": str,
+            "settings": (dict, None),
+            "is_own": bool,
+            "tried": bool,
+            "cannot": (str, None),
+            "told?": bool,
+            "sets?": {str: SHARES},
+            "scores?": ({str: NUMBER}, None),
+            "AR?": OPTIONAL,
+            "bytes?": int,
+            **dict.fromkeys(("prefills?", "asked?", "seconds?"), NUMBER),
+        }
+    ],
+}
 WHOLE = "Put it back, or delete the run's folder to run again from the start."
 MEASURE_AGAIN = "Delete it and measure it again."
 # The shape of each file by name, and advice if it has another.
@@ -191,6 +221,7 @@ FILES: dict[str, tuple[Any, str]] = {
         },
         MEASURE_AGAIN,
     ),
+    "route.json": (ROUTED, MEASURE_AGAIN),
     "harness.json": ({"tasks?": [str], "limit?": (int, None), "num_fewshot?": (int, None)}, MEASURE_AGAIN),
     "expert.json": ({"task": str, "template_sha256": str}, WHOLE),
     "threshold.json": ({"log_odds": NUMBER}, WHOLE),

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from see_lightning.errors import Refusal, nearest
-from see_lightning.files.text import visible
+from see_lightning.files.run_files import read_file
 from see_lightning.reporting.comparison.columns import reading
 from see_lightning.reporting.comparison.groups import Group, compare, spread, typed
+from see_lightning.reporting.markdown_cells import as_code, escaped, markdown_table
 from see_lightning.reporting.places import words_without_places
+from see_lightning.reporting.report.routers import foreign_sets, limits, routed, wordings
 from see_lightning.reporting.runs import Run, find_runs, read_results, read_run
 from see_lightning.reporting.words import number
 
 Results = Mapping[str, Any]
-Cell = Callable[[Results], float | None]  # one run's value
+Cell = Callable[[Results], float | None]  # the value of one run, or of one router on one run
 
 MARK = re.compile(
     r"^<!-- (?P<head>(?P<kind>\S+): (?P<order>\S+)(?P<sets>(?: \| [^|\n]+)*)) -->\n(?P<body>.*?)^<!-- end -->$",
@@ -156,8 +158,10 @@ def variants(groups: Sequence[Group]) -> str:
         for name in asked:
             columns = {"AR": _of_variant(name, "AR")}
             columns |= {head: _as_percent(_of_variant(name, key)) for head, key in SHARES.items()}
-            rows.append([_command(group), _text(name.replace("_", " ")), *_cells(group.runs, columns)])
-    return _markdown(["run.py", "variant", "AR", *SHARES], rows)
+            rows.append(
+                [_command(group), escaped(name.replace("_", " ")), *_cells(list(map(_results, group.runs)), columns)]
+            )
+    return markdown_table(["run.py", "variant", "AR", *SHARES], rows)
 
 
 def capacity(groups: Sequence[Group]) -> str:
@@ -177,11 +181,39 @@ def capacity(groups: Sequence[Group]) -> str:
     return _table(stored, columns)
 
 
+def routers(groups: Sequence[Group]) -> str:
+    """A table of routers over the same experts: a row for each setting and router, for runs with a comparison of routers."""
+    rows: list[tuple[Group, int, str, list[Results]]] = []
+    sets: dict[str, str] = {}
+    for group in groups:
+        found = [read_file(path) for run in group.runs if (path := run.path.with_name("route.json")).exists()]
+        sets |= {name: head for one in found for name, head in (wordings(one) | foreign_sets(one)).items()}
+        by_router: dict[str, list[Results]] = {}
+        for row in (row for one in found for row in one["routers"]):
+            by_router.setdefault(row["router"], []).append(row)
+        rows += [(group, len(found), name, some) for name, some in by_router.items()]
+    columns: dict[str, Cell] = {f"{head}, %": _routed(name) for name, head in sets.items()}
+    columns |= {
+        "AR": lambda row: row.get("AR"),
+        "kept, MiB": lambda row: _mib(row["bytes"]) if "bytes" in row else None,
+    }
+    columns |= {"reads": lambda row: row.get("prefills"), "asked": lambda row: row.get("asked")}
+    lines = [
+        [
+            *(_command(group), escaped(name), *_cells(some, columns)),
+            *(str(seeds), escaped("; ".join(dict.fromkeys(filter(None, map(limits, some)))))),
+        ]
+        for group, seeds, name, some in rows
+    ]
+    return markdown_table(["run.py", "router", *columns, "seeds", "cannot"], lines)
+
+
 KINDS: dict[str, Callable[[Sequence[Group]], str]] = {
     "scores": scores,
     "foreign": foreign,
     "variants": variants,
     "capacity": capacity,
+    "routers": routers,
 }
 
 
@@ -190,14 +222,18 @@ def _table(rows: Sequence[tuple[Group, Sequence[Run]]], columns: Mapping[str, Ce
     found = [_results(run) for _, runs in rows for run in runs]
     measured = {head: cell for head, cell in columns.items() if any(cell(results) is not None for results in found)}
     lines = [
-        [_command(group), *_cells(runs, measured), ", ".join(str(run.seed) for run in runs), _commits(runs)]
+        [
+            _command(group),
+            *_cells(list(map(_results, runs)), measured),
+            ", ".join(str(run.seed) for run in runs),
+            _commits(runs),
+        ]
         for group, runs in rows
     ]
-    return _markdown(["run.py", *measured, "seeds", "commit"], lines)
+    return markdown_table(["run.py", *measured, "seeds", "commit"], lines)
 
 
-def _cells(runs: Sequence[Run], columns: Mapping[str, Cell]) -> list[str]:
-    found = [_results(run) for run in runs]
+def _cells(found: Sequence[Results], columns: Mapping[str, Cell]) -> list[str]:
     return [
         reading(
             spread(map(cell, found)),
@@ -214,11 +250,11 @@ def _results(run: Run) -> Results:
 
 def _command(group: Group) -> str:
     words = words_without_places(typed(group))  # kept results may be older than the removal of paths
-    return _code(shlex.join(words)) if words else "(defaults)"
+    return as_code(shlex.join(words)) if words else "(defaults)"
 
 
 def _commits(runs: Sequence[Run]) -> str:
-    return ", ".join(dict.fromkeys(_code(run.made["commit"]) for run in runs))
+    return ", ".join(dict.fromkeys(as_code(run.made["commit"]) for run in runs))
 
 
 def _metric(name: str) -> Cell:
@@ -231,6 +267,10 @@ def _last_score(task: str) -> Cell:
 
 def _of_variant(name: str, key: str) -> Cell:
     return lambda results: results.get("variants", {}).get(name, {}).get(key)
+
+
+def _routed(name: str) -> Cell:
+    return lambda row: _percent(routed(row, name))
 
 
 def _stored(results: Results) -> Mapping[str, Sequence[int]]:
@@ -285,38 +325,3 @@ def _percent(share: float | None) -> float | None:
 
 def _as_percent(cell: Cell) -> Cell:
     return lambda results: _percent(cell(results))
-
-
-def _markdown(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    r"""A table in Markdown; the heads are plain texts, and the cells Markdown already.
-
-    >>> print(_markdown(["a", "b|c"], [["1", "2"]]), end="")
-    | a | b\|c |
-    | --- | --- |
-    | 1 | 2 |
-    """
-    heads = [_text(head) for head in heads]
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _text(text: str) -> str:
-    r"""A text escaped for Markdown, in one line.
-
-    >>> print(_text("a_b | <!-- end -->"))
-    a_b \| &lt;!-- end --&gt;
-    """
-    shown = re.sub(r"([\\`*\[\]|])", r"\\\1", visible(" ".join(text.split())))
-    return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _code(text: str) -> str:
-    r"""A text as code in a table's cell; the start of a comment in it is broken, since it might be read as a mark.
-
-    >>> print(_code("seed=1"), _code("a`b|c"), _code("<!-- end -->"))
-    `seed=1` ``a`b\|c`` `<! -- end -->`
-    """
-    shown = visible(" ".join(text.split())).replace("|", "\\|").replace("<!--", "<! --")
-    ticks = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
-    blank = " " if shown.startswith("`") or shown.endswith("`") else ""
-    return f"{ticks}{blank}{shown}{blank}{ticks}"

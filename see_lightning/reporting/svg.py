@@ -64,6 +64,19 @@ def confusion_svg(tasks: Sequence[str], columns: Sequence[str], confusion: Seque
     return _heatmap("routing", label, short(tasks), columns, texts, shades)
 
 
+def routers_svg(
+    routers: Sequence[str],
+    columns: Sequence[str],
+    texts: Sequence[Sequence[str]],
+    shades: Sequence[Sequence[float | None]],
+) -> str:
+    """Routers (rows) by wording (columns): queries that reach their expert, or of foreign ones the base model."""
+    label = (
+        "Share of queries that reach their expert, of foreign ones the base model, by router and wording, in percent."
+    )
+    return _heatmap("routers", label, short(routers), columns, texts, shades, framed=False)
+
+
 def _heatmap(
     name: str,
     label: str,
@@ -71,12 +84,14 @@ def _heatmap(
     columns: Sequence[str],
     texts: Sequence[Sequence[str]],
     shades: Sequence[Sequence[float | None]],
+    *,
+    framed: bool = True,
 ) -> str:
-    """A grid of coloured cells with their texts; shades in 0..1, None for an empty cell."""
-    lines = max(text.count("\n") for row in texts for text in row)
+    """A grid of coloured cells with their texts, its diagonal ``framed``; shades in 0..1, None for an empty cell."""
+    lines = max((text.count("\n") for row in texts for text in row), default=0)
     figure, axes = _figure(0.47 * len(columns), (0.35 + 0.13 * lines) * len(rows))
-    framed = {(i, i) for i in range(len(rows))}
-    draw_cells(axes, rows, columns, texts, shades, framed, ink=INK, muted=MUTED, size=8.5)
+    diagonal = {(i, i) for i in range(len(rows))} if framed else set()
+    draw_cells(axes, rows, columns, texts, shades, diagonal, ink=INK, muted=MUTED, size=8.5)
     return _svg(figure, name, label)
 
 
@@ -119,7 +134,7 @@ def draw_cells(
             own = muted if colour is None else readable_on(colour[:3])
             weight = "bold" if stands_out else "normal"
             axes.text(j + 0.5, i + 0.52, text, ha="center", va="center", color=own, fontsize=size, fontweight=weight)
-    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
+    axes.set(xlim=(0, len(columns)), ylim=(max(1, len(rows)), 0))
     axes.set_xticks([j + 0.5 for j in range(len(columns))], short(columns))
     axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
     axes.xaxis.tick_top()

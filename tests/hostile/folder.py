@@ -28,7 +28,7 @@ MARKERS = "a | b\n<!-- end -->\n<!-- scores: jsonl -->\n`<script>alert(1)</scrip
 #: Files of a run that hold JSON or YAML, and one of each kind below ``tasks``.
 PARSED = (
     *("config.yaml", "ledger.json", "results.json", "rows.json"),
-    *("study.json", "perplexity.json", "transfer.json", "harness.json"),
+    *("study.json", "perplexity.json", "transfer.json", "route.json", "harness.json"),
     *("tasks/03-ice/expert/expert.json", "tasks/03-ice/expert/adapter_config.json"),
 )
 SHAPES = {
@@ -42,7 +42,7 @@ SHAPES = {
 #: Names at which a command may find a link where it reads.
 LINKED = (
     *("config.yaml", "ledger.json", "results.json", "rows.json", "report.html"),
-    *("study.json", "perplexity.json", "transfer.json", "harness.json"),
+    *("study.json", "perplexity.json", "transfer.json", "route.json", "harness.json"),
     *("tasks", "tasks/03-ice", "tasks/03-ice/remembered.jsonl", "tasks/03-ice/transfer_remembered.jsonl"),
     *("tasks/03-ice/expert", "tasks/03-ice/expert/expert.json"),
 )
@@ -57,6 +57,7 @@ WRITTEN = (
     *(".lock", ".lock-holder", "matrix.csv", "runs.csv", "comparison.csv", "comparison.html"),
     *("jsonl_tasks.svg", "jsonl_tasks.csv", "jsonl_capacity.svg", "jsonl_perplexity.csv", "jsonl_transfer.csv"),
     *(f".{name}.tmp" for name in ("ledger.json", "results.json", "report.html", "study.json", "perplexity.json")),
+    *("route.csv", "route.svg", ".route.json.tmp"),
     *(f".{name}.tmp" for name in ("transfer.json", "harness.json", "runs.csv", "comparison.csv", "comparison.html")),
 )
 #: Where a configuration may name a class, or a value might be taken for one.

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from see_lightning import load_ensemble
-from see_lightning.cli import compare, figures, perplexity, publish, study, transfer
+from see_lightning.cli import compare, figures, perplexity, publish, route, study, transfer
 from see_lightning.cli.run import main as run_main
 from see_lightning.errors import Refusal
 from tests.nightly import all_but
 from tests.runs import toy
 
 FLIPS = 300
+ROUTERS = ("--router", "walk", "--router", "none", "--no-answers")
 QUERIES = ["skysky104?", "seasea108?", "iceice112?"]
 DOCUMENT = "<!-- scores: jsonl -->\n<!-- end -->\n"
 
@@ -49,12 +50,16 @@ SEEN: dict[str, Callable[[Path, Path, Path], object]] = {
     "study": lambda run, data, out: study.main([str(run), "--orders", "newest"]),
     "perplexity": lambda run, data, out: perplexity.main([str(run)]),
     "transfer": lambda run, data, out: transfer.main([str(run)]),
+    "route": lambda run, data, out: route.main([str(run), *ROUTERS]),
 }
 #: Who reads a file, where that is not everybody.
 READERS = {
     "study.json": ("report", "study"),
     "perplexity.json": ("perplexity", "figures", "publish"),
     "transfer.json": ("transfer", "figures", "publish"),
+    "route.json": ("route", "publish", "study"),
+    "route.csv": ("report",),
+    "route.svg": ("report",),
     "rows.json": ("report",),
     "report.html": ("report",),
     "matrix.csv": ("report",),
@@ -75,6 +80,7 @@ def whole(base, tmp_path_factory) -> Path:
     shutil.copytree(directory, run)
     for command in (study, perplexity, transfer):
         command.main([str(run)])
+    route.main([str(run), *ROUTERS])
     return run
 
 

@@ -20,7 +20,19 @@ import lm_eval.tasks
 import pytest
 
 from see_lightning import load_ensemble
-from see_lightning.cli import ask, calibrate, compare, figures, harness, perplexity, publish, runs, study, transfer
+from see_lightning.cli import (
+    ask,
+    calibrate,
+    compare,
+    figures,
+    harness,
+    perplexity,
+    publish,
+    route,
+    runs,
+    study,
+    transfer,
+)
 from see_lightning.cli.run import main as run_main
 from see_lightning.config.explain import explain
 from see_lightning.errors import Refusal
@@ -33,7 +45,7 @@ ROOT = Path(__file__).parents[2]
 LIMIT = 60  # seconds that a command may take
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 PROGRESS = re.compile(r"\r *\d+%\|[^\r\n]*")  # the harness's own
-DOCUMENT = "# Results\n\n<!-- scores: jsonl -->\n<!-- end -->\n\n<!-- capacity: jsonl -->\n<!-- end -->\n"
+DOCUMENT = "# Results\n\n<!-- scores: jsonl -->\n<!-- end -->\n\n<!-- capacity: jsonl -->\n<!-- end -->\n\n<!-- routers: jsonl -->\n<!-- end -->\n"
 HARNESS = """
 task: toy_choice
 dataset_path: json
@@ -94,6 +106,7 @@ def measured_anew(run: Path, around: Around) -> None:
 
 
 Command = Callable[[Path, Around], None]
+ROUTERS = ("--router", "walk", "--router", "none", "--no-answers")
 #: Those that only look; what they write, they write into the folder for it.
 LOOKING: dict[str, Command] = {
     "ask": lambda run, around: ask.main([str(run), "skysky104?", "--max-new-tokens", "4"]),
@@ -112,6 +125,8 @@ WRITING: dict[str, Command] = {
     "perplexity": lambda run, around: perplexity.main([str(run)]),
     "perplexity anew": measured_anew,
     "transfer": lambda run, around: transfer.main([str(run)]),
+    "route": lambda run, around: route.main([str(run), *ROUTERS]),
+    "route --size": lambda run, around: route.main([str(run), *ROUTERS, "--size", "1"]),
     "transfer --size": lambda run, around: transfer.main([str(run), "--size", "1"]),
     "calibrate": lambda run, around: calibrate.main([str(run), "--on", "train"]),
 }
@@ -143,6 +158,7 @@ def measured(base, tmp_path_factory) -> Path:
     shutil.copytree(whole, run)
     for command in (study, perplexity, transfer):
         command.main([str(run)])
+    route.main([str(run), *ROUTERS])
     (run / "harness.json").write_text(json.dumps({"tasks": ["toy_choice"], "limit": None, "num_fewshot": None}))
     return place
 
@@ -236,7 +252,10 @@ def test_every_command_takes_the_folder_before_anything_is_done_to_it(put, name)
     assert put(None, name) == []
 
 
-COMPOSING = ("ask", "load", "harness --out", "study --answer", "perplexity anew", "transfer --size", "calibrate")
+COMPOSING = (
+    *("ask", "load", "harness --out", "study --answer", "perplexity anew", "transfer --size", "route --size"),
+    "calibrate",
+)
 #: By file, the commands that read it; what else was changed goes to every command.
 READ_BY = {
     "config.yaml": ("report", *COMPOSING),
@@ -244,6 +263,7 @@ READ_BY = {
     "study.json": ("report", "study", "publish"),
     "perplexity.json": ("perplexity", "figures", "publish"),
     "transfer.json": ("transfer", "figures", "publish"),
+    "route.json": ("route", "report", "publish", "study"),
     "harness.json": ("publish", "harness --out"),
     "expert.json": ("ask", "load", "report", "transfer --size"),
     "adapter_config.json": ("ask", "load", "report", "transfer --size"),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from see_lightning.reporting.pages import page_template
 from see_lightning.reporting.report.refusals import refusals, steadiness
+from see_lightning.reporting.report.routers import Comparison, meanings, router_grid, router_notes, router_rows
 from see_lightning.reporting.report.sections import (
     Results,
     in_all,
@@ -16,16 +17,17 @@ from see_lightning.reporting.report.sections import (
     variants,
 )
 from see_lightning.reporting.report.study import STUDY, Study, best_thresholds, study_orders, study_rows
-from see_lightning.reporting.svg import confusion_svg, curve_svg, matrix_svg, study_svg
+from see_lightning.reporting.svg import confusion_svg, curve_svg, matrix_svg, routers_svg, study_svg
 from see_lightning.reporting.words import number
 
 
-def render_html(results: Results, study: Study | None = None) -> str:
+def render_html(results: Results, study: Study | None = None, routers: Comparison | None = None) -> str:
     """Render the page: no network, no script, the same bytes for the same arguments.
 
     Args:
         results: content of ``results.json``.
         study: content of ``study.json``, if there is one.
+        routers: content of ``route.json``, if there is one.
     """
     import yaml  # type: ignore[import-untyped]
     from markupsafe import Markup
@@ -58,6 +60,9 @@ def render_html(results: Results, study: Study | None = None) -> str:
         study_orders=study_orders(study) if study else {},
         refusals=refusals(results),
         steadiness=steadiness(results),
+        routers_figure=Markup(routers_svg(*router_grid(routers))) if routers else "",
+        routers=router_rows(routers) if routers else [],
+        routers_notes=[*meanings(router_rows(routers)[0]), *router_notes(routers)] if routers else [],
         per_task=per_task(results),
         in_all=in_all(results),
         benchmark=results.get("benchmark"),
