@@ -86,6 +86,8 @@ EFFECTS = (
     Effect(("method.general_source",),
            lambda cfg: any(_on(name)(cfg) for name in GENERAL_USES) or not any(name in cfg.method for name in GENERAL_USES),
            "no general instructions are taken; write method.general_negatives=N too"),
+    Effect(("method.wordings_per_example",), _on("instruction_variants"), "all examples keep their wording; write"
+           " method.instruction_variants=[as_is,reworded,none] too"),
     Effect(("method.rewordings",), lambda cfg: "reworded" in (cfg.method.get("instruction_variants") or ()), "no definition"
            " is reworded in training; write method.instruction_variants=[as_is,reworded,none] too"),
     Effect(("*.min_negatives", "*.max_negatives"), lambda cfg: bool("min_negatives" in cfg.method and cfg.method.ratio),

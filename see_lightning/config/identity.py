@@ -24,7 +24,7 @@ OFF: dict[str, tuple[str, ...]] = {  # switches of methods, off at 0, "none" or 
     "calibrate_on": ("keep", "against", "leeway"),
     "against": ("leeway",),
     "warm_start": ("probe",),
-    "instruction_variants": ("rewordings",),
+    "instruction_variants": ("rewordings", "wordings_per_example"),
 }
 # Settings of routers that are newer than the first kept runs of these routers, and the values that change nothing.
 FEATURES_OFF: dict[str, Any] = {"layer": 0, "wordings": ["as_is"], "target_recall": 0}

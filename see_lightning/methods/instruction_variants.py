@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from see_lightning.config.checks import one_of
+from see_lightning.config.checks import one_of, within
 from see_lightning.data.checks import BadRow
 from see_lightning.data.example import Example
 from see_lightning.data.general import BUILT_IN
@@ -57,12 +57,15 @@ class InstructionVariants:
         kinds: of wordings, from ``tasks.wordings.KINDS``; empty changes nothing.
         source: of ``reworded`` definitions. ``built_in``: rules that need no model. ``model``: the base model. Else a file
             with a line ``{"task": ..., "rewordings": [...]}`` for each task; the rules serve definitions that it lacks.
+        copies: how often each example is trained on in an epoch, every time under another kind.
     """
 
-    def __init__(self, kinds: Sequence[str], source: str) -> None:
+    def __init__(self, kinds: Sequence[str], source: str, copies: int = 1) -> None:
         for kind in kinds:
             one_of("method.instruction_variants", kind, KINDS)
-        self.kinds, self.source = tuple(kinds), source
+        if kinds:
+            within("method.wordings_per_example", copies, 1, len(set(kinds)))
+        self.kinds, self.source, self.copies = tuple(kinds), source, copies
         given = "reworded" in self.kinds and source not in (BUILT_IN, MODEL)
         self.given = read_rewordings(source) if given else {}
         self._by_model: dict[str, list[str]] = {}  # by definition; the same for every task of a run
@@ -101,8 +104,8 @@ class InstructionVariants:
             return list(task.train), list(past)
         common = self._definitions(task, memory)
         wordings = self._wordings(method, self.kinds, common)
-        own = wordings.vary(task.train, common, seed(method.run_seed, task.name, "wordings"))
-        return own, wordings.vary(past, common, seed(method.run_seed, task.name, "wordings of negatives"))
+        own = wordings.vary(task.train, common, seed(method.run_seed, task.name, "wordings"), self.copies)
+        return own, wordings.vary(past, common, seed(method.run_seed, task.name, "wordings of negatives"), self.copies)
 
     def each(self, method: Rewording, task: Task, memory: Memory, examples: Sequence[Example]) -> list[list[Example]]:
         """The examples under each kind of wording by itself, for thresholds that hold under all of them.

@@ -71,6 +71,7 @@ class See(ExpertMethod):
         instruction_variants: wordings of the definition that own examples and negatives draw from alike, see
             ``tasks.wordings.KINDS``; empty: the definition as it stands, as in the paper.
         rewordings: source of ``reworded`` definitions, see ``InstructionVariants``.
+        wordings_per_example: how often an epoch has each example, every time under another of these kinds.
     """
 
     traits = Traits(
@@ -106,6 +107,7 @@ class See(ExpertMethod):
         probe: int = 32,
         instruction_variants: Sequence[str] = (),
         rewordings: str = BUILT_IN,
+        wordings_per_example: int = 1,
     ) -> None:
         super().__init__(setup)
         within("method.min_negatives", min_negatives, 0)
@@ -124,7 +126,7 @@ class See(ExpertMethod):
         self.calibrate_on, self.target_recall = calibrate_on, target_recall
         self.ood_examples, self.margin = ood_examples, margin
         self.warm_start = WarmStart(warm_start, probe)
-        self.variants = InstructionVariants(instruction_variants, rewordings)
+        self.variants = InstructionVariants(instruction_variants, rewordings, wordings_per_example)
         self._check_general()
         #: By expert, the log-odds below which a positive verdict counts as negative.
         self.thresholds: dict[str, float] = {}

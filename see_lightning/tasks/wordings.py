@@ -112,23 +112,35 @@ class Wordings:
         #: By definition, texts that replace it as ``reworded``; the rules of this module serve all others.
         self.rewordings: dict[str, Sequence[str]] = {}
 
-    def vary(self, examples: Sequence[Example], common: Mapping[str, str], draw: int) -> list[Example]:
+    def vary(self, examples: Sequence[Example], common: Mapping[str, str], draw: int, copies: int = 1) -> list[Example]:
         """The examples, each with a drawn wording of its definition; those without a definition stay as they are.
 
         Args:
             examples: kinds are drawn evenly within each of their tasks.
             common: by task, the definition with which all of its prompts begin.
             draw: seed of the choice.
+            copies: how often each example is returned, every time under another kind; at most the number of kinds.
         """
         order = random.Random(draw)
         left: dict[str, list[str]] = {}
         varied = []
         for example in examples:
-            if not left.get(example.task):
-                left[example.task] = order.sample(self.kinds, len(self.kinds))
-            worded = self._worded(example, definition_of(example, common), left[example.task].pop(), order)
-            varied.append(worded if self.fits(worded) else example)
+            text = definition_of(example, common)
+            for kind in self._drawn(left.setdefault(example.task, []), copies, order):
+                worded = self._worded(example, text, kind, order)
+                varied.append(worded if self.fits(worded) else example)
         return varied
+
+    def _drawn(self, left: list[str], number: int, order: random.Random) -> list[str]:
+        """Different kinds from the rest of a shuffled set of all kinds, which is filled up when it has too few."""
+        kinds: list[str] = []
+        while len(kinds) < number:
+            if not set(left) - set(kinds):
+                left += order.sample(self.kinds, len(self.kinds))
+            kind = next(kind for kind in left if kind not in kinds)
+            left.remove(kind)
+            kinds.append(kind)
+        return kinds
 
     def _worded(self, example: Example, text: str, kind: str, order: random.Random) -> Example:
         if not text.strip() or kind == "as_is":

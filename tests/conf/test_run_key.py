@@ -178,6 +178,7 @@ def test_settings_that_came_later_and_are_off_leave_the_keys_of_earlier_runs(com
         "probe",
         "instruction_variants",
         "rewordings",
+        "wordings_per_example",
     ):
         del earlier.method[name]
     del earlier.method.min_negatives

@@ -82,3 +82,14 @@ def test_no_change_leaves_nothing_and_most_leave_something_else(change, text):
     assert all(one.strip() for one in found)
     if len(text) > 20:
         assert sum(one != text for one in found) > 30
+
+
+def test_several_wordings_of_an_example_are_of_different_kinds_and_all_kinds_come_alike():
+    kinds = ["as_is", "none", "none", "noised"]
+    varied = Wordings(kinds, lambda _: True).vary(rows("qa", 40), {"qa": TEXT}, draw=1, copies=2)
+    assert [example.id for example in varied[::2]] == [example.id for example in varied[1::2]]
+    pairs = [frozenset(map(kind_of, pair)) for pair in zip(varied[::2], varied[1::2], strict=True)]
+    assert all(len(pair) == 2 for pair in pairs)
+    drawn = Counter(kind for pair in pairs for kind in pair)
+    assert drawn.total() == 80
+    assert max(abs(drawn["as_is"] - 20), abs(drawn["none"] - 40), abs(drawn["other"] - 20)) <= 6
