@@ -244,6 +244,7 @@ def _counts(run: RunData) -> dict[str, Any]:
         "steps": [stage["steps"] for stage in trained],
         "train_tokens": [stage["tokens"] for stage in trained],
         "past_tokens": [stage.get("past_tokens") for stage in trained],
+        "negative_tokens": [stage.get("negative_tokens") for stage in trained],
         **counted,
         "truncated": sum(record["truncated"] for records in run.answers.values() for record in records),
         # Responses of frozen experts are cached; where weights change, every answer is generated again.

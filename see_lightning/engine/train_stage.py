@@ -258,21 +258,23 @@ class TrainStage:
         return {"report": report} if report else {}
 
     def _row_counts(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """Rows that the stage trains on, and those of them that are of past tasks or have a refusal as target.
-
-        ``past_tokens``: tokens of the rows of past tasks in all epochs.
-        """
+        """Rows that the stage trains on, those of past tasks and those with a refusal as target, and the tokens of both."""
         method, learned = self.context.method, {one.name for one in self.context.memory.past}
         past = [example for example in examples if example.task in learned]
         counts = {
             "examples": len(examples),
             "rehearsed": len(past) + sum(method.drawn[name] for name in learned),
-            "past_tokens": self.context.settings.epochs * sum(map(len, encode(past, method.template))),
+            "past_tokens": self._tokens(past),
         }
         if not method.traits.learns_refusals:
-            return {**counts, "negatives": 0}
-        negatives = sum(example.task != self.task.name for example in examples)
-        return {**counts, "negatives": negatives, "refused": dict(Counter(example.task for example in past))}
+            return {**counts, "negatives": 0, "negative_tokens": 0}
+        negatives = [example for example in examples if example.task != self.task.name]
+        refused = dict(Counter(example.task for example in past))
+        return {**counts, "negatives": len(negatives), "negative_tokens": self._tokens(negatives), "refused": refused}
+
+    def _tokens(self, examples: Sequence[Example]) -> int:
+        """Tokens of training rows in all epochs, padding excluded."""
+        return self.context.settings.epochs * sum(map(len, encode(examples, self.context.method.template)))
 
     def _hooks(self) -> dict[str, Any]:
         return of_all_ranks(self.context.ranks.gather(self.costs.spent))

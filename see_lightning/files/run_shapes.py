@@ -23,7 +23,10 @@ TRAINED = {
     "report?": dict,
     "seconds?": NUMBER,
     "hooks?": {"seconds": {str: NUMBER}, "tokens": {str: int}},
-    **dict.fromkeys(("tokens?", "past_tokens?", "computed?", "examples?", "rehearsed?", "negatives?", "steps?"), int),
+    **dict.fromkeys(
+        ("tokens?", "past_tokens?", "negative_tokens?", "computed?", "examples?", "rehearsed?", "negatives?", "steps?"),
+        int,
+    ),
 }
 NUMBERS = {
     "method": {"_target_": str},

@@ -7,7 +7,7 @@ from see_lightning.reporting.report.refusals import largest_deviation, refusals,
 
 def results(refused: dict[str, object], tokens: object = None) -> dict[str, object]:
     tasks = list("abcdefghi")
-    counts = {} if tokens is None else {"past_tokens": tokens}
+    counts = {} if tokens is None else {"past_tokens": tokens, "negative_tokens": tokens}
     return {"tasks": tasks, "routing": {"refused": refused}, "counts": counts}
 
 

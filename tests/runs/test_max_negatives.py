@@ -34,6 +34,7 @@ def test_results_count_the_tokens_of_all_rows_and_of_those_of_past_tasks(limited
     results = toy.read_results(limited)
     counts = results["counts"]
     assert counts["past_tokens"][0] == 0
+    assert counts["negative_tokens"] == counts["past_tokens"], "no general instruction is refused here"
     for stage in (1, 2):
         rows, past = counts["train_examples"][stage], counts["rehearsed"][stage]
         assert 0 < counts["past_tokens"][stage] < counts["train_tokens"][stage]

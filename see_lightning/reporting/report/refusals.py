@@ -40,11 +40,11 @@ def largest_deviation(values: Sequence[float]) -> float:
 
 
 def steadiness(results: Results) -> str:
-    """A sentence on whether refusals cost a late task more than the sixth; empty with fewer than seven tasks."""
-    tokens = ((results.get("counts") or {}).get("past_tokens") or [])[SETTLED - 1 :]
+    """A sentence on whether a late task costs more than the sixth beside its own rows; empty with fewer than seven tasks."""
+    tokens = ((results.get("counts") or {}).get("negative_tokens") or [])[SETTLED - 1 :]
     if len(tokens) < 2 or not all(tokens):
         return ""
     return (
-        f"From task {SETTLED} on, an expert's refusals of past tasks have {number(min(tokens))} to {number(max(tokens))}"
-        f" tokens in all epochs, at most {percent(largest_deviation(tokens))} from their mean."
+        f"From task {SETTLED} on, all rows that an expert refuses have {number(min(tokens))} to {number(max(tokens))} tokens"
+        f" in all epochs, at most {percent(largest_deviation(tokens))} from their mean."
     )
