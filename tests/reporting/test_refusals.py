@@ -17,7 +17,7 @@ def test_a_row_tells_fewest_median_most_and_the_tasks_without():
     assert head[0] == "expert"
     assert rows == [
         ["b", "4", "40", "4", "4", "4", "0"],
-        ["c", "4", "44", "1", "2.00", "3", "0"],
+        ["c", "4", "44", "1", "2", "3", "0"],
         ["d", "1", "9", "0", "0", "1", "2"],
     ]
     assert refusals(results(refused))[1][2] == "–"

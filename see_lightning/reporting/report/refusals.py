@@ -24,8 +24,14 @@ def refusals(results: Results) -> list[list[str]]:
         counts = refused.get(expert)
         if place and counts:
             shares = [counts.get(task, 0) for task in tasks[:place]]
-            columns = (sum(shares), tokens[place], min(shares), median(shares), max(shares), shares.count(0))
-            rows.append([expert, *(number(value) for value in columns)])
+            rows.append(
+                [
+                    expert,
+                    *map(number, (sum(shares), tokens[place], min(shares))),
+                    f"{median(shares):g}",
+                    *map(number, (max(shares), shares.count(0))),
+                ]
+            )
     return [list(HEAD), *rows] if rows else []
 
 
