@@ -68,6 +68,7 @@ class MixtureRouter(PromptRouter):
             self._mixture = TokenMixture(pool, pool.names, rows, top_k=self.top_k, temperature=self.temperature)
             self._digests, self._least_T = digests, None
             self._scored.clear()
+        if pool.composites.get(self.name) is not self._mixture:  # new, or another router's of this class
             pool.register(self.name, self._mixture, is_expert=False)
         return self._mixture
 

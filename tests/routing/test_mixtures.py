@@ -125,6 +125,14 @@ def test_the_mixture_is_no_expert_and_is_another_adapter_with_every_expert_and_s
     assert len(set(digests)) == len(digests)
 
 
+def test_two_routers_of_one_class_answer_by_turns():
+    pool, queries = small.pool("a", "b"), small.queries(["Add."])
+    one, other = Arrow(method_on(pool), top_k=1), Arrow(method_on(pool), top_k=2)
+    for router in (one, other, one):
+        assert router.adapters(queries, router.route(queries)) == ["(arrow)"]
+        assert pool.composites["(arrow)"] is router.mixture()
+
+
 def test_without_experts_the_base_model_answers():
     router = Arrow(method_on(small.pool()))
     assert router.route(small.queries(["Add."])) == [None]
