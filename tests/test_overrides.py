@@ -42,6 +42,7 @@ def value(override: str) -> object:
         ("logger=null", ["logger=none"]),
         ("logger=False", ["logger=none"]),
         ("ood=None", ["ood=none"]),
+        ("~ood", ["ood=none"]),
         ("router=null", ["~router"]),
         ("experiment=None", ["~experiment"]),
         ("router=none", ["router=none"]),

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from see_lightning.config.effects import check_effects
 from see_lightning.config.explain import REFUSED, explain
@@ -63,15 +64,47 @@ def main(argv: Sequence[str] | None = None) -> None:
 def job(cfg: DictConfig) -> None:
     """Check one configuration, then import torch and run it."""
     combine_sources(cfg)
+    left_out = drop_settings_of_others(cfg, HydraConfig.get().overrides.task)
     validate(cfg)
     several = HydraConfig.get().mode == RunMode.MULTIRUN or "WANDB_SWEEP_ID" in os.environ
     own, notes = check_effects(cfg, HydraConfig.get().overrides.task, several=several)
-    for note in notes:
+    for note in (*left_out, *notes):
         print(f"note: {note}", file=sys.stderr)
     from see_lightning.engine.launch import launch
 
     # A job of a multirun is recorded as the command that repeats it alone.
     launch(cfg, shlex.join([*PROGRAM, *own]))
+
+
+def drop_settings_of_others(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
+    """Leave out settings that an experiment makes of its own method or router, where another one was typed.
+
+    Args:
+        cfg: composed; changed in place.
+        typed: overrides, as Hydra took them.
+
+    Returns:
+        A note for each group of which settings were left out.
+    """
+    groups = [group for group in ("method", "router") if any(word.startswith(f"{group}=") for word in typed)]
+    experiment = HydraConfig.get().runtime.choices.get("experiment")
+    if not experiment or not groups:
+        return []
+    rest = [word for word in typed if not word.lstrip("+").startswith("experiment=")]
+    try:  # the typed option's own settings are those that it has without the experiment
+        plain = GlobalHydra.instance().config_loader().load_configuration("run", rest, RunMode.RUN)
+    except REFUSED:  # a typed setting is one that the experiment alone adds; it is refused or used as it is
+        return []
+    notes = []
+    for group in groups:
+        others = sorted(set(cfg[group]) - set(plain[group]))
+        if cfg[group]["_target_"] == plain[group]["_target_"] and others:
+            for name in others:
+                with open_dict(cfg[group]):
+                    del cfg[group][name]
+            names = ", ".join(others)
+            notes.append(f"{names} of experiment={experiment} left out: {group}={HydraConfig.get().runtime.choices[group]} has no such settings")
+    return notes
 
 
 class Jobs:

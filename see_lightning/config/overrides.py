@@ -54,6 +54,8 @@ def translate(words: Sequence[str], *, several: bool) -> list[str]:
 
 def _translated(word: str, several: bool, ours: bool) -> list[str]:
     key, equals, text = word.partition("=")
+    if key.startswith("~") and not equals and key[1:] not in MAY_BE_NULL and (CONF / key[1:] / "none.yaml").exists():
+        return [f"{key[1:]}=none"]
     if key.startswith("~"):
         return [f"~{_called(key[1:], ours)}{equals}{text}"]
     if not equals or not key.strip("+ "):

@@ -47,9 +47,15 @@ STRATEGIES = ("auto", "ddp", FSDP_BASE)
 def validate(cfg: DictConfig) -> RunConfig:
     """Convert a composed config to the schema's types and check every range.
 
+    Args:
+        cfg: composed. Its ``ood`` becomes null if it has no source of queries: with ``ood=none`` the other settings that an
+            experiment makes of it have no effect.
+
     Raises:
         ConfigError: a value is out of range, or a mandatory one is missing.
     """
+    if cfg.ood is not None and cfg.ood.get("sources") == {}:
+        cfg.ood = None
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ConfigError(f"{missing[0]} is not set; give {missing[0]}=... on the command line.")
