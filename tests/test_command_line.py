@@ -33,6 +33,7 @@ def run(folder: Path, *overrides: str) -> tuple[int, str, list[str], set[str]]:
         (["ratio=abc"], "ratio=abc: Value 'abc' of type 'str' could not be converted to Float"),
         (["ratoi=0.1"], "there is no setting 'ratoi'. Did you mean 'ratio'?"),
         (["order=superni10"], "there is no order=superni10. Did you mean 'superni_10'? There are: citb_19_order1, "),
+        (["ood.size=3"], "ood.size has no effect here: no foreign tasks are chosen; write ood=NAME too, such as ood=natural_"),
         (["optim.lrr=1"], "there is no setting 'optim.lrr'. Did you mean 'optim.lr'?"),
         (["method.rato=1"], "there is no setting 'method.rato'. Did you mean 'method.ratio'?"),
         (["model.dtype=bf61"], "model.dtype must be one of auto, bf16, fp32; got 'bf61'. Did you mean 'bf16'?"),

@@ -98,12 +98,12 @@ def drop_settings_of_others(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     notes = []
     for group in groups:
         others = sorted(set(cfg[group]) - set(plain[group]))
-        if cfg[group]["_target_"] == plain[group]["_target_"] and others:
-            for name in others:
-                with open_dict(cfg[group]):
+        if others and cfg[group]["_target_"] == plain[group]["_target_"]:
+            with open_dict(cfg[group]):
+                for name in others:
                     del cfg[group][name]
-            names = ", ".join(others)
-            notes.append(f"{names} of experiment={experiment} left out: {group}={HydraConfig.get().runtime.choices[group]} has no such settings")
+            chosen = f"{group}={HydraConfig.get().runtime.choices[group]}"
+            notes.append(f"{', '.join(others)} of experiment={experiment} left out: {chosen} has no such settings")
     return notes
 
 

@@ -105,8 +105,8 @@ EFFECTS = (
     Effect(("data.calibrate_on",), lambda cfg: "calibrate_on" in cfg.method, "method={method} has no thresholds"),
     Effect(("method.probe",), _on("warm_start"), "no expert begins from another; write method.warm_start=loss or knn too"),
     Effect(("method.score_lr",), _on("score_share"), "no step trains scores; write method.score_share=SHARE too"),
-    Effect(("ood.*",), lambda cfg: bool(cfg.ood and cfg.ood.sources), "no foreign tasks are chosen; write ood=NAME too, such as"
-           " ood=natural_instructions"),
+    Effect(("ood.*",), lambda cfg: bool(cfg.ood and cfg.ood.sources), "no foreign tasks are chosen; write ood=NAME too,"
+           " such as ood=natural_instructions"),
     Effect(("ood.dir",), _uses("ood.dir", "ood"), "none of these ood tasks lie there; write ood=folder ood.dir={value}"),
     Effect(("ood.every",), lambda cfg: _schedule(cfg) == "sequential", "method={method} is tested once"),
     Effect(("benchmark.paraphrases*",), lambda cfg: bool({*PARAPHRASED} & {*cfg.variants}), "they are"

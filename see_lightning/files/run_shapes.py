@@ -120,8 +120,8 @@ RESULTS = {
             "digests?": {str: (str, None)},
             "auroc?": OPTIONAL,
             "input_only?": {
-                "scores": METRICS,
-                "without_definition": [str],
+                "scores?": METRICS,
+                "without_definition?": [str],
                 "per_task?": METRICS,
                 "base_share?": OPTIONAL,
             },

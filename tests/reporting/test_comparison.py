@@ -618,3 +618,28 @@ def test_of_two_thousand_runs_each_file_of_results_is_opened_once_and_no_other_f
         expected = values[int(float(row["optim.lr"]))]
         assert float(row["AR_mean"]) == pytest.approx(statistics.mean(expected))
         assert float(row["AR_std"]) == pytest.approx(statistics.stdev(expected))
+
+
+def test_variants_and_foreign_queries_are_columns_over_seeds_where_a_run_has_them(tmp_path):
+    for seed, share in ((0, 0.5), (1, 0.7)):
+        variant = {"AR": 40.0 + seed, "routing_accuracy": share, "base_share": 0.0, "scores": {}}
+        ood = {
+            "base_share": 0.9,
+            "per_task": {"a": 0.9, "b": 0.9},
+            "input_only": {"base_share": share, "per_task": {"a": share}},
+        }
+        more = {"variants": {"asked": ["paraphrased_2"], "paraphrased_2": variant}, "ood": ood}
+        write(tmp_path, results(seed=seed, **more))
+    write(tmp_path, results(settings={"optim__lr": 0.5}))
+    comparison = compared(tmp_path)
+    cells = {column.names[0]: column.cells for column in columns(comparison)}
+    assert cells["routing accuracy paraphrased_2, %"] == ("60.0 ± 14.1", "–")
+    assert cells["AR paraphrased_2"] == ("40.50 ± 0.71", "–")
+    assert cells["base share ood of 2 tasks, %"] == ("90.0 ± 0.0", "–")
+    assert cells["base share ood input_only of 1 tasks, %"] == ("60.0 ± 14.1", "–")
+    measured, without = table(comparison)
+    assert float(measured["routing_accuracy_paraphrased_2_mean"]) == pytest.approx(0.6)
+    assert without["routing_accuracy_paraphrased_2_n"] == "0"
+    lines = list(csv.DictReader(io.StringIO(runs_csv(comparison))))
+    assert [line["base_share_ood_input_only_of_1_tasks"] for line in lines] == ["0.5", "0.7", ""]
+    assert "routing accuracy paraphrased_2" in render_comparison(comparison, "compare")

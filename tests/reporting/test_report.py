@@ -314,6 +314,23 @@ def test_variants_stand_beside_what_was_learned_in_the_terminal_and_on_the_page(
     assert "input only" not in printed(results())
 
 
+def test_foreign_queries_without_definitions_stand_beside_them():
+    alone = {"scores": {}, "without_definition": ["code"], "base_share": 0.25, "per_task": {"quiz": 0.125}}
+    ood = {"base_share": 0.75, "per_task": {"quiz": 0.5, "code": 1.0}, "input_only": alone}
+    text = printed(results(ood=ood), width=160)
+    for line in (
+        r"out-of-distribution queries answered by the base model +75.0 %",
+        r"out-of-distribution queries without their definitions answered by the base model +25.0 %",
+        r"quiz: answered by the base model +50.0 %",
+        r"quiz without its definition: answered by the base model +12.5 %",
+    ):
+        assert re.search(line, text), line
+    assert "code without" not in text
+    assert "quiz without its definition" in render_html(results(ood=ood))
+    unrouted = {"scores": {"quiz": 1.0}, "input_only": {"scores": {"quiz": 1.0}, "without_definition": []}}
+    assert "without" not in printed(results(ood=unrouted))
+
+
 def test_a_methods_own_work_is_told_by_task_over_all_its_hooks():
     spent = {"assign": [None, 1.5], "end_task": [2.0, 4.0]}
     assert costs_of({"timing": {"method_s": spent}, "counts": {"method_tokens": {}}}) == {

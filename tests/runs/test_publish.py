@@ -256,6 +256,34 @@ def test_what_cannot_be_shown_is_refused(base, tmp_path, folder, document):
         fill("<!-- scores: jsonl2 -->\n<!-- end -->", folder)
 
 
+def test_foreign_queries_without_their_definitions_have_columns_and_sets_leave_out_tasks_without_one(
+    base, folder, document
+):
+    asked_foreign(base, folder, document)
+    shares = [{"a": 0.5, "c": 0.1}, {"a": 0.7, "c": 0.3}]
+    for path, per_task in zip(sorted(folder.rglob("results.json")), shares, strict=False):
+        results = toy.read_file(path)
+        results["ood"]["input_only"] = {
+            "base_share": 0.25,
+            "per_task": per_task,
+            "without_definition": ["b", "d"],
+            "scores": {},
+        }
+        path.write_text(json.dumps(results))
+    document.write_text("<!-- foreign: jsonl | found on: a, b | others: * -->\n<!-- end -->\n")
+    publish(folder, document)
+    heads, _, *rows = rows_of(document.read_text())
+    assert heads[1:7] == [
+        *("reach the base, %", "without definition, %", "found on (2), %", "found on without definition (1), %"),
+        *("others (2), %", "others without definition (1), %"),
+    ]
+    cells = [dict(zip(heads, row, strict=True)) for row in rows]
+    assert cells[0]["without definition, %"] == "25.0 ± 0.0"
+    assert cells[0]["found on without definition (1), %"] == "60.0 ± 14.1"
+    assert cells[0]["others without definition (1), %"] == "20.0 ± 14.1"
+    assert {cells[1][head] for head in heads if "without" in head} == {"–"}, "the third seed has no such evaluation"
+
+
 def asked_foreign(base, folder, document):
     """Three seeds in the folder that were asked foreign tasks: two all four of them, one two."""
     publish(folder, document, [toy.whole(base, "method=base", f"seed={seed}").directory for seed in (1, 2, 4)])
