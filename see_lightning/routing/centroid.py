@@ -16,6 +16,8 @@ class Centroid(FeatureRouter):
     Its arguments are those of ``FeatureRouter``.
     """
 
+    asks_few = False  # its runs have always recorded the verdicts of all experts
+
     def fit(self, task: str, states_PH: Tensor) -> None:
         """The mean direction of the training prompts."""
         self.kept[task] = {"key": direction(states_PH)}

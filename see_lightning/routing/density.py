@@ -29,6 +29,7 @@ class Density(FeatureRouter):
     """
 
     fewest = FEWEST
+    asks_few = False  # its runs have always recorded the verdicts of all experts
 
     def __init__(
         self,

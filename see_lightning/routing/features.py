@@ -36,6 +36,8 @@ class FeatureRouter(ScoringRouter):
         ConfigError: the base model has no such layer, or a setting is unknown or out of range.
     """
 
+    asks_few = True
+
     def __init__(
         self, method: Routed, *, layer: int | None = 0, wordings: Sequence[str] = (AS_IS,), target_recall: float = 0.0
     ) -> None:

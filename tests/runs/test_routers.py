@@ -6,7 +6,7 @@ from see_lightning import load_ensemble
 from see_lightning.cli import study
 from see_lightning.config.identity import numbers_config, run_key
 from see_lightning.config.validation import validate
-from see_lightning.engine.router import settle_router
+from see_lightning.engine.router import decides_everything, settle_router
 from see_lightning.errors import ConfigError, Refusal
 from see_lightning.tasks.datamodule import query_batch
 from tests.nightly import all_but
@@ -153,6 +153,14 @@ def test_another_router_proposes_where_it_is_named_and_has_a_key_of_its_own(base
 def test_a_task_with_too_few_prompts_for_the_router_is_refused_before_training(base, tmp_path, few, told):
     with pytest.raises(ConfigError, match=told):
         toy.run(toy.compose(toy.data_in(base), tmp_path, "method=stl", *few))
+
+
+@pytest.mark.parametrize(
+    ("router", "everything"), [("centroid", True), ("density", True), ("knn", False), ("analytic", False)]
+)
+def test_newer_routers_of_features_do_not_ask_experts_for_verdicts(base, router, everything):
+    cfg = toy.compose(toy.data_in(base), base / "nowhere", "method=see", f"router={router}")
+    assert decides_everything(cfg) is everything
 
 
 def test_held_out_rows_set_thresholds_that_a_loaded_run_has_too(base, tmp_path):
