@@ -204,7 +204,8 @@ class See(ExpertMethod):
     def _log_odds(self, task: Task, examples: Sequence[Example]) -> list[float]:
         """Log-odds of a task's expert on the prompts of examples."""
         queries = query_batch([example.prompt for example in examples], self.template, max_new_tokens=1)
-        return self.sequential_router(replace(queries, only_decide=True), remember=False).log_odds(task.name)
+        router = self.sequential_router(replace(queries, only_decide=True), remember=False)
+        return [found for (found,) in router.log_odds([[task.name]] * len(queries))]
 
     def save(self, task: str, folder: Path) -> None:
         """The expert of the task and its threshold."""

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from see_lightning.adapters.embeddings import checked_layer
-from see_lightning.errors import ConfigError
 from see_lightning.routing.router import Routed
-from see_lightning.routing.scoring import ScoringRouter
+from see_lightning.routing.scoring import ScoringRouter, checked_wordings
 from see_lightning.routing.verdicts import threshold_at_recall
 from see_lightning.tasks.batches import Queries
-from see_lightning.tasks.variants import AS_IS, WORDINGS
+from see_lightning.tasks.variants import AS_IS
 
 HELD_OUT = "held_out"  # tensor of a task's state: features of held-out rows, on which its threshold is set
 SHARED = "shared."  # begins the names of tensors of all tasks in the newest task's state
@@ -42,9 +41,7 @@ class FeatureRouter(ScoringRouter):
         self, method: Routed, *, layer: int | None = 0, wordings: Sequence[str] = (AS_IS,), target_recall: float = 0.0
     ) -> None:
         super().__init__(method, target_recall=target_recall)
-        if isinstance(wordings, str) or not wordings or not set(wordings) <= set(WORDINGS):
-            raise ConfigError(f"router.wordings is a list of words from {', '.join(WORDINGS)}; got {wordings!r}.")
-        self.layer, self.wordings = checked_layer(method.pool, layer), tuple(wordings)
+        self.layer, self.wordings = checked_layer(method.pool, layer), checked_wordings(wordings)
         #: Tensors that are kept of all learned tasks together, by name; each task replaces them.
         self.shared: dict[str, Tensor] = {}
         self._thresholds_T: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Propose and verify: a feature router proposes experts, whose own verdicts accept or refuse the query.
+"""Propose and verify: the scores of one router propose experts, whose own verdicts accept or refuse the query.
 
 Experts trained to refuse other tasks recognise their queries by the words of the definition; features of the base model find
 the task under other words, but tell foreign queries from own ones badly. Here features choose whom to ask and the expert
@@ -15,7 +15,7 @@ from torch import Tensor
 from see_lightning.config.checks import within
 from see_lightning.config.instantiate import instantiate
 from see_lightning.errors import ConfigError
-from see_lightning.routing.features import FeatureRouter
+from see_lightning.routing.scoring import ScoringRouter
 from see_lightning.routing.walk import Deciding, Verifying
 from see_lightning.tasks.batches import Queries
 
@@ -25,63 +25,63 @@ class Propose(Verifying):
 
     Args:
         method: whose experts give verdicts; it keeps their thresholds.
-        by: settings of the feature router that proposes. With a ``target_recall`` above 0, experts whose score lies below
-            their task's threshold are not asked.
+        by: settings of the router whose scores propose, such as one of features. With a ``target_recall`` above 0, experts
+            whose score lies below their task's threshold are not asked.
         experts: number of experts that are asked for a query, at most.
 
     Raises:
-        ConfigError: ``by`` is no router of features, or a setting is out of range.
+        ConfigError: ``by`` gives no scores, or a setting is out of range.
     """
 
     def __init__(self, method: Deciding, *, by: Mapping[str, Any], experts: int = 1) -> None:
         super().__init__(method)
         within("router.experts", experts, 1)
-        self.by, self.experts = feature_router(by, method), experts
+        self.by, self.experts = scoring_router(by, method), experts
         self.wordings, self.holds_out = self.by.wordings, self.by.holds_out
 
     def orders(self, queries: Queries) -> list[list[str]]:
         """The best experts by their scores, the best first."""
-        names = list(self.by.kept)
+        names = self.by.candidates()
         if not names:
             return [[] for _ in queries.ids]
         best = best_tasks(self.by.scores(queries), self.by.thresholds(), self.experts)
         return [[names[task] for task in tasks] for tasks in best]
 
     def learn(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
-        """The feature router learns the task."""
+        """The router that proposes learns the task."""
         self.by.learn(task, prompts)
 
     def hold_out(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
-        """The feature router sets a threshold, if it has one."""
+        """The router that proposes sets a threshold, if it has one."""
         self.by.hold_out(task, prompts)
 
     def state(self, task: str) -> dict[str, Tensor]:
-        """What the feature router keeps of a task."""
+        """What the router that proposes keeps of a task."""
         return self.by.state(task)
 
     def load_state(self, task: str, tensors: Mapping[str, Tensor]) -> None:
-        """The feature router takes up a task."""
+        """The router that proposes takes up a task."""
         self.by.load_state(task, tensors)
 
     def nbytes(self) -> int:
-        """Size of what the feature router keeps."""
+        """Size of what the router that proposes keeps."""
         return self.by.nbytes()
 
 
-def feature_router(settings: Mapping[str, Any], method: Deciding) -> FeatureRouter:
-    """The feature router that another router uses.
+def scoring_router(settings: Mapping[str, Any], method: Deciding) -> ScoringRouter:
+    """The router whose scores another router uses.
 
     Args:
         settings: with its ``_target_``.
         method: whose queries are routed.
 
     Raises:
-        ConfigError: it is no router of features, or does not take the settings.
+        ConfigError: it gives no scores, or does not take the settings.
     """
     router = instantiate(settings, method=method)
-    if not isinstance(router, FeatureRouter):
+    if not isinstance(router, ScoringRouter):
         raise ConfigError(
-            f"router.by={settings['_target_']} gives no scores of features; choose one that does, such as"
+            f"router.by={settings['_target_']} gives no scores; choose a router that does, such as"
             " router@router.by=analytic."
         )
     return router

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from see_lightning.config.checks import within
+from see_lightning.errors import ConfigError
 from see_lightning.routing.router import Routed, Router
 from see_lightning.routing.verdicts import threshold_at_recall
 from see_lightning.tasks.batches import Queries
+from see_lightning.tasks.variants import WORDINGS
 
 THRESHOLD = "threshold"  # tensor of a task's state
 
@@ -54,6 +56,17 @@ class ScoringRouter(Router):
         least = self.thresholds().tolist()
         best = [(max(row), row.index(max(row))) for row in self.scores(queries).tolist()]
         return [names[place] if score >= least[place] else None for score, place in best]
+
+
+def checked_wordings(wordings: Sequence[str]) -> tuple[str, ...]:
+    """Wordings of a task's rows for a router.
+
+    Raises:
+        ConfigError: they are no list of words from ``WORDINGS``.
+    """
+    if isinstance(wordings, str) or not wordings or not set(wordings) <= set(WORDINGS):
+        raise ConfigError(f"router.wordings is a list of words from {', '.join(WORDINGS)}; got {wordings!r}.")
+    return tuple(wordings)
 
 
 class PromptRouter(ScoringRouter):

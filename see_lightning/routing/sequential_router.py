@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, partial
+from itertools import chain
 
 import torch
 
@@ -97,13 +98,27 @@ class SequentialRouter:
                 self._ask_base(prefill, rows, every)
         self._finish()
 
-    def log_odds(self, expert: str) -> list[float]:
-        """An expert's log-odds of accepting each query, in nats, to 4 digits."""
+    def log_odds(self, orders: Orders) -> list[list[float]]:
+        """Log-odds of accepting a query, in nats, to 4 digits; ``queries.only_decide`` must be set.
+
+        Args:
+            orders: for each query, the experts whose log-odds are wanted; none is left out because another one accepts.
+
+        Returns:
+            For each query, the log-odds of these experts, in their order.
+        """
         for rows in self._chunks:
-            prefill = self._lazy_prefill(rows, [[expert]] * len(rows))
-            self._ask(prefill, rows, expert, list(range(len(rows))))
-        self.decoder.decode_until(0)
-        return [round(self._decisions[expert, row].log_odds, 4) for row in range(len(self.queries))]
+            asked = [orders[row] for row in rows]
+            prefill = self._lazy_prefill(rows, asked)
+            for expert in dict.fromkeys(chain(*asked)):
+                self._ask(prefill, rows, expert, [place for place, order in enumerate(asked) if expert in order])
+        self._finish()
+        return [[self._known_log_odds((expert, row)) for expert in order] for row, order in enumerate(orders)]
+
+    def _known_log_odds(self, request: Request) -> float:
+        found = self._cached[request].log_odds
+        assert found is not None, "a verdict was cached without its log-odds"
+        return found
 
     def _lazy_prefill(self, rows: Sequence[int], orders: Orders) -> LazyPrefill:
         return cache(lambda: self._make_prefill(rows, orders))

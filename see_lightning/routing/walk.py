@@ -1,6 +1,7 @@
 """SEE's sequential routing (arXiv 2504.06664): experts are asked newest first, and the first that accepts answers."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -9,12 +10,29 @@ from see_lightning.routing.sequential_router import SequentialRouter
 from see_lightning.routing.verdicts import Route
 from see_lightning.tasks.batches import Queries
 
+ROWS = 16  # prompts whose log-odds are computed together
+
 
 class Deciding(Routed, Protocol):
     """A method whose experts give verdicts."""
 
-    def sequential_router(self, queries: Queries) -> SequentialRouter:
-        """A batch of queries before the experts."""
+    def sequential_router(self, queries: Queries, *, remember: bool = True) -> SequentialRouter:
+        """A batch of queries before the experts; with ``remember`` it uses the response cache."""
+
+
+def log_odds(method: Deciding, prompts: Sequence[Sequence[int]], experts: Sequence[str]) -> list[float]:
+    """For each prompt, one expert's log-odds of accepting it, in nats; nothing is cached.
+
+    Args:
+        method: whose experts give verdicts.
+        prompts: as ids.
+        experts: for each prompt, the expert.
+    """
+    number = len(prompts)
+    ids, ones = [str(place) for place in range(number)], [1] * number
+    queries = Queries(list(map(list, prompts)), ids, [0] * number, ones, rows=ROWS, only_decide=True)
+    router = method.sequential_router(queries, remember=False)
+    return [found for (found,) in router.log_odds([[expert] for expert in experts])]
 
 
 class Verifying(Router):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from see_lightning.errors import ConfigError
-from see_lightning.routing.propose import Propose, best_tasks, feature_router
+from see_lightning.routing.propose import Propose, best_tasks, scoring_router
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 5])
@@ -20,8 +20,8 @@ def test_the_best_tasks_are_those_of_a_plain_enumeration(number):
 
 
 def test_a_router_without_scores_cannot_propose():
-    with pytest.raises(ConfigError, match="Oracle gives no scores of features; .* router@router.by=analytic"):
-        feature_router({"_target_": "see_lightning.routing.oracle.Oracle"}, SimpleNamespace())
+    with pytest.raises(ConfigError, match="Oracle gives no scores; .* router@router.by=analytic"):
+        scoring_router({"_target_": "see_lightning.routing.oracle.Oracle"}, SimpleNamespace())
 
 
 def test_no_expert_at_all_is_refused():

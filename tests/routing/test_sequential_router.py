@@ -254,9 +254,24 @@ def test_a_yes_that_leans_too_little_counts_as_a_no_and_is_not_written_out(pool,
             assert text.text == (of_an_expert if one.expert else whole)
     assert counts == before, "what was remembered was asked again"
     assert counts["generations"] == 2 * len(QUERIES), "a yes that does not count was written out"
-    lean = SequentialRouter(pool, WORDS, queries, small.EOS, Counter(), None)
+    only_decide = replace(queries, only_decide=True)
+    lean = SequentialRouter(pool, WORDS, only_decide, small.EOS, Counter(), None)
     with torch.inference_mode():
-        assert lean.log_odds("qa") == pytest.approx([said["qa", n].log_odds for n in range(len(QUERIES))], abs=2e-4)
+        found = [one for (one,) in lean.log_odds([["qa"]] * len(QUERIES))]
+        assert found == pytest.approx([said["qa", n].log_odds for n in range(len(QUERIES))], abs=2e-4)
+
+
+def test_log_odds_are_those_of_the_experts_of_each_query_and_are_cached(pool):
+    response_cache = ResponseCache()
+    with torch.inference_mode():
+        hear(pool, QUERIES, Counter(), response_cache=response_cache, only_decide=True).decide_all()
+        said = {(one.expert, int(one.id)): one.response.log_odds for one in response_cache.new}
+        counts, again = Counter(), ResponseCache()
+        for _ in range(2):
+            found = hear(pool, QUERIES, counts, response_cache=again, only_decide=True, rows=4).log_odds(ORDERS)
+            for place, order in enumerate(ORDERS):
+                assert found[place] == pytest.approx([said[expert, place] for expert in order], abs=2e-4)
+            assert counts["decisions"] == sum(map(len, ORDERS))
 
 
 @pytest.mark.parametrize("rows", [2, 16])
