@@ -1,0 +1,38 @@
+"""The body of a query: its text without the instruction before it."""
+
+from collections.abc import Sequence
+
+from see_lightning.tasks.chat import QUERY
+from see_lightning.tasks.prompts import PromptTemplate
+from see_lightning.tasks.variants import BLANK_LINE
+
+
+def query_of(template: PromptTemplate, prompt_ids: Sequence[int]) -> str:
+    """The query in a prompt, as far as the tokenizer gives texts back unchanged.
+
+    Args:
+        template: that made the prompt.
+        prompt_ids: of the prompt.
+    """
+    before, _, behind = template.text(template.prompt_ids(QUERY)).partition(QUERY)
+    return template.text(list(prompt_ids)).removeprefix(before).removesuffix(behind)
+
+
+def body_of(query: str) -> str:
+    r"""The text behind a query's first blank line; the whole query if there is none.
+
+    >>> body_of("Add.\n\n12 and 3"), body_of("12 and 3")
+    ('12 and 3', '12 and 3')
+    """
+    body = query.partition(BLANK_LINE)[2]
+    return body if body.strip() else query
+
+
+def body_ids(template: PromptTemplate, prompt_ids: Sequence[int]) -> list[int]:
+    """The ids of a prompt with the query's body alone.
+
+    Args:
+        template: that made the prompt.
+        prompt_ids: of the prompt.
+    """
+    return template.prompt_ids(body_of(query_of(template, prompt_ids)))
