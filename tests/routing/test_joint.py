@@ -93,7 +93,7 @@ def test_a_threshold_counts_the_worst_wording_of_each_row(joint):
 def test_scores_of_no_features_are_refused():
     method = SimpleNamespace(pool=SimpleNamespace(names=[]))
     with pytest.raises(ConfigError, match="router.by of router=joint is a router of features without a threshold"):
-        Joint(method, by={"_target_": "see_lightning.routing.argmax.Argmax})
+        Joint(method, by={"_target_": "see_lightning.routing.argmax.Argmax"})
 
 
 @pytest.mark.parametrize("style", ["plain", "chat", "alpaca", "llama2"])
