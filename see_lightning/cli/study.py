@@ -172,6 +172,11 @@ def _finished(run_dir: Path) -> dict[str, Any]:
             f"{run_dir} was routed by {router}, which asks few experts for a query, and a study needs the verdicts of all;"
             f" give a run of the same experts without router=."
         )
+    if results.get("config", {}).get("method", {}).get("second_chance") == "on":
+        raise Refusal(
+            f"{run_dir} gave refused queries a second chance, which depends on more than the verdicts of the walk; give a run"
+            f" of the same experts with method.second_chance=off."
+        )
     return results
 
 

@@ -100,6 +100,8 @@ EFFECTS = (
            " method.calibrate_on=train"),
     Effect(("method.target_recall", "method.ood_examples", "method.margin"), uses_thresholds, "the router that was"
            " chosen uses no thresholds of the method; leave out router, or write router=walk", soft=True),
+    Effect(("method.second_chance",), uses_thresholds, "the router that was chosen does not ask experts until one accepts;"
+           " leave out router, or write router=propose"),
     Effect(("method.reject_above",), lambda cfg: cfg.router is None or "reject_above" in cfg.router, "the router that was"
            " chosen rejects nothing; write router=density router.reject_above={value}", soft=True),
     Effect(("data.calibrate_on",), lambda cfg: "calibrate_on" in cfg.method, "method={method} has no thresholds"),
@@ -157,7 +159,7 @@ def idle(cfg: DictConfig, typed: Iterable[str]) -> Iterator[Idle]:
         if (own := OWN.get(name)) in names:
             yield Idle(override, f"{name} has no effect here: {own}, which was typed too, takes its place.", soft=False)
             continue
-        if name.startswith("~") or OmegaConf.select(cfg, name, default=value) in (None, 0, False, "none", ""):
+        if name.startswith("~") or OmegaConf.select(cfg, name, default=value) in (None, 0, False, "none", "off", ""):
             continue
         for effect in EFFECTS:
             if any(fnmatch(name, pattern) for pattern in effect.settings) and not effect.acts(cfg):

@@ -19,6 +19,7 @@ NUISANCE = ("paths", "logger", "seed", "ratio", "protocol", "ood", "variants")
 OFF: dict[str, tuple[str, ...]] = {  # switches of methods, off at 0, "none" or [], and the settings without effect then
     "min_negatives": (),
     "max_negatives": (),
+    "second_chance": (),
     "general_negatives": (),
     "other_instructions": (),
     "calibrate_on": ("keep", "against", "leeway"),
@@ -120,7 +121,9 @@ def switched_on(method: Mapping[str, Any], left_out: Iterable[str] = ()) -> dict
     >>> switched_on({"ratio": 0.1, "calibrate_on": 0, "keep": 0.98, "warm_start": "none", "probe": 32})
     {'ratio': 0.1}
     """
-    off = {name for switch, more in OFF.items() if method.get(switch) in (0, "none", []) for name in (switch, *more)}
+    off = {
+        name for switch, more in OFF.items() if method.get(switch) in (0, "none", "off", []) for name in (switch, *more)
+    }
     if method.get("calibrate_on") == TRAIN:
         off.discard("leeway")  # rehearsed negatives are used in place of general instructions
     off.update(left_out)

@@ -233,9 +233,10 @@ def _by_hook(run: RunData, unit: str) -> dict[str, list[Any]]:
 def _counts(run: RunData) -> dict[str, Any]:
     """Examples and steps of training; prefills, decisions and generations of evaluation."""
     trained, answered = run.trained, sum(map(len, run.answers.values()))
+    names = ["generations", "prefills", "decisions", "decided_again", "new_tokens"]
+    names += ["second_chances"] if run.cfg.method.get("second_chance") == "on" else []
     counted = {
-        name: sum(block.get("counts", {}).get(name, 0) for stage in run.blocks for block in stage)
-        for name in ("generations", "prefills", "decisions", "decided_again", "new_tokens")
+        name: sum(block.get("counts", {}).get(name, 0) for stage in run.blocks for block in stage) for name in names
     }
     return {
         "train_examples": [stage["examples"] for stage in trained],

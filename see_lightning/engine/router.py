@@ -19,10 +19,10 @@ from see_lightning.files.text import read_text
 from see_lightning.methods.lookup import method_class
 from see_lightning.methods.method import Method
 from see_lightning.routing.router import NEEDS_PROMPT, Router
+from see_lightning.tasks.held_back import HELD_BACK, hold_back
 from see_lightning.tasks.task import Task
 from see_lightning.tasks.variants import definition, in_wordings
 
-HELD_BACK = 5  # one different training prompt in so many is held back for thresholds
 FILE = "router.safetensors"  # beside an expert's weights: the router's state for its task
 
 
@@ -145,23 +145,6 @@ def _routers(node: Any) -> Iterator[tuple[type[Router], Any]]:
 def _different(examples: Sequence[Example]) -> int:
     """Number of different prompts."""
     return len({example.prompt for example in examples})
-
-
-def hold_back(task: Task, *, holds_out: bool) -> tuple[Sequence[Example], Sequence[Example]]:
-    """A task's training rows that a router learns, and rows that it does not learn.
-
-    Args:
-        task: its ``held_out`` rows are the latter, if it has some.
-        holds_out: whether training rows are held back where the task has no others: every fifth different prompt.
-    """
-    if task.held_out or not holds_out:
-        return task.train, task.held_out
-    different = list(dict.fromkeys(example.prompt for example in task.train))
-    held_out = set(different[HELD_BACK - 1 :: HELD_BACK])
-    return (
-        [example for example in task.train if example.prompt not in held_out],
-        [example for example in task.train if example.prompt in held_out],
-    )
 
 
 def build_router(cfg: DictConfig, method: Method) -> None:

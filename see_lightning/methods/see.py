@@ -10,8 +10,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from see_lightning.adapters.files import THRESHOLD
-from see_lightning.config.checks import TRAIN, check_calibrate_on, within
+from see_lightning.config.checks import TRAIN, check_calibrate_on, one_of, within
 from see_lightning.data.example import Example
 from see_lightning.data.general import BUILT_IN, draw_evenly, general_rows
 from see_lightning.errors import ConfigError
@@ -20,6 +22,7 @@ from see_lightning.files.writing import write_text
 from see_lightning.methods.cautions import few_refusals
 from see_lightning.methods.instruction_variants import InstructionVariants
 from see_lightning.methods.method import Answer, ExpertMethod
+from see_lightning.methods.second_chance import SecondChance
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.methods.warm_start import WarmStart
 from see_lightning.routing.indicator_trie import IndicatorTrie
@@ -71,6 +74,8 @@ class See(ExpertMethod):
         instruction_variants: wordings of the definition that own examples and negatives draw from alike, see
             ``tasks.wordings.KINDS``; empty: the definition as it stands, as in the paper.
         rewordings: source of ``reworded`` definitions, see ``InstructionVariants``.
+        second_chance: ``on`` puts a query that no expert accepts to the most likely expert behind its task's definition, if
+            the query's input alone is sure to belong to that task; see ``SecondChance``.
         wordings_per_example: how often an epoch has each example, every time under another of these kinds.
     """
 
@@ -78,7 +83,7 @@ class See(ExpertMethod):
         has_experts=True,
         router=Walk,
         learns_refusals=True,
-        after_training=frozenset({"calibrate_on", "target_recall", "ood_examples", "margin"}),
+        after_training=frozenset({"calibrate_on", "target_recall", "ood_examples", "margin", "second_chance"}),
     )
 
     @classmethod
@@ -108,6 +113,7 @@ class See(ExpertMethod):
         instruction_variants: Sequence[str] = (),
         rewordings: str = BUILT_IN,
         wordings_per_example: int = 1,
+        second_chance: str = "off",
     ) -> None:
         super().__init__(setup)
         within("method.min_negatives", min_negatives, 0)
@@ -128,6 +134,8 @@ class See(ExpertMethod):
         self.warm_start = WarmStart(warm_start, probe)
         self.variants = InstructionVariants(instruction_variants, rewordings, wordings_per_example)
         self._check_general()
+        one_of("method.second_chance", second_chance, ("on", "off"))
+        self.second_chance = SecondChance(self) if second_chance == "on" else None
         #: By expert, the log-odds below which a positive verdict counts as negative.
         self.thresholds: dict[str, float] = {}
 
@@ -178,6 +186,8 @@ class See(ExpertMethod):
 
     def end_task(self, task: Task, memory: Memory) -> None:
         """Sets the new expert's threshold from its log-odds on the examples that ``calibrate_on`` chooses."""
+        if self.second_chance:
+            self.second_chance.learn(task)
         if not self.calibrate_on:
             return
         own, negatives = task.held_out, []
@@ -207,6 +217,15 @@ class See(ExpertMethod):
         router = self.sequential_router(replace(queries, only_decide=True), remember=False)
         return [found for (found,) in router.log_odds([[task.name]] * len(queries))]
 
+    def state(self) -> dict[str, Tensor]:
+        """What ``second_chance`` keeps."""
+        return self.second_chance.state() if self.second_chance else {}
+
+    def load_state(self, task: str, tensors: dict[str, Tensor]) -> None:
+        """Loads what ``second_chance`` kept after a task."""
+        if self.second_chance:
+            self.second_chance.load_state(task, tensors)
+
     def save(self, task: str, folder: Path) -> None:
         """The expert of the task and its threshold."""
         super().save(task, folder)
@@ -227,17 +246,34 @@ class See(ExpertMethod):
         routes = router.walk(orders)
         answers = []
         for id_, order, route, response in zip(queries.ids, orders, routes, router.answers(routes), strict=True):
-            asked = tuple(order[: len(route.verdicts)])
-            answers.append(
-                Answer(
-                    id_,
-                    response.text or "",
-                    route.expert or "base",
-                    route.verdicts,
-                    bool(response.truncated),
-                    () if isinstance(self.router, Walk) else asked,
+            asked = () if isinstance(self.router, Walk) else tuple(order[: len(route.verdicts)])
+            text, expert = response.text or "", route.expert or "base"
+            answers.append(Answer(id_, text, expert, route.verdicts, bool(response.truncated), asked))
+        return self._ask_again(queries, answers) if self.second_chance else answers
+
+    def _ask_again(self, queries: Queries, answers: list[Answer]) -> list[Answer]:
+        """The answers, with another one for each refused query that an expert accepts behind its task's definition."""
+        assert self.second_chance
+        refused = [row for row, answer in enumerate(answers) if answer.expert == "base"]
+        again = self.second_chance.choose(queries.select(refused))
+        if not again:
+            return answers
+        rows = [refused[one.row] for one in again]
+        # Not cached: the records of a query hold its verdicts as it stands.
+        router = self.sequential_router(
+            replace(queries.select(rows), prompts=[one.prompt for one in again]), remember=False
+        )
+        routes = router.walk([[one.expert] for one in again], ask_base=False)
+        self.counts["second_chances"] += len(again)
+        newest_first = self.pool.names[::-1]
+        for row, one, route, response in zip(rows, again, routes, router.answers(routes), strict=True):
+            answer = answers[row]
+            asked = (*(answer.asked or newest_first[: len(answer.verdicts)]), one.expert)
+            answers[row] = answer._replace(verdicts=(*answer.verdicts, *route.verdicts), asked=asked)
+            if route.expert:
+                answers[row] = answers[row]._replace(
+                    text=response.text or "", expert=route.expert, truncated=bool(response.truncated)
                 )
-            )
         return answers
 
     def decide(self, queries: Queries) -> None:

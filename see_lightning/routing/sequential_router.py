@@ -60,13 +60,14 @@ class SequentialRouter:
         self._chunks = queries.chunks(whole) if pool.header_ids else [whole]
         self._start = cache(self._prefill_group)
 
-    def walk(self, orders: Orders | None = None) -> list[Route]:
+    def walk(self, orders: Orders | None = None, *, ask_base: bool = True) -> list[Route]:
         """Route every query to the first expert that accepts it, else to the base model, and generate its answer.
 
         With ``queries.only_decide`` no answer is generated.
 
         Args:
             orders: for each query, the experts that it asks, in order; None is all of them, newest first.
+            ask_base: whether the base model answers the queries that no expert accepts.
         """
         every = orders or [self.newest_first] * len(self.queries)
         routes: list[Route] = []
@@ -74,15 +75,15 @@ class SequentialRouter:
             asked = [every[row] for row in rows]
             prefill = self._lazy_prefill(rows, asked)
             chunk_routes = walk(asked, partial(self._verdicts_of, prefill, rows))
-            if not self.queries.only_decide:
+            if ask_base and not self.queries.only_decide:
                 self._ask_base(prefill, rows, [place for place, one in enumerate(chunk_routes) if one.expert is None])
             routes += chunk_routes
         self._finish()
         return routes
 
     def answers(self, routes: Sequence[Route]) -> list[CachedResponse]:
-        """The response of each route's expert, or of the base model."""
-        return [self._cached[one.expert, row] for row, one in enumerate(routes)]
+        """The response of each route's expert, or of the base model; an empty one where the base model was not asked."""
+        return [self._cached.get((one.expert, row), CachedResponse()) for row, one in enumerate(routes)]
 
     def decide_all(self) -> None:
         """Compute the verdict of every expert on every query.

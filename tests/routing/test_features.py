@@ -10,7 +10,7 @@ from see_lightning.adapters import embeddings
 from see_lightning.adapters.embeddings import embed_prompts
 from see_lightning.config.schema import OptimConfig
 from see_lightning.data.example import Example
-from see_lightning.engine.router import check_prompts_suffice, hold_back, learn_route
+from see_lightning.engine.router import check_prompts_suffice, learn_route
 from see_lightning.errors import ConfigError
 from see_lightning.evaluation.expert_scorer import ExpertScorer
 from see_lightning.methods.setup import Setup
@@ -22,6 +22,7 @@ from see_lightning.routing.density import Density
 from see_lightning.routing.features import FeatureRouter
 from see_lightning.routing.knn import Knn
 from see_lightning.routing.lda import Lda
+from see_lightning.tasks.held_back import hold_back
 from see_lightning.tasks.task import Task
 from tests.adapters import small
 
@@ -233,8 +234,8 @@ def test_a_prompt_that_is_held_out_is_not_learned_where_it_comes_again():
 @pytest.mark.parametrize(
     ("router", "settings", "number", "told"),
     [
-        ("centroid.Centroid", {"target_recall": 0.9}, 4, "needs 1 different ones for training, and 20%"),
-        ("centroid.Centroid", {"target_recall": 0.9}, 5, None),
+        ("centroid.Centroid", {"target_recall": 0.9}, 1, "needs 1 different ones for training, and 20%"),
+        ("centroid.Centroid", {"target_recall": 0.9}, 2, None),
         ("centroid.Centroid", {"target_recall": 0}, 1, None),
         ("density.Density", {"target_recall": 0.9}, 4, "needs 4 different ones for training, and 20%"),
         ("density.Density", {}, 3, "needs 4 different ones for training; sky has 3"),
