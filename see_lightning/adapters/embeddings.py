@@ -74,24 +74,26 @@ def embed_once(
     return torch.stack([embedded[key] for key in keys])
 
 
-def checked_layer(pool: ExpertPool, layer: int | None) -> int:
+def checked_layer(pool: ExpertPool, layer: float | None) -> int:
     """The number of a decoder layer of the base model, from 1; 0 for the last hidden states.
 
     Args:
         pool: has the base model.
-        layer: this number; None for the layer behind a quarter of all layers.
+        layer: this number, or a share of all layers, above 0 and below 1; None is a quarter.
 
     Raises:
         ConfigError: the model has no such layer.
     """
     number = len(decoder_layers(_base_of(pool))) if layer != 0 else 0
-    layer = max(1, number // 4) if layer is None else layer
-    if not 0 <= layer <= number:
+    share = 0.25 if layer is None else layer
+    layer = max(1, int(share * number)) if 0 < share < 1 else share
+    if not 0 <= layer <= number or layer != int(layer):
         layers = f"between 1 and the {number} of this model" if number else "of which this model's class names none"
         raise ConfigError(
-            f"router.layer is the number of a layer, {layers}, or 0 for the last hidden states; got {layer}."
+            f"router.layer is the number of a layer, {layers}, a share of them below 1, or 0 for the last hidden states; got"
+            f" {layer}."
         )
-    return layer
+    return int(layer)
 
 
 class _LayerReached(Exception):

@@ -72,7 +72,7 @@ def settle_router(cfg: DictConfig, config: RunConfig) -> None:
     if cfg.router is None:
         return
     method = method_class(cfg.method)
-    for part, node in _routers(cfg.router):
+    for part, node in routers_in(cfg.router):
         bind(node, *ROUTER_GIVEN)
         if not takes(method, part):
             raise ConfigError(
@@ -114,7 +114,7 @@ def check_prompts_suffice(cfg: DictConfig, tasks: Sequence[Task]) -> None:
     """
     if cfg.router is None:
         return  # a method checks its own router
-    routers = list(_routers(cfg.router))
+    routers = list(routers_in(cfg.router))
     for router, node in routers:
         router.check_tasks(node, [task.name for task in tasks])
     fewest = max(router.fewest for router, _ in routers)
@@ -134,12 +134,12 @@ def check_prompts_suffice(cfg: DictConfig, tasks: Sequence[Task]) -> None:
             )
 
 
-def _routers(node: Any) -> Iterator[tuple[type[Router], Any]]:
+def routers_in(node: Any) -> Iterator[tuple[type[Router], Any]]:
     """The class and the settings of a router, and of each router that its settings name."""
     yield _router(node), node
     for part in node.values():
         if isinstance(part, DictConfig) and "_target_" in part:
-            yield from _routers(part)
+            yield from routers_in(part)
 
 
 def _different(examples: Sequence[Example]) -> int:

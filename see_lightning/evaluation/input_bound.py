@@ -44,7 +44,7 @@ def input_bound(
     template: PromptTemplate,
     tasks: Sequence[Task],
     *,
-    layer: int | None = None,
+    layer: float | None = None,
     embedded: MutableMapping[Embedded, Tensor] | None = None,
 ) -> InputBound:
     """Train a classifier on training inputs without definitions, and measure it on test inputs without definitions.

@@ -73,7 +73,7 @@ class Analytic(FeatureRouter):
         *,
         features: int = 2048,
         ridge: float = 10.0,
-        layer: int | None = None,
+        layer: float | None = None,
         wordings: Sequence[str] = (AS_IS, INPUT_ONLY),
         target_recall: float = 0.0,
     ) -> None:

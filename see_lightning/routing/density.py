@@ -37,7 +37,7 @@ class Density(FeatureRouter):
         *,
         descriptor: str = "gaussian",
         reject_above: float = 0.0,
-        layer: int | None = 0,
+        layer: float | None = 0,
         wordings: Sequence[str] = (AS_IS,),
         target_recall: float = 0.0,
     ) -> None:

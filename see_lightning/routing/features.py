@@ -38,7 +38,7 @@ class FeatureRouter(ScoringRouter):
     asks_few = True
 
     def __init__(
-        self, method: Routed, *, layer: int | None = 0, wordings: Sequence[str] = (AS_IS,), target_recall: float = 0.0
+        self, method: Routed, *, layer: float | None = 0, wordings: Sequence[str] = (AS_IS,), target_recall: float = 0.0
     ) -> None:
         super().__init__(method, target_recall=target_recall)
         self.layer, self.wordings = checked_layer(method.pool, layer), checked_wordings(wordings)

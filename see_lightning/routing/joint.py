@@ -1,14 +1,16 @@
-"""Two signals: an expert's log-odds and a score of the input alone, joined by a logistic regression.
+"""Two signals: a proposed expert's log-odds and a density of the query's input alone, joined by a logistic regression.
 
-The log-odds depend on the words of the definition, the score of the input's body does not. Both are measured on rows that the
-expert must accept, under several wordings, and on rows that it must refuse; a threshold accepts a stated share of own queries
-with a stated confidence.
+The log-odds know the words of the definition, and tell foreign queries with a definition from own ones; the density does not
+depend on the definition, and tells foreign inputs from own ones. Queries without a definition have lower log-odds, so each
+task has two thresholds: one for queries with a definition and one for those without.
 
-Letters: Q queries, T tasks, N samples (a row under one expert), P prompts, H hidden states, F signals.
+Letters: Q queries, T tasks, N samples (a text under one expert), P prompts, H hidden states, F signals.
 """
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -18,17 +20,19 @@ from see_lightning.config.checks import within
 from see_lightning.errors import ConfigError
 from see_lightning.routing.features import FeatureRouter
 from see_lightning.routing.guarantee import guaranteed_threshold
+from see_lightning.routing.logistic import fit_logistic
 from see_lightning.routing.propose import scoring_router
 from see_lightning.routing.scoring import ScoringRouter
+from see_lightning.routing.signals import GENERAL, OTHER, OWN, Measured, Sample, Scale, even_weights, worded
 from see_lightning.routing.walk import Deciding, log_odds
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
-from see_lightning.tasks.bodies import body_ids
+from see_lightning.tasks.bodies import body_of, has_definition, query_of
 from see_lightning.tasks.negatives import unseen_general
 from see_lightning.tasks.variants import AS_IS, INPUT_ONLY
 
-BY = "by."  # begins the names of the feature router's tensors in a task's state
-RIDGE = 1.0  # weight of half the squared norm of the weights of standardised signals
+BY, BODY = "by.", "body."  # begin the names of the other routers' tensors in a task's state
+RIDGE = 0.01  # of the regression, whose samples of a task have the weight 2 in all
 
 
 class Refusing(Deciding, Protocol):
@@ -43,55 +47,24 @@ class Refusing(Deciding, Protocol):
     general_source: str
 
 
-def fit_logistic(x_NF: Tensor, y_N: Tensor, ridge: float = RIDGE) -> Tensor:
-    r"""Weights of a logistic regression, (1 + F,), the constant first: the minimum of the penalised negative log-likelihood.
-
-    $\sum_n \log(1 + e^{-z_n}) + (1 - y_n) z_n + \frac{\lambda}{2} \lVert w \rVert^2$ with $z = b + X w$, by Newton's method.
-
-    Args:
-        x_NF: inputs, in fp64, standardised.
-        y_N: 1 for a row to accept, 0 for one to refuse.
-        ridge: $\lambda$, above 0; the constant b is not penalised, so there must be rows of both kinds.
-    """
-    x_NG = torch.cat([torch.ones_like(x_NF[:, :1]), x_NF], dim=1)
-    penalty_G = torch.full((x_NG.shape[1],), ridge, dtype=x_NF.dtype)
-    penalty_G[0] = 0
-
-    def loss(weights_G: Tensor) -> Tensor:
-        z_N = x_NG @ weights_G
-        return torch.nn.functional.softplus(z_N).sum() - y_N @ z_N + (penalty_G * weights_G.square()).sum() / 2
-
-    weights_G = torch.zeros(x_NG.shape[1], dtype=x_NF.dtype)
-    for _ in range(50):
-        p_N = torch.sigmoid(x_NG @ weights_G)
-        gradient_G = x_NG.T @ (p_N - y_N) + penalty_G * weights_G
-        hessian_GG = x_NG.T @ (x_NG * (p_N * (1 - p_N))[:, None]) + penalty_G.diag()
-        step_G, size = torch.linalg.lstsq(hessian_GG, gradient_G[:, None]).solution[:, 0], 1.0
-        while size > 1e-6 and loss(weights_G - size * step_G) > loss(weights_G):
-            size /= 2
-        weights_G = weights_G - size * step_G
-        if gradient_G.abs().max() < 1e-9:
-            break
-    return weights_G
-
-
 class Joint(ScoringRouter):
-    """The expert whose task is nearest by the input's body, if its log-odds and that score together reach its threshold.
+    """The proposed expert, if its log-odds and the score of the query's body together reach its threshold.
 
-    The input's body is the text behind the first blank line. The weights are fitted on held-out rows, which the own expert
-    must accept as they stand and without their definition, and the nearest other expert must refuse; and on general
-    instructions, with and without their first line, which every expert must refuse. Thresholds accept ``target_recall`` of a
-    task's queries, under each of these wordings, with the confidence; with fewer held-out rows than that needs, all of them.
+    The body is the text behind the first blank line, and what stands before it is the definition. The weights are fitted on
+    held-out rows, which the own expert must accept as they stand, reworded, with errors and without the definition, and
+    another expert must refuse; and on general instructions with and without their definition, which the expert must refuse.
 
     Args:
         method: whose experts give verdicts.
-        by: settings of the feature router that scores bodies.
-        target_recall: least share of own queries that are accepted, above 0 and below 1.
-        confidence: of this share, below 1.
+        by: settings of the router that proposes an expert.
+        body: settings of the feature router that scores bodies.
+        target_recall: least share of a task's queries that is accepted under each wording, above 0 and below 1.
+        confidence: of this share, below 1. With fewer held-out rows than it needs, all of them are accepted.
         ood_examples: general instructions, which no expert learns to refuse, at least 1.
 
     Raises:
-        ConfigError: ``by`` is no router of features or has a threshold, or a setting is out of range.
+        ConfigError: ``by`` gives no scores, ``body`` is no router of features, one of them has a threshold, or a setting is
+            out of range.
     """
 
     needs = frozenset({"has_experts", "learns_refusals"})
@@ -103,7 +76,8 @@ class Joint(ScoringRouter):
         method: Refusing,
         *,
         by: Mapping[str, Any],
-        target_recall: float = 0.95,
+        body: Mapping[str, Any],
+        target_recall: float = 0.9,
         confidence: float = 0.95,
         ood_examples: int = 60,
     ) -> None:
@@ -111,117 +85,165 @@ class Joint(ScoringRouter):
         within("router.target_recall", target_recall, 0.01, 0.999)
         within("router.confidence", confidence, 0.01, 0.999)
         within("router.ood_examples", ood_examples, 1)
-        scores = scoring_router(by, method)
-        if not isinstance(scores, FeatureRouter) or scores.holds_out:
+        proposer, scores = scoring_router(by, method), scoring_router(body, method)
+        if not isinstance(scores, FeatureRouter) or scores.holds_out or proposer.holds_out:
             raise ConfigError(
-                "router.by of router=joint is a router of features without a threshold of its own: router.by.target_recall=0."
+                "router.by and router.body of router=joint have no threshold of their own, and router.body scores features:"
+                " router.by.target_recall=0 router@router.body=density router.body.target_recall=0."
             )
-        self._refusing, self.by = method, scores
+        self._refusing, self.by, self.body = method, proposer, scores
         self.confidence, self.ood_examples = confidence, ood_examples
         self.wordings, self.holds_out = (AS_IS, INPUT_ONLY), True
-        self._fitted: tuple[Tensor, Tensor] | None = None  # a scale of the signals, (2, F), and the weights, (1 + F,)
 
     def learn(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
-        """The feature router learns the bodies of the task's inputs."""
-        self.by.learn(task, list(dict.fromkeys(map(tuple, self._bodies(prompts)))))
-        self._fitted = None
+        """One router learns the task's prompts, the other one their bodies."""
+        self.by.learn(task, prompts)
+        bodies = [self._ids(body_of(self._query(prompt))) for prompt in prompts]
+        self.body.learn(task, list(dict.fromkeys(map(tuple, bodies))))
+        self._forget()
 
     def hold_out(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
-        """Keep features and log-odds of the task's held-out rows, and of general instructions, under experts."""
-        general = self._general(task)
-        rows = [*map(list, prompts), *general]
-        bodies = list(map(tuple, self._bodies(rows)))
-        states_PH = self.by.embed(bodies, self.by.layer)
-        names = self.by.candidates()
-        here, own = names.index(task), range(len(prompts))
-        samples = [(row, here, int(row in own)) for row in range(len(rows))]
-        if len(names) > 1:
-            for row in own:
-                scores_T = self.by.score(states_PH[row][None])[0].clone()
-                scores_T[here] = -torch.inf
-                samples.append((row, int(scores_T.argmax()), 0))
+        """Keep log-odds and features of bodies of held-out rows and of general instructions."""
+        names, queries = self.candidates(), list(dict.fromkeys(map(self._query, prompts)))
+        samples = self._samples(task, names.index(task), queries)
         found = log_odds(
-            self._refusing, [rows[row] for row, *_ in samples], [names[expert] for _, expert, _ in samples]
+            self._refusing, [self._ids(one.text) for one in samples], [names[one.expert] for one in samples]
         )
-        places = {body: place for place, body in enumerate(dict.fromkeys(bodies))}
+        bodies = list(dict.fromkeys(body_of(one.text) for one in samples))
+        places = {body: place for place, body in enumerate(bodies)}
         self.kept[task] = {
-            "states": states_PH,
-            "samples": torch.tensor(samples),
             "log_odds": torch.tensor(found, dtype=torch.float64),
-            "bodies": torch.tensor([places[body] for body in bodies]),
+            "samples": torch.tensor(
+                [
+                    (places[body_of(one.text)], one.expert, one.kind, has_definition(one.text), one.wording)
+                    for one in samples
+                ]
+            ),
+            "states": self.body.embed([self._ids(body) for body in bodies], self.body.layer),
         }
-        self._fitted = None
+        self._forget()
 
     def candidates(self) -> list[str]:
-        """The experts with held-out rows."""
-        return list(self.kept)
+        """The learned tasks."""
+        return self.by.candidates()
 
     def scores(self, queries: Queries) -> Tensor:
-        """Log-odds of both signals together for the nearest task of each query, (Q, T), -inf for the others."""
-        names = self.by.candidates()
-        bodies_QT = self.by.scores(replace(queries, prompts=self._bodies(queries.prompts)))
-        nearest = [row.index(max(row)) for row in bodies_QT.tolist()]
+        """By how much the proposed task's joined signals exceed its threshold, (Q, T); -inf for the other tasks."""
+        names, texts = self.candidates(), [self._query(prompt) for prompt in queries.prompts]
+        proposed = [row.index(max(row)) for row in self.by.scores(queries).tolist()]
+        bodies_QT = self.body.scores(replace(queries, prompts=[self._ids(body_of(text)) for text in texts]))
         router = self._refusing.sequential_router(replace(queries, only_decide=True))
-        found = router.log_odds([[names[task]] for task in nearest])
-        places = torch.tensor(nearest)[:, None]
-        joint_Q = self._join(torch.tensor(found, dtype=torch.float64)[:, 0], bodies_QT.double().gather(1, places)[:, 0])
-        return torch.full(bodies_QT.shape, -torch.inf, dtype=torch.float64).scatter(1, places, joint_Q[:, None])
+        found = router.log_odds([[names[place]] for place in proposed])
+        scores_QT = torch.full((len(queries), len(names)), -torch.inf, dtype=torch.float64)
+        for row, (place, text, (value,)) in enumerate(zip(proposed, texts, found, strict=True)):
+            signals_1F = self.scales[place].signals(torch.tensor([value]), bodies_QT[row, place][None].cpu())
+            scores_QT[row, place] = self._join(signals_1F)[0] - self.least[place, has_definition(text)]
+        return scores_QT
 
     def thresholds(self) -> Tensor:
-        """The least log-odds of both signals with which a task's expert answers, (T,)."""
-        least = []
-        for task, kept in self.kept.items():
-            values: dict[int, float] = {}  # by row, the lowest of its wordings
-            signals_NF, is_own_N = self._signals(task)
-            joint_N = self._join(*signals_NF.T)
-            for (row, _, _), value, is_own in zip(
-                kept["samples"].tolist(), joint_N.tolist(), is_own_N.tolist(), strict=True
-            ):
-                if is_own:
-                    body = int(kept["bodies"][row])
-                    values[body] = min(values.get(body, torch.inf), value)
-            least.append(guaranteed_threshold(list(values.values()), self.target_recall, self.confidence))
-        return torch.tensor(least, dtype=torch.float64)
+        """Zero for each task, (T,): scores are differences from thresholds."""
+        return torch.zeros(len(self.candidates()), dtype=torch.float64)
+
+    @cached_property
+    def measured(self) -> "list[Measured]":
+        """The samples of each task's expert, from its own held-out rows and from those of later tasks."""
+        found = []
+        for place in range(len(self.candidates())):
+            parts = []
+            for kept in self.kept.values():
+                here_N = kept["samples"][:, 1] == place
+                samples_N5 = kept["samples"][here_N]
+                states_NH = kept["states"].to(self.method.pool.device())[samples_N5[:, 0]]
+                bodies = [float(self.body.score(state_H[None])[0, place]) for state_H in states_NH]
+                parts.append(
+                    Measured(kept["log_odds"][here_N], torch.tensor(bodies, dtype=torch.float64), *samples_N5[:, 2:].T)
+                )
+            found.append(Measured(*map(torch.cat, zip(*parts, strict=True))))
+        return found
+
+    @cached_property
+    def scales(self) -> "list[Scale]":
+        """The scale of each task's signals."""
+        return [Scale.of(one) for one in self.measured]
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """The constant and the weights of both signals, (1 + F,)."""
+        signals, accepted, weight = [], [], []
+        for one, scale in zip(self.measured, self.scales, strict=True):
+            signals.append(scale.signals(one.log_odds_N, one.bodies_N))
+            accepted.append(one.kind_N == OWN)
+            weight.append(even_weights(one.kind_N, one.defined_N))
+        return fit_logistic(torch.cat(signals), torch.cat(accepted).double(), torch.cat(weight), RIDGE)
+
+    @cached_property
+    def least(self) -> dict[tuple[int, bool], float]:
+        """By task and by whether a query has a definition, the least joined signals with which the expert answers."""
+        found = {}
+        for place, (one, scale) in enumerate(zip(self.measured, self.scales, strict=True)):
+            joined_N, is_own_N = self._join(scale.signals(one.log_odds_N, one.bodies_N)), one.kind_N == OWN
+            for defined in (False, True):
+                group_N = is_own_N & (one.defined_N == defined)
+                if not group_N.any():  # all of the task's queries are of the other group
+                    group_N = is_own_N
+                worded = [joined_N[group_N & (one.wording_N == n)] for n in one.wording_N[group_N].unique()]
+                found[place, defined] = min(
+                    guaranteed_threshold(values_N.tolist(), self.target_recall, self.confidence) for values_N in worded
+                )
+        return found
 
     def state(self, task: str) -> dict[str, Tensor]:
-        """The task's features and log-odds, and what the feature router keeps of it."""
-        return super().state(task) | {f"{BY}{name}": tensor for name, tensor in self.by.state(task).items()}
+        """What all three keep of a task."""
+        parts = {BY: self.by, BODY: self.body}
+        inner = {f"{start}{name}": one for start, part in parts.items() for name, one in part.state(task).items()}
+        return super().state(task) | inner
 
     def load_state(self, task: str, tensors: Mapping[str, Tensor]) -> None:
         """Load a task's ``state``."""
-        self.by.load_state(task, {n.removeprefix(BY): tensor for n, tensor in tensors.items() if n.startswith(BY)})
-        super().load_state(task, {n: tensor.cpu() for n, tensor in tensors.items() if not n.startswith(BY)})
-        self._fitted = None
+        for start, part in ((BY, self.by), (BODY, self.body)):
+            part.load_state(task, {n.removeprefix(start): one for n, one in tensors.items() if n.startswith(start)})
+        super().load_state(task, {n: one.cpu() for n, one in tensors.items() if not n.startswith((BY, BODY))})
+        self._forget()
 
     def nbytes(self) -> int:
         """Size of all that is kept."""
-        return super().nbytes() + self.by.nbytes()
+        return super().nbytes() + self.by.nbytes() + self.body.nbytes()
 
-    def _join(self, log_odds_N: Tensor, scores_N: Tensor) -> Tensor:
-        """The fitted log-odds of acceptance, (N,)."""
-        if self._fitted is None:
-            signals, is_own = zip(*map(self._signals, self.kept), strict=True)
-            signals_NF = torch.cat(signals)
-            scale_2F = torch.stack([signals_NF.mean(0), signals_NF.std(0).clamp(min=1e-9)])
-            weights_G = fit_logistic((signals_NF - scale_2F[0]) / scale_2F[1], torch.cat(is_own).double())
-            self._fitted = scale_2F, weights_G
-        scale_2F, weights_G = self._fitted
-        return weights_G[0] + (torch.stack([log_odds_N, scores_N], dim=1) - scale_2F[0]) / scale_2F[1] @ weights_G[1:]
+    def _forget(self) -> None:
+        """Compute scales, weights and thresholds again when they are needed: each task changes them."""
+        for name in ("measured", "scales", "weights", "least"):
+            self.__dict__.pop(name, None)
 
-    def _signals(self, task: str) -> tuple[Tensor, Tensor]:
-        """Log-odds and score of each sample of a task, (N, 2), and whether the expert must accept it, (N,)."""
-        kept = self.kept[task]
-        scores_PT = torch.cat([self.by.score(state_H[None]) for state_H in kept["states"]]).double().cpu()
-        rows_N, experts_N, is_own_N = kept["samples"].T
-        return torch.stack([kept["log_odds"], scores_PT[rows_N, experts_N]], dim=1), is_own_N
+    def _join(self, signals_NF: Tensor) -> Tensor:
+        return self.weights[0] + signals_NF @ self.weights[1:]
 
-    def _bodies(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        return [body_ids(self.method.template, prompt) for prompt in prompts]
-
-    def _general(self, task: str) -> list[list[int]]:
-        """Prompts of general instructions, with and without their first line."""
+    def _samples(self, task: str, place: int, queries: Sequence[str]) -> list[Sample]:
+        """The texts whose log-odds are kept of a task, under its own expert and under the nearest other one."""
         method = self._refusing
         draw = seed(method.run_seed, task, "general negatives")
-        rows = unseen_general(self.ood_examples, method.general_source, draw, refused=method.general_negatives)
-        texts = [text for row in rows for text in (row.prompt, row.prompt.partition("\n")[2]) if text.strip()]
-        return [method.template.prompt_ids(text) for text in texts]
+        general = unseen_general(self.ood_examples, method.general_source, draw, refused=method.general_negatives)
+        samples = []
+        for query in queries:
+            order = random.Random(seed(method.run_seed, task, f"wordings of {query}"))
+            samples += [Sample(text, place, OWN, n) for n, text in enumerate(worded(query, order))]
+        samples += [
+            Sample(text, place, GENERAL, 0)
+            for row in general
+            for text in dict.fromkeys((row.prompt, body_of(row.prompt)))
+        ]
+        if place:
+            asked = Queries(
+                list(map(self._ids, queries)), list(queries), [0] * len(queries), [1] * len(queries), rows=len(queries)
+            )
+            scores_QT = self.by.scores(asked)[:, :place]  # of the other tasks, all of which are older
+            samples += [
+                Sample(query, row.index(max(row)), OTHER, 0)
+                for query, row in zip(queries, scores_QT.tolist(), strict=True)
+            ]
+        return samples
+
+    def _query(self, prompt: Sequence[int]) -> str:
+        return query_of(self.method.template, prompt)
+
+    def _ids(self, query: str) -> list[int]:
+        return self.method.template.prompt_ids(query)

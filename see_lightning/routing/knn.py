@@ -55,7 +55,7 @@ class Knn(FeatureRouter):
         k: int = 1,
         metric: str = "cosine",
         prompts_per_task: int = 200,
-        layer: int | None = None,
+        layer: float | None = None,
         wordings: Sequence[str] = (AS_IS, INPUT_ONLY),
         target_recall: float = 0.0,
     ) -> None:

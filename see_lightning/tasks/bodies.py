@@ -28,6 +28,16 @@ def body_of(query: str) -> str:
     return body if body.strip() else query
 
 
+def has_definition(query: str) -> bool:
+    r"""Whether a query has a text before its first blank line and one behind it.
+
+    >>> has_definition("Add.\n\n12 and 3"), has_definition("12 and 3")
+    (True, False)
+    """
+    definition, _, body = query.partition(BLANK_LINE)
+    return bool(definition.strip() and body.strip())
+
+
 def body_ids(template: PromptTemplate, prompt_ids: Sequence[int]) -> list[int]:
     """The ids of a prompt with the query's body alone.
 

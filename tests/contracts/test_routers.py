@@ -7,6 +7,7 @@ training. What is own to a method is tried with the method: interruptions by its
 import inspect
 import shutil
 from functools import cache
+from pathlib import Path
 
 import hydra.utils
 import pytest
@@ -17,7 +18,7 @@ from omegaconf import DictConfig
 from see_lightning import load_ensemble
 from see_lightning.config.search_path import CONF
 from see_lightning.engine import launch
-from see_lightning.engine.router import allowed_routers, takes
+from see_lightning.engine.router import allowed_routers, routers_in, takes
 from see_lightning.errors import ConfigError
 from see_lightning.routing.router import Router
 from see_lightning.tasks.datamodule import query_batch
@@ -75,6 +76,16 @@ def routed(base, router: str) -> toy.Seen:
 @pytest.fixture(params=ROUTERS)
 def router(request) -> str:
     return request.param
+
+
+@pytest.fixture
+def base(base, router) -> Path:
+    """Where runs lie; with larger tasks for a router that would learn too few rows once it has held some back."""
+    cfg = toy.compose(toy.data_in(base), base, f"method={method_for(router)}", f"router={router}")
+    parts = list(routers_in(cfg.router))
+    holds_out = any(part.holds_out or settings.get("target_recall") for part, settings in parts)
+    fewest = max(part.fewest for part, _ in parts)
+    return base / toy.LARGER if holds_out and fewest >= min(toy.TASKS.values()) else base
 
 
 @pytest.fixture

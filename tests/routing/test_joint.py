@@ -1,23 +1,28 @@
-"""The logistic regression of two signals against its own derivative and neighbours, and the body of a query."""
+"""Two signals, joined: the regression, the scales, the thresholds and the choice, each against a plain computation."""
 
+import random
+import statistics
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from see_lightning.errors import ConfigError
+from see_lightning.routing.features import FeatureRouter
 from see_lightning.routing.guarantee import guaranteed_threshold
-from see_lightning.routing.joint import Joint, fit_logistic
-from see_lightning.tasks.bodies import body_ids, query_of
+from see_lightning.routing.joint import RIDGE, Joint
+from see_lightning.routing.logistic import fit_logistic
+from see_lightning.routing.signals import GENERAL, OWN, Measured, Scale, even_weights, worded
+from see_lightning.tasks.bodies import body_ids, body_of, has_definition, query_of
 from see_lightning.tasks.prompts import PromptTemplate
 from tests.adapters import small
+from tests.routing.fake import method_on, prompt_of
 
 
-def penalised(weights_G, x_NF, y_N, ridge):
+def penalised(weights_G, x_NF, y_N, weight_N, ridge):
     z_N = weights_G[0] + x_NF @ weights_G[1:]
-    return (
-        -(y_N * z_N.sigmoid().log() + (1 - y_N) * (-z_N).sigmoid().log()).sum() + ridge / 2 * weights_G[1:].norm() ** 2
-    )
+    losses_N = -(y_N * z_N.sigmoid().log() + (1 - y_N) * (-z_N).sigmoid().log())
+    return (weight_N * losses_N).sum() + ridge / 2 * weights_G[1:].norm() ** 2
 
 
 @pytest.mark.parametrize("apart", [0.0, 1.0, 20.0])
@@ -27,73 +32,175 @@ def test_the_weights_are_where_the_penalised_likelihood_is_largest(apart, ridge)
     y_N = (torch.arange(40) % 3 == 0).double()
     x_NF = torch.randn(40, 2, generator=draw, dtype=torch.float64) + apart * y_N[:, None]
     x_NF = (x_NF - x_NF.mean(0)) / x_NF.std(0)
-    weights_G = fit_logistic(x_NF, y_N, ridge).requires_grad_()
-    here = penalised(weights_G, x_NF, y_N, ridge)
+    weight_N = torch.rand(40, generator=draw, dtype=torch.float64) + 0.1
+    weights_G = fit_logistic(x_NF, y_N, weight_N, ridge).requires_grad_()
+    here = penalised(weights_G, x_NF, y_N, weight_N, ridge)
     (gradient_G,) = torch.autograd.grad(here, weights_G)
     assert gradient_G.abs().max() < 1e-6
     for _ in range(20):
         beside_G = weights_G.detach() + 0.05 * torch.randn(3, generator=draw, dtype=torch.float64)
-        assert penalised(beside_G, x_NF, y_N, ridge) > here
+        assert penalised(beside_G, x_NF, y_N, weight_N, ridge) > here
 
 
-class Scores:
-    """Stands in for a feature router: a state is the scores themselves."""
+def test_a_typical_own_query_has_the_signals_zero_and_a_typical_general_instruction_minus_one():
+    kind_N = torch.tensor([OWN] * 5 + [GENERAL] * 3)
+    bodies = [-1.0, -2.0, -3.0, -4.0, -7.0, -9.0, -9.0, -9.0]
+    one = Measured(torch.tensor([8.0, 9, 10, 11, 12, -4, -5, -7]), torch.tensor(bodies), kind_N, kind_N, kind_N)
+    spread = statistics.pstdev(bodies[:5])
+    found = Scale.of(one).signals(torch.tensor([10.0, -5.0, 2.5]), torch.tensor([-3.0, -1.0, -3 - 2 * spread]))
+    assert found.flatten().tolist() == pytest.approx([0, 0, -1, 0, -0.5, -2], abs=1e-6)
 
-    def candidates(self):
-        return ["a", "b"]
+
+TASKS = {"sum": "Write the sum of these numbers.", "cap": "Put the words into capitals."}
+SETTINGS = {"target_recall": 0.6, "confidence": 0.9, "ood_examples": 5}
+
+
+class Digits(FeatureRouter):
+    """A query's features are the share of digits in its input, and the input's length."""
+
+    place = 0
+
+    def embed(self, prompts, layer=0):
+        texts = [body_of(query_of(self.method.template, prompt)) for prompt in prompts]
+        return torch.tensor([[sum(map(str.isdigit, text)) / len(text), len(text)] for text in texts])
+
+    def embed_queries(self, queries, layer=0):
+        return self.embed(queries.prompts)
+
+    def fit(self, task, states_PH):
+        self.kept[task] = {"mean": states_PH.mean(0)}
 
     def score(self, states_PH):
-        return states_PH
+        means = [one["mean"][self.place] for one in self.kept.values()]
+        return -torch.stack([(states_PH[:, self.place] - mean).abs() for mean in means], dim=1)
 
-    def scores(self, queries):
-        return torch.tensor([[0.2, 0.9], [0.7, 0.1], [0.6, 0.5]])
+
+class Length(Digits):
+    """Scores by the length of the input."""
+
+    place = 1
+
+
+INNER = {"by": {"_target_": f"{__name__}.Digits"}, "body": {"_target_": f"{__name__}.Length"}}
+
+
+def odds(task: str, text: str) -> float:
+    """An expert's log-odds: by the words of its definition, and by the input's length."""
+    shared = len(set(text.partition("\n\n")[0].split()) & set(TASKS[task].split())) if has_definition(text) else -2
+    return float(2 * shared + len(body_of(text)) % 3)
+
+
+def rows(task: str, numbers: range) -> list[str]:
+    return [f"{TASKS[task]}\n\n{'7' * (n % 4 + 2) if task == 'sum' else 'ab' * (n % 5 + 1)}" for n in numbers]
+
+
+def joint_on(pool) -> Joint:
+    method = method_on(pool)
+    method.general_source, method.general_negatives = "built_in", 0
+
+    def sequential_router(queries, *, remember=True):
+        texts = [query_of(method.template, prompt) for prompt in queries.prompts]
+        return SimpleNamespace(
+            log_odds=lambda orders: [
+                [odds(name, text) for name in order] for order, text in zip(orders, texts, strict=True)
+            ]
+        )
+
+    method.sequential_router = sequential_router
+    return Joint(method, **INNER, **SETTINGS)
 
 
 @pytest.fixture
-def joint(monkeypatch):
-    router = Joint.__new__(Joint)
-    router.method = router._refusing = SimpleNamespace(
-        template=small.TEMPLATE,
-        sequential_router=lambda queries: SimpleNamespace(
-            log_odds=lambda orders: [[{"a": 3.0, "b": -2.0}[order[0]]] for order in orders]
-        ),
-    )
-    router.by, router.target_recall, router.confidence, router._fitted = Scores(), 0.6, 0.9, None
-    router.kept = {}
-    for task, name in enumerate("ab"):
-        states_PH = torch.rand(12, 2, generator=torch.Generator().manual_seed(task))
-        samples = [(row, task, int(row < 8)) for row in range(12)] + [(row, 1 - task, 0) for row in range(8)]
-        log_odds = [4.0 + row / 10 if is_own else -3.0 - row / 10 for row, _, is_own in samples]
-        router.kept[name] = {
-            "states": states_PH,
-            "samples": torch.tensor(samples),
-            "log_odds": torch.tensor(log_odds, dtype=torch.float64),
-            "bodies": torch.tensor([row // 2 for row in range(12)]),  # two wordings of each body
-        }
+def joint():
+    router = joint_on(small.pool())
+    for task in TASKS:
+        for hook, numbers in ((router.learn, range(8)), (router.hold_out, range(8, 17))):
+            hook(task, [prompt_of(text) for row in rows(task, numbers) for text in (row, body_of(row))])
     return router
 
 
-def test_only_the_nearest_task_s_expert_is_asked_and_has_a_score(joint):
-    scores_QT = joint.scores(small.queries(["x", "y", "z"], only_decide=True))
-    assert scores_QT.isinf().tolist() == [[True, False], [False, True], [False, True]]
-    weights_G, (mean_F, std_F) = joint._fitted[1], joint._fitted[0]
-    by_hand = weights_G[0] + weights_G[1:] @ ((torch.tensor([3.0, 0.7]).double() - mean_F) / std_F)
-    assert float(scores_QT[1, 0]) == pytest.approx(float(by_hand), abs=1e-6)
-    assert joint.route(small.queries(["x", "y", "z"]))[0] is None, "an expert that refuses does not answer"
+def by_hand(router: Joint, task: str, defined: bool) -> tuple[list[float], list[list[float]]]:
+    """The scale of a task's signals, and those of own held-out texts by wording, without and with a definition."""
+    mean = statistics.mean(len(body) for body in dict.fromkeys(map(body_of, rows(task, range(8)))))
+    queries = dict.fromkeys(text for row in rows(task, range(8, 17)) for text in (row, body_of(row)))
+    samples = router._samples(task, list(TASKS).index(task), list(queries))
+    own = [one.text for one in samples if one.kind == OWN]
+    general = [odds(task, one.text) for one in samples if one.kind == GENERAL]
+    middle = lambda values: sorted(values)[(len(values) - 1) // 2]  # torch's median  # noqa: E731
+    bodies = [-abs(len(body_of(text)) - mean) for text in own]
+    centre = middle([odds(task, text) for text in own])
+    scale = [centre, max(centre - middle(general), 1.0), middle(bodies), statistics.pstdev(bodies), mean]
+    groups: dict[int, list[str]] = {}
+    for one in samples:
+        if one.kind == OWN and has_definition(one.text) == defined:
+            groups.setdefault(one.wording, []).append(one.text)
+    return scale, [[signal(router, task, scale, text) for text in texts] for texts in groups.values()]
 
 
-def test_a_threshold_counts_the_worst_wording_of_each_row(joint):
-    for place, name in enumerate("ab"):
-        signals_NF, is_own_N = joint._signals(name)
-        values = joint._join(*signals_NF.T)[is_own_N.bool()].tolist()
-        worst = [min(values[row], values[row + 1]) for row in range(0, 8, 2)]
-        assert float(joint.thresholds()[place]) == guaranteed_threshold(worst, 0.6, 0.9)
+def signal(router: Joint, task: str, scale: list[float], text: str) -> float:
+    centre, gap, body, spread, mean = scale
+    constant, first, second = router.weights.tolist()
+    near = min((-abs(len(body_of(text)) - mean) - body) / spread, 0)
+    return constant + first * (odds(task, text) - centre) / gap + second * near
 
 
-def test_scores_of_no_features_are_refused():
-    method = SimpleNamespace(pool=SimpleNamespace(names=[]))
-    with pytest.raises(ConfigError, match="router.by of router=joint is a router of features without a threshold"):
-        Joint(method, by={"_target_": "see_lightning.routing.argmax.Argmax"})
+def test_an_expert_answers_if_its_joined_signals_reach_the_threshold_of_queries_like_this_one(joint):
+    texts = [*rows("sum", range(6)), *rows("cap", range(6)), "777", "abab", "7" * 30, f"{TASKS['sum']}\n\n{'7' * 30}",
+             "Count them, please.\n\n777", "Tell me more.\n\nabab", f"{TASKS['cap']}\n\nababab"]  # fmt: skip
+    expected = []
+    for text in texts:
+        task = "sum" if sum(map(str.isdigit, body_of(text))) * 2 > len(body_of(text)) else "cap"
+        scale, worded_values = by_hand(joint, task, has_definition(text))
+        least = min(guaranteed_threshold(values, 0.6, 0.9) for values in worded_values)
+        expected.append(task if signal(joint, task, scale, text) >= least - 1e-9 else None)
+    assert joint.route(small.queries(texts)) == expected
+    assert set(expected) == {"sum", "cap", None}
+
+
+def test_the_weights_are_fitted_on_what_must_be_accepted_and_refused(joint):
+    accepted = [one.kind_N == OWN for one in joint.measured]
+    signals = [
+        scale.signals(one.log_odds_N, one.bodies_N) for one, scale in zip(joint.measured, joint.scales, strict=True)
+    ]
+    weight_N = torch.cat([even_weights(one.kind_N, one.defined_N) for one in joint.measured])
+    assert float(weight_N.sum()) == pytest.approx(4), "two tasks, two sides"
+    y_N = torch.cat(accepted).double()
+    here = penalised(joint.weights, torch.cat(signals), y_N, weight_N, RIDGE)
+    for place in range(3):
+        for step in (-0.05, 0.05):
+            beside_G = joint.weights.clone()
+            beside_G[place] += step
+            assert penalised(beside_G, torch.cat(signals), y_N, weight_N, RIDGE) > here
+
+
+def test_what_it_keeps_is_enough_to_choose_alike(joint):
+    again = joint_on(small.pool())
+    for task in TASKS:
+        again.load_state(task, joint.state(task))
+    texts = [*rows("sum", range(4)), "777", "Tell me more.\n\nabab"]
+    assert again.route(small.queries(texts)) == joint.route(small.queries(texts))
+    assert again.nbytes() == joint.nbytes() > 0
+
+
+def test_a_task_whose_queries_have_no_definition_has_one_threshold_for_all(joint):
+    joint.kept["sum"]["samples"][:, 3] = 0
+    joint._forget()
+    assert joint.least[0, True] != float("inf")
+
+
+def test_wordings_keep_the_input():
+    query = f"{TASKS['sum']}\n\n777"
+    found = worded(query, random.Random(3))
+    assert found[0] == query
+    assert [body_of(text) for text in found] == ["777"] * 3
+    assert worded("777", random.Random(3)) == ["777"]
+
+
+def test_routers_with_thresholds_of_their_own_are_refused():
+    with pytest.raises(ConfigError, match="have no threshold of their own"):
+        Joint(method_on(small.pool()), **{**INNER, "by": {**INNER["by"], "target_recall": 0.9}})
+    with pytest.raises(ConfigError, match="have no threshold of their own"):
+        Joint(method_on(small.pool()), **{**INNER, "body": {"_target_": "see_lightning.routing.argmax.Argmax"}})
 
 
 @pytest.mark.parametrize("style", ["plain", "chat", "alpaca", "llama2"])

@@ -45,6 +45,7 @@ torch.set_num_threads(1)
 register()
 
 TASKS = {"sky": 4, "sea": 8, "ice": 12}  # training rows
+LARGER = "larger"  # a base of this name has four more rows of each task
 TESTED = 4
 SETTINGS = (
     "order=jsonl",
@@ -79,10 +80,17 @@ SAID = {
 }  # fmt: skip
 
 
-def write_tasks(folder: Path, prompt: str = "{name}{name}{number}?") -> Path:
-    """The data of the toy: short prompts that name their task, and one answer for each task."""
+def write_tasks(folder: Path, prompt: str = "{name}{name}{number}?", more: int = 0) -> Path:
+    """The data of the toy: short prompts that name their task, and one answer for each task.
+
+    Args:
+        folder: is made.
+        prompt: of a row.
+        more: training rows of each task, in addition to those in ``TASKS``.
+    """
     folder.mkdir(parents=True)
-    for (name, size), answer in zip(TASKS.items(), ("x", "yy", "zz"), strict=True):
+    for (name, least), answer in zip(TASKS.items(), ("x", "yy", "zz"), strict=True):
+        size = least + more
         rows = [
             {"prompt": prompt.format(name=name, number=number), "answer": answer}
             for number in range(100, 100 + size + TESTED)
@@ -206,7 +214,7 @@ def place_of(directory: Path) -> Path:
 @cache
 def data_in(base: Path) -> Path:
     """The folder of the toy's data, which all runs that are compared must share."""
-    return write_tasks(base / "data")
+    return write_tasks(base / "data", more=4 if base.name == LARGER else 0)
 
 
 @cache
