@@ -3,7 +3,7 @@
 import inspect
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from see_lightning.config.compose import composed
 from see_lightning.config.explain import explain
-from see_lightning.config.instantiate import NotImportable, target_of
 from see_lightning.config.search_path import options
 from see_lightning.config.trust import Trust, refuse_code
 from see_lightning.engine.router import router_class, router_name, takes
@@ -96,17 +95,21 @@ def _option(cfg: DictConfig, words: Sequence[str], own: Choice, trust: Trust) ->
     """The router of some words: its name, and settings with or without ``router.`` before them."""
     name, *typed = words
     full = [word if word.startswith(("router.", "router@")) else f"router.{word}" for word in typed]
-    node = composed([f"router={name}", *full]).router
-    settings: Any = OmegaConf.to_container(node, resolve=True)
+    whole = composed([f"router={name}", *full])
+    settings: Any = OmegaConf.to_container(whole.router, resolve=True) if whole.router else {}
     option = RouterOption(shlex.join(words), settings)
+    if "_target_" not in settings:
+        return replace(
+            option, cannot=f"its file names no class; write _target_: MODULE.CLASS into conf/router/{name}.yaml"
+        )
     try:
         refuse_code(_files().get(name, Path(name)), {"router": settings}, trust)
-        router: type[Router] = target_of(settings)
-    except (ConfigError, NotImportable) as error:
-        return RouterOption(option.name, settings, explain(error))
+        router = router_class(OmegaConf.create({"router": settings}))
+    except ConfigError as error:
+        return replace(option, cannot=explain(error))
     if (router, _whole(router, settings)) == own:
-        return RouterOption(option.name, None)
-    return RouterOption(option.name, settings, lacking(method_class(cfg.method), router, cfg.adapter.activated))
+        return replace(option, settings=None)
+    return replace(option, cannot=lacking(method_class(cfg.method), router, cfg.adapter.activated))
 
 
 def lacking(method: type[Method], router: type[Router], activated: bool) -> str:
