@@ -151,7 +151,7 @@ def test_no_documented_command_types_what_has_no_effect(composed, command):
         return
     if "order=hub" in single:
         single.append("benchmark.reader.datasets={a:{path:p,prompt:q,answer:r}}")
-        single = [override for override in single if override != "benchmark=mine"]
+    single = [override for override in single if override != "benchmark=mine"]  # a file of the reader's own
     cfg = composed(*single)
     own, notes = check_effects(cfg, single, several=False)
     assert own == single
