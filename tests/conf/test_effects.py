@@ -33,6 +33,7 @@ IDLE = [
     (["method.rewordings=model"], "method.rewordings", ["method.instruction_variants=[as_is,reworded]"]),
     (["method=replay", "data.min_negatives=5"], "data.min_negatives", ["method=see"]),
     (["method=replay", "data.calibrate_on=train"], "data.calibrate_on", ["method=see"]),
+    (["router=centroid", "method.second_chance=on"], "method.second_chance", ["router=propose"]),
     (["method.calibrate_on=10", "method.margin=0.4"], "method.margin", ["method.calibrate_on=train"]),
     (["ratio=0", "method.min_negatives=5"], "method.min_negatives", ["ratio=0.1"]),
     (["method=replay", "data.max_negatives=5"], "data.max_negatives", ["method=see"]),
@@ -105,6 +106,7 @@ def test_what_commands_for_all_methods_set_is_only_told(composed, typed):
     "typed",
     [
         ["router=walk", "method.calibrate_on=9", "method.target_recall=0.5"],
+        ["router=propose", "method.calibrate_on=9", "method.target_recall=0.5", "method.second_chance=on"],
         ["method=sema", "router=density", "router.reject_above=2", "method.reject_above=2"],
     ],
 )
