@@ -188,7 +188,9 @@ class See(ExpertMethod):
         """Sets the new expert's threshold from its log-odds on the examples that ``calibrate_on`` chooses."""
         if self.second_chance:
             self.second_chance.learn(task)
-        if not self.calibrate_on:
+        if not (
+            self.calibrate_on and self.router.uses_thresholds
+        ):  # other routers may use the held-out rows themselves
             return
         own, negatives = task.held_out, []
         if self.calibrate_on == TRAIN:

@@ -184,6 +184,16 @@ def test_a_run_that_goes_on_uses_the_thresholds_that_were_set_before(base, tmp_p
     assert toy.kept(again.directory) == toy.kept(whole.directory)
 
 
+def test_a_router_without_thresholds_sets_none_and_the_walk_over_its_experts_sets_its_own(base, tmp_path):
+    other = toy.run(toy.compose(toy.data_in(base), tmp_path, *CALIBRATED, "router=centroid"))
+    assert toy.read_results(other.directory)["routing"]["thresholds"] == {}
+    walk = toy.run(toy.compose(toy.data_in(base), tmp_path, *CALIBRATED))
+    assert walk.fits == 0, "the experts are those of the first run"
+    thresholds = toy.read_results(toy.whole(base, *CALIBRATED).directory)["routing"]["thresholds"]
+    assert toy.read_results(walk.directory)["routing"]["thresholds"] == thresholds
+    assert list(thresholds) == list(toy.TASKS)
+
+
 def test_more_held_out_than_there_is_is_refused(base, tmp_path):
     with pytest.raises(ConfigError, match="4 training rows of sky were to be held out, but it has 4"):
         toy.run(toy.compose(toy.data_in(base), tmp_path, "method.calibrate_on=4"))
