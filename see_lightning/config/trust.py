@@ -50,7 +50,7 @@ SHAPE = {
 ALIKE = {
     r"^ood\.sources\.[^.]+$": "benchmark",
     r"^benchmark\.reader\.readers\.[^.]+$": "benchmark.reader",
-    r"^router\.by$": "router",
+    r"^router\.(by|body)$": "router",
 }
 BROKEN = (
     *(yaml.YAMLError, OmegaConfBaseException, ConfigError, ValueError, TypeError, AttributeError, AssertionError),

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from see_lightning import load_ensemble
 from see_lightning.cli import ask, calibrate, figures, perplexity, transfer
 from see_lightning.cli.publish import publish
 from see_lightning.cli.runs import list_runs
-from see_lightning.config.trust import SEAL, Trust, allowed, load_config, read_settings, sealed_settings
+from see_lightning.config.trust import SEAL, Trust, allowed, load_config, read_settings, refuse_code, sealed_settings
 from see_lightning.engine.ledger import Ledger
 from see_lightning.errors import Refusal
 from see_lightning.files.run_files import DEPTH, LedgerError, read_file, seal
@@ -392,3 +393,17 @@ def test_a_damaged_run_beside_another_is_left_out_with_a_note(base, tmp_path, ca
     assert second.fits == 2, "nothing is taken over from it"
     assert f"note: left out, as a run beside this one: {first / 'ledger.json'} is damaged" in capsys.readouterr().err
     assert Ledger(second.directory).read().content["stages"]
+
+
+@pytest.mark.parametrize("place", ["by", "body"])
+def test_a_router_within_a_router_may_be_any_of_the_package_and_no_other(place):
+    ours = {
+        "router": {
+            "_target_": "see_lightning.routing.joint.Joint",
+            place: {"_target_": "see_lightning.routing.knn.Knn"},
+        }
+    }
+    refuse_code(Path("config.yaml"), ours)
+    ours["router"][place]["_target_"] = "mine.Router"
+    with pytest.raises(Refusal, match="names mine.Router as its router"):
+        refuse_code(Path("config.yaml"), ours)
