@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from see_lightning.config.instantiate import bind
 from see_lightning.config.search_path import CONF
+from see_lightning.config.sources import combine_sources
 from see_lightning.config.validation import validate
 from see_lightning.errors import ConfigError
 
@@ -22,6 +23,7 @@ OPTIONS = sorted(f"{path.parent.relative_to(CONF)}={path.stem}" for path in CONF
 NEEDED = {
     "model=hub": ["model.name=owner/name"],
     "benchmark=jsonl": ["benchmark.reader.folder=/mine"],
+    "benchmark=combined": ["+benchmark@benchmark.sources.pocket=pocket"],
     "benchmark=hub": ["benchmark.reader.datasets={a:{path:p,prompt:q,answer:r}}"],
     "order=hub": ["benchmark.reader.datasets={a:{path:p,prompt:q,answer:r}}", "order.tasks=[a,b]"],
     "order=jsonl": ["benchmark.reader.folder=/mine", "order.tasks=[a,b]"],
@@ -41,6 +43,7 @@ def targets(node: object, group: str = "") -> Iterator[tuple[str, dict[str, obje
 def check(cfg: DictConfig) -> int:
     """Refuse what ``run.py`` would refuse, and count the classes that were bound."""
     validate(cfg)
+    combine_sources(cfg)
     nodes = list(targets(OmegaConf.to_container(cfg, resolve=True)))
     for group, node in nodes:
         bind(node, *AT_RUN_TIME.get(group, ()))
