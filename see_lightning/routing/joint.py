@@ -186,7 +186,7 @@ class Joint(ScoringRouter):
                 group_N = is_own_N & (one.defined_N == defined)
                 if not group_N.any():  # all of the task's queries are of the other group
                     group_N = is_own_N
-                worded = [joined_N[group_N & (one.wording_N == n)] for n in one.wording_N[group_N].unique()]
+                worded = [joined_N[group_N & (one.wording_N == n)] for n in set(one.wording_N[group_N].tolist())]
                 found[place, defined] = min(
                     guaranteed_threshold(values_N.tolist(), self.target_recall, self.confidence) for values_N in worded
                 )

@@ -94,7 +94,7 @@ def even_weights(kind_N: Tensor, defined_N: Tensor) -> Tensor:
     """
     group_N, weight_N = 2 * kind_N + defined_N, torch.zeros(len(kind_N), dtype=torch.float64)
     for side_N in (kind_N == OWN, kind_N != OWN):
-        groups = group_N[side_N].unique()
+        groups = sorted(set(group_N[side_N].tolist()))
         for group in groups:
             weight_N[group_N == group] = 1 / int((group_N == group).sum()) / len(groups)
     return weight_N

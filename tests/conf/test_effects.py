@@ -30,6 +30,7 @@ IDLE = [
     (["method=seqft", "indicators.pos=yes"], "indicators.pos", ["method=see"]),
     (["method.general_source=/mine.jsonl"], "method.general_source", ["method.general_negatives=4"]),
     (["method.wordings_per_example=2"], "method.wordings_per_example", ["method.instruction_variants=[as_is,none]"]),
+    (["router=argmax", "method.second_chance=on"], "method.second_chance", ["router=propose"]),
     (["method.rewordings=model"], "method.rewordings", ["method.instruction_variants=[as_is,reworded]"]),
     (["method=replay", "data.min_negatives=5"], "data.min_negatives", ["method=see"]),
     (["method=replay", "data.calibrate_on=train"], "data.calibrate_on", ["method=see"]),

@@ -10,6 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 from see_lightning.config.search_path import CONF, register
+from see_lightning.config.sources import combine_sources
 from see_lightning.config.validation import validate
 from see_lightning.engine.build import build_tasks, build_template
 from see_lightning.tasks.task import Task
@@ -107,6 +108,20 @@ def jsonl(folder: Path, tasks: Iterable[str]) -> None:
             write(folder / "mine" / f"{task}.{half}.jsonl", {"prompt": f"{half} {task}", "answer": ["a", "b"]})
 
 
+def stream(folder: Path, tasks: Iterable[str]) -> None:
+    """Tasks of several benchmarks, each in the form of its own."""
+    classes = {name for names in TYPES.values() for name in names}
+    for task in tasks:
+        if task in classes:
+            cl_benchmark(folder, [task])
+        elif task.startswith("task"):
+            instructions("natural_instructions")(folder, [task])
+        elif task in ("ScienceQA", "NumGLUE-cm", "Py150"):
+            trace(folder, [task])
+        elif task not in ("words", "french", "news", "simplify"):  # which come with a package
+            ssr(folder, [task])
+
+
 def parquet(folder: Path, tasks: Iterable[str]) -> None:
     for task in tasks:
         for half in ("train", "test"):
@@ -121,6 +136,7 @@ FORMS: dict[str, tuple[Callable[[Path, Iterable[str]], None], tuple[str, ...]]] 
     "long_sequence": (instructions("long_sequence", bare=True), ()),
     "long_15": (cl_benchmark, ()),
     "citb": (citb, ()),
+    "stream": (stream, ("train_size=4", "test_size=3")),
     "pocket": (lambda folder, tasks: None, ("train_size=4", "test_size=4")),
     "jsonl": (jsonl, ("benchmark.reader.folder={}/mine", "order.tasks=[a,b]")),
     "hub": (
@@ -135,6 +151,7 @@ def built(order: str, folder: Path, *more: str) -> list[Task]:
     write_files, overrides = next(form for family, form in FORMS.items() if order.startswith(family))
     cfg = compose(folder, f"order={order}", *(override.format(folder) for override in overrides), *more)
     config = validate(cfg)
+    combine_sources(cfg)
     write_files(folder, config.order.tasks)
     return build_tasks(cfg, config, build_template(config))
 

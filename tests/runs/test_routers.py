@@ -146,7 +146,7 @@ def test_another_router_proposes_where_it_is_named_and_has_a_key_of_its_own(base
     ("few", "told"),
     [
         (("router=density", "train_size=3"), r"router=density .* needs 4 different ones .* sky has 3"),
-        (("router=centroid", "router.target_recall=0.9"), r"router=centroid .* 20% of them are held out .* sky has 4"),
+        (("router=density", "router.target_recall=0.9"), r"router=density .* 20% of them are held out .* sky has 4"),
     ],
     ids=["density", "threshold"],
 )

@@ -1,6 +1,7 @@
 """Experts with thresholds, in whole runs: set on what they have not seen, kept with them, and used wherever they answer."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from see_lightning.routing.indicator_trie import IndicatorTrie
 from see_lightning.routing.sequential_router import SequentialRouter
 from see_lightning.routing.verdicts import lowered_by_margin, threshold_at_recall
 from see_lightning.seeds import seed
+from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.datamodule import query_batch
 from see_lightning.tasks.negatives import unseen_general
 from tests.nightly import all_but
@@ -31,6 +33,16 @@ CALIBRATED = (
 KINDS = [(), toy.ACTIVATED]
 
 
+def only_decided(prompts: list[str], method: Method) -> Queries:
+    """Queries that experts only decide on."""
+    return replace(query_batch(prompts, method.template, max_new_tokens=1), only_decide=True)
+
+
+def own_log_odds(router: SequentialRouter, task: str) -> list[float]:
+    """Each query's log-odds under one expert."""
+    return [found for (found,) in router.log_odds([[task]] * len(router.queries))]
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=["ordinary", "activated"])
 def test_each_threshold_keeps_the_share_of_examples_that_its_expert_was_not_trained_on(base, kind):
     run = toy.whole(base, *kind, *CALIBRATED)
@@ -43,12 +55,11 @@ def test_each_threshold_keeps_the_share_of_examples_that_its_expert_was_not_trai
         rows = [json.loads(line) for line in (toy.data_in(base) / f"{task}.train.jsonl").read_text().splitlines()]
         unseen = [row["prompt"] for n, row in enumerate(rows, start=1) if f"{task}-train-{n}" not in trained]
         assert len(unseen) == len(rows) - 2
-        queries = query_batch(unseen, method.template, max_new_tokens=1)
+        queries = only_decided(unseen, method)
         words = IndicatorTrie(method.indicators, method.template)
         with torch.inference_mode():
-            log_odds = SequentialRouter(method.pool, words, queries, method.eos_ids(), method.counts, None).log_odds(
-                task
-            )
+            router = SequentialRouter(method.pool, words, queries, method.eos_ids(), method.counts, None)
+            log_odds = own_log_odds(router, task)
         threshold = thresholds[task]
         assert any(threshold == pytest.approx(one, abs=2e-3) for one in log_odds), "one of the held-out ones'"
         if len(unseen) == 2:
@@ -74,10 +85,10 @@ def test_a_threshold_that_also_looks_at_general_instructions_lies_between(base, 
         words = IndicatorTrie(method.indicators, method.template)
         log_odds = []
         for prompts in (own, [a.prompt, b.prompt, c.prompt]):
-            queries = query_batch(prompts, method.template, max_new_tokens=1)
+            queries = only_decided(prompts, method)
             with torch.inference_mode():
                 router = SequentialRouter(method.pool, words, queries, method.eos_ids(), method.counts, None)
-                log_odds.append(router.log_odds(task))
+                log_odds.append(own_log_odds(router, task))
         possible = [lowered_by_margin(one, log_odds[1], 0.5) for one in log_odds[0]]
         assert any(thresholds[task] == pytest.approx(one, abs=3e-3) for one in possible)
         moved += not any(thresholds[task] == pytest.approx(one, abs=3e-3) for one in log_odds[0])
@@ -121,11 +132,11 @@ def test_a_threshold_by_training_rows_lies_between_them_and_what_was_refused_and
         log_odds = []
         for word in ("++", "--"):
             prompts = [row["prompt"] for row in rows if row["target"].startswith(word)]
-            queries = query_batch(prompts, method.template, max_new_tokens=1)
+            queries = only_decided(prompts, method)
             words = IndicatorTrie(method.indicators, method.template)
             with torch.inference_mode():
                 router = SequentialRouter(method.pool, words, queries, method.eos_ids(), method.counts, None)
-                log_odds.append(router.log_odds(task))
+                log_odds.append(own_log_odds(router, task))
         assert thresholds[task] == pytest.approx(
             lowered_by_margin(threshold_at_recall(log_odds[0], 0.98), log_odds[1], 0.5), abs=3e-3
         )

@@ -23,6 +23,7 @@ DRAWS = 40  # of each definition
 READERS = {
     *("config/identity.py", "engine/contents.py"),
     *("config/effects.py", "engine/build_further.py", "engine/report_again.py", "engine/results.py"),
+    "engine/router_comparison.py",
     *("config/sources.py", "tasks/paraphrases.py", "tasks/task.py", "tasks/variants.py"),
 }
 
