@@ -147,17 +147,19 @@ class Joint(ScoringRouter):
     @cached_property
     def measured(self) -> "list[Measured]":
         """The samples of each task's expert, from its own held-out rows and from those of later tasks."""
+        # The rows of a task are always scored together, so the scores are the same after they were restored.
+        scores = {
+            task: self.body.score(kept["states"].to(self.method.pool.device())).double().cpu()
+            for task, kept in self.kept.items()
+        }
         found = []
         for place in range(len(self.candidates())):
             parts = []
-            for kept in self.kept.values():
+            for task, kept in self.kept.items():
                 here_N = kept["samples"][:, 1] == place
                 samples_N5 = kept["samples"][here_N]
-                states_NH = kept["states"].to(self.method.pool.device())[samples_N5[:, 0]]
-                bodies = [float(self.body.score(state_H[None])[0, place]) for state_H in states_NH]
-                parts.append(
-                    Measured(kept["log_odds"][here_N], torch.tensor(bodies, dtype=torch.float64), *samples_N5[:, 2:].T)
-                )
+                bodies_N = scores[task][samples_N5[:, 0], place]
+                parts.append(Measured(kept["log_odds"][here_N], bodies_N, *samples_N5[:, 2:].T))
             found.append(Measured(*map(torch.cat, zip(*parts, strict=True))))
         return found
 
