@@ -77,7 +77,7 @@ class Joint(ScoringRouter):
         *,
         by: Mapping[str, Any],
         body: Mapping[str, Any],
-        target_recall: float = 0.9,
+        target_recall: float = 0.95,
         confidence: float = 0.95,
         ood_examples: int = 60,
     ) -> None:
