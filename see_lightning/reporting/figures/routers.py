@@ -50,14 +50,16 @@ def routers_picture(found: Comparison) -> str:
 
     rows, columns, texts, shades = router_grid(found)
     width = 1.2 + 0.075 * max(map(len, rows), default=0) + 0.62 * len(columns)
-    figure = Figure(figsize=(max(4.8, width), 1.9 + 0.32 * len(rows)), layout="constrained")
+    title = f"Routers over the experts of {found['method']} on {found['order']}, seed {found['seed']}"
+    head = textwrap.wrap(title, int(10.5 * width))
+    note = textwrap.wrap("% of queries that reach their own expert; of foreign ones, the base model", int(12 * width))
+    height = 1.5 + 0.32 * len(rows) + 0.19 * (len(head) + len(note))
+    figure = Figure(figsize=(max(4.8, width), height), layout="constrained")
     axes = figure.subplots()
     draw_cells(axes, rows, columns, texts, shades, (), ink=INK, muted=INK, size=9.5)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelsize=9.5, labelcolor=INK)
-    title = f"Routers over the experts of {found['method']} on {found['order']}, seed {found['seed']}"
-    axes.set_title("\n".join(textwrap.wrap(title, int(10.5 * width))), fontsize=10, color=INK, loc="left")
-    note = textwrap.wrap("% of queries that reach their own expert; of foreign ones, the base model", int(12 * width))
+    axes.set_title("\n".join(head), fontsize=10, color=INK, loc="left")
     axes.set_xlabel("\n".join(note), fontsize=9, color="#555555", loc="left")
     return standalone_svg(
         figure, "routers", f"{title}: share of queries that reach their expert, by router and wording"
