@@ -101,7 +101,7 @@ class FixedMixture(Mixture):
 
 
 class TokenMixture(Mixture):
-    r"""A mixture that weighs the experts anew for each token and layer.
+    r"""A mixture with a weight of each expert for each token and layer.
 
     $$s_t = \lVert D_t x \rVert, \qquad w = \mathrm{softmax}(\mathrm{top}_k(s) / \tau)$$
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from see_lightning.adapters.pool import ExpertPool
 from see_lightning.config.checks import one_of, within
 from see_lightning.data.checks import BadRow
 from see_lightning.data.example import Example
@@ -37,11 +38,13 @@ class Rewording(Protocol):
     """The part of a method that rewords training prompts.
 
     Attributes:
+        pool: the base model.
         template: counts the tokens of a prompt.
         run_seed: the run's seed.
         indicators: the texts of the verdicts, which no rewording may contain.
     """
 
+    pool: ExpertPool
     template: PromptTemplate
     run_seed: int
     indicators: Indicators
@@ -161,7 +164,7 @@ def reworded_by_model(method: Rewording, text: str) -> list[str]:
     Raises:
         ConfigError: each rank holds only a part of the base model, and only the first rank draws training examples.
     """
-    if is_sharded(method):  # type: ignore[arg-type]
+    if is_sharded(method.pool):
         raise ConfigError(
             f"method.rewordings={MODEL} needs a base model that is not sharded; give a file of rewordings, or"
             f" method.rewordings={BUILT_IN}."

@@ -60,8 +60,7 @@ class Analytic(FeatureRouter):
     Args:
         method: whose queries are routed.
         features: number of random features, F; the paper has 10,000.
-        ridge: weight of the squared norm of the solution, above 0. The paper's 100 is for features of another scale; of 0.1
-            to 1,000, 10 was best here (SmolLM2-135M, ``superni_5``, 48 training rows a task).
+        ridge: weight of the squared norm of the solution, above 0. The paper's 100 is for features of another scale.
         layer: as in ``FeatureRouter``.
         wordings: as in ``FeatureRouter``.
         target_recall: as in ``FeatureRouter``.

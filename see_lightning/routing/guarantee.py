@@ -38,24 +38,3 @@ def guaranteed_threshold(values: Sequence[float], recall: float, confidence: flo
     while misses + 1 < len(lowest) and binomial_cdf(misses + 1, len(lowest), 1 - recall) <= 1 - confidence:
         misses += 1
     return lowest[max(misses, 0)]
-
-
-def guaranteed_recall(values: int, misses: int, confidence: float) -> float:
-    """The lower bound of Clopper and Pearson for the share that reaches a threshold, found by bisection.
-
-    Args:
-        values: number of independent draws.
-        misses: number of them below the threshold.
-        confidence: of the bound.
-
-    >>> round(guaranteed_recall(24, 0, 0.95), 4)
-    0.8827
-    """
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if binomial_cdf(misses, values, 1 - middle) <= 1 - confidence:
-            low = middle
-        else:
-            high = middle
-    return low

@@ -26,7 +26,7 @@ class MixtureRouter(PromptRouter):
     ``route`` names the expert with the largest weight, summed over all layers and over the tokens of the prompt on which
     experts act. A score is its share of the sum of all experts' weights.
 
-    The mixture is computed from the experts, anew with each of them, and nothing of it is saved. With a threshold the
+    The mixture is computed from the experts after each task, and nothing of it is saved. With a threshold the
     prompts of held-out rows are kept, since every new expert changes all shares.
 
     Args:

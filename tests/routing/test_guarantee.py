@@ -6,7 +6,25 @@ from math import comb
 
 import pytest
 
-from see_lightning.routing.guarantee import binomial_cdf, guaranteed_recall, guaranteed_threshold
+from see_lightning.routing.guarantee import binomial_cdf, guaranteed_threshold
+
+
+def guaranteed_recall(values: int, misses: int, confidence: float) -> float:
+    """The lower bound of Clopper and Pearson for the share that reaches a threshold, found by bisection.
+
+    Args:
+        values: number of independent draws.
+        misses: number of them below the threshold.
+        confidence: of the bound.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if binomial_cdf(misses, values, 1 - middle) <= 1 - confidence:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 @pytest.mark.parametrize("trials", [1, 7, 30])

@@ -255,9 +255,9 @@ def test_a_yes_that_leans_too_little_counts_as_a_no_and_is_not_written_out(pool,
     assert counts == before, "what was remembered was asked again"
     assert counts["generations"] == 2 * len(QUERIES), "a yes that does not count was written out"
     only_decide = replace(queries, only_decide=True)
-    lean = SequentialRouter(pool, WORDS, only_decide, small.EOS, Counter(), None)
+    router = SequentialRouter(pool, WORDS, only_decide, small.EOS, Counter(), None)
     with torch.inference_mode():
-        found = [one for (one,) in lean.log_odds([["qa"]] * len(QUERIES))]
+        found = [one for (one,) in router.log_odds([["qa"]] * len(QUERIES))]
         assert found == pytest.approx([said["qa", n].log_odds for n in range(len(QUERIES))], abs=2e-4)
 
 
