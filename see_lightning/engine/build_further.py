@@ -6,13 +6,15 @@ from dataclasses import replace
 from omegaconf import DictConfig
 
 from see_lightning.config.instantiate import instantiate
-from see_lightning.config.schema import VARIANTS, RunConfig
+from see_lightning.config.schema import PARAPHRASED, VARIANTS, RunConfig
+from see_lightning.data.general import BUILT_IN
 from see_lightning.engine.build import indicator_tokens, read_tasks, with_notices
 from see_lightning.engine.contents import shipped_names
 from see_lightning.engine.ledger import OOD, OOD_INPUT_ONLY
 from see_lightning.errors import ConfigError, DataError, listed, nearest
+from see_lightning.methods.instruction_variants import MODEL, read_rewordings
 from see_lightning.tasks.prompts import PromptTemplate, checked_header
-from see_lightning.tasks.task import Benchmark, Task
+from see_lightning.tasks.task import Benchmark, Task, content
 from see_lightning.tasks.variants import definition, variant_of
 
 
@@ -111,11 +113,13 @@ def build_variants(
 
     Raises:
         DataError: a prompt does not end in the header that activated experts need.
-        ConfigError: a task has no such variant.
+        ConfigError: a task has no such variant, or the run trains on a paraphrase of it.
     """
     if not config.variants:
         return {}
     benchmark: Benchmark = instantiate(cfg.benchmark)
+    if {*PARAPHRASED} & {*config.variants}:
+        _check_unseen(cfg, benchmark, [task.name for task in tasks])
     room = indicator_tokens(config, template)
     found = {
         name: [variant_of(task, name, benchmark.paraphrases, template, room) for task in tasks]
@@ -125,3 +129,20 @@ def build_variants(
     if config.adapter.activated:
         return {name: [checked_header(task, template) for task in some] for name, some in found.items()}
     return found
+
+
+def _check_unseen(cfg: DictConfig, benchmark: Benchmark, tasks: Sequence[str]) -> None:
+    """Refuse paraphrases that the run's own file of rewordings has: these variants are for wordings that were not learned."""
+    source = cfg.method.get("rewordings")
+    if "reworded" not in (cfg.method.get("instruction_variants") or ()) or source in (BUILT_IN, MODEL):
+        return
+    rewordings = read_rewordings(source)
+    for task in tasks:
+        learned = [content(text).lower() for text in rewordings.get(task, ())]
+        for place, text in enumerate(benchmark.paraphrases.get(task, ())):
+            if any(content(text).lower() in one for one in learned):
+                raise ConfigError(
+                    f"method.rewordings={source} has the paraphrase of {task} that variants=[{PARAPHRASED[place]}] evaluates,"
+                    f" so it would not be an unseen wording. Leave it out of the file, or set another"
+                    f" benchmark.paraphrases.{task}."
+                )

@@ -18,6 +18,7 @@ from see_lightning.errors import Refusal
 from see_lightning.evaluation.routing import BASE
 from see_lightning.methods.method import Method
 from see_lightning.tasks.batches import cut
+from see_lightning.tasks.datamodule import query_batch
 from see_lightning.tasks.task import Task
 
 
@@ -99,7 +100,8 @@ def token_nlls(
 def likelihoods(method: Method, task: Task, records: Sequence[Mapping[str, Any]], *, rows: int) -> list[Likelihood]:
     """The likelihood of the reference answer to each of a task's test queries, in the order of the test split.
 
-    An answer follows the expert's positive indicator and a blank, if it has one; their tokens do not count.
+    An answer follows the expert's positive indicator and a blank, if it has one; their tokens do not count. Under a router
+    that mixes experts it is the likelihood under the mixture that answers the query.
 
     Args:
         method: after the last task, in evaluation mode.
@@ -108,16 +110,20 @@ def likelihoods(method: Method, task: Task, records: Sequence[Mapping[str, Any]]
         rows: queries in a batch.
     """
     experts = {record["id"]: record["expert"] for record in records}
-    template, found = method.template, {}
-    for expert in dict.fromkeys(experts[example.id] for example in task.test):
-        examples = [example for example in task.test if experts[example.id] == expert]
-        accept_ids = "" if expert == BASE else method.accept_prefix
+    template, names = method.template, method.pool.names
+    queries = query_batch([example.prompt for example in task.test], template, max_new_tokens=1, rows=rows)
+    routes = [adapter_of(experts[example.id], names) for example in task.test]
+    adapters, found = method.router.adapters(queries, routes), {}
+    for adapter in dict.fromkeys(adapters):
+        examples = [example for example, one in zip(task.test, adapters, strict=True) if one == adapter]
+        accept_ids = "" if adapter is None else method.accept_prefix
         targets = [template.target_ids(accept_ids + example.target) for example in examples]
         prompts = [template.prompt_ids(example.prompt) for example in examples]
         opening_ids = template.target_ids(accept_ids)[:-1] if accept_ids else []
-        nlls = token_nlls(method.pool, adapter_of(expert, method.pool.names), prompts, targets, rows=rows)
+        nlls = token_nlls(method.pool, adapter, prompts, targets, rows=rows)
         for example, target, nll in zip(examples, targets, nlls, strict=True):
             given = prefix_tokens(target, opening_ids)
             counted = nll[given:].double()
-            found[example.id] = Likelihood(example.id, expert, round(float(counted.sum()), 6), len(counted))
+            nats = round(float(counted.sum()), 6)
+            found[example.id] = Likelihood(example.id, experts[example.id], nats, len(counted))
     return [found[example.id] for example in task.test]

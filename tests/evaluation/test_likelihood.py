@@ -12,9 +12,16 @@ from see_lightning.adapters.answer_logits import prefix_tokens
 from see_lightning.data.example import Example
 from see_lightning.errors import Refusal
 from see_lightning.evaluation.likelihood import adapter_of, likelihoods, perplexity, token_nlls
+from see_lightning.routing.arrow import Arrow
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 from tests.adapters import small
+
+
+def method_on(pool, accept_prefix: str) -> SimpleNamespace:
+    """A method whose routed experts answer."""
+    router = SimpleNamespace(adapters=lambda queries, routes: routes)
+    return SimpleNamespace(pool=pool, template=small.TEMPLATE, accept_prefix=accept_prefix, router=router)
 
 
 def template_of(*pieces: str) -> PromptTemplate:
@@ -90,7 +97,7 @@ def test_each_answer_is_that_of_the_voice_which_answered_and_only_an_accepting_o
     adapters = ["two", "base", "one", "base", "two"]
     records = [{"id": test.id, "expert": adapter} for test, adapter in zip(tests, adapters, strict=True)]
     task = Task(name="t", train=(), test=tuple(tests), score="exact_match", max_new_tokens=4)
-    method = SimpleNamespace(pool=pool, template=small.TEMPLATE, accept_prefix=accept_prefix)
+    method = method_on(pool, accept_prefix)
     found = likelihoods(method, task, records[::-1], rows=2)
     assert [(one.id, one.expert) for one in found] == [(record["id"], record["expert"]) for record in records]
     for one, test, adapter in zip(found, tests, adapters, strict=True):
@@ -101,6 +108,23 @@ def test_each_answer_is_that_of_the_voice_which_answered_and_only_an_accepting_o
             logits_SV = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(dim=-1)
         expected = [-float(logits_SV[len(prompt) - 1 + place, token]) for place, token in enumerate(answer)]
         assert one.tokens == len(answer)
+        assert one.nll == pytest.approx(sum(expected), abs=1e-4)
+
+
+def test_under_a_mixture_the_mixture_that_answers_is_measured_and_the_base_model_where_it_answers():
+    pool = small.pool("one", "two")
+    method = method_on(pool, "")
+    method.router = Arrow(method, top_k=2)
+    tests = [Example(f"t-{n}", f"Query {n}?", "answer", "t") for n in range(3)]
+    records = [{"id": test.id, "expert": name} for test, name in zip(tests, ["two", "base", "one"], strict=True)]
+    task = Task(name="t", train=(), test=tuple(tests), score="exact_match", max_new_tokens=4)
+    found = likelihoods(method, task, records, rows=2)
+    assert [one.expert for one in found] == ["two", "base", "one"]
+    for one, test in zip(found, tests, strict=True):
+        prompt, answer = small.TEMPLATE.prompt_ids(test.prompt), small.TEMPLATE.target_ids(test.target)
+        with torch.no_grad(), pool.use_adapter(None if one.expert == "base" else "(arrow)") as model:
+            logits_SV = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(dim=-1)
+        expected = [-float(logits_SV[len(prompt) - 1 + place, token]) for place, token in enumerate(answer)]
         assert one.nll == pytest.approx(sum(expected), abs=1e-4)
 
 

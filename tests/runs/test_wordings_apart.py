@@ -1,6 +1,7 @@
 """Test paraphrases stay unseen: nothing that trains reads them, and no built-in rewording makes one of them."""
 
 import ast
+import json
 import random
 from pathlib import Path
 
@@ -9,8 +10,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from see_lightning.config.search_path import CONF, register
+from see_lightning.config.validation import validate
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.general import general_rows
+from see_lightning.engine.build import build_tasks, build_template
+from see_lightning.engine.build_further import build_variants
+from see_lightning.errors import ConfigError
 from see_lightning.methods.see import See
 from see_lightning.tasks.task import content
 from see_lightning.tasks.variants import definition
@@ -106,3 +111,24 @@ def test_no_row_that_a_run_trains_on_has_a_paraphrase(base, tmp_path, monkeypatc
     assert len(trained) >= sum(toy.TASKS.values())
     assert any(not prompt.startswith(tuple(toy.TASKS)) for prompt in trained), "wordings vary"
     assert not leaks(trained, ["say sky", "a sea", "now: ice"])
+
+
+@pytest.mark.parametrize("kinds", ["reworded", "noised"])
+def test_a_file_of_rewordings_with_a_test_paraphrase_is_refused_where_it_is_evaluated(base, tmp_path, kinds):
+    """Where definitions are not reworded, the file is not read."""
+    file = tmp_path / "rewordings.jsonl"
+    file.write_text(json.dumps({"task": "sky", "rewordings": ["Please:  SAY\nsky"]}) + "\n")
+    settings = ("method=see", f"method.instruction_variants=[{kinds}]", f"method.rewordings={file}")
+    cfg = toy.compose(toy.defined_in(base), tmp_path, *toy.DEFINED, *settings, *toy.VARIANTS)
+    if kinds == "noised":
+        assert build(cfg)
+        return
+    with pytest.raises(ConfigError, match=r"has the paraphrase of sky that variants=\[paraphrased\] evaluates"):
+        build(cfg)
+    assert build(toy.compose(toy.defined_in(base), tmp_path, *toy.DEFINED, *settings, "variants=[input_only]"))
+
+
+def build(cfg):
+    config = validate(cfg)
+    template = build_template(config)
+    return build_variants(cfg, config, template, build_tasks(cfg, config, template))
