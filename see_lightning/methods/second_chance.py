@@ -4,7 +4,6 @@ Experts know their queries by the words of the definition. The input's body alon
 the expert's verdict is as reliable as on its own queries.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -12,10 +11,10 @@ import torch
 from see_lightning.routing.analytic import Analytic
 from see_lightning.routing.router import Routed
 from see_lightning.tasks.batches import Queries
-from see_lightning.tasks.bodies import body_ids, body_of, query_of
+from see_lightning.tasks.bodies import body_of, query_of
 from see_lightning.tasks.held_back import hold_back
 from see_lightning.tasks.task import Task
-from see_lightning.tasks.variants import definition, input_only
+from see_lightning.tasks.variants import INPUT_ONLY, definition, input_only
 
 SURE = 0.95  # share of a task's held-out rows whose bodies are sure enough
 OPENING = "opening"  # tensor of a task's state: bytes of its definition and the blank line or line break behind it
@@ -44,7 +43,7 @@ class SecondChance:
 
     def __init__(self, method: Routed) -> None:
         self.template = method.template
-        self.by = Analytic(method, target_recall=SURE)
+        self.by = Analytic(method, wordings=(INPUT_ONLY,), target_recall=SURE)
         #: By task, its definition and what separates it from the input; tasks without a definition are left out.
         self.openings: dict[str, str] = {}
 
@@ -55,19 +54,15 @@ class SecondChance:
             (without,) = input_only([first], common)
             self.openings[task.name] = first.prompt.removesuffix(without.prompt)
         learned, held_out = hold_back(task, holds_out=True)
-        bodies, held_bodies = (
-            [self.template.prompt_ids(body_of(row.prompt)) for row in some] for some in (learned, held_out)
-        )
-        self.by.learn(task.name, bodies)
-        self.by.hold_out(task.name, held_bodies)
+        self.by.learn(task.name, [self.template.prompt_ids(body_of(row.prompt)) for row in learned])
+        self.by.hold_out(task.name, [self.template.prompt_ids(row.prompt) for row in held_out])
 
     def choose(self, queries: Queries) -> list[Again]:
         """The queries whose bodies are sure to belong to a task, unless they would not fit behind its definition."""
         if not self.by.kept or not len(queries):
             return []
-        bodies = [body_ids(self.template, prompt) for prompt in queries.prompts]
         again = []
-        for row, expert in enumerate(self.by.route(replace(queries, prompts=bodies))):
+        for row, expert in enumerate(self.by.route(queries)):
             if expert in self.openings:
                 body = body_of(query_of(self.template, queries.prompts[row]))
                 prompt = self.template.prompt_ids(self.openings[expert] + body)

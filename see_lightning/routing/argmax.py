@@ -53,7 +53,7 @@ class Argmax(ScoringRouter):
 
     def hold_out(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
         """Keep the log-odds of the task's expert on its held-out rows."""
-        own = log_odds(self._deciding, prompts, [task] * len(prompts))
+        own = [found for (found,) in log_odds(self._deciding, prompts, [[task]] * len(prompts))]
         self.kept[task] = {LOG_ODDS: torch.tensor(own, dtype=torch.float64)}
 
     def candidates(self) -> list[str]:

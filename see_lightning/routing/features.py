@@ -1,10 +1,11 @@
 """Routers that score a query by the frozen base model's features: means of its hidden states over the prompt's tokens.
 
-Letters: P prompts, Q queries, T tasks, H hidden states.
+Letters: P prompts, Q queries, T tasks, H hidden states, W wordings.
 """
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from see_lightning.routing.router import Routed
 from see_lightning.routing.scoring import ScoringRouter, checked_wordings
 from see_lightning.routing.verdicts import threshold_at_recall
 from see_lightning.tasks.batches import Queries
+from see_lightning.tasks.bodies import body_ids
 from see_lightning.tasks.variants import AS_IS
 
 HELD_OUT = "held_out"  # tensor of a task's state: features of held-out rows, on which its threshold is set
@@ -27,7 +29,9 @@ class FeatureRouter(ScoringRouter):
         method: whose queries are routed.
         layer: features are means of the hidden states behind this decoder layer, from 1, and only the layers up to it are
             computed; 0 for the last hidden states, None for the layer behind a quarter of all layers.
-        wordings: of a task's training rows that are learned: ``as_is``, ``input_only`` (without the definition), or both.
+        wordings: ``as_is``, ``input_only`` (without the definition), or both: a task is learned from its training rows in
+            each of them, and a query's score is the mean over them. So half of the score does not depend on the definition,
+            and a long one does not outweigh the input.
         target_recall: least share of a task's held-out rows that its threshold accepts; 0 for no threshold, so the base
             model is never chosen.
 
@@ -65,7 +69,7 @@ class FeatureRouter(ScoringRouter):
     def hold_out(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
         """Keep the features of held-out rows, if there is to be a threshold."""
         if self.holds_out:
-            self.kept[task] = {**self.kept[task], HELD_OUT: self.embed(prompts, self.layer)}
+            self.kept[task] = {**self.kept[task], HELD_OUT: self.states(prompts).flatten(0, 1)}
             self._thresholds_T = None
 
     def state(self, task: str) -> dict[str, Tensor]:
@@ -89,7 +93,32 @@ class FeatureRouter(ScoringRouter):
 
     def scores(self, queries: Queries) -> Tensor:
         """The score of each query for each learned task, (Q, T); tasks in the order of learning."""
-        return self._by_row(self.embed_queries(queries, self.layer))
+        first, *further = self._worded(queries.prompts)
+        states_WPH = [self.embed_queries(replace(queries, prompts=first), self.layer)]
+        for prompts in further:
+            states_PH = states_WPH[0].clone()
+            # A query without a definition is the same in both wordings, and read once.
+            if changed := [row for row, prompt in enumerate(prompts) if prompt != first[row]]:
+                again = replace(queries.select(changed), prompts=[prompts[row] for row in changed])
+                states_PH[changed] = self.embed_queries(again, self.layer)
+            states_WPH.append(states_PH)
+        return self.mean_score(torch.stack(states_WPH))
+
+    def states(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """The features of prompts, such as held-out ones, in each of the router's wordings, (W, P, H); no cost is counted."""
+        return torch.stack([self.embed(one, self.layer) for one in self._worded(prompts)])
+
+    def mean_score(self, states_WPH: Tensor) -> Tensor:
+        """Scores of features, (P, T), as the mean over the wordings."""
+        return torch.stack([self._by_row(states_PH) for states_PH in states_WPH]).mean(0)
+
+    def _worded(self, prompts: Sequence[Sequence[int]]) -> list[list[list[int]]]:
+        """The prompts in each of the router's wordings; one without a definition stays as it is."""
+        template = self.method.template
+        return [
+            [list(prompt) if wording == AS_IS else body_ids(template, prompt) for prompt in prompts]
+            for wording in self.wordings
+        ]
 
     def thresholds(self) -> Tensor:
         """The least score at which each task's expert is chosen, (T,); -inf without ``target_recall``.
@@ -104,7 +133,8 @@ class FeatureRouter(ScoringRouter):
     def _threshold(self, place: int, kept: Mapping[str, Tensor]) -> float:
         if not self.holds_out:
             return -torch.inf
-        return threshold_at_recall(self._by_row(kept[HELD_OUT])[:, place].tolist(), self.target_recall)
+        states_WPH = kept[HELD_OUT].reshape(len(self.wordings), -1, kept[HELD_OUT].shape[-1])
+        return threshold_at_recall(self.mean_score(states_WPH)[:, place].tolist(), self.target_recall)
 
     def _by_row(self, states_PH: Tensor) -> Tensor:
         """Scores, (P, T), each row by itself: products of several rows may differ in their last digits with their number."""

@@ -1,10 +1,11 @@
-"""Two signals: a proposed expert's log-odds and a density of the query's input alone, joined by a logistic regression.
+"""Two signals: a proposed expert's log-odds and how typical the query's features are, joined by a logistic regression.
 
-The log-odds know the words of the definition, and tell foreign queries with a definition from own ones; the density does not
-depend on the definition, and tells foreign inputs from own ones. Queries without a definition have lower log-odds, so each
-task has two thresholds: one for queries with a definition and one for those without.
+The log-odds know the words of the definition. Features of the frozen base model do not: the score by which the expert is
+proposed tells foreign definitions from own ones in other words, and the density of the input alone tells foreign inputs from
+own ones. A query is as typical as the lower of both. Queries without a definition have lower log-odds, so each task has two
+thresholds: one for queries with a definition and one for those without.
 
-Letters: Q queries, T tasks, N samples (a text under one expert), P prompts, H hidden states, F signals.
+Letters: Q queries, T tasks, N samples (a text under one expert), W wordings, P prompts, H hidden states, F signals.
 """
 
 import random
@@ -32,6 +33,7 @@ from see_lightning.tasks.negatives import unseen_general
 from see_lightning.tasks.variants import AS_IS, INPUT_ONLY
 
 BY, BODY = "by.", "body."  # begin the names of the other routers' tensors in a task's state
+PROPOSAL_STATES, BODY_STATES = "proposal_states", "body_states"  # tensors of a task's state: features of its samples
 RIDGE = 0.01  # of the regression, whose samples of a task have the weight 2 in all
 
 
@@ -48,7 +50,7 @@ class Refusing(Deciding, Protocol):
 
 
 class Joint(ScoringRouter):
-    """The proposed expert, if its log-odds and the score of the query's body together reach its threshold.
+    """The proposed expert, if its log-odds and the scores of the query's features together reach its threshold.
 
     The body is the text behind the first blank line, and what stands before it is the definition. The weights are fitted on
     held-out rows, which the own expert must accept as they stand, reworded, with errors and without the definition, and
@@ -56,15 +58,15 @@ class Joint(ScoringRouter):
 
     Args:
         method: whose experts give verdicts.
-        by: settings of the router that proposes an expert.
+        by: settings of the feature router that proposes an expert.
         body: settings of the feature router that scores bodies.
         target_recall: least share of a task's queries that is accepted under each wording, above 0 and below 1.
         confidence: of this share, below 1. With fewer held-out rows than it needs, all of them are accepted.
         ood_examples: general instructions, which no expert learns to refuse, at least 1.
 
     Raises:
-        ConfigError: ``by`` gives no scores, ``body`` is no router of features, one of them has a threshold, or a setting is
-            out of range.
+        ConfigError: ``by`` or ``body`` is no router of features or has a threshold of its own, ``body`` scores more than
+            bodies, or a setting is out of range.
     """
 
     needs = frozenset({"has_experts", "learns_refusals"})
@@ -85,13 +87,12 @@ class Joint(ScoringRouter):
         within("router.target_recall", target_recall, 0.01, 0.999)
         within("router.confidence", confidence, 0.01, 0.999)
         within("router.ood_examples", ood_examples, 1)
-        proposer, scores = scoring_router(by, method), scoring_router(body, method)
-        if not isinstance(scores, FeatureRouter) or scores.holds_out or proposer.holds_out:
+        self._refusing, self.by, self.body = method, _part("by", by, method), _part("body", body, method)
+        if self.body.wordings != (INPUT_ONLY,):
             raise ConfigError(
-                "router.by and router.body of router=joint have no threshold of their own, and router.body scores features:"
-                " router.by.target_recall=0 router@router.body=density router.body.target_recall=0."
+                f"router.body of router=joint scores bodies, which have no definition: router.body.wordings=[{INPUT_ONLY}];"
+                f" got {list(self.body.wordings)}."
             )
-        self._refusing, self.by, self.body = method, proposer, scores
         self.confidence, self.ood_examples = confidence, ood_examples
         self.wordings, self.holds_out = (AS_IS, INPUT_ONLY), True
 
@@ -103,23 +104,25 @@ class Joint(ScoringRouter):
         self._forget()
 
     def hold_out(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
-        """Keep log-odds and features of bodies of held-out rows and of general instructions."""
+        """Keep log-odds and features of held-out rows and of general instructions."""
         names, queries = self.candidates(), list(dict.fromkeys(map(self._query, prompts)))
         samples = self._samples(task, names.index(task), queries)
-        found = log_odds(
-            self._refusing, [self._ids(one.text) for one in samples], [names[one.expert] for one in samples]
-        )
-        bodies = list(dict.fromkeys(body_of(one.text) for one in samples))
-        places = {body: place for place, body in enumerate(bodies)}
+        orders: dict[str, list[str]] = {}  # the experts that are asked for a text, which is read once
+        for one in samples:
+            orders.setdefault(one.text, []).append(names[one.expert])
+        texts = list(orders)
+        ids, places = list(map(self._ids, texts)), {text: place for place, text in enumerate(texts)}
+        found = log_odds(self._refusing, ids, list(orders.values()))
         self.kept[task] = {
-            "log_odds": torch.tensor(found, dtype=torch.float64),
-            "samples": torch.tensor(
-                [
-                    (places[body_of(one.text)], one.expert, one.kind, has_definition(one.text), one.wording)
-                    for one in samples
-                ]
+            "log_odds": torch.tensor(
+                [found[places[one.text]][orders[one.text].index(names[one.expert])] for one in samples],
+                dtype=torch.float64,
             ),
-            "states": self.body.embed([self._ids(body) for body in bodies], self.body.layer),
+            "samples": torch.tensor(
+                [(places[one.text], one.expert, one.kind, has_definition(one.text), one.wording) for one in samples]
+            ),
+            PROPOSAL_STATES: self.by.states(ids),
+            BODY_STATES: self.body.states(ids),
         }
         self._forget()
 
@@ -130,13 +133,14 @@ class Joint(ScoringRouter):
     def scores(self, queries: Queries) -> Tensor:
         """By how much the proposed task's joined signals exceed its threshold, (Q, T); -inf for the other tasks."""
         names, texts = self.candidates(), [self._query(prompt) for prompt in queries.prompts]
-        proposed = [row.index(max(row)) for row in self.by.scores(queries).tolist()]
-        bodies_QT = self.body.scores(replace(queries, prompts=[self._ids(body_of(text)) for text in texts]))
+        proposals_QT, bodies_QT = self.by.scores(queries).cpu(), self.body.scores(queries).cpu()
+        proposed = [row.index(max(row)) for row in proposals_QT.tolist()]
         router = self._refusing.sequential_router(replace(queries, only_decide=True))
         found = router.log_odds([[names[place]] for place in proposed])
         scores_QT = torch.full((len(queries), len(names)), -torch.inf, dtype=torch.float64)
         for row, (place, text, (value,)) in enumerate(zip(proposed, texts, found, strict=True)):
-            signals_1F = self.scales[place].signals(torch.tensor([value]), bodies_QT[row, place][None].cpu())
+            here = bodies_QT[row, place][None], proposals_QT[row, place][None]
+            signals_1F = self.scales[place].signals(torch.tensor([value]), *here)
             scores_QT[row, place] = self._join(signals_1F)[0] - self.least[place, has_definition(text)]
         return scores_QT
 
@@ -147,9 +151,8 @@ class Joint(ScoringRouter):
     @cached_property
     def measured(self) -> "list[Measured]":
         """The samples of each task's expert, from its own held-out rows and from those of later tasks."""
-        # The rows of a task are always scored together, so the scores are the same after they were restored.
-        scores = {
-            task: self.body.score(kept["states"].to(self.method.pool.device())).double().cpu()
+        scored = {
+            task: (self._scores(self.body, kept[BODY_STATES]), self._scores(self.by, kept[PROPOSAL_STATES]))
             for task, kept in self.kept.items()
         }
         found = []
@@ -158,8 +161,8 @@ class Joint(ScoringRouter):
             for task, kept in self.kept.items():
                 here_N = kept["samples"][:, 1] == place
                 samples_N5 = kept["samples"][here_N]
-                bodies_N = scores[task][samples_N5[:, 0], place]
-                parts.append(Measured(kept["log_odds"][here_N], bodies_N, *samples_N5[:, 2:].T))
+                scores = (scores_PT[samples_N5[:, 0], place] for scores_PT in scored[task])
+                parts.append(Measured(kept["log_odds"][here_N], *scores, *samples_N5[:, 2:].T))
             found.append(Measured(*map(torch.cat, zip(*parts, strict=True))))
         return found
 
@@ -173,7 +176,7 @@ class Joint(ScoringRouter):
         """The constant and the weights of both signals, (1 + F,)."""
         signals, accepted, weight = [], [], []
         for one, scale in zip(self.measured, self.scales, strict=True):
-            signals.append(scale.signals(one.log_odds_N, one.bodies_N))
+            signals.append(scale.signals(one.log_odds_N, one.bodies_N, one.proposals_N))
             accepted.append(one.kind_N == OWN)
             weight.append(even_weights(one.kind_N, one.defined_N))
         return fit_logistic(torch.cat(signals), torch.cat(accepted).double(), torch.cat(weight), RIDGE)
@@ -183,7 +186,8 @@ class Joint(ScoringRouter):
         """By task and by whether a query has a definition, the least joined signals with which the expert answers."""
         found = {}
         for place, (one, scale) in enumerate(zip(self.measured, self.scales, strict=True)):
-            joined_N, is_own_N = self._join(scale.signals(one.log_odds_N, one.bodies_N)), one.kind_N == OWN
+            joined_N = self._join(scale.signals(one.log_odds_N, one.bodies_N, one.proposals_N))
+            is_own_N = one.kind_N == OWN
             for defined in (False, True):
                 group_N = is_own_N & (one.defined_N == defined)
                 if not group_N.any():  # all of the task's queries are of the other group
@@ -216,6 +220,12 @@ class Joint(ScoringRouter):
         for name in ("measured", "scales", "weights", "least"):
             self.__dict__.pop(name, None)
 
+    def _scores(self, router: FeatureRouter, states_WPH: Tensor) -> Tensor:
+        """Scores of kept features, (P, T). Those of a task are always computed together, so restored ones stay the same."""
+        return (
+            torch.stack([router.score(one.to(self.method.pool.device())) for one in states_WPH]).mean(0).double().cpu()
+        )
+
     def _join(self, signals_NF: Tensor) -> Tensor:
         return self.weights[0] + signals_NF @ self.weights[1:]
 
@@ -234,13 +244,11 @@ class Joint(ScoringRouter):
             for text in dict.fromkeys((row.prompt, body_of(row.prompt)))
         ]
         if place:
-            asked = Queries(
-                list(map(self._ids, queries)), list(queries), [0] * len(queries), [1] * len(queries), rows=len(queries)
-            )
-            scores_QT = self.by.scores(asked)[:, :place]  # of the other tasks, all of which are older
+            # The other tasks are all older.
+            scores_PT = self.by.mean_score(self.by.states(list(map(self._ids, queries))))[:, :place]
             samples += [
                 Sample(query, row.index(max(row)), OTHER, 0)
-                for query, row in zip(queries, scores_QT.tolist(), strict=True)
+                for query, row in zip(queries, scores_PT.tolist(), strict=True)
             ]
         return samples
 
@@ -249,3 +257,14 @@ class Joint(ScoringRouter):
 
     def _ids(self, query: str) -> list[int]:
         return self.method.template.prompt_ids(query)
+
+
+def _part(name: str, settings: Mapping[str, Any], method: Refusing) -> FeatureRouter:
+    """One of the two routers of features."""
+    router = scoring_router(settings, method)
+    if not isinstance(router, FeatureRouter) or router.holds_out:
+        raise ConfigError(
+            f"router.{name} of router=joint scores features and has no threshold of its own, such as router@router.{name}="
+            f"{'analytic' if name == 'by' else 'density'} with router.{name}.target_recall=0."
+        )
+    return router

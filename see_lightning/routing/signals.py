@@ -39,6 +39,7 @@ class Measured(NamedTuple):
     Args:
         log_odds_N: of acceptance, in nats.
         bodies_N: scores of the bodies.
+        proposals_N: scores by which the expert is proposed.
         kind_N: see ``Sample``.
         defined_N: 1 for a text with a definition.
         wording_N: see ``Sample``.
@@ -46,9 +47,31 @@ class Measured(NamedTuple):
 
     log_odds_N: Tensor
     bodies_N: Tensor
+    proposals_N: Tensor
     kind_N: Tensor
     defined_N: Tensor
     wording_N: Tensor
+
+
+class Typical(NamedTuple):
+    """Where scores of a task's own queries lie.
+
+    Args:
+        middle: their median.
+        spread: their standard deviation.
+    """
+
+    middle: float
+    spread: float
+
+    @classmethod
+    def of(cls, scores_N: Tensor) -> "Typical":
+        """Median and spread of scores."""
+        return cls(float(scores_N.median()), max(float(scores_N.std(correction=0)), 1e-6))
+
+    def below(self, scores_N: Tensor) -> Tensor:
+        """How far scores lie below the median, (N,), in standard deviations and at most 0: nearer is not surer."""
+        return ((scores_N.double() - self.middle) / self.spread).clamp(max=0)
 
 
 class Scale(NamedTuple):
@@ -57,27 +80,27 @@ class Scale(NamedTuple):
     Args:
         own: median of own log-odds, in nats.
         gap: of the median of general instructions below it, at least 1 nat.
-        body: median of the scores of own bodies.
-        spread: their standard deviation.
+        body: scores of own bodies.
+        proposal: scores by which the expert is proposed for its own queries.
     """
 
     own: float
     gap: float
-    body: float
-    spread: float
+    body: Typical
+    proposal: Typical
 
     @classmethod
     def of(cls, one: Measured) -> "Scale":
         """The scale of an expert's samples."""
         is_own_N, general_N = one.kind_N == OWN, one.log_odds_N[one.kind_N == GENERAL]
-        own, bodies_N = float(one.log_odds_N[is_own_N].median()), one.bodies_N[is_own_N]
-        spread = max(float(bodies_N.std(correction=0)), 1e-6)
-        return cls(own, max(own - float(general_N.median()), 1.0), float(bodies_N.median()), spread)
+        own = float(one.log_odds_N[is_own_N].median())
+        scores = Typical.of(one.bodies_N[is_own_N]), Typical.of(one.proposals_N[is_own_N])
+        return cls(own, max(own - float(general_N.median()), 1.0), *scores)
 
-    def signals(self, log_odds_N: Tensor, bodies_N: Tensor) -> Tensor:
-        """Both signals, (N, 2). Bodies that score above the own median count as typical: nearer is not surer."""
-        bodies_N = ((bodies_N.double() - self.body) / self.spread).clamp(max=0)
-        return torch.stack([(log_odds_N.double() - self.own) / self.gap, bodies_N], dim=1)
+    def signals(self, log_odds_N: Tensor, bodies_N: Tensor, proposals_N: Tensor) -> Tensor:
+        """The log-odds, and the less typical one of both scores, (N, 2)."""
+        near_N = torch.minimum(self.body.below(bodies_N), self.proposal.below(proposals_N))
+        return torch.stack([(log_odds_N.double() - self.own) / self.gap, near_N], dim=1)
 
 
 def even_weights(kind_N: Tensor, defined_N: Tensor) -> Tensor:

@@ -20,19 +20,19 @@ class Deciding(Routed, Protocol):
         """A batch of queries before the experts; with ``remember`` it uses the response cache."""
 
 
-def log_odds(method: Deciding, prompts: Sequence[Sequence[int]], experts: Sequence[str]) -> list[float]:
-    """For each prompt, one expert's log-odds of accepting it, in nats; nothing is cached.
+def log_odds(method: Deciding, prompts: Sequence[Sequence[int]], orders: Sequence[Sequence[str]]) -> list[list[float]]:
+    """For each prompt, the log-odds with which experts accept it, in nats; nothing is cached.
 
     Args:
         method: whose experts give verdicts.
         prompts: as ids.
-        experts: for each prompt, the expert.
+        orders: for each prompt, the experts.
     """
     number = len(prompts)
     ids, ones = [str(place) for place in range(number)], [1] * number
     queries = Queries(list(map(list, prompts)), ids, [0] * number, ones, rows=ROWS, only_decide=True)
     router = method.sequential_router(queries, remember=False)
-    return [found for (found,) in router.log_odds([[expert] for expert in experts])]
+    return router.log_odds(orders)
 
 
 class Verifying(Router):

@@ -136,6 +136,21 @@ def test_an_unusable_setting_is_refused(method, settings, told):
         Centroid(method, **settings)
 
 
+def test_a_query_is_scored_in_each_wording_and_read_once_where_both_are_the_same(method):
+    router = Centroid(method, layer=1, wordings=("as_is", "input_only"))
+    for name, text in (("sky", "Say why.\n\nthe sky"), ("sea", "Sing.\n\na sea")):
+        router.learn(name, [small.TEMPLATE.prompt_ids(text)])
+    texts = ["Say why.\n\nthe sea", "the sky"]
+    before = method.counts["prefills"]
+    found = router.scores(small.queries(texts))
+    assert method.counts["prefills"] == before + 3
+    one = Centroid(method, layer=1)
+    one.kept = router.kept
+    whole, body = (one.scores(small.queries(some)) for some in (texts, ["the sea", "the sky"]))
+    torch.testing.assert_close(found, (whole + body) / 2)
+    assert not torch.equal(whole[0], body[0])
+
+
 @pytest.mark.parametrize("recall", [0.5, 0.9, 1.0])
 def test_at_least_the_share_of_held_out_rows_is_accepted_and_what_lies_lower_is_not(method, recall):
     router = FirstState(method, target_recall=recall)

@@ -45,24 +45,34 @@ def test_the_weights_are_where_the_penalised_likelihood_is_largest(apart, ridge)
 def test_a_typical_own_query_has_the_signals_zero_and_a_typical_general_instruction_minus_one():
     kind_N = torch.tensor([OWN] * 5 + [GENERAL] * 3)
     bodies = [-1.0, -2.0, -3.0, -4.0, -7.0, -9.0, -9.0, -9.0]
-    one = Measured(torch.tensor([8.0, 9, 10, 11, 12, -4, -5, -7]), torch.tensor(bodies), kind_N, kind_N, kind_N)
-    spread = statistics.pstdev(bodies[:5])
-    found = Scale.of(one).signals(torch.tensor([10.0, -5.0, 2.5]), torch.tensor([-3.0, -1.0, -3 - 2 * spread]))
-    assert found.flatten().tolist() == pytest.approx([0, 0, -1, 0, -0.5, -2], abs=1e-6)
+    proposals = torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9, 0, 0, 0])
+    log_odds = torch.tensor([8.0, 9, 10, 11, 12, -4, -5, -7])
+    one = Measured(log_odds, torch.tensor(bodies), proposals, kind_N, kind_N, kind_N)
+    spread, other = statistics.pstdev(bodies[:5]), statistics.pstdev(proposals[:5].tolist())
+    found = Scale.of(one).signals(
+        torch.tensor([10.0, -5.0, 2.5, 2.5]),
+        torch.tensor([-3.0, -1.0, -3 - 2 * spread, -3 - 2 * spread]),
+        torch.tensor([0.7, 0.9, 0.7 - other, 0.7 - 3 * other]),
+    )
+    assert found.flatten().tolist() == pytest.approx([0, 0, -1, 0, -0.5, -2, -0.5, -3], abs=1e-6)
 
 
 TASKS = {"sum": "Write the sum of these numbers.", "cap": "Put the words into capitals."}
 SETTINGS = {"target_recall": 0.6, "confidence": 0.9, "ood_examples": 5}
 
 
+def digits(text: str) -> float:
+    return (sum(map(str.isdigit, text)) + 1) / (len(text) + 2)
+
+
 class Digits(FeatureRouter):
-    """A query's features are the share of digits in its input, and the input's length."""
+    """A query's features are the share of digits in its input and two more characters, one a digit, and its length."""
 
     place = 0
 
     def embed(self, prompts, layer=0):
         texts = [body_of(query_of(self.method.template, prompt)) for prompt in prompts]
-        return torch.tensor([[sum(map(str.isdigit, text)) / len(text), len(text)] for text in texts])
+        return torch.tensor([[digits(text), len(text)] for text in texts])
 
     def embed_queries(self, queries, layer=0):
         return self.embed(queries.prompts)
@@ -81,7 +91,10 @@ class Length(Digits):
     place = 1
 
 
-INNER = {"by": {"_target_": f"{__name__}.Digits"}, "body": {"_target_": f"{__name__}.Length"}}
+INNER = {
+    "by": {"_target_": f"{__name__}.Digits"},
+    "body": {"_target_": f"{__name__}.Length", "wordings": ["input_only"]},
+}
 
 
 def odds(task: str, text: str) -> float:
@@ -128,8 +141,10 @@ def by_hand(router: Joint, task: str, defined: bool) -> tuple[list[float], list[
     general = [odds(task, one.text) for one in samples if one.kind == GENERAL]
     middle = lambda values: sorted(values)[(len(values) - 1) // 2]  # torch's median  # noqa: E731
     bodies = [-abs(len(body_of(text)) - mean) for text in own]
+    shares = [proposal(task, text) for text in own]
     centre = middle([odds(task, text) for text in own])
     scale = [centre, max(centre - middle(general), 1.0), middle(bodies), statistics.pstdev(bodies), mean]
+    scale += [middle(shares), max(statistics.pstdev(shares), 1e-6)]
     groups: dict[int, list[str]] = {}
     for one in samples:
         if one.kind == OWN and has_definition(one.text) == defined:
@@ -137,10 +152,15 @@ def by_hand(router: Joint, task: str, defined: bool) -> tuple[list[float], list[
     return scale, [[signal(router, task, scale, text) for text in texts] for texts in groups.values()]
 
 
+def proposal(task: str, text: str) -> float:
+    """How near the input's share of digits lies to the mean of the task's training inputs."""
+    return -abs(digits(body_of(text)) - statistics.mean(digits(body_of(row)) for row in rows(task, range(8))))
+
+
 def signal(router: Joint, task: str, scale: list[float], text: str) -> float:
-    centre, gap, body, spread, mean = scale
+    centre, gap, body, spread, mean, share, share_spread = scale
     constant, first, second = router.weights.tolist()
-    near = min((-abs(len(body_of(text)) - mean) - body) / spread, 0)
+    near = min((-abs(len(body_of(text)) - mean) - body) / spread, (proposal(task, text) - share) / share_spread, 0)
     return constant + first * (odds(task, text) - centre) / gap + second * near
 
 
@@ -160,7 +180,8 @@ def test_an_expert_answers_if_its_joined_signals_reach_the_threshold_of_queries_
 def test_the_weights_are_fitted_on_what_must_be_accepted_and_refused(joint):
     accepted = [one.kind_N == OWN for one in joint.measured]
     signals = [
-        scale.signals(one.log_odds_N, one.bodies_N) for one, scale in zip(joint.measured, joint.scales, strict=True)
+        scale.signals(one.log_odds_N, one.bodies_N, one.proposals_N)
+        for one, scale in zip(joint.measured, joint.scales, strict=True)
     ]
     weight_N = torch.cat([even_weights(one.kind_N, one.defined_N) for one in joint.measured])
     assert float(weight_N.sum()) == pytest.approx(4), "two tasks, two sides"
@@ -197,10 +218,12 @@ def test_wordings_keep_the_input():
 
 
 def test_routers_with_thresholds_of_their_own_are_refused():
-    with pytest.raises(ConfigError, match="have no threshold of their own"):
+    with pytest.raises(ConfigError, match="router.by of router=joint scores features and has no threshold of its own"):
         Joint(method_on(small.pool()), **{**INNER, "by": {**INNER["by"], "target_recall": 0.9}})
-    with pytest.raises(ConfigError, match="have no threshold of their own"):
+    with pytest.raises(ConfigError, match="router.body of router=joint scores features"):
         Joint(method_on(small.pool()), **{**INNER, "body": {"_target_": "see_lightning.routing.argmax.Argmax"}})
+    with pytest.raises(ConfigError, match=r"router.body.wordings=\[input_only\]; got \['as_is'\]"):
+        Joint(method_on(small.pool()), **{**INNER, "body": {"_target_": f"{__name__}.Length"}})
 
 
 @pytest.mark.parametrize("style", ["plain", "chat", "alpaca", "llama2"])
