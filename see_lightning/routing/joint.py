@@ -28,7 +28,7 @@ from see_lightning.routing.signals import GENERAL, OTHER, OWN, Measured, Sample,
 from see_lightning.routing.walk import Deciding, log_odds
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
-from see_lightning.tasks.bodies import body_of, has_definition, query_of
+from see_lightning.tasks.bodies import body_ids, body_of, has_definition, query_of
 from see_lightning.tasks.negatives import unseen_general
 from see_lightning.tasks.variants import AS_IS, INPUT_ONLY
 
@@ -99,7 +99,7 @@ class Joint(ScoringRouter):
     def learn(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
         """One router learns the task's prompts, the other one their bodies."""
         self.by.learn(task, prompts)
-        bodies = [self._ids(body_of(self._query(prompt))) for prompt in prompts]
+        bodies = [body_ids(self.method.template, prompt) for prompt in prompts]
         self.body.learn(task, list(dict.fromkeys(map(tuple, bodies))))
         self._forget()
 

@@ -194,6 +194,15 @@ def test_the_weights_are_fitted_on_what_must_be_accepted_and_refused(joint):
             assert penalised(beside_G, torch.cat(signals), y_N, weight_N, RIDGE) > here
 
 
+def test_log_odds_are_those_of_the_expert_that_must_accept_or_refuse_the_text(joint):
+    names = list(TASKS)
+    for place, task in enumerate(names):
+        queries = list(dict.fromkeys(text for row in rows(task, range(8, 17)) for text in (row, body_of(row))))
+        samples = joint._samples(task, place, queries)
+        assert place == 0 or len({one.text for one in samples}) < len(samples), "two experts are asked about one text"
+        assert joint.kept[task]["log_odds"].tolist() == [odds(names[one.expert], one.text) for one in samples]
+
+
 def test_what_it_keeps_is_enough_to_choose_alike(joint):
     again = joint_on(small.pool())
     for task in TASKS:
