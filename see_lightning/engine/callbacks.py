@@ -56,13 +56,12 @@ class StopOnSignal(L.Callback):
     def __init__(self, stop_signal: StopSignal, ranks: Ranks) -> None:
         self.stop_signal, self.ranks = stop_signal, ranks
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Install the signal handlers again: Lightning's own, which replaced them, synchronise ranks at any moment."""
-        self.stop_signal.listen()
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Keep Lightning from installing its signal handler.
 
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Install the signal handlers again."""
-        self.stop_signal.listen()
+        It broadcasts between ranks at whatever moment the signal comes, while another rank waits in another exchange.
+        """
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 import see_lightning
-from see_lightning.engine.preemption import Preempted
+from see_lightning.engine.preemption import HURRY, Preempted
 from see_lightning.errors import ConfigError, Refusal
 from see_lightning.frame import LAUNCHER
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(hours=2)  # timeout of a collective operation
 GRACE = 30.0  # seconds until the other ranks are killed after one has failed
-_STOP, _ERROR = "stop", "error"  # keys in the store
+_STOP, _ERROR, _LEAVING = "stop", "error", "leaving"  # keys in the store
 
 
 class Echo(Refusal):
@@ -175,7 +175,16 @@ class Ranks:
         return self.store.get(_ERROR).decode() if self.store is not None and self.store.check([_ERROR]) else None
 
     def leave(self) -> None:
-        """Leave the process group."""
+        """Leave the process group once each rank is about to leave it, but after a few seconds in any case.
+
+        A rank that closes its connections earlier breaks the last exchange of one that is behind it.
+        """
+        if self.store is not None:
+            with suppress(RuntimeError):  # the first rank, which holds the store, has gone
+                self.store.add(_LEAVING, 1)
+                until = time.monotonic() + HURRY
+                while self.store.add(_LEAVING, 0) < self.size and time.monotonic() < until:
+                    time.sleep(0.02)
         if dist.is_initialized():
             dist.destroy_process_group()
 

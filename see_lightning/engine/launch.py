@@ -105,10 +105,12 @@ def _run(cfg: DictConfig, config: RunConfig, found: Found, command: str, ranks: 
         with room_needed(found.directory):
             Session(cfg, config, Ledger(found.directory, writes=ranks.first), command, ranks, found).run()
     except (Refusal, SystemExit) as end:
+        if isinstance(end, Echo) or (ranks.first and isinstance(end, Refusal)):
+            ranks.leave()
+        elif isinstance(end, Refusal):
+            ranks.publish_error(f"rank {ranks.rank}: {end}")  # this rank's own, such as a full disk
         if ranks.first:
             raise
-        if isinstance(end, Refusal) and not isinstance(end, Echo):
-            ranks.publish_error(f"rank {ranks.rank}: {end}")  # this rank's own, such as a full disk
         raise leave_quietly() from None
     except RuntimeError as error:
         if ranks.first and (reason := ranks.peer_error()):  # a collective operation failed because that rank ended

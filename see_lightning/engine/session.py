@@ -112,10 +112,11 @@ class Session:
             except Preempted:
                 code = exit_code(ranks.gather(stop_signal.signal))
                 self.console.print(STOPPED)
+                ranks.leave()
                 raise SystemExit(code) from None
             if ranks.first:
                 tracker.finish(self._write_results(material), ledger.directory / "report.html")
-        ranks.leave()
+            ranks.leave()
         if ranks.first and stop_signal.signal:
             self.console.print("stopped by a signal; the run is finished, and the same command prints its report")
             raise SystemExit(exit_code([stop_signal.signal]))

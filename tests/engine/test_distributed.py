@@ -7,13 +7,15 @@ import sys
 import textwrap
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 
 from see_lightning.engine import distributed
-from see_lightning.engine.distributed import Place, Ranks, check_size, place, supervise
+from see_lightning.engine.distributed import Place, Ranks, check_size, join, place, supervise
 from see_lightning.errors import ConfigError
 from see_lightning.frame import LAUNCHER, check_launcher
+from tests.runs import toy
 
 
 def program(text: str) -> list[str]:
@@ -179,6 +181,37 @@ def test_another_number_of_processes_than_configured_is_refused():
     with pytest.raises(ConfigError, match="4 processes were started, but trainer.devices x trainer.num_nodes is 2"):
         check_size(Place(0, 4, 0), 2)
     check_size(Place(0, 4, 0), 4)
+
+
+def test_no_rank_leaves_before_each_has_had_its_last_exchange(tmp_path):
+    """One that closes its connections earlier breaks the exchange of one that is behind it."""
+
+    def work() -> None:
+        ranks = join(place(), gpu=False)
+        if ranks.first:
+            time.sleep(1)
+            ranks.store.set("exchanged", "yes")
+        ranks.leave()
+        (tmp_path / str(ranks.rank)).write_text("yes" if ranks.first or ranks.store.check(["exchanged"]) else "no")
+        if ranks.first:  # which holds the store
+            time.sleep(1)
+
+    assert toy.ended(toy.start_ranks(2, work, tmp_path / "log")) == [0, 0], (tmp_path / "log").read_text()
+    assert (tmp_path / "1").read_text() == "yes"
+
+
+def test_a_rank_does_not_wait_for_ever_for_one_that_never_leaves(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "HURRY", 0.2)
+
+    def work() -> None:
+        ranks = join(place(), gpu=False)
+        if not ranks.first:
+            ranks.leave()
+            ranks.store.set("left", "yes")
+        else:
+            ranks.store.wait(["left"], timedelta(seconds=30))
+
+    assert toy.ended(toy.start_ranks(2, work, tmp_path / "log")) == [0, 0], (tmp_path / "log").read_text()
 
 
 def test_alone_a_process_is_all_ranks():

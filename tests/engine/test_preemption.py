@@ -4,8 +4,12 @@ import os
 import signal
 import threading
 
+import lightning as L
 import pytest
+from lightning.pytorch.demos.boring_classes import BoringModel
 
+from see_lightning.engine.callbacks import StopOnSignal
+from see_lightning.engine.distributed import Ranks
 from see_lightning.engine.preemption import AGAIN, SIGNALS, StopSignal, exit_code
 
 
@@ -25,12 +29,23 @@ def test_a_signal_is_noted_and_afterwards_does_what_it_did_before(number):
         signal.signal(number, before)
 
 
-def test_who_puts_itself_in_front_is_put_behind_again():
+def test_a_trainer_leaves_the_handlers_of_signals_as_they_are(tmp_path):
+    """Lightning's own handler broadcasts between ranks, at whatever moment a signal comes."""
+    found = {}
+
+    class Look(L.Callback):
+        def on_train_start(self, trainer, pl_module):
+            found.update({number: signal.getsignal(number) for number in SIGNALS})
+
     with StopSignal() as told:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        told.listen()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert told.signal is signal.SIGTERM
+        trainer = L.Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_steps=1,
+            default_root_dir=tmp_path, callbacks=[Look(), StopOnSignal(told, Ranks())],
+        )  # fmt: skip
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        trainer.fit(BoringModel())
+        assert found == before
+        assert {number: signal.getsignal(number) for number in SIGNALS} == before
 
 
 def test_a_run_in_another_thread_leaves_signals_alone():
