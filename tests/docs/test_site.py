@@ -46,6 +46,11 @@ def test_the_readme_is_short_and_names_every_page():
     assert linked == {path.stem for path in (ROOT / "docs").glob("*.md")}
 
 
+def test_the_page_of_methods_has_a_row_for_each():
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/methods.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
+
+
 def anchors(text: str) -> set[str]:
     return {
         re.sub(r"[^\w -]", "", line.strip("# ").lower()).replace(" ", "-")
