@@ -107,21 +107,23 @@ class Joint(ScoringRouter):
         """Keep log-odds and features of held-out rows and of general instructions."""
         names, queries = self.candidates(), list(dict.fromkeys(map(self._query, prompts)))
         samples = self._samples(task, names.index(task), queries)
-        orders: dict[str, list[str]] = {}  # the experts that are asked for a text, which is read once
-        for one in samples:
-            orders.setdefault(one.text, []).append(names[one.expert])
-        texts = list(orders)
+        texts = list(dict.fromkeys(one.text for one in samples))
         ids, places = list(map(self._ids, texts)), {text: place for place, text in enumerate(texts)}
-        found = log_odds(self._refusing, ids, list(orders.values()))
+        states_WPH = self.by.states(ids)
+        samples += self._under_others(names.index(task), queries, states_WPH[:, [places[one] for one in queries]])
+        orders: list[list[str]] = [[] for _ in texts]  # the experts that are asked for a text, which is read once
+        for one in samples:
+            orders[places[one.text]].append(names[one.expert])
+        found = log_odds(self._refusing, ids, orders)
         self.kept[task] = {
             "log_odds": torch.tensor(
-                [found[places[one.text]][orders[one.text].index(names[one.expert])] for one in samples],
+                [found[places[one.text]][orders[places[one.text]].index(names[one.expert])] for one in samples],
                 dtype=torch.float64,
             ),
             "samples": torch.tensor(
                 [(places[one.text], one.expert, one.kind, has_definition(one.text), one.wording) for one in samples]
             ),
-            PROPOSAL_STATES: self.by.states(ids),
+            PROPOSAL_STATES: states_WPH,
             BODY_STATES: self.body.states(ids),
         }
         self._forget()
@@ -230,7 +232,7 @@ class Joint(ScoringRouter):
         return self.weights[0] + signals_NF @ self.weights[1:]
 
     def _samples(self, task: str, place: int, queries: Sequence[str]) -> list[Sample]:
-        """The texts whose log-odds are kept of a task, under its own expert and under the nearest other one."""
+        """The texts whose log-odds under a task's own expert are kept: every query is one of them."""
         method = self._refusing
         draw = seed(method.run_seed, task, "general negatives")
         general = unseen_general(self.ood_examples, method.general_source, draw, refused=method.general_negatives)
@@ -238,19 +240,20 @@ class Joint(ScoringRouter):
         for query in queries:
             order = random.Random(seed(method.run_seed, task, f"wordings of {query}"))
             samples += [Sample(text, place, OWN, n) for n, text in enumerate(worded(query, order))]
-        samples += [
+        return samples + [
             Sample(text, place, GENERAL, 0)
             for row in general
             for text in dict.fromkeys((row.prompt, body_of(row.prompt)))
         ]
-        if place:
-            # The other tasks are all older.
-            scores_PT = self.by.mean_score(self.by.states(list(map(self._ids, queries))))[:, :place]
-            samples += [
-                Sample(query, row.index(max(row)), OTHER, 0)
-                for query, row in zip(queries, scores_PT.tolist(), strict=True)
-            ]
-        return samples
+
+    def _under_others(self, place: int, queries: Sequence[str], states_WQH: Tensor) -> list[Sample]:
+        """The queries of a task under the nearest older expert, the only ones there are beside its own."""
+        if not place:
+            return []
+        scores_QT = self.by.mean_score(states_WQH)[:, :place]
+        return [
+            Sample(query, row.index(max(row)), OTHER, 0) for query, row in zip(queries, scores_QT.tolist(), strict=True)
+        ]
 
     def _query(self, prompt: Sequence[int]) -> str:
         return query_of(self.method.template, prompt)

@@ -1,6 +1,7 @@
 """SEE's sequential routing (arXiv 2504.06664): experts are asked newest first, and the first that accepts answers."""
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -11,6 +12,7 @@ from see_lightning.routing.verdicts import Route
 from see_lightning.tasks.batches import Queries
 
 ROWS = 16  # prompts whose log-odds are computed together
+BEGINNING = 32  # tokens that prompts have in common to be read as a group; those of a template alone are fewer
 
 
 class Deciding(Routed, Protocol):
@@ -28,11 +30,36 @@ def log_odds(method: Deciding, prompts: Sequence[Sequence[int]], orders: Sequenc
         prompts: as ids.
         orders: for each prompt, the experts.
     """
-    number = len(prompts)
-    ids, ones = [str(place) for place in range(number)], [1] * number
-    queries = Queries(list(map(list, prompts)), ids, [0] * number, ones, rows=ROWS, only_decide=True)
+    groups = groups_by_beginning(prompts)
+    # Prompts of one group and of about one length are read together: padding costs as much as text.
+    places = sorted(range(len(prompts)), key=lambda place: (groups[place], len(prompts[place])))
+    queries = Queries(
+        [list(prompts[place]) for place in places],
+        list(map(str, places)),
+        [groups[place] for place in places],
+        [1] * len(places),
+        rows=ROWS,
+        only_decide=True,
+    )
     router = method.sequential_router(queries, remember=False)
-    return router.log_odds(orders)
+    found = dict(zip(places, router.log_odds([orders[place] for place in places]), strict=True))
+    return [found[place] for place in range(len(prompts))]
+
+
+def groups_by_beginning(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The number of each prompt's group: the same first tokens, such as those of a definition, are read once for a group.
+
+    Args:
+        prompts: as ids. Those that begin with the same ``BEGINNING`` tokens as at least ``ROWS`` of them form a group;
+            the others are group 0.
+
+    >>> groups_by_beginning([[1], *[[2] * BEGINNING + [n] for n in range(ROWS)], [3]]) == [0, *[1] * ROWS, 0]
+    True
+    """
+    beginnings = [tuple(prompt[:BEGINNING]) for prompt in prompts]
+    common = [ids for ids, times in Counter(beginnings).items() if times >= ROWS and len(ids) == BEGINNING]
+    numbers = {ids: number for number, ids in enumerate(common, start=1)}
+    return [numbers.get(ids, 0) for ids in beginnings]
 
 
 class Verifying(Router):

@@ -198,7 +198,8 @@ def test_log_odds_are_those_of_the_expert_that_must_accept_or_refuse_the_text(jo
     names = list(TASKS)
     for place, task in enumerate(names):
         queries = list(dict.fromkeys(text for row in rows(task, range(8, 17)) for text in (row, body_of(row))))
-        samples = joint._samples(task, place, queries)
+        states_WQH = joint.by.states([small.TEMPLATE.prompt_ids(query) for query in queries])
+        samples = joint._samples(task, place, queries) + joint._under_others(place, queries, states_WQH)
         assert place == 0 or len({one.text for one in samples}) < len(samples), "two experts are asked about one text"
         assert joint.kept[task]["log_odds"].tolist() == [odds(names[one.expert], one.text) for one in samples]
 

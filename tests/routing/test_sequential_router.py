@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -16,11 +17,13 @@ from see_lightning.inference.decoder import BatchDecoder, Decoded
 from see_lightning.inference.prefix_cache import PrefillCache
 from see_lightning.models.tiny import tiny_model
 from see_lightning.routing import expert_prefill
+from see_lightning.routing import walk as walk_module
 from see_lightning.routing.expert_prefill import PerExpertPrefill, SharedPrefill
 from see_lightning.routing.indicator_trie import IndicatorTrie
 from see_lightning.routing.sequential_router import SequentialRouter
 from see_lightning.routing.verdicts import Route, Verdict, read_verdict
 from see_lightning.routing.verdicts import walk as sequential_walk
+from see_lightning.routing.walk import log_odds
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.reconstruct import Indicators
 from tests.adapters import small
@@ -272,6 +275,33 @@ def test_log_odds_are_those_of_the_experts_of_each_query_and_are_cached(pool):
             for place, order in enumerate(ORDERS):
                 assert found[place] == pytest.approx([said[expert, place] for expert in order], abs=2e-4)
             assert counts["decisions"] == sum(map(len, ORDERS))
+
+
+def test_log_odds_of_many_prompts_are_those_of_each_and_a_common_beginning_is_read_once(pool, monkeypatch):
+    monkeypatch.setattr(walk_module, "ROWS", 4)
+
+    def sequential_router(queries, *, remember):
+        return SequentialRouter(pool, WORDS, queries, small.EOS, Counter(), None)
+
+    method = SimpleNamespace(sequential_router=sequential_router)
+    definition = "why is the sky so blue? name a colour, translate this, the sum"
+    texts = [text for one in QUERIES for text in (one, f"{definition}, {one}")]
+    prompts = [small.TEMPLATE.prompt_ids(text) for text in texts]
+    orders = [["qa", "sa"] if place % 3 else ["qg"] for place in range(len(texts))]
+    tokens = []
+    hook = pool.model.get_base_model().model.embed_tokens.register_forward_hook(
+        lambda _, inputs, __: tokens.append(inputs[0].numel())
+    )
+    with torch.inference_mode():
+        found = log_odds(method, prompts, [["qa"]] * len(prompts))
+        hook.remove()
+        expected = [log_odds(method, [prompt], [order])[0] for prompt, order in zip(prompts, orders, strict=True)]
+        assert sum(tokens) < sum(map(len, prompts))
+        assert [one for (one,) in found] == pytest.approx(
+            [log_odds(method, [prompt], [["qa"]])[0][0] for prompt in prompts], abs=2e-4
+        )
+        for some, these in zip(log_odds(method, prompts, orders), expected, strict=True):
+            assert some == pytest.approx(these, abs=2e-4)
 
 
 @pytest.mark.parametrize("rows", [2, 16])
