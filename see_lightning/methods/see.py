@@ -28,10 +28,9 @@ from see_lightning.methods.warm_start import WarmStart
 from see_lightning.routing.indicator_trie import IndicatorTrie
 from see_lightning.routing.sequential_router import SequentialRouter
 from see_lightning.routing.verdicts import lowered_by_margin, threshold_at_recall
-from see_lightning.routing.walk import Verifying, Walk
+from see_lightning.routing.walk import Verifying, Walk, log_odds
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
-from see_lightning.tasks.datamodule import query_batch
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.negatives import (
     MOST_OTHER,
@@ -202,7 +201,7 @@ class See(ExpertMethod):
                 return  # the first expert has no negatives
         # An expert must accept its queries under every wording, so the wording with the lowest log-odds sets the threshold.
         worded = [self._log_odds(task, rows) for rows in self.variants.each(self, task, memory, own)]
-        threshold = min(threshold_at_recall(log_odds, self.target_recall) for log_odds in worded)
+        threshold = min(threshold_at_recall(found, self.target_recall) for found in worded)
         negatives += self._unseen_general(task)
         if negatives:
             others = [self._log_odds(task, rows) for rows in self.variants.each(self, task, memory, negatives)]
@@ -215,9 +214,8 @@ class See(ExpertMethod):
 
     def _log_odds(self, task: Task, examples: Sequence[Example]) -> list[float]:
         """Log-odds of a task's expert on the prompts of examples."""
-        queries = query_batch([example.prompt for example in examples], self.template, max_new_tokens=1)
-        router = self.sequential_router(replace(queries, only_decide=True), remember=False)
-        return [found for (found,) in router.log_odds([[task.name]] * len(queries))]
+        prompts = [self.template.prompt_ids(example.prompt) for example in examples]
+        return [found for (found,) in log_odds(self, prompts, [[task.name]] * len(prompts))]
 
     def state(self) -> dict[str, Tensor]:
         """What ``second_chance`` keeps."""
