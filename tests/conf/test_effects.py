@@ -111,6 +111,7 @@ def test_what_commands_for_all_methods_set_is_only_told(composed, typed):
         ["router=propose", "method.calibrate_on=9", "method.target_recall=0.5", "method.second_chance=on"],
         ["method=sema", "router=density", "router.reject_above=2", "method.reject_above=2"],
         ["method=lwf", "method.strength=0.5", "method.temperature=4"],
+        ["method=mas", "method.strength=2"],
         ["method=moram", "method.temperature=0.1"],
     ],
 )
