@@ -45,6 +45,8 @@ IDLE = [
     (["method=exssnet", "method.probe=8"], "method.probe", ["method.warm_start=knn"]),
     (["method=exssnet", "method.score_share=0", "method.score_lr=1"], "method.score_lr", ["method.score_share=0.5"]),
     (["method=lwf", "method.strength=0", "method.temperature=3"], "method.temperature", ["method.strength=0.5"]),
+    (["method=ilora", "ratio=0", "method.consistency=2"], "method.consistency", ["ratio=0.1"]),
+    (["method=ilora", "ratio=0", "data.resample=once"], "data.resample", ["ratio=0.1"]),
     (["ood.size=3"], "ood.size", ["ood=trace_500"]),
     (["experiment=superni_5_ood", "ood=none", "ood.size=3"], "ood.size", ["ood=trace_500"]),
     (["ood.variants=[input_only]"], "ood.variants", ["ood=trace_500"]),
@@ -112,6 +114,8 @@ def test_what_commands_for_all_methods_set_is_only_told(composed, typed):
         ["method=sema", "router=density", "router.reject_above=2", "method.reject_above=2"],
         ["method=lwf", "method.strength=0.5", "method.temperature=4"],
         ["method=mas", "method.strength=2"],
+        ["method=l2", "method.strength=2"],
+        ["method=ilora", "method.ratio=0.1", "method.resample=once", "method.decay=0.5", "method.consistency=2"],
         ["method=moram", "method.temperature=0.1"],
     ],
 )
