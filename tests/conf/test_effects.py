@@ -47,6 +47,7 @@ IDLE = [
     (["method=lwf", "method.strength=0", "method.temperature=3"], "method.temperature", ["method.strength=0.5"]),
     (["method=ilora", "ratio=0", "method.consistency=2"], "method.consistency", ["ratio=0.1"]),
     (["method=ilora", "ratio=0", "data.resample=once"], "data.resample", ["ratio=0.1"]),
+    (["method=sdft", "method.teacher=base", "method.follow=0.1"], "method.follow", ["method.teacher=average"]),
     (["ood.size=3"], "ood.size", ["ood=trace_500"]),
     (["experiment=superni_5_ood", "ood=none", "ood.size=3"], "ood.size", ["ood=trace_500"]),
     (["ood.variants=[input_only]"], "ood.variants", ["ood=trace_500"]),
@@ -116,6 +117,8 @@ def test_what_commands_for_all_methods_set_is_only_told(composed, typed):
         ["method=mas", "method.strength=2"],
         ["method=l2", "method.strength=2"],
         ["method=ilora", "method.ratio=0.1", "method.resample=once", "method.decay=0.5", "method.consistency=2"],
+        ["method=sdft", "method.teacher=base", "method.direction=forward", "method.max_new_tokens=9"],
+        ["method=sdft", "method.follow=1", "method.demonstration='Say {answer} to {prompt}'"],
         ["method=moram", "method.temperature=0.1"],
     ],
 )
