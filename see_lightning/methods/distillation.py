@@ -26,7 +26,7 @@ def divergence(of_LV: Tensor, from_LV: Tensor, temperature: float = 1.0) -> Tens
     (tensor([0.6931]), tensor([24.3069]))
     """
     # Backward passes compute the probabilities again: those of all labels would be the largest tensors of a step.
-    pairs = zip(of_LV.split(ROWS), from_LV.split(ROWS), strict=True)
+    pairs = zip(torch.split(of_LV, ROWS), torch.split(from_LV, ROWS), strict=True)
     return torch.cat([checkpoint(_divergence, of, other, temperature, use_reentrant=False) for of, other in pairs])
 
 

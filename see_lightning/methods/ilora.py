@@ -142,5 +142,7 @@ class ILora(OneAdapterMethod):
 
 def _selected(part: Batch, rows: Sequence[int]) -> Batch:
     """Some rows of a batch."""
-    tensors = (part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
-    return Batch(*(whole_BS[list(rows)] for whole_BS in tensors), [part.ids[row] for row in rows])
+    ids_BS, mask_BS, labels_BS = (
+        whole_BS[list(rows)] for whole_BS in (part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
+    )
+    return Batch(ids_BS, mask_BS, labels_BS, [part.ids[row] for row in rows])

@@ -15,6 +15,7 @@ from see_lightning.config.checks import one_of, within
 from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
 from see_lightning.methods.distillation import divergence
+from see_lightning.methods.ilora import interpolate
 from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.sampling import sampled_answers
 from see_lightning.methods.setup import Setup
@@ -137,8 +138,7 @@ class Sdft(OneAdapterMethod):
         self.step += 1
         if self.teacher:
             teacher, adapter = (self.pool.weights_of([name]) for name in (self.TEACHER, self.ADAPTER))
-            with torch.no_grad():
-                torch._foreach_lerp_(teacher, adapter, self.follow)
+            interpolate(teacher, adapter, 1 - self.follow)
 
 
 def check_demonstration(text: str) -> None:
