@@ -20,9 +20,9 @@ from tests.methods.learning import fit, remembered, task_named
 TARGETS = ["q_proj", "down_proj"]
 
 
-def setup(*, activated: bool = False, **optim) -> Setup:
+def setup(*, activated: bool = False, rank: int = 0, ranks: int = 1, **optim) -> Setup:
     pool = small.pool(rank=4, targets=TARGETS, activated=activated)
-    return Setup(pool, small.TEMPLATE, OptimConfig(**optim), 0)
+    return Setup(pool, small.TEMPLATE, OptimConfig(**optim), 0, rank, ranks)
 
 
 def ilora(*, ratio=1.0, resample="once", decay: float = 0.9, consistency: float = 1.0, **settings) -> ILora:
@@ -130,6 +130,22 @@ def test_the_size_of_a_micro_batch_changes_nothing(loss_reduction):
         slopes.append(method.gradients(batch))
     for one, other in zip(*slopes, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_the_gradients_of_two_ranks_have_the_mean_of_one(rows):
+    """With four rows, the past ones are not even on both; with one, a rank has none."""
+    examples = [*task_named("sky").train, task_named("sea").train[0]][:rows]
+    slopes, trained = [], second_task(ilora())
+    for rank, ranks in ((0, 1), (0, 2), (1, 2)):
+        method = second_task(ilora(rank=rank, ranks=ranks))
+        for name in ("shared", "fast"):
+            method.pool.load_weights(name, trained.pool.pairs(name))
+        method.average = lambda tensor: tensor
+        (batch,) = method.batches(examples, rows)
+        slopes.append(method.gradients(batch))
+    for alone, *both in zip(*slopes, strict=True):
+        torch.testing.assert_close(sum(both) / 2, alone, atol=1e-6, rtol=1e-3)
 
 
 def test_the_fast_adapters_first_task_is_sequential_fine_tuning_bit_for_bit():

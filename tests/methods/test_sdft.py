@@ -21,9 +21,9 @@ SHOWN = "{prompt} Like: {answer}"
 DEFAULT = {"teacher": "average", "follow": 0.25, "direction": "reverse", "demonstration": SHOWN, "max_new_tokens": 6}
 
 
-def sdft(*, activated: bool = False, run_seed: int = 0, targets=TARGETS, optim=None, **settings) -> Sdft:
+def sdft(*, activated: bool = False, run_seed: int = 0, ranks=(0, 1), targets=TARGETS, optim=None, **settings) -> Sdft:
     pool = small.pool(rank=4, targets=targets, activated=activated)
-    return Sdft(Setup(pool, small.TEMPLATE, OptimConfig(**optim or {}), run_seed), **DEFAULT | settings)
+    return Sdft(Setup(pool, small.TEMPLATE, OptimConfig(**optim or {}), run_seed, *ranks), **DEFAULT | settings)
 
 
 def weights(method, adapter: str = "shared") -> list[Tensor]:
@@ -133,10 +133,19 @@ def test_answers_change_with_the_step_and_the_seed_alone():
     assert first.loss(batch).item() != before
 
 
-def test_a_rank_without_a_row_computes_something_that_counts_for_nothing():
-    method = begun(sdft())
-    (batch,) = method.batches(mixed().train[:1], 1)
-    assert method.loss(replace(batch, ids=[], weight=0.0)).isfinite()
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_gradients_of_two_ranks_have_the_mean_of_one(rows):
+    """With one row, a rank has none, and computes something that counts for nothing."""
+    slopes, trained = [], begun(sdft())
+    for ranks in ((0, 1), (0, 2), (1, 2)):
+        method = begun(sdft(ranks=ranks))
+        for name in ("shared", "teacher"):
+            method.pool.load_weights(name, trained.pool.pairs(name))
+        method.average = lambda tensor: tensor
+        (batch,) = method.batches(mixed().train[:rows], rows)
+        slopes.append(method.gradients(batch))
+    for alone, *both in zip(*slopes, strict=True):
+        torch.testing.assert_close(sum(both) / 2, alone, atol=1e-6, rtol=1e-3)
 
 
 @pytest.mark.parametrize("follow", [0.0, 0.25, 1.0])
