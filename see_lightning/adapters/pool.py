@@ -147,7 +147,7 @@ class ExpertPool(AdaptedModel):
         acting = self.use_adapter(adapter)
         if grad and isinstance(adapter, str):
             acting = self._with(self._learning(adapter))
-        with torch.set_grad_enabled(grad), self._evaluating(), acting:
+        with torch.set_grad_enabled(grad), self.evaluating(), acting:
             return self._label_logits(adapter, batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BS)
 
     def _label_logits(self, adapter: Adapter, ids_BS: Tensor, mask_BS: Tensor, labels_BS: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class ExpertPool(AdaptedModel):
             labels.append(answer[len(answer) - len(rest[-1]) :])
         device = ids_BS.device
         # Ranks differ in which prompts are cached and which need a forward pass now.
-        with torch.no_grad(), self._evaluating(), self.use_adapter(None) as model, in_step(model):
+        with torch.no_grad(), self.evaluating(), self.use_adapter(None) as model, in_step(model):
             read = self.prompt_cache.batch(model, context)
         ones = [[1] * len(row) for row in rest]
         return read, left_pad(rest, 0).to(device), left_pad(ones, 0).to(device), left_pad(labels, IGNORED).to(device)
@@ -186,13 +186,13 @@ class ExpertPool(AdaptedModel):
         """
         if self.header_ids:
             header = len(self.header_ids)
-            with torch.no_grad(), self._evaluating(), self.use_adapter(None) as model:
+            with torch.no_grad(), self.evaluating(), self.use_adapter(None) as model:
                 for group in groups:
                     self.prompt_cache.fill(model, [prompt[: len(prompt) - header] for prompt in group])
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Without dropout, the base model's and the adapters'."""
+    def evaluating(self) -> Iterator[None]:
+        """A context without dropout, the base model's and the adapters'."""
         pool, model = self.training, self.model.training
         self.eval()
         try:

@@ -106,6 +106,12 @@ EFFECTS = (
            " chosen rejects nothing; write router=density router.reject_above={value}", soft=True),
     Effect(("data.calibrate_on",), lambda cfg: "calibrate_on" in cfg.method, "method={method} has no thresholds"),
     Effect(("method.probe",), _on("warm_start"), "no expert begins from another; write method.warm_start=loss or knn too"),
+    Effect(("method.temperature",), lambda cfg: cfg.method.get("strength", 1) != 0, "with method.strength=0 nothing is"
+           " distilled"),
+    Effect(("method.follow",), lambda cfg: cfg.method.get("teacher") != "base", "the base model is the teacher, and follows"
+           " nothing; write method.teacher=average"),
+    Effect(("method.consistency",), lambda cfg: _rehearses(cfg) and float(cfg.method.ratio) > 0, "nothing is rehearsed with"
+           " this ratio"),
     Effect(("method.score_lr",), _on("score_share"), "no step trains scores; write method.score_share=SHARE too"),
     Effect(("ood.*",), lambda cfg: bool(cfg.ood and cfg.ood.sources), "no foreign tasks are chosen; write ood=NAME too,"
            " such as ood=natural_instructions"),

@@ -57,9 +57,24 @@ def answer_loss(logits_LV: Tensor, labels_BS: Tensor, mean: str) -> Tensor:
     >>> answer_loss(logits, labels, "tokens") == answer_loss(logits, labels, "examples") == torch.tensor(4.0).log()
     tensor(True)
     """
-    chosen_BS = labels_BS != IGNORED
-    loss_L: Tensor = _TokenLoss.apply(logits_LV, labels_BS[chosen_BS])  # type: ignore[no-untyped-call]
+    loss_L: Tensor = _TokenLoss.apply(logits_LV, labels_BS[labels_BS != IGNORED])  # type: ignore[no-untyped-call]
+    return label_mean(loss_L, labels_BS, mean)
+
+
+def label_mean(loss_L: Tensor, labels_BS: Tensor, mean: str) -> Tensor:
+    """The mean of a loss of each label, over all labels or over examples.
+
+    Args:
+        loss_L: row by row.
+        labels_BS: ``IGNORED`` where there is no loss; every row has at least one label.
+        mean: ``tokens``, or ``examples``: the mean over examples of their own means.
+
+    >>> labels, loss = torch.tensor([[IGNORED, 1], [2, 3]]), torch.tensor([6.0, 1.0, 2.0])
+    >>> label_mean(loss, labels, "tokens"), label_mean(loss, labels, "examples")
+    (tensor(3.), tensor(3.7500))
+    """
     if mean == "tokens":
         return loss_L.mean()
+    chosen_BS = labels_BS != IGNORED
     share_B = 1 / (chosen_BS.sum(dim=1) * len(labels_BS))
     return (loss_L * share_B[:, None].expand_as(chosen_BS)[chosen_BS]).sum()

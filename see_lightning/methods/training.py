@@ -77,7 +77,14 @@ class Training(L.LightningModule):
     def loss(self, part: Batch) -> Tensor:
         """Mean loss over answer tokens; the vocabulary head is computed at these positions only."""
         logits_LV = self.pool(part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
-        loss = answer_loss(logits_LV, part.labels_BS, self.optim.loss_reduction)
+        return self.finite(answer_loss(logits_LV, part.labels_BS, self.optim.loss_reduction), part)
+
+    def finite(self, loss: Tensor, part: Batch) -> Tensor:
+        """The same loss.
+
+        Raises:
+            FloatingPointError: it is no finite number; the message names the batch's examples.
+        """
         if not torch.isfinite(loss):
             named = ", ".join(part.ids[:8]) + (f" and {len(part.ids) - 8} more" if len(part.ids) > 8 else "")
             raise FloatingPointError(f"the loss is {loss.item()} on the examples {named}.")

@@ -32,6 +32,7 @@ class Batch:
         ids: the examples' ids.
         weight: factor of the batch's mean loss, such that the mean over ranks is the mean loss of the whole step.
         parts: number of micro-batches, the same on every rank.
+        tasks: the examples' tasks; empty if the batch was not made of examples.
     """
 
     input_ids_BS: Tensor
@@ -40,6 +41,7 @@ class Batch:
     ids: list[str]
     weight: float = 1.0
     parts: int = 1
+    tasks: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,8 +74,8 @@ class Batch:
                 whole_BS[rows, padding:] for whole_BS in (self.input_ids_BS, self.attention_mask_BS, self.labels_BS)
             )
             weight = self.weight * loss_weight(targets[rows], mean) / loss_weight(targets, mean)
-            parts.append(Batch(ids_BS, mask_BS, labels_BS, self.ids[rows], weight))
-        return parts + [replace(parts[-1], ids=[], weight=0.0)] * (self.parts - len(parts))
+            parts.append(Batch(ids_BS, mask_BS, labels_BS, self.ids[rows], weight, tasks=self.tasks[rows]))
+        return parts + [replace(parts[-1], ids=[], weight=0.0, tasks=[])] * (self.parts - len(parts))
 
 
 def loss_weight(targets: Sequence[int], mean: str) -> int:
@@ -293,7 +295,8 @@ class Collator:
         parts = max(
             microbatches_needed([lengths[n] for n in own], self.max_tokens_per_microbatch) for own in shares if own
         )
-        return Batch(ids, mask, labels, [rows[row].example.id for row in share], weight, parts)
+        examples = [rows[row].example for row in share]
+        return Batch(ids, mask, labels, [one.id for one in examples], weight, parts, [one.task for one in examples])
 
     def _loss_weight(self, rows: Sequence[Encoded], numbers: Sequence[int]) -> int:
         return loss_weight([len(rows[n].target) for n in numbers], self.loss_reduction)

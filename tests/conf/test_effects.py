@@ -44,6 +44,10 @@ IDLE = [
     (["method.probe=8"], "method.probe", ["method.warm_start=loss"]),
     (["method=exssnet", "method.probe=8"], "method.probe", ["method.warm_start=knn"]),
     (["method=exssnet", "method.score_share=0", "method.score_lr=1"], "method.score_lr", ["method.score_share=0.5"]),
+    (["method=lwf", "method.strength=0", "method.temperature=3"], "method.temperature", ["method.strength=0.5"]),
+    (["method=ilora", "ratio=0", "method.consistency=2"], "method.consistency", ["ratio=0.1"]),
+    (["method=ilora", "ratio=0", "data.resample=once"], "data.resample", ["ratio=0.1"]),
+    (["method=sdft", "method.teacher=base", "method.follow=0.1"], "method.follow", ["method.teacher=average"]),
     (["ood.size=3"], "ood.size", ["ood=trace_500"]),
     (["experiment=superni_5_ood", "ood=none", "ood.size=3"], "ood.size", ["ood=trace_500"]),
     (["ood.variants=[input_only]"], "ood.variants", ["ood=trace_500"]),
@@ -109,9 +113,16 @@ def test_what_commands_for_all_methods_set_is_only_told(composed, typed):
         ["router=walk", "method.calibrate_on=9", "method.target_recall=0.5"],
         ["router=propose", "method.calibrate_on=9", "method.target_recall=0.5", "method.second_chance=on"],
         ["method=sema", "router=density", "router.reject_above=2", "method.reject_above=2"],
+        ["method=lwf", "method.strength=0.5", "method.temperature=4"],
+        ["method=mas", "method.strength=2"],
+        ["method=l2", "method.strength=2"],
+        ["method=ilora", "method.ratio=0.1", "method.resample=once", "method.decay=0.5", "method.consistency=2"],
+        ["method=sdft", "method.teacher=base", "method.direction=forward", "method.max_new_tokens=9"],
+        ["method=sdft", "method.follow=1", "method.demonstration='Say {answer} to {prompt}'"],
+        ["method=moram", "method.temperature=0.1"],
     ],
 )
-def test_settings_that_the_chosen_router_uses_act(composed, typed):
+def test_settings_that_the_chosen_method_or_router_uses_act(composed, typed):
     assert check_effects(composed(*typed), typed, several=False) == (typed, [])
 
 

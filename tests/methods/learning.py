@@ -31,7 +31,43 @@ def learn(method, task: str, steps: int = 3) -> list[float]:
     return losses
 
 
-def task_named(name: str) -> Task:
+def remembered(*tasks: str) -> Memory:
+    """A memory of past tasks."""
+    memory = Memory(0)
+    for task in tasks:
+        memory.add(task_named(task))
+    return memory
+
+
+def fit(
+    method, task: str, past: tuple[str, ...] = (), steps: int = 3, lr: float = 0.1, answer: str = "answer"
+) -> list[float]:
+    """Begin a task with a memory and train it on all its rows by the method's own loss; the losses without the penalty."""
+    memory, new = remembered(*past), task_named(task, answer)
+    method.begin_task(new, memory)
+    rows = method.training_examples(new, memory)
+    (batch,) = method.batches(rows, len(rows))
+    optimizer, losses = torch.optim.AdamW(method.trained_weights(), lr=lr, weight_decay=0.0), []
+    method.pool.keep_prompts([[small.TEMPLATE.prompt_ids(row.prompt) for row in rows]])
+    for _ in range(steps):
+        optimizer.zero_grad()
+        total = 0.0
+        for part in batch.split(method.optim.loss_reduction):
+            loss = part.weight * method.loss(part)
+            loss.backward()
+            total += loss.item()
+        if (penalty := method.penalty()) is not None:
+            penalty.backward()
+        method.edit_gradients()
+        optimizer.step()
+        method.after_step()
+        losses.append(total)
+    method.pool.prompt_cache.clear()
+    method.eval()
+    return losses
+
+
+def task_named(name: str, answer: str = "answer") -> Task:
     """Rows of unlike length, whose prompts name the task."""
-    rows = tuple(Example(f"{name}-{i}", f"{name} {'long ' * i}?", "answer", name) for i in range(3))
+    rows = tuple(Example(f"{name}-{i}", f"{name} {'long ' * i}?", answer, name) for i in range(3))
     return Task(name, rows, rows[:1], "rouge_l", 8)
