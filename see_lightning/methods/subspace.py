@@ -82,8 +82,8 @@ class Subspace:
     def grow(self, covariance_II: Tensor, threshold: float) -> "Subspace":
         r"""With the fewest further directions such that the protected ones have a share of the inputs' energy.
 
-        The energy of inputs $X$ is $\lVert X\rVert_F^2$, the trace of $C = X X^\top$. Directions are added, those of most energy
-        first, until the protected part has at least $\epsilon \lVert X\rVert_F^2$ (equations 5 and 9 of GPM).
+        The energy of inputs $X$ is $\lVert X\rVert_F^2$, the trace of $C = X X^\top$. Directions of most energy come first,
+        until the protected part has at least $\epsilon \lVert X\rVert_F^2$ (equations 5 and 9 of GPM).
 
         Args:
             covariance_II: $C$, not centred.
