@@ -100,12 +100,17 @@ class Subspace:
         if self.is_free:
             basis_IK = self.basis_IK.double()
             inside_KN = torch.linalg.qr(basis_IK.T @ new_IK, mode="complete").Q[:, new_IK.shape[1] :]
-            return Subspace((basis_IK @ inside_KN).float(), is_free=True)
+            return _stored(basis_IK @ inside_KN, is_free=True)
         protected_IK = torch.linalg.qr(torch.cat([self.basis_IK.double(), new_IK], dim=1)).Q
         size, kept = protected_IK.shape
         if kept <= size / 2:
-            return Subspace(protected_IK.float(), is_free=False)
-        return Subspace(torch.linalg.qr(protected_IK, mode="complete").Q[:, kept:].float(), is_free=True)
+            return _stored(protected_IK, is_free=False)
+        return _stored(torch.linalg.qr(protected_IK, mode="complete").Q[:, kept:], is_free=True)
+
+
+def _stored(basis_IK: Tensor, *, is_free: bool) -> Subspace:
+    """A subspace whose basis has the bits and the layout in memory that it has after it was saved and loaded."""
+    return Subspace(basis_IK.float().contiguous(), is_free)
 
 
 def packed(subspaces: dict[str, Subspace]) -> dict[str, Tensor]:
