@@ -124,6 +124,7 @@ def test_settings_that_the_chosen_router_uses_act(composed, typed):
         ["method=inflora", "method.threshold=0.9", "method.threshold_step=0.01", "method.rows=10"],
         ["method=nlora", "method.sparsity=1e-4"],
         ["method=migu", "method.frozen=0.5"],
+        ["method=seqlora_merge", "method.exponent=1"],
         ["method=gpm", "method.threshold=0.9", "method.threshold_step=0.01", "method.rows=10"],
     ],
 )

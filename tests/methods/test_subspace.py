@@ -121,3 +121,16 @@ def test_at_most_so_many_rows_are_drawn_by_seed():
     for layer, covariance in one.items():
         assert torch.equal(covariance, again[layer])
         assert sum(torch.equal(covariance, other[layer]) for other in alone) == 1
+
+
+def test_ranks_share_the_rows():
+    """Three rows for two ranks: the last of one rank counts for nothing."""
+    shares = []
+    for rank, ranks in ((0, 1), (0, 2), (1, 2)):
+        method = SeqFt(Setup(small.pool(rank=4, targets=["q_proj"]), small.TEMPLATE, OptimConfig(), 0, rank, ranks))
+        learn(method, "sky")
+        method.average = lambda tensor: tensor
+        shares.append(input_covariances(method, task_named("sky").train, 300, ranks))
+    alone, *both = shares
+    for layer, covariance in alone.items():
+        torch.testing.assert_close(sum(share[layer] for share in both), covariance, rtol=1e-4, atol=1e-4)
