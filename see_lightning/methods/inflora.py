@@ -70,7 +70,7 @@ class InfLora(SummedMethod):
             a_RI, _ = self.pool.pair(layer, task.name)
             with torch.no_grad():
                 a_RI.copy_(design(covariance_II, self._protected(layer, covariance_II), len(a_RI)))
-            a_RI.requires_grad_(requires_grad=False)
+            a_RI.requires_grad_(False)
 
     def end_task(self, task: Task, memory: Memory) -> None:
         """Protects the directions of the task's inputs under the trained adapters."""

@@ -100,7 +100,7 @@ class Migu(OneAdapterMethod):
         weights = self._weights()
         # A rank that had no example in this step has no magnitudes.
         own = [self.magnitudes.get(name, weight.new_zeros(len(weight))) for name, weight in weights.items()]
-        of_all_ranks = self.average(torch.cat(own)).split([len(weight) for weight in weights.values()])
+        of_all_ranks = torch.split(self.average(torch.cat(own)), [len(weight) for weight in weights.values()])
         for (name, weight), magnitudes_M in zip(weights.items(), of_all_ranks, strict=True):
             rows_M = largest(magnitudes_M, self.frozen)
             if weight.grad is not None:

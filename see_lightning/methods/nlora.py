@@ -26,7 +26,7 @@ def sparsity(a_RI: Tensor, b_OR: Tensor) -> Tensor:
     >>> sparsity(torch.tensor([[1.0, -2.0, 0.0]]), torch.tensor([[3.0], [-1.0]]))
     tensor(12.)
     """
-    return torch.stack([(part_OR @ a_RI).abs().sum() for part_OR in b_OR.split(SLICE)]).sum()
+    return torch.stack([(part_OR @ a_RI).abs().sum() for part_OR in torch.split(b_OR, SLICE)]).sum()
 
 
 class NLora(SummedMethod):

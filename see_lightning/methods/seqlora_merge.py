@@ -44,7 +44,8 @@ def merged(old_OR: Tensor, new_OR: Tensor, number: int, exponent: float) -> Tens
     >>> merged(torch.tensor([[1.0]]), torch.tensor([[3.0]]), 4, 0.5)
     tensor([[2.]])
     """
-    return old_OR + number**-exponent * (new_OR - old_OR)
+    share = float(number**-exponent)
+    return old_OR + share * (new_OR - old_OR)
 
 
 class SeqLoraMerge(OneAdapterMethod):
