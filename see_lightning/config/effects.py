@@ -82,6 +82,8 @@ EFFECTS = (
     Effect(("ratio",), _rehearses, "method={method} rehearses nothing", soft=True),
     Effect(("data.resample",), lambda cfg: _rehearses(cfg) and float(cfg.method.ratio) > 0, "nothing is rehearsed by"
            " method={method} with this ratio"),
+    Effect(("method.reference_batch", "method.memory_strength"), lambda cfg: float(cfg.method.get("ratio", 1)) > 0, "nothing"
+           " is rehearsed by method={method} with this ratio"),
     Effect(("indicators.*",), lambda cfg: "indicators" in cfg.method, "method={method} writes no indicators"),
     Effect(("method.general_source",),
            lambda cfg: any(_on(name)(cfg) for name in GENERAL_USES) or not any(name in cfg.method for name in GENERAL_USES),

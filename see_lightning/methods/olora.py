@@ -6,18 +6,12 @@ paper and its code differ. Not PEFT's ``init_lora_weights="olora"``, which is an
 Letters: R rank, I and O the sizes of a layer's input and output.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
-from see_lightning.adapters import files
-from see_lightning.adapters.composites import GrowingSum
 from see_lightning.config.checks import one_of, within
-from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.setup import Setup
-from see_lightning.tasks.memory import Memory
-from see_lightning.tasks.task import Task
+from see_lightning.methods.summed import SummedMethod
 
 
 def overlap(old_RI: Tensor, new_RI: Tensor, entries: str) -> Tensor:
@@ -36,7 +30,7 @@ def overlap(old_RI: Tensor, new_RI: Tensor, entries: str) -> Tensor:
     return (product.abs() if entries == "absolute" else product.square()).sum()
 
 
-class OLora(OneAdapterMethod):
+class OLora(SummedMethod):
     r"""Adds $\lambda_1 \sum_{i<t} \lVert A_i A_t^\top\rVert + \lambda_2 (\lVert A_t\rVert + \lVert B_t\rVert)$ to the loss.
 
     Args:
@@ -52,18 +46,6 @@ class OLora(OneAdapterMethod):
         within("method.l2", l2, 0)
         one_of("method.entries", entries, ("absolute", "squared"))
         self.orthogonality, self.l2, self.entries = orthogonality, l2, entries
-        #: Adapters, the oldest task's first.
-        self.tasks: list[str] = []
-
-    def begin_task(self, task: Task, memory: Memory) -> None:
-        """A new adapter beside the earlier ones, which are frozen."""
-        self._add(task.name, self.weights_seed(task.name))
-        self.pool.train_only(self.ADAPTER, task.name)
-
-    def _add(self, task: str, weights_seed: int) -> None:
-        self.pool.add_adapter(task, weights_seed)
-        self.tasks.append(task)
-        self.pool.register(self.ADAPTER, GrowingSum(self.pool, self.tasks))
 
     def penalty(self) -> Tensor:
         """The overlap with every earlier adapter, and the norms of the new one's matrices."""
@@ -74,14 +56,3 @@ class OLora(OneAdapterMethod):
                 total = total + self.orthogonality * overlap(self.pool.pair(layer, task)[0], a_RI, self.entries)
             total = total + self.l2 * (torch.linalg.vector_norm(a_RI) + torch.linalg.vector_norm(b_OR))
         return total
-
-    def storage(self) -> dict[str, int]:
-        """``weights``: the adapters of all tasks; the measure is one of them."""
-        sizes = [self.pool.adapter_bytes(task) for task in self.tasks]
-        return {"pool": sizes[0], "weights": sum(sizes)}
-
-    def restore(self, task: str, folder: Path) -> None:
-        """The folder holds the adapters of all tasks so far side by side: the last ranks are this task's."""
-        self._add(task, weights_seed=0)
-        pairs, rank = files.read(self.pool, self.ADAPTER, folder), self.pool.adapter.rank
-        self.pool.load_weights(task, {layer: (a_RI[-rank:], b_OR[:, -rank:]) for layer, (a_RI, b_OR) in pairs.items()})

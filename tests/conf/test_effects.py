@@ -27,6 +27,8 @@ IDLE = [
     (["adapter.cache_gb=8"], "adapter.cache_gb", ["adapter=activated_lora"]),
     (["method=stl", "data.resample=once"], "data.resample", ["method=replay"]),
     (["ratio=0", "data.resample=once"], "data.resample", ["ratio=0.5"]),
+    (["method=gem", "ratio=0", "method.reference_batch=2"], "method.reference_batch", ["ratio=0.5"]),
+    (["method=gem", "ratio=0", "method.memory_strength=1"], "method.memory_strength", ["ratio=0.5"]),
     (["method=seqft", "indicators.pos=yes"], "indicators.pos", ["method=see"]),
     (["method.general_source=/mine.jsonl"], "method.general_source", ["method.general_negatives=4"]),
     (["method.wordings_per_example=2"], "method.wordings_per_example", ["method.instruction_variants=[as_is,none]"]),
@@ -123,6 +125,21 @@ def test_what_commands_for_all_methods_set_is_only_told(composed, typed):
     ],
 )
 def test_settings_that_the_chosen_method_or_router_uses_act(composed, typed):
+    assert check_effects(composed(*typed), typed, several=False) == (typed, [])
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["method=gem", "method.ratio=0.2", "method.reference_batch=2", "method.memory_strength=1"],
+        ["method=inflora", "method.threshold=0.9", "method.threshold_step=0.01", "method.rows=10"],
+        ["method=nlora", "method.sparsity=1e-4"],
+        ["method=migu", "method.frozen=0.5"],
+        ["method=seqlora_merge", "method.exponent=1"],
+        ["method=gpm", "method.threshold=0.9", "method.threshold_step=0.01", "method.rows=10"],
+    ],
+)
+def test_settings_of_projecting_methods_act(composed, typed):
     assert check_effects(composed(*typed), typed, several=False) == (typed, [])
 
 

@@ -1,0 +1,116 @@
+"""GPM: no change in protected directions under AdamW, what this leaves of old outputs, and what is kept."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from see_lightning.config.schema import OptimConfig
+from see_lightning.errors import ConfigError
+from see_lightning.methods.gpm import Gpm
+from see_lightning.methods.seqft import SeqFt
+from see_lightning.methods.setup import Setup
+from see_lightning.methods.subspace import input_covariances
+from see_lightning.tasks.memory import Memory
+from tests.adapters import small
+from tests.methods.learning import learn, task_named
+
+TARGETS = ["q_proj", "down_proj"]
+DEFAULT = {"threshold": 0.9, "threshold_step": 0.01, "rows": 300}
+
+
+def gpm(*, activated: bool = False, **settings) -> Gpm:
+    pool = small.pool(rank=8, targets=TARGETS, activated=activated)
+    return Gpm(Setup(pool, small.TEMPLATE, OptimConfig(), 0), **DEFAULT | settings)
+
+
+def ended(method, task: str, steps: int = 3, past: tuple[str, ...] = ()):
+    """The method after a task."""
+    learn(method, task, steps)
+    memory = Memory(0)
+    for name in past:
+        memory.add(task_named(name))
+    with torch.no_grad():
+        method.end_task(task_named(task), memory)
+    return method
+
+
+def weights(method) -> list[Tensor]:
+    return [weight.detach().clone() for weight in method.pool.weights_of([method.ADAPTER])]
+
+
+def moved(method) -> dict[str, Tensor]:
+    """The change of each matrix since the task began."""
+    names = [f"{layer}.{matrix}" for layer in method.pool.layers for matrix in "AB"]
+    return {name: now - method.anchor[name] for name, now in zip(names, weights(method), strict=True)}
+
+
+@pytest.mark.parametrize("activated", [False, True])
+def test_changes_have_no_component_in_protected_directions_under_adamw(activated):
+    method = ended(gpm(activated=activated), "sky")
+    losses = learn(method, "sea", steps=40)
+    assert losses[-1] < losses[0]
+    for name, change in moved(method).items():
+        leaked = change - method.protected[name].remove(change)
+        assert change.norm() > 1e-2
+        assert leaked.norm() < 1e-5 * change.norm()
+
+
+def test_projecting_gradients_alone_would_leak(monkeypatch):
+    method = ended(gpm(), "sky")
+    monkeypatch.setattr(method, "after_step", lambda: None)
+    learn(method, "sea", steps=40)
+    leaked = sum((change - method.protected[name].remove(change)).norm() for name, change in moved(method).items())
+    assert leaked > 0.01 * sum(change.norm() for change in moved(method).values())
+
+
+def test_b_has_the_inputs_a_x_and_old_updates_stay_as_they_were_where_all_inputs_are_protected():
+    """Within the inputs of the first task, the adapter's update is the same function after the second one."""
+    method = ended(gpm(threshold=1.0), "sky")
+    before = input_covariances(method, task_named("sky").train, 300, 1)
+    old = {layer: method.pool.delta(layer, "shared") for layer in method.pool.layers}
+    learn(method, "sea", steps=20)
+    for layer in method.pool.layers:
+        change = method.pool.delta(layer, "shared") - old[layer]
+        energy = (change @ before[layer] @ change.T).trace() / (old[layer] @ before[layer] @ old[layer].T).trace()
+        assert energy < 1e-6
+    a, _ = method.pool.pair(next(iter(method.pool.layers)), "shared")
+    assert method.protected[f"{next(iter(method.pool.layers))}.B"].dimension() == len(a), "all ranks are taken"
+
+
+def test_the_first_task_is_sequential_fine_tuning_bit_for_bit():
+    ours = gpm()
+    theirs = SeqFt(Setup(small.pool(rank=8, targets=TARGETS), small.TEMPLATE, OptimConfig(), 0))
+    assert learn(ours, "sky") == learn(theirs, "sky")
+    assert all(torch.equal(here, there) for here, there in zip(weights(ours), weights(theirs), strict=True))
+
+
+def test_the_share_of_protected_energy_rises_with_every_task():
+    dimensions = []
+    for past in ((), ("sea",) * 99):
+        method = ended(gpm(threshold=0.5, threshold_step=0.005), "sky", past=past)
+        dimensions.append(sum(one.dimension() for one in method.protected.values()))
+        assert all(0 < share <= 1 for share in method.report().values())
+    assert dimensions[0] < dimensions[1]
+
+
+def test_a_restored_method_goes_on_as_one_that_was_not_interrupted(tmp_path):
+    method, fresh = gpm(threshold=0.6), gpm(threshold=0.6)
+    for number, task in enumerate(("sky", "sea")):
+        ended(method, task, past=("sky",) * number).save(task, tmp_path / task)
+        fresh.restore(task, tmp_path / task)
+    assert method.storage()["state"] == sum(one.basis_IK.nbytes for one in method.protected.values())
+    assert learn(method, "ice") == learn(fresh, "ice")
+    assert all(torch.equal(here, there) for here, there in zip(weights(method), weights(fresh), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"threshold": -0.1}, r"method\.threshold must be between 0 and 1"),
+        ({"threshold_step": 2.0}, r"method\.threshold_step must be between 0 and 1"),
+        ({"rows": 0}, r"method\.rows must be at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, told):
+    with pytest.raises(ConfigError, match=told):
+        gpm(**settings)

@@ -1,0 +1,132 @@
+"""InfLoRA: the designed A by SVD of the inputs, the protected subspace under AdamW, and what is kept."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from see_lightning.config.schema import OptimConfig
+from see_lightning.errors import ConfigError
+from see_lightning.methods.inflora import InfLora, design
+from see_lightning.methods.setup import Setup
+from see_lightning.methods.subspace import Subspace, input_covariances
+from see_lightning.tasks.memory import Memory
+from tests.adapters import small
+from tests.methods.learning import learn, task_named
+
+TARGETS = ["q_proj", "down_proj"]
+DEFAULT = {"threshold": 0.9, "threshold_step": 0.01, "rows": 300}
+
+
+def inflora(*, rank: int = 4, activated: bool = False, **settings) -> InfLora:
+    pool = small.pool(rank=rank, targets=TARGETS, activated=activated)
+    return InfLora(Setup(pool, small.TEMPLATE, OptimConfig(), 0), **DEFAULT | settings)
+
+
+def ended(method, task: str, steps: int = 3, past: tuple[str, ...] = ()):
+    """The method after a task."""
+    learn(method, task, steps)
+    memory = Memory(0)
+    for name in past:
+        memory.add(task_named(name))
+    with torch.no_grad():
+        method.end_task(task_named(task), memory)
+    return method
+
+
+def weights(method, adapter: str) -> list[Tensor]:
+    return [weight.detach().clone() for weight in method.pool.weights_of([adapter])]
+
+
+@pytest.mark.parametrize("kept", [0, 2, 5])
+def test_a_has_the_principal_directions_of_the_inputs_outside_the_protected_subspace(kept):
+    draw = torch.Generator().manual_seed(kept)
+    x = torch.randn(8, 30, generator=draw).double() * torch.arange(1, 9)[:, None]
+    basis = torch.linalg.qr(torch.randn(8, kept, generator=draw).double()).Q
+    found = design(x @ x.T, Subspace(basis.float(), is_free=False), 3).double()
+    u, _, _ = torch.linalg.svd(x - basis @ basis.T @ x)
+    torch.testing.assert_close(found @ found.T, torch.eye(3).double() / 3, atol=1e-6, rtol=0)
+    torch.testing.assert_close(3**0.5 * (found @ u[:, :3]).abs(), torch.eye(3).double(), atol=1e-5, rtol=0)
+    assert (found @ basis).abs().sum() < 1e-6
+
+
+def test_without_a_free_direction_a_is_zero_and_its_rank_may_exceed_the_input():
+    x = torch.randn(6, 20, generator=torch.Generator().manual_seed(0))
+    nothing = Subspace(torch.zeros(6, 0), is_free=True)
+    assert not design(x @ x.T, nothing, 4).any()
+    one = design(x @ x.T, Subspace(torch.eye(6)[:, 1:], is_free=False), 4)
+    torch.testing.assert_close(one[0].abs(), torch.eye(6)[0] / 3**0.5)
+    assert not one[1:].any()
+    assert design(x @ x.T, Subspace.empty(6, x.device), 9).any(dim=1).tolist() == [True] * 6 + [False] * 3
+
+
+@pytest.mark.parametrize("activated", [False, True])
+def test_updates_have_no_component_in_the_protected_subspace_under_adamw(activated):
+    method = ended(inflora(activated=activated), "sky")
+    before = input_covariances(method, task_named("sky").train, 300, 1)
+    protected = dict(method.protected)
+    losses = learn(method, "sea", steps=40)
+    assert losses[-1] < losses[0]
+    for layer in method.pool.layers:
+        delta = method.pool.delta(layer, "sea")
+        assert delta.norm() > 0.1
+        leaked = delta - protected[layer].remove(delta)
+        assert leaked.norm() < 1e-5 * delta.norm()
+        energy = (delta @ before[layer] @ delta.T).trace()
+        assert energy < 0.1001 * delta.norm() ** 2 * before[layer].trace(), "the others have a tenth of the energy"
+
+
+def test_b_alone_is_trained_and_earlier_adapters_rest():
+    method = ended(inflora(), "sky")
+    rested = weights(method, "sky")
+    method.begin_task(task_named("sea"), Memory(0))
+    trained = {id(parameter) for parameter in method.trained_weights()}
+    assert trained == {id(b) for _, b in method.pool.pairs("sea").values()}
+    designed = [a.detach().clone() for a, _ in method.pool.pairs("sea").values()]
+    optimizer = torch.optim.AdamW(method.trained_weights(), lr=0.1, weight_decay=0.1)
+    for _ in range(3):
+        batch = next(method.batches(task_named("sea").train, 3))
+        optimizer.zero_grad()
+        method.loss(batch).backward()
+        optimizer.step()
+    assert all(
+        torch.equal(a, before) for (a, _), before in zip(method.pool.pairs("sea").values(), designed, strict=True)
+    )
+    assert all(torch.equal(here, there) for here, there in zip(weights(method, "sky"), rested, strict=True))
+    assert all(b.detach().any() for _, b in method.pool.pairs("sea").values())
+
+
+def test_the_share_of_protected_energy_rises_with_every_task():
+    dimensions = []
+    for past in ((), ("sea",) * 5, ("sea",) * 99):
+        method = ended(inflora(threshold=0.5, threshold_step=0.05), "sky", past=past)
+        dimensions.append([one.dimension() for one in method.protected.values()])
+        assert 0 < method.report()["protected_share"] <= 1
+    assert sum(dimensions[0]) < sum(dimensions[1]) < sum(dimensions[2])
+
+
+def test_a_restored_method_goes_on_as_one_that_was_not_interrupted(tmp_path):
+    method, fresh = inflora(), inflora()
+    for number, task in enumerate(("sky", "sea")):
+        ended(method, task, past=("sky",) * number).save(task, tmp_path / task)
+        fresh.restore(task, tmp_path / task)
+    size = method.pool.adapter_bytes("sky")
+    state = sum(one.basis_IK.nbytes for one in method.protected.values())
+    assert method.storage() == fresh.storage() == {"pool": size, "weights": 2 * size, "state": state}
+    assert learn(method, "ice") == learn(fresh, "ice")
+    for task in ("sky", "sea", "ice"):
+        assert all(
+            torch.equal(here, there) for here, there in zip(weights(method, task), weights(fresh, task), strict=True)
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"threshold": 1.2}, r"method\.threshold must be between 0 and 1"),
+        ({"threshold_step": -0.1}, r"method\.threshold_step must be between 0 and 1"),
+        ({"rows": 0}, r"method\.rows must be at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, told):
+    with pytest.raises(ConfigError, match=told):
+        inflora(**settings)
