@@ -82,7 +82,8 @@ EFFECTS = (
     Effect(("ratio",), _rehearses, "method={method} rehearses nothing", soft=True),
     Effect(("data.resample",), lambda cfg: "resample" in cfg.method and float(cfg.method.ratio) > 0, "method={method} does"
            " not sample past rows in one of these ways, or none with this ratio"),
-    Effect(("method.max_instructions",), lambda cfg: float(cfg.method.ratio) > 0, "nothing is rehearsed with this ratio"),
+    Effect(("method.max_instructions", "method.clusters"), lambda cfg: float(cfg.method.ratio) > 0, "nothing is rehearsed"
+           " with this ratio"),
     Effect(("indicators.*",), lambda cfg: "indicators" in cfg.method, "method={method} writes no indicators"),
     Effect(("method.general_source",),
            lambda cfg: any(_on(name)(cfg) for name in GENERAL_USES) or not any(name in cfg.method for name in GENERAL_USES),

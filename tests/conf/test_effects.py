@@ -29,6 +29,7 @@ IDLE = [
     (["ratio=0", "data.resample=once"], "data.resample", ["ratio=0.5"]),
     (["method=agem", "data.resample=once"], "data.resample", ["method=replay"]),
     (["method=inscl", "ratio=0", "method.max_instructions=5"], "method.max_instructions", ["ratio=0.5"]),
+    (["method=kmeans_replay", "ratio=0", "method.clusters=5"], "method.clusters", ["ratio=0.5"]),
     (["method=seqft", "indicators.pos=yes"], "indicators.pos", ["method=see"]),
     (["method.general_source=/mine.jsonl"], "method.general_source", ["method.general_negatives=4"]),
     (["method.wordings_per_example=2"], "method.wordings_per_example", ["method.instruction_variants=[as_is,none]"]),
