@@ -40,7 +40,8 @@ def _schedule(cfg: DictConfig) -> str:
 
 
 def _trains(cfg: DictConfig) -> bool:
-    return _schedule(cfg) != "frozen"
+    traits = getattr(target_of(cfg.method), "traits", None)
+    return _schedule(cfg) != "frozen" and getattr(traits, "trains", True)
 
 
 def _on(name: str) -> Callable[[DictConfig], bool]:

@@ -24,6 +24,7 @@ IDLE = [
     (["model.prompt=plain", "model.system_prompt=Be brief"], "model.system_prompt", ["model.prompt=chat"]),
     (["method=base", "optim.lr=1"], "optim.lr", ["method=seqft"]),
     (["method=base", "adapter.rank=4"], "adapter.rank", ["method=seqft"]),
+    (["method=icl_replay", "optim.epochs=4"], "optim.epochs", ["method=seqft"]),
     (["adapter.cache_gb=8"], "adapter.cache_gb", ["adapter=activated_lora"]),
     (["method=stl", "data.resample=once"], "data.resample", ["method=replay"]),
     (["ratio=0", "data.resample=once"], "data.resample", ["ratio=0.5"]),
@@ -117,6 +118,7 @@ def test_what_commands_for_all_methods_set_is_only_told(composed, typed):
         ["router=walk", "method.calibrate_on=9", "method.target_recall=0.5"],
         ["router=propose", "method.calibrate_on=9", "method.target_recall=0.5", "method.second_chance=on"],
         ["method=sema", "router=density", "router.reject_above=2", "method.reject_above=2"],
+        ["method=icl_replay", "ratio=0.5", "method.examples=8"],
     ],
 )
 def test_settings_that_the_chosen_router_uses_act(composed, typed):
