@@ -89,7 +89,7 @@ EFFECTS = (
     Effect(("data.resample",), lambda cfg: "resample" in cfg.method and _keeps_rows(cfg), "method={method} does not sample"
            " past rows in one of these ways, or none with this ratio"),
     Effect(("method.max_instructions", "method.clusters", "method.logit_weight", "method.answer_weight",
-            "method.replay_batch"),
+            "method.replay_batch", "method.demonstrations", "method.texts_per_row", "method.max_new_tokens"),
            _keeps_rows, "nothing is rehearsed with this ratio"),
     Effect(("method.logits_per_token", "method.distance"),
            lambda cfg: _keeps_rows(cfg) and bool(cfg.method.get("logit_weight", 1)), "no logits are compared with this"

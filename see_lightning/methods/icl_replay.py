@@ -65,6 +65,20 @@ def fitting(rows: Sequence[Row], number: int, fits: Callable[[Sequence[Row]], bo
     return chosen
 
 
+def packed(rows: Sequence[Row]) -> Tensor:
+    """Rows as the bytes of a JSON text, in which no character is lost.
+
+    >>> unpacked(packed([("2 + 2?", "4")]))
+    [('2 + 2?', '4')]
+    """
+    return torch.tensor(list(json.dumps(rows).encode()), dtype=torch.uint8)
+
+
+def unpacked(bytes_: Tensor) -> list[Row]:
+    """The rows that ``packed`` turned into bytes."""
+    return [(prompt, answer) for prompt, answer in json.loads(bytes(bytes_.tolist()))]
+
+
 class IclReplay(Method):
     """The base model, which sees solved rows of the tasks so far in its prompt.
 
@@ -125,21 +139,15 @@ class IclReplay(Method):
 
     def storage(self) -> dict[str, int]:
         """``state``: stored rows and their embeddings; the unit is what is stored of the first task."""
-        sizes = {task: self._text(rows).nbytes + self.embedded[task].nbytes for task, rows in self.rows.items()}
+        sizes = {task: packed(rows).nbytes + self.embedded[task].nbytes for task, rows in self.rows.items()}
         return {"pool": next(iter(sizes.values())), "state": sum(sizes.values())} if sizes else {}
-
-    @staticmethod
-    def _text(rows: Sequence[Row]) -> Tensor:
-        """The rows as the bytes of a JSON text, which is exact for every text."""
-        return torch.tensor(list(json.dumps(rows, ensure_ascii=False).encode()), dtype=torch.uint8)
 
     def state(self) -> dict[str, Tensor]:
         """The stored rows of all tasks and their embeddings."""
-        texts = {f"rows {task}": self._text(rows) for task, rows in self.rows.items()}
+        texts = {f"rows {task}": packed(rows) for task, rows in self.rows.items()}
         return texts | {f"embedded {task}": states_NH for task, states_NH in self.embedded.items()}
 
     def load_state(self, task: str, tensors: dict[str, Tensor]) -> None:
         """The rows that were stored of a task; in the order of tasks, on which the choice among equally near rows depends."""
-        rows = json.loads(bytes(tensors[f"rows {task}"].tolist()))
-        self.rows[task] = [(prompt, answer) for prompt, answer in rows]
+        self.rows[task] = unpacked(tensors[f"rows {task}"])
         self.embedded[task] = tensors[f"embedded {task}"]

@@ -4,12 +4,14 @@ Letters: P rows of a task, K clusters, H hidden states.
 """
 
 import random
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from see_lightning.adapters.embeddings import embed_prompts
+from see_lightning.adapters.pool import ExpertPool
 from see_lightning.config.checks import check_ratio, within
 from see_lightning.data.example import Example
 from see_lightning.methods.inscl import deal
@@ -17,6 +19,7 @@ from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.setup import Setup
 from see_lightning.seeds import seed
 from see_lightning.tasks.memory import Memory, num_rehearsed
+from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 from see_lightning.tasks.variants import definition, input_only
 
@@ -93,6 +96,30 @@ def central_rows(points_PH: Tensor, centres_KH: Tensor, labels_P: Tensor, number
     return sorted(rows)
 
 
+def typical(
+    pool: ExpertPool,
+    template: PromptTemplate,
+    inputs: Sequence[str],
+    number: int,
+    *,
+    clusters: int,
+    draw: random.Random,
+) -> list[int]:
+    """The numbers of the inputs nearest to the centres of clusters of the base model's normalised features.
+
+    Args:
+        pool: has the base model.
+        template: turns a text into token ids.
+        inputs: texts, at least one.
+        number: of inputs to choose, at most all.
+        clusters: number of clusters.
+        draw: for the start centres.
+    """
+    ids = [template.text_ids(text) or template.prompt_ids(text) for text in inputs]
+    points_PH = normalize(embed_prompts(pool, ids), dim=1).double().cpu()
+    return central_rows(points_PH, *kmeans(points_PH, spread_starts(points_PH, clusters, draw)), number)
+
+
 class KMeansReplay(OneAdapterMethod):
     """One adapter, trained on the new task and on the most typical rows of each past one, which are chosen once.
 
@@ -128,11 +155,9 @@ class KMeansReplay(OneAdapterMethod):
             number: of rows, at most all.
         """
         inputs = input_only(task.train, definition(task.train)) if definition(task.train).strip() else task.train
-        ids = [self.template.text_ids(one.prompt) or self.template.prompt_ids(one.prompt) for one in inputs]
-        points_PH = normalize(embed_prompts(self.pool, ids), dim=1).double().cpu()
         draw = random.Random(seed(self.run_seed, task.name, "clusters"))
-        centres_KH, labels_P = kmeans(points_PH, spread_starts(points_PH, self.clusters, draw))
-        return central_rows(points_PH, centres_KH, labels_P, number)
+        texts = [one.prompt for one in inputs]
+        return typical(self.pool, self.template, texts, number, clusters=self.clusters, draw=draw)
 
     def state(self) -> dict[str, Tensor]:
         """The places of the kept rows of all past tasks."""
