@@ -86,7 +86,7 @@ def answer_mean(values_L: Tensor, labels_BS: Tensor, mean: str) -> Tensor:
     """
     if mean == "tokens":
         return values_L.mean()
-    rows = values_L.split((labels_BS != IGNORED).sum(1).tolist())
+    rows = torch.split(values_L, (labels_BS != IGNORED).sum(1).tolist())
     return torch.stack([row.mean() for row in rows]).mean()
 
 
@@ -157,7 +157,7 @@ class Der(OneAdapterMethod):
 
     def mean_distance(self, part: Batch) -> Tensor:
         """Mean distance of the logits of a micro-batch from the kept ones; its ids are places in the memory."""
-        logits_LV = self.pool(part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
+        logits_LV: Tensor = self.pool(part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
         if not part.ids:  # a rank without rows, which has the weight 0
             return 0 * logits_LV.sum()
         places_L = self._places(part, self.starts)
