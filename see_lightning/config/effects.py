@@ -40,7 +40,8 @@ def _schedule(cfg: DictConfig) -> str:
 
 
 def _trains(cfg: DictConfig) -> bool:
-    return _schedule(cfg) != "frozen"
+    traits = getattr(target_of(cfg.method), "traits", None)
+    return _schedule(cfg) != "frozen" and getattr(traits, "trains", True)
 
 
 def _on(name: str) -> Callable[[DictConfig], bool]:
@@ -55,6 +56,11 @@ def uses_thresholds(cfg: DictConfig) -> bool:
 
 def _rehearses(cfg: DictConfig) -> bool:
     return "ratio" in cfg.method
+
+
+def _keeps_rows(cfg: DictConfig) -> bool:
+    """Whether a method that rehearses has a share of past rows to do so."""
+    return float(cfg.method.get("ratio", 1)) > 0
 
 
 def _has_default(name: str) -> Callable[[DictConfig], bool]:
@@ -80,10 +86,16 @@ EFFECTS = (
     Effect(("adapter.cache_gb",), lambda cfg: cfg.adapter.activated, "only activated experts cache the base model's prefill;"
            " write adapter=activated_lora"),
     Effect(("ratio",), _rehearses, "method={method} rehearses nothing", soft=True),
-    Effect(("data.resample",), lambda cfg: _rehearses(cfg) and float(cfg.method.ratio) > 0, "nothing is rehearsed by"
-           " method={method} with this ratio"),
     Effect(("method.reference_batch", "method.memory_strength"), lambda cfg: float(cfg.method.get("ratio", 1)) > 0, "nothing"
            " is rehearsed by method={method} with this ratio"),
+    Effect(("data.resample",), lambda cfg: "resample" in cfg.method and _keeps_rows(cfg), "method={method} does not sample"
+           " past rows in one of these ways, or none with this ratio"),
+    Effect(("method.max_instructions", "method.clusters", "method.logit_weight", "method.answer_weight",
+            "method.replay_batch", "method.demonstrations", "method.texts_per_row", "method.max_new_tokens"),
+           _keeps_rows, "nothing is rehearsed with this ratio"),
+    Effect(("method.logits_per_token", "method.distance"),
+           lambda cfg: _keeps_rows(cfg) and bool(cfg.method.get("logit_weight", 1)), "no logits are compared with this"
+           " ratio and method.logit_weight"),
     Effect(("indicators.*",), lambda cfg: "indicators" in cfg.method, "method={method} writes no indicators"),
     Effect(("method.general_source",),
            lambda cfg: any(_on(name)(cfg) for name in GENERAL_USES) or not any(name in cfg.method for name in GENERAL_USES),

@@ -37,6 +37,7 @@ class Traits:
 
     Args:
         schedule: ``sequential``: a stage for each task; ``joint``: one stage on all tasks; ``frozen``: no training.
+        trains: a stage trains weights. False with ``sequential``: a task is only kept by ``end_task``, for later answers.
         has_experts: answers name their expert, so routing is evaluated.
         router: the default router. A method accepts every router whose ``needs`` it has.
         shardable: works while each rank holds only parts of the base model; false if it reads or moves the base's weights.
@@ -49,6 +50,7 @@ class Traits:
     """
 
     schedule: Literal["sequential", "joint", "frozen"] = "sequential"
+    trains: bool = True
     has_experts: bool = False
     router: type[Router] = NoRouter
     shardable: bool = True

@@ -75,7 +75,7 @@ def edits_forward(name: str) -> bool:
 
 #: The first of each set of traits. Every interruption is tried on these, three on the others.
 FIRST = {declared(name): name for name in reversed(METHODS)}.values()
-TRAINING = [name for name in METHODS if declared(name).schedule != "frozen"]
+TRAINING = [name for name in METHODS if declared(name).schedule != "frozen" and declared(name).trains]
 ORDINARY = [pytest.param((name, ()), id=name) for name in [*METHODS, "planted"]]
 ACTIVATED = [
     pytest.param(
