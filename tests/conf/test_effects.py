@@ -99,6 +99,7 @@ def test_the_named_model_is_told_with_what_loads_it(composed):
         ["router=centroid", "method.calibrate_on=9", "method.target_recall=0.5"],
         ["router=density", "method.calibrate_on=train", "method.margin=0.5"],
         ["method=sema", "router=centroid", "method.reject_above=2"],
+        ["method=progprompt", "optim.lr=1e-3"],
     ],
 )
 def test_what_commands_for_all_methods_set_is_only_told(composed, typed):
