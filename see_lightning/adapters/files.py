@@ -97,7 +97,7 @@ def _lora(pool: ExpertPool, name: str) -> tuple[dict[str, Tensor], dict[str, Any
 
 
 def _soft_prompt(pool: ExpertPool, prompt: SoftPrompt) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and settings of a soft prompt in PEFT's form of prefix tuning: the keys and values that it has in this model."""
+    """Tensors and settings of a soft prompt as a prefix of PEFT: the keys and values that it has in this model."""
     rows_PK = prompt.key_values(pool.model)
     config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=len(rows_PK))
     return {"prompt_embeddings": rows_PK}, config.to_dict()
