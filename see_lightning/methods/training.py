@@ -76,12 +76,16 @@ class Training(L.LightningModule):
 
     def loss(self, part: Batch) -> Tensor:
         """Mean loss over answer tokens; the vocabulary head is computed at these positions only."""
-        logits_LV = self.pool(part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
-        loss = answer_loss(logits_LV, part.labels_BS, self.optim.loss_reduction)
+        loss = answer_loss(self.logits(part), part.labels_BS, self.optim.loss_reduction)
         if not torch.isfinite(loss):
             named = ", ".join(part.ids[:8]) + (f" and {len(part.ids) - 8} more" if len(part.ids) > 8 else "")
             raise FloatingPointError(f"the loss is {loss.item()} on the examples {named}.")
         return loss
+
+    def logits(self, part: Batch) -> Tensor:
+        """Logits of the positions that predict a label, (L, V), row by row, under the trained adapter, with gradients."""
+        logits_LV: Tensor = self.pool(part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
+        return logits_LV
 
     # --------------------------------------------------------------------------------------------- passes outside the loss
 
