@@ -1,9 +1,9 @@
 r"""GainLoRA: a LoRA adapter and a gate for each task; a new gate stays at 0 on what earlier tasks' prompts look like.
 
-Liang et al., *Gated Integration of Low-Rank Adaptation for Continual Learning of Language Models*, NeurIPS 2025, arXiv
-2505.15424, in its form with O-LoRA. PAPERS.md lists the differences.
+*Gated Integration of Low-Rank Adaptation for Continual Learning of Language Models*, NeurIPS 2025, arXiv 2505.15424, in its form
+with O-LoRA. PAPERS.md lists the differences.
 
-Letters: B prompts, T tasks, H size of a token's embedding, W width of the gate's hidden layer, N size of a space, K directions.
+Letters: B prompts, T tasks, H size of an embedding, W width of the gate's hidden layer, N size of a space, K directions.
 """
 
 from collections.abc import Iterable, Iterator
@@ -39,9 +39,9 @@ def gate(key_H: Tensor, features_BH: Tensor) -> Tensor:
 
 
 def extended(basis_NK: Tensor, rows_BN: Tensor, share: float) -> Tensor:
-    r"""An orthonormal basis with as few further directions as explain a share of some rows: $\sum_b \lVert M^\top r_b\rVert^2$.
+    r"""An orthonormal basis with as few further directions as explain a share of some rows.
 
-    It is the memory of GPM (Saha et al., ICLR 2021, arXiv 2103.09762, equations 8 and 9).
+    It explains $\sum_b \lVert M^\top r_b\rVert^2$ of $\sum_b \lVert r_b\rVert^2$. It is the memory of GPM (Saha et al., ICLR 2021, arXiv 2103.09762, equations 8 and 9).
 
     Args:
         basis_NK: M, with orthonormal columns, perhaps none.
@@ -86,18 +86,18 @@ class Gate(nn.Module):
         super().__init__()
         self.down, self.up, self.key = (nn.Parameter(one.detach().float().clone()) for one in (down_WH, up_HW, key_H))
 
-    def inner(self, means_BH: Tensor) -> list[Tensor]:
+    def inner(self, pooled_BH: Tensor) -> list[Tensor]:
         """The inputs of the two layers and of the key: e, (B, H), m, (B, W), and x, (B, H)."""
-        hidden_BW = silu(means_BH @ self.down.T)
-        return [means_BH, hidden_BW, silu(hidden_BW @ self.up.T)]
+        hidden_BW = silu(pooled_BH @ self.down.T)
+        return [pooled_BH, hidden_BW, silu(hidden_BW @ self.up.T)]
 
-    def forward(self, means_BH: Tensor) -> Tensor:
+    def forward(self, pooled_BH: Tensor) -> Tensor:
         """The gate of each prompt, (B,)."""
-        return gate(self.key, self.inner(means_BH)[-1])
+        return gate(self.key, self.inner(pooled_BH)[-1])
 
 
 class GainLora(GatedMethod):
-    r"""The sum of all tasks' adapters, each times its gate $a_t(e)$ of the prompt; only the newest adapter and gate are trained.
+    r"""The sum of all tasks' adapters, each times its gate $a_t(e)$ of the prompt; the newest of both are trained.
 
     A new gate begins as a copy of the previous one, with the key that the task's prompts agree on most, outside the span of
     what earlier tasks' prompts gave at its place. After each step the changes of $G_1$, $G_2$ and $k$ are projected off the
@@ -135,15 +135,15 @@ class GainLora(GatedMethod):
 
     def _next(self, task: Task) -> Gate:
         """The gate that a task begins with."""
-        means_BH = self._means_of(task)
+        pooled_BH = self._pooled_of(task)
         if self.gates:
             before = self.gates[0]
             new = Gate(before.down, before.up, before.key)
         else:
-            new = self._first(means_BH.shape[1]).to(means_BH.device)
-            self.bases = [means_BH.new_zeros(size, 0) for size in (means_BH.shape[1], self.width, means_BH.shape[1])]
+            new = self._first(pooled_BH.shape[1]).to(pooled_BH.device)
+            self.bases = [pooled_BH.new_zeros(size, 0) for size in (pooled_BH.shape[1], self.width, pooled_BH.shape[1])]
         with torch.no_grad():
-            rows_BH = outside(new.inner(means_BH)[-1], self.bases[-1])
+            rows_BH = outside(new.inner(pooled_BH)[-1], self.bases[-1])
             new.key.copy_(torch.linalg.svd(rows_BH.double(), full_matrices=False)[2][0])
         return new
 
@@ -153,8 +153,8 @@ class GainLora(GatedMethod):
             down, up = nn.Linear(size, self.width, bias=False), nn.Linear(self.width, size, bias=False)
         return Gate(down.weight, up.weight, torch.zeros(size))
 
-    def _means_of(self, task: Task) -> Tensor:
-        return self.means([self.template.prompt_ids(example.prompt) for example in task.train])
+    def _pooled_of(self, task: Task) -> Tensor:
+        return self.pooled([self.template.prompt_ids(example.prompt) for example in task.train])
 
     def penalty(self) -> Tensor | None:
         """O-LoRA's overlap of the new A with every earlier one; None without."""
@@ -176,14 +176,14 @@ class GainLora(GatedMethod):
 
     def end_task(self, task: Task, memory: Memory) -> None:
         """Extends the spans by what the task's prompts give in its gate."""
-        inner = self.gates[0].inner(self._means_of(task))
+        inner = self.gates[0].inner(self._pooled_of(task))
         self.bases = [extended(basis, rows, self.threshold) for basis, rows in zip(self.bases, inner, strict=True)]
 
     # ------------------------------------------------------------------------------------------ gates, and what is kept
 
-    def weights_of(self, means_BH: Tensor) -> Tensor:
+    def weights_of(self, pooled_BH: Tensor) -> Tensor:
         """The gate of each task, (B, T), the newest task's first."""
-        return torch.stack([one(means_BH) for one in self.gates], dim=1)
+        return torch.stack([one(pooled_BH) for one in self.gates], dim=1)
 
     def rule(self) -> Iterator[Tensor]:
         """The weights of all gates."""

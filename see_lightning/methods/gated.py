@@ -1,6 +1,6 @@
 """Methods with one adapter a task that act together, each with a weight that depends on the whole prompt.
 
-Letters: B rows, Q queries, T tasks, H size of a token's embedding.
+Letters: B rows, S tokens, Q queries, T tasks, H size of a token's embedding.
 """
 
 from abc import abstractmethod
@@ -42,8 +42,8 @@ class ByPrompt(NoRouter):
 class GatedMethod(OneAdapterMethod):
     """A frozen adapter for each past task and one in training; all act on every row, with weights of its prompt.
 
-    The weights depend on the mean of the embeddings of the prompt's tokens. A subclass computes them, and trains what it
-    computes them by.
+    The weights depend on one vector that stands for the prompt: by default the mean of its tokens' embeddings. A subclass
+    computes the weights, and trains what it computes them by.
 
     Args:
         setup: model, template, optimizer settings and seed of the run.
@@ -58,11 +58,11 @@ class GatedMethod(OneAdapterMethod):
         self.sum: GatedSum
 
     @abstractmethod
-    def weights_of(self, means_BH: Tensor) -> Tensor:
+    def weights_of(self, pooled_BH: Tensor) -> Tensor:
         """The weight of each task's adapter for each prompt, (B, T), the newest task's first; with gradients.
 
         Args:
-            means_BH: of the prompts, from ``means``.
+            pooled_BH: of the prompts, from ``pooled``.
         """
 
     @abstractmethod
@@ -80,26 +80,30 @@ class GatedMethod(OneAdapterMethod):
         self.sum = GatedSum(self.pool, self.tasks, self.rule)
         self.pool.register(self.ADAPTER, self.sum)
 
-    def means(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """The mean of the input embeddings of each prompt's tokens, (B, H), in fp32; padding takes no part.
+    def pool_tokens(self, embeddings_SH: Tensor) -> Tensor:
+        """The vector that stands for a prompt, (H,); by default the mean of its tokens' embeddings."""
+        return embeddings_SH.mean(0)
+
+    def pooled(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """One vector for each prompt, (B, H), in fp32; padding takes no part.
 
         Args:
             prompts: token ids.
         """
         table = self.pool.model.get_input_embeddings().weight.detach()
-        rows = [embedding(torch.tensor(list(prompt), device=table.device), table).float().mean(0) for prompt in prompts]
-        return torch.stack(rows)
+        rows = [embedding(torch.tensor(list(prompt), device=table.device), table).float() for prompt in prompts]
+        return torch.stack([self.pool_tokens(row_SH) for row_SH in rows])
 
     @torch.no_grad()
     def prompt_weights(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """The weights of prompts, (B, T), the newest task's first, without gradients."""
-        return torch.cat([self.weights_of(self.means([prompt])) for prompt in prompts])  # alone, whatever the batch
+        return torch.cat([self.weights_of(self.pooled([prompt])) for prompt in prompts])  # alone, whatever the batch
 
     def logits(self, part: Batch) -> Tensor:
         """Logits of the answers under the sum, with the weights of each row's prompt."""
         own_BS = part.attention_mask_BS.bool() & (part.labels_BS == IGNORED)
         prompts = [ids_S[own_S].tolist() for ids_S, own_S in zip(part.input_ids_BS, own_BS, strict=True)]
-        with self.sum.weighted(Weights(self.weights_of(self.means(prompts)), (part.labels_BS != IGNORED).sum(1))):
+        with self.sum.weighted(Weights(self.weights_of(self.pooled(prompts)), (part.labels_BS != IGNORED).sum(1))):
             return super().logits(part)
 
     def answer(self, queries: Queries) -> list[Answer]:
