@@ -106,6 +106,8 @@ EFFECTS = (
            " leave out router, or write router=propose"),
     Effect(("method.reject_above",), lambda cfg: cfg.router is None or "reject_above" in cfg.router, "the router that was"
            " chosen rejects nothing; write router=density router.reject_above={value}", soft=True),
+    Effect(("method.strength",), lambda cfg: bool(cfg.method.get("ratio", 1)), "nothing is stored by method={method} with"
+           " this ratio"),
     Effect(("method.features", "method.ridge", "method.layer", "method.wordings"), lambda cfg: cfg.router is None,
            "the router that was chosen takes the place of the method's own; leave out router"),
     Effect(("data.calibrate_on",), lambda cfg: "calibrate_on" in cfg.method, "method={method} has no thresholds"),

@@ -1,7 +1,7 @@
 r"""GainLoRA: a LoRA adapter and a gate for each task; a new gate stays at 0 on what earlier tasks' prompts look like.
 
-*Gated Integration of Low-Rank Adaptation for Continual Learning of Language Models*, NeurIPS 2025, arXiv 2505.15424, in its form
-with O-LoRA. PAPERS.md lists the differences.
+*Gated Integration of Low-Rank Adaptation for Continual Learning of Language Models*, NeurIPS 2025, arXiv 2505.15424, in
+its form with O-LoRA. PAPERS.md lists the differences.
 
 Letters: B prompts, T tasks, H size of an embedding, W width of the gate's hidden layer, N size of a space, K directions.
 """
@@ -41,7 +41,8 @@ def gate(key_H: Tensor, features_BH: Tensor) -> Tensor:
 def extended(basis_NK: Tensor, rows_BN: Tensor, share: float) -> Tensor:
     r"""An orthonormal basis with as few further directions as explain a share of some rows.
 
-    It explains $\sum_b \lVert M^\top r_b\rVert^2$ of $\sum_b \lVert r_b\rVert^2$. It is the memory of GPM (Saha et al., ICLR 2021, arXiv 2103.09762, equations 8 and 9).
+    It explains $\sum_b \lVert M^\top r_b\rVert^2$ of $\sum_b \lVert r_b\rVert^2$. This is
+    the memory of Gradient Projection Memory (GPM, Saha et al., ICLR 2021).
 
     Args:
         basis_NK: M, with orthonormal columns, perhaps none.
