@@ -106,6 +106,8 @@ EFFECTS = (
            " leave out router, or write router=propose"),
     Effect(("method.reject_above",), lambda cfg: cfg.router is None or "reject_above" in cfg.router, "the router that was"
            " chosen rejects nothing; write router=density router.reject_above={value}", soft=True),
+    Effect(("method.balance",), lambda cfg: int(cfg.method.get("experts", 2)) > 1, "there is one expert, which gets all"
+           " tokens; write method.experts=N too"),
     Effect(("method.strength",), lambda cfg: bool(cfg.method.get("ratio", 1)), "nothing is stored by method={method} with"
            " this ratio"),
     Effect(("method.features", "method.ridge", "method.layer", "method.wordings"), lambda cfg: cfg.router is None,

@@ -48,6 +48,7 @@ IDLE = [
     (["method=any_ssr", "router=knn", "method.ridge=1"], "method.ridge", None),
     (["method=any_ssr", "router=knn", "method.layer=2"], "method.layer", None),
     (["method=any_ssr", "router=knn", "method.wordings=[as_is]"], "method.wordings", None),
+    (["method=moelora", "method.experts=1", "method.top_k=1", "method.balance=1"], "method.balance", ["method.experts=2"]),
     (["method=sapt", "ratio=0", "method.strength=2"], "method.strength", ["ratio=0.1"]),
     (["ood.size=3"], "ood.size", ["ood=trace_500"]),
     (["experiment=superni_5_ood", "ood=none", "ood.size=3"], "ood.size", ["ood=trace_500"]),
