@@ -54,8 +54,9 @@ class RoutedExperts(nn.Module):
 
     def __init__(self, pool: ExpertPool, adapter: str, routers: Mapping[str, Tensor], top_k: int) -> None:
         super().__init__()
-        self.__dict__["pool"] = pool  # not as a module: the method has it already
-        self.adapters, self.top_k, self._places = (adapter,), top_k, {layer: n for n, layer in enumerate(routers)}
+        self._pool = (pool,)  # in a tuple: the pool is a submodule of the method already
+        self.adapters: tuple[str, ...] = (adapter,)
+        self.top_k, self._places = top_k, {layer: n for n, layer in enumerate(routers)}
         self.routers = nn.ParameterList(nn.Parameter(router.detach().float().clone()) for router in routers.values())
         self._tokens: tuple[Tensor, Tensor] | None = None
         self._noted: list[Tensor] = []
@@ -85,8 +86,8 @@ class RoutedExperts(nn.Module):
         logits_E = linear(x.float(), self.router(layer))
         if self._tokens is not None:
             self._note(x, logits_E.softmax(-1), *self._tokens)
-        input_, kept = dropped(x, self.pool.dropout())
-        a_RI, b_OR = (weight.to(x.dtype) for weight in self.pool.pair(layer, self.adapters[0]))
+        input_, kept = dropped(x, self._pool[0].dropout())
+        a_RI, b_OR = (weight.to(x.dtype) for weight in self._pool[0].pair(layer, self.adapters[0]))
         return y + self._mixed(layer, linear(input_, a_RI) / kept, logits_E, b_OR)
 
     def add(self, layer: str, x: Tensor) -> Tensor:
@@ -96,24 +97,25 @@ class RoutedExperts(nn.Module):
             a_RI, b_OR = self.pair(layer)
             return a_RI.to(x.dtype), b_OR.to(x.dtype)
 
-        weights = partial(self.pool.weights_of, self.adapters, [layer])
+        weights = partial(self._pool[0].weights_of, self.adapters, [layer])
         a_RI, b_OR = self._cache.get((layer, x.dtype), weights, make)
         return self._mixed(layer, linear(x, a_RI), linear(x.float(), self.router(layer).detach()), b_OR)
 
     def pair(self, layer: str) -> tuple[Tensor, Tensor]:
         """A, (R, I), and B, (O, R), of all experts, without gates."""
-        a, b = self.pool.pair(layer, self.adapters[0])
+        a, b = self._pool[0].pair(layer, self.adapters[0])
         return a.detach(), b.detach()
 
     def weights(self) -> Iterator[Tensor]:
         """A and B of the adapter, and the routers."""
-        yield from self.pool.weights_of(self.adapters)
+        yield from self._pool[0].weights_of(self.adapters)
         yield from self.routers
 
     def _mixed(self, layer: str, low_R: Tensor, logits_E: Tensor, b_OR: Tensor) -> Tensor:
         each_E = gates(logits_E, self.top_k).to(low_R.dtype)
         gated_R = low_R * each_E.repeat_interleave(low_R.shape[-1] // each_E.shape[-1], dim=-1)
-        return self.pool.scale(layer, self.adapters[0]) * linear(gated_R, b_OR)
+        mixed_O: Tensor = self._pool[0].scale(layer, self.adapters[0]) * linear(gated_R, b_OR)
+        return mixed_O
 
     def _note(self, x: Tensor, probabilities_E: Tensor, mask_BS: Tensor, labels_B: Tensor) -> None:
         rows = len(labels_B)

@@ -27,7 +27,8 @@ class ResidualMlp(nn.Module):
 
     def forward(self, prompt_PH: Tensor) -> Tensor:
         """The embeddings that the model gets, (P, H)."""
-        return prompt_PH + self.up(self.down(prompt_PH).relu())
+        added_PH: Tensor = self.up(self.down(prompt_PH).relu())
+        return prompt_PH + added_PH
 
 
 class SoftPrompt(VirtualTokens):

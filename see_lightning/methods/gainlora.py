@@ -60,7 +60,7 @@ def extended(basis_NK: Tensor, rows_BN: Tensor, share: float) -> Tensor:
     # Directions that are rounding errors are none.
     real = sizes > sizes.new_tensor(rows_BN.norm().item() * max(rows_BN.shape) * torch.finfo(torch.float32).eps)
     number = min(int((sizes.square().cumsum(0) < wanted).sum()) + int(wanted > 0), int(real.sum()))
-    found_NK = torch.linalg.qr(torch.cat([old_NK, new_KN[:number].T], dim=1))[0]
+    found_NK: Tensor = torch.linalg.qr(torch.cat([old_NK, new_KN[:number].T], dim=1))[0]
     # In the layout of a loaded one, so that products have the same digits.
     return found_NK.to(basis_NK.dtype).clone(memory_format=torch.contiguous_format)
 
@@ -138,8 +138,7 @@ class GainLora(GatedMethod):
         """The gate that a task begins with."""
         pooled_BH = self._pooled_of(task)
         if self.gates:
-            before = self.gates[0]
-            new = Gate(before.down, before.up, before.key)
+            new = Gate(*self.newest.parameters())
         else:
             new = self._first(pooled_BH.shape[1]).to(pooled_BH.device)
             self.bases = [pooled_BH.new_zeros(size, 0) for size in (pooled_BH.shape[1], self.width, pooled_BH.shape[1])]
@@ -172,15 +171,22 @@ class GainLora(GatedMethod):
     def after_step(self) -> None:
         """Projects the changes of the gate's weights since the task began."""
         with torch.no_grad():
-            for weight, start, basis in zip(self.gates[0].parameters(), self._start, self.bases, strict=True):
-                weight.copy_(start + outside(torch.atleast_2d(weight - start), basis).view_as(weight))
+            for weight, start, basis in zip(self.newest.parameters(), self._start, self.bases, strict=True):
+                weight.copy_(start + outside((weight - start).view(-1, start.shape[-1]), basis).view_as(weight))
 
     def end_task(self, task: Task, memory: Memory) -> None:
         """Extends the spans by what the task's prompts give in its gate."""
-        inner = self.gates[0].inner(self._pooled_of(task))
+        inner = self.newest.inner(self._pooled_of(task))
         self.bases = [extended(basis, rows, self.threshold) for basis, rows in zip(self.bases, inner, strict=True)]
 
     # ------------------------------------------------------------------------------------------ gates, and what is kept
+
+    @property
+    def newest(self) -> Gate:
+        """The gate of the newest task."""
+        gate = self.gates[0]
+        assert isinstance(gate, Gate)
+        return gate
 
     def weights_of(self, pooled_BH: Tensor) -> Tensor:
         """The gate of each task, (B, T), the newest task's first."""
@@ -192,7 +198,7 @@ class GainLora(GatedMethod):
 
     def state(self) -> dict[str, Tensor]:
         """The newest gate, and the spans of all tasks; earlier gates are in their tasks' states."""
-        newest: Iterable[Tensor] = self.gates[0].parameters() if self.gates else ()
+        newest: Iterable[Tensor] = self.newest.parameters() if self.gates else ()
         kept = {f"{BASIS}{number}": basis for number, basis in enumerate(self.bases)}
         return dict(zip(GATE, newest, strict=False)) | kept
 

@@ -28,7 +28,8 @@ def attention(keys_TH: Tensor, queries_BH: Tensor) -> Tensor:
     >>> attention(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 2.0]])).exp()
     tensor([[0.5000, 0.5000]])
     """
-    return (queries_BH @ keys_TH.T / keys_TH.shape[1] ** 0.5).log_softmax(-1)
+    scores_BT: Tensor = queries_BH @ keys_TH.T / keys_TH.shape[1] ** 0.5
+    return scores_BT.log_softmax(-1)
 
 
 def drift(target_T: Tensor, log_p_BT: Tensor) -> Tensor:
