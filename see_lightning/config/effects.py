@@ -83,6 +83,8 @@ EFFECTS = (
     ),
     Effect(("adapter.*", "optim.*"), _trains, "method={method} trains nothing and has no adapter"),
     Effect(("adapter", "optim"), _trains, "method={method} trains nothing and has no adapter", soft=True),
+    Effect(("optim.lr",), lambda cfg: "lr" not in cfg.method, "method={method} has a learning rate of its own, method.lr",
+           soft=True),
     Effect(("adapter.cache_gb",), lambda cfg: cfg.adapter.activated, "only activated experts cache the base model's prefill;"
            " write adapter=activated_lora"),
     Effect(("ratio",), _rehearses, "method={method} rehearses nothing", soft=True),
@@ -118,6 +120,12 @@ EFFECTS = (
            " leave out router, or write router=propose"),
     Effect(("method.reject_above",), lambda cfg: cfg.router is None or "reject_above" in cfg.router, "the router that was"
            " chosen rejects nothing; write router=density router.reject_above={value}", soft=True),
+    Effect(("method.balance",), lambda cfg: int(cfg.method.get("experts", 2)) > 1, "there is one expert, which gets all"
+           " tokens; write method.experts=N too"),
+    Effect(("method.strength",), lambda cfg: bool(cfg.method.get("ratio", 1)), "nothing is stored by method={method} with"
+           " this ratio"),
+    Effect(("method.features", "method.ridge", "method.layer", "method.wordings"), lambda cfg: cfg.router is None,
+           "the router that was chosen takes the place of the method's own; leave out router"),
     Effect(("data.calibrate_on",), lambda cfg: "calibrate_on" in cfg.method, "method={method} has no thresholds"),
     Effect(("method.probe",), _on("warm_start"), "no expert begins from another; write method.warm_start=loss or knn too"),
     Effect(("method.temperature",), lambda cfg: cfg.method.get("strength", 1) != 0, "with method.strength=0 nothing is"

@@ -76,8 +76,7 @@ class Training(L.LightningModule):
 
     def loss(self, part: Batch) -> Tensor:
         """Mean loss over answer tokens; the vocabulary head is computed at these positions only."""
-        logits_LV = self.pool(part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
-        return self.finite(answer_loss(logits_LV, part.labels_BS, self.optim.loss_reduction), part)
+        return self.finite(answer_loss(self.logits(part), part.labels_BS, self.optim.loss_reduction), part)
 
     def finite(self, loss: Tensor, part: Batch) -> Tensor:
         """The same loss.
@@ -89,6 +88,11 @@ class Training(L.LightningModule):
             named = ", ".join(part.ids[:8]) + (f" and {len(part.ids) - 8} more" if len(part.ids) > 8 else "")
             raise FloatingPointError(f"the loss is {loss.item()} on the examples {named}.")
         return loss
+
+    def logits(self, part: Batch) -> Tensor:
+        """Logits of the positions that predict a label, (L, V), row by row, under the trained adapter, with gradients."""
+        logits_LV: Tensor = self.pool(part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
+        return logits_LV
 
     # --------------------------------------------------------------------------------------------- passes outside the loss
 

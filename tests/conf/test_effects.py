@@ -62,6 +62,12 @@ IDLE = [
     (["method=ilora", "ratio=0", "method.consistency=2"], "method.consistency", ["ratio=0.1"]),
     (["method=ilora", "ratio=0", "data.resample=once"], "data.resample", ["ratio=0.1"]),
     (["method=sdft", "method.teacher=base", "method.follow=0.1"], "method.follow", ["method.teacher=average"]),
+    (["method=any_ssr", "router=knn", "method.features=64"], "method.features", None),
+    (["method=any_ssr", "router=knn", "method.ridge=1"], "method.ridge", None),
+    (["method=any_ssr", "router=knn", "method.layer=2"], "method.layer", None),
+    (["method=any_ssr", "router=knn", "method.wordings=[as_is]"], "method.wordings", None),
+    (["method=moelora", "method.experts=1", "method.top_k=1", "method.balance=1"], "method.balance", ["method.experts=2"]),
+    (["method=sapt", "ratio=0", "method.strength=2"], "method.strength", ["ratio=0.1"]),
     (["ood.size=3"], "ood.size", ["ood=trace_500"]),
     (["experiment=superni_5_ood", "ood=none", "ood.size=3"], "ood.size", ["ood=trace_500"]),
     (["ood.variants=[input_only]"], "ood.variants", ["ood=trace_500"]),
@@ -113,6 +119,7 @@ def test_the_named_model_is_told_with_what_loads_it(composed):
         ["router=centroid", "method.calibrate_on=9", "method.target_recall=0.5"],
         ["router=density", "method.calibrate_on=train", "method.margin=0.5"],
         ["method=sema", "router=centroid", "method.reject_above=2"],
+        ["method=progprompt", "optim.lr=1e-3"],
     ],
 )
 def test_what_commands_for_all_methods_set_is_only_told(composed, typed):

@@ -82,6 +82,7 @@ ACTIVATED = [
         (name, toy.ACTIVATED), id=f"{name}-activated", marks=() if edits_forward(name) else pytest.mark.nightly
     )
     for name in TRAINING
+    if declared(name).takes_activated
 ]
 #: Those on which every interruption is tried; then those on which three are.
 SWEPT = [
