@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from see_lightning.config.identity import run_key
 from see_lightning.config.search_path import CONF
 from see_lightning.engine import launch
+from tests.contracts.conftest import TRAINING, declared
 from tests.runs import toy
 
 GOLDEN = Path(__file__).parent
@@ -52,7 +53,7 @@ MORE = {
 TWO_RANKS = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 CASES: dict[str, tuple[str, ...]] = {
     **{name: (f"method={name}",) for name in METHODS},
-    **{f"{name}_activated": (f"method={name}", *toy.ACTIVATED) for name in METHODS if name != "base"},
+    **{f"{name}_activated": (f"method={name}", *toy.ACTIVATED) for name in TRAINING if declared(name).takes_activated},
     **MORE,
     **{f"{name}_two_ranks": (f"method={name}", *TWO_RANKS) for name in ("see", "replay")},
 }
