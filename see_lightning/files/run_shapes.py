@@ -27,6 +27,7 @@ TRAINED = {
         ("tokens?", "past_tokens?", "negative_tokens?", "computed?", "examples?", "rehearsed?", "negatives?", "steps?"),
         int,
     ),
+    **dict.fromkeys(("trained_weights?", "stored_rows?", "stored_bytes?"), int),
 }
 NUMBERS = {
     "method": {"_target_": str},
@@ -110,7 +111,7 @@ RESULTS = {
         },
         None,
     ),
-    "timing?": {"method_s?": {str: [OPTIONAL]}, str: (*OPTIONAL, [OPTIONAL])},
+    "timing?": {"method_s?": {str: [OPTIONAL]}, "method_step_s?": {str: [OPTIONAL]}, str: (*OPTIONAL, [OPTIONAL])},
     "counts?": {"method_tokens?": {str: [OPTIONAL]}, str: (*OPTIONAL, [OPTIONAL])},
     "ood?": (
         {
