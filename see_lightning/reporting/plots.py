@@ -43,15 +43,20 @@ def label_points(axes: "Axes", points: Mapping[str, tuple[float, float]], size: 
         points: x and y by name.
         size: of the letters, in points.
     """
-    scale = 72 / axes.get_figure(root=True).dpi  # from pixels to typographic points
-    places = {name: tuple(scale * axes.transData.transform(point)) for name, point in points.items()}
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    scale = 72 / figure.dpi  # from pixels to typographic points
+    places: dict[str, tuple[float, float]] = {}
+    for name, point in points.items():
+        x, y = axes.transData.transform(point)
+        places[name] = scale * x, scale * y
     taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in places.values()]
-    inside: Box = tuple(scale * axes.bbox.extents)
+    left, bottom, right, top = axes.bbox.extents
+    inside = (scale * left, scale * bottom, scale * right, scale * top)
     for name, (x, y) in sorted(places.items(), key=lambda item: (-item[1][1], item[0])):
-        width, height = 0.62 * size * len(name), 1.3 * size
-        free = ((*offset, box) for *offset, box in _beside(x, y, width, height) if _is_free(box, taken, inside))
-        found = next(free, None)
-        dx, dy, box = found or (7.0, 0.0, (x + 7, y - height / 2, x + 7 + width, y + height / 2))
+        width, height = 0.62 * size * len(name) + 3, 1.3 * size
+        offsets = list(_beside(x, y, width, height))
+        dx, dy, box = next((one for one in offsets if _is_free(one[2], taken, inside)), offsets[0])
         taken.append(box)
         axes.annotate(
             name,

@@ -41,7 +41,7 @@ def kept_bytes(results: Results) -> int | None:
     found = _counted(results, "stored_bytes")
     if found is None:
         return None
-    kept = [sizes[-1] for part, sizes in results.get("storage", {}).items() if part != "pool"]
+    kept: list[int] = [sizes[-1] for part, sizes in results.get("storage", {}).items() if part != "pool"]
     return sum(kept) + max(found, default=0)
 
 
@@ -75,7 +75,8 @@ def training_s(results: Results) -> float | None:
     if "method_s" not in timing:
         return None
     beside = {hook: some for hook, some in timing["method_s"].items() if hook != "assign"}  # train_s has that one
-    return sum(timing["train_s"]) + _sum(beside)
+    seconds: float = sum(timing["train_s"]) + _sum(beside)
+    return seconds
 
 
 def relative_time(groups: Sequence[Group]) -> Callable[[Results], float | None]:

@@ -59,7 +59,8 @@ def rivals_svg(sheet: FigureData) -> str:
     names = [
         method if methods.count(method) == 1 else label for method, label in zip(methods, sheet.labels, strict=True)
     ]
-    points, levels = {}, {}
+    points: dict[str, tuple[float, float]] = {}
+    levels: dict[str, float] = {}
     for name, style, row in zip(names, styles(methods), _rows(sheet), strict=True):
         score, kept, stored = row["AR"], row["kept_bytes"], row["stored_rows"]
         if score is None or kept is None:
@@ -74,9 +75,9 @@ def rivals_svg(sheet: FigureData) -> str:
     axes.set(xscale="log", ylabel="AR")
     _fit(axes, list(points.values()), list(levels.values()))
     logarithmic(axes, "x")
-    for name, score in levels.items():
-        place = {"xycoords": ("axes fraction", "data"), "xytext": (2, 3), "textcoords": "offset points"}
-        axes.annotate(f"{name}: keeps nothing", (0, score), fontsize=8, color=INK, **place)
+    beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (2, 3), "textcoords": "offset points"}
+    for name, level in levels.items():
+        axes.annotate(f"{name}: keeps nothing", (0, level), fontsize=8, color=INK, **beside)
     label_points(axes, points)
     return finish(figure, axes, sheet, "rivals", "MiB kept after the last task; hollow: needs examples of past tasks")
 
