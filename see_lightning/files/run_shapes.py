@@ -111,8 +111,16 @@ RESULTS = {
         },
         None,
     ),
-    "timing?": {"method_s?": {str: [OPTIONAL]}, "method_step_s?": {str: [OPTIONAL]}, str: (*OPTIONAL, [OPTIONAL])},
-    "counts?": {"method_tokens?": {str: [OPTIONAL]}, str: (*OPTIONAL, [OPTIONAL])},
+    "timing?": {
+        **{name: {str: [OPTIONAL]} for name in ("method_s?", "method_step_s?")},
+        "train_s?": [NUMBER],
+        str: (*OPTIONAL, [OPTIONAL]),
+    },
+    "counts?": {
+        "method_tokens?": {str: [OPTIONAL]},
+        **{name: [OPTIONAL] for name in ("train_tokens?", "trained_weights?", "stored_rows?", "stored_bytes?")},
+        str: (*OPTIONAL, [OPTIONAL]),
+    },
     "ood?": (
         {
             "asked?": dict,

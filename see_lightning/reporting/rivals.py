@@ -41,7 +41,7 @@ def kept_bytes(results: Results) -> int | None:
     found = _counted(results, "stored_bytes")
     if found is None:
         return None
-    kept: list[int] = [sizes[-1] for part, sizes in results.get("storage", {}).items() if part != "pool"]
+    kept: list[int] = [sizes[-1] for part, sizes in results.get("storage", {}).items() if sizes and part != "pool"]
     return sum(kept) + max(found, default=0)
 
 
@@ -62,7 +62,7 @@ def hook_s(results: Results) -> float | None:
     timing = results.get("timing", {})
     if "method_step_s" not in timing:
         return None
-    return _sum(timing["method_s"]) + _sum(timing["method_step_s"])
+    return _sum(timing.get("method_s", {})) + _sum(timing["method_step_s"])
 
 
 def training_s(results: Results) -> float | None:
@@ -75,7 +75,7 @@ def training_s(results: Results) -> float | None:
     if "method_s" not in timing:
         return None
     beside = {hook: some for hook, some in timing["method_s"].items() if hook != "assign"}  # train_s has that one
-    seconds: float = sum(timing["train_s"]) + _sum(beside)
+    seconds: float = sum(timing.get("train_s", ())) + _sum(beside)
     return seconds
 
 
