@@ -3,8 +3,10 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from peft import PrefixTuningConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialized
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from see_lightning.adapters.adapted_model import IN_PEFT
 from see_lightning.adapters.pool import ExpertPool
+from see_lightning.adapters.soft_prompt import SoftPrompt
 from see_lightning.errors import ConfigError, listed
 from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import write_bytes, write_text
@@ -72,19 +75,32 @@ def save(pool: ExpertPool, name: str, folder: Path) -> None:
         ConfigError: a weight is nan or inf, or the composite has no LoRA form.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = _pairs(pool, name)
-    adapter = pool.composites[name].adapters[0] if name in pool.composites else name
-    write_tensors(_named(pairs), folder / WEIGHTS, {"format": "pt"})
-    config = pool.settings(adapter)
-    rank = len(next(iter(pairs.values()))[0])
-    if rank != config["r"]:  # several adapters concatenated, at the same scale
-        config |= {"r": rank, "lora_alpha": config["lora_alpha"] * rank / config["r"]}
+    composite = pool.composites.get(name)
+    tensors, config = _soft_prompt(pool, composite) if isinstance(composite, SoftPrompt) else _lora(pool, name)
+    write_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
     config |= {"inference_mode": True, "base_model_name_or_path": pool.place, "revision": pool.revision}
-    if pool.header_ids:
-        config["alora_invocation_tokens"] = pool.header_ids  # by this PEFT recognises an activated adapter
     # PEFT keeps names in sets, whose order differs between processes; sorted, the file is always the same.
     text = json.dumps(config, indent=2, sort_keys=True, default=sorted)
     write_text(folder / CONFIG, text + "\n")
+
+
+def _lora(pool: ExpertPool, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and settings of an adapter in PEFT's form of LoRA."""
+    pairs = _pairs(pool, name)
+    config = pool.settings(pool.composites[name].adapters[0] if name in pool.composites else name)
+    rank = len(next(iter(pairs.values()))[0])
+    if rank != config["r"]:  # several adapters concatenated, at the same scale
+        config |= {"r": rank, "lora_alpha": config["lora_alpha"] * rank / config["r"]}
+    if pool.header_ids:
+        config["alora_invocation_tokens"] = pool.header_ids  # by this PEFT recognises an activated adapter
+    return _named(pairs), config
+
+
+def _soft_prompt(pool: ExpertPool, prompt: SoftPrompt) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and settings of a soft prompt as a prefix of PEFT: the keys and values that it has in this model."""
+    rows_PK = prompt.key_values(pool.model)
+    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=len(rows_PK))
+    return {"prompt_embeddings": rows_PK}, config.to_dict()
 
 
 def save_state(tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from see_lightning.adapters.activated import check_activated, check_header
 from see_lightning.adapters.adapted_model import AdaptedModel, Apply
 from see_lightning.adapters.lora import update
-from see_lightning.adapters.prefix import Prefix
+from see_lightning.adapters.prefix import VirtualTokens
 from see_lightning.adapters.protocols import AdapterDelta, CompositeAdapter
 from see_lightning.adapters.weight_cache import sha256
 from see_lightning.config.schema import AdapterConfig
@@ -115,7 +115,7 @@ class ExpertPool(AdaptedModel):
         self._learner = name
         prefix = self._prefix_of(name)
         for one in self.composites.values():
-            if isinstance(one, Prefix):
+            if isinstance(one, VirtualTokens):
                 one.requires_grad_(one is prefix)
         self._train_adapter(None if prefix else adapter or name)
         self.model.train()
@@ -235,10 +235,10 @@ class ExpertPool(AdaptedModel):
 
         return self._with(mixed, prefix)
 
-    def _prefix_of(self, adapter: Adapter) -> Prefix | None:
+    def _prefix_of(self, adapter: Adapter) -> VirtualTokens | None:
         """The prefix of that name, or the adapter itself if it is one; a prefix that does not fit is refused."""
         one = self.composites.get(adapter) if isinstance(adapter, str) else adapter
-        if not isinstance(one, Prefix):
+        if not isinstance(one, VirtualTokens):
             return None
         one.check(self.model, self.header_ids)
         return one

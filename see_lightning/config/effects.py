@@ -40,7 +40,8 @@ def _schedule(cfg: DictConfig) -> str:
 
 
 def _trains(cfg: DictConfig) -> bool:
-    return _schedule(cfg) != "frozen"
+    traits = getattr(target_of(cfg.method), "traits", None)
+    return _schedule(cfg) != "frozen" and getattr(traits, "trains", True)
 
 
 def _on(name: str) -> Callable[[DictConfig], bool]:
@@ -55,6 +56,11 @@ def uses_thresholds(cfg: DictConfig) -> bool:
 
 def _rehearses(cfg: DictConfig) -> bool:
     return "ratio" in cfg.method
+
+
+def _keeps_rows(cfg: DictConfig) -> bool:
+    """Whether a method that rehearses has a share of past rows to do so."""
+    return float(cfg.method.get("ratio", 1)) > 0
 
 
 def _has_default(name: str) -> Callable[[DictConfig], bool]:
@@ -77,13 +83,21 @@ EFFECTS = (
     ),
     Effect(("adapter.*", "optim.*"), _trains, "method={method} trains nothing and has no adapter"),
     Effect(("adapter", "optim"), _trains, "method={method} trains nothing and has no adapter", soft=True),
+    Effect(("optim.lr",), lambda cfg: "lr" not in cfg.method, "method={method} has a learning rate of its own, method.lr",
+           soft=True),
     Effect(("adapter.cache_gb",), lambda cfg: cfg.adapter.activated, "only activated experts cache the base model's prefill;"
            " write adapter=activated_lora"),
     Effect(("ratio",), _rehearses, "method={method} rehearses nothing", soft=True),
-    Effect(("data.resample",), lambda cfg: _rehearses(cfg) and float(cfg.method.ratio) > 0, "nothing is rehearsed by"
-           " method={method} with this ratio"),
     Effect(("method.reference_batch", "method.memory_strength"), lambda cfg: float(cfg.method.get("ratio", 1)) > 0, "nothing"
            " is rehearsed by method={method} with this ratio"),
+    Effect(("data.resample",), lambda cfg: "resample" in cfg.method and _keeps_rows(cfg), "method={method} does not sample"
+           " past rows in one of these ways, or none with this ratio"),
+    Effect(("method.max_instructions", "method.clusters", "method.logit_weight", "method.answer_weight",
+            "method.replay_batch", "method.demonstrations", "method.texts_per_row", "method.max_new_tokens"),
+           _keeps_rows, "nothing is rehearsed with this ratio"),
+    Effect(("method.logits_per_token", "method.distance"),
+           lambda cfg: _keeps_rows(cfg) and bool(cfg.method.get("logit_weight", 1)), "no logits are compared with this"
+           " ratio and method.logit_weight"),
     Effect(("indicators.*",), lambda cfg: "indicators" in cfg.method, "method={method} writes no indicators"),
     Effect(("method.general_source",),
            lambda cfg: any(_on(name)(cfg) for name in GENERAL_USES) or not any(name in cfg.method for name in GENERAL_USES),
@@ -106,6 +120,12 @@ EFFECTS = (
            " leave out router, or write router=propose"),
     Effect(("method.reject_above",), lambda cfg: cfg.router is None or "reject_above" in cfg.router, "the router that was"
            " chosen rejects nothing; write router=density router.reject_above={value}", soft=True),
+    Effect(("method.balance",), lambda cfg: int(cfg.method.get("experts", 2)) > 1, "there is one expert, which gets all"
+           " tokens; write method.experts=N too"),
+    Effect(("method.strength",), lambda cfg: bool(cfg.method.get("ratio", 1)), "nothing is stored by method={method} with"
+           " this ratio"),
+    Effect(("method.features", "method.ridge", "method.layer", "method.wordings"), lambda cfg: cfg.router is None,
+           "the router that was chosen takes the place of the method's own; leave out router"),
     Effect(("data.calibrate_on",), lambda cfg: "calibrate_on" in cfg.method, "method={method} has no thresholds"),
     Effect(("method.probe",), _on("warm_start"), "no expert begins from another; write method.warm_start=loss or knn too"),
     Effect(("method.temperature",), lambda cfg: cfg.method.get("strength", 1) != 0, "with method.strength=0 nothing is"

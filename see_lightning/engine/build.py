@@ -205,7 +205,8 @@ def check_adaptable(cfg: DictConfig, config: RunConfig) -> None:
 
 
 def _is_trained(cfg: DictConfig) -> bool:
-    return method_class(cfg.method).traits.schedule != "frozen"
+    traits = method_class(cfg.method).traits
+    return traits.schedule != "frozen" and traits.trains
 
 
 def build_method(

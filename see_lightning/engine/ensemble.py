@@ -217,7 +217,7 @@ def load_ensemble(
         raise TypeError(f"trust takes a list of names; for one, write trust=[{trust!r}].")
     cfg = load_config(run_dir / "config.yaml", Trust(tuple(trust), trust_remote_code))
     method = load_method(cfg, Ledger(run_dir).read(), name, place)
-    if method.traits.schedule != "frozen" and not method.pool.names:
+    if method.traits.schedule != "frozen" and not (method.pool.names or method.state()):
         raise ConfigError(f"{run_dir} has finished no task yet, so it has no expert to answer.")
     return Ensemble(method, max_new_tokens=max_new_tokens, batch_size=cfg.data.eval_batch_size)
 

@@ -46,5 +46,6 @@ def _parent(context: RunContext, number: int, began_as: str | None) -> str | Non
     """The stage whose weights initialised an expert; None for random weights."""
     if began_as:
         return next(one.name for one in context.stages if one.task and one.task.name == began_as)
-    continued = not context.method.traits.has_experts and number > 0
+    traits = context.method.traits
+    continued = traits.trains and not traits.has_experts and number > 0
     return context.stages[number - 1].name if continued else None

@@ -275,12 +275,13 @@ def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
             calibrated=bool(run.cfg.method.get("calibrate_on")),
         )
     if run.method.traits.schedule == "sequential":
-        records = sum(map(len, run.answers.values()))
+        records, changes = sum(map(len, run.answers.values())), "weights" if run.method.traits.trains else "prompts"
         notices.append(
             f"{results['counts']['remembered']} of {records} answers came from the cache: frozen experts and the base model"
             " answer a query once."
             if run.method.traits.has_experts
-            else f"all {records} answers were generated: the weights change with every task, so none could come from a cache."
+            else f"all {records} answers were generated: the {changes} change with every task, so none could come from a"
+            " cache."
         )
     return notices
 

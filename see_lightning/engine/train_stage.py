@@ -79,6 +79,9 @@ class TrainStage:
         if assigned and assigned.expert != self.task.name:
             self._reuse(assigned)
             return
+        if not method.traits.trains:
+            self._keep()
+            return
         examples = self._training_examples()
         self._begin_task()
         throughput, weights = Throughput(), sum(weight.numel() for weight in method.trained_weights())
@@ -118,10 +121,26 @@ class TrainStage:
             self.context.console.print(f"{self.title}: {choice} (z {z or 'unknown: it is the first'})")
         return assigned
 
+    def _keep(self) -> None:
+        """Make a stage final whose task trains nothing: the method keeps of it what later answers need."""
+        self._begin_task()
+        self._end_task()
+        self._commit_untrained()
+        self.context.console.print(f"{self.title}: nothing is trained")
+
     def _reuse(self, assigned: Assignment) -> None:
         """Make a stage final whose task reuses an expert; nothing is trained."""
+        self._commit_untrained(assigned=asdict(assigned))
+
+    def _commit_untrained(self, **more: Any) -> None:
+        """Make a stage final without training.
+
+        Args:
+            more: further facts of the stage.
+        """
         method = self.context.method
         if self.context.ranks.first:
+            self.context.ledger.check_held()
             write_examples(self.folder / "examples.jsonl", [])
             save_expert(method, self.task.name, self.folder / "expert")
         nothing = dict.fromkeys(("examples", "rehearsed", "past_tokens", "negatives", "steps", "tokens", "computed"), 0)
@@ -133,7 +152,7 @@ class TrainStage:
             **stored_counts(self.context, []),
             **self._report(),
         }
-        self._commit({**nothing, "trained_weights": 0, **facts, "assigned": asdict(assigned)})
+        self._commit({**nothing, "trained_weights": 0, **facts, **more})
 
     def _training_examples(self) -> list[Example]:
         """The rows that the stage trains on, the same on every rank.

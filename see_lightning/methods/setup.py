@@ -37,9 +37,11 @@ class Traits:
 
     Args:
         schedule: ``sequential``: a stage for each task; ``joint``: one stage on all tasks; ``frozen``: no training.
+        trains: a stage trains weights. False with ``sequential``: a task is only kept by ``end_task``, for later answers.
         has_experts: answers name their expert, so routing is evaluated.
         router: the default router. A method accepts every router whose ``needs`` it has.
         shardable: works while each rank holds only parts of the base model; false if it reads or moves the base's weights.
+        takes_activated: works with experts that act from the end of a prompt on (``adapter=activated_lora``).
         peft_loadable: PEFT alone loads an expert's folder and gives the same answers.
         learns_refusals: past examples are negatives, so experts give verdicts.
         may_reuse: an earlier expert may be assigned to a task (``Method.assign``), which is then not trained.
@@ -49,9 +51,11 @@ class Traits:
     """
 
     schedule: Literal["sequential", "joint", "frozen"] = "sequential"
+    trains: bool = True
     has_experts: bool = False
     router: type[Router] = NoRouter
     shardable: bool = True
+    takes_activated: bool = True
     peft_loadable: bool = True
     learns_refusals: bool = False
     may_reuse: bool = False

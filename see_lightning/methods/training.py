@@ -5,7 +5,7 @@ Lightning calls the step and the hooks. Which of them a method overrides is told
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import lightning as L
@@ -78,8 +78,7 @@ class Training(L.LightningModule):
 
     def loss(self, part: Batch) -> Tensor:
         """Mean loss over answer tokens; the vocabulary head is computed at these positions only."""
-        logits_LV = self.pool(part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
-        return self.finite(answer_loss(logits_LV, part.labels_BS, self.optim.loss_reduction), part)
+        return self.finite(answer_loss(self.logits(part), part.labels_BS, self.optim.loss_reduction), part)
 
     def finite(self, loss: Tensor, part: Batch) -> Tensor:
         """The same loss.
@@ -91,6 +90,11 @@ class Training(L.LightningModule):
             named = ", ".join(part.ids[:8]) + (f" and {len(part.ids) - 8} more" if len(part.ids) > 8 else "")
             raise FloatingPointError(f"the loss is {loss.item()} on the examples {named}.")
         return loss
+
+    def logits(self, part: Batch) -> Tensor:
+        """Logits of the positions that predict a label, (L, V), row by row, under the trained adapter, with gradients."""
+        logits_LV: Tensor = self.pool(part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
+        return logits_LV
 
     # --------------------------------------------------------------------------------------------- passes outside the loss
 
@@ -114,11 +118,13 @@ class Training(L.LightningModule):
             longest_first = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
             yield self._collator.batch(rows, longest_first).to(self.pool.device())
 
-    def gradients(self, batch: Batch) -> list[Tensor]:
+    def gradients(self, batch: Batch, loss: Callable[[Batch], Tensor] | None = None) -> list[Tensor]:
         """Gradients of the mean loss of a batch from ``batches``, averaged over the ranks; ``.grad`` stays as it is.
 
         Args:
             batch: this rank's share.
+            loss: of a micro-batch, a mean over its answer tokens or rows as ``optim.loss_reduction`` says; None for the
+                method's own. A micro-batch without ids has the weight 0.
 
         Returns:
             One tensor for each trained weight, in the order of ``trained_weights``.
@@ -127,7 +133,8 @@ class Training(L.LightningModule):
         total = [torch.zeros_like(weight) for weight in weights]
         for part in batch.split(self.optim.loss_reduction):
             with torch.enable_grad():
-                found = torch.autograd.grad(part.weight * self.loss(part), weights, materialize_grads=True)
+                mean = (loss or self.loss)(part)
+                found = torch.autograd.grad(part.weight * mean, weights, materialize_grads=True)
             torch._foreach_add_(total, found)
         return [self.average(one) for one in total]
 

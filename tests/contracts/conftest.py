@@ -75,13 +75,14 @@ def edits_forward(name: str) -> bool:
 
 #: The first of each set of traits. Every interruption is tried on these, three on the others.
 FIRST = {declared(name): name for name in reversed(METHODS)}.values()
-TRAINING = [name for name in METHODS if declared(name).schedule != "frozen"]
+TRAINING = [name for name in METHODS if declared(name).schedule != "frozen" and declared(name).trains]
 ORDINARY = [pytest.param((name, ()), id=name) for name in [*METHODS, "planted"]]
 ACTIVATED = [
     pytest.param(
         (name, toy.ACTIVATED), id=f"{name}-activated", marks=() if edits_forward(name) else pytest.mark.nightly
     )
     for name in TRAINING
+    if declared(name).takes_activated
 ]
 #: Those on which every interruption is tried; then those on which three are.
 SWEPT = [

@@ -29,7 +29,7 @@ def test_counts_are_what_the_files_hold(whole):
     assert counts["steps"] == [10 * math.ceil(len(stage) / 4) for stage in lines.values()]
     assert sum(counts["steps"]) == len(whole.steps)
     assert counts["truncated"] == sum(record["truncated"] for record in records)
-    assert (counts["token_efficiency"] is None) == (method.traits.schedule == "frozen")
+    assert (counts["token_efficiency"] is None) == (method.traits.schedule == "frozen" or not method.traits.trains)
     assert counts["token_efficiency"] is None or 0 < counts["token_efficiency"] <= 1
 
 
@@ -40,7 +40,9 @@ def test_costs_are_exactly_those_that_cannot_be_avoided(whole):
     answers = toy.read_answers(whole.directory)
     records = [record for stage in answers.values() for record in stage]
     if not method.traits.has_experts:
-        assert counts["generations"] == counts["prefills"] == len(records)
+        # Without training, answers change by rows of the memory, for which each query is read once more.
+        reads = 1 if method.traits.trains else 2
+        assert (counts["generations"], counts["prefills"]) == (len(records), reads * len(records))
         assert (counts["decisions"], counts["decided_again"], counts["remembered"]) == (0, 0, None)
         return
     pairs = {(record["expert"], record["id"]) for record in records}

@@ -50,3 +50,11 @@ def test_rows_in_a_methods_state_are_stored_ones_without_bytes_beside_it(base, t
     cfg = toy.compose(toy.data_in(base), tmp_path / "runs", "method=seqft", "order.tasks=[sky]", "optim.epochs=1")
     counts = toy.read_results(toy.run(cfg).directory)["counts"]
     assert (counts["stored_rows"], counts["stored_bytes"]) == ([5], [0])
+
+
+def test_rows_that_stand_in_a_state_are_counted_there_alone(base):
+    results = toy.read_results(toy.whole(base, "method=icl_replay").directory)
+    counts = results["counts"]
+    assert counts["stored_rows"] == [2, 6, 12], "half of 4, 8 and 12"
+    assert counts["stored_bytes"] == counts["trained_weights"] == [0, 0, 0]
+    assert results["storage"]["state"][2] > 0
