@@ -3,6 +3,7 @@
 # make test-all the same, then all others (marked nightly)
 # make contracts METHOD=see   only what every method promises, for one method
 # make results  the tables of RESULTS.md and the pictures beside it, from results/
+# make rivals   every method on the same five tasks, one after the other; again after a stop (SEE_DATA=DIR)
 # make setup    only the environment, in .venv
 #
 # PYTHON=python3.12  another interpreter (3.11 or newer)
@@ -22,9 +23,9 @@ TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-lo
 
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test test-all contracts results clean
+.PHONY: help setup demo test test-all contracts results rivals clean
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -10
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -11
 
 setup: .venv/ready
 
@@ -59,6 +60,9 @@ contracts: setup
 results: setup
 	$(PY) -m see_lightning.publish results RESULTS.md
 	$(PY) -m see_lightning.figures results --out results
+
+rivals: setup
+	$(PY) run.py experiment=rivals_superni_5
 
 clean:
 	rm -rf .venv runs

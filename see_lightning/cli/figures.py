@@ -16,6 +16,7 @@ from see_lightning.reporting.figures.capacity import capacity_csv, capacity_svg,
 from see_lightning.reporting.figures.figure_data import FigureData, sheets
 from see_lightning.reporting.figures.latency import latency_csv, latency_figure, latency_rows
 from see_lightning.reporting.figures.perplexity import perplexity_csv, perplexity_svg
+from see_lightning.reporting.figures.rivals import has_rivals, rivals_csv, rivals_svg
 from see_lightning.reporting.figures.tasks import tasks_csv, tasks_svg
 from see_lightning.reporting.figures.transfer import transfer_csv, transfer_svg
 from see_lightning.reporting.runs import Run, find_runs, read_run
@@ -24,11 +25,12 @@ from see_lightning.reporting.svg import standalone_svg
 DESCRIPTION = """\
 Draws the figures of SEE's paper from finished runs: the score of each task after the last one, beside MTL and AvgSTL (stl);
 the distribution of the perplexity of reference answers; the score of each expert on each task; the score over the storage
-after each task; and the latency of routing. No model is read."""
+after each task; AR over all that is kept, with the costs of each method; and the latency of routing. No model is read."""
 EPILOG = """\
-For each order: ORDER_tasks.svg; ORDER_capacity.svg of runs whose results have their storage; ORDER_perplexity.svg of runs
-measured by see-lightning perplexity; ORDER_transfer.svg of those measured by see-lightning transfer; with --latency,
-latency.svg. Each figure has a .csv of its numbers beside it. Prints the paths of all files."""
+For each order: ORDER_tasks.svg; ORDER_capacity.svg of runs whose results have their storage; ORDER_rivals.svg of three or
+more methods whose results have their costs; ORDER_perplexity.svg of runs measured by see-lightning perplexity;
+ORDER_transfer.svg of those measured by see-lightning transfer; with --latency, latency.svg. Each figure has a .csv of its
+numbers beside it. Prints the paths of all files."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -52,6 +54,8 @@ def main(given: argparse.Namespace) -> None:
         if has_capacity(sheet):
             texts[f"{sheet.name}_capacity.svg"] = capacity_svg(sheet)
             texts[f"{sheet.name}_capacity.csv"] = capacity_csv(sheet)
+        if has_rivals(sheet):
+            texts |= {f"{sheet.name}_rivals.svg": rivals_svg(sheet), f"{sheet.name}_rivals.csv": rivals_csv(sheet)}
         answers = _answers(sheet, unmeasured)
         if answers:
             texts[f"{sheet.name}_perplexity.svg"] = perplexity_svg(sheet, answers)

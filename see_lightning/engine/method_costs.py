@@ -61,7 +61,7 @@ class MethodCosts:
 
 
 def of_all_ranks(shares: Sequence[Mapping[str, tuple[float, int]]]) -> dict[str, Any]:
-    """The costs of a task over all ranks: tokens by hook, and for ``HOOKS`` the seconds of the slowest rank.
+    """The costs of a task over all ranks: by hook, the seconds of the slowest rank and the tokens of all.
 
     Args:
         shares: ``MethodCosts.spent`` of each rank; all ranks have the same hooks.
@@ -69,10 +69,8 @@ def of_all_ranks(shares: Sequence[Mapping[str, tuple[float, int]]]) -> dict[str,
     >>> of_all_ranks([{"end_task": (1.0, 8)}, {"end_task": (1.5, 8)}])
     {'seconds': {'end_task': 1.5}, 'tokens': {'end_task': 16}}
     """
-    seconds = {hook: round(max(share[hook][0] for share in shares), 3) for hook in HOOKS if hook in shares[0]}
+    hooks = [hook for hook in (*HOOKS, *STEP_HOOKS) if hook in shares[0]]
     return {
-        "seconds": seconds,
-        "tokens": {
-            hook: sum(share[hook][1] for share in shares) for hook in (*HOOKS, *STEP_HOOKS) if hook in shares[0]
-        },
+        "seconds": {hook: round(max(share[hook][0] for share in shares), 3) for hook in hooks},
+        "tokens": {hook: sum(share[hook][1] for share in shares) for hook in hooks},
     }

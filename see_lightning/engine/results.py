@@ -1,6 +1,6 @@
 """Computes ``results.json`` from the ledger of a run and its answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from statistics import mean
 from typing import Any
@@ -28,6 +28,9 @@ from see_lightning.files.run_files import read_file
 from see_lightning.models.base import model_id
 from see_lightning.routing.walk import Verifying, Walk
 from see_lightning.tasks.paraphrases import paraphrase_texts
+
+#: Counts of each stage that runs of old versions lack.
+NEWER = ("past_tokens", "negative_tokens", "trained_weights", "stored_rows", "stored_bytes")
 
 
 def collect(run: RunData) -> dict[str, Any]:
@@ -219,14 +222,15 @@ def _timing(run: RunData) -> dict[str, Any]:
         "evaluate_s": [round(seconds, 3) for seconds in evaluate_s],
         "train_tokens_per_s": _rate(sum(s["tokens"] for s in run.trained), sum(s["seconds"] for s in run.trained)),
         "queries_per_s": _rate(queries, sum(evaluate_s)),
-        "method_s": _by_hook(run, "seconds"),
+        "method_s": _by_hook(run, "seconds", HOOKS),
+        "method_step_s": _by_hook(run, "seconds", STEP_HOOKS),
     }
 
 
-def _by_hook(run: RunData, unit: str) -> dict[str, list[Any]]:
-    """Seconds or tokens of each of the method's hooks, by stage; null where it did not run or an older version trained."""
+def _by_hook(run: RunData, unit: str, hooks: Sequence[str]) -> dict[str, list[Any]]:
+    """Seconds or tokens of each of these hooks, by stage; null where it did not run or an older version trained."""
     noted = [stage.get("hooks", {}).get(unit, {}) for stage in run.trained]
-    ran = [hook for hook in (*HOOKS, *STEP_HOOKS) if any(hook in stage for stage in noted)]
+    ran = [hook for hook in hooks if any(hook in stage for stage in noted)]
     return {hook: [stage.get(hook) for stage in noted] for hook in ran}
 
 
@@ -244,14 +248,13 @@ def _counts(run: RunData) -> dict[str, Any]:
         "negatives": [stage["negatives"] for stage in trained],
         "steps": [stage["steps"] for stage in trained],
         "train_tokens": [stage["tokens"] for stage in trained],
-        "past_tokens": [stage.get("past_tokens") for stage in trained],
-        "negative_tokens": [stage.get("negative_tokens") for stage in trained],
+        **{name: [stage.get(name) for stage in trained] for name in NEWER},
         **counted,
         "truncated": sum(record["truncated"] for records in run.answers.values() for record in records),
         # Responses of frozen experts are cached; where weights change, every answer is generated again.
         "remembered": answered - counted["generations"] if run.method.traits.has_experts else None,
         "token_efficiency": _rate(sum(s["tokens"] for s in trained), sum(s["computed"] for s in trained)),
-        "method_tokens": _by_hook(run, "tokens"),
+        "method_tokens": _by_hook(run, "tokens", (*HOOKS, *STEP_HOOKS)),
     }
 
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,12 +21,12 @@ from see_lightning.engine.ledger import dump
 from see_lightning.engine.method_costs import MethodCosts, of_all_ranks
 from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.router import learn_route, save_expert, storage_of
+from see_lightning.engine.row_counts import row_counts, stored_counts
 from see_lightning.engine.stages import Stage
 from see_lightning.errors import ConfigError, Refusal
 from see_lightning.files.writing import write_text
 from see_lightning.methods.method import Assignment, Method
 from see_lightning.seeds import seed
-from see_lightning.tasks.batches import encode
 from see_lightning.tasks.datamodule import TaskDataModule
 from see_lightning.tasks.task import Task
 
@@ -75,6 +74,7 @@ class TrainStage:
         context.check_preemption()  # the model may have been loaded just now
         context.ledger.begin(self.stage.name)
         method.drawn.clear()
+        method.drawn_rows.clear()
         assigned = self._assign() if method.traits.may_reuse else None
         if assigned and assigned.expert != self.task.name:
             self._reuse(assigned)
@@ -84,10 +84,11 @@ class TrainStage:
             return
         examples = self._training_examples()
         self._begin_task()
-        throughput = Throughput()
+        throughput, weights = Throughput(), sum(weight.numel() for weight in method.trained_weights())
         seconds = self._fit(examples, throughput)
         self._end_task()
-        facts = self._facts(examples, throughput, seconds) | ({"assigned": asdict(assigned)} if assigned else {})
+        facts = self._facts(examples, throughput, seconds) | {"trained_weights": weights}
+        facts |= {"assigned": asdict(assigned)} if assigned else {}
         if context.ranks.first:
             context.ledger.check_held()
             save_expert(method, self.task.name, self.folder / "expert")
@@ -148,9 +149,10 @@ class TrainStage:
             "seconds": round(self.costs.seconds("assign"), 3),
             "hooks": self._hooks(),
             "storage": storage_of(method),
+            **stored_counts(self.context, []),
             **self._report(),
         }
-        self._commit({**nothing, **facts, **more})
+        self._commit({**nothing, "trained_weights": 0, **facts, **more})
 
     def _training_examples(self) -> list[Example]:
         """The rows that the stage trains on, the same on every rank.
@@ -247,7 +249,7 @@ class TrainStage:
         shares = ranks.gather((throughput.tokens, throughput.computed, throughput.loss))
         tokens, computed, loss = (sum(column) for column in zip(*shares, strict=True))
         return {
-            **self._row_counts(examples),
+            **row_counts(self.context, self.task, examples),
             "steps": throughput.steps,
             "tokens": tokens,
             "computed": computed,
@@ -275,25 +277,6 @@ class TrainStage:
                 f" lists, dictionaries or None."
             ) from error
         return {"report": report} if report else {}
-
-    def _row_counts(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """Rows that the stage trains on, those of past tasks and those with a refusal as target, and the tokens of both."""
-        method, learned = self.context.method, {one.name for one in self.context.memory.past}
-        past = [example for example in examples if example.task in learned]
-        counts = {
-            "examples": len(examples),
-            "rehearsed": len(past) + sum(method.drawn[name] for name in learned),
-            "past_tokens": self._tokens(past),
-        }
-        if not method.traits.learns_refusals:
-            return {**counts, "negatives": 0, "negative_tokens": 0}
-        negatives = [example for example in examples if example.task != self.task.name]
-        refused = dict(Counter(example.task for example in past))
-        return {**counts, "negatives": len(negatives), "negative_tokens": self._tokens(negatives), "refused": refused}
-
-    def _tokens(self, examples: Sequence[Example]) -> int:
-        """Tokens of training rows in all epochs, padding excluded."""
-        return self.context.settings.epochs * sum(map(len, encode(examples, self.context.method.template)))
 
     def _hooks(self) -> dict[str, Any]:
         return of_all_ranks(self.context.ranks.gather(self.costs.spent))

@@ -27,6 +27,7 @@ TRAINED = {
         ("tokens?", "past_tokens?", "negative_tokens?", "computed?", "examples?", "rehearsed?", "negatives?", "steps?"),
         int,
     ),
+    **dict.fromkeys(("trained_weights?", "stored_rows?", "stored_bytes?"), int),
 }
 NUMBERS = {
     "method": {"_target_": str},
@@ -110,8 +111,16 @@ RESULTS = {
         },
         None,
     ),
-    "timing?": {"method_s?": {str: [OPTIONAL]}, str: (*OPTIONAL, [OPTIONAL])},
-    "counts?": {"method_tokens?": {str: [OPTIONAL]}, str: (*OPTIONAL, [OPTIONAL])},
+    "timing?": {
+        **{name: {str: [OPTIONAL]} for name in ("method_s?", "method_step_s?")},
+        "train_s?": [NUMBER],
+        str: (*OPTIONAL, [OPTIONAL]),
+    },
+    "counts?": {
+        "method_tokens?": {str: [OPTIONAL]},
+        **{name: [OPTIONAL] for name in ("train_tokens?", "trained_weights?", "stored_rows?", "stored_bytes?")},
+        str: (*OPTIONAL, [OPTIONAL]),
+    },
     "ood?": (
         {
             "asked?": dict,

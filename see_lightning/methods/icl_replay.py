@@ -142,6 +142,10 @@ class IclReplay(Method):
         sizes = {task: packed(rows).nbytes + self.embedded[task].nbytes for task, rows in self.rows.items()}
         return {"pool": next(iter(sizes.values())), "state": sum(sizes.values())} if sizes else {}
 
+    def kept_rows(self) -> int:
+        """The stored rows of all tasks."""
+        return sum(map(len, self.rows.values()))
+
     def state(self) -> dict[str, Tensor]:
         """The stored rows of all tasks and their embeddings."""
         texts = {f"rows {task}": packed(rows) for task, rows in self.rows.items()}

@@ -98,6 +98,10 @@ class Method(RoutedMethod):
         state = sum(tensor.nbytes for tensor in self.state().values())
         return {"pool": one, "weights": one + sum(more), **({"state": state} if state else {})} if one else {}
 
+    def kept_rows(self) -> int:
+        """Rows that ``state`` holds, real or synthetic; those of ``memory`` are counted by the engine."""
+        return 0
+
     def training_examples(self, task: Task, memory: Memory) -> list[Example]:
         """The training rows of a task's stage, with the targets that are learned.
 

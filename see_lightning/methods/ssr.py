@@ -176,6 +176,10 @@ class Ssr(OneAdapterMethod):
         """``synthetic_rows`` of the latest task; fewer than wanted if the base model wrote too few different ones."""
         return {"synthetic_rows": len(next(reversed(self.synthetic.values())))} if self.synthetic else {}
 
+    def kept_rows(self) -> int:
+        """The synthetic rows of all tasks."""
+        return sum(map(len, self.synthetic.values()))
+
     def state(self) -> dict[str, Tensor]:
         """The synthetic rows of all past tasks."""
         return {f"rows {task}": packed(rows) for task, rows in self.synthetic.items()}

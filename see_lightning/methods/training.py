@@ -34,6 +34,8 @@ class Training(L.LightningModule):
         self.pool, self.template, self.optim, self.run_seed = setup.pool, setup.template, setup.optim, setup.seed
         #: Task -> rows that ``batches`` has yielded since the current task began, of all ranks together.
         self.drawn: Counter[str] = Counter()
+        #: The different rows among them, by task and id.
+        self.drawn_rows: dict[tuple[str, str], Example] = {}
         self._ranks, optim = setup.ranks, setup.optim
         self._collator = Collator(
             pad_id(setup.template), optim.loss_reduction, optim.max_tokens_per_microbatch, setup.rank, setup.ranks
@@ -112,6 +114,7 @@ class Training(L.LightningModule):
         for step in cut(examples, size):
             rows = encode(step, self.template)
             self.drawn.update(example.task for example in step)
+            self.drawn_rows |= {(example.task, example.id): example for example in step}
             longest_first = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
             yield self._collator.batch(rows, longest_first).to(self.pool.device())
 

@@ -1,31 +1,35 @@
 """Tables of finished runs for a document, made from their ``results.json`` alone."""
 
 import re
-import shlex
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from see_lightning.errors import Refusal, nearest
 from see_lightning.files.run_files import read_file
-from see_lightning.reporting.comparison.columns import reading
-from see_lightning.reporting.comparison.groups import Group, compare, spread, typed
-from see_lightning.reporting.markdown_cells import as_code, escaped, markdown_table
-from see_lightning.reporting.places import words_without_places
+from see_lightning.reporting import rivals as costs
+from see_lightning.reporting.comparison.groups import Group, compare
+from see_lightning.reporting.markdown_cells import escaped, markdown_table
+from see_lightning.reporting.markdown_groups import (
+    METRICS,
+    RELATIVE,
+    Cell,
+    Results,
+    cells_of,
+    command_of,
+    group_table,
+    metric,
+    percent_of,
+    results_of,
+    routed_right,
+)
 from see_lightning.reporting.report.routers import foreign_sets, limits, routed, wordings
-from see_lightning.reporting.runs import Run, find_runs, read_results, read_run
-from see_lightning.reporting.words import number
-
-Results = Mapping[str, Any]
-Cell = Callable[[Results], float | None]  # the value of one run, or of one router on one run
+from see_lightning.reporting.runs import Run, find_runs, read_run
 
 MARK = re.compile(
     r"^<!-- (?P<head>(?P<kind>\S+): (?P<order>\S+)(?P<sets>(?: \| [^|\n]+)*)) -->\n(?P<body>.*?)^<!-- end -->$",
     re.MULTILINE | re.DOTALL,
 )
-DIGITS = {"AR": 2, "FWT": 2, "BWT": 2, "forgetting": 2, "AUROC": 3}  # of a column; MiB have two, others one
 SHARES = {"routed right, %": "routing_accuracy", "to the base, %": "base_share"}
 
 
@@ -39,7 +43,7 @@ def fill(document: str, folder: Path) -> tuple[str, list[Path]]:
         folder: with the runs.
 
     Returns:
-        The document, and the runs that are in none of its tables of scores.
+        The document, and the runs that are in none of its tables of scores or rivals.
 
     Raises:
         Refusal: the document names an unknown kind, order or task, a mark has no end, or a ``results.json`` is damaged.
@@ -60,7 +64,7 @@ def fill(document: str, folder: Path) -> tuple[str, list[Path]]:
         if order not in orders:
             known = f"there are {', '.join(orders)}" if orders else "it holds none at all"
             raise Refusal(f"{folder} holds no run of order {order!r}; {known}.{nearest(order, orders)}")
-        if kind == "scores":
+        if kind in ("scores", "rivals"):
             shown.add(order)
         if mark["sets"] and kind != "foreign":
             raise Refusal(f"{head}: only a table of ood queries has columns for sets of tasks.")
@@ -79,11 +83,28 @@ def fill(document: str, folder: Path) -> tuple[str, list[Path]]:
 
 def scores(groups: Sequence[Group]) -> str:
     """A table of metrics and of scores after the last task: a row for each setting."""
-    columns: dict[str, Cell] = {name: _metric(name) for name in ("AR", "FWT", "BWT", "forgetting")}
+    columns: dict[str, Cell] = {name: metric(name) for name in METRICS}
     tasks = dict.fromkeys(task for group in groups for task in group.first.tasks)
     columns |= {task: _last_score(task) for task in tasks}
-    columns["routed right, %"] = lambda results: _percent(results.get("routing", {}).get("accuracy"))
-    return _table([(group, group.runs) for group in groups], columns)
+    columns["routed right, %"] = routed_right
+    return group_table([(group, group.runs) for group in groups], columns)
+
+
+def rivals(groups: Sequence[Group]) -> str:
+    """A table of methods, the best first: scores, what each trains and keeps, and its costs."""
+    columns: dict[str, Cell] = {
+        **{name: metric(name) for name in METRICS},
+        "routed right, %": routed_right,
+        "trained weights a task, k": _in(1000, costs.trained_weights),
+        "kept a task, KiB": lambda results: _in(1024 * len(results["tasks"]), costs.kept_bytes)(results),
+        "stored examples": costs.stored_rows,
+        "training tokens, k": _in(1000, costs.training_tokens),
+        "tokens in hooks, k": _in(1000, costs.hook_tokens),
+        "time in hooks, s": costs.hook_s,
+        RELATIVE: costs.relative_time(groups),
+    }
+    ranked = sorted(groups, key=lambda group: -(mean.mean if (mean := group.metrics["AR"]) else -1.0))
+    return group_table([(group, group.runs) for group in ranked], columns)
 
 
 def _sets(text: str) -> dict[str, list[str]]:
@@ -116,7 +137,7 @@ def foreign(groups: Sequence[Group], sets: Mapping[str, Sequence[str]] | None = 
     rows: dict[tuple[str, ...], tuple[Group, list[Run]]] = {}
     for group in groups:
         for run in group.runs:
-            per_task = _results(run).get("ood", {}).get("per_task")
+            per_task = results_of(run).get("ood", {}).get("per_task")
             if per_task:
                 rows.setdefault((group.first.numbers, *per_task), (group, []))[1].append(run)
     tasks = dict.fromkeys(task for _, *evaluated in rows for task in evaluated)
@@ -132,7 +153,7 @@ def foreign(groups: Sequence[Group], sets: Mapping[str, Sequence[str]] | None = 
         task
         for _, runs in rows.values()
         for run in runs
-        for task in _alone(_results(run)).get("without_definition", ())
+        for task in _alone(results_of(run)).get("without_definition", ())
     }
     for name, some in sets.items():
         of = others if "*" in some else some
@@ -140,26 +161,32 @@ def foreign(groups: Sequence[Group], sets: Mapping[str, Sequence[str]] | None = 
         defined = [task for task in of if task not in bare]
         means[f"{name} without definition ({len(defined)}), %"] = _mean_reached(defined, _alone)
     columns: dict[str, Cell] = {
-        "reach the base, %": lambda results: _percent(results["ood"]["base_share"]),
-        "without definition, %": lambda results: _percent(_alone(results).get("base_share")),
+        "reach the base, %": lambda results: percent_of(results["ood"]["base_share"]),
+        "without definition, %": lambda results: percent_of(_alone(results).get("base_share")),
         **means,
         "AUROC": lambda results: results["ood"]["auroc"],
-        "FPR at 95 %": lambda results: _percent(results["ood"]["fpr95"]),
+        "FPR at 95 %": lambda results: percent_of(results["ood"]["fpr95"]),
         **{task: _reached(task, _ood) for task in tasks},
     }
-    return _table(list(rows.values()), columns)
+    return group_table(list(rows.values()), columns)
 
 
 def variants(groups: Sequence[Group]) -> str:
     """A table of variants of the test queries: a row for each setting and each variant that it was evaluated on."""
     rows = []
     for group in groups:
-        asked = dict.fromkeys(name for run in group.runs for name in _results(run).get("variants", {}).get("asked", ()))
+        asked = dict.fromkeys(
+            name for run in group.runs for name in results_of(run).get("variants", {}).get("asked", ())
+        )
         for name in asked:
             columns = {"AR": _of_variant(name, "AR")}
             columns |= {head: _as_percent(_of_variant(name, key)) for head, key in SHARES.items()}
             rows.append(
-                [_command(group), escaped(name.replace("_", " ")), *_cells(list(map(_results, group.runs)), columns)]
+                [
+                    command_of(group),
+                    escaped(name.replace("_", " ")),
+                    *cells_of(list(map(results_of, group.runs)), columns),
+                ]
             )
     return markdown_table(["run.py", "variant", "AR", *SHARES], rows)
 
@@ -173,12 +200,12 @@ def capacity(groups: Sequence[Group]) -> str:
     }
     columns |= {f"{part}, MiB": _kept(part) for part in parts}
     columns |= {
-        "weights, % of the pool": lambda results: _percent(_share(results, ["weights"])),
-        "all, % of the pool": lambda results: _percent(_share(results, _stored(results))),
-        "after one task": lambda results: _percent(_share(results, _stored(results), stage=0)),
-        "AR": _metric("AR"),
+        "weights, % of the pool": lambda results: percent_of(_share(results, ["weights"])),
+        "all, % of the pool": lambda results: percent_of(_share(results, _stored(results))),
+        "after one task": lambda results: percent_of(_share(results, _stored(results), stage=0)),
+        "AR": metric("AR"),
     }
-    return _table(stored, columns)
+    return group_table(stored, columns)
 
 
 def routers(groups: Sequence[Group]) -> str:
@@ -200,7 +227,7 @@ def routers(groups: Sequence[Group]) -> str:
     columns |= {"reads": lambda row: row.get("prefills"), "asked": lambda row: row.get("asked")}
     lines = [
         [
-            *(_command(group), escaped(name), *_cells(some, columns)),
+            *(command_of(group), escaped(name), *cells_of(some, columns)),
             *(str(seeds), escaped("; ".join(dict.fromkeys(filter(None, map(limits, some)))))),
         ]
         for group, seeds, name, some in rows
@@ -210,6 +237,7 @@ def routers(groups: Sequence[Group]) -> str:
 
 KINDS: dict[str, Callable[[Sequence[Group]], str]] = {
     "scores": scores,
+    "rivals": rivals,
     "foreign": foreign,
     "variants": variants,
     "capacity": capacity,
@@ -217,48 +245,8 @@ KINDS: dict[str, Callable[[Sequence[Group]], str]] = {
 }
 
 
-def _table(rows: Sequence[tuple[Group, Sequence[Run]]], columns: Mapping[str, Cell]) -> str:
-    """A table with a row for some runs of each group, without columns that have no number at all."""
-    found = [_results(run) for _, runs in rows for run in runs]
-    measured = {head: cell for head, cell in columns.items() if any(cell(results) is not None for results in found)}
-    lines = [
-        [
-            _command(group),
-            *_cells(list(map(_results, runs)), measured),
-            ", ".join(str(run.seed) for run in runs),
-            _commits(runs),
-        ]
-        for group, runs in rows
-    ]
-    return markdown_table(["run.py", *measured, "seeds", "commit"], lines)
-
-
-def _cells(found: Sequence[Results], columns: Mapping[str, Cell]) -> list[str]:
-    return [
-        reading(
-            spread(map(cell, found)),
-            len(found),
-            partial(number, digits=DIGITS.get(head, 2 if head.endswith("MiB") else 1)),
-        )
-        for head, cell in columns.items()
-    ]
-
-
-def _results(run: Run) -> Results:
-    return read_results(run.path)
-
-
-def _command(group: Group) -> str:
-    words = words_without_places(typed(group))  # kept results may be older than the removal of paths
-    return as_code(shlex.join(words)) if words else "(defaults)"
-
-
-def _commits(runs: Sequence[Run]) -> str:
-    return ", ".join(dict.fromkeys(as_code(run.made["commit"]) for run in runs))
-
-
-def _metric(name: str) -> Cell:
-    return lambda results: results["metrics"][name]
+def _in(unit: float, cell: Cell) -> Cell:
+    return lambda results: None if (value := cell(results)) is None else value / unit
 
 
 def _last_score(task: str) -> Cell:
@@ -270,7 +258,7 @@ def _of_variant(name: str, key: str) -> Cell:
 
 
 def _routed(name: str) -> Cell:
-    return lambda row: _percent(routed(row, name))
+    return lambda row: percent_of(routed(row, name))
 
 
 def _stored(results: Results) -> Mapping[str, Sequence[int]]:
@@ -305,7 +293,7 @@ def _alone(results: Results) -> Results:
 
 
 def _reached(task: str, section: Callable[[Results], Results]) -> Cell:
-    return lambda results: _percent(section(results).get("per_task", {}).get(task))
+    return lambda results: percent_of(section(results).get("per_task", {}).get(task))
 
 
 def _mean_reached(tasks: Sequence[str], section: Callable[[Results], Results]) -> Cell:
@@ -319,9 +307,5 @@ def _mean_reached(tasks: Sequence[str], section: Callable[[Results], Results]) -
     return mean
 
 
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
-
-
 def _as_percent(cell: Cell) -> Cell:
-    return lambda results: _percent(cell(results))
+    return lambda results: percent_of(cell(results))

@@ -1,8 +1,8 @@
 """Axes and legends of the figures."""
 
 import textwrap
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from see_lightning.reporting.svg import short
 
@@ -21,14 +21,78 @@ def frame(axes: "Axes") -> None:
     axes.set_axisbelow(True)
 
 
-def logarithmic(axes: "Axes") -> None:
-    """Label a logarithmic y axis in plain numbers: powers of ten, with 2 and 5 between them over a short range."""
+def logarithmic(axes: "Axes", which: Literal["x", "y"] = "y") -> None:
+    """Label a logarithmic axis in plain numbers: powers of ten, with 2 and 5 between them over a short range."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    low, high = axes.get_ylim() if which == "y" else axes.get_xlim()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top
+
+
+def label_points(axes: "Axes", points: Mapping[str, tuple[float, float]], size: float = 8) -> None:
+    """Write a name beside each point; where names would overlap, farther away, with a line to its point.
+
+    Args:
+        axes: with a fixed place in their figure and with final limits.
+        points: x and y by name.
+        size: of the letters, in points.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    scale = 72 / figure.dpi  # from pixels to typographic points
+    places: dict[str, tuple[float, float]] = {}
+    for name, point in points.items():
+        x, y = axes.transData.transform(point)
+        places[name] = scale * x, scale * y
+    taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in places.values()]
+    left, bottom, right, top = axes.bbox.extents
+    inside = (scale * left, scale * bottom, scale * right, scale * top)
+    for name, (x, y) in sorted(places.items(), key=lambda item: (-item[1][1], item[0])):
+        width, height = 0.62 * size * len(name) + 3, 1.3 * size
+        offsets = list(_beside(x, y, width, height))
+        dx, dy, box = next((one for one in offsets if _is_free(one[2], taken, inside)), offsets[0])
+        taken.append(box)
+        axes.annotate(
+            name,
+            points[name],
+            xytext=(dx, dy),
+            textcoords="offset points",
+            horizontalalignment="left" if dx > 0 else "right",
+            verticalalignment="center",
+            fontsize=size,
+            color=INK,
+            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+            if dy
+            else None,
+        )
+
+
+def _beside(x: float, y: float, width: float, height: float) -> Iterator[tuple[float, float, Box]]:
+    """Offsets of a name from its point and its box there, the nearest ones first."""
+    for step in range(60):
+        for up in (step * height / 2, -step * height / 2) if step else (0.0,):
+            for side in (1, -1):
+                dx = side * (7 + 2.5 * step)
+                left, right = sorted((x + dx, x + dx + side * width))
+                yield dx, up, (left, y + up - height / 2, right, y + up + height / 2)
+
+
+def _is_free(box: Box, taken: Sequence[Box], inside: Box) -> bool:
+    """Whether a box lies inside another one and overlaps none of some boxes.
+
+    >>> _is_free((0, 0, 2, 2), [(2, 0, 3, 2)], (0, 0, 9, 9)), _is_free((0, 0, 2, 2), [(1, 1, 3, 3)], (0, 0, 9, 9))
+    (True, False)
+    """
+    left, bottom, right, top = box
+    if left < inside[0] or bottom < inside[1] or right > inside[2] or top > inside[3]:
+        return False
+    return all(right <= other[0] or left >= other[2] or top <= other[1] or bottom >= other[3] for other in taken)
 
 
 def name_places(figure: "Figure", axes: "Axes", places: Sequence[float], names: Sequence[str]) -> None:

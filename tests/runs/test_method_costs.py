@@ -85,4 +85,6 @@ def test_the_tokens_of_passes_within_steps_are_counted(base, tmp_path, monkeypat
     results = toy.read_results(run.directory)
     assert results["counts"]["method_tokens"]["edit_gradients"] == [sum(taken)] != [0]
     assert "edit_gradients" not in results["timing"]["method_s"], "its seconds are in train_s"
+    assert list(results["timing"]["method_step_s"]) == ["edit_gradients"]
+    assert 0 < results["timing"]["method_step_s"]["edit_gradients"][0] < results["timing"]["train_s"][0]
     assert "penalty" not in results["counts"]["method_tokens"], "only hooks that the method has"

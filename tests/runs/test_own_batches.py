@@ -40,6 +40,7 @@ def test_drawn_rows_of_past_tasks_count_as_rehearsed_once_over_all_ranks(base, t
     alone = toy.run(toy.compose(toy.data_in(base), tmp_path / "alone", *words)).directory
     results = toy.read_results(alone)
     assert results["counts"]["rehearsed"] == [0, *(3 * steps for steps in results["counts"]["steps"][1:])]
+    assert results["counts"]["stored_rows"] == [0, 4, 5], "the different ones among them"
 
     ranks = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
     cfg = toy.compose(toy.data_in(base), tmp_path / "two", *words, *ranks)
@@ -47,5 +48,6 @@ def test_drawn_rows_of_past_tasks_count_as_rehearsed_once_over_all_ranks(base, t
     ends = toy.ended(toy.start_ranks(2, lambda: launch.launch(cfg, "test"), log))
     assert ends == [0, 0], log.read_text()[-3000:]
     together = toy.read_results(tmp_path / "two" / toy.place_of(alone))
-    assert together["counts"]["rehearsed"] == results["counts"]["rehearsed"]
+    for name in ("rehearsed", "stored_rows", "stored_bytes", "trained_weights"):
+        assert together["counts"][name] == results["counts"][name]
     assert together["matrix"] == results["matrix"]

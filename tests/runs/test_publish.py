@@ -88,6 +88,27 @@ def test_what_is_kept_of_all_tasks_has_a_table_of_its_own(base, folder, document
         )
 
 
+def test_methods_are_compared_by_what_they_score_train_keep_and_cost(base, folder, document, capsys):
+    runs = [toy.whole(base, f"method={method}").directory for method in ("base", "seqft", "replay")]
+    document.write_text("<!-- rivals: jsonl -->\n<!-- end -->\n")
+    publish(folder, document, runs)
+    assert "is in no table" not in capsys.readouterr().err
+    heads, _, *rows = rows_of(document.read_text())
+    found = [dict(zip(heads, row, strict=True)) for row in rows]
+    assert [one["AR"] for one in found] == sorted((one["AR"] for one in found), key=float, reverse=True)
+    by_costs = sorted(found, key=lambda one: (int(one["stored examples"]), float(one["training tokens, k"])))
+    for run, cells in zip(runs, by_costs, strict=True):
+        results = toy.read_results(run)
+        assert cells["AR"] == f"{results['metrics']['AR']:.2f}"
+        kept = results.get("storage", {}).get("weights", [0])[-1] + max(results["counts"]["stored_bytes"], default=0)
+        assert cells["kept a task, KiB"] == f"{kept / 3072:.1f}"
+        assert cells["training tokens, k"] == f"{sum(results['counts']['train_tokens']) / 1000:.1f}"
+        spent = [second for hook in results["timing"]["method_s"].values() for second in hook if second is not None]
+        assert cells["time in hooks, s"] == f"{sum(spent):.1f}"
+    assert [one["stored examples"] for one in by_costs] == ["0", "0", "6"]
+    assert [one["training time / seqft"] for one in by_costs[:2]] == ["0.00", "1.00"]
+
+
 def test_what_is_kept_tells_nothing_of_the_machine(base, tmp_path, folder, document):
     publish(folder, document, [toy.whole(base).directory])
     (kept,) = folder.rglob("results.json")

@@ -111,7 +111,7 @@ def one_plot(sheet: FigureData, places: int) -> "tuple[Figure, Axes]":
 
 
 def finish(figure: "Figure", axes: "Axes", sheet: FigureData, kind: str, note: str) -> str:
-    """Add title, note and legend to a figure, and return it as a standalone file."""
+    """Add title and note to a figure, a legend if its data have labels, and return it as a standalone file."""
     seeds = sorted({len(group.runs) for group in sheet.groups})
     models = ", ".join(dict.fromkeys(group.first.model for group in sheet.groups))
     title = (
@@ -122,5 +122,6 @@ def finish(figure: "Figure", axes: "Axes", sheet: FigureData, kind: str, note: s
     handles, labels = axes.get_legend_handles_labels()
     first = dict(zip(reversed(labels), reversed(handles), strict=True))  # the boxes of all tasks have the same label
     shown = list(dict.fromkeys(labels))
-    legend(figure, [first[label] for label in shown], shown)
+    if shown:
+        legend(figure, [first[label] for label in shown], shown)
     return standalone_svg(figure, f"{sheet.name}-{kind}", f"{kind} of {title}")

@@ -1,0 +1,118 @@
+"""What each method trains, keeps and costs, from ``results.json`` alone: numbers for a table and a figure of many methods."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from see_lightning.reporting.comparison.groups import Group, typed
+from see_lightning.reporting.runs import read_results
+
+Results = Mapping[str, Any]
+
+BASELINE = "seqft"  # to whose training time those of others are compared
+
+
+def trained_weights(results: Results) -> float | None:
+    """Number of weights that a stage trained, the mean over stages; None if an older version trained the run.
+
+    >>> trained_weights({"counts": {"trained_weights": [10, 20]}}), trained_weights({"counts": {"trained_weights": []}})
+    (15.0, 0.0)
+    """
+    found = _counted(results, "trained_weights")
+    return None if found is None else statistics.fmean(found) if found else 0.0
+
+
+def stored_rows(results: Results) -> int | None:
+    """Largest number of past examples that had to be stored for a stage.
+
+    >>> stored_rows({"counts": {"stored_rows": [0, 12]}}), stored_rows({"counts": {}})
+    (12, None)
+    """
+    found = _counted(results, "stored_rows")
+    return None if found is None else max(found, default=0)
+
+
+def kept_bytes(results: Results) -> int | None:
+    """Bytes of all that is kept after the last task: adapters, the method's state, and past examples.
+
+    >>> kept_bytes({"counts": {"stored_bytes": [0, 5]}, "storage": {"pool": [8, 8], "weights": [8, 8], "state": [1, 2]}})
+    15
+    """
+    found = _counted(results, "stored_bytes")
+    if found is None:
+        return None
+    kept: list[int] = [sizes[-1] for part, sizes in results.get("storage", {}).items() if sizes and part != "pool"]
+    return sum(kept) + max(found, default=0)
+
+
+def training_tokens(results: Results) -> int | None:
+    """Tokens of all training rows in all epochs; those that hooks read are in ``hook_tokens``."""
+    found = _counted(results, "train_tokens")
+    return None if found is None else sum(found)
+
+
+def hook_tokens(results: Results) -> int | None:
+    """Tokens that the model read in the method's hooks, padding included."""
+    by_hook = results.get("counts", {}).get("method_tokens")
+    return None if by_hook is None else int(_sum(by_hook))
+
+
+def hook_s(results: Results) -> float | None:
+    """Seconds in all hooks of the method, those within the steps of training included."""
+    timing = results.get("timing", {})
+    if "method_step_s" not in timing:
+        return None
+    return _sum(timing.get("method_s", {})) + _sum(timing["method_step_s"])
+
+
+def training_s(results: Results) -> float | None:
+    """Seconds of training: of the steps, and of the hooks before and after them.
+
+    >>> training_s({"timing": {"train_s": [4.0, 6.0], "method_s": {"assign": [1.0, 1.0], "end_task": [2.0, None]}}})
+    12.0
+    """
+    timing = results.get("timing", {})
+    if "method_s" not in timing:
+        return None
+    beside = {hook: some for hook, some in timing["method_s"].items() if hook != "assign"}  # train_s has that one
+    seconds: float = sum(timing.get("train_s", ())) + _sum(beside)
+    return seconds
+
+
+def relative_time(groups: Sequence[Group]) -> Callable[[Results], float | None]:
+    """A function that gives the training time of a run as a multiple of that of sequential fine-tuning on the same rows.
+
+    Args:
+        groups: among which is ``BASELINE``, with its mean over seeds; of several on the same rows, the one whose command has
+            the fewest settings. Without one, the function gives None.
+    """
+    found: dict[tuple[Any, ...], tuple[int, float]] = {}
+    for group in groups:
+        if group.first.method == BASELINE:
+            runs = [read_results(run.path) for run in group.runs]
+            times = [seconds for run in runs if (seconds := training_s(run))]
+            if times:
+                own = (len(typed(group)), statistics.fmean(times))
+                found[_rows(runs[0])] = min(found.get(_rows(runs[0]), own), own)
+
+    def relative(results: Results) -> float | None:
+        seconds, baseline = training_s(results), found.get(_rows(results))
+        return None if seconds is None or baseline is None else seconds / baseline[1]
+
+    return relative
+
+
+def _rows(results: Results) -> tuple[Any, ...]:
+    """What tells whether two runs of one order trained and tested the same model on the same rows."""
+    config = results.get("config", {})
+    return (tuple(results["tasks"]), results["model"], config.get("train_size"), config.get("test_size"))
+
+
+def _counted(results: Results, name: str) -> list[int] | None:
+    """A count of each stage; None if some stage has none, as in runs of older versions."""
+    found = results.get("counts", {}).get(name)
+    return None if found is None or None in found else found
+
+
+def _sum(by_hook: Mapping[str, Sequence[float | None]]) -> float:
+    return sum(value for some in by_hook.values() for value in some if value is not None)
