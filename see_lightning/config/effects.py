@@ -100,7 +100,8 @@ EFFECTS = (
            lambda cfg: cfg.method.get("calibrate_on") == TRAIN or (_on("calibrate_on")(cfg) and _on("ood_examples")(cfg)),
            "a threshold uses own examples alone; write method.calibrate_on=N method.ood_examples=N or"
            " method.calibrate_on=train"),
-    Effect(("method.target_recall", "method.ood_examples", "method.margin"), uses_thresholds, "the router that was"
+    Effect(("method.target_recall", "method.ood_examples", "method.margin"),
+           lambda cfg: uses_thresholds(cfg) or cfg.method.get("reuse") == "accept", "the router that was"
            " chosen uses no thresholds of the method; leave out router, or write router=walk", soft=True),
     Effect(("method.second_chance",), uses_thresholds, "the router that was chosen does not ask experts until one accepts;"
            " leave out router, or write router=propose"),
@@ -108,6 +109,8 @@ EFFECTS = (
            " chosen rejects nothing; write router=density router.reject_above={value}", soft=True),
     Effect(("data.calibrate_on",), lambda cfg: "calibrate_on" in cfg.method, "method={method} has no thresholds"),
     Effect(("method.probe",), _on("warm_start"), "no expert begins from another; write method.warm_start=loss or knn too"),
+    Effect(("method.reuse_share", "method.reuse_gain"), lambda cfg: cfg.method.get("reuse") == "accept", "a new expert is"
+           " trained for every task; write method.reuse=accept too"),
     Effect(("method.temperature",), lambda cfg: cfg.method.get("strength", 1) != 0, "with method.strength=0 nothing is"
            " distilled"),
     Effect(("method.follow",), lambda cfg: cfg.method.get("teacher") != "base", "the base model is the teacher, and follows"

@@ -20,6 +20,7 @@ OFF: dict[str, tuple[str, ...]] = {  # switches of methods, off at 0, "none" or 
     "min_negatives": (),
     "max_negatives": (),
     "second_chance": (),
+    "reuse": ("reuse_share", "reuse_gain"),
     "general_negatives": (),
     "other_instructions": (),
     "calibrate_on": ("keep", "against", "leeway"),

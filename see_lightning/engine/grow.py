@@ -47,7 +47,8 @@ def _training_settings(config: dict[str, Any], after_training: AbstractSet[str])
 def trains_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     """Whether runs with these two ``numbers_config`` train the same experts."""
     # Our own settings name the class: those of another run could name any code.
-    after_training = method_class(with_current_names(ours)["method"]).traits.after_training
+    method = with_current_names(ours)["method"]
+    after_training = method_class(method).after_training(method)
     kept, wanted = (_training_settings(comparable(one), after_training) for one in (theirs, ours))
     return kept == wanted
 

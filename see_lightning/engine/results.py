@@ -41,7 +41,7 @@ def collect(run: RunData) -> dict[str, Any]:
     if run.method.traits.has_experts and not router_class(run.cfg).needs_task:
         results |= _routing(run, results.get("given"))
     if run.cfg.method.get("warm_start", "none") != "none":
-        results["warm_start"] = [stage["parent"] for stage in run.trained]
+        results["warm_start"] = [stage.get("parent") for stage in run.trained]
     if OOD in run.eval_sets:
         results["ood"] = _ood(run, routed="routing" in results)
     if any(name in run.eval_sets for name in VARIANTS):
@@ -120,9 +120,9 @@ def _storage(run: RunData) -> dict[str, Any]:
 
 def _assigned(run: RunData) -> dict[str, Any]:
     """The expert that each task was assigned, for methods that may reuse one."""
-    if not run.method.traits.may_reuse:
+    assigned = [stage.get("assigned") for stage in run.trained]
+    if not all(assigned):
         return {}
-    assigned = [stage["assigned"] for stage in run.trained]
     given = {name: one["expert"] for name, one in zip(run.names, assigned, strict=True)}
     return {
         "given": given,
@@ -259,7 +259,7 @@ def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
     """Notices about the numbers, for their readers."""
     notices = [notice for one in run.eval_sets.values() for task in one.tasks for notice in task.notices]
     notices += [
-        f"{task} has no expert of its own: that of {expert} explains it (z {z[expert]:.2f})."
+        f"{task} has no expert of its own: that of {expert} explains it{f' (z {z[expert]:.2f})' if z else ''}."
         for (task, expert), z in zip(results.get("given", {}).items(), results.get("z", []), strict=True)
         if task != expert
     ]
@@ -270,6 +270,7 @@ def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
             sizes={task.name: len(task.train) for task in run.tasks},
             most_in_all=run.cfg.method.get("max_negatives", 0),
             calibrated=bool(run.cfg.method.get("calibrate_on")),
+            given=results.get("given"),
         )
     if run.method.traits.schedule == "sequential":
         records = sum(map(len, run.answers.values()))

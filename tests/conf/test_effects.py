@@ -33,6 +33,8 @@ IDLE = [
     (["method.general_source=/mine.jsonl"], "method.general_source", ["method.general_negatives=4"]),
     (["method.wordings_per_example=2"], "method.wordings_per_example", ["method.instruction_variants=[as_is,none]"]),
     (["router=argmax", "method.second_chance=on"], "method.second_chance", ["router=propose"]),
+    (["method.reuse_share=0.8"], "method.reuse_share", ["method.reuse=accept"]),
+    (["method.reuse_gain=0.8"], "method.reuse_gain", ["method.reuse=accept"]),
     (["method.rewordings=model"], "method.rewordings", ["method.instruction_variants=[as_is,reworded]"]),
     (["method=replay", "data.min_negatives=5"], "data.min_negatives", ["method=see"]),
     (["method=replay", "data.calibrate_on=train"], "data.calibrate_on", ["method=see"]),
@@ -122,6 +124,7 @@ def test_what_commands_for_all_methods_set_is_only_told(composed, typed):
         ["method=sdft", "method.teacher=base", "method.direction=forward", "method.max_new_tokens=9"],
         ["method=sdft", "method.follow=1", "method.demonstration='Say {answer} to {prompt}'"],
         ["method=moram", "method.temperature=0.1"],
+        ["router=centroid", "method.calibrate_on=9", "method.target_recall=0.5", "method.reuse=accept"],
     ],
 )
 def test_settings_that_the_chosen_method_or_router_uses_act(composed, typed):
