@@ -118,6 +118,10 @@ EFFECTS = (
     Effect(("method.consistency",), lambda cfg: _rehearses(cfg) and float(cfg.method.ratio) > 0, "nothing is rehearsed with"
            " this ratio"),
     Effect(("method.score_lr",), _on("score_share"), "no step trains scores; write method.score_share=SHARE too"),
+    Effect(("order.visits",), lambda cfg: cfg.order.stream == "recurring", "no task comes back; write"
+           " order.stream=recurring too"),
+    Effect(("order.share",), lambda cfg: cfg.order.stream == "blurry", "no task has rows of another; write"
+           " order.stream=blurry too"),
     Effect(("ood.*",), lambda cfg: bool(cfg.ood and cfg.ood.sources), "no foreign tasks are chosen; write ood=NAME too,"
            " such as ood=natural_instructions"),
     Effect(("ood.dir",), _uses("ood.dir", "ood"), "none of these ood tasks lie there; write ood=folder ood.dir={value}"),

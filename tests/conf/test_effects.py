@@ -52,6 +52,8 @@ IDLE = [
     (["method=ilora", "ratio=0", "method.consistency=2"], "method.consistency", ["ratio=0.1"]),
     (["method=ilora", "ratio=0", "data.resample=once"], "data.resample", ["ratio=0.1"]),
     (["method=sdft", "method.teacher=base", "method.follow=0.1"], "method.follow", ["method.teacher=average"]),
+    (["order.visits=3"], "order.visits", ["order.stream=recurring"]),
+    (["order.stream=recurring", "order.share=0.2"], "order.share", ["order.stream=blurry"]),
     (["ood.size=3"], "ood.size", ["ood=trace_500"]),
     (["experiment=superni_5_ood", "ood=none", "ood.size=3"], "ood.size", ["ood=trace_500"]),
     (["ood.variants=[input_only]"], "ood.variants", ["ood=trace_500"]),
