@@ -113,6 +113,7 @@ EFFECTS = (
            " trained for every task; write method.reuse=accept too"),
     Effect(("method.temperature",), lambda cfg: cfg.method.get("strength", 1) != 0, "with method.strength=0 nothing is"
            " distilled"),
+    Effect(("method.old_per_new",), lambda cfg: float(cfg.method.get("ratio", 1)) > 0, "nothing is stored with this ratio"),
     Effect(("method.follow",), lambda cfg: cfg.method.get("teacher") != "base", "the base model is the teacher, and follows"
            " nothing; write method.teacher=average"),
     Effect(("method.consistency",), lambda cfg: _rehearses(cfg) and float(cfg.method.ratio) > 0, "nothing is rehearsed with"

@@ -10,8 +10,8 @@ from see_lightning.evaluation.routing import BASE
 
 def assigned_experts(run: RunData) -> dict[str, Any]:
     """The expert that each task was assigned, for methods that may reuse one."""
-    assigned = [stage.get("assigned") for stage in run.trained]
-    if not assigned or not all(assigned):
+    assigned = [stage["assigned"] for stage in run.trained if stage.get("assigned")]
+    if not assigned:
         return {}
     given = {name: one["expert"] for name, one in zip(run.names, assigned, strict=True)}
     return {
