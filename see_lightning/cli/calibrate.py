@@ -159,6 +159,11 @@ def _check_origin(run_dir: Path, cfg: DictConfig, about: Mapping[str, Any], on: 
         raise ConfigError(
             f"{run_dir} is a run of {method_name(cfg)}, whose models have no thresholds; give one of see."
         )
+    if cfg.method.get("reuse") == "accept":
+        raise ConfigError(
+            f"{run_dir} chose by its thresholds which tasks get an expert, so other thresholds need another training; train"
+            f" again with method.calibrate_on={on}."
+        )
     if not uses_thresholds(cfg):
         raise ConfigError(
             f"{run_dir} was routed by {cfg.router['_target_']}, which uses no thresholds; give a run without router=, or with"

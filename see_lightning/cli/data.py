@@ -75,7 +75,7 @@ def _as_a_run(config: DictConfig) -> Callable[[str], Sequence[str]]:
     template = build_template(typed)
 
     def notices_of(task: str) -> Sequence[str]:
-        (read,) = build_tasks(config, replace(typed, order=replace(typed.order, tasks=[task])), template)
+        (read,) = build_tasks(config, replace(typed, order=replace(typed.order, tasks=[task], stream="none")), template)
         return read.notices
 
     return notices_of

@@ -14,7 +14,7 @@ from see_lightning.engine.finished import Unheld, finished_results
 from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import Ledger, dump
 from see_lightning.engine.run_report import REPORT, STUDY, run_report
-from see_lightning.errors import FULL, Refusal, barred, room_needed
+from see_lightning.errors import FULL, Refusal, barred, listed, room_needed
 from see_lightning.files.run_files import seal, well_shaped
 from see_lightning.files.writing import check_out, write_text
 
@@ -176,6 +176,11 @@ def _finished(run_dir: Path) -> dict[str, Any]:
         raise Refusal(
             f"{run_dir} gave refused queries a second chance, which depends on more than the verdicts of the walk; give a run"
             f" of the same experts with method.second_chance=off."
+        )
+    if shared := [task for task, expert in results.get("given", {}).items() if task != expert]:
+        raise Refusal(
+            f"{run_dir} trained no expert for {listed(shared)}, and a study needs one for every task; give a run with"
+            f" method.reuse=off."
         )
     return results
 

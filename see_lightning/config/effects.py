@@ -114,7 +114,8 @@ EFFECTS = (
            lambda cfg: cfg.method.get("calibrate_on") == TRAIN or (_on("calibrate_on")(cfg) and _on("ood_examples")(cfg)),
            "a threshold uses own examples alone; write method.calibrate_on=N method.ood_examples=N or"
            " method.calibrate_on=train"),
-    Effect(("method.target_recall", "method.ood_examples", "method.margin"), uses_thresholds, "the router that was"
+    Effect(("method.target_recall", "method.ood_examples", "method.margin"),
+           lambda cfg: uses_thresholds(cfg) or cfg.method.get("reuse") == "accept", "the router that was"
            " chosen uses no thresholds of the method; leave out router, or write router=walk", soft=True),
     Effect(("method.second_chance",), uses_thresholds, "the router that was chosen does not ask experts until one accepts;"
            " leave out router, or write router=propose"),
@@ -128,13 +129,20 @@ EFFECTS = (
            "the router that was chosen takes the place of the method's own; leave out router"),
     Effect(("data.calibrate_on",), lambda cfg: "calibrate_on" in cfg.method, "method={method} has no thresholds"),
     Effect(("method.probe",), _on("warm_start"), "no expert begins from another; write method.warm_start=loss or knn too"),
+    Effect(("method.reuse_share", "method.reuse_gain"), lambda cfg: cfg.method.get("reuse") == "accept", "a new expert is"
+           " trained for every task; write method.reuse=accept too"),
     Effect(("method.temperature",), lambda cfg: cfg.method.get("strength", 1) != 0, "with method.strength=0 nothing is"
            " distilled"),
+    Effect(("method.old_per_new",), lambda cfg: float(cfg.method.get("ratio", 1)) > 0, "nothing is stored with this ratio"),
     Effect(("method.follow",), lambda cfg: cfg.method.get("teacher") != "base", "the base model is the teacher, and follows"
            " nothing; write method.teacher=average"),
     Effect(("method.consistency",), lambda cfg: _rehearses(cfg) and float(cfg.method.ratio) > 0, "nothing is rehearsed with"
            " this ratio"),
     Effect(("method.score_lr",), _on("score_share"), "no step trains scores; write method.score_share=SHARE too"),
+    Effect(("order.visits",), lambda cfg: cfg.order.stream == "recurring", "no task comes back; write"
+           " order.stream=recurring too"),
+    Effect(("order.share",), lambda cfg: cfg.order.stream == "blurry", "no task has rows of another; write"
+           " order.stream=blurry too"),
     Effect(("ood.*",), lambda cfg: bool(cfg.ood and cfg.ood.sources), "no foreign tasks are chosen; write ood=NAME too,"
            " such as ood=natural_instructions"),
     Effect(("ood.dir",), _uses("ood.dir", "ood"), "none of these ood tasks lie there; write ood=folder ood.dir={value}"),

@@ -20,6 +20,7 @@ OFF: dict[str, tuple[str, ...]] = {  # switches of methods, off at 0, "none" or 
     "min_negatives": (),
     "max_negatives": (),
     "second_chance": (),
+    "reuse": ("reuse_share", "reuse_gain"),
     "general_negatives": (),
     "other_instructions": (),
     "calibrate_on": ("keep", "against", "leeway"),
@@ -39,6 +40,7 @@ REHEARSAL = (
     "max_negatives",
     "calibrate_on",
 )  # settings of data that only methods that rehearse read
+STREAM_SETTING = {"recurring": "visits", "blurry": "share"}  # the setting of each stream of tasks
 GENERAL_USES = ("general_negatives", "other_instructions", "against")  # settings that use general_source
 REWORDING_VERSION = 1  # of the rules that reword definitions; other rules train other experts
 GENERAL_VERSION = 2  # of the package's general instructions; another version trains other experts
@@ -61,6 +63,7 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
         kept["router"] = {
             name: value for name, value in kept["router"].items() if name not in off or value != off[name]
         }
+    kept["order"] = _of_stream(config["order"])
     # Like the ratio, these enter through the methods that rehearse.
     kept["data"] = {name: value for name, value in config["data"].items() if name not in REHEARSAL}
     targets = config["adapter"]["targets"]
@@ -96,6 +99,17 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
         for name in NUISANCE_BENCHMARK:
             part.pop(name, None)
     return kept
+
+
+def _of_stream(order: Mapping[str, Any]) -> dict[str, Any]:
+    """An order's settings that count under its stream.
+
+    >>> _of_stream({"tasks": ["qa"], "stream": "none", "visits": 2, "share": 0.1})
+    {'tasks': ['qa']}
+    """
+    stream = order.get("stream", "none")
+    off = {"visits", "share"} - {STREAM_SETTING.get(stream)} | ({"stream"} if stream == "none" else set())
+    return {name: value for name, value in order.items() if name not in off}
 
 
 def _ratio_is_enough(method: Mapping[str, Any], config: Mapping[str, Any]) -> bool:

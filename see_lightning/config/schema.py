@@ -4,7 +4,8 @@ The groups of fixed shape are typed here; a group that names its class by ``_tar
 """
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,8 @@ class OptimConfig:
         one_of("optim.loss_reduction", self.loss_reduction, ("tokens", "examples"))
 
 
+#: How the tasks of an order come: one after another, again and again, or mixed.
+STREAMS = ("none", "recurring", "blurry")
 RESERVED = ("base", "ensemble")  # the base model in answers; all experts together in the harness
 
 
@@ -136,8 +139,14 @@ class OrderConfig:
 
     name: str = MISSING
     tasks: list[str] = MISSING
+    stream: str = "none"  # none (one task after another), recurring (each task comes back), blurry (tasks share rows)
+    visits: int = 2  # recurring: visits of each task, over which its rows are dealt
+    share: float = 0.1  # blurry: share of each task's training rows that are learned in the stages of the others
 
     def __post_init__(self) -> None:
+        one_of("order.stream", self.stream, STREAMS)
+        within("order.visits", self.visits, 2)
+        within("order.share", self.share, 0, 1)
         if not self.tasks:
             raise ConfigError("order.tasks is empty; name at least one task, such as order.tasks=[qa,qg].")
         twice = {task for task in self.tasks if self.tasks.count(task) > 1}
@@ -149,6 +158,33 @@ class OrderConfig:
                     f"task name {task!r} cannot name an expert; use letters, digits, '-' and '_', and neither 'base' nor"
                     f" 'ensemble'."
                 )
+        if self.stream == "blurry" and len(self.tasks) < 2:
+            raise ConfigError("order.stream=blurry mixes tasks; name at least two in order.tasks.")
+
+    def learned(self) -> dict[str, str]:
+        """By name of each task that a run learns, the benchmark's task; see ``learned_tasks``."""
+        return learned_tasks(asdict(self))
+
+
+def visit_name(task: str, number: int) -> str:
+    """The name of a recurring task's visit, counted from 1, and of its expert."""
+    return f"{task}_{number}"
+
+
+def learned_tasks(order: Mapping[str, Any]) -> dict[str, str]:
+    """By name of each task that a run learns, in this order, the benchmark's task whose rows it has.
+
+    Args:
+        order: settings of ``OrderConfig`` by name; ``stream`` may be missing.
+
+    >>> learned_tasks({"tasks": ["qa", "sa"]})
+    {'qa': 'qa', 'sa': 'sa'}
+    >>> learned_tasks({"tasks": ["qa", "sa"], "stream": "recurring", "visits": 2})
+    {'qa_1': 'qa', 'sa_1': 'sa', 'qa_2': 'qa', 'sa_2': 'sa'}
+    """
+    if order.get("stream", "none") != "recurring":
+        return {task: task for task in order["tasks"]}
+    return {visit_name(task, number): task for number in range(1, order["visits"] + 1) for task in order["tasks"]}
 
 
 #: When past examples are drawn: for every later task, or once for all of them.

@@ -35,6 +35,7 @@ from see_lightning.tasks.prompts import (
     checked_texts,
     length_notices,
 )
+from see_lightning.tasks.streams import in_stream
 from see_lightning.tasks.task import Benchmark, Task
 
 
@@ -65,6 +66,16 @@ def build_template(config: RunConfig, date: str | None = None) -> PromptTemplate
 
 
 def build_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> list[Task]:
+    """The tasks that a run learns, in their order: those of ``plain_tasks`` in the order's stream.
+
+    Raises:
+        DataError: as for ``plain_tasks``.
+        ConfigError: likewise, or a task has too few rows for the stream.
+    """
+    return in_stream(plain_tasks(cfg, config, template), config.order)
+
+
+def plain_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> list[Task]:
     """Read and check every task of the order, before anything is trained.
 
     Raises:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from see_lightning.config.instantiate import instantiate
 from see_lightning.config.schema import PARAPHRASED, VARIANTS, RunConfig
 from see_lightning.data.general import BUILT_IN
-from see_lightning.engine.build import indicator_tokens, read_tasks, with_notices
+from see_lightning.engine.build import indicator_tokens, plain_tasks, read_tasks, with_notices
 from see_lightning.engine.contents import shipped_names
 from see_lightning.engine.ledger import OOD, OOD_INPUT_ONLY
 from see_lightning.errors import ConfigError, DataError, listed, nearest
@@ -39,7 +39,7 @@ def build_ood(cfg: DictConfig, config: RunConfig, template: PromptTemplate) -> d
     for task in config.ood.tasks or ():
         if task not in names:
             raise ConfigError(f"ood.tasks names {task!r}.{nearest(task, names)} There are: {listed(names)}.")
-    taken = set(config.order.tasks)
+    taken = {*config.order.tasks, *config.order.learned()}
     ood_tasks: list[Task] = []
     whole: list[Task] = []
     for name, source in cfg.ood.sources.items():
@@ -111,6 +111,12 @@ def build_variants(
 ) -> dict[str, list[Task]]:
     """For each of ``variants``, the run's tasks with their test queries reworded.
 
+    Args:
+        cfg: composed.
+        config: its typed form.
+        template: counts tokens.
+        tasks: of the run, from ``build_tasks``.
+
     Raises:
         DataError: a prompt does not end in the header that activated experts need.
         ConfigError: a task has no such variant, or the run trains on a paraphrase of it.
@@ -118,11 +124,14 @@ def build_variants(
     if not config.variants:
         return {}
     benchmark: Benchmark = instantiate(cfg.benchmark)
+    if config.order.stream == "blurry":  # among rows of others, a task's prompts have no definition in common
+        tasks = plain_tasks(cfg, config, template)
+    texts = {name: benchmark.paraphrases.get(task, ()) for name, task in config.order.learned().items()}
     if {*PARAPHRASED} & {*config.variants}:
-        _check_unseen(cfg, benchmark, [task.name for task in tasks])
+        _check_unseen(cfg, benchmark, config.order.tasks)
     room = indicator_tokens(config, template)
     found = {
-        name: [variant_of(task, name, benchmark.paraphrases, template, room) for task in tasks]
+        name: [variant_of(task, name, texts, template, room) for task in tasks]
         for name in VARIANTS
         if name in config.variants
     }

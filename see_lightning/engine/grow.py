@@ -47,7 +47,8 @@ def _training_settings(config: dict[str, Any], after_training: AbstractSet[str])
 def trains_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     """Whether runs with these two ``numbers_config`` train the same experts."""
     # Our own settings name the class: those of another run could name any code.
-    after_training = method_class(with_current_names(ours)["method"]).traits.after_training
+    method = with_current_names(ours)["method"]
+    after_training = method_class(method).after_training(method)
     kept, wanted = (_training_settings(comparable(one), after_training) for one in (theirs, ours))
     return kept == wanted
 
@@ -98,7 +99,8 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
         if noted["benchmark"]["reader"]["_target_"] != config["benchmark"]["reader"]["_target_"]:
             continue
         theirs, tasks = comparable(noted), noted["order"]["tasks"]
-        if len(tasks) > len(config["order"]["tasks"]):
+        more = len(config["order"]["tasks"]) - len(tasks)
+        if more < 0 or (more and "stream" in config["order"]):  # with another task the stages of a stream are others
             continue
         ours = comparable(_without_tasks(config, len(tasks)))
         if not trains_alike(theirs, ours):

@@ -17,6 +17,13 @@ from see_lightning.engine.method_costs import HOOKS, STEP_HOOKS
 from see_lightning.engine.record import starts_of
 from see_lightning.engine.router import router_class, router_name
 from see_lightning.engine.run_data import RunData
+from see_lightning.engine.stream_facts import (
+    assigned_experts,
+    right_experts,
+    same_task,
+    stream_notices,
+    stream_of,
+)
 from see_lightning.evaluation.continual import continual_metrics
 from see_lightning.evaluation.last_row import last_row
 from see_lightning.evaluation.matrix import ResultsMatrix
@@ -40,11 +47,11 @@ def collect(run: RunData) -> dict[str, Any]:
         run: finished.
     """
     results = _origin(run) | _scores(run)
-    results |= _storage(run) | _assigned(run) | _method_report(run)
+    results |= _storage(run) | assigned_experts(run) | _method_report(run) | stream_of(run)
     if run.method.traits.has_experts and not router_class(run.cfg).needs_task:
         results |= _routing(run, results.get("given"))
     if run.cfg.method.get("warm_start", "none") != "none":
-        results["warm_start"] = [stage["parent"] for stage in run.trained]
+        results["warm_start"] = [stage.get("parent") for stage in run.trained]
     if OOD in run.eval_sets:
         results["ood"] = _ood(run, routed="routing" in results)
     if any(name in run.eval_sets for name in VARIANTS):
@@ -121,19 +128,6 @@ def _storage(run: RunData) -> dict[str, Any]:
     }
 
 
-def _assigned(run: RunData) -> dict[str, Any]:
-    """The expert that each task was assigned, for methods that may reuse one."""
-    if not run.method.traits.may_reuse:
-        return {}
-    assigned = [stage["assigned"] for stage in run.trained]
-    given = {name: one["expert"] for name, one in zip(run.names, assigned, strict=True)}
-    return {
-        "given": given,
-        "expanded": [name == expert for name, expert in given.items()],
-        "z": [one["z"] for one in assigned],
-    }
-
-
 def _method_report(run: RunData) -> dict[str, Any]:
     """The values of ``Method.report`` after each task; null where a value is missing."""
     reports = [stage.get("report", {}) for stage in run.trained]
@@ -148,6 +142,7 @@ def _routing(run: RunData, given: Mapping[str, str] | None) -> dict[str, Any]:
         routing["asked"] = round(mean(len(record["verdicts"]) for record in run.final), 4)
     if run.method.traits.learns_refusals:
         routing["refused"] = {name: stage.get("refused") for name, stage in zip(run.names, run.trained, strict=True)}
+    routing |= same_task(run)
     routing["thresholds"] = {
         stage.task.name: read_file(path)["log_odds"]
         for stage in run.stages
@@ -261,8 +256,9 @@ def _counts(run: RunData) -> dict[str, Any]:
 def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
     """Notices about the numbers, for their readers."""
     notices = [notice for one in run.eval_sets.values() for task in one.tasks for notice in task.notices]
+    notices += stream_notices(run.config.order)
     notices += [
-        f"{task} has no expert of its own: that of {expert} explains it (z {z[expert]:.2f})."
+        f"{task} has no expert of its own: that of {expert} explains it{f' (z {z[expert]:.2f})' if z else ''}."
         for (task, expert), z in zip(results.get("given", {}).items(), results.get("z", []), strict=True)
         if task != expert
     ]
@@ -273,6 +269,7 @@ def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
             sizes={task.name: len(task.train) for task in run.tasks},
             most_in_all=run.cfg.method.get("max_negatives", 0),
             calibrated=bool(run.cfg.method.get("calibrate_on")),
+            right=right_experts(run, results.get("given")),
         )
     if run.method.traits.schedule == "sequential":
         records, changes = sum(map(len, run.answers.values())), "weights" if run.method.traits.trains else "prompts"
@@ -288,7 +285,7 @@ def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
 
 def _benchmark(run: RunData) -> dict[str, Any]:
     """Origin and licence of the benchmark and its tasks."""
-    origins = {name: run.cfg.benchmark.tasks.get(name) or {} for name in run.names}
+    origins = {name: run.cfg.benchmark.tasks.get(task) or {} for name, task in run.config.order.learned().items()}
     return {
         **{key: run.cfg.benchmark[key] for key in ("name", "version", "licence", "citation")},
         "tasks": {

@@ -75,7 +75,7 @@ class TrainStage:
         context.ledger.begin(self.stage.name)
         method.drawn.clear()
         method.drawn_rows.clear()
-        assigned = self._assign() if method.traits.may_reuse else None
+        assigned = self._assign() if method.may_reuse else None
         if assigned and assigned.expert != self.task.name:
             self._reuse(assigned)
             return
@@ -117,8 +117,7 @@ class TrainStage:
             choice = (
                 "an expert of its own" if own else f"explained by the expert of {assigned.expert}, nothing is trained"
             )
-            z = ", ".join(f"{z:.2f} under {name}" for name, z in assigned.z.items())
-            self.context.console.print(f"{self.title}: {choice} (z {z or 'unknown: it is the first'})")
+            self.context.console.print(f"{self.title}: {choice} ({method.reason(assigned)})")
         return assigned
 
     def _keep(self) -> None:

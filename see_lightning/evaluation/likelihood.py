@@ -8,16 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-
-from see_lightning.adapters.answer_logits import answer_logits, prefix_tokens
-from see_lightning.adapters.pool import ExpertPool
+from see_lightning.adapters.answer_logits import prefix_tokens, token_nlls
 from see_lightning.errors import Refusal
 from see_lightning.evaluation.routing import BASE
 from see_lightning.methods.method import Method
-from see_lightning.tasks.batches import cut
 from see_lightning.tasks.datamodule import query_batch
 from see_lightning.tasks.task import Task
 
@@ -70,31 +64,6 @@ def adapter_of(expert: str | None, names: Sequence[str]) -> str | None:
             f" {', '.join(names) or '(none)'}; exactly one is needed."
         )
     return names[0] if expert is None else expert
-
-
-@torch.inference_mode()
-def token_nlls(
-    pool: ExpertPool, adapter: str | None, prompts: Sequence[list[int]], targets: Sequence[list[int]], *, rows: int
-) -> list[Tensor]:
-    """Negative log-likelihood of each token of each target, in nats, with the same forward passes as in decoding.
-
-    Args:
-        pool: with the adapter.
-        adapter: an expert's name; None is the base model.
-        prompts: token ids.
-        targets: token ids, at least one each.
-        rows: prompts in a batch.
-    """
-    found: dict[int, Tensor] = {}
-    start = pool.prefill_prefix(adapter, prompts)
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # rows of a batch have similar lengths
-    for portion in cut(order, rows):
-        logits_BV, read = pool.prefill(adapter, [prompts[row] for row in portion], start)
-        rows_of = [targets[row] for row in portion]
-        for row, logits_KV in zip(portion, answer_logits(pool, adapter, logits_BV, read, rows_of), strict=True):
-            target_K = torch.tensor(targets[row], device=logits_KV.device)
-            found[row] = cross_entropy(logits_KV, target_K, reduction="none").cpu()
-    return [found[row] for row in range(len(prompts))]
 
 
 def likelihoods(method: Method, task: Task, records: Sequence[Mapping[str, Any]], *, rows: int) -> list[Likelihood]:

@@ -6,7 +6,7 @@ An answer record is one line of ``answers.jsonl``; these fields are read: ``id``
 Letters: T tasks; E = T + 1 columns, the experts in the order of learning and then the base model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 BASE = "base"
@@ -114,6 +114,7 @@ def misrouted(
     sizes: Mapping[str, int] | None = None,
     most_in_all: int = 0,
     calibrated: bool = False,
+    right: Collection[tuple[str, str]] = (),
 ) -> list[str]:
     """Advice on misrouted queries: a line for each expert that answers many queries of another task.
 
@@ -125,11 +126,12 @@ def misrouted(
         sizes: training rows of tasks, the most negatives that there can be; None if unknown.
         most_in_all: limit of an expert's negatives of all past tasks together; 0 is none.
         calibrated: whether the experts have thresholds already; otherwise these are advised too.
+        right: pairs of a task and an expert of another name that may answer it.
     """
     tasks, lines = routing["tasks"], []
     for task, row in zip(tasks, routing["confusion"], strict=True):
         for expert, queries in zip(tasks, row, strict=False):
-            if expert == task or not queries or queries < least * sum(row):
+            if expert == task or (task, expert) in right or not queries or queries < least * sum(row):
                 continue
             taken = f"the expert of {expert} takes {queries} of {sum(row)} queries of {task}"
             if tasks.index(expert) < tasks.index(task):

@@ -57,7 +57,8 @@ class Assignment:
 
     Args:
         expert: a new one with the task's name, or an earlier task's that fits it.
-        z: by earlier expert, the mean standardised distance of the task's prompts from the expert's own task.
+        z: by earlier expert, the mean standardised distance of the task's prompts from the expert's own task; empty if the
+            method measures none.
     """
 
     expert: str
@@ -117,6 +118,21 @@ class Method(RoutedMethod):
     def assign(self, task: Task) -> Assignment:
         """The expert of a task. Called before its training if the method ``may_reuse`` experts."""
         return Assignment(task.name, {})
+
+    @property
+    def may_reuse(self) -> bool:
+        """Whether ``assign`` is called: by default as the traits say."""
+        return self.traits.may_reuse
+
+    def reason(self, assigned: Assignment) -> str:
+        """Why a task gets its expert, for the console."""
+        z = ", ".join(f"{z:.2f} under {name}" for name, z in assigned.z.items())
+        return f"z {z or 'unknown: it is the first'}"
+
+    @classmethod
+    def after_training(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
+        """Names of the settings that no trained weight depends on, if the method has these arguments; see ``Traits``."""
+        return cls.traits.after_training
 
     @abstractmethod
     def begin_task(self, task: Task, memory: Memory) -> None:

@@ -21,7 +21,8 @@ from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import write_text
 from see_lightning.methods.cautions import few_refusals
 from see_lightning.methods.instruction_variants import InstructionVariants
-from see_lightning.methods.method import Answer, ExpertMethod
+from see_lightning.methods.method import Answer, Assignment, ExpertMethod
+from see_lightning.methods.reuse import GAIN, Reuse
 from see_lightning.methods.second_chance import SecondChance
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.methods.warm_start import WarmStart
@@ -41,6 +42,7 @@ from see_lightning.tasks.negatives import (
 from see_lightning.tasks.reconstruct import Indicators, reconstruct
 from see_lightning.tasks.task import Task
 
+THRESHOLDS = frozenset({"calibrate_on", "target_recall", "ood_examples", "margin"})  # settings of thresholds
 LOOKED_AT = 100  # most training rows, and most negatives, by which a threshold is set
 
 
@@ -76,13 +78,18 @@ class See(ExpertMethod):
         second_chance: ``on`` puts a query that no expert accepts to the most likely expert behind its task's definition, if
             the query's input alone is sure to belong to that task; see ``SecondChance``.
         wordings_per_example: how often an epoch has each example, every time under another of these kinds.
+        reuse: ``accept`` gives a task an earlier expert that accepts and answers its rows, and trains nothing; ``off`` trains
+            an expert for every task, as in the paper. See ``Reuse``.
+        reuse_share: least share of the task's rows that this expert accepts, 0..1.
+        reuse_gain: least gain of this expert over the base model on these rows, as a share of that on its own rows, at least
+            0.
     """
 
     traits = Traits(
         has_experts=True,
         router=Walk,
         learns_refusals=True,
-        after_training=frozenset({"calibrate_on", "target_recall", "ood_examples", "margin", "second_chance"}),
+        after_training=THRESHOLDS | {"second_chance"},
     )
 
     @classmethod
@@ -113,11 +120,13 @@ class See(ExpertMethod):
         rewordings: str = BUILT_IN,
         wordings_per_example: int = 1,
         second_chance: str = "off",
+        reuse: str = "off",
+        reuse_share: float = 0.9,
+        reuse_gain: float = 0.5,
     ) -> None:
         super().__init__(setup)
-        within("method.min_negatives", min_negatives, 0)
-        within("method.max_negatives", max_negatives, 0)
-        within("method.general_negatives", general_negatives, 0)
+        for name, value in (("min", min_negatives), ("max", max_negatives), ("general", general_negatives)):
+            within(f"method.{name}_negatives", value, 0)
         within("method.other_instructions", other_instructions, 0, MOST_OTHER)
         check_calibrate_on("method.calibrate_on", calibrate_on)
         within("method.target_recall", target_recall, 0.01, 1)
@@ -135,6 +144,8 @@ class See(ExpertMethod):
         self._check_general()
         one_of("method.second_chance", second_chance, ("on", "off"))
         self.second_chance = SecondChance(self) if second_chance == "on" else None
+        one_of("method.reuse", reuse, ("off", "accept"))
+        self.reuse = Reuse(self, reuse_share, reuse_gain) if reuse == "accept" else None
         #: By expert, the log-odds below which a positive verdict counts as negative.
         self.thresholds: dict[str, float] = {}
 
@@ -157,6 +168,35 @@ class See(ExpertMethod):
             at_least=self.min_negatives,
             at_most=self.max_negatives,
         )
+
+    @property
+    def may_reuse(self) -> bool:
+        """Whether a task may get an earlier expert."""
+        return self.reuse is not None
+
+    def assign(self, task: Task) -> Assignment:
+        """With ``reuse``, an earlier expert that accepts and answers the task's rows; else a new one."""
+        return self.reuse.assign(task) if self.reuse else super().assign(task)
+
+    def reason(self, assigned: Assignment) -> str:
+        """What ``reuse`` found."""
+        return self.reuse.reason(assigned.expert) if self.reuse else super().reason(assigned)
+
+    @classmethod
+    def after_training(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
+        """With ``reuse``, thresholds decide which tasks are trained."""
+        names = cls.traits.after_training
+        return names - THRESHOLDS if arguments.get("reuse") == "accept" else names
+
+    def expert_of(self, task: str) -> str | None:
+        """A task's own expert, or with ``reuse`` the earlier one that it got."""
+        if self.reuse:
+            return self.reuse.given[task].expert if task in self.reuse.given else None
+        return super().expert_of(task)
+
+    def report(self) -> dict[str, Any]:
+        """What ``reuse`` found at the beginning of the task."""
+        return self.reuse.report() if self.reuse else {}
 
     def choose_parent(self, task: Task) -> str | None:
         """The most transferable earlier expert, with ``warm_start``."""
@@ -185,12 +225,17 @@ class See(ExpertMethod):
 
     def end_task(self, task: Task, memory: Memory) -> None:
         """Sets the new expert's threshold from its log-odds on the examples that ``calibrate_on`` chooses."""
+        if self.reuse and self.reuse.is_reused(task.name):
+            return  # nothing was trained
         if self.second_chance:
             self.second_chance.learn(task)
-        if not (
-            self.calibrate_on and self.router.uses_thresholds
-        ):  # other routers may use the held-out rows themselves
-            return
+        if self.reuse:
+            self.reuse.learn(task)
+        # Other routers may use the held-out rows themselves.
+        if self.calibrate_on and (self.reuse or self.router.uses_thresholds):
+            self._set_threshold(task, memory)
+
+    def _set_threshold(self, task: Task, memory: Memory) -> None:
         own, negatives = task.held_out, []
         if self.calibrate_on == TRAIN:
             own = task.train[:LOOKED_AT]
@@ -218,22 +263,34 @@ class See(ExpertMethod):
         return [found for (found,) in log_odds(self, prompts, [[task.name]] * len(prompts))]
 
     def state(self) -> dict[str, Tensor]:
-        """What ``second_chance`` keeps."""
-        return self.second_chance.state() if self.second_chance else {}
+        """What ``second_chance`` and ``reuse`` keep."""
+        kept = self.second_chance.state() if self.second_chance else {}
+        return {**kept, **(self.reuse.state() if self.reuse else {})}
 
     def load_state(self, task: str, tensors: dict[str, Tensor]) -> None:
-        """Loads what ``second_chance`` kept after a task."""
+        """Loads what ``second_chance`` and ``reuse`` kept after a task."""
+        if self.reuse:
+            self.reuse.load_state(task, tensors)
         if self.second_chance:
-            self.second_chance.load_state(task, tensors)
+            kept = {name: one for name, one in tensors.items() if not name.endswith(f"/{GAIN}")}
+            self.second_chance.load_state(task, kept)
 
     def save(self, task: str, folder: Path) -> None:
-        """The expert of the task and its threshold."""
+        """The expert of the task and its threshold; with ``reuse`` the name of the expert that the task got."""
+        if self.reuse:
+            self.reuse.save(task, folder)
+            if self.reuse.is_reused(task):
+                return
         super().save(task, folder)
         if task in self.thresholds:
             write_text(folder / THRESHOLD, json.dumps({"log_odds": self.thresholds[task]}) + "\n")
 
     def restore(self, task: str, folder: Path) -> None:
-        """Loads an expert and its threshold."""
+        """Loads an expert and its threshold, or the name of the expert that the task got."""
+        if self.reuse:
+            self.reuse.restore(task, folder)
+            if self.reuse.is_reused(task):
+                return
         super().restore(task, folder)
         if (folder / THRESHOLD).exists():
             self.thresholds[task] = read_file(folder / THRESHOLD)["log_odds"]

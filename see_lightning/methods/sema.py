@@ -4,8 +4,6 @@ A new task trains an expert only if its prompts are far from those of every earl
 assigned to it. PAPERS.md lists the differences from the paper, which has adapters in each layer of a vision model.
 """
 
-import json
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -14,8 +12,7 @@ from torch import Tensor
 from see_lightning.adapters.files import read_tensors, write_tensors
 from see_lightning.config.checks import one_of, within
 from see_lightning.errors import ConfigError
-from see_lightning.files.run_files import read_file
-from see_lightning.files.writing import write_text
+from see_lightning.methods.assignments import read_given, write_given
 from see_lightning.methods.method import Assignment, ExpertMethod
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.routing.density import Density
@@ -24,10 +21,7 @@ from see_lightning.routing.router import Router
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
-FILE, GIVEN = (
-    "descriptor.safetensors",
-    "given.json",
-)  # in an expert's folder; the latter also in that of a task without an expert
+FILE = "descriptor.safetensors"  # in an expert's folder
 
 
 class Sema(ExpertMethod):
@@ -104,16 +98,14 @@ class Sema(ExpertMethod):
 
     def save(self, task: str, folder: Path) -> None:
         """Saves the assignment, and a new expert with its density."""
-        folder.mkdir(parents=True, exist_ok=True)
-        given = self.given[task]
-        write_text(folder / GIVEN, json.dumps(asdict(given)) + "\n")
-        if given.expert == task:
+        write_given(self.given[task], folder)
+        if self.given[task].expert == task:
             super().save(task, folder)
             write_tensors(self.density.state(task), folder / FILE)
 
     def restore(self, task: str, folder: Path) -> None:
         """Loads the assignment, and a new expert with its density."""
-        self.given[task] = Assignment(**read_file(folder / GIVEN))
+        self.given[task] = read_given(folder)
         if self.given[task].expert == task:
             super().restore(task, folder)
             self.density.load_state(task, read_tensors(folder / FILE))

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from see_lightning.config.former_names import current_value, with_current_fields, with_current_names
 from see_lightning.config.identity import numbers, with_values
+from see_lightning.config.schema import learned_tasks
 from see_lightning.errors import Refusal
 from see_lightning.files.run_files import read_bytes, read_content, well_shaped
 from see_lightning.files.text import visible
@@ -142,7 +143,7 @@ def _run(path: Path, results: Mapping[str, Any], content: str) -> Run:
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
     tasks = results["tasks"]
     matrix = tuple(tuple(map(_score, row)) for row in results["matrix"])
-    if tasks != kept["order"]["tasks"]:
+    if tasks != list(learned_tasks(kept["order"])):
         raise ValueError(f"its matrix does not belong to the tasks {', '.join(kept['order']['tasks'])}")
     metrics = {name: _score(results["metrics"][name]) for name in FORMULAS}
     if routing := results.get("routing"):

@@ -30,10 +30,31 @@ def log_odds(method: Deciding, prompts: Sequence[Sequence[int]], orders: Sequenc
         prompts: as ids.
         orders: for each prompt, the experts.
     """
+    places, queries = _only_decided(prompts)
+    router = method.sequential_router(queries, remember=False)
+    found = dict(zip(places, router.log_odds([orders[place] for place in places]), strict=True))
+    return [found[place] for place in range(len(prompts))]
+
+
+def accepted_share(method: Deciding, prompts: Sequence[Sequence[int]], expert: str) -> float:
+    """Share of prompts that an expert accepts by its verdict, with its threshold if it has one, 0..1; nothing is cached.
+
+    Args:
+        method: whose experts give verdicts.
+        prompts: as ids, at least one.
+        expert: its name.
+    """
+    _, queries = _only_decided(prompts)
+    routes = method.sequential_router(queries, remember=False).walk([[expert]] * len(prompts))
+    return sum(route.expert == expert for route in routes) / len(prompts)
+
+
+def _only_decided(prompts: Sequence[Sequence[int]]) -> tuple[list[int], Queries]:
+    """Prompts as queries that experts only decide on, and the place of each query among the prompts."""
     groups = groups_by_beginning(prompts)
     # Prompts of one group and of about one length are read together: padding costs as much as text.
     places = sorted(range(len(prompts)), key=lambda place: (groups[place], len(prompts[place])))
-    queries = Queries(
+    return places, Queries(
         [list(prompts[place]) for place in places],
         list(map(str, places)),
         [groups[place] for place in places],
@@ -41,9 +62,6 @@ def log_odds(method: Deciding, prompts: Sequence[Sequence[int]], orders: Sequenc
         rows=ROWS,
         only_decide=True,
     )
-    router = method.sequential_router(queries, remember=False)
-    found = dict(zip(places, router.log_odds([orders[place] for place in places]), strict=True))
-    return [found[place] for place in range(len(prompts))]
 
 
 def groups_by_beginning(prompts: Sequence[Sequence[int]]) -> list[int]:
