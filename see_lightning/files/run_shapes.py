@@ -112,13 +112,17 @@ RESULTS = {
         None,
     ),
     "timing?": {
-        **{name: {str: [OPTIONAL]} for name in ("method_s?", "method_step_s?")},
+        "method_s?": {str: [OPTIONAL]},
+        "method_step_s?": {str: [OPTIONAL]},
         "train_s?": [NUMBER],
         str: (*OPTIONAL, [OPTIONAL]),
     },
     "counts?": {
         "method_tokens?": {str: [OPTIONAL]},
-        **{name: [OPTIONAL] for name in ("train_tokens?", "trained_weights?", "stored_rows?", "stored_bytes?")},
+        "train_tokens?": [OPTIONAL],
+        "trained_weights?": [OPTIONAL],
+        "stored_rows?": [OPTIONAL],
+        "stored_bytes?": [OPTIONAL],
         str: (*OPTIONAL, [OPTIONAL]),
     },
     "ood?": (
