@@ -88,6 +88,10 @@ REMEMBERED = {
     "truncated": (bool, None),
 }
 METRICS = {str: OPTIONAL}
+BY_HOOK: dict[Any, Any] = {str: [OPTIONAL]}
+BY_STAGE: dict[Any, Any] = {
+    name: [OPTIONAL] for name in ("train_tokens?", "trained_weights?", "stored_rows?", "stored_bytes?")
+}
 RESULTS = {
     **dict.fromkeys(("command", "method", "model", "order"), str),
     "commit": (str, None),
@@ -112,19 +116,12 @@ RESULTS = {
         None,
     ),
     "timing?": {
-        "method_s?": {str: [OPTIONAL]},
-        "method_step_s?": {str: [OPTIONAL]},
+        "method_s?": BY_HOOK,
+        "method_step_s?": BY_HOOK,
         "train_s?": [NUMBER],
         str: (*OPTIONAL, [OPTIONAL]),
     },
-    "counts?": {
-        "method_tokens?": {str: [OPTIONAL]},
-        "train_tokens?": [OPTIONAL],
-        "trained_weights?": [OPTIONAL],
-        "stored_rows?": [OPTIONAL],
-        "stored_bytes?": [OPTIONAL],
-        str: (*OPTIONAL, [OPTIONAL]),
-    },
+    "counts?": {"method_tokens?": BY_HOOK, **BY_STAGE, str: (*OPTIONAL, [OPTIONAL])},
     "ood?": (
         {
             "asked?": dict,
