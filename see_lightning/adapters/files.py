@@ -3,8 +3,11 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from peft import LoraConfig
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialized
@@ -12,6 +15,7 @@ from torch import Tensor
 
 from see_lightning.adapters.adapted_model import IN_PEFT
 from see_lightning.adapters.pool import ExpertPool
+from see_lightning.adapters.whole_layers import WholeLayers
 from see_lightning.errors import ConfigError, listed
 from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import write_bytes, write_text
@@ -72,19 +76,38 @@ def save(pool: ExpertPool, name: str, folder: Path) -> None:
         ConfigError: a weight is nan or inf, or the composite has no LoRA form.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = _pairs(pool, name)
-    adapter = pool.composites[name].adapters[0] if name in pool.composites else name
-    write_tensors(_named(pairs), folder / WEIGHTS, {"format": "pt"})
-    config = pool.settings(adapter)
-    rank = len(next(iter(pairs.values()))[0])
-    if rank != config["r"]:  # several adapters concatenated, at the same scale
-        config |= {"r": rank, "lora_alpha": config["lora_alpha"] * rank / config["r"]}
+    composite = pool.composites.get(name)
+    tensors, config = _whole(pool, composite) if isinstance(composite, WholeLayers) else _lora(pool, name)
+    write_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
     config |= {"inference_mode": True, "base_model_name_or_path": pool.place, "revision": pool.revision}
-    if pool.header_ids:
-        config["alora_invocation_tokens"] = pool.header_ids  # by this PEFT recognises an activated adapter
     # PEFT keeps names in sets, whose order differs between processes; sorted, the file is always the same.
     text = json.dumps(config, indent=2, sort_keys=True, default=sorted)
     write_text(folder / CONFIG, text + "\n")
+
+
+def _lora(pool: ExpertPool, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and settings of an adapter in PEFT's form of LoRA."""
+    pairs = _pairs(pool, name)
+    config = pool.settings(pool.composites[name].adapters[0] if name in pool.composites else name)
+    rank = len(next(iter(pairs.values()))[0])
+    if rank != config["r"]:  # several adapters concatenated, at the same scale
+        config |= {"r": rank, "lora_alpha": config["lora_alpha"] * rank / config["r"]}
+    if pool.header_ids:
+        config["alora_invocation_tokens"] = pool.header_ids  # by this PEFT recognises an activated adapter
+    return _named(pairs), config
+
+
+def _whole(pool: ExpertPool, layers: WholeLayers) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and settings of whole layers: PEFT replaces modules of the base model, and adds no LoRA adapter."""
+    config = LoraConfig(
+        target_modules=DUMMY_TARGET_MODULES, modules_to_save=list(pool.layers), task_type="CAUSAL_LM"
+    ).to_dict()
+    return _in_file(layers), config
+
+
+def _in_file(layers: WholeLayers) -> dict[str, Tensor]:
+    """The weights of whole layers under their names in PEFT's files."""
+    return {f"{IN_PEFT}{name}": weight.detach() for name, weight in layers.named().items()}
 
 
 def save_state(tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -130,7 +153,12 @@ def load(pool: ExpertPool, name: str, folder: Path) -> None:
     """
     if name not in pool.names:
         pool.add_expert(name, weights_seed=0)
-    pool.load_weights(name, read(pool, name, folder))
+    composite = pool.composites.get(name)
+    if isinstance(composite, WholeLayers):
+        tensors = _checked(_in_file(composite), folder)
+        composite.load({one.removeprefix(IN_PEFT): tensor for one, tensor in tensors.items()})
+    else:
+        pool.load_weights(name, read(pool, name, folder))
 
 
 def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
@@ -145,8 +173,19 @@ def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
         ConfigError: the tensors differ in name or size from those of ``adapter``, the header is another one, or a file is
             damaged.
     """
+    tensors = _checked(_named(_pairs(pool, adapter)), folder)
+    acts_from = read_file(folder / CONFIG).get("alora_invocation_tokens") or []
+    if acts_from != pool.header_ids:
+        raise ConfigError(
+            f"{folder} holds an expert that acts {_start_of(acts_from)}, but this run's experts act"
+            f" {_start_of(pool.header_ids)}."
+        )
+    return {layer: (tensors[_name(layer, "A")], tensors[_name(layer, "B")]) for layer in pool.layers}
+
+
+def _checked(expected: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder's weights, which must have the names and sizes of the expected ones."""
     tensors = read_tensors(folder / WEIGHTS)
-    expected = _named(_pairs(pool, adapter))
     differing = [
         key for key in tensors.keys() | expected.keys()
         if key not in tensors or key not in expected or tensors[key].shape != expected[key].shape
@@ -156,13 +195,7 @@ def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
             f"{folder / WEIGHTS} does not hold an expert of this run: {sorted(differing)[0]} differs. The file has"
             f" {_sizes(tensors, differing)}; this run's experts have {_sizes(expected, differing)}."
         )
-    acts_from = read_file(folder / CONFIG).get("alora_invocation_tokens") or []
-    if acts_from != pool.header_ids:
-        raise ConfigError(
-            f"{folder} holds an expert that acts {_start_of(acts_from)}, but this run's experts act"
-            f" {_start_of(pool.header_ids)}."
-        )
-    return {layer: (tensors[_name(layer, "A")], tensors[_name(layer, "B")]) for layer in pool.layers}
+    return tensors
 
 
 def _pairs(pool: ExpertPool, name: str) -> Mapping[str, tuple[Tensor, Tensor]]:

@@ -84,7 +84,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
         bring_up_to_date(cfg, found)
         check_template(config, Ledger(found.directory).read())
     elif not finished:
-        _check_shardable(cfg)
+        _check_traits(cfg, config)
         check_adaptable(cfg, config)
         if here is None:
             _start_ranks(cfg, command, wanted)
@@ -118,13 +118,30 @@ def _run(cfg: DictConfig, config: RunConfig, found: Found, command: str, ranks: 
         raise
 
 
-def _check_shardable(cfg: DictConfig) -> None:
-    """Refuse a sharded base model for a method that does not declare that it supports one."""
+def _check_traits(cfg: DictConfig, config: RunConfig) -> None:
+    """Refuse a sharded base model, activated experts or whole layers if the method does not declare that it takes them."""
     method = method_class(cfg.method)
-    if cfg.trainer.get("strategy") == FSDP_BASE and not method.traits.shardable:
+    sharded = cfg.trainer.get("strategy") == FSDP_BASE
+    if sharded and not method.traits.shardable:
         raise ConfigError(
             f"method={method_name(cfg)} was not made for a base model of which each rank holds only a part, as with"
             f" trainer.strategy={FSDP_BASE}; choose trainer=ddp, in which each rank holds the whole model."
+        )
+    if config.adapter.activated and not method.traits.takes_activated:
+        raise ConfigError(
+            f"method={method_name(cfg)} changes how the whole prompt is read, and activated experts act from its last tokens"
+            f" on; choose adapter=lora."
+        )
+    if not config.adapter.full or method.traits.schedule == "frozen":
+        return
+    if method.traits.weights == "lora":
+        raise ConfigError(
+            f"method={method_name(cfg)} is made of LoRA adapters, and adapter.full=true trains whole layers; choose adapter=lora."
+        )
+    if sharded:
+        raise ConfigError(
+            f"adapter=full trains copies of the base model's layers, of which each rank holds only a part with"
+            f" trainer.strategy={FSDP_BASE}; choose trainer=ddp."
         )
 
 
