@@ -80,8 +80,8 @@ class AdapterConfig:
     def __post_init__(self) -> None:
         if self.full and self.activated:
             raise ConfigError(
-                "adapter.full trains whole layers, which read every token of a prompt, and adapter.activated limits experts to"
-                " its end; set one of the two."
+                "adapter.full trains whole layers, which read every token of a prompt, and adapter.activated limits experts"
+                " to its end; set one of the two."
             )
         within("adapter.rank", self.rank, 1)
         within("adapter.cache_gb", self.cache_gb, 0)

@@ -136,7 +136,8 @@ def _check_traits(cfg: DictConfig, config: RunConfig) -> None:
         return
     if method.traits.weights == "lora":
         raise ConfigError(
-            f"method={method_name(cfg)} is made of LoRA adapters, and adapter.full=true trains whole layers; choose adapter=lora."
+            f"method={method_name(cfg)} is made of LoRA adapters, and adapter.full=true trains whole layers; choose"
+            f" adapter=lora."
         )
     if sharded:
         raise ConfigError(
