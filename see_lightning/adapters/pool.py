@@ -118,7 +118,7 @@ class ExpertPool(AdaptedModel):
 
         Args:
             name: of the expert or composite.
-            adapter: whose weights are trained, if it has another name.
+            adapter: whose weights are trained, if it has another name. Of a composite without adapters, its own are.
         """
         self.cache.clear()  # stacked weights of experts that are not used together any more take the most memory
         self._learner = name
@@ -129,7 +129,8 @@ class ExpertPool(AdaptedModel):
         own = self.composites.get(name)
         for layers in self.whole:
             layers.requires_grad_(layers is own)
-        self._train_adapter(None if prefix or isinstance(own, WholeLayers) else adapter or name)
+        trains_own = own is not None and not own.adapters  # a composite without adapters has weights of its own
+        self._train_adapter(adapter if trains_own else adapter or name)
         self.model.train()
 
     def forward(self, input_ids_BS: Tensor, attention_mask_BS: Tensor, labels_BS: Tensor) -> Tensor:

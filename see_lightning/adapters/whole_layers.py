@@ -52,14 +52,14 @@ class WholeLayers(nn.Module):
 
     def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         """The output, (..., O), of the copy of a layer for its input, (..., I); gradients reach the copy."""
-        return y + linear(x, *(change.to(x.dtype) for change in self._changes(layer)))
+        return y + linear(x, *(change.to(x.dtype) for change in self.changes(layer)))
 
     def add(self, layer: str, x: Tensor) -> Tensor:
         """The update of a layer's output, (..., O), in the dtype of its input ``x``, (..., I)."""
         changes = self._cache.get(
             (layer, x.dtype, x.device),
             lambda: [weight for pair in self._pairs(layer) for weight in pair],
-            lambda: [change.detach().to(x) for change in self._changes(layer)],
+            lambda: [change.detach().to(x) for change in self.changes(layer)],
         )
         return linear(x, *changes)
 
@@ -75,12 +75,21 @@ class WholeLayers(nn.Module):
         """
         raise ConfigError(f"{layer} is trained whole (adapter=full), without the A and B of a LoRA adapter.")
 
+    def changes(self, layer: str, matrix: Tensor | None = None) -> list[Tensor]:
+        r"""$W - W_0$, (O, I), and, of a layer with biases, $b - b_0$, (O,), in fp32.
+
+        Args:
+            layer: its name.
+            matrix: $W$ in the layout of the layer, in place of its copy.
+        """
+        (copy, original), *bias = self._pairs(layer)
+        change = (copy if matrix is None else matrix) - original.float()
+        return [
+            change.T if isinstance(self._base[layer], Conv1D) else change,
+            *(copy - original.float() for copy, original in bias),
+        ]
+
     def _pairs(self, layer: str) -> list[tuple[nn.Parameter, Tensor]]:
         """Copy and original of each of a layer's parameters, the matrix first."""
         named = self.named()
         return [(named[f"{layer}.{part}"], weight) for part, weight in self._base[layer].named_parameters()]
-
-    def _changes(self, layer: str) -> list[Tensor]:
-        r"""$W - W_0$, (O, I), and, of a layer with biases, $b - b_0$, (O,), in fp32."""
-        matrix, *bias = (copy - original.float() for copy, original in self._pairs(layer))
-        return [matrix.T if isinstance(self._base[layer], Conv1D) else matrix, *bias]

@@ -27,6 +27,7 @@ IDLE = [
     (["method=seqft", "adapter=full", "adapter.rank=4"], "adapter.rank", ["adapter=lora"]),
     (["method=mtl", "adapter=full", "adapter.alpha=4"], "adapter.alpha", ["adapter=lora"]),
     (["method=seqft", "adapter=full", "adapter.dropout=0.2"], "adapter.dropout", ["adapter=lora"]),
+    (["method=osft", "adapter.rank=4"], "adapter.rank", ["method=seqft"]),
     (["adapter.cache_gb=8"], "adapter.cache_gb", ["adapter=activated_lora"]),
     (["method=stl", "data.resample=once"], "data.resample", ["method=replay"]),
     (["ratio=0", "data.resample=once"], "data.resample", ["ratio=0.5"]),
@@ -139,6 +140,7 @@ def test_settings_that_the_chosen_method_or_router_uses_act(composed, typed):
         ["method=nlora", "method.sparsity=1e-4"],
         ["method=migu", "method.frozen=0.5"],
         ["method=seqlora_merge", "method.exponent=1"],
+        ["method=osft", "adapter=full", "method.min_retained=0.2", "method.target_retained=0.5", "method.rows=10"],
         ["method=gpm", "method.threshold=0.9", "method.threshold_step=0.01", "method.rows=10"],
     ],
 )
