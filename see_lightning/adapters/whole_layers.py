@@ -44,6 +44,10 @@ class WholeLayers(nn.Module):
         named = self.named()
         return {layer: named[f"{layer}.weight"] for layer in self._base}
 
+    def is_transposed(self, layer: str) -> bool:
+        """Whether a layer's matrix is (I, O)."""
+        return isinstance(self._base[layer], Conv1D)
+
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite the copies with tensors of the same names and sizes."""
         with torch.no_grad():
@@ -85,7 +89,7 @@ class WholeLayers(nn.Module):
         (copy, original), *bias = self._pairs(layer)
         change = (copy if matrix is None else matrix) - original.float()
         return [
-            change.T if isinstance(self._base[layer], Conv1D) else change,
+            change.T if self.is_transposed(layer) else change,
             *(copy - original.float() for copy, original in bias),
         ]
 
