@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PrefixTuningConfig
+from peft import LoraConfig, PrefixTuningConfig
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialized
@@ -15,6 +16,7 @@ from torch import Tensor
 from see_lightning.adapters.adapted_model import IN_PEFT
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.adapters.soft_prompt import SoftPrompt
+from see_lightning.adapters.whole_layers import WholeLayers
 from see_lightning.errors import ConfigError, listed
 from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import write_bytes, write_text
@@ -76,7 +78,12 @@ def save(pool: ExpertPool, name: str, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     composite = pool.composites.get(name)
-    tensors, config = _soft_prompt(pool, composite) if isinstance(composite, SoftPrompt) else _lora(pool, name)
+    if isinstance(composite, SoftPrompt):
+        tensors, config = _soft_prompt(pool, composite)
+    elif isinstance(composite, WholeLayers):
+        tensors, config = _whole(pool, composite)
+    else:
+        tensors, config = _lora(pool, name)
     write_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
     config |= {"inference_mode": True, "base_model_name_or_path": pool.place, "revision": pool.revision}
     # PEFT keeps names in sets, whose order differs between processes; sorted, the file is always the same.
@@ -101,6 +108,19 @@ def _soft_prompt(pool: ExpertPool, prompt: SoftPrompt) -> tuple[dict[str, Tensor
     rows_PK = prompt.key_values(pool.model)
     config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=len(rows_PK))
     return {"prompt_embeddings": rows_PK}, config.to_dict()
+
+
+def _whole(pool: ExpertPool, layers: WholeLayers) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and settings of whole layers: PEFT replaces modules of the base model, and adds no LoRA adapter."""
+    config = LoraConfig(
+        target_modules=DUMMY_TARGET_MODULES, modules_to_save=list(pool.layers), task_type="CAUSAL_LM"
+    ).to_dict()
+    return _in_file(layers), config
+
+
+def _in_file(layers: WholeLayers) -> dict[str, Tensor]:
+    """The weights of whole layers under their names in PEFT's files."""
+    return {f"{IN_PEFT}{name}": weight.detach() for name, weight in layers.named().items()}
 
 
 def save_state(tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -146,7 +166,12 @@ def load(pool: ExpertPool, name: str, folder: Path) -> None:
     """
     if name not in pool.names:
         pool.add_expert(name, weights_seed=0)
-    pool.load_weights(name, read(pool, name, folder))
+    composite = pool.composites.get(name)
+    if isinstance(composite, WholeLayers):
+        tensors = _checked(_in_file(composite), folder)
+        composite.load({one.removeprefix(IN_PEFT): tensor for one, tensor in tensors.items()})
+    else:
+        pool.load_weights(name, read(pool, name, folder))
 
 
 def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
@@ -161,8 +186,19 @@ def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
         ConfigError: the tensors differ in name or size from those of ``adapter``, the header is another one, or a file is
             damaged.
     """
+    tensors = _checked(_named(_pairs(pool, adapter)), folder)
+    acts_from = read_file(folder / CONFIG).get("alora_invocation_tokens") or []
+    if acts_from != pool.header_ids:
+        raise ConfigError(
+            f"{folder} holds an expert that acts {_start_of(acts_from)}, but this run's experts act"
+            f" {_start_of(pool.header_ids)}."
+        )
+    return {layer: (tensors[_name(layer, "A")], tensors[_name(layer, "B")]) for layer in pool.layers}
+
+
+def _checked(expected: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder's weights, which must have the names and sizes of the expected ones."""
     tensors = read_tensors(folder / WEIGHTS)
-    expected = _named(_pairs(pool, adapter))
     differing = [
         key for key in tensors.keys() | expected.keys()
         if key not in tensors or key not in expected or tensors[key].shape != expected[key].shape
@@ -172,13 +208,7 @@ def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
             f"{folder / WEIGHTS} does not hold an expert of this run: {sorted(differing)[0]} differs. The file has"
             f" {_sizes(tensors, differing)}; this run's experts have {_sizes(expected, differing)}."
         )
-    acts_from = read_file(folder / CONFIG).get("alora_invocation_tokens") or []
-    if acts_from != pool.header_ids:
-        raise ConfigError(
-            f"{folder} holds an expert that acts {_start_of(acts_from)}, but this run's experts act"
-            f" {_start_of(pool.header_ids)}."
-        )
-    return {layer: (tensors[_name(layer, "A")], tensors[_name(layer, "B")]) for layer in pool.layers}
+    return tensors
 
 
 def _pairs(pool: ExpertPool, name: str) -> Mapping[str, tuple[Tensor, Tensor]]:

@@ -22,6 +22,7 @@ from see_lightning.adapters.lora import update
 from see_lightning.adapters.prefix import VirtualTokens
 from see_lightning.adapters.protocols import AdapterDelta, CompositeAdapter
 from see_lightning.adapters.weight_cache import sha256
+from see_lightning.adapters.whole_layers import WholeLayers
 from see_lightning.config.schema import AdapterConfig
 from see_lightning.errors import ConfigError
 from see_lightning.inference.decoder import BatchDecoder, Decoded, RowState
@@ -66,6 +67,8 @@ class ExpertPool(AdaptedModel):
         #: Names of experts and composites, in the order in which they were added.
         self.names: list[str] = []
         self.composites: dict[str, CompositeAdapter] = {}
+        #: With ``adapter.full``: the experts' copies of layers; here, because a module finds the weights of its modules.
+        self.whole = nn.ModuleList()
         #: KV caches of the base model for activated experts: half the memory for training, half for test queries.
         self.prompt_cache, self.prefill_cache = PromptCache(adapter.cache_gb / 2), PrefillCache(adapter.cache_gb / 2)
         self._learner = ""
@@ -80,14 +83,20 @@ class ExpertPool(AdaptedModel):
     def add_expert(self, name: str, weights_seed: int) -> None:
         """Add a new expert, make it the active one and the only one that can be trained.
 
+        With ``adapter.full`` it has copies of the adapted layers in place of a LoRA adapter.
+
         Args:
             name: unique in the pool.
             weights_seed: seed of its initial weights, which depend on nothing else.
         """
         if name in self.names:
             raise ConfigError(f"there is an expert named {name!r} already; experts are {', '.join(self.names)}.")
-        self.add_adapter(name, weights_seed)
-        self.names.append(name)
+        if self.adapter.full:
+            self.whole.append(layers := WholeLayers(self.layers))
+            self.register(name, layers)
+        else:
+            self.add_adapter(name, weights_seed)
+            self.names.append(name)
         self.train_only(name)
 
     def register(self, name: str, composite: CompositeAdapter, *, is_expert: bool = True) -> None:
@@ -109,7 +118,7 @@ class ExpertPool(AdaptedModel):
 
         Args:
             name: of the expert or composite.
-            adapter: whose weights are trained, if it has another name.
+            adapter: whose weights are trained, if it has another name. Of a composite without adapters, its own are.
         """
         self.cache.clear()  # stacked weights of experts that are not used together any more take the most memory
         self._learner = name
@@ -117,7 +126,11 @@ class ExpertPool(AdaptedModel):
         for one in self.composites.values():
             if isinstance(one, VirtualTokens):
                 one.requires_grad_(one is prefix)
-        self._train_adapter(None if prefix else adapter or name)
+        own = self.composites.get(name)
+        for layers in self.whole:
+            layers.requires_grad_(layers is own)
+        trains_own = own is not None and not own.adapters  # a composite without adapters has weights of its own
+        self._train_adapter(adapter if trains_own else adapter or name)
         self.model.train()
 
     def forward(self, input_ids_BS: Tensor, attention_mask_BS: Tensor, labels_BS: Tensor) -> Tensor:

@@ -44,6 +44,12 @@ def _trains(cfg: DictConfig) -> bool:
     return _schedule(cfg) != "frozen" and getattr(traits, "trains", True)
 
 
+def _has_rank(cfg: DictConfig) -> bool:
+    """Whether LoRA adapters are trained, not whole layers."""
+    traits = getattr(target_of(cfg.method), "traits", None)
+    return not (cfg.adapter.full or getattr(traits, "weights", "lora") == "full")
+
+
 def _on(name: str) -> Callable[[DictConfig], bool]:
     """Whether a method has a setting that is not off."""
     return lambda cfg: cfg.method.get(name) not in (None, 0, "none", [])
@@ -85,6 +91,8 @@ EFFECTS = (
     Effect(("adapter", "optim"), _trains, "method={method} trains nothing and has no adapter", soft=True),
     Effect(("optim.lr",), lambda cfg: "lr" not in cfg.method, "method={method} has a learning rate of its own, method.lr",
            soft=True),
+    Effect(("adapter.rank", "adapter.alpha", "adapter.dropout"), _has_rank, "layers are trained whole, without LoRA; choose a"
+           " method that trains LoRA adapters, and adapter=lora"),
     Effect(("adapter.cache_gb",), lambda cfg: cfg.adapter.activated, "only activated experts cache the base model's prefill;"
            " write adapter=activated_lora"),
     Effect(("ratio",), _rehearses, "method={method} rehearses nothing", soft=True),

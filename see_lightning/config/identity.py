@@ -69,7 +69,11 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     targets = config["adapter"]["targets"]
     if targets is None or targets in (ALL_LINEAR, [ALL_LINEAR]):
         targets = LLAMA_TARGETS[targets and ALL_LINEAR]
-    kept["adapter"] = {**config["adapter"], "targets": [targets] if isinstance(targets, str) else targets}
+    targets = [targets] if isinstance(targets, str) else targets
+    # Newer than the first kept runs; layers that are trained whole have no rank, scale and dropout.
+    full = config["adapter"].get("full", False)
+    lora = {name: value for name, value in config["adapter"].items() if name != "full"}
+    kept["adapter"] = {"full": True, "targets": targets} if full else {**lora, "targets": targets}
     # How a step is split into micro-batches changes no number.
     kept["optim"] = {name: value for name, value in config["optim"].items() if name != "tokens_at_once"}
     kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}

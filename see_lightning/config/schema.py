@@ -66,7 +66,7 @@ LLAMA_TARGETS: dict[str | None, list[str]] = {
 
 @dataclass
 class AdapterConfig:
-    """One expert's LoRA."""
+    """One expert's LoRA, or the layers that are trained whole."""
 
     rank: int = 8
     alpha: float = 32.0  # the update is scaled by alpha / rank
@@ -76,8 +76,14 @@ class AdapterConfig:
         False  # acts from the assistant header on, so that all experts share the base model's KV cache of a query
     )
     cache_gb: float = 4.0  # activated only: memory of the base model's KV caches (half training, half test)
+    full: bool = False  # the target layers are trained whole, without LoRA: rank, alpha and dropout have no effect
 
     def __post_init__(self) -> None:
+        if self.full and self.activated:
+            raise ConfigError(
+                "adapter.full trains whole layers, which read every token of a prompt, and adapter.activated limits experts"
+                " to its end; set one of the two."
+            )
         within("adapter.rank", self.rank, 1)
         within("adapter.cache_gb", self.cache_gb, 0)
         if self.alpha <= 0:

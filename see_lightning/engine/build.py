@@ -185,7 +185,7 @@ def read_tasks(
 
 
 def settle_targets(cfg: DictConfig, config: RunConfig) -> None:
-    """Resolve ``adapter.targets`` to names of layers, which are part of the run key.
+    """Resolve ``adapter.targets`` to names of layers, and ``adapter.full`` by the method; both are part of the run key.
 
     If the model's architecture cannot be read, the setting stays unresolved: a finished run is reported without its model,
     and ``check_adaptable`` refuses an unfinished one.
@@ -194,6 +194,8 @@ def settle_targets(cfg: DictConfig, config: RunConfig) -> None:
         cfg: composed; changed in place.
         config: its typed form; changed in place.
     """
+    if method_class(cfg.method).traits.weights == "full":
+        cfg.adapter.full = config.adapter.full = True
     targets = config.adapter.targets
     if not isinstance(targets, list):
         if config.model.source != "hub":  # every packaged model is a Llama

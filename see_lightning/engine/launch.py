@@ -119,9 +119,10 @@ def _run(cfg: DictConfig, config: RunConfig, found: Found, command: str, ranks: 
 
 
 def _check_traits(cfg: DictConfig, config: RunConfig) -> None:
-    """Refuse a sharded base model, or activated experts, for a method that does not declare that it supports them."""
+    """Refuse a sharded base model, activated experts or whole layers if the method does not declare that it takes them."""
     method = method_class(cfg.method)
-    if cfg.trainer.get("strategy") == FSDP_BASE and not method.traits.shardable:
+    sharded = cfg.trainer.get("strategy") == FSDP_BASE
+    if sharded and not method.traits.shardable:
         raise ConfigError(
             f"method={method_name(cfg)} was not made for a base model of which each rank holds only a part, as with"
             f" trainer.strategy={FSDP_BASE}; choose trainer=ddp, in which each rank holds the whole model."
@@ -130,6 +131,18 @@ def _check_traits(cfg: DictConfig, config: RunConfig) -> None:
         raise ConfigError(
             f"method={method_name(cfg)} changes how the whole prompt is read, and activated experts act from its last tokens"
             f" on; choose adapter=lora."
+        )
+    if not config.adapter.full or method.traits.schedule == "frozen":
+        return
+    if method.traits.weights == "lora":
+        raise ConfigError(
+            f"method={method_name(cfg)} is made of LoRA adapters, and adapter.full=true trains whole layers; choose"
+            f" adapter=lora."
+        )
+    if sharded:
+        raise ConfigError(
+            f"adapter=full trains copies of the base model's layers, of which each rank holds only a part with"
+            f" trainer.strategy={FSDP_BASE}; choose trainer=ddp."
         )
 
 

@@ -42,6 +42,8 @@ class Traits:
         router: the default router. A method accepts every router whose ``needs`` it has.
         shardable: works while each rank holds only parts of the base model; false if it reads or moves the base's weights.
         takes_activated: works with experts that act from the end of a prompt on (``adapter=activated_lora``).
+        weights: what it trains. ``lora``: LoRA adapters alone; ``any``: whole layers too, with ``adapter=full``; ``full``:
+            whole layers, also without ``adapter=full``.
         peft_loadable: PEFT alone loads an expert's folder and gives the same answers.
         learns_refusals: past examples are negatives, so experts give verdicts.
         may_reuse: an earlier expert may be assigned to a task (``Method.assign``), which is then not trained.
@@ -56,6 +58,7 @@ class Traits:
     router: type[Router] = NoRouter
     shardable: bool = True
     takes_activated: bool = True
+    weights: Literal["lora", "any", "full"] = "lora"
     peft_loadable: bool = True
     learns_refusals: bool = False
     may_reuse: bool = False

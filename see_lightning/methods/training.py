@@ -150,6 +150,10 @@ class Training(L.LightningModule):
         """The weights that the current task trains."""
         return [weight for weight in self.parameters() if weight.requires_grad]
 
+    def make_optimizer(self, weights: list[nn.Parameter]) -> Optimizer:
+        """A new optimizer of a task's weights; its learning rate is the peak of the schedule."""
+        return AdamW(weights, lr=self.optim.lr, weight_decay=self.optim.weight_decay)
+
     # -------------------------------------------------------------------------------------------------- hooks of Lightning
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -160,7 +164,7 @@ class Training(L.LightningModule):
                 "the task trains no weight. begin_task must call pool.train_only(NAME), or the base class's begin_task,"
                 " after the last adapter is added: adding one freezes all others."
             )
-        optimizer: Optimizer = AdamW(weights, lr=self.optim.lr, weight_decay=self.optim.weight_decay)
+        optimizer = self.make_optimizer(weights)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = LambdaLR(
             optimizer, lambda step: learning_rate_share(step, steps, self.optim.schedule, self.optim.warmup)

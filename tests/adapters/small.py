@@ -32,10 +32,11 @@ def pool(
     targets: list[str] = ALL,
     base: nn.Module | None = None,
     cache_gb: float = 4.0,
+    full: bool = False,
 ) -> ExpertPool:
     """A pool around a fresh tiny base, its experts moved off their first weights, where they would change nothing."""
     adapter = AdapterConfig(
-        rank=rank, alpha=alpha, dropout=0.0, targets=list(targets), activated=activated, cache_gb=cache_gb
+        rank=rank, alpha=alpha, dropout=0.0, targets=list(targets), activated=activated, cache_gb=cache_gb, full=full
     )
     base = (tiny_model() if base is None else base).requires_grad_(False).eval()
     made = ExpertPool(base, adapter, "tiny", header_ids=HEADER if activated else ())

@@ -59,7 +59,7 @@ def test_the_same_experiment_spelt_differently_has_the_same_key(composed, spelli
         ["order.tasks=[news,sentiment]"], ["model=tiny"], ["model.dtype=fp32"], ["model.max_length=512"],
         ["adapter.rank=4"], ["adapter.targets=[q_proj]"], ["data.resample=once"], ["indicators.pos=mine"],
         ["benchmark.tasks.news.score=exact_match"], ["+benchmark.tasks.words.max_new_tokens=25"], ["benchmark.version='0'"],
-        ["adapter=activated_lora"], ["adapter.activated=true"],
+        ["adapter=activated_lora"], ["adapter.activated=true"], ["adapter.full=true"], ["adapter=full"],
         ["+trainer.max_steps=10"], ["+trainer.precision=16-mixed"],
     ],
     ids=" ".join,

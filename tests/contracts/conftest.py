@@ -63,8 +63,15 @@ def declared(name: str) -> Traits:
     """What a method's class declares, with the arguments of its YAML file: of like ones, one stands for all."""
     arguments = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
     cls = get_class(arguments["_target_"])
-    # Which settings act after training changes no contract.
-    return replace(cls.traits, router=cls.router_for(arguments), after_training=frozenset())
+    # Which settings act after training changes no contract; methods that may train whole layers have runs of their own.
+    weights = "lora" if cls.traits.weights == "any" else cls.traits.weights
+    return replace(cls.traits, router=cls.router_for(arguments), after_training=frozenset(), weights=weights)
+
+
+def may_train_whole_layers(name: str) -> bool:
+    """Whether a method takes ``adapter=full``, and LoRA adapters too."""
+    target = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())["_target_"]
+    return get_class(target).traits.weights == "any"
 
 
 def edits_forward(name: str) -> bool:
@@ -84,12 +91,13 @@ ACTIVATED = [
     for name in TRAINING
     if declared(name).takes_activated
 ]
+FULL = [pytest.param((name, toy.FULL), id=f"{name}-full") for name in TRAINING if may_train_whole_layers(name)]
 #: Those on which every interruption is tried; then those on which three are.
 SWEPT = [
     pytest.param(*one.values, id=one.id, marks=one.marks if one.values[0][0] in FIRST else pytest.mark.nightly)
     for one in ORDINARY + ACTIVATED
 ]
-SAMPLED = [one for one in ORDINARY + ACTIVATED if one.values[0][0] not in FIRST]
+SAMPLED = [one for one in ORDINARY + ACTIVATED if one.values[0][0] not in FIRST] + FULL
 
 
 @pytest.fixture
@@ -98,7 +106,7 @@ def whole(base, method) -> toy.Seen:
     return toy.whole(base, *method)
 
 
-@pytest.fixture(scope="session", params=ORDINARY + ACTIVATED)
+@pytest.fixture(scope="session", params=ORDINARY + ACTIVATED + FULL)
 def method(request, tmp_path_factory):
     """Overrides that choose a method and its adapters; "planted" is added as anybody would: a module and a YAML file."""
     name, settings = request.param

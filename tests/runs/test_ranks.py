@@ -65,6 +65,7 @@ CASES = [
     *((("method=see", "optim.max_tokens_per_microbatch=20"), 3, trainer) for trainer in ("ddp", "fsdp")),
     *((("method=see", *toy.ACTIVATED, "optim.max_tokens_per_microbatch=1"), 2, trainer) for trainer in ("ddp", "fsdp")),
     *((settings, 2, "ddp") for settings in WITHIN_ADAPTERS),
+    *(((f"method={name}", *toy.FULL), 2, "ddp") for name in ("seqft", "mtl")),
 ]
 # And every other method of conf/method, in steps so small that roundings do not grow.
 TRIED = {settings[0] for settings, _, _ in CASES}

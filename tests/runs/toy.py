@@ -68,6 +68,8 @@ SETTINGS = (
 )
 # With these, experts act from the assistant header on, and again are of every opinion.
 ACTIVATED = ("adapter=activated_lora", "model.prompt=chat", "adapter.rank=8", "ratio=1")
+# With these, the same layers are trained whole.
+FULL = ("adapter=full", "optim.lr=1e-3")
 
 
 # Records as a run keeps them.
