@@ -198,6 +198,17 @@ class AdaptedModel(nn.Module):
         """Size of an adapter's weights in bytes."""
         return sum(weight.nbytes for weight in self.weights_of([adapter]))
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """A context without dropout, the base model's and the adapters'."""
+        pool, model = self.training, self.model.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(pool)
+            self.model.train(model)
+
     def dropout(self) -> float:
         """Dropout probability on the input of an adapter: the configured one in training, else 0."""
         return self.adapter.dropout if self.training else 0.0

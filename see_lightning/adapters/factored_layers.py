@@ -65,8 +65,9 @@ class FactoredLayers(nn.Module):
             u_MD, s_D, v_DN = torch.linalg.svd(matrix_MN.detach().double(), full_matrices=False)
             k = protected[layer]
             parts = (part.float().contiguous() for part in (u_MD[:, k:], s_D[k:], v_DN[k:]))
-            low_MR, low_R, low_RN = self.factors[layer] = tuple(nn.Parameter(part) for part in parts)
-            self._trained.extend((low_MR, low_R, low_RN))
+            low_MR, low_R, low_RN = (nn.Parameter(part) for part in parts)
+            self.factors[layer] = low_MR, low_R, low_RN
+            self._trained.extend(self.factors[layer])
             rest_MN = matrix_MN.detach() - (low_MR * low_R).detach() @ low_RN.detach()
             self.protected[layer] = Protected(u_MD[:, :k].T.float(), v_DN[:k].float(), rest_MN)
 

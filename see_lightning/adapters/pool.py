@@ -7,8 +7,8 @@ Letters: B rows, S tokens, E experts, L labels, V vocabulary.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
@@ -67,8 +67,7 @@ class ExpertPool(AdaptedModel):
         #: Names of experts and composites, in the order in which they were added.
         self.names: list[str] = []
         self.composites: dict[str, CompositeAdapter] = {}
-        #: With ``adapter.full``: the experts' copies of layers; here, because a module finds the weights of its modules.
-        self.whole = nn.ModuleList()
+        self.whole = nn.ModuleList()  # copies of layers, with ``adapter.full``
         #: KV caches of the base model for activated experts: half the memory for training, half for test queries.
         self.prompt_cache, self.prefill_cache = PromptCache(adapter.cache_gb / 2), PrefillCache(adapter.cache_gb / 2)
         self._learner = ""
@@ -122,15 +121,12 @@ class ExpertPool(AdaptedModel):
         """
         self.cache.clear()  # stacked weights of experts that are not used together any more take the most memory
         self._learner = name
-        prefix = self._prefix_of(name)
-        for one in self.composites.values():
-            if isinstance(one, VirtualTokens):
-                one.requires_grad_(one is prefix)
+        self._prefix_of(name)
         own = self.composites.get(name)
-        for layers in self.whole:
-            layers.requires_grad_(layers is own)
-        trains_own = own is not None and not own.adapters  # a composite without adapters has weights of its own
-        self._train_adapter(adapter if trains_own else adapter or name)
+        for one in self.composites.values():
+            if isinstance(one, VirtualTokens | WholeLayers):
+                one.requires_grad_(one is own)
+        self._train_adapter(adapter if own is not None and not own.adapters else adapter or name)
         self.model.train()
 
     def forward(self, input_ids_BS: Tensor, attention_mask_BS: Tensor, labels_BS: Tensor) -> Tensor:
@@ -202,17 +198,6 @@ class ExpertPool(AdaptedModel):
             with torch.no_grad(), self.evaluating(), self.use_adapter(None) as model:
                 for group in groups:
                     self.prompt_cache.fill(model, [prompt[: len(prompt) - header] for prompt in group])
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """A context without dropout, the base model's and the adapters'."""
-        pool, model = self.training, self.model.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(pool)
-            self.model.train(model)
 
     # ------------------------------------------------------------------------------------------ which adapter acts
 

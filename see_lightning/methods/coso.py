@@ -42,7 +42,8 @@ def frequent_directions(columns_ON: Tensor, size: int) -> Tensor:
     """
     u_OD, s_D, _ = torch.linalg.svd(columns_ON, full_matrices=False)
     cut = s_D[size] if size < len(s_D) else s_D.new_zeros(())
-    return u_OD[:, :size] * (s_D[:size].square() - cut.square()).clamp_min(0).sqrt()
+    kept_OK: Tensor = u_OD[:, :size] * (s_D[:size].square() - cut.square()).clamp_min(0).sqrt()
+    return kept_OK
 
 
 @dataclass
@@ -93,14 +94,16 @@ class SubspaceAdam(Optimizer):
 
     def _direction(self, weight: nn.Parameter) -> Tensor:
         place, kept, (beta1, beta2) = self.places[weight], self.state[weight], self.BETAS
-        low_PI = place.basis_OP.T @ (weight.grad.T if place.is_transposed else weight.grad)  # type: ignore[union-attr]
+        assert weight.grad is not None
+        low_PI = place.basis_OP.T @ (weight.grad.T if place.is_transposed else weight.grad)
         if not kept:
             kept.update(step=0, mean=torch.zeros_like(low_PI), square=torch.zeros_like(low_PI))
         kept["step"] += 1
         kept["mean"].lerp_(low_PI, 1 - beta1)
         kept["square"].lerp_(low_PI.square(), 1 - beta2)
         mean_PI, square_PI = kept["mean"] / (1 - beta1 ** kept["step"]), kept["square"] / (1 - beta2 ** kept["step"])
-        return place.basis_OP @ (mean_PI / (square_PI.sqrt() + self.EPS))
+        step_PI: Tensor = mean_PI / (square_PI.sqrt() + self.EPS)
+        return place.basis_OP @ step_PI
 
 
 class Coso(OneAdapterMethod):
