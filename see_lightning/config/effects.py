@@ -141,6 +141,8 @@ EFFECTS = (
            " trained for every task; write method.reuse=accept too"),
     Effect(("method.temperature",), lambda cfg: cfg.method.get("strength", 1) != 0, "with method.strength=0 nothing is"
            " distilled"),
+    Effect(("method.writing", "method.top_k"), lambda cfg: cfg.method.get("gamma", 1) != 0, "no past row is written with"
+           " method.gamma=0"),
     Effect(("method.old_per_new",), lambda cfg: float(cfg.method.get("ratio", 1)) > 0, "nothing is stored with this ratio"),
     Effect(("method.follow",), lambda cfg: cfg.method.get("teacher") != "base", "the base model is the teacher, and follows"
            " nothing; write method.teacher=average"),

@@ -57,8 +57,18 @@ def answer_loss(logits_LV: Tensor, labels_BS: Tensor, mean: str) -> Tensor:
     >>> answer_loss(logits, labels, "tokens") == answer_loss(logits, labels, "examples") == torch.tensor(4.0).log()
     tensor(True)
     """
+    return label_mean(label_losses(logits_LV, labels_BS), labels_BS, mean)
+
+
+def label_losses(logits_LV: Tensor, labels_BS: Tensor) -> Tensor:
+    """Negative log-likelihood of each label, (L,), in nats.
+
+    Args:
+        logits_LV: of the positions that predict the labels, row by row.
+        labels_BS: ``IGNORED`` where there is no loss.
+    """
     loss_L: Tensor = _TokenLoss.apply(logits_LV, labels_BS[labels_BS != IGNORED])  # type: ignore[no-untyped-call]
-    return label_mean(loss_L, labels_BS, mean)
+    return loss_L
 
 
 def label_mean(loss_L: Tensor, labels_BS: Tensor, mean: str) -> Tensor:
