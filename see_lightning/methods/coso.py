@@ -46,12 +46,34 @@ def frequent_directions(columns_ON: Tensor, size: int) -> Tensor:
     return kept_OK
 
 
+def leading(u_OD: Tensor, s_D: Tensor, size: int) -> Tensor:
+    r"""The left singular vectors of the largest singular values, each with a positive largest entry, (O, P).
+
+    Vectors of singular values below $10^{-5}$ of the largest are zeros. There, and in protected directions, a gradient is
+    rounding alone, which Adam's scaling would make as large as the others.
+
+    Args:
+        u_OD: orthonormal columns.
+        s_D: singular values, the largest first.
+        size: P, at most.
+
+    >>> leading(torch.eye(3), torch.tensor([2.0, 1.0, 1e-9]), 3)
+    tensor([[1., 0., 0.],
+            [0., 1., 0.],
+            [0., 0., 0.]])
+    """
+    u_OP, s_P = u_OD[:, :size], s_D[:size]
+    largest_1P = u_OP.gather(0, u_OP.abs().argmax(0, keepdim=True))
+    basis_OP: Tensor = u_OP * largest_1P.sign() * (s_P > 1e-5 * s_D[0])
+    return basis_OP
+
+
 @dataclass
 class Place:
     """Where a weight is changed at present.
 
     Args:
-        basis_OP: of the subspace, orthonormal columns.
+        basis_OP: of the subspace, orthonormal columns, or zeros.
         is_transposed: whether the weight is (I, O).
     """
 
@@ -167,7 +189,7 @@ class Coso(OneAdapterMethod):
         is_transposed = self._copies().is_transposed(layer)
         assert matrix.grad is not None
         u_OD, s_D, _ = torch.linalg.svd(matrix.grad.T if is_transposed else matrix.grad, full_matrices=False)
-        self.places[matrix] = Place(u_OD[:, : self.rank].contiguous(), is_transposed)
+        self.places[matrix] = Place(leading(u_OD, s_D, self.rank), is_transposed)
         new_OK = u_OD[:, : self.sketch] * s_D[: self.sketch]
         old_OK = self.decay * self.sketches.get(layer, new_OK[:, :0])
         self.sketches[layer] = frequent_directions(torch.cat([old_OK, new_OK], dim=1), self.sketch)

@@ -112,6 +112,29 @@ def test_a_step_changes_a_layer_in_few_directions_and_more_steps_in_more():
     assert all(torch.linalg.matrix_rank(change, rtol=1e-4) > 2 for change in more.values())
 
 
+def test_directions_without_a_gradient_stay_however_many_the_subspace_has():
+    """Adam's scaling would make the rounding in them as large as the other steps."""
+    method = coso(rank=999, every=1)
+    method.optim.weight_decay = 0.0
+    method.begin_task(task_named("sky"), Memory(0))
+    (batch,) = method.batches(task_named("sky").train, 3)
+    optimizer = method.make_optimizer(method.trained_weights())
+    method.loss(batch).backward()
+    layers, free = method.pool.composites["shared"].matrices(), 0
+    for matrix in layers.values():
+        u, s, v = torch.linalg.svd(matrix.grad, full_matrices=False)
+        matrix.grad = (u[:, :4] * s[:4]) @ v[:4]
+    method.edit_gradients()
+    optimizer.step()
+    for layer, matrix in layers.items():
+        u, _, _ = torch.linalg.svd(matrix.grad)
+        change = (matrix - method.anchor[layer]).detach()
+        free += len(u) - 4
+        assert change.norm() > 0.1
+        assert (u[:, 4:].T @ change).norm() < 1e-4 * change.norm()
+    assert free > 4 * len(layers)
+
+
 def test_the_subspace_and_the_sketch_are_those_of_the_gradients():
     """Of two subspaces, after a task whose directions are protected; every second step gives a new one."""
     method, seen = ended(coso(), "sky"), []
