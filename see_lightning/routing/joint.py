@@ -61,7 +61,9 @@ class Joint(ScoringRouter):
         by: settings of the feature router that proposes an expert.
         body: settings of the feature router that scores bodies.
         target_recall: least share of a task's queries that is accepted under each wording, above 0 and below 1.
-        confidence: of this share, below 1. With fewer held-out rows than it needs, all of them are accepted.
+        bare_recall: the same for queries without a definition; None is ``target_recall``. Foreign queries are the hardest to
+            tell apart there, so a lower share sends the most of them to the base model.
+        confidence: of these shares, below 1. With fewer held-out rows than it needs, all of them are accepted.
         ood_examples: general instructions, which no expert learns to refuse, at least 1.
 
     Raises:
@@ -80,11 +82,14 @@ class Joint(ScoringRouter):
         by: Mapping[str, Any],
         body: Mapping[str, Any],
         target_recall: float = 0.95,
+        bare_recall: float | None = None,
         confidence: float = 0.95,
         ood_examples: int = 60,
     ) -> None:
         super().__init__(method, target_recall=target_recall)
+        self.bare_recall = target_recall if bare_recall is None else bare_recall
         within("router.target_recall", target_recall, 0.01, 0.999)
+        within("router.bare_recall", self.bare_recall, 0.01, 0.999)
         within("router.confidence", confidence, 0.01, 0.999)
         within("router.ood_examples", ood_examples, 1)
         self._refusing, self.by, self.body = method, _part("by", by, method), _part("body", body, method)
@@ -190,13 +195,13 @@ class Joint(ScoringRouter):
         for place, (one, scale) in enumerate(zip(self.measured, self.scales, strict=True)):
             joined_N = self._join(scale.signals(one.log_odds_N, one.bodies_N, one.proposals_N))
             is_own_N = one.kind_N == OWN
-            for defined in (False, True):
+            for defined, recall in ((False, self.bare_recall), (True, self.target_recall)):
                 group_N = is_own_N & (one.defined_N == defined)
                 if not group_N.any():  # all of the task's queries are of the other group
                     group_N = is_own_N
                 worded = [joined_N[group_N & (one.wording_N == n)] for n in set(one.wording_N[group_N].tolist())]
                 found[place, defined] = min(
-                    guaranteed_threshold(values_N.tolist(), self.target_recall, self.confidence) for values_N in worded
+                    guaranteed_threshold(values_N.tolist(), recall, self.confidence) for values_N in worded
                 )
         return found
 

@@ -58,7 +58,7 @@ def test_a_typical_own_query_has_the_signals_zero_and_a_typical_general_instruct
 
 
 TASKS = {"sum": "Write the sum of these numbers.", "cap": "Put the words into capitals."}
-SETTINGS = {"target_recall": 0.6, "confidence": 0.9, "ood_examples": 5}
+SETTINGS = {"target_recall": 0.6, "bare_recall": 0.3, "confidence": 0.9, "ood_examples": 5}
 
 
 def digits(text: str) -> float:
@@ -171,10 +171,20 @@ def test_an_expert_answers_if_its_joined_signals_reach_the_threshold_of_queries_
     for text in texts:
         task = "sum" if sum(map(str.isdigit, body_of(text))) * 2 > len(body_of(text)) else "cap"
         scale, worded_values = by_hand(joint, task, has_definition(text))
-        least = min(guaranteed_threshold(values, 0.6, 0.9) for values in worded_values)
+        recall = 0.6 if has_definition(text) else 0.3
+        least = min(guaranteed_threshold(values, recall, 0.9) for values in worded_values)
         expected.append(task if signal(joint, task, scale, text) >= least - 1e-9 else None)
     assert joint.route(small.queries(texts)) == expected
     assert set(expected) == {"sum", "cap", None}
+
+
+def test_queries_without_a_definition_have_a_share_of_their_own(joint):
+    before = dict(joint.least)
+    joint.bare_recall = joint.target_recall
+    joint._forget()
+    for place in range(len(TASKS)):
+        assert joint.least[place, True] == pytest.approx(before[place, True])
+        assert joint.least[place, False] < before[place, False]
 
 
 def test_the_weights_are_fitted_on_what_must_be_accepted_and_refused(joint):
