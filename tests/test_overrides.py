@@ -123,7 +123,7 @@ def test_each_value_of_a_multirun_is_read():
         ("benchmark.reader.folder=/a=1,/b", True, "benchmark.reader.folder=/a=1,/b can be read in two ways"),
         ("order.tasks=[qa,qg", False, "order.tasks=[qa,qg cannot be read: a bracket"),
         ("optim={'lr'", False, "optim={'lr' cannot be read"),
-        ("method=None", False, "method must be one of agem, base,"),
+        ("method=None", False, "method must be one of agem, any_ssr, base,"),
         ("ratio", False, "'ratio' is no setting with a value: write NAME=VALUE"),
         ("see", False, "Did you mean method=see?"),
         ("=1", False, "'=1' is no setting with a value"),

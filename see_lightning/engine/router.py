@@ -53,10 +53,10 @@ def decides_everything(cfg: DictConfig) -> bool:
 
 
 def takes(method: type[Method], router: type[Router]) -> bool:
-    """Whether a router can choose among a method's experts; without experts only one that needs none can."""
-    return bool(router.needs) == method.traits.has_experts and all(
-        getattr(method.traits, name) for name in router.needs
-    )
+    """Whether a router can choose among a method's experts; a method without experts takes its own alone."""
+    if not method.traits.has_experts:
+        return router is method.traits.router
+    return bool(router.needs) and all(getattr(method.traits, name) for name in router.needs)
 
 
 def settle_router(cfg: DictConfig, config: RunConfig) -> None:
@@ -75,10 +75,9 @@ def settle_router(cfg: DictConfig, config: RunConfig) -> None:
     for part, node in routers_in(cfg.router):
         bind(node, *ROUTER_GIVEN)
         if not takes(method, part):
-            raise ConfigError(
-                f"method={method_name(cfg)} cannot be routed by router={router_name(cfg)}; it takes"
-                f" router={'|'.join(allowed_routers(method))}."
-            )
+            allowed = "|".join(allowed_routers(method))
+            cure = f"it takes router={allowed}." if allowed else "it weighs its adapters itself: leave router out."
+            raise ConfigError(f"method={method_name(cfg)} cannot be routed by router={router_name(cfg)}; {cure}")
         if part.needs_prompt and config.adapter.activated:
             raise ConfigError(NEEDS_PROMPT.format(router_name(cfg)))
     router = router_class(cfg)

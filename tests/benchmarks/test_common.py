@@ -40,7 +40,7 @@ def test_few_samples_are_enough_for_who_insists():
 
 
 def test_an_adapter_that_there_is_not_is_refused_with_those_that_there_are():
-    with pytest.raises(common.argparse.ArgumentTypeError, match=r"adapter=lara; there are activated_lora, lora"):
+    with pytest.raises(common.argparse.ArgumentTypeError, match=r"adapter=lara; there are activated_lora, full, lora"):
         common.adapter_names("lora,lara")
     assert common.adapter_names("lora,activated_lora") == ["lora", "activated_lora"]
 

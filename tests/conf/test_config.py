@@ -164,7 +164,8 @@ def test_the_composed_defaults_are_what_the_typed_root_holds(composed):
                              "min_negatives": 12, "max_negatives": 0, "indicators": config.indicators, "general_negatives": 0, "general_source": "built_in",
                              "other_instructions": 0, "calibrate_on": 0, "target_recall": 0.98, "ood_examples": 0, "margin": 0.25,
                              "warm_start": "none", "probe": 32, "instruction_variants": [],
-                             "rewordings": "built_in", "wordings_per_example": 1, "second_chance": "off"}  # fmt: skip
+                             "rewordings": "built_in", "wordings_per_example": 1, "second_chance": "off",
+                             "reuse": "off", "reuse_share": 0.9, "reuse_gain": 0.5}  # fmt: skip
 
 
 @pytest.mark.parametrize(

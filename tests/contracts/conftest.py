@@ -89,7 +89,7 @@ ACTIVATED = [
         (name, toy.ACTIVATED), id=f"{name}-activated", marks=() if edits_forward(name) else pytest.mark.nightly
     )
     for name in TRAINING
-    if declared(name).takes_activated
+    if declared(name).takes_activated and (edits_forward(name) or name in FIRST)
 ]
 FULL = [pytest.param((name, toy.FULL), id=f"{name}-full") for name in TRAINING if may_train_whole_layers(name)]
 #: Those on which every interruption is tried; then those on which three are.
