@@ -30,9 +30,10 @@ OFF: dict[str, tuple[str, ...]] = {  # switches of methods, off at 0, "none" or 
 }
 # Settings of routers that are newer than the first kept runs of these routers, and the values that change nothing.
 FEATURES_OFF: dict[str, Any] = {"layer": 0, "wordings": ["as_is"], "target_recall": 0}
-ROUTERS_OFF = {
+ROUTERS_OFF: dict[str, dict[str, Any]] = {
     "see_lightning.routing.centroid.Centroid": FEATURES_OFF,
     "see_lightning.routing.density.Density": FEATURES_OFF,
+    "see_lightning.routing.joint.Joint": {"bare_recall": None},
 }
 REHEARSAL = (
     "rehearsal",
