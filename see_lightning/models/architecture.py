@@ -57,7 +57,11 @@ def check_architecture(config: ModelConfig, settings: PreTrainedConfig) -> None:
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     """The decoder layers of a model, the first one first; empty if its class does not name them (``_no_split_modules``)."""
     kinds = model._no_split_modules or ()
-    return [layer for layer in model.get_decoder().modules() if type(layer).__name__ in kinds]
+    # A sharded layer has a class of its own, derived from the named one.
+    named = (
+        layer for layer in model.get_decoder().modules() if any(one.__name__ in kinds for one in type(layer).__mro__)
+    )
+    return list(named)
 
 
 def longest_text(settings: PreTrainedConfig) -> int | None:
