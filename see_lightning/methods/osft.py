@@ -1,7 +1,7 @@
 r"""OSFT: whole layers are trained on one task after the other, outside of their leading singular directions.
 
 Nayak et al., *Sculpting Subspaces: Constrained Full Fine-Tuning in LLMs for Continual Learning*, ICLR 2026, arXiv 2504.07097.
-Before each task, every layer's matrix is decomposed anew, so a direction that a task has made large is protected from the
+Before each task, every layer's matrix is decomposed again, so a direction that a task has made large is protected from the
 next one.
 
 Letters: T tokens, I and O the sizes of a layer's input and output.
@@ -113,7 +113,7 @@ class Osft(OneAdapterMethod):
 
     @torch.no_grad()
     def end_task(self, task: Task, memory: Memory) -> None:
-        """Replaces each copy by the product of its factors; the next task decomposes it anew."""
+        """Replaces each copy by the product of its factors; the next task decomposes it again."""
         if self.learning is None:
             return  # the copies come from another run, which ended the task
         for layer, matrix in self._copies().matrices().items():

@@ -98,7 +98,7 @@ def test_other_rows_stay_bit_for_bit_under_adamw_with_momentum_and_weight_decay(
             changed = (old != new).any(dim=1)
             assert 0 < changed.sum() <= 0.3 * len(old) + 1
             seen.add((matrix, tuple(changed.tolist())))
-    assert len(seen) > len(matrices(method)), "the rows are chosen anew in each step"
+    assert len(seen) > len(matrices(method)), "the rows are chosen again in each step"
 
 
 def test_without_the_last_hook_momentum_and_weight_decay_move_other_rows(monkeypatch):
