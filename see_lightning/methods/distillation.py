@@ -5,6 +5,7 @@ Letters: L labels, V vocabulary.
 
 import torch
 from torch import Tensor
+from torch.nn.functional import kl_div
 from torch.utils.checkpoint import checkpoint
 
 ROWS = 32  # labels whose probabilities are held in full precision at once
@@ -32,4 +33,4 @@ def divergence(of_LV: Tensor, from_LV: Tensor, temperature: float = 1.0) -> Tens
 
 def _divergence(of_LV: Tensor, from_LV: Tensor, temperature: float) -> Tensor:
     log_p_LV, log_q_LV = ((logits.float() / temperature).log_softmax(-1) for logits in (of_LV, from_LV))
-    return (log_p_LV.exp() * (log_p_LV - log_q_LV)).sum(-1)
+    return kl_div(log_q_LV, log_p_LV, reduction="none", log_target=True).sum(-1)
