@@ -30,11 +30,13 @@ class RouterOption:
     Args:
         name: an option of ``conf/router`` and the settings that were typed behind it.
         settings: by name, with ``_target_``; None for the router that the run itself has.
+        has_state: whether it keeps of each task what the run's own router keeps, so that it learns nothing.
         cannot: why it cannot route the run's experts; empty if it can.
     """
 
     name: str
     settings: Mapping[str, Any] | None
+    has_state: bool = False
     cannot: str = ""
 
 
@@ -80,6 +82,12 @@ def _whole(router: type[Router], given: Mapping[Any, Any]) -> dict[str, Any]:
     return {one.name: _plain(plain.get(one.name, one.default)) for one in parameters}
 
 
+def _learned(choice: Choice) -> Choice:
+    """A router with those of its settings on which its state depends."""
+    router, settings = choice
+    return router, {name: value for name, value in settings.items() if name not in router.not_in_state}
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
@@ -107,8 +115,10 @@ def _option(cfg: DictConfig, words: Sequence[str], own: Choice, trust: Trust) ->
         router = router_class(OmegaConf.create({"router": settings}))
     except ConfigError as error:
         return replace(option, cannot=explain(error))
-    if (router, _whole(router, settings)) == own:
+    chosen = router, _whole(router, settings)
+    if chosen == own:
         return replace(option, settings=None)
+    option = replace(option, has_state=_learned(chosen) == _learned(own))
     return replace(option, cannot=lacking(method_class(cfg.method), router, cfg.adapter.activated))
 
 

@@ -99,6 +99,9 @@ class RouterTrial:
                 router.embedded, router.keeps_embeddings = self.embedded, True
             with torch.inference_mode():
                 for task in self.tasks:
+                    if option.has_state and own and (tensors := own.state(task.name)):
+                        self.method.chosen_router.load_state(task.name, tensors)
+                        continue
                     print(f"{option.name}: learns {task.name}", file=sys.stderr)
                     learn_route(self.method, task)
             assert self.method.response_cache is not None

@@ -72,6 +72,8 @@ class Router:
     fewest: ClassVar[int] = 1
     #: Wordings of a task's rows that ``learn`` and ``hold_out`` get, of ``WORDINGS``.
     wordings: tuple[str, ...] = (AS_IS,)
+    #: Settings on which ``state`` does not depend: a router with other values of them takes up the same state.
+    not_in_state: ClassVar[frozenset[str]] = frozenset()
     #: Whether it sets a threshold, so that rows of a task are kept back from ``learn``.
     holds_out: bool = False
 

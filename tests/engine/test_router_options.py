@@ -40,6 +40,13 @@ def test_settings_follow_the_name_with_or_without_their_group(tmp_path):
     assert third.settings["by"]["layer"] == 1
 
 
+def test_a_router_keeps_what_the_run_s_own_keeps_if_only_its_shares_differ(tmp_path):
+    words = ["joint bare_recall=0.9", "joint target_recall=0.5 confidence=0.5", "joint by.layer=1", "centroid"]
+    options = options_of(tmp_path, "method=see", "router=joint", words=words)
+    assert [option.has_state for option in options.values()] == [True, True, False, False]
+    assert not options_of(tmp_path, "method=see", words=words[:1])[words[0]].has_state
+
+
 def test_experts_that_do_not_act_on_the_whole_prompt_cannot_be_routed_by_it(tmp_path):
     options = options_of(tmp_path, "method=stl", *toy.ACTIVATED)
     assert options["perplexity"].cannot == "needs experts that act on the whole prompt"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from functools import cache
 from unittest.mock import patch
@@ -16,6 +17,7 @@ from see_lightning.engine import build
 from see_lightning.engine.router_trial import COUNTED
 from see_lightning.methods.method import Method
 from see_lightning.routing.expert_prefill import PerExpertPrefill
+from see_lightning.routing.joint import Joint
 from see_lightning.tasks.datamodule import query_batch
 from tests.nightly import all_but
 from tests.runs import toy
@@ -23,6 +25,7 @@ from tests.runs import toy
 NAMES = list(toy.TASKS)
 SETTINGS = (*toy.DEFINED, toy.PARAPHRASES)
 ROUTERS = sorted(path.stem for path in (CONF / "router").glob("*.yaml"))
+JOINT = ("method=see", "order.tasks=[sea,ice]", "router=joint", "method.general_negatives=2", "router.ood_examples=4")
 SETS = ["as_is", "input_only", "paraphrased", "ood", "ood_input_only"]
 
 
@@ -42,7 +45,9 @@ def foreign_in(base):
 def finished(base, *settings):
     """A run of see, or of other settings, on prompts with a definition."""
     return toy.run(
-        toy.compose(toy.defined_in(base), base / "routed" / "_".join(settings).replace("=", "_"), *SETTINGS, *settings)
+        toy.compose(
+            toy.defined_in(base), base / "routed" / re.sub(r"\W", "_", "_".join(settings)), *SETTINGS, *settings
+        )
     )
 
 
@@ -115,6 +120,22 @@ def test_the_shares_are_those_of_route_one_query_at_a_time(base, tmp_path, route
             of_ice = [one for one, (task, _) in zip(right, queries, strict=True) if task == "ice"]
             assert row["sets"][name]["per_task"]["ice"] == pytest.approx(sum(of_ice) / len(of_ice), abs=1e-6)
     assert row["AR"] is None
+
+
+def test_another_share_of_own_queries_is_tried_without_learning_the_tasks_again(base, tmp_path):
+    run = run_of(base, tmp_path, *JOINT)
+    words = ["joint ood_examples=4 target_recall=0.2 bare_recall=0.1 confidence=0.1"]
+    with patch.object(Joint, "hold_out", side_effect=AssertionError("learned again")):
+        row = rows_of(compared(run, "--router", words[0], "--no-answers"))[words[0]]
+        own = rows_of(compared(run, "--router", "joint ood_examples=4", "--no-answers"))["joint ood_examples=4"]
+    words.append("joint ood_examples=4 target_recall=0.2 bare_recall=0.1 confidence=0.1 by.wordings=[as_is]")
+    with pytest.raises(AssertionError), patch.object(Joint, "hold_out", side_effect=AssertionError("learned again")):
+        compared(run, "--router", words[1], "--no-answers")
+    with patch.object(Joint, "not_in_state", frozenset()):
+        anew = rows_of(compared(run_of(base, tmp_path / "anew", *JOINT), "--router", words[0], "--no-answers"))[
+            words[0]
+        ]
+    assert row["sets"] == anew["sets"] != own["sets"]
 
 
 def test_every_option_has_a_row_and_one_that_cannot_route_has_the_reason(base, tmp_path, capsys):
