@@ -8,8 +8,11 @@ from see_lightning.evaluation.transfer import mean
 from see_lightning.reporting.colours import styles
 from see_lightning.reporting.comparison.groups import Group, MeanStd, spread
 from see_lightning.reporting.figures.figure_data import ORIGIN, FigureData, finish, one_plot, origin
+from see_lightning.reporting.plots import logarithmic
 from see_lightning.reporting.runs import Run
 from see_lightning.reporting.spreadsheets import csv_text
+
+WIDE = 20  # ratio of the largest size to the smallest from which the axis of sizes is logarithmic
 
 
 def has_capacity(sheet: FigureData) -> bool:
@@ -58,12 +61,17 @@ def capacity_svg(sheet: FigureData) -> str:
     """The mean score of the tasks learned so far over the storage: a point for each task, the last one larger."""
     figure, axes = one_plot(sheet, 8)
     drawn = styles([group.first.method for group in sheet.groups])
+    sizes: list[float] = []
     for style, group, label in zip(drawn, sheet.groups, sheet.labels, strict=True):
         points = [(kept.mean, score.mean) for _, score, kept, _ in grown(group)]
         if points:
             x, y = zip(*points, strict=True)
+            sizes += x
             look: dict[str, Any] = {"color": style.colour, "marker": style.marker, "linestyle": style.line}
             axes.plot(x, y, markersize=4, linewidth=1.4, label=label, **look)
             axes.plot(x[-1:], y[-1:], markersize=9, **look)
     axes.set(ylabel="mean score of the tasks learned so far", ylim=(0, 100))
+    if sizes and max(sizes) > WIDE * min(sizes) > 0:  # the small ones would lie on each other
+        axes.set_xscale("log")
+        logarithmic(axes, "x")
     return finish(figure, axes, sheet, "capacity", "MiB kept after each task; the last one large")
