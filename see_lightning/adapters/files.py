@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PrefixTuningConfig
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from see_lightning.adapters.adapted_model import IN_PEFT
 from see_lightning.adapters.pool import ExpertPool
+from see_lightning.adapters.prompt_pool import PromptPool
 from see_lightning.adapters.soft_prompt import SoftPrompt
 from see_lightning.adapters.whole_layers import WholeLayers
 from see_lightning.errors import ConfigError, listed
@@ -22,6 +23,7 @@ from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import write_bytes, write_text
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
+PROMPTS = "prompt_embeddings"  # PEFT's own name for the one tensor of virtual tokens
 THRESHOLD = "threshold.json"  # in the same folder, for an expert with a threshold
 STATE = "method_state.safetensors"  # in the same folder, for a method with more state than adapters
 
@@ -80,6 +82,8 @@ def save(pool: ExpertPool, name: str, folder: Path) -> None:
     composite = pool.composites.get(name)
     if isinstance(composite, SoftPrompt):
         tensors, config = _soft_prompt(pool, composite)
+    elif isinstance(composite, PromptPool):
+        tensors, config = _prompt_pool(composite)
     elif isinstance(composite, WholeLayers):
         tensors, config = _whole(pool, composite)
     else:
@@ -107,7 +111,14 @@ def _soft_prompt(pool: ExpertPool, prompt: SoftPrompt) -> tuple[dict[str, Tensor
     """Tensors and settings of a soft prompt as a prefix of PEFT: the keys and values that it has in this model."""
     rows_PK = prompt.key_values(pool.model)
     config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=len(rows_PK))
-    return {"prompt_embeddings": rows_PK}, config.to_dict()
+    return {PROMPTS: rows_PK}, config.to_dict()
+
+
+def _prompt_pool(prompts: PromptPool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All prompts of a pool, one after the other, in PEFT's form of prompt tuning, which has no keys."""
+    rows_PH = prompts.prompts_MPH.detach().flatten(0, 1)
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=len(rows_PH))
+    return {PROMPTS: rows_PH}, config.to_dict()
 
 
 def _whole(pool: ExpertPool, layers: WholeLayers) -> tuple[dict[str, Tensor], dict[str, Any]]:

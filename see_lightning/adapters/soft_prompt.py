@@ -1,6 +1,6 @@
 r"""Soft prompts: trainable embeddings of virtual tokens before every row (Lester et al., EMNLP 2021, arXiv 2104.08691).
 
-Letters: P virtual tokens, H size of an embedding, W width of the MLP.
+Letters: B rows, P virtual tokens, H size of an embedding, W width of the MLP.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,33 @@ from transformers import DynamicCache, PreTrainedModel
 
 from see_lightning.adapters.prefix import VirtualTokens
 from see_lightning.inference.kv_cache import KVCache
+
+
+def random_tokens(model: nn.Module, number: int, weights_seed: int) -> Tensor:
+    """The embeddings of random tokens of the vocabulary, (P, H): with these a soft prompt begins.
+
+    Args:
+        model: a causal language model of Hugging Face's.
+        number: P.
+        weights_seed: they depend on nothing else.
+    """
+    table = model.get_input_embeddings()
+    draw = torch.Generator().manual_seed(weights_seed)
+    with torch.no_grad():
+        words_PH: Tensor = table(torch.randint(len(table.weight), (number,), generator=draw).to(table.weight.device))
+    return words_PH
+
+
+def read_embeddings(model: nn.Module, embeddings_BPH: Tensor) -> KVCache:
+    """The model's keys and values of the embeddings of virtual tokens, with gradients."""
+    read = model(
+        inputs_embeds=embeddings_BPH.to(next(model.parameters()).dtype),
+        past_key_values=DynamicCache(),
+        use_cache=True,
+        logits_to_keep=1,
+    ).past_key_values
+    layers = [(layer.keys, layer.values) for layer in read.layers]
+    return KVCache(layers, torch.ones(embeddings_BPH.shape[:2], dtype=torch.bool, device=embeddings_BPH.device))
 
 
 class ResidualMlp(nn.Module):
@@ -63,13 +90,7 @@ class SoftPrompt(VirtualTokens):
 
     def start(self, model: nn.Module, rows: int) -> KVCache:
         """The model's keys and values of the embeddings, as a KV cache."""
-        embeddings_1PH = self.prompt()[None].to(next(model.parameters()).dtype)
-        read = model(
-            inputs_embeds=embeddings_1PH, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1
-        ).past_key_values
-        layers = [(layer.keys, layer.values) for layer in read.layers]
-        mask_1P = torch.ones(embeddings_1PH.shape[:2], dtype=torch.bool, device=embeddings_1PH.device)
-        return KVCache(layers, mask_1P).repeat(rows)
+        return read_embeddings(model, self.prompt()[None]).repeat(rows)
 
     def key_values(self, model: PreTrainedModel) -> Tensor:
         """The keys and values of each virtual token at every layer, one row a token, as PEFT stores a prefix; in fp32.
@@ -90,3 +111,29 @@ class SoftPrompt(VirtualTokens):
         """The embeddings and the weights of the MLP."""
         yield from self.parameters()
         yield self.frozen_PH
+
+
+class RowPrompts(VirtualTokens):
+    """Virtual tokens of each row's own, such as prompts that were chosen for it.
+
+    Args:
+        prompts_BPH: their embeddings; gradients reach them.
+    """
+
+    def __init__(self, prompts_BPH: Tensor) -> None:
+        super().__init__()
+        self.prompts_BPH = prompts_BPH
+
+    def start(self, model: nn.Module, rows: int) -> KVCache:
+        """The model's keys and values of each row's embeddings, as a KV cache.
+
+        Raises:
+            ValueError: there are other rows than these.
+        """
+        if rows != len(self.prompts_BPH):
+            raise ValueError(f"there are prompts for {len(self.prompts_BPH)} rows, and {rows} rows.")
+        return read_embeddings(model, self.prompts_BPH)
+
+    def weights(self) -> Iterator[Tensor]:
+        """The embeddings."""
+        yield self.prompts_BPH

@@ -131,6 +131,8 @@ EFFECTS = (
            " chosen rejects nothing; write router=density router.reject_above={value}", soft=True),
     Effect(("method.balance",), lambda cfg: int(cfg.method.get("experts", 2)) > 1, "there is one expert, which gets all"
            " tokens; write method.experts=N too"),
+    Effect(("method.diversify",), lambda cfg: not cfg.method.get("diversify") or cfg.method.top_k < cfg.method.prompts,
+           "each row begins with all prompts of the pool; write method.top_k=N, fewer than method.prompts"),
     Effect(("method.strength",), lambda cfg: bool(cfg.method.get("ratio", 1)), "nothing is stored by method={method} with"
            " this ratio"),
     Effect(("method.features", "method.ridge", "method.layer", "method.wordings"), lambda cfg: cfg.router is None,

@@ -75,8 +75,10 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     full = config["adapter"].get("full", False)
     lora = {name: value for name, value in config["adapter"].items() if name != "full"}
     kept["adapter"] = {"full": True, "targets": targets} if full else {**lora, "targets": targets}
-    # How a step is split into micro-batches changes no number.
-    kept["optim"] = {name: value for name, value in config["optim"].items() if name != "tokens_at_once"}
+    # How a step is split into micro-batches changes no number; migu is newer than the first kept runs.
+    kept["optim"] = {
+        name: value for name, value in config["optim"].items() if name != "tokens_at_once" and (name != "migu" or value)
+    }
     kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}
     # Newer than the first kept runs; empty, it changes no prompt.
     kept["model"] = {name: value for name, value in config["model"].items() if name != "template_args" or value}

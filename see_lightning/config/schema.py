@@ -121,8 +121,10 @@ class OptimConfig:
     loss_reduction: str = (
         "tokens"  # tokens (mean over a batch's target tokens), examples (each example weighs the same)
     )
+    migu: float = 0.0  # MIGU: share of the rows of A and B that a step does not update from the second task on; 0: none
 
     def __post_init__(self) -> None:
+        within("optim.migu", self.migu, 0, 0.999)
         within("optim.lr", self.lr, 0)
         within("optim.weight_decay", self.weight_decay, 0)
         within("optim.epochs", self.epochs, 1)

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.distributed.device_mesh import DeviceMesh
 
 from see_lightning.adapters.activated import check_activated
@@ -25,6 +26,7 @@ from see_lightning.evaluation.references import score_notices
 from see_lightning.evaluation.scores import score_fn
 from see_lightning.methods.lookup import method_class
 from see_lightning.methods.method import Method
+from see_lightning.methods.migu import with_largest_rows
 from see_lightning.methods.setup import Setup
 from see_lightning.models.base import end_ids, load_model, load_tokenizer, model_place, skeleton
 from see_lightning.models.sharding import shard
@@ -257,9 +259,17 @@ def build_method(
         place=model_place(config.model, cache_folder(config)),
     )
     setup = Setup(pool, template, config.optim, config.seed, rank, ranks)
-    method: Method = instantiate(cfg.method, setup=setup)
+    method = _method(cfg, setup)
     build_router(cfg, method)
     return method
+
+
+def _method(cfg: DictConfig, setup: Setup) -> Method:
+    """The method that a run names, which updates the largest rows alone if ``optim.migu`` says so."""
+    settings: Any = OmegaConf.to_container(cfg.method, resolve=True)
+    make: partial[Method] = instantiate({**settings, "_partial_": True}, setup=setup)
+    made = cast("type[Method]", make.func)
+    return (with_largest_rows(made) if setup.optim.migu else made)(setup=setup, **make.keywords)
 
 
 def expert_facts(config: RunConfig, template: PromptTemplate, dtype: str) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def _run(cfg: DictConfig, config: RunConfig, found: Found, command: str, ranks: 
 
 
 def _check_traits(cfg: DictConfig, config: RunConfig) -> None:
-    """Refuse a sharded base model, activated experts or whole layers if the method does not declare that it takes them."""
+    """Refuse what the method does not declare to take: a sharded base, activated experts, whole layers, ``optim.migu``."""
     method = method_class(cfg.method)
     sharded = cfg.trainer.get("strategy") == FSDP_BASE
     if sharded and not method.traits.shardable:
@@ -131,6 +131,12 @@ def _check_traits(cfg: DictConfig, config: RunConfig) -> None:
         raise ConfigError(
             f"method={method_name(cfg)} changes how the whole prompt is read, and activated experts act from its last tokens"
             f" on; choose adapter=lora."
+        )
+    if config.optim.migu and (not method.traits.one_lora or config.adapter.full):
+        raise ConfigError(
+            f"optim.migu={config.optim.migu} chooses rows of one LoRA adapter that every task trains further, such as that of"
+            f" method=seqft, replay or ewc with adapter=lora; leave it out of method={method_name(cfg)}"
+            f"{' with adapter=full' if config.adapter.full else ''}."
         )
     if not config.adapter.full or method.traits.schedule == "frozen":
         return

@@ -14,29 +14,13 @@ from torch.nn.functional import embedding
 from see_lightning.adapters import files
 from see_lightning.adapters.gated_sum import GatedSum, Weights
 from see_lightning.adapters.mixture import FixedMixture
-from see_lightning.adapters.weight_cache import sha256
 from see_lightning.inference.decoder import BatchDecoder, RowState
+from see_lightning.methods.by_prompt import ByPrompt
 from see_lightning.methods.method import Answer, OneAdapterMethod
 from see_lightning.methods.setup import Setup, Traits
-from see_lightning.routing.none import NoRouter
 from see_lightning.tasks.batches import IGNORED, Batch, Queries
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
-
-
-class ByPrompt(NoRouter):
-    """The sum of a method's adapters with the weights of each prompt, under a name, for passes outside ``answer``."""
-
-    method: "GatedMethod"  # type: ignore[assignment]
-
-    def adapters(self, queries: Queries, routes: list[str | None]) -> list[str | None]:
-        """The sum for each query, registered in the pool; its name is its content's."""
-        pool, names = self.method.pool, []
-        for weights_T in self.method.prompt_weights(queries.prompts):
-            mixture = FixedMixture(pool, self.method.tasks, weights_T)
-            names.append(f"(gated {sha256([weights_T])[:16]})")
-            pool.register(names[-1], mixture, is_expert=False)
-        return list(names)
 
 
 class GatedMethod(OneAdapterMethod):
@@ -99,11 +83,15 @@ class GatedMethod(OneAdapterMethod):
         """The weights of prompts, (B, T), the newest task's first, without gradients."""
         return torch.cat([self.weights_of(self.pooled([prompt])) for prompt in prompts])  # alone, whatever the batch
 
+    def adapter_for(self, prompt: Sequence[int]) -> FixedMixture:
+        """The sum of the adapters with the weights of a prompt; for passes outside ``answer``."""
+        return FixedMixture(self.pool, self.tasks, self.prompt_weights([prompt])[0])
+
     def logits(self, part: Batch) -> Tensor:
         """Logits of the answers under the sum, with the weights of each row's prompt."""
-        own_BS = part.attention_mask_BS.bool() & (part.labels_BS == IGNORED)
-        prompts = [ids_S[own_S].tolist() for ids_S, own_S in zip(part.input_ids_BS, own_BS, strict=True)]
-        with self.sum.weighted(Weights(self.weights_of(self.pooled(prompts)), (part.labels_BS != IGNORED).sum(1))):
+        with self.sum.weighted(
+            Weights(self.weights_of(self.pooled(part.prompts())), (part.labels_BS != IGNORED).sum(1))
+        ):
             return super().logits(part)
 
     def answer(self, queries: Queries) -> list[Answer]:

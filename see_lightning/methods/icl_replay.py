@@ -91,6 +91,7 @@ class IclReplay(Method):
     # Queries are embedded where they are answered, and each rank answers its own.
     traits = Traits(trains=False, shardable=False, peft_loadable=False)
     ADAPTER: ClassVar[str | None] = None
+    reads_per_query = 2
 
     def __init__(self, setup: Setup, *, ratio: float, examples: int) -> None:
         super().__init__(setup)

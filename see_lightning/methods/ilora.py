@@ -15,7 +15,7 @@ from see_lightning.config.checks import check_ratio, within
 from see_lightning.data.example import Example
 from see_lightning.methods.loss import answer_loss, label_mean
 from see_lightning.methods.method import OneAdapterMethod
-from see_lightning.methods.setup import Setup
+from see_lightning.methods.setup import Setup, Traits
 from see_lightning.models.sharding import in_step
 from see_lightning.tasks.batches import IGNORED, Batch
 from see_lightning.tasks.memory import Memory
@@ -77,6 +77,7 @@ class ILora(OneAdapterMethod):
         consistency: weight of the distance from the slow adapter, at least 0.
     """
 
+    traits = Traits()
     FAST = "fast"
 
     def __init__(self, setup: Setup, *, ratio: float, resample: str, decay: float, consistency: float) -> None:

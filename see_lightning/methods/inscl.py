@@ -159,7 +159,7 @@ class InsCl(OneAdapterMethod):
     """
 
     # The new task's instructions are embedded on the first rank alone, before the training begins.
-    traits = Traits(shardable=False)
+    traits = Traits(shardable=False, one_lora=True)
 
     def __init__(self, setup: Setup, *, ratio: float, max_instructions: int) -> None:
         super().__init__(setup)

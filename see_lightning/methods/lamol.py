@@ -95,7 +95,7 @@ class Lamol(OneAdapterMethod):
     """
 
     # The model writes before a task, on the first rank alone.
-    traits = Traits(shardable=False)
+    traits = Traits(shardable=False, one_lora=True)
 
     def __init__(self, setup: Setup, *, gamma: float, writing: float, top_k: int, max_new_tokens: int) -> None:
         super().__init__(setup)

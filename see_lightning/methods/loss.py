@@ -88,3 +88,20 @@ def label_mean(loss_L: Tensor, labels_BS: Tensor, mean: str) -> Tensor:
     chosen_BS = labels_BS != IGNORED
     share_B = 1 / (chosen_BS.sum(dim=1) * len(labels_BS))
     return (loss_L * share_B[:, None].expand_as(chosen_BS)[chosen_BS]).sum()
+
+
+def row_mean(each_B: Tensor, labels_BS: Tensor, mean: str) -> Tensor:
+    """The mean of a number of each row, with the weight that the row has in the loss on answers.
+
+    Args:
+        each_B: one number for each row.
+        labels_BS: ``IGNORED`` where there is no loss; every row has at least one label.
+        mean: ``tokens``: a row weighs as many as its labels; ``examples``: all weigh the same.
+
+    >>> labels = torch.tensor([[IGNORED, IGNORED, 1], [1, 2, 3]])
+    >>> [row_mean(torch.tensor([0.0, 4.0]), labels, mean).item() for mean in ("tokens", "examples")]
+    [3.0, 2.0]
+    """
+    labels_B = (labels_BS != IGNORED).sum(1)
+    weight_B = labels_B if mean == "tokens" else torch.ones_like(labels_B)
+    return (each_B * weight_B).sum() / weight_B.sum()

@@ -72,6 +72,8 @@ class Method(RoutedMethod):
         setup: model, template, optimizer settings and seed of the run.
     """
 
+    #: Passes over the whole prompt of a query until its answer begins, of a method without experts.
+    reads_per_query: ClassVar[int] = 1
     #: The earlier expert from which the latest task was initialised; None if at random.
     parent: str | None = None
 
@@ -257,6 +259,7 @@ class Method(RoutedMethod):
 class OneAdapterMethod(Method):
     """A method with one adapter, which every stage trains further."""
 
+    traits = Traits(one_lora=True)
     ADAPTER: ClassVar[str] = "shared"
 
     def begin_task(self, task: Task, memory: Memory) -> None:

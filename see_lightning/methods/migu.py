@@ -6,14 +6,17 @@ outputs of a layer that are large, so their updates fall on different rows.
 Letters: B rows of a batch, S and N tokens, M outputs of a matrix, which are its rows.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from see_lightning.config.checks import within
-from see_lightning.methods.method import OneAdapterMethod
-from see_lightning.methods.setup import Setup
+from see_lightning.methods.method import Method, OneAdapterMethod
+from see_lightning.methods.setup import Setup, Traits
 from see_lightning.tasks.batches import IGNORED, Batch
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
@@ -51,18 +54,18 @@ def tokens_of(x: Tensor, counts_B: Tensor) -> Tensor:
     return x[torch.arange(width, device=x.device) >= width - counts_B[:, None]]
 
 
-class Migu(OneAdapterMethod):
-    """From the second task on, each step keeps most rows of A and B bit for bit as they were.
+class LargestRows(OneAdapterMethod):
+    """From the second task on, each step keeps most rows of A and B bit for bit as they were: ``optim.migu`` of them.
+
+    It stands before the class of a method, whose loss, gradients and steps stay as they are.
 
     Args:
         setup: model, template, optimizer settings and seed of the run.
-        frozen: share of each matrix's rows that a step does not update, 0..1 without 1.
+        settings: of the method.
     """
 
-    def __init__(self, setup: Setup, *, frozen: float) -> None:
-        super().__init__(setup)
-        within("method.frozen", frozen, 0, 0.999)
-        self.frozen = frozen
+    def __init__(self, setup: Setup, **settings: Any) -> None:
+        super().__init__(setup, **settings)
         self.masks_rows = False
         #: By the names of the adapter's matrices: sums of the absolute outputs in the present step.
         self.magnitudes: dict[str, Tensor] = {}
@@ -70,7 +73,7 @@ class Migu(OneAdapterMethod):
         self.before: dict[str, tuple[Tensor, Tensor]] = {}
 
     def begin_task(self, task: Task, memory: Memory) -> None:
-        """Trains the adapter further; the first task updates all rows."""
+        """As the method; the first task updates all rows."""
         super().begin_task(task, memory)
         self.masks_rows = bool(memory.past)
         self.magnitudes, self.before = {}, {}
@@ -85,6 +88,14 @@ class Migu(OneAdapterMethod):
         with self.pool.observe(partial(self._add_magnitudes, counts_B)):
             return super().loss(part)
 
+    def gradients(self, batch: Batch, loss: Callable[[Batch], Tensor] | None = None) -> list[Tensor]:
+        """Gradients for the method's own use; their outputs are none of the step's."""
+        masks_rows, self.masks_rows = self.masks_rows, False
+        try:
+            return super().gradients(batch, loss)
+        finally:
+            self.masks_rows = masks_rows
+
     def _add_magnitudes(self, counts_B: Tensor, layer: str, x: Tensor) -> None:
         if not torch.is_grad_enabled():  # the base model reads the prompts of activated adapters
             return
@@ -94,7 +105,8 @@ class Migu(OneAdapterMethod):
             self.magnitudes[name] = self.magnitudes.get(name, 0) + out_NM.abs().sum(0)
 
     def edit_gradients(self) -> None:
-        """Sets the gradients of rows with small outputs to 0, and keeps the matrices; nothing in the first task."""
+        """Sets the gradients of rows with small outputs to 0, and keeps the matrices; nothing more in the first task."""
+        super().edit_gradients()
         if not self.masks_rows:
             return
         weights = self._weights()
@@ -102,7 +114,7 @@ class Migu(OneAdapterMethod):
         own = [self.magnitudes.get(name, weight.new_zeros(len(weight))) for name, weight in weights.items()]
         of_all_ranks = torch.split(self.average(torch.cat(own)), [len(weight) for weight in weights.values()])
         for (name, weight), magnitudes_M in zip(weights.items(), of_all_ranks, strict=True):
-            rows_M = largest(magnitudes_M, self.frozen)
+            rows_M = largest(magnitudes_M, self.optim.migu)
             if weight.grad is not None:
                 weight.grad.mul_(rows_M[:, None])
             self.before[name] = rows_M, weight.detach().clone()
@@ -110,7 +122,8 @@ class Migu(OneAdapterMethod):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Puts the other rows back, which momentum and weight decay have moved."""
+        """Puts the other rows back, which momentum, weight decay or the method have moved."""
+        super().after_step()
         weights = self._weights()
         for name, (rows_M, before) in self.before.items():
             weights[name].copy_(torch.where(rows_M[:, None], weights[name], before))
@@ -119,3 +132,23 @@ class Migu(OneAdapterMethod):
     def _weights(self) -> dict[str, nn.Parameter]:
         pairs = self.pool.pairs(self.ADAPTER).items()
         return {f"{layer}.{name}": weight for layer, pair in pairs for name, weight in zip("AB", pair, strict=True)}
+
+
+class Migu(LargestRows):
+    """Sequential fine-tuning with ``LargestRows``.
+
+    Args:
+        setup: model, template, optimizer settings and seed of the run.
+        frozen: share of each matrix's rows that a step does not update, 0..1 without 1; it takes the place of ``optim.migu``.
+    """
+
+    traits = Traits()
+
+    def __init__(self, setup: Setup, *, frozen: float) -> None:
+        within("method.frozen", frozen, 0, 0.999)
+        super().__init__(replace(setup, optim=replace(setup.optim, migu=frozen)))
+
+
+def with_largest_rows(method: type[Method]) -> type[Method]:
+    """The class of a method with one LoRA adapter, with ``LargestRows`` before it."""
+    return type(method.__name__, (LargestRows, method), {"__module__": method.__module__, "__doc__": method.__doc__})

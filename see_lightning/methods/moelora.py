@@ -15,6 +15,7 @@ from torch import Tensor
 from see_lightning.adapters.routed_experts import RoutedExperts
 from see_lightning.config.checks import within
 from see_lightning.errors import ConfigError
+from see_lightning.methods.loss import row_mean
 from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.seeds import seed
@@ -79,8 +80,7 @@ class MoeLora(OneAdapterMethod):
         with self.mixture.noting(part.attention_mask_BS.bool(), labels_B) as noted:
             loss = super().loss(part)
         each_B = torch.stack(noted).mean(0)
-        weight_B = labels_B if self.optim.loss_reduction == "tokens" else torch.ones_like(labels_B)
-        return loss + self.balance * (each_B * weight_B).sum() / weight_B.sum()
+        return loss + self.balance * row_mean(each_B, part.labels_BS, self.optim.loss_reduction)
 
     def state(self) -> dict[str, Tensor]:
         """The routers."""

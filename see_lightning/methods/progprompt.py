@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from see_lightning.adapters.files import read_tensors, write_tensors
-from see_lightning.adapters.soft_prompt import ResidualMlp, SoftPrompt
+from see_lightning.adapters.soft_prompt import ResidualMlp, SoftPrompt, random_tokens
 from see_lightning.config.checks import within
 from see_lightning.methods.method import ExpertMethod
 from see_lightning.methods.setup import Setup, Traits
@@ -62,16 +62,12 @@ class ProgPrompt(ExpertMethod):
         self._keep(task.name, learned.learned().detach().clone())
 
     def _draw(self, task: str) -> tuple[Tensor, ResidualMlp | None]:
-        table = self.pool.model.get_input_embeddings()
-        number, size = table.weight.shape
-        draw = torch.Generator().manual_seed(self.weights_seed(task))
-        with torch.no_grad():
-            words_PH = table(torch.randint(number, (self.tokens,), generator=draw).to(table.weight.device))
+        words_PH = random_tokens(self.pool.model, self.tokens, self.weights_seed(task))
         if not self.width:
             return words_PH, None
         with torch.random.fork_rng():
             torch.manual_seed(seed(self.run_seed, task, "residual MLP"))
-            return words_PH, ResidualMlp(size, self.width)
+            return words_PH, ResidualMlp(words_PH.shape[1], self.width)
 
     def _earlier(self) -> Tensor:
         """The prompts of all tasks so far, the newest first."""

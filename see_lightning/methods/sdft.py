@@ -18,7 +18,7 @@ from see_lightning.methods.distillation import divergence
 from see_lightning.methods.ilora import interpolate
 from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.sampling import sampled_answers
-from see_lightning.methods.setup import Setup
+from see_lightning.methods.setup import Setup, Traits
 from see_lightning.models.architecture import longest_text
 from see_lightning.models.sharding import in_step
 from see_lightning.seeds import seed
@@ -67,6 +67,7 @@ class Sdft(OneAdapterMethod):
         ConfigError: a setting is out of range, or the demonstration lacks one of the two.
     """
 
+    traits = Traits()
     TEACHER = "teacher"
 
     def __init__(

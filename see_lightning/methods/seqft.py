@@ -7,4 +7,4 @@ from see_lightning.methods.setup import Traits
 class SeqFt(OneAdapterMethod):
     """The lower bound of the benchmarks."""
 
-    traits = Traits(weights="any")
+    traits = Traits(weights="any", one_lora=True)

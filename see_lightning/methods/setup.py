@@ -44,6 +44,7 @@ class Traits:
         takes_activated: works with experts that act from the end of a prompt on (``adapter=activated_lora``).
         weights: what it trains. ``lora``: LoRA adapters alone; ``any``: whole layers too, with ``adapter=full``; ``full``:
             whole layers, also without ``adapter=full``.
+        one_lora: every task trains the same LoRA adapter further, and nothing else, so ``optim.migu`` can be added.
         peft_loadable: PEFT alone loads an expert's folder and gives the same answers.
         learns_refusals: past examples are negatives, so experts give verdicts.
         may_reuse: an earlier expert may be assigned to a task (``Method.assign``), which is then not trained.
@@ -59,6 +60,7 @@ class Traits:
     shardable: bool = True
     takes_activated: bool = True
     weights: Literal["lora", "any", "full"] = "lora"
+    one_lora: bool = False
     peft_loadable: bool = True
     learns_refusals: bool = False
     may_reuse: bool = False

@@ -5,7 +5,7 @@ from pathlib import Path
 from see_lightning.adapters import files
 from see_lightning.adapters.composites import GrowingSum
 from see_lightning.methods.method import OneAdapterMethod
-from see_lightning.methods.setup import Setup
+from see_lightning.methods.setup import Setup, Traits
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
@@ -16,6 +16,8 @@ class SummedMethod(OneAdapterMethod):
     Args:
         setup: model, template, optimizer settings and seed of the run.
     """
+
+    traits = Traits()
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)

@@ -46,6 +46,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def prompts(self) -> list[list[int]]:
+        """The token ids of each row's prompt, without padding and answer."""
+        own_BS = self.attention_mask_BS.bool() & (self.labels_BS == IGNORED)
+        return [ids_S[own_S].tolist() for ids_S, own_S in zip(self.input_ids_BS, own_BS, strict=True)]
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its tensors on a device."""
         return replace(

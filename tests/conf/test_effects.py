@@ -76,6 +76,7 @@ IDLE = [
     (["method=any_ssr", "router=knn", "method.layer=2"], "method.layer", None),
     (["method=any_ssr", "router=knn", "method.wordings=[as_is]"], "method.wordings", None),
     (["method=moelora", "method.experts=1", "method.top_k=1", "method.balance=1"], "method.balance", ["method.experts=2"]),
+    (["method=l2p", "method.top_k=10", "method.diversify=true"], "method.diversify", ["method.top_k=3"]),
     (["method=sapt", "ratio=0", "method.strength=2"], "method.strength", ["ratio=0.1"]),
     (["order.visits=3"], "order.visits", ["order.stream=recurring"]),
     (["order.stream=recurring", "order.share=0.2"], "order.share", ["order.stream=blurry"]),
@@ -131,6 +132,7 @@ def test_the_named_model_is_told_with_what_loads_it(composed):
         ["router=density", "method.calibrate_on=train", "method.margin=0.5"],
         ["method=sema", "router=centroid", "method.reject_above=2"],
         ["method=progprompt", "optim.lr=1e-3"],
+        ["method=l2p", "optim.lr=1e-3"],
     ],
 )
 def test_what_commands_for_all_methods_set_is_only_told(composed, typed):

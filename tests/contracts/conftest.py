@@ -63,9 +63,16 @@ def declared(name: str) -> Traits:
     """What a method's class declares, with the arguments of its YAML file: of like ones, one stands for all."""
     arguments = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
     cls = get_class(arguments["_target_"])
-    # Which settings act after training changes no contract; methods that may train whole layers have runs of their own.
+    # Which settings act after training changes no contract; whole layers and ``optim.migu`` have tests of their own.
     weights = "lora" if cls.traits.weights == "any" else cls.traits.weights
-    return replace(cls.traits, router=cls.router_for(arguments), after_training=frozenset(), weights=weights)
+    router = cls.router_for(arguments)
+    return replace(cls.traits, router=router, after_training=frozenset(), weights=weights, one_lora=False)
+
+
+def takes_migu(name: str) -> bool:
+    """Whether a method has one LoRA adapter, of which a step may update the largest rows alone."""
+    target = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())["_target_"]
+    return get_class(target).traits.one_lora
 
 
 def may_train_whole_layers(name: str) -> bool:

@@ -40,9 +40,8 @@ def test_costs_are_exactly_those_that_cannot_be_avoided(whole):
     answers = toy.read_answers(whole.directory)
     records = [record for stage in answers.values() for record in stage]
     if not method.traits.has_experts:
-        # Without training, answers change by rows of the memory, for which each query is read once more.
-        reads = 1 if method.traits.trains else 2
-        assert (counts["generations"], counts["prefills"]) == (len(records), reads * len(records))
+        # Rows of the memory or soft prompts are chosen for a query by its features, for which it is read once more.
+        assert (counts["generations"], counts["prefills"]) == (len(records), method.reads_per_query * len(records))
         assert (counts["decisions"], counts["decided_again"], counts["remembered"]) == (0, 0, None)
         return
     pairs = {(record["expert"], record["id"]) for record in records}

@@ -93,7 +93,7 @@ def test_reference_answers_are_as_likely_as_in_a_forward_of_each_query_alone(who
                     logits = adapters[record["expert"]](input_ids=ids).logits[0, len(prompt) - 1 : -1]
                 else:
                     adapter = record["expert"] or trained.names[-1]  # without experts there is one voice
-                    trained.train_only(adapter, trained.composites[adapter].adapters[0])
+                    trained.train_only(adapter, *trained.composites[adapter].adapters[:1])
                     logits = loaded.eval().logits(Batch(*collate([prompt], [target], pad=0), [query["id"]]))
             nlls = (-logits.log_softmax(-1))[range(len(target)), target][len(given) :].tolist()  # one token a byte
             assert query["expert"] == record["expert"]
