@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from see_lightning.config.checks import within
+from see_lightning.errors import ConfigError
 from see_lightning.methods.method import Method, OneAdapterMethod
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.tasks.batches import IGNORED, Batch
@@ -75,6 +76,12 @@ class LargestRows(OneAdapterMethod):
     def begin_task(self, task: Task, memory: Memory) -> None:
         """As the method; the first task updates all rows."""
         super().begin_task(task, memory)
+        own = self._weights().values() if self.pool.has_adapter(self.ADAPTER) else ()
+        if {id(weight) for weight in self.trained_weights()} != {id(weight) for weight in own}:
+            raise ConfigError(
+                f"optim.migu={self.optim.migu} chooses rows of one LoRA adapter, and {type(self).__name__} trains other"
+                f" weights; leave optim.migu out, and declare Traits(one_lora=False)."
+            )
         self.masks_rows = bool(memory.past)
         self.magnitudes, self.before = {}, {}
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
-from see_lightning.methods.migu import Migu, largest
+from see_lightning.methods.migu import Migu, largest, with_largest_rows
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from see_lightning.tasks.memory import Memory
@@ -154,6 +154,17 @@ def test_in_the_first_task_all_rows_are_updated():
     method.eval()
     *_, (before, after) = steps(method, 3)
     assert all((old != new).any(dim=1).all() for old, new in zip(before, after, strict=True))
+
+
+def test_a_method_that_trains_other_weights_is_refused():
+    class Heads(SeqFt):
+        def begin_task(self, task, memory):
+            super().begin_task(task, memory)
+            self.pool.pair("model.layers.0.self_attn.q_proj", self.ADAPTER)[0].requires_grad_(False)
+
+    method = with_largest_rows(Heads)(replace(setup(), optim=OptimConfig(migu=0.5)))
+    with pytest.raises(ConfigError, match=r"optim\.migu=0\.5 .* Heads trains other weights"):
+        method.begin_task(task_named("sky"), Memory(0))
 
 
 def test_a_share_of_one_is_refused():
