@@ -23,7 +23,7 @@ from see_lightning.reporting.markdown_groups import (
     results_of,
     routed_right,
 )
-from see_lightning.reporting.report.routers import foreign_sets, limits, routed, wordings
+from see_lightning.reporting.report.routers import bound_row, foreign_sets, limits, routed, wordings
 from see_lightning.reporting.runs import Run, find_runs, read_run
 
 MARK = re.compile(
@@ -216,7 +216,7 @@ def routers(groups: Sequence[Group]) -> str:
         found = [read_file(path) for run in group.runs if (path := run.path.with_name("route.json")).exists()]
         sets |= {name: head for one in found for name, head in (wordings(one) | foreign_sets(one)).items()}
         by_router: dict[str, list[Results]] = {}
-        for row in (row for one in found for row in one["routers"]):
+        for row in (row for one in found for row in (*one["routers"], bound_row(one)) if row):
             by_router.setdefault(row["router"], []).append(row)
         rows += [(group, len(found), name, some) for name, some in by_router.items()]
     columns: dict[str, Cell] = {f"{head}, %": _routed(name) for name, head in sets.items()}

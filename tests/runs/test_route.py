@@ -328,7 +328,10 @@ def test_a_document_has_a_table_of_the_routers_of_kept_runs(base, tmp_path):
     publish.main([str(tmp_path / "results"), str(document), "--add", str(run)])
     head, _, *lines = [line.strip("|").split("|") for line in document.read_text().splitlines()[1:-1]]
     table = [dict(zip(map(str.strip, head), map(str.strip, line), strict=True)) for line in lines]
-    assert [row["router"] for row in table] == ["walk", "centroid", "none"]
+    assert [row["router"] for row in table] == ["walk", "centroid", "none", "bound: inputs alone"]
+    bound = json.loads((run / "route.json").read_text())["bound"]
+    assert float(table[-1]["input only, %"]) == pytest.approx(100 * bound, abs=0.06)
+    assert (table[-1]["as is, %"], table[-1]["AR"]) == ("–", "–")
     for row, name in zip(table, ("walk", "centroid"), strict=False):
         for kind in SETS[:3]:
             assert float(row[f"{kind.replace('_', ' ')}, %"]) == pytest.approx(

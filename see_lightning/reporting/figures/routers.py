@@ -6,6 +6,7 @@ from typing import Any
 
 from see_lightning.reporting.plots import INK
 from see_lightning.reporting.report.routers import (
+    BOUND,
     FOREIGN,
     Comparison,
     foreign_sets,
@@ -40,7 +41,7 @@ def routers_csv(found: Comparison) -> str:
     if found["bound"] is not None:
         bound = [found["bound"] if name == "input_only" else None for name in sets]
         origin = [found[name] for name in ("method", "order", "seed")]
-        lines.append([*origin, "bound: inputs alone", 0, *bound, *[None] * (len(more) + len(costs) + 1)])
+        lines.append([*origin, BOUND, 0, *bound, *[None] * (len(more) + len(costs) + 1)])
     return csv_text(lines)
 
 

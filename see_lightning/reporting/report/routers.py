@@ -14,6 +14,7 @@ from see_lightning.reporting.words import number, percent
 Comparison = Mapping[str, Any]  # content of ``route.json``
 Row = Mapping[str, Any]  # of one router
 FOREIGN = {"ood": "foreign to base", "ood_input_only": "foreign, no definition"}
+BOUND = "bound: inputs alone"
 MEANINGS = {
     "as is": "queries routed to their own task's expert, as they stand",
     "input only": "the same queries without the definition that their task's prompts begin with",
@@ -55,6 +56,14 @@ def router_name(row: Row) -> str:
     return f"{row['router']}{'*' if row['is_own'] else ''}"
 
 
+def bound_row(found: Comparison) -> Row | None:
+    """The share that a classifier of inputs alone reaches, in the form of a router's row; None if it is not known."""
+    if found["bound"] is None:
+        return None
+    sets = {"input_only": {"right": found["bound"]}}
+    return {"router": BOUND, "is_own": False, "is_bound": True, "cannot": None, "told": False, "sets": sets}
+
+
 def router_rows(found: Comparison) -> list[list[str]]:
     """Head and rows of a table with a row for each router that can route the run's experts, and one for the bound."""
     sets = wordings(found) | foreign_sets(found)
@@ -65,7 +74,7 @@ def router_rows(found: Comparison) -> list[list[str]]:
         rows.append([router_name(row), *shares, number(row["AR"]), *costs])
     if found["bound"] is not None:
         shares = [percent(found["bound"]) if name == "input_only" else "" for name in sets]
-        rows.append(["bound: inputs alone", *shares, "", "", "", ""])
+        rows.append([BOUND, *shares, "", "", "", ""])
     return rows
 
 
@@ -77,7 +86,7 @@ def router_grid(found: Comparison) -> tuple[list[str], list[str], list[list[str]
     sets = wordings(found) | foreign_sets(found)
     rows = {router_name(row): [routed(row, name) for name in sets] for row in measured(found) if row["sets"]}
     if found["bound"] is not None:
-        rows["bound: inputs alone"] = [found["bound"] if name == "input_only" else None for name in sets]
+        rows[BOUND] = [found["bound"] if name == "input_only" else None for name in sets]
     texts = [["" if share is None else f"{100 * share:.0f}" for share in shares] for shares in rows.values()]
     return list(rows), list(sets.values()), texts, list(rows.values())
 
@@ -114,6 +123,8 @@ def limits(row: Row) -> str:
     """What a router cannot do on these experts; empty if it can do all."""
     if row["cannot"] is not None:
         return f"cannot route these experts: {row['cannot']}"
+    if row.get("is_bound"):
+        return "a classifier that is trained on the inputs of the training rows, no router"
     if row["told"]:
         return "each query must come with its task, so only answers are measured"
     if not any(figures["base_share"] for figures in row["sets"].values()):
