@@ -36,7 +36,6 @@ class Gpm(OneAdapterMethod):
         within("method.threshold_step", threshold_step, 0, 1)
         within("method.rows", rows, 1)
         self.threshold, self.threshold_step, self.rows = threshold, threshold_step, rows
-        self.ranks = setup.ranks
         #: By the names of the adapter's matrices; empty before the first task has ended.
         self.protected: dict[str, Subspace] = {}
         #: The matrices with which the task began, by the same names.
@@ -66,7 +65,7 @@ class Gpm(OneAdapterMethod):
     def end_task(self, task: Task, memory: Memory) -> None:
         """Protects the directions of the task's inputs of each matrix, under the trained adapter."""
         threshold = min(1.0, self.threshold + self.threshold_step * len(memory.past))
-        for layer, covariance_II in input_covariances(self, task.train, self.rows, self.ranks).items():
+        for layer, covariance_II in input_covariances(self, task.train, self.rows).items():
             a_RI, _ = self.pool.pair(layer, self.ADAPTER)
             covariance_RR = a_RI.double() @ covariance_II.double() @ a_RI.double().T
             for name, covariance in ((f"{layer}.A", covariance_II), (f"{layer}.B", covariance_RR)):

@@ -59,14 +59,13 @@ class InfLora(SummedMethod):
         within("method.threshold_step", threshold_step, 0, 1)
         within("method.rows", rows, 1)
         self.threshold, self.threshold_step, self.rows = threshold, threshold_step, rows
-        self.ranks = setup.ranks
         #: By layer; empty before the first task has ended.
         self.protected: dict[str, Subspace] = {}
 
     def begin_task(self, task: Task, memory: Memory) -> None:
         """Adds an adapter, designs its A from the task's inputs, and freezes it."""
         super().begin_task(task, memory)
-        for layer, covariance_II in input_covariances(self, task.train, self.rows, self.ranks).items():
+        for layer, covariance_II in input_covariances(self, task.train, self.rows).items():
             a_RI, _ = self.pool.pair(layer, task.name)
             with torch.no_grad():
                 a_RI.copy_(design(covariance_II, self._protected(layer, covariance_II), len(a_RI)))
@@ -75,7 +74,7 @@ class InfLora(SummedMethod):
     def end_task(self, task: Task, memory: Memory) -> None:
         """Protects the directions of the task's inputs under the trained adapters."""
         threshold = min(1.0, self.threshold + self.threshold_step * len(memory.past))
-        for layer, covariance_II in input_covariances(self, task.train, self.rows, self.ranks).items():
+        for layer, covariance_II in input_covariances(self, task.train, self.rows).items():
             self.protected[layer] = self._protected(layer, covariance_II).grow(covariance_II, threshold)
 
     def _protected(self, layer: str, covariance_II: Tensor) -> Subspace:

@@ -140,36 +140,33 @@ class InputRecorder:
     """
 
     def __init__(self, pool: ExpertPool, adapter: str) -> None:
-        self.pool, self.adapter, self.counts = pool, adapter, True
+        self.pool, self.adapter = pool, adapter
         self.sums: dict[str, Tensor] = {}
 
     def add(self, layer: str, x: Tensor) -> Tensor:
         """The adapter's update of a layer's output, (..., O), for the layer's input ``x``, (..., I)."""
-        x_NI = x.detach().flatten(0, -2).float() * self.counts
+        x_NI = x.detach().flatten(0, -2).float()
         if layer not in self.sums:
             self.sums[layer] = torch.zeros(x_NI.shape[1], x_NI.shape[1], device=x.device)
         self.sums[layer].addmm_(x_NI.T, x_NI)
         return self.pool.update_of(layer, self.adapter, x)
 
 
-def input_covariances(
-    method: OneAdapterMethod, examples: Sequence[Example], rows: int, ranks: int
-) -> dict[str, Tensor]:
+def input_covariances(method: OneAdapterMethod, examples: Sequence[Example], rows: int) -> dict[str, Tensor]:
     r"""$X X^\top$, (I, I), of each adapted layer's inputs on a task's prompts and answers, under the method's adapter.
 
-    Examples are read one by one, so no padding is counted. Ranks share them.
+    Examples are read one by one, so no padding is counted. Every rank reads all of them: a sum over ranks would have other
+    roundings, and these decide about directions of almost equal energy.
 
     Args:
         method: whose adapter acts.
         examples: of one task.
         rows: most examples that are read; they are drawn by the run's seed.
-        ranks: number of ranks.
     """
     if rows < len(examples):
         draw = random.Random(seed(method.run_seed, examples[0].task, "rows whose inputs are recorded"))
         examples = draw.sample(list(examples), rows)
     recorder = InputRecorder(method.pool, method.ADAPTER)
-    for batch in method.batches(examples, ranks):
-        recorder.counts = bool(batch.ids)  # a rank without an example reads one that does not count
+    for batch in method.batches(examples, 1):
         method.pool.logits(batch, recorder)
-    return {layer: method.average(total_II) for layer, total_II in recorder.sums.items()}
+    return recorder.sums

@@ -66,7 +66,7 @@ def test_projecting_gradients_alone_would_leak(monkeypatch):
 def test_b_has_the_inputs_a_x_and_old_updates_stay_as_they_were_where_all_inputs_are_protected():
     """Within the inputs of the first task, the adapter's update is the same function after the second one."""
     method = ended(gpm(threshold=1.0), "sky")
-    before = input_covariances(method, task_named("sky").train, 300, 1)
+    before = input_covariances(method, task_named("sky").train, 300)
     old = {layer: method.pool.delta(layer, "shared") for layer in method.pool.layers}
     learn(method, "sea", steps=20)
     for layer in method.pool.layers:

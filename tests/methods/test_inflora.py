@@ -62,7 +62,7 @@ def test_without_a_free_direction_a_is_zero_and_its_rank_may_exceed_the_input():
 @pytest.mark.parametrize("activated", [False, True])
 def test_updates_have_no_component_in_the_protected_subspace_under_adamw(activated):
     method = ended(inflora(activated=activated), "sky")
-    before = input_covariances(method, task_named("sky").train, 300, 1)
+    before = input_covariances(method, task_named("sky").train, 300)
     protected = dict(method.protected)
     losses = learn(method, "sea", steps=40)
     assert losses[-1] < losses[0]
