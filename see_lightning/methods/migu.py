@@ -9,7 +9,7 @@ Letters: B rows of a batch, S and N tokens, M outputs of a matrix, which are its
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from see_lightning.config.checks import within
 from see_lightning.methods.method import OneAdapterMethod
@@ -97,7 +97,7 @@ class Migu(OneAdapterMethod):
         """Sets the gradients of rows with small outputs to 0, and keeps the matrices; nothing in the first task."""
         if not self.masks_rows:
             return
-        weights = self._weights()
+        weights = self.pool.matrices(self.ADAPTER)
         # A rank that had no example in this step has no magnitudes.
         own = [self.magnitudes.get(name, weight.new_zeros(len(weight))) for name, weight in weights.items()]
         of_all_ranks = torch.split(self.average(torch.cat(own)), [len(weight) for weight in weights.values()])
@@ -111,11 +111,7 @@ class Migu(OneAdapterMethod):
     @torch.no_grad()
     def after_step(self) -> None:
         """Puts the other rows back, which momentum and weight decay have moved."""
-        weights = self._weights()
+        weights = self.pool.matrices(self.ADAPTER)
         for name, (rows_M, before) in self.before.items():
             weights[name].copy_(torch.where(rows_M[:, None], weights[name], before))
         self.before = {}
-
-    def _weights(self) -> dict[str, nn.Parameter]:
-        pairs = self.pool.pairs(self.ADAPTER).items()
-        return {f"{layer}.{name}": weight for layer, pair in pairs for name, weight in zip("AB", pair, strict=True)}
