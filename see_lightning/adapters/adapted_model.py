@@ -180,6 +180,11 @@ class AdaptedModel(nn.Module):
         """An adapter's parameters at every layer, by the layers' names."""
         return {layer: self.pair(layer, adapter) for layer in self.layers}
 
+    def matrices(self, adapter: str) -> dict[str, nn.Parameter]:
+        """An adapter's parameters by the names ``LAYER.A`` and ``LAYER.B``."""
+        pairs = self.pairs(adapter).items()
+        return {f"{layer}.{name}": weight for layer, pair in pairs for name, weight in zip("AB", pair, strict=True)}
+
     def weights_of(self, adapters: Iterable[str], layers: Iterable[str] | None = None) -> list[nn.Parameter]:
         """A and B of some adapters, layer by layer, at the given layers or at all."""
         layers = self.layers if layers is None else layers

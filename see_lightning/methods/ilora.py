@@ -130,8 +130,7 @@ class ILora(OneAdapterMethod):
 
     def state(self) -> dict[str, Tensor]:
         """The fast adapter: A and B of each layer."""
-        pairs = self.pool.pairs(self.FAST).items()
-        return {f"{layer}.{name}": weight for layer, pair in pairs for name, weight in zip("AB", pair, strict=True)}
+        return dict(self.pool.matrices(self.FAST))
 
     def load_state(self, task: str, tensors: dict[str, Tensor]) -> None:
         """The fast adapter of the last task replaces those before it."""

@@ -11,9 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from see_lightning.config.checks import within
-from see_lightning.methods.setup import Setup
-from see_lightning.methods.subspace import Subspace, input_covariances, packed, principal, unpacked
+from see_lightning.methods.subspace import Subspace, SubspaceMethod, input_covariances, principal
 from see_lightning.methods.summed import SummedMethod
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
@@ -43,7 +41,7 @@ def design(covariance_II: Tensor, protected: Subspace, rank: int) -> Tensor:
     return (whole_RI / math.sqrt(3)).float()
 
 
-class InfLora(SummedMethod):
+class InfLora(SubspaceMethod, SummedMethod):
     r"""Trains B of each task's adapter alone; the update $B A$ is orthogonal to the protected inputs of earlier tasks.
 
     Args:
@@ -53,43 +51,21 @@ class InfLora(SummedMethod):
         rows: most training rows of a task whose inputs are recorded, before and after its training.
     """
 
-    def __init__(self, setup: Setup, *, threshold: float, threshold_step: float, rows: int) -> None:
-        super().__init__(setup)
-        within("method.threshold", threshold, 0, 1)
-        within("method.threshold_step", threshold_step, 0, 1)
-        within("method.rows", rows, 1)
-        self.threshold, self.threshold_step, self.rows = threshold, threshold_step, rows
-        self.ranks = setup.ranks
-        #: By layer; empty before the first task has ended.
-        self.protected: dict[str, Subspace] = {}
-
     def begin_task(self, task: Task, memory: Memory) -> None:
         """Adds an adapter, designs its A from the task's inputs, and freezes it."""
         super().begin_task(task, memory)
-        for layer, covariance_II in input_covariances(self, task.train, self.rows, self.ranks).items():
+        for layer, covariance_II in input_covariances(self, task.train, self.rows).items():
             a_RI, _ = self.pool.pair(layer, task.name)
             with torch.no_grad():
-                a_RI.copy_(design(covariance_II, self._protected(layer, covariance_II), len(a_RI)))
+                a_RI.copy_(design(covariance_II, self.subspace(layer, covariance_II), len(a_RI)))
             a_RI.requires_grad_(False)
 
     def end_task(self, task: Task, memory: Memory) -> None:
         """Protects the directions of the task's inputs under the trained adapters."""
-        threshold = min(1.0, self.threshold + self.threshold_step * len(memory.past))
-        for layer, covariance_II in input_covariances(self, task.train, self.rows, self.ranks).items():
-            self.protected[layer] = self._protected(layer, covariance_II).grow(covariance_II, threshold)
-
-    def _protected(self, layer: str, covariance_II: Tensor) -> Subspace:
-        return self.protected.get(layer) or Subspace.empty(len(covariance_II), covariance_II.device)
+        for layer, covariance_II in input_covariances(self, task.train, self.rows).items():
+            self.protect(layer, covariance_II, memory)
 
     def report(self) -> dict[str, float]:
         """``protected_share``: protected directions as a share of all, 0..1, the mean of the layers."""
         shares = [one.dimension() / len(one.basis_IK) for one in self.protected.values()]
         return {"protected_share": round(sum(shares) / len(shares), 4)}
-
-    def state(self) -> dict[str, Tensor]:
-        """A basis for each layer."""
-        return packed(self.protected)
-
-    def load_state(self, task: str, tensors: dict[str, Tensor]) -> None:
-        """The bases after the last task replace those before it."""
-        self.protected = unpacked(tensors)

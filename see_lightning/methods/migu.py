@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from see_lightning.config.checks import within
 from see_lightning.errors import ConfigError
@@ -76,7 +76,7 @@ class LargestRows(OneAdapterMethod):
     def begin_task(self, task: Task, memory: Memory) -> None:
         """As the method; the first task updates all rows."""
         super().begin_task(task, memory)
-        own = self._weights().values() if self.pool.has_adapter(self.ADAPTER) else ()
+        own = self.pool.matrices(self.ADAPTER).values() if self.pool.has_adapter(self.ADAPTER) else ()
         if {id(weight) for weight in self.trained_weights()} != {id(weight) for weight in own}:
             raise ConfigError(
                 f"optim.migu={self.optim.migu} chooses rows of one LoRA adapter, and {type(self).__name__} trains other"
@@ -116,7 +116,7 @@ class LargestRows(OneAdapterMethod):
         super().edit_gradients()
         if not self.masks_rows:
             return
-        weights = self._weights()
+        weights = self.pool.matrices(self.ADAPTER)
         # A rank that had no example in this step has no magnitudes.
         own = [self.magnitudes.get(name, weight.new_zeros(len(weight))) for name, weight in weights.items()]
         of_all_ranks = torch.split(self.average(torch.cat(own)), [len(weight) for weight in weights.values()])
@@ -131,14 +131,10 @@ class LargestRows(OneAdapterMethod):
     def after_step(self) -> None:
         """Puts the other rows back, which momentum, weight decay or the method have moved."""
         super().after_step()
-        weights = self._weights()
+        weights = self.pool.matrices(self.ADAPTER)
         for name, (rows_M, before) in self.before.items():
             weights[name].copy_(torch.where(rows_M[:, None], weights[name], before))
         self.before = {}
-
-    def _weights(self) -> dict[str, nn.Parameter]:
-        pairs = self.pool.pairs(self.ADAPTER).items()
-        return {f"{layer}.{name}": weight for layer, pair in pairs for name, weight in zip("AB", pair, strict=True)}
 
 
 class Migu(LargestRows):

@@ -17,9 +17,12 @@ import torch
 from torch import Tensor
 
 from see_lightning.adapters.pool import ExpertPool
+from see_lightning.config.checks import within
 from see_lightning.data.example import Example
 from see_lightning.methods.method import OneAdapterMethod
+from see_lightning.methods.setup import Setup
 from see_lightning.seeds import seed
+from see_lightning.tasks.memory import Memory
 
 
 def principal(covariance_II: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,36 +143,76 @@ class InputRecorder:
     """
 
     def __init__(self, pool: ExpertPool, adapter: str) -> None:
-        self.pool, self.adapter, self.counts = pool, adapter, True
+        self.pool, self.adapter = pool, adapter
         self.sums: dict[str, Tensor] = {}
 
     def add(self, layer: str, x: Tensor) -> Tensor:
         """The adapter's update of a layer's output, (..., O), for the layer's input ``x``, (..., I)."""
-        x_NI = x.detach().flatten(0, -2).float() * self.counts
+        x_NI = x.detach().flatten(0, -2).float()
         if layer not in self.sums:
             self.sums[layer] = torch.zeros(x_NI.shape[1], x_NI.shape[1], device=x.device)
         self.sums[layer].addmm_(x_NI.T, x_NI)
         return self.pool.update_of(layer, self.adapter, x)
 
 
-def input_covariances(
-    method: OneAdapterMethod, examples: Sequence[Example], rows: int, ranks: int
-) -> dict[str, Tensor]:
+def input_covariances(method: OneAdapterMethod, examples: Sequence[Example], rows: int) -> dict[str, Tensor]:
     r"""$X X^\top$, (I, I), of each adapted layer's inputs on a task's prompts and answers, under the method's adapter.
 
-    Examples are read one by one, so no padding is counted. Ranks share them.
+    Examples are read one by one, so no padding is counted. Every rank reads all of them: a sum over ranks would have other
+    roundings, and these decide about directions of almost equal energy.
 
     Args:
         method: whose adapter acts.
         examples: of one task.
         rows: most examples that are read; they are drawn by the run's seed.
-        ranks: number of ranks.
     """
     if rows < len(examples):
         draw = random.Random(seed(method.run_seed, examples[0].task, "rows whose inputs are recorded"))
         examples = draw.sample(list(examples), rows)
     recorder = InputRecorder(method.pool, method.ADAPTER)
-    for batch in method.batches(examples, ranks):
-        recorder.counts = bool(batch.ids)  # a rank without an example reads one that does not count
+    for batch in method.batches(examples, 1):
         method.pool.logits(batch, recorder)
-    return {layer: method.average(total_II) for layer, total_II in recorder.sums.items()}
+    return recorder.sums
+
+
+class SubspaceMethod(OneAdapterMethod):
+    r"""A method that protects, for each task, further directions of the inputs of layers or matrices.
+
+    Args:
+        setup: model, template, optimizer settings and seed of the run.
+        threshold: $\epsilon$ of the first task, 0..1: share of the inputs' energy that becomes protected.
+        threshold_step: added to $\epsilon$ for every further task; it ends at 1.
+        rows: most training rows of a task whose inputs are recorded.
+    """
+
+    def __init__(self, setup: Setup, *, threshold: float, threshold_step: float, rows: int) -> None:
+        super().__init__(setup)
+        within("method.threshold", threshold, 0, 1)
+        within("method.threshold_step", threshold_step, 0, 1)
+        within("method.rows", rows, 1)
+        self.threshold, self.threshold_step, self.rows = threshold, threshold_step, rows
+        #: By the names of layers or matrices; empty before the first task has ended.
+        self.protected: dict[str, Subspace] = {}
+
+    def subspace(self, name: str, covariance: Tensor) -> Subspace:
+        """The protected subspace of that name; the empty one before the first task has ended."""
+        return self.protected.get(name) or Subspace.empty(len(covariance), covariance.device)
+
+    def protect(self, name: str, covariance: Tensor, memory: Memory) -> None:
+        """Adds the directions of a task's inputs to the protected ones of that name.
+
+        Args:
+            name: of a layer or matrix.
+            covariance: of its inputs.
+            memory: tells how many tasks came before.
+        """
+        threshold = min(1.0, self.threshold + self.threshold_step * len(memory.past))
+        self.protected[name] = self.subspace(name, covariance).grow(covariance, threshold)
+
+    def state(self) -> dict[str, Tensor]:
+        """A basis for each name."""
+        return packed(self.protected)
+
+    def load_state(self, task: str, tensors: dict[str, Tensor]) -> None:
+        """The bases after the last task replace those before it."""
+        self.protected = unpacked(tensors)

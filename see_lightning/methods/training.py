@@ -102,7 +102,8 @@ class Training(L.LightningModule):
         """Batches for the method's own passes; rows of past tasks are counted as rehearsed.
 
         All ranks request the same batches, and each gets its share of the rows: call it in hooks that run on all ranks, not
-        in ``training_examples``.
+        in ``training_examples``. A rank without a row gets the longest one of all, with the weight 0 and without an id; so in
+        batches of one row, every rank reads every row.
 
         Args:
             examples: in the order in which they fill the batches.

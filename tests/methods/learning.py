@@ -1,9 +1,17 @@
-"""A task of three rows, and a method that is trained on it a little without a Trainer."""
+"""A task of three rows, a method that is trained on it a little without a Trainer, and what tests of methods compare."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from see_lightning.config.schema import OptimConfig
 from see_lightning.data.example import Example
+from see_lightning.methods.seqft import SeqFt
+from see_lightning.methods.setup import Setup
 from see_lightning.tasks.batches import IGNORED, collate
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
@@ -65,6 +73,70 @@ def fit(
     method.pool.prompt_cache.clear()
     method.eval()
     return losses
+
+
+def ended(method, task: str, steps: int = 3, past: tuple[str, ...] = ()):
+    """The method after a task."""
+    learn(method, task, steps)
+    with torch.no_grad():
+        method.end_task(task_named(task), remembered(*past))
+    return method
+
+
+def weights(method, adapter: str = "shared") -> list[Tensor]:
+    """A and B of every layer, as they are now."""
+    return [weight.detach().clone() for weight in method.pool.weights_of([adapter])]
+
+
+def equal(some: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
+    """Whether tensors are pairwise equal, bit for bit."""
+    return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
+
+
+def flat(parts: Iterable[Tensor]) -> Tensor:
+    """All numbers in a row, in fp64."""
+    return torch.cat([part.flatten() for part in parts]).double()
+
+
+def assert_trains_as_seqft(method, targets: Sequence[str], rank: int = 4) -> None:
+    """Its first task is sequential fine-tuning, bit for bit."""
+    plain = SeqFt(Setup(small.pool(rank=rank, targets=list(targets)), small.TEMPLATE, OptimConfig(), 0))
+    assert learn(method, "sky") == learn(plain, "sky")
+    assert equal(weights(method), weights(plain))
+
+
+def after_two_tasks(make: Callable[[], Any], folder: Path) -> tuple[Any, Any]:
+    """A method after two tasks, and another one that has loaded what it saved."""
+    method, fresh = make(), make()
+    for number, task in enumerate(("sky", "sea")):
+        ended(method, task, past=("sky",) * number).save(task, folder / task)
+        fresh.restore(task, folder / task)
+    return method, fresh
+
+
+def assert_goes_on_when_restored(make: Callable[[], Any], folder: Path) -> None:
+    """A method that has loaded the first task trains the second as the one that has trained both, bit for bit."""
+    method, fresh = make(), make()
+    fit(method, "sky")
+    method.save("sky", folder)
+    fresh.restore("sky", folder)
+    assert fit(method, "sea", ("sky",)) == fit(fresh, "sea", ("sky",))
+    assert equal(weights(method), weights(fresh))
+
+
+def rows_of_steps(method, steps: int) -> list[list[str]]:
+    """The ids of the rows that ``edit_gradients`` draws in each of some steps after the tasks sky and sea."""
+    seen, batches = [], method.batches
+
+    def noted(examples, size):
+        seen.append([example.id for example in examples])
+        return batches(examples, size)
+
+    method.batches = noted
+    method.begin_task(task_named("ice"), remembered("sky", "sea"))
+    for _ in range(steps):
+        method.edit_gradients()
+    return seen
 
 
 def task_named(name: str, answer: str = "answer") -> Task:

@@ -2,16 +2,13 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
 from see_lightning.methods.agem import AGem, project
-from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
-from see_lightning.tasks.memory import Memory
 from tests.adapters import small
-from tests.methods.learning import learn, task_named
+from tests.methods.learning import assert_trains_as_seqft, flat, learn, remembered, rows_of_steps, task_named
 
 TARGETS = ["q_proj", "down_proj"]
 
@@ -19,21 +16,6 @@ TARGETS = ["q_proj", "down_proj"]
 def agem(*, activated: bool = False, ratio: float = 1.0, reference_batch: int = 2) -> AGem:
     setup = Setup(small.pool(rank=4, targets=TARGETS, activated=activated), small.TEMPLATE, OptimConfig(), 0)
     return AGem(setup, ratio=ratio, reference_batch=reference_batch)
-
-
-def remembered(*tasks: str) -> Memory:
-    memory = Memory(0)
-    for task in tasks:
-        memory.add(task_named(task))
-    return memory
-
-
-def flat(parts) -> Tensor:
-    return torch.cat([part.flatten() for part in parts]).double()
-
-
-def weights(method) -> list[Tensor]:
-    return [weight.detach().clone() for weight in method.pool.weights_of([method.ADAPTER])]
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -78,23 +60,10 @@ def test_a_step_does_not_increase_the_loss_on_the_drawn_rows_to_first_order(acti
         torch.testing.assert_close(twice.grad, once)
 
 
-def test_rows_are_drawn_from_past_tasks_by_seed_and_counted(monkeypatch):
-    def drawn(method) -> list[list[str]]:
-        seen, batches = [], method.batches
-
-        def noted(examples, size):
-            seen.append([example.id for example in examples])
-            return batches(examples, size)
-
-        monkeypatch.setattr(method, "batches", noted)
-        method.begin_task(task_named("ice"), remembered("sky", "sea"))
-        for _ in range(8):
-            method.edit_gradients()
-        return seen
-
+def test_rows_are_drawn_from_past_tasks_by_seed_and_counted():
     first, second = agem(ratio=0.5), agem(ratio=0.5)
-    rows = drawn(first)
-    assert rows == drawn(second)
+    rows = rows_of_steps(first, 8)
+    assert rows == rows_of_steps(second, 8)
     assert len({tuple(row) for row in rows}) > 1
     memory = {
         example.id for example in remembered("sky", "sea").rehearse(task_named("ice"), ratio=0.5, resample="once")
@@ -104,7 +73,7 @@ def test_rows_are_drawn_from_past_tasks_by_seed_and_counted(monkeypatch):
     assert first.drawn.total() == 16
     assert first.drawn.keys() == {"sky", "sea"}
     few = agem(reference_batch=100)
-    assert {len(step) for step in drawn(few)} == {6}, "the memory has no more"
+    assert {len(step) for step in rows_of_steps(few, 8)} == {6}, "the memory has no more"
 
 
 def test_a_weight_without_a_gradient_gets_the_projections():
@@ -124,12 +93,10 @@ def test_a_weight_without_a_gradient_gets_the_projections():
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_without_a_memory_it_is_sequential_fine_tuning_bit_for_bit(ratio):
     ours = agem(ratio=ratio)
-    theirs = SeqFt(Setup(small.pool(rank=4, targets=TARGETS), small.TEMPLATE, OptimConfig(), 0))
-    assert learn(ours, "sky") == learn(theirs, "sky")
+    assert_trains_as_seqft(ours, TARGETS)
     if ratio == 0:
         ours.begin_task(task_named("sea"), remembered("sky"))
         assert ours.past == []
-    assert all(torch.equal(here, there) for here, there in zip(weights(ours), weights(theirs), strict=True))
 
 
 @pytest.mark.parametrize(

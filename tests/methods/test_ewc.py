@@ -1,43 +1,28 @@
-"""EWC: the joint optimum of quadratic losses, the Fisher matrix by autograd alone, and what is kept."""
+"""EWC: the joint optimum of quadratic losses, and the Fisher matrix by autograd alone."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
-from see_lightning.methods.ewc import Ewc, distance
-from see_lightning.methods.seqft import SeqFt
+from see_lightning.methods.consolidation import distance
+from see_lightning.methods.ewc import Ewc
 from see_lightning.methods.setup import Setup
 from see_lightning.models.tiny import tiny_model
-from see_lightning.tasks.memory import Memory
 from tests.adapters import small
-from tests.methods.learning import learn, task_named
+from tests.methods.learning import ended, learn, task_named
 
 TARGETS = ["q_proj", "down_proj"]
 
 
-def ewc(*, activated: bool = False, rank: int = 0, ranks: int = 1, strength: float = 1.0, decay: float = 1.0, **optim):
+def ewc(*, activated: bool = False, strength: float = 1.0, decay: float = 1.0, **optim) -> Ewc:
     pool = small.pool(rank=4, targets=TARGETS, activated=activated)
-    setup = Setup(pool, small.TEMPLATE, OptimConfig(**optim), 0, rank, ranks)
+    setup = Setup(pool, small.TEMPLATE, OptimConfig(**optim), 0)
     return Ewc(setup, strength=strength, decay=decay)
-
-
-def weights(method) -> list[Tensor]:
-    return [weight.detach().clone() for weight in method.pool.weights_of([method.ADAPTER])]
-
-
-def ended(method, task: str, steps: int = 3):
-    """The method after a task."""
-    learn(method, task, steps)
-    with torch.no_grad():
-        method.end_task(task_named(task), Memory(0))
-    return method
 
 
 def test_with_exact_curvatures_tasks_in_sequence_have_the_optimum_of_all_of_them():
@@ -77,7 +62,7 @@ def test_the_fisher_matrix_is_the_mean_of_squared_gradients_of_each_example_by_p
                 expected[name] = expected.get(name, 0) + weight.grad.square() / len(examples)
                 whole[name] = whole.get(name, 0) + weight.grad / len(examples)
     with torch.no_grad():
-        found = method.squared_gradients(examples)
+        found = method.importance_of(examples)
     assert len(expected) == len(found) == 2 * len(method.pool.layers)
     for fisher, by_hand in zip(found, expected.values(), strict=True):
         torch.testing.assert_close(fisher, by_hand, atol=1e-5 * float(by_hand.max()), rtol=1e-3)
@@ -85,71 +70,15 @@ def test_the_fisher_matrix_is_the_mean_of_squared_gradients_of_each_example_by_p
     assert sum(fisher.sum() for fisher in found) > 1.5 * of_the_mean, "of a batch's mean gradient it is smaller"
 
 
-def test_ranks_share_the_examples_of_the_fisher_matrix():
-    """Three examples for two ranks: the last of one rank counts for nothing."""
-    alone = ended(ewc(), "sky")
-    shares = []
-    for rank in (0, 1):
-        one = ewc(rank=rank, ranks=2)
-        learn(one, "sky")
-        one.average = lambda tensor: tensor
-        shares.append(one.squared_gradients(task_named("sky").train))
-    for fisher, *both in zip(alone.fisher.values(), *shares, strict=True):
-        torch.testing.assert_close(sum(both) / 2, fisher, rtol=1e-4, atol=1e-7)
-
-
-def test_the_penalty_is_half_the_strength_times_the_weighted_squared_distance_from_the_last_tasks_weights():
-    method = ewc(strength=3.0)
-    assert method.penalty() is None
-    ended(method, "sky")
-    anchor, fisher = weights(method), list(method.fisher.values())
-    learn(method, "sea")
-    by_hand = sum(
-        1.5 * (f * (weight - old).square()).sum().item()
-        for weight, old, f in zip(weights(method), anchor, fisher, strict=True)
-    )
-    assert method.penalty().item() == pytest.approx(by_hand, rel=1e-5)
-    assert by_hand > 0
-
-
 @pytest.mark.parametrize("decay", [0.0, 0.25, 1.0])
 def test_fisher_matrices_of_earlier_tasks_decay_and_add_up(decay):
     method = ended(ewc(decay=decay), "sky")
-    first = {name: fisher.clone() for name, fisher in method.fisher.items()}
+    first = {name: fisher.clone() for name, fisher in method.importance.items()}
     ended(method, "sea")
     with torch.no_grad():
-        second = method.squared_gradients(task_named("sea").train)
-    for (name, fisher), own in zip(method.fisher.items(), second, strict=True):
+        second = method.importance_of(task_named("sea").train)
+    for (name, fisher), own in zip(method.importance.items(), second, strict=True):
         torch.testing.assert_close(fisher, decay * first[name] + own)
-
-
-def test_important_weights_move_less_the_stronger_it_is():
-    moved = []
-    for strength in (0.0, 1e4):
-        method = ended(ewc(strength=strength), "sky")
-        anchor, fisher = weights(method), list(method.fisher.values())
-        learn(method, "sea", steps=10)
-        moved.append(distance(weights(method), anchor, fisher).item())
-    assert moved[1] < 0.1 * moved[0]
-
-
-def test_without_a_past_it_is_sequential_fine_tuning_bit_for_bit():
-    ours = ewc()
-    theirs = SeqFt(Setup(small.pool(rank=4, targets=TARGETS), small.TEMPLATE, OptimConfig(), 0))
-    assert learn(ours, "sky") == learn(theirs, "sky")
-    assert all(torch.equal(here, there) for here, there in zip(weights(ours), weights(theirs), strict=True))
-
-
-def test_a_restored_method_goes_on_as_one_that_was_not_interrupted(tmp_path):
-    method, fresh = ewc(strength=50.0), ewc(strength=50.0)
-    for task in ("sky", "sea"):
-        ended(method, task).save(task, tmp_path / task)
-        fresh.restore(task, tmp_path / task)
-    assert load_file(tmp_path / "sea" / "method_state.safetensors").keys() == method.fisher.keys()
-    assert list(fresh.fisher) == list(method.fisher)
-    assert method.storage()["state"] == method.storage()["weights"]
-    assert learn(method, "ice") == learn(fresh, "ice")
-    assert all(torch.equal(here, there) for here, there in zip(weights(method), weights(fresh), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -8,49 +8,20 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from see_lightning.config.schema import OptimConfig
-from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
 from see_lightning.methods.gainlora import GainLora, Gate, extended, gate
 from see_lightning.methods.olora import overlap
 from see_lightning.methods.setup import Setup
 from see_lightning.tasks.memory import Memory
-from see_lightning.tasks.task import Task
 from tests.adapters import small
+from tests.methods.worded import ROWS, learn, prompts, task
 
 TARGETS = ["q_proj", "down_proj", "lm_head"]
-WORDS = {"sky": "Name a colour: sky {}?", "sea": "How deep, {}, is it", "ice": "{}{} cold"}
-
-
-def task(name: str) -> Task:
-    rows = tuple(Example(f"{name}-{n}", WORDS[name].format("ab" * n, n), f"yes {name}", name) for n in range(3))
-    return Task(name, rows, rows[:1], "rouge_l", 8)
 
 
 def gainlora(**changed) -> GainLora:
     settings = {"threshold": 1.0, "width": 12, "orthogonality": 0.0} | changed
     return GainLora(Setup(small.pool(rank=4, targets=TARGETS), small.TEMPLATE, OptimConfig(), 0), **settings)
-
-
-def learn(method: GainLora, name: str, steps: int = 8) -> list[float]:
-    """A task as a run trains it, with weight decay and a high learning rate; the losses."""
-    method.begin_task(task(name), Memory(0))
-    optimizer, losses = torch.optim.AdamW(method.trained_weights(), lr=0.05, weight_decay=0.1), []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        (batch,) = method.batches(task(name).train, 3)
-        loss, penalty = method.loss(batch), method.penalty()
-        (loss if penalty is None else loss + penalty).backward()
-        optimizer.step()
-        method.after_step()
-        losses.append(loss.item())
-    method.eval()
-    with torch.no_grad():
-        method.end_task(task(name), Memory(0))
-    return losses
-
-
-def prompts(name: str) -> list[list[int]]:
-    return [small.TEMPLATE.prompt_ids(row.prompt) for row in task(name).train]
 
 
 def test_gates_are_those_of_the_authors_code():
@@ -102,7 +73,7 @@ def test_new_gates_are_zero_on_earlier_prompts_after_many_steps_and_old_ones_do_
     method = gainlora()
     learn(method, "sky")
     first = method.prompt_weights(prompts("sky")).clone()
-    assert first.shape == (3, 1)
+    assert first.shape == (ROWS, 1)
     assert first.min() > 0.5
     for number, name in enumerate(("sea", "ice")):
         start = method.gates[0].down.detach().clone()
@@ -131,12 +102,12 @@ def test_changes_of_the_gate_have_no_component_in_the_spans():
 def test_earlier_tasks_keep_their_answers_where_spans_explain_everything():
     method = gainlora()
     learn(method, "sky")
-    (batch,) = method.batches(task("sky").train, 3)
+    (batch,) = method.batches(task("sky").train, ROWS)
     before = method.logits(batch).detach()
     learn(method, "sea", steps=20)
     with torch.no_grad():
         torch.testing.assert_close(method.logits(batch), before, atol=1e-4, rtol=1e-4)
-        (other,) = method.batches(task("sea").train, 3)
+        (other,) = method.batches(task("sea").train, ROWS)
         assert not torch.allclose(method.logits(other), method.pool.logits(other), atol=1e-2)
 
 

@@ -1,18 +1,17 @@
 """GPM: no change in protected directions under AdamW, what this leaves of old outputs, and what is kept."""
 
+from functools import partial
+
 import pytest
-import torch
 from torch import Tensor
 
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
 from see_lightning.methods.gpm import Gpm
-from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from see_lightning.methods.subspace import input_covariances
-from see_lightning.tasks.memory import Memory
 from tests.adapters import small
-from tests.methods.learning import learn, task_named
+from tests.methods.learning import after_two_tasks, assert_trains_as_seqft, ended, equal, learn, task_named, weights
 
 TARGETS = ["q_proj", "down_proj"]
 DEFAULT = {"threshold": 0.9, "threshold_step": 0.01, "rows": 300}
@@ -21,21 +20,6 @@ DEFAULT = {"threshold": 0.9, "threshold_step": 0.01, "rows": 300}
 def gpm(*, activated: bool = False, **settings) -> Gpm:
     pool = small.pool(rank=8, targets=TARGETS, activated=activated)
     return Gpm(Setup(pool, small.TEMPLATE, OptimConfig(), 0), **DEFAULT | settings)
-
-
-def ended(method, task: str, steps: int = 3, past: tuple[str, ...] = ()):
-    """The method after a task."""
-    learn(method, task, steps)
-    memory = Memory(0)
-    for name in past:
-        memory.add(task_named(name))
-    with torch.no_grad():
-        method.end_task(task_named(task), memory)
-    return method
-
-
-def weights(method) -> list[Tensor]:
-    return [weight.detach().clone() for weight in method.pool.weights_of([method.ADAPTER])]
 
 
 def moved(method) -> dict[str, Tensor]:
@@ -66,7 +50,7 @@ def test_projecting_gradients_alone_would_leak(monkeypatch):
 def test_b_has_the_inputs_a_x_and_old_updates_stay_as_they_were_where_all_inputs_are_protected():
     """Within the inputs of the first task, the adapter's update is the same function after the second one."""
     method = ended(gpm(threshold=1.0), "sky")
-    before = input_covariances(method, task_named("sky").train, 300, 1)
+    before = input_covariances(method, task_named("sky").train, 300)
     old = {layer: method.pool.delta(layer, "shared") for layer in method.pool.layers}
     learn(method, "sea", steps=20)
     for layer in method.pool.layers:
@@ -78,10 +62,7 @@ def test_b_has_the_inputs_a_x_and_old_updates_stay_as_they_were_where_all_inputs
 
 
 def test_the_first_task_is_sequential_fine_tuning_bit_for_bit():
-    ours = gpm()
-    theirs = SeqFt(Setup(small.pool(rank=8, targets=TARGETS), small.TEMPLATE, OptimConfig(), 0))
-    assert learn(ours, "sky") == learn(theirs, "sky")
-    assert all(torch.equal(here, there) for here, there in zip(weights(ours), weights(theirs), strict=True))
+    assert_trains_as_seqft(gpm(), TARGETS, rank=8)
 
 
 def test_the_share_of_protected_energy_rises_with_every_task():
@@ -94,13 +75,10 @@ def test_the_share_of_protected_energy_rises_with_every_task():
 
 
 def test_a_restored_method_goes_on_as_one_that_was_not_interrupted(tmp_path):
-    method, fresh = gpm(threshold=0.6), gpm(threshold=0.6)
-    for number, task in enumerate(("sky", "sea")):
-        ended(method, task, past=("sky",) * number).save(task, tmp_path / task)
-        fresh.restore(task, tmp_path / task)
+    method, fresh = after_two_tasks(partial(gpm, threshold=0.6), tmp_path)
     assert method.storage()["state"] == sum(one.basis_IK.nbytes for one in method.protected.values())
     assert learn(method, "ice") == learn(fresh, "ice")
-    assert all(torch.equal(here, there) for here, there in zip(weights(method), weights(fresh), strict=True))
+    assert equal(weights(method), weights(fresh))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from see_lightning.config.schema import OptimConfig
@@ -15,7 +14,7 @@ from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from see_lightning.tasks.batches import IGNORED
 from tests.adapters import small
-from tests.methods.learning import fit, remembered, task_named
+from tests.methods.learning import equal, fit, remembered, task_named, weights
 
 TARGETS = ["q_proj", "down_proj"]
 
@@ -27,10 +26,6 @@ def setup(*, activated: bool = False, rank: int = 0, ranks: int = 1, **optim) ->
 
 def ilora(*, ratio=1.0, resample="once", decay: float = 0.9, consistency: float = 1.0, **settings) -> ILora:
     return ILora(setup(**settings), ratio=ratio, resample=resample, decay=decay, consistency=consistency)
-
-
-def weights(method, adapter: str) -> list[Tensor]:
-    return [weight.detach().clone() for weight in method.pool.weights_of([adapter])]
 
 
 def second_task(method, task: str = "sea"):
@@ -151,17 +146,14 @@ def test_the_gradients_of_two_ranks_have_the_mean_of_one(rows):
 def test_the_fast_adapters_first_task_is_sequential_fine_tuning_bit_for_bit():
     ours, theirs = ilora(), SeqFt(setup())
     assert fit(ours, "sky") == fit(theirs, "sky")
-    pairs = zip(weights(ours, "fast"), weights(theirs, "shared"), strict=True)
-    assert all(torch.equal(here, there) for here, there in pairs)
+    assert equal(weights(ours, "fast"), weights(theirs, "shared"))
 
 
 def test_without_consistency_and_average_it_is_replay_bit_for_bit():
     ours, theirs = ilora(decay=0.0, consistency=0.0, ratio=0.5), Replay(setup(), ratio=0.5, resample="once")
     for past, task in (((), "sky"), (("sky",), "sea")):
         assert fit(ours, task, past) == fit(theirs, task, past)
-    assert all(
-        torch.equal(one, other) for one, other in zip(weights(ours, "shared"), weights(theirs, "shared"), strict=True)
-    )
+    assert equal(weights(ours, "shared"), weights(theirs, "shared"))
 
 
 def test_the_fast_adapter_stays_nearer_to_the_slow_one_on_past_rows_the_stronger_it_is():
@@ -184,7 +176,7 @@ def test_a_restored_method_goes_on_as_one_that_was_not_interrupted(tmp_path):
     assert method.storage()["state"] == method.storage()["weights"] == method.pool.adapter_bytes("fast")
     assert fit(method, "ice", ("sky", "sea")) == fit(fresh, "ice", ("sky", "sea"))
     for name in ("fast", "shared"):
-        assert all(torch.equal(a, b) for a, b in zip(weights(method, name), weights(fresh, name), strict=True))
+        assert equal(weights(method, name), weights(fresh, name))
 
 
 @pytest.mark.parametrize(

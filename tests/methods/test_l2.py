@@ -10,7 +10,7 @@ from see_lightning.methods.l2 import L2, squared_distance
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from tests.adapters import small
-from tests.methods.learning import fit, remembered, task_named
+from tests.methods.learning import assert_goes_on_when_restored, equal, fit, remembered, task_named, weights
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]  # the second and the third are not square
 SHAPES = ((2, 3, 8), (4, 8, 3), (3, 5, 5), (6, 4, 3))  # rank, output, input; the last rank is above both sizes
@@ -22,10 +22,6 @@ def setup(**optim) -> Setup:
 
 def l2(*, strength: float = 1.0) -> L2:
     return L2(setup(), strength=strength)
-
-
-def weights(method) -> list[Tensor]:
-    return [weight.detach().clone() for weight in method.pool.weights_of([method.ADAPTER])]
 
 
 def drawn(rank: int, outputs: int, inputs: int, *, dtype=torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -109,17 +105,12 @@ def test_the_update_moves_less_the_stronger_it_is():
 def test_without_a_past_it_is_sequential_fine_tuning_bit_for_bit():
     ours, theirs = l2(), SeqFt(setup())
     assert fit(ours, "sky") == fit(theirs, "sky")
-    assert all(torch.equal(here, there) for here, there in zip(weights(ours), weights(theirs), strict=True))
+    assert equal(weights(ours), weights(theirs))
 
 
 def test_a_restored_method_goes_on_as_one_that_was_not_interrupted(tmp_path):
-    method, fresh = l2(), l2()
-    fit(method, "sky")
-    method.save("sky", tmp_path)
-    fresh.restore("sky", tmp_path)
+    assert_goes_on_when_restored(l2, tmp_path)
     assert not (tmp_path / "method_state.safetensors").exists(), "the anchor is the adapter itself"
-    assert fit(method, "sea", ("sky",)) == fit(fresh, "sea", ("sky",))
-    assert all(torch.equal(here, there) for here, there in zip(weights(method), weights(fresh), strict=True))
 
 
 @pytest.mark.parametrize("strength", [-1.0, float("nan")])

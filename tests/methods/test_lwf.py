@@ -12,7 +12,7 @@ from see_lightning.methods.lwf import LwF
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from tests.adapters import small
-from tests.methods.learning import fit, remembered, task_named
+from tests.methods.learning import assert_goes_on_when_restored, equal, fit, remembered, task_named, weights
 
 TARGETS = ["q_proj", "down_proj"]
 
@@ -24,10 +24,6 @@ def setup(*, activated: bool = False, **optim) -> Setup:
 
 def lwf(*, strength: float = 1.0, temperature: float = 2.0, **settings) -> LwF:
     return LwF(setup(**settings), strength=strength, temperature=temperature)
-
-
-def weights(method, adapter: str = "shared") -> list[Tensor]:
-    return [weight.detach().clone() for weight in method.pool.weights_of([adapter])]
 
 
 def drawn(*shape: int) -> list[Tensor]:
@@ -115,7 +111,7 @@ def test_the_teacher_is_the_adapter_before_the_task_and_stays_so():
     for past, task in ((("sky",), "sea"), (("sky", "sea"), "ice")):
         before = weights(method)
         fit(method, task, past)
-        assert all(torch.equal(a, b) for a, b in zip(weights(method, "teacher"), before, strict=True))
+        assert equal(weights(method, "teacher"), before)
         assert any(not torch.equal(a, b) for a, b in zip(weights(method), before, strict=True))
     assert method.pool.names == ["shared"]
     assert method.storage() == {part: method.pool.adapter_bytes("shared") for part in ("pool", "weights")}
@@ -136,16 +132,11 @@ def test_predictions_stay_nearer_to_the_teacher_the_stronger_it_is():
 def test_the_first_task_is_sequential_fine_tuning_bit_for_bit():
     ours, theirs = lwf(), SeqFt(setup())
     assert fit(ours, "sky") == fit(theirs, "sky")
-    assert all(torch.equal(a, b) for a, b in zip(weights(ours), weights(theirs), strict=True))
+    assert equal(weights(ours), weights(theirs))
 
 
 def test_a_restored_method_goes_on_as_one_that_was_not_interrupted(tmp_path):
-    method, fresh = lwf(), lwf()
-    fit(method, "sky")
-    method.save("sky", tmp_path)
-    fresh.restore("sky", tmp_path)
-    assert fit(method, "sea", ("sky",)) == fit(fresh, "sea", ("sky",))
-    assert all(torch.equal(a, b) for a, b in zip(weights(method), weights(fresh), strict=True))
+    assert_goes_on_when_restored(lwf, tmp_path)
 
 
 @pytest.mark.parametrize(

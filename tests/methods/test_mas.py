@@ -1,41 +1,25 @@
-"""MAS: the importance in closed form and by PEFT alone, without labels, and the penalty."""
+"""MAS: the importance in closed form and by PEFT alone, and without labels."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
-from torch import Tensor
 
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
 from see_lightning.methods.mas import Mas, sensitivity
-from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from see_lightning.models.tiny import tiny_model
-from see_lightning.tasks.memory import Memory
 from tests.adapters import small
-from tests.methods.learning import learn, task_named
+from tests.methods.learning import ended, equal, learn, task_named
 
 TARGETS = ["q_proj", "down_proj"]
 
 
-def mas(*, activated: bool = False, rank: int = 0, ranks: int = 1, strength: float = 1.0) -> Mas:
+def mas(*, activated: bool = False, strength: float = 1.0) -> Mas:
     pool = small.pool(rank=4, targets=TARGETS, activated=activated)
-    return Mas(Setup(pool, small.TEMPLATE, OptimConfig(), 0, rank, ranks), strength=strength)
-
-
-def weights(method) -> list[Tensor]:
-    return [weight.detach().clone() for weight in method.pool.weights_of([method.ADAPTER])]
-
-
-def ended(method, task: str, steps: int = 3):
-    """The method after a task."""
-    learn(method, task, steps)
-    with torch.no_grad():
-        method.end_task(task_named(task), Memory(0))
-    return method
+    return Mas(Setup(pool, small.TEMPLATE, OptimConfig(), 0), strength=strength)
 
 
 def test_the_importance_in_a_linear_layer_is_its_closed_form():
@@ -68,7 +52,7 @@ def test_the_importance_is_the_mean_of_each_examples_absolute_gradient_by_peft_a
                 expected[name] = expected.get(name, 0) + weight.grad.abs() / len(examples)
                 whole[name] = whole.get(name, 0) + weight.grad / len(examples)
     with torch.no_grad():
-        found = method.mean_sensitivity(examples)
+        found = method.importance_of(examples)
     assert len(expected) == len(found) == 2 * len(method.pool.layers)
     for importance, by_hand in zip(found, expected.values(), strict=True):
         torch.testing.assert_close(importance, by_hand, atol=1e-4 * float(by_hand.max()), rtol=1e-3)
@@ -81,36 +65,9 @@ def test_answers_have_no_part_in_it():
     learn(method, "sky")
     rows = task_named("sky").train
     with torch.no_grad():
-        first = method.mean_sensitivity(rows)
-        second = method.mean_sensitivity([replace(row, target="another and a longer one") for row in rows])
-    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
-
-
-def test_ranks_share_the_examples():
-    """Three examples for two ranks: the last of one rank counts for nothing."""
-    alone = ended(mas(), "sky")
-    shares = []
-    for rank in (0, 1):
-        one = mas(rank=rank, ranks=2)
-        learn(one, "sky")
-        one.average = lambda tensor: tensor
-        shares.append(one.mean_sensitivity(task_named("sky").train))
-    for importance, *both in zip(alone.importance.values(), *shares, strict=True):
-        torch.testing.assert_close(sum(both) / 2, importance, rtol=1e-4, atol=1e-7)
-
-
-def test_the_penalty_is_the_strength_times_the_weighted_squared_distance_from_the_last_tasks_weights():
-    method = mas(strength=3.0)
-    assert method.penalty() is None
-    ended(method, "sky")
-    anchor, importance = weights(method), list(method.importance.values())
-    learn(method, "sea")
-    by_hand = sum(
-        3 * (omega * (weight - old).square()).sum().item()
-        for weight, old, omega in zip(weights(method), anchor, importance, strict=True)
-    )
-    assert method.penalty().item() == pytest.approx(by_hand, rel=1e-5)
-    assert by_hand > 0
+        first = method.importance_of(rows)
+        second = method.importance_of([replace(row, target="another and a longer one") for row in rows])
+    assert equal(first, second)
 
 
 def test_importances_of_all_tasks_add_up():
@@ -118,40 +75,10 @@ def test_importances_of_all_tasks_add_up():
     first = {name: importance.clone() for name, importance in method.importance.items()}
     ended(method, "sea")
     with torch.no_grad():
-        second = method.mean_sensitivity(task_named("sea").train)
+        second = method.importance_of(task_named("sea").train)
     for (name, importance), own in zip(method.importance.items(), second, strict=True):
         torch.testing.assert_close(importance, first[name] + own)
         assert importance.min() >= 0
-
-
-def test_important_weights_move_less_the_stronger_it_is():
-    moved = []
-    for strength in (0.0, 1e4):
-        method = ended(mas(strength=strength), "sky")
-        anchor, importance = weights(method), list(method.importance.values())
-        learn(method, "sea", steps=10)
-        rows = zip(weights(method), anchor, importance, strict=True)
-        moved.append(sum((omega * (weight - old).square()).sum().item() for weight, old, omega in rows))
-    assert moved[1] < 0.1 * moved[0]
-
-
-def test_without_a_past_it_is_sequential_fine_tuning_bit_for_bit():
-    ours = mas()
-    theirs = SeqFt(Setup(small.pool(rank=4, targets=TARGETS), small.TEMPLATE, OptimConfig(), 0))
-    assert learn(ours, "sky") == learn(theirs, "sky")
-    assert all(torch.equal(here, there) for here, there in zip(weights(ours), weights(theirs), strict=True))
-
-
-def test_a_restored_method_goes_on_as_one_that_was_not_interrupted(tmp_path):
-    method, fresh = mas(strength=50.0), mas(strength=50.0)
-    for task in ("sky", "sea"):
-        ended(method, task).save(task, tmp_path / task)
-        fresh.restore(task, tmp_path / task)
-    assert load_file(tmp_path / "sea" / "method_state.safetensors").keys() == method.importance.keys()
-    assert list(fresh.importance) == list(method.importance)
-    assert method.storage()["state"] == method.storage()["weights"]
-    assert learn(method, "ice") == learn(fresh, "ice")
-    assert all(torch.equal(here, there) for here, there in zip(weights(method), weights(fresh), strict=True))
 
 
 @pytest.mark.parametrize("strength", [-1.0, float("inf")])

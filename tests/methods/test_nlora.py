@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
@@ -11,17 +10,13 @@ from see_lightning.methods.nlora import NLora, sparsity
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from tests.adapters import small
-from tests.methods.learning import learn
+from tests.methods.learning import equal, learn, weights
 
 TARGETS = ["k_proj", "down_proj"]  # neither is square
 
 
 def nlora(*, weight: float = 1e-3) -> NLora:
     return NLora(Setup(small.pool(rank=4, targets=TARGETS), small.TEMPLATE, OptimConfig(), 0), sparsity=weight)
-
-
-def weights(method, adapter: str) -> list[Tensor]:
-    return [weight.detach().clone() for weight in method.pool.weights_of([adapter])]
 
 
 def test_the_penalty_is_the_sum_of_the_absolute_entries_of_the_new_update_alone():
@@ -65,8 +60,7 @@ def test_without_a_weight_the_first_task_is_sequential_fine_tuning_bit_for_bit()
     theirs = SeqFt(Setup(small.pool(rank=4, targets=TARGETS), small.TEMPLATE, OptimConfig(), 0))
     ours.ADAPTER = "sum"  # first weights are drawn by an adapter's name
     assert learn(ours, "shared") == learn(theirs, "shared")
-    pairs = zip(weights(ours, "shared"), weights(theirs, "shared"), strict=True)
-    assert all(torch.equal(here, there) for here, there in pairs)
+    assert equal(weights(ours, "shared"), weights(theirs, "shared"))
 
 
 def test_it_acts_in_the_first_task_too():
@@ -82,9 +76,8 @@ def test_earlier_adapters_rest_and_a_folder_gives_each_task_its_own_back(tmp_pat
     method.save("sky", tmp_path / "sky")
     fresh.restore("sky", tmp_path / "sky")
     assert learn(method, "sea") == learn(fresh, "sea")
-    assert all(torch.equal(here, there) for here, there in zip(weights(method, "sky"), rested, strict=True))
-    pairs = zip(weights(fresh, "sea"), weights(method, "sea"), strict=True)
-    assert all(torch.equal(here, there) for here, there in pairs)
+    assert equal(weights(method, "sky"), rested)
+    assert equal(weights(fresh, "sea"), weights(method, "sea"))
 
 
 def test_a_negative_weight_is_refused():

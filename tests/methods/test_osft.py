@@ -11,7 +11,7 @@ from see_lightning.methods.osft import Osft, shares
 from see_lightning.methods.setup import Setup
 from see_lightning.tasks.memory import Memory
 from tests.adapters import small
-from tests.methods.learning import fit, learn, task_named
+from tests.methods.learning import ended, fit, learn, task_named
 from tests.methods.test_whole_layers import BASES
 
 DEFAULT = {"min_retained": 0.2, "target_retained": 0.6, "rows": 300}
@@ -21,14 +21,6 @@ def osft(kind: str = "llama", optim: OptimConfig | None = None, **settings) -> O
     make, targets = BASES[kind]
     pool = small.pool(full=True, targets=targets, base=make())
     return Osft(Setup(pool, small.TEMPLATE, optim or OptimConfig(), 0), **DEFAULT | settings)
-
-
-def ended(method, task: str, steps: int = 3):
-    """The method after a task."""
-    learn(method, task, steps)
-    with torch.no_grad():
-        method.end_task(task_named(task), Memory(0))
-    return method
 
 
 def matrices(method) -> dict[str, Tensor]:

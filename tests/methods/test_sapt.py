@@ -7,55 +7,19 @@ import torch
 from torch import nn
 
 from see_lightning.config.schema import OptimConfig
-from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
 from see_lightning.methods.sapt import Sapt, attention, drift
 from see_lightning.methods.setup import Setup
-from see_lightning.tasks.memory import Memory
-from see_lightning.tasks.task import Task
 from tests.adapters import small
+from tests.methods.worded import learn, prompts, remembered, task
 
 TARGETS = ["q_proj", "down_proj", "lm_head"]
-WORDS = {"sky": "Name a colour: sky {}?", "sea": "How deep, {}, is it", "ice": "{}{} cold"}
 KEYS = torch.tensor([[0.3, -0.8, 0.5, 1.0], [-0.6, 0.2, 0.9, -0.4], [1.0, 0.5, -0.5, 0.25]])
-
-
-def task(name: str) -> Task:
-    rows = tuple(Example(f"{name}-{n}", WORDS[name].format("ab" * n, n), f"yes {name}", name) for n in range(4))
-    return Task(name, rows, rows[:1], "rouge_l", 8)
-
-
-def remembered(*names: str) -> Memory:
-    memory = Memory(0)
-    for name in names:
-        memory.add(task(name))
-    return memory
 
 
 def sapt(**changed) -> Sapt:
     settings = {"ratio": 0.5, "strength": 1.0, "width": 12} | changed
     return Sapt(Setup(small.pool(rank=4, targets=TARGETS), small.TEMPLATE, OptimConfig(), 0), **settings)
-
-
-def learn(method: Sapt, name: str, *past: str, steps: int = 8) -> list[float]:
-    """A task as a run trains it, with a high learning rate; the losses without the penalty."""
-    method.begin_task(task(name), remembered(*past))
-    optimizer, losses = torch.optim.AdamW(method.trained_weights(), lr=0.05), []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        (batch,) = method.batches(task(name).train, 4)
-        loss, penalty = method.loss(batch), method.penalty()
-        (loss if penalty is None else loss + penalty).backward()
-        optimizer.step()
-        losses.append(loss.item())
-    method.eval()
-    with torch.no_grad():
-        method.end_task(task(name), Memory(0))
-    return losses
-
-
-def prompts(name: str) -> list[list[int]]:
-    return [small.TEMPLATE.prompt_ids(row.prompt) for row in task(name).train]
 
 
 def test_attention_and_drift_are_those_of_the_authors_code():

@@ -14,7 +14,7 @@ from see_lightning.methods.sdft import Sdft
 from see_lightning.methods.setup import Setup
 from see_lightning.seeds import seed
 from tests.adapters import small
-from tests.methods.learning import fit, remembered, task_named
+from tests.methods.learning import assert_goes_on_when_restored, equal, fit, remembered, task_named, weights
 
 TARGETS = ["q_proj", "down_proj"]
 SHOWN = "{prompt} Like: {answer}"
@@ -24,10 +24,6 @@ DEFAULT = {"teacher": "average", "follow": 0.25, "direction": "reverse", "demons
 def sdft(*, activated: bool = False, run_seed: int = 0, ranks=(0, 1), targets=TARGETS, optim=None, **settings) -> Sdft:
     pool = small.pool(rank=4, targets=targets, activated=activated)
     return Sdft(Setup(pool, small.TEMPLATE, OptimConfig(**optim or {}), run_seed, *ranks), **DEFAULT | settings)
-
-
-def weights(method, adapter: str = "shared") -> list[Tensor]:
-    return [weight.detach().clone() for weight in method.pool.weights_of([adapter])]
 
 
 def mixed(task: str = "sea"):
@@ -154,7 +150,7 @@ def test_the_teacher_is_the_adapter_as_the_task_begins_and_then_its_moving_avera
     fit(method, "sky")
     method.begin_task(mixed(), remembered("sky"))
     teacher = weights(method)
-    assert all(torch.equal(a, b) for a, b in zip(weights(method, "teacher"), teacher, strict=True))
+    assert equal(weights(method, "teacher"), teacher)
     for _ in range(3):
         for weight in method.trained_weights():
             weight.data += 0.1
@@ -195,12 +191,7 @@ def test_the_base_model_as_the_teacher_needs_no_adapter():
 
 
 def test_a_restored_method_goes_on_as_one_that_was_not_interrupted(tmp_path):
-    method, fresh = sdft(), sdft()
-    fit(method, "sky")
-    method.save("sky", tmp_path)
-    fresh.restore("sky", tmp_path)
-    assert fit(method, "sea", ("sky",)) == fit(fresh, "sea", ("sky",))
-    assert all(torch.equal(a, b) for a, b in zip(weights(method), weights(fresh), strict=True))
+    assert_goes_on_when_restored(sdft, tmp_path)
 
 
 def test_a_prompt_with_its_answer_that_is_too_long_for_the_model_is_refused():

@@ -105,7 +105,7 @@ def test_inputs_are_recorded_token_by_token_without_padding(activated):
             ):  # the base model reads what is before the header first; an activated adapter does not act there
                 for per_layer in seen.values():
                     del per_layer[-2]
-    found = input_covariances(method, examples, 300, 1)
+    found = input_covariances(method, examples, 300)
     assert found.keys() == method.pool.layers.keys()
     for layer, covariance in found.items():
         x = torch.cat(seen[layer])
@@ -116,21 +116,21 @@ def test_at_most_so_many_rows_are_drawn_by_seed():
     method = SeqFt(Setup(small.pool(rank=4, targets=["q_proj"]), small.TEMPLATE, OptimConfig(), 0))
     learn(method, "sky")
     rows = task_named("sky").train
-    one, again = (input_covariances(method, rows, 1, 1) for _ in range(2))
-    alone = [input_covariances(method, [row], 1, 1) for row in rows]
+    one, again = (input_covariances(method, rows, 1) for _ in range(2))
+    alone = [input_covariances(method, [row], 1) for row in rows]
     for layer, covariance in one.items():
         assert torch.equal(covariance, again[layer])
         assert sum(torch.equal(covariance, other[layer]) for other in alone) == 1
 
 
-def test_ranks_share_the_rows():
-    """Three rows for two ranks: the last of one rank counts for nothing."""
-    shares = []
+def test_every_rank_has_the_covariances_of_one_process_bit_for_bit_and_a_row_is_drawn_once():
+    found, drawn = [], []
     for rank, ranks in ((0, 1), (0, 2), (1, 2)):
         method = SeqFt(Setup(small.pool(rank=4, targets=["q_proj"]), small.TEMPLATE, OptimConfig(), 0, rank, ranks))
         learn(method, "sky")
-        method.average = lambda tensor: tensor
-        shares.append(input_covariances(method, task_named("sky").train, 300, ranks))
-    alone, *both = shares
+        found.append(input_covariances(method, task_named("sky").train, 300))
+        drawn.append(method.drawn["sky"])
+    alone, *both = found
     for layer, covariance in alone.items():
-        torch.testing.assert_close(sum(share[layer] for share in both), covariance, rtol=1e-4, atol=1e-4)
+        assert all(torch.equal(one[layer], covariance) for one in both)
+    assert drawn == [3, 3, 3]
