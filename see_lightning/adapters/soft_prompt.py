@@ -6,6 +6,7 @@ Letters: B rows, P virtual tokens, H size of an embedding, W width of the MLP.
 from collections.abc import Iterator
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
@@ -13,7 +14,7 @@ from see_lightning.adapters.prefix import VirtualTokens
 from see_lightning.inference.kv_cache import KVCache
 
 
-def random_tokens(model: nn.Module, number: int, weights_seed: int) -> Tensor:
+def random_tokens(model: PreTrainedModel | PeftModel, number: int, weights_seed: int) -> Tensor:
     """The embeddings of random tokens of the vocabulary, (P, H): with these a soft prompt begins.
 
     Args:

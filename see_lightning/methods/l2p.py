@@ -74,7 +74,7 @@ class L2p(OneAdapterMethod):
             words_PH = random_tokens(self.pool.model, self.size * self.tokens, self.weights_seed(self.ADAPTER))
             draw = torch.Generator().manual_seed(seed(self.run_seed, "all tasks", "keys"))
             keys_MH = torch.randn(self.size, words_PH.shape[1], generator=draw)
-            self._join(words_PH.unflatten(0, (self.size, self.tokens)), keys_MH)
+            self._join(words_PH.view(self.size, self.tokens, -1), keys_MH)
         assert self.prompts is not None
         self.pool.train_only(self.ADAPTER)
         self.prompts.keys_MH.requires_grad_(self.pull > 0)
@@ -171,5 +171,5 @@ class L2p(OneAdapterMethod):
         """Loads prompts and state; those after a task replace those before it."""
         tensors = files.load_state(folder, self.pool.device())
         prompts_PH = files.read_tensors(folder / files.WEIGHTS)[files.PROMPTS].to(self.pool.device())
-        self._join(prompts_PH.unflatten(0, (self.size, self.tokens)), tensors[KEYS])
+        self._join(prompts_PH.view(self.size, self.tokens, -1), tensors[KEYS])
         self.chosen_M = tensors.get(CHOSEN, self.chosen_M).cpu()
