@@ -6,10 +6,11 @@ from peft import PeftModel
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from see_lightning.adapters.embeddings import embed_prompts
-from see_lightning.adapters.prompt_pool import PromptPool
+from see_lightning.adapters.prompt_pool import PromptPool, nearest
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
 from see_lightning.methods.l2p import UNUSED, L2p
+from see_lightning.methods.loss import row_mean
 from see_lightning.methods.setup import Setup
 from see_lightning.models.tiny import tiny_model
 from see_lightning.tasks.batches import Batch, Queries, collate
@@ -119,6 +120,28 @@ def test_keys_stay_without_a_pull_and_move_towards_the_queries_with_it():
     near = chosen_by_hand(pulled, small.TEMPLATE.prompt_ids(row))
     angle = [cosine_similarity(query_H, keys[near], dim=1).sum() for keys in (before[1], pulled.prompts.keys_MH)]
     assert angle[1] > angle[0]
+
+
+def test_choice_and_pull_are_those_of_trace_s_code():
+    """Of ``L2P.train_step`` in BeyonderXX/TRACE at 462e39f, on these tensors, with a model whose loss is 0 and a weight of 0.5.
+
+    There the similarities are subtracted, so its number is less by 0.5 times the two prompts of a row.
+    """
+    keys_MH = torch.tensor(
+        [
+            [-0.4, -1.2, 0.4, -0.3],
+            [-0.4, -0.9, 0.5, 0.1],
+            [-2.3, 0.4, 0.6, 0.3],
+            [1.3, 0.9, -1.4, -1],
+            [-0.4, -0.2, 0.8, 1],
+        ]
+    )
+    queries_BH = torch.tensor([[1.8, 2, 1.5, -1.8], [1.1, 1.8, -0.4, -0.5], [1.4, -3.8, -3.3, 1.2]]) / 3
+    distance_BM = PromptPool(torch.zeros(5, 2, 4), keys_MH).distances(queries_BH).detach()
+    chosen_BN = nearest(distance_BM, 2)
+    assert chosen_BN.tolist() == [[3, 2], [3, 2], [0, 1]]
+    pull = 0.5 * row_mean(distance_BM.gather(1, chosen_BN).sum(1), torch.zeros(3, 1, dtype=torch.long), "examples")
+    assert float(pull) == pytest.approx(-0.174285888671875 + 0.5 * 2, abs=1e-5)
 
 
 def test_a_later_task_prefers_prompts_that_earlier_rows_did_not_choose(tmp_path):
