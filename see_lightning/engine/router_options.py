@@ -1,8 +1,9 @@
 """The routers that a finished run's experts can be routed by: the run's own, those of ``conf/router``, and typed ones."""
 
 import inspect
+import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,32 @@ def _plain(value: Any) -> Any:
 
 
 def _own_name(cfg: DictConfig, own: Choice) -> str:
-    """The name of the run's own router, with the settings that differ from the defaults of its class."""
+    """The name of the run's own router, with the settings that differ from those of its file in ``conf/router``."""
     router, settings = own
-    changed = {name: value for name, value in settings.items() if value != _whole(router, {})[name]}
-    return shlex.join([router_name(cfg), *(f"{name}={value}" for name, value in changed.items())])
+    name = router_name(cfg)
+    usual = _whole(router, composed([f"router={name}"]).router if name in _files() else {})
+    return shlex.join([name, *_changed(settings, usual)])
+
+
+def _changed(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
+    """``NAME=VALUE`` of each setting that is not the usual one, also of those within another, such as ``by.layer=1``."""
+    for name, value in settings.items():
+        before = usual.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            yield from (f"{name}.{one}" for one in _changed(value, before))
+        elif value != before:
+            yield f"{name}={_typed(value)}"
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed in a command.
+
+    >>> _typed(["as_is", "none"]), _typed(None), _typed(1), _typed(True)
+    ('[as_is,none]', 'null', '1', 'true')
+    """
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def _option(cfg: DictConfig, words: Sequence[str], own: Choice, trust: Trust) -> RouterOption:

@@ -22,6 +22,12 @@ def options_of(tmp_path, *settings, words=(), trust=()):
         (("method=stl", "router=density", "router.reject_above=3"), "density reject_above=3"),
         (("method=stl", "router=centroid"), "centroid"),
         (("method=moses", "method.task_id=key"), "centroid"),
+        (
+            ("method=see", "router=joint", "router.target_recall=0.9", "router.by.layer=1"),
+            "joint by.layer=1 target_recall=0.9",
+        ),
+        (("method=see", "router=joint"), "joint"),
+        (("method=stl", "router=knn", "router.k=3", "router.wordings=[input_only]"), "knn k=3 'wordings=[input_only]'"),
     ],
 )
 def test_the_run_s_own_router_is_there_once(tmp_path, settings, own):
