@@ -8,6 +8,7 @@ import pytest
 from see_lightning.config.identity import run_key
 from see_lightning.config.overrides import translate
 from see_lightning.config.search_path import CONF
+from see_lightning.config.sources import combine_sources
 from tests.runs import toy
 
 RESULTS = CONF.parent / "results"
@@ -21,4 +22,6 @@ def test_a_kept_result_has_the_key_of_its_command(directory):
     python, script, *words = shlex.split(KEPT[directory])
     assert (python, script) == ("python", "run.py")
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        assert run_key(hydra.compose("run", overrides=translate(words, several=False))) == directory.parent.name
+        cfg = hydra.compose("run", overrides=translate(words, several=False))
+    combine_sources(cfg)
+    assert run_key(cfg) == directory.parent.name
