@@ -124,6 +124,13 @@ def test_micro_batches_add_up_and_a_part_without_examples_counts_for_nothing():
         torch.testing.assert_close(method.magnitudes[name], magnitudes, rtol=1e-4, atol=1e-4)
 
 
+def test_gradients_for_the_method_s_own_use_choose_no_rows():
+    method = migu()
+    method.gradients(next(method.batches(task_named("sea").train, 3)))
+    assert method.masks_rows
+    assert not method.magnitudes
+
+
 def test_a_rank_without_an_example_takes_the_rows_of_the_others(monkeypatch):
     method = migu()
     (batch,) = method.batches(task_named("sea").train, 3)

@@ -16,6 +16,7 @@ from see_lightning.cli.compare import main as compare_main
 from see_lightning.engine.ledger import Ledger
 from see_lightning.reporting.colours import FIRST, FURTHER, assigned, styles
 from see_lightning.reporting.comparison.groups import compare
+from see_lightning.reporting.figures import capacity
 from see_lightning.reporting.figures.figure_data import sheets
 from see_lightning.reporting.figures.latency import latency_figure
 from see_lightning.reporting.figures.perplexity import quantile
@@ -240,14 +241,22 @@ def test_the_score_stands_over_what_is_kept_after_each_task(tmp_path, capsys):
     assert "seqft" not in " ".join(shown)
 
 
-@pytest.mark.parametrize(("larger", "ticks"), [(300, {"1", "10", "100"}), (3, {"1.50", "2.50"})])
-def test_sizes_far_apart_stand_on_a_logarithmic_axis(tmp_path, larger, ticks):
+@pytest.mark.parametrize(("larger", "scale", "tick"), [(300, "log", "100"), (3, "linear", "2.50")])
+def test_sizes_far_apart_stand_on_a_logarithmic_axis(tmp_path, monkeypatch, larger, scale, tick):
+    seen, finish = [], capacity.finish
+
+    def finished(figure, axes, *more):
+        seen.append(axes.get_xscale())
+        return finish(figure, axes, *more)
+
+    monkeypatch.setattr(capacity, "finish", finished)
     for method, size in (("moses", 1), ("see", larger)):
         path = add(tmp_path, method, 0.1 if method == "see" else None)
         kept = {"pool": [9, 9], "weights": [size * 2**20] * 2}
         path.write_text(json.dumps(json.loads(path.read_text()) | {"storage": kept}))
     figures.main([str(tmp_path)])
-    assert ticks <= set(words(tmp_path / "two_capacity.svg"))
+    assert seen == [scale]
+    assert tick in words(tmp_path / "two_capacity.svg")
 
 
 def test_without_anyone_that_says_what_it_keeps_there_is_no_figure_of_it(tmp_path):

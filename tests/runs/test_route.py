@@ -132,10 +132,10 @@ def test_another_share_of_own_queries_is_tried_without_learning_the_tasks_again(
     with pytest.raises(AssertionError), patch.object(Joint, "hold_out", side_effect=AssertionError("learned again")):
         compared(run, "--router", words[1], "--no-answers")
     with patch.object(Joint, "not_in_state", frozenset()):
-        anew = rows_of(compared(run_of(base, tmp_path / "anew", *JOINT), "--router", words[0], "--no-answers"))[
+        again = rows_of(compared(run_of(base, tmp_path / "again", *JOINT), "--router", words[0], "--no-answers"))[
             words[0]
         ]
-    assert row["sets"] == anew["sets"] != own["sets"]
+    assert row["sets"] == again["sets"] != own["sets"]
 
 
 def test_every_option_has_a_row_and_one_that_cannot_route_has_the_reason(base, tmp_path, capsys):
