@@ -18,6 +18,7 @@ from see_lightning.inference.kv_cache import KVCache
 def nearest(distance_BM: Tensor, number: int) -> Tensor:
     """For each row the prompts at the smallest distances, nearest first, (B, N); of equal ones the first of the pool.
 
+    >>> import torch
     >>> nearest(torch.tensor([[0.5, 0.1, 0.3]]), 2)
     tensor([[1, 2]])
     """
