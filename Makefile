@@ -63,6 +63,7 @@ results: setup
 
 rivals: setup
 	$(PY) run.py experiment=rivals_superni_5
+	$(PY) run.py experiment=rivals_superni_5_whole
 
 clean:
 	rm -rf .venv runs

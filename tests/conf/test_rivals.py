@@ -7,6 +7,7 @@ from see_lightning.config.search_path import CONF
 from see_lightning.engine import launch
 
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+WHOLE = ["coso", "osft"]  # they train whole layers alone, with another learning rate
 
 
 @pytest.fixture
@@ -25,12 +26,23 @@ def launched(monkeypatch, tmp_path):
 def test_every_method_has_a_job_with_the_same_rows_and_a_command_of_its_own(launched, tmp_path):
     jobs = launched("experiment=rivals_superni_5")
     assert [command for command, _ in jobs] == [
-        f"python run.py method={method} experiment=rivals_superni_5 paths.runs={tmp_path}" for method in METHODS
+        f"python run.py method={method} experiment=rivals_superni_5 paths.runs={tmp_path}"
+        for method in METHODS
+        if method not in WHOLE
     ]
     for _, cfg in jobs:
         assert (cfg.order.name, cfg.train_size, cfg.test_size, cfg.seed) == ("rivals_superni_5", 60, 20, 0)
         assert list(cfg.order.tasks) == ["qa", "qg", "sa", "sum", "trans"]
         assert cfg.method.get("ratio", 0.2) == 0.2
+
+
+def test_methods_of_whole_layers_have_jobs_in_the_same_table_with_a_learning_rate_of_their_own(launched):
+    for_lora = [cfg for _, cfg in launched("experiment=rivals_superni_5", "method=seqft")]
+    jobs = [cfg for _, cfg in launched("experiment=rivals_superni_5_whole")]
+    assert [cfg.method["_target_"].rpartition(".")[2] for cfg in jobs] == ["Coso", "Osft", "SeqFt", "Mtl"]
+    for cfg in jobs:
+        assert (cfg.order.name, cfg.train_size, cfg.test_size, cfg.seed) == ("rivals_superni_5", 60, 20, 0)
+        assert cfg.adapter.full and cfg.optim.lr < for_lora[0].optim.lr
 
 
 @pytest.mark.parametrize("flag", [[], ["-m"]])
