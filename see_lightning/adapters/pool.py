@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -306,13 +307,13 @@ class ExpertPool(AdaptedModel):
         content = composite.weights if composite else own
         return self.cache.get(("digest", name), own if adapters else content, lambda: sha256(content()))
 
-    def answer_alone(self, prompt: list[int], limit: int, eos_ids: Collection[int]) -> Decoded:
-        """The base model's greedy answer to a prompt in a batch of its own, as transformers' ``generate`` gives it."""
-        logits_1V, read = self.prefill(None, [prompt])
-        decoder: BatchDecoder[int] = BatchDecoder(self.use_adapter, eos_ids)
-        decoder.start(logits_1V, read, [RowState(0, None, [], limit)])
+    def answer_alone(self, prompt: list[int], row: RowState[Any], eos_ids: Collection[int]) -> Decoded:
+        """The answer to a prompt in a batch of its own; the base model's greedy one is that of transformers' ``generate``."""
+        logits_1V, read = self.prefill(row.adapter, [prompt])
+        decoder: BatchDecoder[Any] = BatchDecoder(self.use_adapter, eos_ids)
+        decoder.start(logits_1V, read, [row])
         decoder.decode_until(0)
-        return decoder.done[0]
+        return decoder.done[row.key]
 
     # ------------------------------------------------------------------------------------------ prefill
 

@@ -140,13 +140,13 @@ class ExpertScorer:
         special = self.template.tokenizer.get_added_vocab()  # decoded text does not contain these
         ends = {*self.method.eos_ids(), *(special[text] for text in stops if text in special)}
 
-        def is_over(_: int, ids: list[int]) -> bool:
+        def is_over(ids: list[int]) -> bool:
             text = self.template.text(ids[len(accept_ids) :])
             return any(stop in text for stop in stops)
 
-        decoder: BatchDecoder[int] = BatchDecoder(self.pool.use_adapter, ends, is_over)
+        decoder: BatchDecoder[int] = BatchDecoder(self.pool.use_adapter, ends)
         logits_BV, read = self.pool.prefill(adapter, [prompt])
-        decoder.start(logits_BV, read, [RowState(0, adapter, list(accept_ids), limit)])
+        decoder.start(logits_BV, read, [RowState(0, adapter, list(accept_ids), limit, is_over)])
         decoder.decode_until(0)
         text = self.template.text(decoder.done[0].ids[len(accept_ids) :])
         text = text.removeprefix(" ") if accept_ids else text

@@ -1,7 +1,9 @@
 """The base model without training."""
 
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
+from see_lightning.inference.decoder import BatchDecoder
 from see_lightning.methods.method import Answer, Method
 from see_lightning.methods.setup import Traits
 from see_lightning.tasks.batches import Queries
@@ -22,3 +24,8 @@ class Base(Method):
         """Answers of the base model."""
         decoded = self.generate(None, queries)
         return [self.to_answer(id_, row, "base") for id_, row in zip(queries.ids, decoded, strict=True)]
+
+    def answering(self, queries: Queries, decoder: BatchDecoder[Any]) -> Iterator[dict[int, Answer]]:
+        """Answers of the base model."""
+        for ended in self.generating(None, queries, decoder):
+            yield {row: self.to_answer(queries.ids[row], one, "base") for row, one in ended.items()}

@@ -14,7 +14,8 @@ from torch.nn.functional import embedding
 from see_lightning.adapters import files
 from see_lightning.adapters.gated_sum import GatedSum, Weights
 from see_lightning.adapters.mixture import FixedMixture
-from see_lightning.inference.decoder import BatchDecoder, RowState
+from see_lightning.inference.answer_rows import answer_row
+from see_lightning.inference.decoder import BatchDecoder
 from see_lightning.methods.by_prompt import ByPrompt
 from see_lightning.methods.method import Answer, OneAdapterMethod
 from see_lightning.methods.setup import Setup, Traits
@@ -95,7 +96,7 @@ class GatedMethod(OneAdapterMethod):
             return super().logits(part)
 
     def answer(self, queries: Queries) -> list[Answer]:
-        """Greedy answers, each under the sum with the weights of its prompt; rows are decoded together."""
+        """Answers, each under the sum with the weights of its prompt; rows are decoded together."""
         weights_QT = self.prompt_weights(queries.prompts)
         decoder: BatchDecoder[int] = BatchDecoder(
             lambda rows: self.pool.use_adapter(self.sum.of(weights_QT[[int(row or 0) for row in rows]])), self.eos_ids()
@@ -103,7 +104,8 @@ class GatedMethod(OneAdapterMethod):
         for rows in queries.chunks(range(len(queries))):
             decoder.decode_until(queries.rows - len(rows))
             logits_BV, read = self.pool.prefill(self.sum.of(weights_QT[rows]), [queries.prompts[row] for row in rows])
-            decoder.start(logits_BV, read, [RowState(row, str(row), [], queries.limits[row]) for row in rows])
+            begun = [answer_row(queries, row, row, str(row), self.template.text) for row in rows]
+            decoder.start(logits_BV, read, begun)
         decoder.decode_until(0)
         done = [decoder.done[row] for row in range(len(queries))]
         self.counts.update(prefills=len(done), generations=len(done), new_tokens=sum(len(one.ids) for one in done))

@@ -18,7 +18,8 @@ from see_lightning.adapters.embeddings import Embedded, embed_once
 from see_lightning.adapters.prompt_pool import PromptPool, nearest
 from see_lightning.adapters.soft_prompt import SoftPrompt, random_tokens
 from see_lightning.config.checks import within
-from see_lightning.inference.decoder import BatchDecoder, RowState
+from see_lightning.inference.answer_rows import answer_row
+from see_lightning.inference.decoder import BatchDecoder
 from see_lightning.methods.by_prompt import ByPrompt
 from see_lightning.methods.loss import row_mean
 from see_lightning.methods.method import Answer, OneAdapterMethod
@@ -134,7 +135,7 @@ class L2p(OneAdapterMethod):
         return SoftPrompt(self.prompts.prompts_MPH.detach()[self._choose([prompt])[0]].flatten(0, 1))
 
     def answer(self, queries: Queries) -> list[Answer]:
-        """Greedy answers, each behind the prompts of its query; rows are decoded together."""
+        """Answers, each behind the prompts of its query; rows are decoded together."""
         assert self.prompts is not None
         chosen_QN = self._choose(queries.prompts)
         decoder: BatchDecoder[int] = BatchDecoder(lambda rows: self.pool.use_adapter(None), self.eos_ids())
@@ -143,7 +144,8 @@ class L2p(OneAdapterMethod):
             logits_BV, read = self.pool.prefill(
                 self.prompts.of(chosen_QN[rows]), [queries.prompts[row] for row in rows]
             )
-            decoder.start(logits_BV, read, [RowState(row, None, [], queries.limits[row]) for row in rows])
+            begun = [answer_row(queries, row, row, None, self.template.text) for row in rows]
+            decoder.start(logits_BV, read, begun)
         decoder.decode_until(0)
         done = [decoder.done[row] for row in range(len(queries))]
         self.counts.update(

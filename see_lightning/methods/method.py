@@ -6,24 +6,19 @@ the number of devices. One level of inheritance; a variant is an argument. Addin
 """
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import torch
-from peft import PeftModel
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
 
 from see_lightning.adapters import files
 from see_lightning.adapters.response_cache import BatchCache, CachedResponse, ResponseCache
 from see_lightning.data.example import Example
-from see_lightning.inference.decoder import BatchDecoder, Decoded, RowState
-from see_lightning.inference.kv_cache import NO_PREFIX, CommonPrefix
-from see_lightning.methods.routed import RoutedMethod
+from see_lightning.inference.decoder import BatchDecoder, Decoded, side_by_side
+from see_lightning.methods.generation import Generation
 from see_lightning.methods.setup import Setup, Traits
-from see_lightning.routing.expert_prefill import MIN_MARGIN
 from see_lightning.routing.oracle import Oracle
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
@@ -65,7 +60,7 @@ class Assignment:
     z: dict[str, float]
 
 
-class Method(RoutedMethod):
+class Method(Generation):
     """The interface of all methods.
 
     Args:
@@ -152,7 +147,21 @@ class Method(RoutedMethod):
 
     @abstractmethod
     def answer(self, queries: Queries) -> list[Answer]:
-        """Answers queries, in their order, by greedy decoding, so that results can be reproduced."""
+        """Answers queries, in their order, by greedy decoding unless ``queries.decoding`` says otherwise."""
+
+    def answering(self, queries: Queries, decoder: BatchDecoder[Any]) -> Iterator[dict[int, Answer]]:
+        """Answers queries in a decoder that other queries share; by default in one go, without it.
+
+        Its caller steps the decoder.
+
+        Args:
+            queries: the batch.
+            decoder: from ``new_decoder``.
+
+        Yields:
+            By row, the answers that have been completed since the last time; empty while all are being decoded.
+        """
+        yield dict(enumerate(self.answer(queries)))
 
     def state(self) -> dict[str, Tensor]:
         """All tensors that the method keeps of past tasks in addition to its adapters, such as a Fisher matrix or keys.
@@ -199,58 +208,6 @@ class Method(RoutedMethod):
         """Seed of a new expert's initial weights."""
         return seed(self.run_seed, task, "weights")
 
-    def eos_ids(self) -> Collection[int]:
-        """Token ids that end an answer: the tokenizer's and those of the model's generation config."""
-        configured = self.pool.model.generation_config.eos_token_id
-        more = configured if isinstance(configured, list) else [configured]
-        return {self.template.tokenizer.eos_token_id, *(token for token in more if token is not None)}
-
-    def generate(self, adapter: str | None, queries: Queries, forced_prefix: Sequence[int] = ()) -> list[Decoded]:
-        """Greedy answers under one adapter; costs are added to ``counts``.
-
-        Args:
-            adapter: an adapter's name; None is the base model.
-            queries: the batch.
-            forced_prefix: token ids with which each answer is forced to begin; they are neither returned nor counted.
-        """
-        decoder: BatchDecoder[int] = BatchDecoder(self.pool.use_adapter, self.eos_ids())
-        start: CommonPrefix = NO_PREFIX
-        group = None
-        for rows in queries.chunks(range(len(queries))):
-            decoder.decode_until(queries.rows - len(rows))
-            if queries.groups[rows[0]] != group:
-                start, group = self.pool.prefill_prefix(adapter, queries.same_group(rows[0])), queries.groups[rows[0]]
-            logits_BV, read = self.pool.prefill(adapter, [queries.prompts[row] for row in rows], start)
-            limits = [len(forced_prefix) + queries.limits[row] for row in rows]
-            begun = [
-                RowState(row, adapter, list(forced_prefix), limit) for row, limit in zip(rows, limits, strict=True)
-            ]
-            decoder.start(logits_BV, read, begun)
-        decoder.decode_until(0)
-        done = [decoder.done[row] for row in range(len(queries))]
-        if adapter is None and not forced_prefix and not self.pool.is_exact():
-            for row, one in enumerate(done):
-                if one.margin < MIN_MARGIN:
-                    done[row] = self.pool.answer_alone(queries.prompts[row], queries.limits[row], self.eos_ids())
-                    self.counts["prefills"] += 1
-        decoded = [replace(one, ids=one.ids[len(forced_prefix) :]) for one in done]
-        self.counts["prefills"] += len(queries)
-        self.counts["generations"] += len(queries)
-        self.counts["new_tokens"] += sum(len(row.ids) for row in decoded)
-        return decoded
-
-    def base_generate(self, query: str, max_new_tokens: int) -> str:
-        """The base model's answer by ``generate`` of transformers, as a reference."""
-        ids = torch.tensor([self.template.prompt_ids(query)], device=self.pool.device())
-        settings = GenerationConfig(
-            do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(self.eos_ids()), pad_token_id=0
-        )
-        with self.pool.use_adapter(None) as model:
-            assert isinstance(model, PeftModel | PreTrainedModel)
-            out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
-        new = [token for token in out[0, ids.shape[1] :].tolist() if token not in self.eos_ids()]
-        return self.template.text(new)
-
     def to_answer(self, id_: str, decoded: Decoded, expert: str | None) -> Answer:
         """An answer without verdicts."""
         return Answer(id_, self.template.text(decoded.ids), expert, (), not decoded.ended)
@@ -272,6 +229,11 @@ class OneAdapterMethod(Method):
         """Answers of the adapted model."""
         decoded = self.generate(self.ADAPTER, queries)
         return [self.to_answer(id_, row, None) for id_, row in zip(queries.ids, decoded, strict=True)]
+
+    def answering(self, queries: Queries, decoder: BatchDecoder[Any]) -> Iterator[dict[int, Answer]]:
+        """Answers of the adapted model."""
+        for ended in self.generating(self.ADAPTER, queries, decoder):
+            yield {row: self.to_answer(queries.ids[row], one, None) for row, one in ended.items()}
 
     def saved_adapter(self, task: str) -> str | None:
         """The one adapter, in its state after the task."""
@@ -298,9 +260,7 @@ class ExpertMethod(Method):
         An expert with verdicts is forced to begin with the positive indicator, unless it does so by itself. Cached responses
         are reused.
         """
-        # The blank behind the indicator may be one token with the start of the answer.
-        accept_word = "" if adapter is None else self.accept_prefix.rstrip(" ")
-        forced_prefix = self.template.target_ids(accept_word)[:-1] if accept_word else []
+        forced_prefix = self._accept_ids(adapter)
         unforced = BatchCache(self.response_cache, self.pool, queries)
         batch_cache = BatchCache(self.response_cache, self.pool, queries, forced_prefix)
         known = [unforced.get(adapter, row) for row in range(len(queries))]
@@ -308,16 +268,18 @@ class ExpertMethod(Method):
         new = [row for row, cached in enumerate(known) if cached.text is None]
         if new:
             for row, one in zip(new, self.generate(adapter, queries.select(new), forced_prefix), strict=True):
-                text = self.template.text(one.ids)
-                # One blank separates the indicator from the answer; others belong to the answer.
-                known[row] = CachedResponse(
-                    text=text.removeprefix(" ") if forced_prefix else text, truncated=not one.ended
-                )
+                known[row] = CachedResponse(text=self.text_behind(forced_prefix, one.ids), truncated=not one.ended)
                 batch_cache.put(adapter, row, known[row])
         return [
             Answer(id_, cached.text or "", adapter or "base", (), bool(cached.truncated))
             for id_, cached in zip(queries.ids, known, strict=True)
         ]
+
+    def _accept_ids(self, adapter: str | None) -> list[int]:
+        """The tokens with which an adapter's answer is forced to begin."""
+        # The blank behind the indicator may be one token with the start of the answer.
+        accept_word = "" if adapter is None else self.accept_prefix.rstrip(" ")
+        return self.template.target_ids(accept_word)[:-1] if accept_word else []
 
     def answer(self, queries: Queries) -> list[Answer]:
         """Answers each query under the adapter that the router chooses, in one batch for each adapter."""
@@ -328,6 +290,28 @@ class ExpertMethod(Method):
             rows = [row for row, one in enumerate(adapters) if one == adapter]
             answers.update(zip(rows, self.generate_as(adapter, queries.select(rows)), strict=True))
         return [answers[row]._replace(expert=route or "base") for row, route in enumerate(routes)]
+
+    def answering(self, queries: Queries, decoder: BatchDecoder[Any]) -> Iterator[dict[int, Answer]]:
+        """Answers each query under the adapter that the router chooses; the response cache takes no part."""
+        routes = self.route(queries)
+        adapters = self.router.adapters(queries, routes)
+
+        def under(adapter: str | None) -> Iterator[dict[int, Answer]]:
+            rows = [row for row, one in enumerate(adapters) if one == adapter]
+            forced_prefix = self._accept_ids(adapter)
+            for ended in self.generating(adapter, queries.select(rows), decoder, forced_prefix):
+                yield {
+                    rows[place]: Answer(
+                        queries.ids[rows[place]],
+                        self.text_behind(forced_prefix, one.ids),
+                        routes[rows[place]] or "base",
+                        (),
+                        not one.ended,
+                    )
+                    for place, one in ended.items()
+                }
+
+        yield from side_by_side([under(adapter) for adapter in dict.fromkeys(adapters)])
 
     def saved_adapter(self, task: str) -> str | None:
         """The expert of the task; the others are frozen."""

@@ -5,7 +5,6 @@ Each task trains an expert on its reconstructed data; queries are routed through
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,16 @@ from see_lightning.errors import ConfigError
 from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import write_text
 from see_lightning.methods.cautions import few_refusals
+from see_lightning.methods.deciding import DecidingExperts
 from see_lightning.methods.instruction_variants import InstructionVariants
-from see_lightning.methods.method import Answer, Assignment, ExpertMethod
+from see_lightning.methods.method import Assignment
 from see_lightning.methods.reuse import GAIN, Reuse
 from see_lightning.methods.second_chance import SecondChance
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.methods.warm_start import WarmStart
-from see_lightning.routing.indicator_trie import IndicatorTrie
-from see_lightning.routing.sequential_router import SequentialRouter
 from see_lightning.routing.verdicts import lowered_by_margin, threshold_at_recall
-from see_lightning.routing.walk import Verifying, Walk, log_odds
+from see_lightning.routing.walk import Walk, log_odds
 from see_lightning.seeds import seed
-from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.negatives import (
     MOST_OTHER,
@@ -46,7 +43,7 @@ THRESHOLDS = frozenset({"calibrate_on", "target_recall", "ood_examples", "margin
 LOOKED_AT = 100  # most training rows, and most negatives, by which a threshold is set
 
 
-class See(ExpertMethod):
+class See(DecidingExperts):
     """Experts that give a verdict on a query before they answer it.
 
     Args:
@@ -294,54 +291,3 @@ class See(ExpertMethod):
         super().restore(task, folder)
         if (folder / THRESHOLD).exists():
             self.thresholds[task] = read_file(folder / THRESHOLD)["log_odds"]
-
-    def answer(self, queries: Queries) -> list[Answer]:
-        """Continues each answer from the verdict that accepted its query, if the router asks for verdicts."""
-        if not isinstance(self.router, Verifying):
-            return super().answer(queries)
-        router, orders = self.sequential_router(queries), self.router.orders(queries)
-        routes = router.walk(orders)
-        answers = []
-        for id_, order, route, response in zip(queries.ids, orders, routes, router.answers(routes), strict=True):
-            asked = () if isinstance(self.router, Walk) else tuple(order[: len(route.verdicts)])
-            text, expert = response.text or "", route.expert or "base"
-            answers.append(Answer(id_, text, expert, route.verdicts, bool(response.truncated), asked))
-        return self._ask_again(queries, answers) if self.second_chance else answers
-
-    def _ask_again(self, queries: Queries, answers: list[Answer]) -> list[Answer]:
-        """The answers, with another one for each refused query that an expert accepts behind its task's definition."""
-        assert self.second_chance
-        refused = [row for row, answer in enumerate(answers) if answer.expert == "base"]
-        again = self.second_chance.choose(queries.select(refused))
-        if not again:
-            return answers
-        rows = [refused[one.row] for one in again]
-        # Not cached: the records of a query hold its verdicts as it stands.
-        router = self.sequential_router(
-            replace(queries.select(rows), prompts=[one.prompt for one in again]), remember=False
-        )
-        routes = router.walk([[one.expert] for one in again], ask_base=False)
-        self.counts["second_chances"] += len(again)
-        newest_first = self.pool.names[::-1]
-        for row, one, route, response in zip(rows, again, routes, router.answers(routes), strict=True):
-            answer = answers[row]
-            asked = (*(answer.asked or newest_first[: len(answer.verdicts)]), one.expert)
-            answers[row] = answer._replace(verdicts=(*answer.verdicts, *route.verdicts), asked=asked)
-            if route.expert:
-                answers[row] = answers[row]._replace(
-                    text=response.text or "", expert=route.expert, truncated=bool(response.truncated)
-                )
-        return answers
-
-    def decide(self, queries: Queries) -> None:
-        """Caches every expert's verdict on every query, from which other walks can be simulated.
-
-        Without ``queries.only_decide``, also the answers of experts that accept, and the base model's answers.
-        """
-        self.sequential_router(queries).decide_all()
-
-    def sequential_router(self, queries: Queries, *, remember: bool = True) -> SequentialRouter:
-        """The sequential router of a batch; with ``remember`` it uses the response cache."""
-        trie = IndicatorTrie(self.indicators, self.template)
-        response_cache = self.response_cache if remember else None
-        return SequentialRouter(self.pool, trie, queries, self.eos_ids(), self.counts, response_cache, self.thresholds)

@@ -1,15 +1,18 @@
 """Routes a batch of queries through experts and generates the answers; cached responses are reused."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from itertools import chain
+from typing import Any
 
 import torch
 
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.adapters.response_cache import BatchCache, CachedResponse, ResponseCache
-from see_lightning.inference.decoder import BatchDecoder, RowState
+from see_lightning.inference.answer_rows import answer_row, make_sampler
+from see_lightning.inference.decoder import BatchDecoder, Decoded, DecoderShare, RowState
 from see_lightning.inference.kv_cache import CommonPrefix
 from see_lightning.routing.expert_prefill import MIN_MARGIN, ExpertPrefill, PerExpertPrefill, Prefilled, SharedPrefill
 from see_lightning.routing.indicator_trie import DecodedVerdict, IndicatorTrie
@@ -35,6 +38,7 @@ class SequentialRouter:
         counts: costs are added to it: prefills, decisions, generations, new_tokens.
         response_cache: responses of frozen experts; None computes every response.
         thresholds: by expert, the log-odds below which a positive verdict counts as negative.
+        decoder: shared with others, who step it; None is a decoder of its own.
     """
 
     def __init__(
@@ -46,12 +50,14 @@ class SequentialRouter:
         counts: Counter[str],
         response_cache: ResponseCache | None,
         thresholds: Mapping[str, float] | None = None,
+        decoder: BatchDecoder[Any] | None = None,
     ) -> None:
         self.thresholds = thresholds or {}
         self.pool, self.trie, self.queries, self.counts = pool, trie, queries, counts
         self.newest_first = pool.names[::-1]
         self.batch_cache = BatchCache(response_cache, pool, queries)
-        self.decoder: BatchDecoder[Request] = BatchDecoder(pool.use_adapter, eos_ids, self._is_over)
+        self.eos_ids = eos_ids
+        self.decoder: DecoderShare[Request] = DecoderShare(decoder or BatchDecoder(pool.use_adapter, eos_ids))
         self._decisions: dict[Request, DecodedVerdict] = {}
         self._verdicts: dict[Request, Verdict | None] = {}
         self._cached: dict[Request, CachedResponse] = {}
@@ -69,6 +75,12 @@ class SequentialRouter:
             orders: for each query, the experts that it asks, in order; None is all of them, newest first.
             ask_base: whether the base model answers the queries that no expert accepts.
         """
+        routes = self.begin(orders, ask_base=ask_base)
+        self._finish()
+        return routes
+
+    def begin(self, orders: Orders | None = None, *, ask_base: bool = True) -> list[Route]:
+        """Route every query as ``walk`` does, without waiting for the answers; see ``ending``."""
         every = orders or [self.newest_first] * len(self.queries)
         routes: list[Route] = []
         for rows in self._chunks:
@@ -78,8 +90,22 @@ class SequentialRouter:
             if ask_base and not self.queries.only_decide:
                 self._ask_base(prefill, rows, [place for place, one in enumerate(chunk_routes) if one.expert is None])
             routes += chunk_routes
-        self._finish()
         return routes
+
+    def ending(self, routes: Sequence[Route]) -> Iterator[dict[int, CachedResponse]]:
+        """By row, the responses of routes that have been completed since the last time; others step the decoder meanwhile.
+
+        Args:
+            routes: of ``begin``.
+        """
+        open_ = dict(enumerate(routes))
+        while open_:
+            self._collect()
+            found = {row: self._cached.get((one.expert, row)) for row, one in open_.items()}
+            ended = {row: response for row, response in found.items() if response and response.text is not None}
+            for row in ended:
+                del open_[row]
+            yield ended
 
     def answers(self, routes: Sequence[Route]) -> list[CachedResponse]:
         """The response of each route's expert, or of the base model; an empty one where the base model was not asked."""
@@ -208,6 +234,9 @@ class SequentialRouter:
                         request[0],
                         list(prefilled[request].decision.ids),
                         self.queries.limits[request[1]] + self.trie.longest,
+                        partial(self._is_over, request),
+                        # A verdict is the most probable one; the answer behind it is drawn.
+                        make_sampler(self.queries, request[1]) if prefilled[request].decision.verdict else None,
                     )
                     for request in requests
                 ],
@@ -222,19 +251,25 @@ class SequentialRouter:
             logits_BV, read = prefill().prefill_base(chunk)
             requests: list[Request] = [(None, rows[place]) for place in chunk]
             self.decoder.start(
-                logits_BV, read, [RowState(request, None, [], self.queries.limits[request[1]]) for request in requests]
+                logits_BV,
+                read,
+                [answer_row(self.queries, request[1], request, None, self.trie.text) for request in requests],
             )
 
     def _is_over(self, key: Request, ids: list[int]) -> bool:
-        """Whether decoding of a request can stop: it is rejected, or only its verdict is wanted."""
-        if key[0] is None:
-            return False
+        """Whether decoding of a request can stop: it is rejected, only its verdict is wanted, or its answer is complete."""
         if self._verdicts[key] is None:
             self._verdicts[key] = self.trie.verdict(ids)
+            if self._verdicts[key]:
+                (row,) = [one for one in self.decoder.rows if one.key == key]
+                row.sampler = make_sampler(self.queries, key[1])
         verdict = self._verdicts[key]
         if verdict is None:
             return False
-        return self.queries.only_decide or not self._accepts(key, verdict)
+        if self.queries.only_decide or not self._accepts(key, verdict):
+            return True
+        watch = self.queries.decoding_of(key[1]).watch
+        return bool(watch and watch(strip_indicator(self.trie.text(ids), self.trie.indicators)))
 
     def _accepts(self, request: Request, verdict: Verdict | None) -> bool:
         return (
@@ -245,15 +280,17 @@ class SequentialRouter:
     def _finish(self) -> None:
         """Finish decoding and cache the responses."""
         self.decoder.decode_until(0)
+        self._collect()
+
+    def _collect(self) -> None:
+        """Cache the responses whose decoding has ended."""
         for request, decoded in self.decoder.done.items():
             adapter, row = request
-            if adapter is None and decoded.margin < MIN_MARGIN and not self.pool.is_exact():
-                prompt, limit = self.queries.prompts[row], self.queries.limits[row]
-                decoded = self.pool.answer_alone(prompt, limit, self.decoder.eos_ids)
-                self.counts["prefills"] += 1
-            text, verdict = self.trie.text(decoded.ids), self._verdicts.get(request)
+            verdict = self._verdicts.get(request)
             answered = adapter is None or (self._accepts(request, verdict) and not self.queries.only_decide)
-            decision = self._decisions.get(request)
+            if answered and self._may_be_close(adapter, decoded):
+                decoded = self._alone(request)
+            text, decision = self.trie.text(decoded.ids), self._decisions.get(request)
             cached = CachedResponse(
                 verdict=verdict,
                 log_odds=round(decision.log_odds, 4) if decision else None,
@@ -265,3 +302,22 @@ class SequentialRouter:
             self.batch_cache.put(adapter, row, cached)
             self.counts["generations"] += answered
             self.counts["new_tokens"] += len(decoded.ids)
+        self.decoder.done.clear()
+
+    def _may_be_close(self, adapter: str | None, decoded: Decoded) -> bool:
+        """Whether another row of the batch may have changed an answer."""
+        wanted = adapter is None or (self.queries.exact and decoded.in_company)
+        return wanted and decoded.margin < MIN_MARGIN and not self.pool.is_exact()
+
+    def _alone(self, request: Request) -> Decoded:
+        """The answer of a request in a batch of its own."""
+        adapter, row = request
+        self.counts["prefills"] += 1
+        if adapter is None:
+            state: RowState[Request] = answer_row(self.queries, row, request, None, self.trie.text)
+            return self.pool.answer_alone(self.queries.prompts[row], state, self.eos_ids)
+        queries = replace(self.queries.select([row]), exact=False)
+        alone = SequentialRouter(self.pool, self.trie, queries, self.eos_ids, Counter(), None, self.thresholds)
+        alone._ask(alone._lazy_prefill([0], [[adapter]]), [0], adapter, [0])
+        alone.decoder.decode_until(0)
+        return alone.decoder.done[adapter, 0]

@@ -4,7 +4,7 @@ Letters: B examples, S tokens.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TypeVar
@@ -94,6 +94,27 @@ def loss_weight(targets: Sequence[int], mean: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Decoding:
+    """How the answer to one query is decoded. The verdicts of experts are the most probable ones in every case.
+
+    Args:
+        temperature: logits are divided by it, 0 or more; 0 takes the most probable token.
+        top_p: tokens are drawn from the fewest most probable ones whose probabilities add up to at least this, above 0 and at
+            most 1.
+        seed: of the draws.
+        watch: called after each token with the answer so far; True ends the answer.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    watch: Callable[[str], bool] | None = None
+
+
+GREEDY = Decoding()
+
+
+@dataclass(frozen=True, slots=True)
 class Queries:
     """Queries to be answered.
 
@@ -105,6 +126,9 @@ class Queries:
         rows: most queries that are decoded together.
         tasks: the queries' tasks; empty if the method does not get them.
         only_decide: whether experts only decide on acceptance and generate no answer.
+        decoding: of each answer; empty: the most probable tokens.
+        exact: whether every answer is the one that its query has in a batch of its own: in bf16 an answer with two nearly
+            equal tokens is then generated again, alone. The base model's answers are so in every case.
     """
 
     prompts: list[list[int]]
@@ -114,6 +138,8 @@ class Queries:
     rows: int
     tasks: list[str] = field(default_factory=list)
     only_decide: bool = False
+    decoding: list[Decoding] = field(default_factory=list)
+    exact: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -149,7 +175,12 @@ class Queries:
             groups=[self.groups[row] for row in rows],
             limits=[self.limits[row] for row in rows],
             tasks=[self.tasks[row] for row in rows] if self.tasks else [],
+            decoding=[self.decoding[row] for row in rows] if self.decoding else [],
         )
+
+    def decoding_of(self, row: int) -> Decoding:
+        """How the answer to a query is decoded."""
+        return self.decoding[row] if self.decoding else GREEDY
 
 
 def cut(whole: Sequence[T], size: int) -> list[list[T]]:

@@ -4,6 +4,7 @@ import copy
 import random
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -42,21 +43,22 @@ def together(
     limit: int | list[int],
     eos_ids: set[int],
     *,
-    stop: Callable[[Hashable, list[int]], bool] = lambda key, ids: False,
+    stop: Callable[[int, list[int]], bool] = lambda key, ids: False,
     places: int = 100,
     portion: int = 100,
     model: nn.Module = MODEL,
 ) -> list[Decoded]:
     """At most ``places`` rows at once, which join in portions as soon as there is room for one."""
     limits = limit if isinstance(limit, list) else [limit] * len(rows)
-    decoder = BatchDecoder(lambda adapters: nullcontext(model), eos_ids, stop)
+    decoder = BatchDecoder(lambda adapters: nullcontext(model), eos_ids)
     with torch.inference_mode():
         for start in range(0, len(rows), portion):
             part = rows[start : start + portion]
             decoder.decode_until(places - len(part))
             assert len(decoder.rows) <= places - len(part)
             logits_BKV, read = extend(model, None, part)
-            new = [RowState(n, None, [], limits[n]) for n in range(start, start + len(part))]
+            numbers = range(start, start + len(part))
+            new = [RowState(n, None, [], limits[n], partial(stop, n)) for n in numbers]
             decoder.start(logits_BKV[:, -1], read, new)
         decoder.decode_until(0)
     assert (decoder.rows, decoder.read) == ([], None), "rows that left are still held"
