@@ -42,7 +42,8 @@ def test_methods_of_whole_layers_have_jobs_in_the_same_table_with_a_learning_rat
     assert [cfg.method["_target_"].rpartition(".")[2] for cfg in jobs] == ["Coso", "Osft", "SeqFt", "Mtl"]
     for cfg in jobs:
         assert (cfg.order.name, cfg.train_size, cfg.test_size, cfg.seed) == ("rivals_superni_5", 60, 20, 0)
-        assert cfg.adapter.full and cfg.optim.lr < for_lora[0].optim.lr
+        assert cfg.adapter.full
+        assert cfg.optim.lr < for_lora[0].optim.lr
 
 
 @pytest.mark.parametrize("flag", [[], ["-m"]])
