@@ -114,6 +114,35 @@ def written_out(pool, layer, x, adapters, *, budget, temperature, threshold, gon
     return added
 
 
+#: ``MoRAMLinear`` of TRACE/utils/my_peft/tuners/moram.py, Artificer-AI-Lab/MoRAM, commit 05c3d61, run in double precision on the
+#: tensors of the test, with temperature 0.3 and threshold 0.2: three numbers of two tokens' updates.
+AUTHORS = {
+    ("k=3", "inference"): [[8.389674504993232, -1.4914795953757771, -5.927553158781374], [11.896507750967242, -3.174578791825191, -6.1212566802607595]],
+    ("k=3", "training"): [[8.22833427606906, -1.5805064225497785, -5.853441200719409], [11.999254363789273, -3.46206498625388, -6.154123419903387]],
+    ("k=1", "inference"): [[9.11951689804783, -1.621227780056041, -6.443208394248325], [13.18517380595704, -3.5184588626453888, -6.78432989997015]],
+    ("k=1", "training"): [[9.14510036781555, -1.6256712656657137, -6.420574922431361], [13.18517380595704, -3.5184588626453888, -6.78432989997015]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["inference", "training"])
+@pytest.mark.parametrize(("budget", "theirs"), [(3, "k=3"), (2, "k=1")])
+def test_the_update_is_that_of_the_authors_code(budget, theirs, mode):
+    """With k = 1 the code takes two ranks. Where only old ranks act, as here in inference, it leaves out the scale."""
+
+    def drawn(seed: int, *shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    x, expected = drawn(94, 1, 2, 32).float(), torch.tensor(AUTHORS[theirs, mode])
+    for alpha in (3.0, 6.0):
+        pool = small.pool("old", "new", rank=3, alpha=alpha, targets=["q_proj"]).train(mode == "training")
+        layer = small.first(pool)
+        pool.load_weights("old", {layer: (drawn(90, 3, 32), drawn(91, 32, 3))})
+        pool.load_weights("new", {layer: (drawn(92, 3, 32), drawn(93, 32, 3))})
+        mixture = MixtureOfRanks(pool, ("new", "old"), budget=budget, temperature=0.3, threshold=0.2)
+        added = mixture.add(layer, x) if mode == "inference" else mixture.learn(layer, x, torch.zeros(1, 2, 32))
+        torch.testing.assert_close(added[0, :, :3], alpha / 3 * expected, atol=1e-4, rtol=1e-5)
+
+
 SETTINGS = [
     {"budget": 3, "temperature": 0.1, "threshold": 0.2},
     {"budget": 3, "temperature": None, "threshold": 0.3},

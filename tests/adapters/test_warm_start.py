@@ -33,10 +33,24 @@ def test_neighbours_guess_as_numpy_counts_them(k, spread):
     assert (found > 0.9) == (spread == 0.3 and k < 40)
 
 
+@pytest.mark.parametrize(
+    ("k", "right"),
+    [(1, 0.7272727489471436), (3, 0.8181818127632141), (5, 0.9090909361839294), (15, 0.9090909361839294)],
+)
+def test_the_accuracy_of_neighbours_is_that_of_the_authors_code(k, right):
+    """Run on these features: ``KNN`` of utils/my_utils.py, prateeky2806/exessnet, commit 1e768f8, with 66 % as neighbours."""
+    features = torch.randn(30, 4, generator=torch.Generator().manual_seed(70), dtype=torch.float64)
+    labels = torch.randint(0, 2, (30,), generator=torch.Generator().manual_seed(71))
+    found = neighbours_accuracy(features + labels[:, None], labels.tolist(), k)
+    assert found == pytest.approx(right, rel=1e-6)
+
+
 def test_of_equally_many_the_nearest_neighbour_is_believed():
     lies = torch.tensor([[1.0], [2.0], [9.0], [0.0]])  # two of four are known
     assert neighbours_accuracy(lies, [5, 3, 5, 5], k=2) == 0.5
     assert neighbours_accuracy(lies, [3, 5, 5, 3], k=2) == 1.0, "9 lies nearer to 2, 0 nearer to 1"
+    authors = [3, 3]  # the same ``KNN`` predicts the smallest label of equally many, wherever the row lies
+    assert neighbours_accuracy(lies, [5, 3, *authors], k=2) == 0.5
 
 
 def test_small_differences_between_large_numbers_count():

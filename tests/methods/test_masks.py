@@ -52,3 +52,35 @@ def test_scores_that_favour_a_mask_choose_it_and_are_else_the_same(shape):
     for part in (mask, ~mask):
         assert torch.equal(dealt[part].abs().argsort(), scores[part].abs().argsort()), "their order stays"
     assert torch.equal(favouring(scores, top_share(scores.view(1, -1), 0.3).view(shape)), scores)
+
+
+@pytest.mark.parametrize(
+    ("share", "kept"),
+    [(0.1, [20, 21, 27]), (0.3, [0, 4, 6, 7, 8, 20, 21, 26, 27]), (0.9, [*range(12), *range(14, 30)])],
+)
+def test_masks_are_those_of_the_authors_code_of_exssnet(share, kept):
+    """Run on these scores: ``GetSubnet`` of models/module_util.py, prateeky2806/exessnet, commit 1e768f8.
+
+    It computes 1 - 0.9 as 0.0999..., so it keeps 28 of 30 numbers instead of 27.
+    """
+    scores = torch.randn(3, 10, generator=torch.Generator().manual_seed(50))
+    found = top_share(scores.flatten()[None], share)[0].nonzero().flatten().tolist()
+    if share == 0.9:
+        assert len(kept) == 28
+        (smallest,) = set(kept) - set(found)
+        assert smallest == min(kept, key=lambda place: scores.flatten()[place].abs().item())
+    else:
+        assert found == kept
+
+
+def test_the_gradient_is_that_of_the_authors_code_of_exssnet():
+    """Run on these tensors: ``GetSubnet`` of models/module_util.py, prateeky2806/exessnet, commit 1e768f8."""
+    scores, weight, upstream = (torch.randn(3, 10, generator=torch.Generator().manual_seed(n)) for n in (50, 51, 52))
+    scores.requires_grad_()
+    mask = top_share(scores.flatten()[None], 0.1).view(3, 10)
+    (found,) = torch.autograd.grad((weight * straight_through(scores, mask) * upstream).sum(), scores)
+    expected = [
+        -0.13343045115470886, 2.160409688949585, 0.03691261261701584, 0.2614758610725403, 0.9736455678939819,
+        -1.3965932130813599, 0.6814485788345337, -0.17830969393253326, 3.965395450592041, -0.012667433358728886,
+    ]  # fmt: skip
+    assert found[0].tolist() == pytest.approx(expected, abs=1e-6)

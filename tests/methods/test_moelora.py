@@ -70,6 +70,28 @@ def test_each_token_gets_the_gated_updates_of_its_experts(top_k):
     torch.testing.assert_close(method.mixture.learn(layer, x, y), y + found)
 
 
+def test_the_update_is_that_of_the_authors_code():
+    """Run on these tensors: ``CoINMOELoraLinear`` of CoIN/peft/tuners/coinmoelora.py, zackschen/CoIN, commit 4122465."""
+
+    def drawn(seed: int, *shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    method = moelora()
+    method.begin_task(task_named("sky"), Memory(0))
+    layer = small.first(method.pool)
+    method.pool.load_weights(method.ADAPTER, {layer: (drawn(10, 8, 32), drawn(11, 32, 8))})
+    with torch.no_grad():
+        method.mixture.router(layer).copy_(drawn(12, 4, 32) / 4)
+    expected = [
+        [[17.438809473518138, -4.096534955142884, 7.236694504565361], [10.659385394658088, 2.494923461271587, -23.874474210340047]],
+        [[-5.205528502729887, 7.63724266114327, -14.930048843469944], [37.636356662357564, -22.23445811467373, -4.637402214073257]],
+    ]  # fmt: skip
+    x = drawn(13, 2, 2, 32).float()
+    torch.testing.assert_close(method.mixture.add(layer, x)[..., :3], torch.tensor(expected), atol=1e-4, rtol=1e-5)
+    learned = method.mixture.learn(layer, x, torch.zeros(2, 2, 32))
+    torch.testing.assert_close(learned[..., :3], torch.tensor(expected), atol=1e-4, rtol=1e-5)
+
+
 @pytest.mark.parametrize("activated", [False, True])
 @pytest.mark.parametrize("reduction", ["tokens", "examples"])
 def test_loss_and_gradients_do_not_depend_on_micro_batches_or_padding(reduction, activated):

@@ -6,6 +6,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from see_lightning.adapters.files import CONFIG, WEIGHTS
+from see_lightning.adapters.soft_prompt import ResidualMlp
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
 from see_lightning.methods.progprompt import ProgPrompt
@@ -68,6 +69,40 @@ def test_logits_and_gradients_are_those_of_all_prompts_before_the_row_the_newest
     for one, other in zip(torch.autograd.grad(found.square().mean(), weights), theirs, strict=True):
         assert other.abs().sum() > 0
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_the_order_of_prompts_is_that_of_the_authors_code():
+    """Run on prompts of two tokens with these first numbers: ``progress_previous_prompts`` and ``train_step_lester``.
+
+    Of T5_codebase/t5_continual.py, arazd/ProgressivePrompts, commit 01572d6; the row's tokens follow.
+    """
+    method, size = progprompt(tokens=2), 32
+    for task, number in (("sky", 1.0), ("sea", 2.0)):
+        method._keep(task, torch.tensor([[number], [number + 0.5]]).repeat(1, size))
+    method.begin_task(task_named("ice"), Memory(0))
+    with torch.no_grad():
+        method.learning.own_PH.copy_(torch.tensor([[3.0], [3.5]]).repeat(1, size))
+    assert method.learning.prompt()[:, 0].tolist() == [3.0, 3.5, 2.0, 2.5, 1.0, 1.5]
+
+
+def test_the_residual_mlp_is_that_of_the_authors_code():
+    """Run on these tensors: ``ResMLP`` of BERT_codebase/continual_learning_utils.py, arazd/ProgressivePrompts, commit 01572d6."""
+
+    def drawn(seed: int, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    mlp = ResidualMlp(768, 5).double()
+    mlp.load_state_dict(
+        {
+            "down.weight": drawn(20, 5, 768) / 768**0.5, "down.bias": drawn(21, 5),
+            "up.weight": drawn(22, 768, 5), "up.bias": drawn(23, 768),
+        }
+    )  # fmt: skip
+    expected = [
+        [-1.978953413104259, 1.4974670185704109, -0.3182950235583726, -2.631408907008558],
+        [-0.4781526422186366, 0.3791502333238136, 0.1795371355496882, -0.9980783479726867],
+    ]
+    torch.testing.assert_close(mlp(drawn(24, 2, 768))[:, :4], torch.tensor(expected, dtype=torch.float64))
 
 
 def test_a_later_task_changes_neither_earlier_prompts_nor_their_answers():

@@ -13,6 +13,7 @@ from see_lightning.methods.sampling import sampled_answers
 from see_lightning.methods.sdft import Sdft
 from see_lightning.methods.setup import Setup
 from see_lightning.seeds import seed
+from see_lightning.tasks.batches import IGNORED, Batch
 from tests.adapters import small
 from tests.methods.learning import assert_goes_on_when_restored, equal, fit, remembered, task_named, weights
 
@@ -87,6 +88,37 @@ def test_the_loss_is_the_divergence_at_sampled_answers_by_peft_alone(
     assert found.item() == pytest.approx(by_hand, rel=2e-3)
     assert by_hand > 1e-3
     assert len({len(answer) for answer in answers} | {*tokens}) > 1
+
+
+@pytest.mark.parametrize(("direction", "authors"), [("forward", 1.8973516898538827), ("reverse", 1.3565482805930595)])
+def test_the_loss_is_that_of_the_authors_code(direction, authors):
+    """Run on these logits of two answers, of three tokens and of two: ``_compute_loss`` of distil_trainer.py.
+
+    Of idanshen/Self-Distillation, commit 5f184dd, with ``alpha`` 0 and 1 and no skipped tokens, in double precision.
+    """
+
+    def logits(number: int) -> Tensor:
+        draw = torch.Generator().manual_seed(number)
+        return 2 * torch.randn(2, 3, 5, generator=draw, dtype=torch.float64).flatten(0, 1)[:5]
+
+    method = sdft(direction=direction, optim={"loss_reduction": "examples"})
+    ids = torch.ones(2, 3, dtype=torch.long)
+    part = Batch(ids, ids, torch.tensor([[7, 7, 7], [7, 7, IGNORED]]), ["a", "b"])
+    method._taught = lambda _: (part, logits(41))
+    method.pool.forward = lambda *_: logits(40)
+    assert method.loss(part).item() == pytest.approx(authors, rel=1e-5)
+
+
+def test_the_teacher_follows_as_in_the_authors_code():
+    """``_sync_param`` of distil_trainer.py, idanshen/Self-Distillation, commit 5f184dd, with ``alpha`` 0.25."""
+    method = sdft(follow=0.25)
+    method.begin_task(mixed(), remembered())
+    adapter, teacher = (method.pool.weights_of([name])[0] for name in ("shared", "teacher"))
+    with torch.no_grad():
+        adapter[0, :2], teacher[0, :2] = torch.tensor([4.0, -2.0]), torch.tensor([0.5, 8.0])
+    method.after_step()
+    assert teacher[0, :2].tolist() == [1.375, 5.5]
+    assert adapter[0, :2].tolist() == [4.0, -2.0]
 
 
 @pytest.mark.parametrize("direction", ["reverse", "forward"])

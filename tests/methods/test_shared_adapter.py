@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from see_lightning.methods.subnetworks.masks import top_share
 from see_lightning.methods.subnetworks.mixture import LayerMask
 from see_lightning.methods.subnetworks.shared_adapter import SharedAdapter
 from tests.adapters import small
@@ -104,3 +105,28 @@ def test_another_process_that_is_given_each_tasks_part_has_the_same_adapter():
         copy.give(masks, [(a.detach(), b.detach()) for a, b in files])
         assert all(map(torch.equal, weights(shared), weights(copy)))
     assert shared.nbytes() == copy.nbytes()
+
+
+def test_the_weights_that_a_task_may_change_are_those_of_the_authors_code_of_exssnet():
+    """Run on these scores at a density of 0.1: ``get_editable_weights_mask_dict`` of trainers/weights.py.
+
+    Of prateeky2806/exessnet, commit 1e768f8, for the third task, whose mask has 13 weights of which earlier masks have 5.
+    """
+    shared = made()
+    layer, *rest = shared.pool.layers
+    masks = []
+    for number in range(3):
+        scores = torch.randn(4, 32, 1, generator=torch.Generator().manual_seed(60 + number))
+        down = top_share(scores.view(1, -1), 0.1).view(4, 32)
+        none = [
+            LayerMask(*(torch.zeros(weight.shape, dtype=torch.bool) for weight in shared.pair(one))) for one in rest
+        ]
+        masks.append([LayerMask(down, torch.zeros(shared.pair(layer)[1].shape, dtype=torch.bool)), *none])
+    shared.begin()
+    shared.take(masks[0])
+    shared.take(masks[1])
+    a = shared.pair(layer)[0]
+    a.grad = masks[2][0].down.float()  # the gradient of a masked weight is 0 outside its mask
+    assert int(a.grad.sum()) == 13
+    shared.spare()
+    assert a.grad.flatten().nonzero().flatten().tolist() == [1, 23, 43, 55, 72, 103, 110, 113]

@@ -10,7 +10,7 @@ from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
-from see_lightning.methods.treelora import Node, Search, TreeLora, distance, grow
+from see_lightning.methods.treelora import Node, Search, TreeLora, distance, grow, lower_bound
 from see_lightning.tasks.memory import Memory
 from tests.adapters import small
 from tests.methods.learning import learn, task_named
@@ -61,6 +61,66 @@ def test_each_node_is_split_in_halves_of_which_one_is_nearer_to_its_mean(tasks, 
             mean = sum(gradients[task][depth] for task in node.tasks) / len(node.tasks)
             along = {task: float((gradients[task][depth] * mean).sum()) for task in node.tasks}
             assert min(along[task] for task in near) >= max(along[task] for task in far)
+
+
+#: ``KDTreeNode`` of utils/kd_lora_tree.py, ZinYY/TreeLoRA, commit c6a9b6d, on ``drawn(tasks, tasks, 2, 6)``: depth and tasks.
+AUTHORS = {
+    3: [(0, (0, 1, 2)), (1, (1, 2)), (2, (1,)), (2, (2,)), (1, (0,))],
+    4: [(0, (0, 1, 2, 3)), (1, (0, 1, 3)), (2, (0, 3)), (2, (1,)), (1, (2,))],
+    5: [(0, (0, 1, 2, 3, 4)), (1, (0, 1, 3)), (2, (0, 3)), (2, (1,)), (1, (2, 4)), (2, (2,)), (2, (4,))],
+}
+
+
+def drawn(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize("tasks", [3, 4, 5])
+def test_the_tree_is_that_of_the_authors_code_where_a_node_has_an_odd_number_of_tasks(tasks):
+    """An even number is split unevenly there: one task more than half of them is not below the lower median."""
+    gradients = [list(layers) for layers in drawn(tasks, tasks, 2, 6, dtype=torch.float32)]
+    found = {(depth, node.tasks) for node, depth in nodes(grow(range(tasks), gradients))}
+    if tasks % 2:
+        assert found == set(AUTHORS[tasks])
+    else:
+        assert [len(of) for depth, of in AUTHORS[4] if depth == 1] == [3, 1]
+        assert sorted(len(of) for depth, of in found if depth == 1) == [2, 2]
+
+
+def test_the_bonus_is_that_of_the_authors_code_which_has_the_distance_with_the_other_sign():
+    """Run with 10 steps, in step 3: ``tree_search`` of utils/kd_lora_tree.py, ZinYY/TreeLoRA, commit c6a9b6d.
+
+    Two tasks had the distances 0.3 in 2 pulls and 0.8 in 5. The code prefers large values of what it computes from them.
+    """
+    (near, far), (n, m) = (0.3, 0.8), (2, 5)
+    found = [1.5238718855015077, 1.5740451250185241]
+    assert [-lower_bound(-near, n, 3, 10), -lower_bound(-far, m, 3, 10)] == pytest.approx(found, abs=1e-5)
+    assert found[1] > found[0], "its softmax gives the far task the larger probability, 0.513"
+    assert lower_bound(near, n, 3, 10) < lower_bound(far, m, 3, 10), "the near task has the smaller bound"
+
+
+def test_the_penalty_does_not_stretch_the_adapter_as_that_of_the_authors_code_does():
+    """Run on these tensors: ``get_loss`` of utils/kd_lora_tree.py, subtracted from a loss of 2 as in model/Regular/Tree_LoRA.py.
+
+    Its gradient has the product -0.4 with the adapter, for the loss 2 and the weight 0.2: that of $-0.4 \\ln \\lvert p \\rvert$
+    with $p = \\langle A, A' \\rangle$, whatever A is, so a step makes A longer.
+    """
+    a, past = drawn(1, 2, 4).requires_grad_(), drawn(2, 2, 2, 4)
+    authors = torch.tensor(
+        [
+            [-0.5673273111595308, 0.028772613553941635, 0.2101648576194262, -0.3086715273432865],
+            [-0.43800158577541637, 0.11806857505775259, -0.014787977745135817, -0.14277023602172376],
+        ],
+        dtype=torch.float64,
+    )
+    targets = [past[1, 0], past[0, 1]]
+    product = (a * torch.stack(targets)).sum()
+    (by_logarithm,) = torch.autograd.grad(-0.4 * product.abs().log(), a)
+    torch.testing.assert_close(by_logarithm, authors, atol=1e-5, rtol=1e-4)
+    assert float((authors * a.detach()).sum()) == pytest.approx(-0.4, abs=1e-5)
+    (ours,) = torch.autograd.grad(2 * distance(list(a), targets), a)
+    assert ours.abs().max() > 0.01
+    assert float((ours * a.detach()).sum().abs()) < 1e-12
 
 
 def test_the_search_takes_the_smallest_bound_of_its_whole_history_and_settles_on_the_nearest_leaf():

@@ -102,3 +102,26 @@ def test_what_was_saved_after_each_task_is_taken_up_and_goes_on_alike(method):
 def test_an_unusable_setting_is_refused(method, setting, told):
     with pytest.raises(ConfigError, match=told):
         Analytic(method, **setting)
+
+
+def test_weights_are_those_of_the_authors_code(method):
+    """Run on these rows: ``train_initial_router`` on two tasks and ``train_subsequent_router`` on each further one.
+
+    Of train_router_ana_continual.py, ZHUANGHP/Any-SSR, commit bfc65a5, in double precision, its map the identity.
+    """
+    router = Analytic(method, features=5, ridge=100.0)
+    router._map_HF = torch.eye(5, dtype=torch.float64)
+    for number, rows in enumerate((4, 3, 5, 2)):
+        draw = torch.Generator().manual_seed(30 + number)
+        positive = torch.randn(rows, 5, generator=draw, dtype=torch.float64).abs()  # so a ReLU changes nothing
+        router.fit(str(number), positive)
+    expected = [
+        [0.021362985690733687, 0.01611696775958481, 0.01270713764248107, 0.018593493839096056],
+        [0.03423899325242838, 0.01818699061870696, 0.01338573609189122, 0.00038351305241123707],
+        [0.023070823809247624, 0.01603664926919498, 0.05167080455638524, 0.006051470860167703],
+        [0.022154413419206757, 0.016792347494720437, 0.017026615776583886, 0.01144699345061938],
+        [0.008449368350026134, 0.022870527335350253, 0.036658880115126545, 0.01858068553178562],
+    ]
+    torch.testing.assert_close(
+        router.shared["weights"], torch.tensor(expected, dtype=torch.float64), atol=1e-13, rtol=0
+    )

@@ -111,3 +111,35 @@ def test_activated_experts_are_scored_where_they_act():
     queries = small.queries(TEXTS)
     assert set(router.route(queries)) <= set(NAMES)
     assert all(name.startswith("(logo ") for name in router.adapters(queries, router.route(queries)))
+
+
+@pytest.mark.parametrize(
+    ("signal", "signals", "weights"),
+    [
+        (
+            "norm",
+            [7.702519065245091, 7.763670065564621, 6.129787095113144],
+            {"b": 0.5019769252723579, "a": 0.49802307472764207},
+        ),
+        (
+            "entropy",
+            [0.4048998587271088, 0.3530243010891014, 0.3319215428792402],
+            {"a": 0.5342221295931422, "b": 0.46577787040685786},
+        ),
+    ],
+)
+def test_signals_and_weights_are_those_of_the_authors_code(signal, signals, weights):
+    """Run on these tensors, in double precision: ``select_and_predict`` of utils/model.py, archon159/LoGo, commit ef46b04."""
+
+    def drawn(number: int, *shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+
+    pool, prompt = small.pool(*NAMES, rank=4, alpha=8.0), prompt_of("Who?")
+    for number, name in enumerate(NAMES):
+        pool.load_weights(name, {LAST: (0.3 * drawn(100 + 2 * number, 4, 32), 0.3 * drawn(101 + 2 * number, 32, 4))})
+    router = Logo(method_on(pool), signal=signal, top_k=2)
+    router._inputs[prompt] = drawn(110, 1, 3, 32)[0, -1].float()
+    assert router.score(prompt).tolist() == pytest.approx(signals, rel=1e-4)
+    mixture = pool.composites[router._mixture(prompt)]
+    assert dict(zip(mixture.experts, mixture.weights_T.tolist(), strict=True)) == pytest.approx(weights, rel=1e-4)
+    assert list(mixture.experts) == list(weights)

@@ -78,7 +78,7 @@ def test_weights_and_routes_are_those_of_a_loop_over_tokens_and_layers(router_cl
             dense = [pool.delta(layer, name).detach() for name in NAMES]
             for token in x[0]:
                 if router_class is Spectr:
-                    scores = [float((delta @ token).norm()) for delta in dense]
+                    scores = [float((torch.linalg.svd(delta).Vh[:4] @ token).norm()) for delta in dense]
                 else:
                     scores = [float((torch.linalg.svd(delta).Vh[0] @ token).abs()) for delta in dense]
                 best = sorted(range(3), key=lambda place: -scores[place])[:2]
@@ -90,11 +90,54 @@ def test_weights_and_routes_are_those_of_a_loop_over_tokens_and_layers(router_cl
         assert shares.tolist() == pytest.approx([totals[name] / sum(totals.values()) for name in NAMES], abs=1e-3)
 
 
-def test_the_score_of_spectr_has_the_scale_of_the_update():
+def test_a_spectrum_has_the_scale_of_the_update():
     pool = small.pool("a", alpha=64.0)
     layer, x = small.first(pool), torch.randn(32)
     sigma, v = expert_spectrum(pool, "a", layer)
     assert float((sigma * (v @ x)).norm()) == pytest.approx(float((pool.delta(layer, "a") @ x).norm()), rel=1e-4)
+
+
+def drawn(number: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+
+
+def test_scores_of_spectr_and_the_best_expert_s_answer_are_those_of_the_authors_code():
+    """Run on these tensors: ``svd`` and ``RouteWrap`` of llm_merging/merging/SpectR.py, wfleshman/spectr, commit bba13b2.
+
+    It was run in double precision. Its scores have the scale of the experts, 2, as a factor, which is equal for all.
+    """
+    pool = small.pool(*NAMES, rank=4, alpha=8.0)
+    layer, x = small.first(pool), drawn(110, 1, 3, 32).float()
+    for number, name in enumerate(NAMES):  # by the size of its updates the last would be the best for all tokens
+        pair = (drawn(100 + 2 * number, 4, 32), (10 if name == "c" else 1) * drawn(101 + 2 * number, 32, 4))
+        pool.load_weights(name, {layer: pair})
+    mixture = Spectr(method_on(pool), top_k=1).mixture()
+    scores = (mixture.directions[layer] @ x[0].T).norm(dim=1)
+    expected = [
+        [3.6829852454141037, 4.969772083973922, 3.535551463966794],
+        [4.690602284197567, 6.315715189947491, 2.909578977949878],
+        [6.458244489806232, 4.017756458927815, 2.443013588576633],
+    ]
+    torch.testing.assert_close(2 * scores, torch.tensor(expected), atol=1e-4, rtol=0)
+    added = [
+        [26.506942084180118, 136.5236391208627, -159.8368587314336],
+        [115.48662458100362, -59.89813769992719, -55.66144735256882],
+        [-3.3433175437998095, 6.246276983534543, 20.221113871462492],
+    ]
+    torch.testing.assert_close(mixture.add(layer, x)[0, :, :3], torch.tensor(added), atol=1e-3, rtol=1e-4)
+    gates = Spectr(method_on(pool), top_k=2, temperature=1e6).mixture().gate(layer, x)[0]
+    even = torch.tensor([[0.0, 0.5, 0.5], [0.5, 0.5, 0.0], [0.5, 0.5, 0.0]])  # the code's weights
+    torch.testing.assert_close(gates, even)
+
+
+def test_an_expert_that_adds_nothing_has_the_score_0_under_spectr():
+    pool = small.pool(*NAMES, rank=4)
+    layer = small.first(pool)
+    with torch.no_grad():
+        pool.pair(layer, "a")[1].zero_()
+    directions = Spectr(method_on(pool)).mixture().directions[layer]
+    assert not directions[0].any()
+    torch.testing.assert_close(directions[1] @ directions[1].T, torch.eye(4), atol=1e-5, rtol=0)
 
 
 def test_fixed_weights_are_a_weighted_sum():

@@ -110,3 +110,31 @@ def test_a_descriptor_out_of_its_file_says_the_same(kind, tmp_path, quick):
 def test_own_prompts_that_lie_equally_far_do_not_put_all_others_infinitely_far(kind, quick):
     corners = torch.eye(4).repeat(1, 2)
     assert kind.of(corners, 0).z(torch.cat([corners, corners + 1])).abs().max() < 1e5
+
+
+def test_errors_of_an_auto_encoder_and_their_measure_are_those_of_the_authors_code():
+    """Run on these tensors: ``AE`` and ``Records`` of backbone/sema_components.py, huiyiwang01/SEMA-CL, commit 5a45512.
+
+    z is that of ``get_z_score_deviation`` in backbone/sema_block.py, which takes its size: the first three prompts, which are
+    reconstructed better than own ones, are as novel there as if they had been reconstructed worse.
+    """
+
+    def drawn(number: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(number), dtype=dtype)
+
+    coder = {
+        "0.weight": drawn(80, 2, 6) / 2, "0.bias": drawn(81, 2), "1.weight": drawn(82, 6, 2) / 2, "1.bias": drawn(83, 6) / 2,
+        "centre": torch.zeros(6), "scale": torch.ones(()),
+    }  # fmt: skip
+    own, new = drawn(84, 5, 3, 6, dtype=torch.float32), 1.5 * drawn(85, 4, 2, 6, dtype=torch.float32)
+    distances = AutoEncoder(coder).distances(own.mean(1))
+    expected = [0.5199244022369385, 1.0827555656433105, 0.3508628308773041, 1.3254303932189941, 0.5574779510498047]
+    assert distances.tolist() == pytest.approx(expected, rel=1e-5)
+    measure = novelty._measure(distances)
+    assert {name: float(one) for name, one in measure.items()} == pytest.approx(
+        {"mean": 0.7672902345657349, "std": 0.41522934086099467}, rel=1e-5
+    )
+    z = AutoEncoder(coder | measure).z(new.mean(1))
+    sizes = [0.851142406463623, 0.8109678626060486, 0.9687681794166565, 5.80559778213501]
+    assert z.abs().tolist() == pytest.approx(sizes, rel=1e-4)
+    assert z.sign().tolist() == [-1, -1, -1, 1]
