@@ -172,7 +172,7 @@ def test_settings_that_the_chosen_method_or_router_uses_act(composed, typed):
         ["method=nlora", "method.sparsity=1e-4"],
         ["method=migu", "method.frozen=0.5"],
         ["method=seqlora_merge", "method.exponent=1"],
-        ["method=coso", "adapter=full", "method.rank=8", "method.sketch=9", "method.every=1", "method.decay=1"],
+        ["method=coso", "adapter=full", "method.rank=8", "method.sketch=9", "method.every=1", "method.decay=0.5"],
         ["method=coso", "method.threshold=0.9"],
         ["method=osft", "adapter=full", "method.min_retained=0.2", "method.target_retained=0.5", "method.rows=10"],
         ["method=gpm", "method.threshold=0.9", "method.threshold_step=0.01", "method.rows=10"],

@@ -35,6 +35,13 @@ def test_a_projected_gradient_is_the_nearest_that_does_not_point_against_the_ref
     assert (mu > 1e-7) == ((g @ r).item() < 0)
 
 
+def test_a_projected_gradient_is_that_of_public_code():
+    """That of ``project`` in models/agem.py of aimagelab/mammoth at e75a491."""
+    g, r = torch.tensor([3.0, -2.0, 1.0, 4.0]), torch.tensor([-1.0, 2.0, 0.0, 1.0])
+    found = project([g[:1], g[1:].view(3, 1)], [r[:1], r[1:].view(3, 1)])
+    torch.testing.assert_close(flat(found), torch.tensor([2.5, -1.0, 1.0, 4.5]).double())
+
+
 def test_a_gradient_that_agrees_is_left_bit_for_bit_and_a_reference_of_zeros_changes_nothing():
     g, r = torch.tensor([0.1, -0.2, 0.3]), torch.tensor([0.5, 0.1, 0.7])
     assert torch.equal(*project([g], [r]), g)

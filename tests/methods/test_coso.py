@@ -8,8 +8,10 @@ from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
 from see_lightning.methods.coso import Coso, Place, SubspaceAdam, frequent_directions
 from see_lightning.methods.setup import Setup
+from see_lightning.methods.subspace import Subspace
 from see_lightning.tasks.memory import Memory
 from tests.adapters import small
+from tests.methods.fixed import waves
 from tests.methods.learning import task_named
 from tests.methods.test_whole_layers import BASES
 
@@ -85,6 +87,69 @@ def test_a_sketch_is_exact_at_low_rank_and_else_within_its_bound():
     assert missing.min() > -1e-9, "a sketch adds no energy"
     best = torch.linalg.svdvals(columns).square()
     assert missing.max() <= min(best[k:].sum() / (5 - k + 1) for k in range(5))  # its theorem 1.1
+
+
+class OneLayer:
+    """In place of a model's layers: one of six outputs and five inputs."""
+
+    def __init__(self) -> None:
+        self.weight = nn.Parameter(waves(6, 5).float())
+
+    def matrices(self) -> dict[str, nn.Parameter]:
+        return {"q": self.weight}
+
+    def is_transposed(self, layer: str) -> bool:
+        return False
+
+    def requires_grad_(self, on: bool) -> None:
+        self.weight.requires_grad_(on)
+
+
+def test_steps_of_two_tasks_are_those_of_the_authors_code(monkeypatch):
+    """Those of coso/adamw.py and coso/coso_projector.py of quinn-ch/CoSO at 1a50a11: a column of the weight after each task.
+
+    They were run with the signs of singular vectors that ours have, since Adam's moments stay when a subspace changes.
+    Sketches, and so the protected directions, differ: see the next test. Here the second task has the authors' directions.
+    """
+    first = [0.20879526, -1.00473292, -1.08192921, 1.00581659, 0.12181819, 0.99853373]
+    second = [-0.00649903, -1.08354707, -1.17803189, 0.89394176, -0.11408914, 0.90580031]
+    directions = [0.22679968, -0.59720713, 0.55163085, 0.26547915, -0.04137229, 0.7267748, -0.60079715, -0.08890778]
+    directions += [0.11420399, 0.16230954, -0.51822184, 0.10204838]
+    method, layer = coso(lr=0.1, rank=2, sketch=3, every=2), OneLayer()
+    method.optim.weight_decay = 0.0
+    monkeypatch.setattr(method, "_copies", lambda: layer)
+    for task, phase, expected in (("sky", 1.0, first), ("sea", 7.0, second)):
+        method.begin_task(task_named(task), Memory(0))
+        optimizer = method.make_optimizer([layer.weight])
+        for step in range(4):
+            layer.weight.grad = waves(6, 5, phase=phase + step).float()
+            method.edit_gradients()
+            optimizer.step()
+            method.after_step()
+        torch.testing.assert_close(layer.weight[:, 0].detach(), torch.tensor(expected), atol=1e-4, rtol=0)
+        method.end_task(task_named(task), Memory(0))
+        method.protected = {"q": Subspace(torch.tensor(directions).view(6, 2), is_free=False)}
+
+
+def test_the_authors_sketch_cuts_each_gradient_too_and_their_choice_of_directions_ends_one_earlier(
+    monkeypatch,
+):
+    """The first row of the sketch of the first task above, times its transpose, in that code."""
+    theirs = [2.78057747, 0.33894295, -2.51738618, -0.8057194, 0.42521637, -1.11780515]
+    first, second = waves(6, 5, phase=1.0), waves(6, 5, phase=3.0)  # those which gave subspaces
+    cut = frequent_directions(
+        torch.cat([0.5 * frequent_directions(first, 3), frequent_directions(second, 3)], dim=1), 3
+    )
+    torch.testing.assert_close((cut @ cut.T)[0], torch.tensor(theirs).double(), atol=1e-6, rtol=0)
+    method = coso(sketch=3)
+    layer = OneLayer()
+    monkeypatch.setattr(method, "_copies", lambda: layer)
+    for gradient in (first, second):
+        layer.weight.grad = gradient.float()
+        method._renew("q", layer.weight)
+    ours = method.sketches["q"]
+    assert ours.square().sum() > 1.05 * cut.square().sum(), "ours cuts once, as Frequent Directions does"
+    assert Subspace.empty(6, cut.device).grow(cut @ cut.T, 0.9).dimension() == 3, "theirs: 2, with 0.856 of the energy"
 
 
 @pytest.mark.parametrize("kind", BASES)

@@ -3,15 +3,26 @@
 from functools import partial
 
 import pytest
+import torch
 from torch import Tensor
 
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
 from see_lightning.methods.gpm import Gpm
 from see_lightning.methods.setup import Setup
-from see_lightning.methods.subspace import input_covariances
+from see_lightning.methods.subspace import Subspace, input_covariances
 from tests.adapters import small
-from tests.methods.learning import after_two_tasks, assert_trains_as_seqft, ended, equal, learn, task_named, weights
+from tests.methods.fixed import fading, waves
+from tests.methods.learning import (
+    after_two_tasks,
+    assert_trains_as_seqft,
+    ended,
+    equal,
+    learn,
+    remembered,
+    task_named,
+    weights,
+)
 
 TARGETS = ["q_proj", "down_proj"]
 DEFAULT = {"threshold": 0.9, "threshold_step": 0.01, "rows": 300}
@@ -59,6 +70,35 @@ def test_b_has_the_inputs_a_x_and_old_updates_stay_as_they_were_where_all_inputs
         assert energy < 1e-6
     a, _ = method.pool.pair(next(iter(method.pool.layers)), "shared")
     assert method.protected[f"{next(iter(method.pool.layers))}.B"].dimension() == len(a), "all ranks are taken"
+
+
+def test_projected_gradients_are_those_of_the_authors_code_which_protects_one_direction_less_in_the_first_task():
+    """Those of ``update_GPM`` and ``train_projected`` in main_cifar100.py of sahagobinda/GPM at 1a238ec."""
+    theirs = [
+        [
+            [0.17329302, -0.83520918, -0.5702098, 0.95769381, -0.88080409, 0.94371602],
+            [0.16508058, -0.08894867, 0.76376866, 0.86693034, 0.99593921, 0.79801837],
+        ],
+        [
+            [0.10088115, -0.83231179, -0.02114298, 0.11265944, -0.93980115, 1.00452209],
+            [0.0198194, -0.11380535, 0.03714549, 0.01531033, 0.98266229, 0.85980696],
+        ],
+        [
+            [0.09440794, -0.85438351, 0.01277444, -0.00132519, -0.01213994, 0.00759248],
+            [0.01202456, -0.10882117, 0.00162706, -0.00016879, -0.00154624, 0.00096704],
+        ],
+    ]
+    method, rows = gpm(threshold=0.9, threshold_step=0.003), waves(2, 6, phase=3.0)
+    covariances = [fading(number) @ fading(number).T for number in range(3)]
+    method.protect("q.A", covariances[0], remembered())
+    assert method.protected["q.A"].dimension() == 2, "theirs: 1, with 0.786 of the energy"
+    method.protected["q.A"] = Subspace.empty(6, torch.device("cpu")).grow(covariances[0], 0.7)
+    for past, (dimension, expected) in enumerate(zip((1, 3, 5), theirs, strict=True)):
+        if past:
+            method.protect("q.A", covariances[past], remembered(*("sky", "sea")[:past]))
+        protected = method.protected["q.A"]
+        assert protected.dimension() == dimension
+        torch.testing.assert_close(protected.remove(rows), torch.tensor(expected).double(), atol=1e-5, rtol=0)
 
 
 def test_the_first_task_is_sequential_fine_tuning_bit_for_bit():

@@ -10,7 +10,8 @@ from see_lightning.methods.setup import Setup
 from see_lightning.methods.subspace import Subspace, input_covariances
 from see_lightning.tasks.memory import Memory
 from tests.adapters import small
-from tests.methods.learning import after_two_tasks, ended, equal, learn, task_named, weights
+from tests.methods.fixed import fading
+from tests.methods.learning import after_two_tasks, ended, equal, learn, remembered, task_named, weights
 
 TARGETS = ["q_proj", "down_proj"]
 DEFAULT = {"threshold": 0.9, "threshold_step": 0.01, "rows": 300}
@@ -41,6 +42,49 @@ def test_without_a_free_direction_a_is_zero_and_its_rank_may_exceed_the_input():
     torch.testing.assert_close(one[0].abs(), torch.eye(6)[0] / 3**0.5)
     assert not one[1:].any()
     assert design(x @ x.T, Subspace.empty(6, x.device), 9).any(dim=1).tolist() == [True] * 6 + [False] * 3
+
+
+def test_a_and_the_protected_directions_are_those_of_the_authors_code_which_squares_the_energies():
+    """Those of ``_train`` and ``update_DualGPM`` in methods/inflora.py of liangyanshuo/InfLoRA at e08b00e, four tasks.
+
+    That code takes singular values and vectors of the covariance, not of the inputs: ours gives its numbers for the
+    covariance times itself. In the first task it protects one direction less. The largest entry of a row is positive here.
+    """
+    theirs = [
+        [
+            [0.56866342, 0.06247109, -0.03353907, -0.07017196, -0.00190391, 3.496e-05],
+            [-0.0701222, 0.51155323, -0.2579883, 0.01023946, 0.00814185, -0.00058535],
+        ],
+        [
+            [0.03298415, 0.01254486, 0.5758881, 0.00377745, -0.02064886, -0.00049426],
+            [0.06948411, 0.00597163, -0.00693902, 0.57098156, 0.026533, -0.04120042],
+        ],
+        [
+            [0.00149912, -0.00669895, 0.02063279, -0.01903489, 0.5678885, 0.10000389],
+            [0.00413135, 0.00746832, -0.00372603, 0.04485503, -0.0981489, 0.56709927],
+        ],
+        [[-0.06340282, 0.5737046, -0.00857888, 0.00080909, 0.00829135, -0.00577876]],
+    ]
+    second_row_in_the_fourth_task = torch.tensor(
+        [[0.57369864, 0.06357836, -0.0023771, -9.571e-05, -0.01175487, 0.00413054]]
+    )
+    of_code, ours = (inflora(threshold=0.98, threshold_step=0.002) for _ in range(2))
+    for past, expected in enumerate(theirs):
+        covariance = fading(past) @ fading(past).T
+        memory = remembered(*("sky", "sea", "ice")[:past])
+        protected = of_code.subspace("q", covariance)
+        found = design(covariance @ covariance, protected, 2)
+        torch.testing.assert_close(found[: len(expected)], torch.tensor(expected), atol=1e-5, rtol=0)
+        of_code.protect("q", covariance @ covariance, memory)
+        ours.protect("q", covariance, memory)
+        if not past:
+            assert of_code.protected["q"].dimension() == 2, "theirs: 1"
+            of_code.protected["q"] = Subspace.empty(6, covariance.device).grow(covariance, 0.7)
+        assert of_code.protected["q"].dimension() == (1, 3, 5, 6)[past]
+        assert ours.protected["q"].dimension() == (2, 5, 6, 6)[past]
+    # Before the fourth task one direction is free, and A has two rows.
+    assert protected.remove(second_row_in_the_fourth_task).norm() < 1e-4, "theirs is in protected directions"
+    assert not found[1].any()
 
 
 @pytest.mark.parametrize("activated", [False, True])

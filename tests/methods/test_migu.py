@@ -13,6 +13,7 @@ from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from see_lightning.tasks.memory import Memory
 from tests.adapters import small
+from tests.methods.fixed import waves
 from tests.methods.learning import learn, task_named
 
 TARGETS = ["q_proj", "down_proj"]
@@ -63,6 +64,34 @@ def test_the_rows_with_the_largest_magnitudes_are_updated(rows, frozen):
     assert set(chosen.nonzero().flatten().tolist()) == set(magnitudes.topk(number).indices.tolist())
     assert abs(number - (1 - frozen) * rows) < 1
     assert torch.equal(chosen, largest(1000 * magnitudes, frozen)), "the scale of a layer does not matter"
+
+
+@pytest.mark.parametrize(
+    ("frozen", "of_a", "of_b"),
+    [
+        (0.7, [0, 4, 5], [6, 8, 9, 10, 12, 13, 22, 27, 29, 30]),
+        (0.5, [0, 1, 4, 5], [1, 4, 5, 6, 8, 9, 10, 12, 13, 19, 22, 23, 25, 27, 29, 30]),
+    ],
+)
+def test_magnitudes_and_rows_are_those_of_the_authors_code_where_nothing_is_padded(frozen, of_a, of_b):
+    """Those of the hook of src/uie_trainer_lora.py and of ``backward_full_tuning`` in src/accelerate_local.py, wenyudu/MIGU
+    at 3f3b9f0. The latter is for whole layers; here each layer is a matrix of the adapter.
+    """
+    method = migu(frozen=frozen, targets=["q_proj"])
+    layer = small.first(method.pool)
+    pair, x = method.pool.pair(layer, "shared"), waves(2, 3, 32, phase=3.0).float()
+    for weight, phase in zip(pair, (1.0, 2.0), strict=True):
+        with torch.no_grad():
+            weight.copy_(waves(*weight.shape, phase=phase))
+        weight.grad = torch.ones_like(weight)
+    method._add_magnitudes(torch.tensor([3, 3]), layer, x)
+    theirs = [17.793477, 16.384459, 10.045264, 14.929252, 16.629169, 18.280319, 9.991972, 11.327576]
+    torch.testing.assert_close(method.magnitudes[f"{layer}.A"], torch.tensor(theirs), atol=1e-4, rtol=0)
+    method.edit_gradients()
+    for weight, rows in zip(pair, (of_a, of_b), strict=True):
+        assert weight.grad.any(dim=1).nonzero().flatten().tolist() == rows
+    method._add_magnitudes(torch.tensor([2, 3]), layer, x)  # the first row begins with padding, which that code counts
+    assert (method.magnitudes[f"{layer}.A"] < torch.tensor(theirs) - 0.1).all()
 
 
 @pytest.mark.parametrize("activated", [False, True])

@@ -10,6 +10,7 @@ from see_lightning.methods.nlora import NLora, sparsity
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from tests.adapters import small
+from tests.methods.fixed import waves
 from tests.methods.learning import equal, learn, weights
 
 TARGETS = ["k_proj", "down_proj"]  # neither is square
@@ -32,6 +33,19 @@ def test_the_penalty_is_the_sum_of_the_absolute_entries_of_the_new_update_alone(
                 by_hand += 0.3 * method.pool.adapter.alpha / 4 * abs(torch.dot(row, column).item())
     assert method.penalty().item() == pytest.approx(by_hand, rel=1e-5)
     assert by_hand > 0
+
+
+def test_the_authors_code_measures_the_product_of_a_and_b_in_the_other_order():
+    """``training_step`` in src/uie_trainer_lora.py of PKU-YuanGroup/N-LoRA at 7301afe gave the number, with a loss of 0.
+
+    Two layers of four inputs and outputs, weight 0.5, no scale. A layer that is not square ends that code in an error.
+    """
+    pairs = [(waves(2, 4, phase=20.0 + layer), waves(4, 2, phase=25.0 + layer)) for layer in (0, 1)]
+    assert 0.5 * sum(sparsity(b, a).item() for a, b in pairs) == pytest.approx(3.60894745, abs=1e-6)
+    assert 0.5 * sum(sparsity(a, b).item() for a, b in pairs) == pytest.approx(
+        0.5 * sum((b @ a).abs().sum().item() for a, b in pairs)
+    )
+    assert 0.5 * sum(sparsity(a, b).item() for a, b in pairs) > 1.5 * 3.60894745
 
 
 @pytest.mark.parametrize("rows", [1, 3, 1024])

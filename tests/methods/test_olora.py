@@ -12,6 +12,7 @@ from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from see_lightning.tasks.memory import Memory
 from tests.adapters import small
+from tests.methods.fixed import waves
 from tests.methods.learning import learn, task_named
 
 IDS = torch.arange(3, 43).view(2, 20)
@@ -48,6 +49,31 @@ def test_the_penalty_is_the_sum_over_earlier_tasks_layers_and_pairs_of_rows(entr
                     by_hand += 0.3 * (abs(product) if entries == "absolute" else product**2)
         by_hand += 0.1 * (new_a.square().sum().sqrt() + new_b.square().sum().sqrt()).item()
     assert method.penalty().item() == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("orthogonality", "l2", "value", "of_a", "of_b"),
+    [
+        (0.5, 0.0, 139.67173226, [0.57143976, 1.47182951, -0.9498956, -0.27858937], [0.0, 0.0]),
+        (0.3, 0.2, 93.8625003, [0.35856343, 0.87799106, -0.5943328, -0.15191186], [0.03261493, 0.03118204]),
+    ],
+)
+def test_the_penalty_and_its_gradients_are_those_of_the_authors_code(orthogonality, l2, value, of_a, of_b):
+    """Those of ``training_step`` in src/uie_trainer_lora.py of cmnfriend/O-LoRA at 07117e1, with a loss of 0."""
+    method = olora(rank=2, orthogonality=orthogonality, l2=l2)
+    for number, task in enumerate(("sky", "sea", "ice")):
+        method.begin_task(task_named(task), Memory(0))
+        for layer, pair in enumerate(method.pool.pairs(task).values()):
+            for place, weight in enumerate(pair):
+                with torch.no_grad():
+                    weight.copy_(waves(*weight.shape, phase=layer + 10 * number + 5 * place))
+    penalty = method.penalty()
+    penalty.backward()
+    assert penalty.item() == pytest.approx(value, rel=1e-5)
+    a, b = list(method.pool.pairs("ice").values())[1]
+    torch.testing.assert_close(a.grad[0, :4], torch.tensor(of_a), atol=1e-4, rtol=0)
+    found = torch.zeros(2) if b.grad is None else b.grad[0]
+    torch.testing.assert_close(found, torch.tensor(of_b), atol=1e-6, rtol=0)
 
 
 def test_the_gradient_of_the_overlap_is_that_of_its_closed_form():

@@ -1,16 +1,20 @@
 """OSFT: what is protected, no change of it under AdamW, the merged model, and what is kept."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from torch import Tensor
+from peft.tuners.osf.utils import decompose_weight_matrix, project_gradient_to_orthogonal_space
+from torch import Tensor, nn
 
 from see_lightning.adapters.factored_layers import FactoredLayers, without
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
-from see_lightning.methods.osft import Osft, shares
+from see_lightning.methods.osft import Osft, shares, similarity
 from see_lightning.methods.setup import Setup
 from see_lightning.tasks.memory import Memory
 from tests.adapters import small
+from tests.methods.fixed import waves
 from tests.methods.learning import ended, fit, learn, task_named
 from tests.methods.test_whole_layers import BASES
 
@@ -55,6 +59,61 @@ def test_projecting_gradients_alone_would_leak(monkeypatch):
         leaked += (left @ low).norm().item()
         moved += low.norm().item()
     assert leaked > 0.01 * moved
+
+
+def factored() -> FactoredLayers:
+    """A layer of five outputs and four inputs, two directions of which are protected."""
+    whole = SimpleNamespace(matrices=lambda: {"q": nn.Parameter(waves(5, 4).float())})
+    return FactoredLayers(whole, {"q": 2})
+
+
+def test_steps_of_adamw_are_those_of_the_authors_code():
+    """Of mini_trainer 0.9.0 (PyPI: rhai-innovation-mini-trainer), mini_trainer/osft_utils.py, in fp64: the matrix after one
+    step and after five, whose gradients and factors are projected.
+    """
+    theirs = {
+        0: [
+            [0.47911903, 0.77275598, 0.34936963, -0.83511767],
+            [0.7152813, -0.85836605, 0.91416087, 0.27621108],
+            [-0.59222045, -1.06871463, -1.03043054, -0.66140273],
+            [0.41744698, 0.79607133, -0.99166878, 0.95401689],
+            [-0.50859975, -0.02291063, 0.87223523, 0.65350503],
+        ],
+        4: [
+            [0.75015521, 0.57067812, 0.24647675, -0.65739348],
+            [0.96049525, -1.20384519, 0.76071195, 0.73227658],
+            [-0.22067725, -1.37662425, -1.1829439, -0.36168648],
+            [0.77380075, 0.43944789, -1.16069546, 1.35276437],
+            [-0.08508951, -0.24465397, 0.74634698, 0.76053878],
+        ],
+    }
+    layers, aim = factored(), waves(5, 4, phase=1.0).float()
+    optimizer = torch.optim.AdamW(layers.factors["q"], lr=0.1, weight_decay=0.1)
+    for step in range(5):
+        optimizer.zero_grad()
+        (layers.matrix("q") - aim).square().sum().backward()
+        layers.project_gradients()
+        optimizer.step()
+        layers.project()
+        if step in theirs:
+            found = layers.matrix("q").detach()
+            torch.testing.assert_close(found, torch.tensor(theirs[step]), atol=1e-4, rtol=0)
+
+
+def test_a_step_along_the_projected_gradient_is_that_of_pefts_osf():
+    layers, aim = factored(), waves(5, 4, phase=1.0).float()
+    (layers.matrix("q") - aim).square().sum().backward()
+    layers.project_gradients()
+    low_MR, low_R, low_RN = (factor.detach() - 0.1 * factor.grad for factor in layers.factors["q"])
+    theirs = decompose_weight_matrix(waves(5, 4).float(), 2)
+    names = ("U_low", "S_low", "V_low")
+    kept = (theirs["U_high"] * theirs["S_high"]) @ theirs["V_high"]
+    (kept + (theirs["U_low"] * theirs["S_low"]) @ theirs["V_low"] - aim).square().sum().backward()
+    before = [theirs[name].grad.clone() for name in names]
+    project_gradient_to_orthogonal_space(theirs)
+    assert (theirs["U_low"].grad - before[0]).norm() > 0.1, "there is something to project"
+    u, s, v = (theirs[name].detach() - 0.1 * theirs[name].grad for name in names)
+    torch.testing.assert_close((low_MR * low_R) @ low_RN, (u * s) @ v, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", BASES)
@@ -138,6 +197,28 @@ def test_the_share_that_is_protected_follows_the_similarity_of_inputs_and_output
         assert found[layer] == min(round(share * size), size - 1) / size
     assert len(set(found.values())) > 1
     assert method.report() == {"protected_share": round(sum(found.values()) / len(found), 4)}
+
+
+def test_cosines_and_ranks_are_those_of_the_formula_in_the_authors_repository():
+    """Of the commented lines in notebooks/finetune_svd.py of orthogonal-subspace-learning at a5f91f6, whose least share is
+    a half and whose target is all.
+    """
+    sizes, found = {"q": (4, 4), "up": (6, 4), "down": (4, 6), "gate": (6, 4)}, {}
+    for number, (layer, (o, i)) in enumerate(sizes.items()):
+        sign, part = (-1, 0.6) if layer == "gate" else (1, 0.9)
+        matrix = 0.8 * sign * torch.eye(o, i) + part * waves(o, i, phase=number)
+        x = waves(5, i, phase=10.0 + number)
+        found[layer] = float(similarity(x, x @ matrix.T) / 5)
+    theirs = {"q": 0.3016048554, "up": 0.5558074866, "down": 0.6943187046, "gate": -0.4807386766}
+    assert found == pytest.approx(theirs, abs=1e-6)
+    positive = {layer: found[layer] for layer in ("q", "up", "down")}
+    assert {layer: round(share * 4) for layer, share in shares(positive, 0.5, 1.0).items()} == {
+        "q": 3,
+        "up": 4,
+        "down": 4,
+    }
+    # Of all four, theirs are 4, 4, 4 and 1: a negative cosine lowers the mean, and its own rank below the least one.
+    assert round(shares(found, 0.5, 1.0)["gate"] * 4) == 2
 
 
 def test_without_any_similarity_all_layers_have_the_target():
