@@ -24,8 +24,8 @@ from see_lightning.adapters.embeddings import cosine, embed_prompts, mahalanobis
 from see_lightning.config.trust import load_config
 from see_lightning.config.validation import validate
 from see_lightning.engine.build_further import build_ood
-from see_lightning.engine.ensemble import load_method, read_tasks
 from see_lightning.engine.ledger import OOD, Ledger
+from see_lightning.engine.loaded_run import load_method, read_tasks
 from see_lightning.errors import ConfigError
 from see_lightning.evaluation.evaluate import prompt_sha
 from see_lightning.evaluation.ood import accepted_at, auroc, highest_log_odds

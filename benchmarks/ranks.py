@@ -26,8 +26,8 @@ from see_lightning.config.trust import load_config
 from see_lightning.config.validation import validate
 from see_lightning.engine.build import build_tasks
 from see_lightning.engine.distributed import Ranks, join, place, supervise
-from see_lightning.engine.ensemble import load_method
 from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.loaded_run import load_method
 from see_lightning.engine.pages import kept_pages
 from see_lightning.tasks.datamodule import query_loader
 from see_lightning.tasks.sharding import shard_of

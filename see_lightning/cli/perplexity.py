@@ -54,7 +54,7 @@ def measure(results: Mapping[str, Any], ledger: Ledger, trust: Trust = NOTHING) 
     # Late, because these import torch, which takes longer than a refusal should.
     from dataclasses import asdict
 
-    from see_lightning.engine.ensemble import load_method, read_tasks
+    from see_lightning.engine.loaded_run import load_method, read_tasks
     from see_lightning.evaluation.likelihood import likelihoods, perplexity
 
     cfg = load_config(ledger.directory / "config.yaml", trust)

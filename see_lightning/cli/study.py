@@ -106,7 +106,7 @@ def run_study(
     if out:
         check_out(out)
     if answer:
-        from see_lightning.engine.ensemble import answer_everything
+        from see_lightning.engine.loaded_run import answer_everything
 
         with room_needed(run_dir, "--out FILE"), ledger if out else Ledger(run_dir) as held:
             print(f"{answer_everything(held, trust)} further answers were generated", file=sys.stderr)

@@ -66,7 +66,7 @@ def measure(
     # Late, because these import torch, which takes longer than a refusal should.
     from dataclasses import replace
 
-    from see_lightning.engine.ensemble import keep_said, load_remembering, read_tasks
+    from see_lightning.engine.loaded_run import keep_said, load_remembering, read_tasks
     from see_lightning.evaluation.evaluate import adapter_score
     from see_lightning.evaluation.routing import BASE
     from see_lightning.methods.lookup import method_class

@@ -1,81 +1,22 @@
 """Loads the experts of a run, to answer new queries with them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from see_lightning.config.checks import one_of
-from see_lightning.config.trust import NOTHING, Trust, load_config
-from see_lightning.config.validation import validate
-from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts, response_cache_of
-from see_lightning.engine.find import check_model
+from see_lightning.config.trust import Trust, load_config
+from see_lightning.engine.asking import BASE, Messages, Reply, Request, Verdicts, read_query
 from see_lightning.engine.latest import find_run
-from see_lightning.engine.ledger import REMEMBERED, Ledger, LedgerError
-from see_lightning.engine.made_from import check_prompts, taken_up
-from see_lightning.engine.router import restore_expert
+from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.loaded_run import load_method
 from see_lightning.errors import ConfigError, listed, nearest
-from see_lightning.evaluation.evaluate import put_back, remembered
-from see_lightning.methods.method import ExpertMethod, Method
+from see_lightning.inference.decoder import BatchDecoder, decode_all, side_by_side
+from see_lightning.methods.method import Answer, Method
 from see_lightning.models.base import DTYPES
-from see_lightning.tasks.datamodule import query_batch, query_loader
-from see_lightning.tasks.prompts import PromptTemplate
-from see_lightning.tasks.task import Task, changed_data
-
-Messages = Sequence[Mapping[str, str]]  # one chat: {"role": ..., "content": ...} each
-
-
-class Verdicts(tuple[str, ...]):
-    """The verdicts on one query, in the order of asking: ``pos``, ``neg`` or ``neither``, by position or by expert.
-
-    Args:
-        words: the verdicts.
-        experts: the names of their experts.
-
-    >>> verdicts = Verdicts(["neg", "pos"], experts=["french", "news"])
-    >>> verdicts[0], verdicts["news"], dict(verdicts.items()), verdicts == ("neg", "pos")
-    ('neg', 'pos', {'french': 'neg', 'news': 'pos'}, True)
-    """
-
-    experts: tuple[str, ...]
-
-    def __new__(cls, words: Sequence[str] = (), experts: Sequence[str] = ()) -> "Verdicts":
-        """Make the tuple; ``tuple`` takes its content here, not in ``__init__``."""
-        verdicts = super().__new__(cls, words)
-        verdicts.experts = tuple(experts)
-        return verdicts
-
-    def __getnewargs__(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        return tuple(self), self.experts
-
-    def __getitem__(self, which: Any) -> Any:
-        """A verdict by its position, or by the name of its expert."""
-        return super().__getitem__(self.experts.index(which) if which in self.experts else which)
-
-    def items(self) -> Sequence[tuple[str, str]]:
-        """Expert and verdict, in the order of asking."""
-        return list(zip(self.experts, self, strict=True))
-
-    def __repr__(self) -> str:
-        return f"Verdicts({', '.join(f'{expert}={word!r}' for expert, word in self.items())})"
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer, the expert that generated it, and the verdicts that led there.
-
-    Args:
-        text: the answer, without indicator.
-        expert: name of the expert's task; ``base`` for the base model; None for a method without experts.
-        verdicts: of the experts that the query went through; of SEE's walk newest first.
-    """
-
-    text: str
-    expert: str | None
-    verdicts: Verdicts
+from see_lightning.tasks.batches import Queries
 
 
 class Ensemble:
@@ -91,13 +32,26 @@ class Ensemble:
         self.method = method.eval()
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
 
-    def answer(self, queries: Sequence[str | Messages], task: str | None = None) -> list[Reply]:
-        """Answer queries, in their order.
+    def answer(
+        self,
+        queries: Sequence[str | Messages],
+        task: str | None = None,
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> list[Reply]:
+        """Answer queries, in their order; an answer does not depend on the other queries.
 
         Args:
             queries: texts, the instruction included; or messages: one of the role ``user``, optionally with one of the role
                 ``system`` before it. Experts are trained on single queries, so a chat of several turns is refused.
             task: name of the task, for methods that need it (``stl``); others refuse it.
+            temperature: see ``Request``; by default answers are greedy.
+            top_p: see ``Request``.
+            seed: of each answer's draws.
+            stop: texts at whose beginning an answer ends.
 
         Raises:
             ConfigError: a query is too long or has no valid form, or the task is missing, unknown or not wanted.
@@ -106,63 +60,116 @@ class Ensemble:
             raise TypeError("answer takes a list of queries; for one, write answer([query]).")
         if queries and isinstance(queries[0], Mapping):
             raise TypeError("answer takes a list of queries; for one in messages, write answer([messages]).")
-        read = [_read(query) for query in queries]
+        if isinstance(stop, str):
+            raise TypeError(f"stop takes a list of texts; for one, write stop=[{stop!r}].")
+        requests = [
+            Request(query, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop), task=task)
+            for query in queries
+        ]
+        prompts = [self.prompt_ids(request) for request in requests]
+        with torch.inference_mode():
+            decoder = self.method.new_decoder()
+            found = decode_all(self.answering(requests, prompts, decoder), decoder) if requests else {}
+        return [found[row] for row in range(len(requests))]
+
+    def prompt_ids(self, request: Request) -> list[int]:
+        """The token ids of a request's prompt.
+
+        Raises:
+            ConfigError: the query is too long or has no valid form, or task or expert is missing, unknown or not wanted.
+        """
+        system_prompt, query = read_query(request.query)
+        self._check_names(request)
+        template = self.method.template
+        if system_prompt is not None:
+            template = template.with_system_prompt(system_prompt)
+        ids = template.prompt_ids(query)
+        wanted, longest = request.max_new_tokens or self.max_new_tokens, template.max_length
+        if len(ids) + wanted > longest:
+            raise ConfigError(
+                f"a query has {len(ids)} tokens, so model.max_length={longest} leaves {max(0, longest - len(ids))} for an"
+                f" answer; {wanted} are asked for (--max-new-tokens, max_new_tokens=): {query[:60]!r}"
+            )
+        return ids
+
+    def _check_names(self, request: Request) -> None:
+        names, task = self.method.pool.names, request.task
+        if request.expert is not None:
+            if request.expert not in (known := self.experts()):
+                raise ConfigError(
+                    f"there is no expert {request.expert!r}.{nearest(request.expert, known)} There are: {listed(known)}."
+                )
+            return
         if self.method.needs_task_id != (task is not None):
             raise ConfigError(
                 "this method needs the task: answer(queries, task=...), --task on the command line. There are:"
-                f" {listed(self.method.pool.names)}."
+                f" {listed(names)}."
                 if task is None
                 else "this method finds the task by itself; leave task out."
             )
-        if task is not None and task not in (names := self.method.pool.names):
+        if task is not None and task not in names:
             raise ConfigError(f"there is no expert {task!r}.{nearest(task, names)} There are: {listed(names)}.")
-        longest = self.method.template.max_length
-        prompts = []
-        for system_prompt, query in read:
-            template = self.method.template
-            if system_prompt is not None:
-                template = template.with_system_prompt(system_prompt)
-            prompts.append(template.prompt_ids(query))
-            tokens = len(prompts[-1])
-            if tokens + self.max_new_tokens > longest:
-                room = max(0, longest - tokens)
-                raise ConfigError(
-                    f"a query has {tokens} tokens, so model.max_length={longest} leaves {room} for an answer;"
-                    f" {self.max_new_tokens} are asked for (--max-new-tokens, max_new_tokens=): {query[:60]!r}"
-                )
-        batch = query_batch(
-            [query for _, query in read],
-            self.method.template,
-            tasks=[task] * len(queries) if task else [],
-            max_new_tokens=self.max_new_tokens,
+
+    def experts(self) -> list[str]:
+        """What can answer a query by its name: the experts, oldest first, and the base model."""
+        return [*(self.method.pool.names if self.method.traits.has_experts else ()), BASE]
+
+    def answering(
+        self,
+        requests: Sequence[Request],
+        prompts: Sequence[list[int]],
+        decoder: BatchDecoder[Any],
+        watches: Sequence[Callable[[str], bool] | None] = (),
+    ) -> Iterator[dict[int, Reply]]:
+        """Answer requests in a decoder that others may share; the caller steps it. See ``Method.answering``.
+
+        Args:
+            requests: to be answered.
+            prompts: of ``prompt_ids``.
+            decoder: the method's ``new_decoder``.
+            watches: for each request, what is called with its answer so far after each token; True ends the answer.
+
+        Yields:
+            By the requests' places, the replies that have been completed since the last time.
+        """
+        queries = Queries(
+            prompts=list(prompts),
+            ids=[str(place) for place in range(len(requests))],
+            groups=[0] * len(requests),
+            limits=[one.max_new_tokens or self.max_new_tokens for one in requests],
             rows=self.batch_size,
+            tasks=[one.task for one in requests if one.task],
+            decoding=[
+                one.decoding(watch) for one, watch in zip(requests, watches or [None] * len(requests), strict=True)
+            ],
+            exact=True,
         )
-        newest_first = self.method.pool.names[::-1]
-        with torch.inference_mode():
-            answers = self.method.answer(replace(batch, prompts=prompts)) if queries else []
-        return [
-            Reply(a.text, a.expert, Verdicts(a.verdicts, a.asked or newest_first[: len(a.verdicts)])) for a in answers
-        ]
 
+        def under(expert: str | None) -> Iterator[dict[int, Reply]]:
+            places = [place for place, one in enumerate(requests) if one.expert == expert]
+            own = queries.select(places)
+            if expert is None:
+                parts = self.method.answering(own, decoder)
+            else:
+                parts = self.method.answering_as(None if expert == BASE else expert, own, decoder)
+            for part in parts:
+                yield {
+                    places[row]: self._reply(requests[places[row]], own.prompts[row], one) for row, one in part.items()
+                }
 
-def _read(query: str | Messages) -> tuple[str | None, str]:
-    """The system prompt of a query, None if it has none, and its text."""
-    if isinstance(query, str):
-        return None, query
-    for message in query:
-        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str) or "role" not in message:
-            raise ConfigError(
-                f'a message is {{"role": "user", "content": "..."}}, with a text as its content; got {message!r:.100}'
-            )
-    roles = [message["role"] for message in query]
-    if roles == ["user"]:
-        return None, query[0]["content"]
-    if roles == ["system", "user"]:
-        return query[0]["content"], query[1]["content"]
-    raise ConfigError(
-        f"messages have the roles {', '.join(roles) or 'of none'}; experts learned to accept single queries, so give one of"
-        f" the role user, and before it, if need be, one of the role system."
-    )
+        yield from side_by_side([under(expert) for expert in dict.fromkeys(one.expert for one in requests)])
+
+    def _reply(self, request: Request, prompt: list[int], answer: Answer) -> Reply:
+        text, is_stopped = request.until_stop(answer.text)
+        asked = answer.asked or self.method.pool.names[::-1][: len(answer.verdicts)]
+        return Reply(
+            text,
+            answer.expert,
+            Verdicts(answer.verdicts, asked),
+            answer.log_odds,
+            answer.truncated and not is_stopped,
+            len(prompt),
+        )
 
 
 def usable_device(device: str | torch.device) -> torch.device:
@@ -220,118 +227,3 @@ def load_ensemble(
     if method.traits.schedule != "frozen" and not (method.pool.names or method.state()):
         raise ConfigError(f"{run_dir} has finished no task yet, so it has no expert to answer.")
     return Ensemble(method, max_new_tokens=max_new_tokens, batch_size=cfg.data.eval_batch_size)
-
-
-def load_method(
-    cfg: DictConfig, ledger: Ledger, dtype: str | None = None, device: torch.device | None = None
-) -> Method:
-    """Build a run's method, and load everything that it has learned.
-
-    Args:
-        cfg: of the run.
-        ledger: of the run.
-        dtype: of the base model; None takes the run's.
-        device: of the model; None is the CPU.
-
-    Raises:
-        LedgerError: an expert's file is damaged, or the tokenizer or template has changed since training.
-    """
-    config = validate(cfg)
-    check_model(ledger, config)
-    about = ledger.facts()
-    template = build_template(config, about.get("date"))
-    check_prompts(ledger, template)
-    method = build_method(cfg, config, template, dtype or about["dtype"])
-    check_model(ledger, config)  # its files may have been downloaded just now
-    method.pool.choose_reading()
-    if device is not None:
-        method.to(device)  # tensors of its state are loaded onto its device
-    facts = expert_facts(config, template, about["dtype"])
-    for name, stage in ledger.content["stages"].items():
-        if stage["trained"] and stage["trained"].get("ended", True):
-            folder = ledger.verified(name) / "expert"
-            with taken_up(ledger, name, facts):
-                restore_expert(method, name.partition("-")[2], folder)
-    return method
-
-
-def read_tasks(cfg: DictConfig, ledger: Ledger, template: PromptTemplate) -> list[Task]:
-    """Read the tasks of a finished run, and check that their rows are those of the run.
-
-    Args:
-        cfg: of the run.
-        ledger: of the run.
-        template: of the run.
-
-    Raises:
-        LedgerError: the data have changed since the run.
-        DataError: the data cannot be read.
-    """
-    tasks = build_tasks(cfg, validate(cfg), template)
-    changed = changed_data({task.name: task.digest() for task in tasks}, ledger.content["about"]["data"])
-    if changed:
-        raise LedgerError(f"{ledger.directory} was run on other data: {listed(changed)} changed since. Restore them.")
-    return tasks
-
-
-def answer_everything(ledger: Ledger, trust: Trust = NOTHING) -> int:
-    """Compute every expert's verdict on every test query of a finished run, and the answers of those that accept it.
-
-    The base model answers every query. Cached responses are reused; new ones are added to the cache of the last stage.
-
-    Args:
-        ledger: of the run, held.
-        trust: the code that its settings may run.
-
-    Returns:
-        The number of answers that were generated.
-
-    Raises:
-        LedgerError: the data, tokenizer or template have changed since the run, or a file is damaged.
-        DataError: the data cannot be read.
-    """
-    cfg = load_config(ledger.directory / "config.yaml", trust)
-    method = load_remembering(cfg, ledger)
-    for task in read_tasks(cfg, ledger, method.template):
-        loader = query_loader([task], method.template, batch_size=validate(cfg).data.eval_batch_size, tell_task=False)
-        with torch.inference_mode():
-            for queries in loader:
-                method.decide(queries)
-        keep_said(method, task, ledger)
-    return method.counts["generations"]
-
-
-def load_remembering(cfg: DictConfig, ledger: Ledger, *kinds: str) -> ExpertMethod:
-    """Load a run's method together with the cached responses of its experts.
-
-    Args:
-        cfg: of the run.
-        ledger: of the run.
-        kinds: kinds of responses to load beside ``REMEMBERED``, see ``Ledger.remembered``.
-    """
-    method = load_method(cfg, ledger).eval()
-    assert isinstance(method, ExpertMethod)
-    method.response_cache = response_cache_of(
-        expert_facts(validate(cfg), method.template, ledger.content["about"]["dtype"])
-    )
-    for stage in ledger.content["stages"]:
-        for kind in (REMEMBERED, *kinds):
-            put_back(method.response_cache, ledger.remembered(stage, kind))
-    return method
-
-
-def keep_said(method: ExpertMethod, task: Task, ledger: Ledger, kind: str = REMEMBERED) -> None:
-    """Add the new responses to one task's test queries to the cache of the run's last stage.
-
-    Args:
-        method: from ``load_remembering``; its cache has no new entries afterwards.
-        task: with the queries that were answered.
-        ledger: of the run, held.
-        kind: of the responses, see ``Ledger.remembered``.
-    """
-    assert method.response_cache is not None
-    entries, method.response_cache.new = method.response_cache.new, []
-    if entries:
-        *_, last = ledger.content["stages"]
-        ledger.note_answers(last, task.name, {kind: remembered(entries, [task])[task.name]}, {})
-        ledger.commit()

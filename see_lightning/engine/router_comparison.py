@@ -16,8 +16,8 @@ from see_lightning.config.trust import Trust, load_config, refuse_code
 from see_lightning.config.validation import validate
 from see_lightning.engine.build import build_template
 from see_lightning.engine.build_further import build_ood, build_variants
-from see_lightning.engine.ensemble import load_remembering, read_tasks
 from see_lightning.engine.ledger import FORCED, REMEMBERED, ROUTED, Ledger
+from see_lightning.engine.loaded_run import load_remembering, read_tasks
 from see_lightning.engine.measured import Content, Measurement
 from see_lightning.engine.router_options import RouterOption, router_options
 from see_lightning.engine.router_trial import RouterTrial

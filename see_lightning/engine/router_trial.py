@@ -16,8 +16,8 @@ from torch import Tensor
 
 from see_lightning.adapters.response_cache import ResponseCache
 from see_lightning.config.instantiate import instantiate
-from see_lightning.engine.ensemble import keep_said
 from see_lightning.engine.ledger import OOD, OOD_INPUT_ONLY, ROUTED, Ledger
+from see_lightning.engine.loaded_run import keep_said
 from see_lightning.engine.router import check_prompts_suffice, learn_route
 from see_lightning.engine.router_options import RouterOption
 from see_lightning.errors import ConfigError

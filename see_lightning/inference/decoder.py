@@ -263,6 +263,6 @@ def _add_next(rows: Sequence[RowState[K]], logits_BV: Tensor) -> None:
         zip(rows, tokens, (best_B2[:, 0] - best_B2[:, 1]).tolist(), strict=True)
     ):
         if row.sampler:
-            token, margin = row.sampler.choose(logits_BV[place])
+            token, margin = row.sampler.choose(logits_BV[place]), 0.0  # rounding may change what top-p leaves out
         row.ids.append(token)
         row.margin = min(row.margin, margin)

@@ -35,8 +35,10 @@ class DecidingExperts(ExpertMethod):
             return super().answer(queries)
         router, orders = self.sequential_router(queries), self.router.orders(queries)
         routes = router.walk(orders)
-        walked = zip(queries.ids, orders, routes, router.answers(routes), strict=True)
-        answers = [self._walked(*one) for one in walked]
+        answers = [
+            self._walked(router, row, orders[row], route, response)
+            for row, (route, response) in enumerate(zip(routes, router.answers(routes), strict=True))
+        ]
         return self._ask_again(queries, answers) if self.second_chance else answers
 
     def answering(self, queries: Queries, decoder: BatchDecoder[Any]) -> Iterator[dict[int, Answer]]:
@@ -49,13 +51,22 @@ class DecidingExperts(ExpertMethod):
         routes = router.begin(orders)
         for ended in router.ending(routes):
             yield {
-                row: self._walked(queries.ids[row], orders[row], routes[row], response)
-                for row, response in ended.items()
+                row: self._walked(router, row, orders[row], routes[row], response) for row, response in ended.items()
             }
 
-    def _walked(self, id_: str, order: Sequence[str], route: Route, response: CachedResponse) -> Answer:
-        asked = () if isinstance(self.router, Walk) else tuple(order[: len(route.verdicts)])
-        return Answer(id_, response.text or "", route.expert or "base", route.verdicts, bool(response.truncated), asked)
+    def _walked(
+        self, router: SequentialRouter, row: int, order: Sequence[str], route: Route, response: CachedResponse
+    ) -> Answer:
+        asked = tuple(order[: len(route.verdicts)])
+        return Answer(
+            router.queries.ids[row],
+            response.text or "",
+            route.expert or "base",
+            route.verdicts,
+            bool(response.truncated),
+            () if isinstance(self.router, Walk) else asked,
+            router.log_odds_of(row, asked),
+        )
 
     def _ask_again(self, queries: Queries, answers: list[Answer]) -> list[Answer]:
         """The answers, with another one for each refused query that an expert accepts behind its task's definition."""
@@ -75,7 +86,10 @@ class DecidingExperts(ExpertMethod):
         for row, one, route, response in zip(rows, again, routes, router.answers(routes), strict=True):
             answer = answers[row]
             asked = (*(answer.asked or newest_first[: len(answer.verdicts)]), one.expert)
-            answers[row] = answer._replace(verdicts=(*answer.verdicts, *route.verdicts), asked=asked)
+            more = router.log_odds_of(again.index(one), [one.expert])
+            answers[row] = answer._replace(
+                verdicts=(*answer.verdicts, *route.verdicts), asked=asked, log_odds=(*answer.log_odds, *more)
+            )
             if route.expert:
                 answers[row] = answers[row]._replace(
                     text=response.text or "", expert=route.expert, truncated=bool(response.truncated)

@@ -66,6 +66,12 @@ class Generation(RoutedMethod):
                 self.counts["new_tokens"] += len(ended[row].ids)
             yield ended
 
+    def accept_ids(self, adapter: str | None) -> list[int]:
+        """The tokens with which an adapter's answer is forced to begin."""
+        # The blank behind the indicator may be one token with the start of the answer.
+        accept_word = "" if adapter is None else self.accept_prefix.rstrip(" ")
+        return self.template.target_ids(accept_word)[:-1] if accept_word else []
+
     def text_behind(self, forced_prefix: Sequence[int], ids: list[int]) -> str:
         """The text of an answer's tokens; one blank separates a forced indicator from it, others belong to the answer."""
         text = self.template.text(ids)

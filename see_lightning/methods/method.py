@@ -36,6 +36,7 @@ class Answer(NamedTuple):
         verdicts: ``pos``, ``neg`` or ``neither`` of the experts that decided, in the order in which they were asked.
         truncated: whether it reached the limit of new tokens.
         asked: the experts that decided; empty if they are the newest ones, newest first.
+        log_odds: of the verdicts, in nats, to 4 digits; empty if they are not known.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Answer(NamedTuple):
     verdicts: tuple[str, ...]
     truncated: bool
     asked: tuple[str, ...] = ()
+    log_odds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,19 @@ class Method(Generation):
         """
         yield dict(enumerate(self.answer(queries)))
 
+    def answering_as(
+        self, adapter: str | None, queries: Queries, decoder: BatchDecoder[Any]
+    ) -> Iterator[dict[int, Answer]]:
+        """Answers of one adapter, whatever the router chooses; None is the base model. See ``answering``."""
+        forced_prefix = self.accept_ids(adapter)
+        for ended in self.generating(adapter, queries, decoder, forced_prefix):
+            yield {
+                row: Answer(
+                    queries.ids[row], self.text_behind(forced_prefix, one.ids), adapter or "base", (), not one.ended
+                )
+                for row, one in ended.items()
+            }
+
     def state(self) -> dict[str, Tensor]:
         """All tensors that the method keeps of past tasks in addition to its adapters, such as a Fisher matrix or keys.
 
@@ -260,7 +275,7 @@ class ExpertMethod(Method):
         An expert with verdicts is forced to begin with the positive indicator, unless it does so by itself. Cached responses
         are reused.
         """
-        forced_prefix = self._accept_ids(adapter)
+        forced_prefix = self.accept_ids(adapter)
         unforced = BatchCache(self.response_cache, self.pool, queries)
         batch_cache = BatchCache(self.response_cache, self.pool, queries, forced_prefix)
         known = [unforced.get(adapter, row) for row in range(len(queries))]
@@ -274,12 +289,6 @@ class ExpertMethod(Method):
             Answer(id_, cached.text or "", adapter or "base", (), bool(cached.truncated))
             for id_, cached in zip(queries.ids, known, strict=True)
         ]
-
-    def _accept_ids(self, adapter: str | None) -> list[int]:
-        """The tokens with which an adapter's answer is forced to begin."""
-        # The blank behind the indicator may be one token with the start of the answer.
-        accept_word = "" if adapter is None else self.accept_prefix.rstrip(" ")
-        return self.template.target_ids(accept_word)[:-1] if accept_word else []
 
     def answer(self, queries: Queries) -> list[Answer]:
         """Answers each query under the adapter that the router chooses, in one batch for each adapter."""
@@ -298,18 +307,8 @@ class ExpertMethod(Method):
 
         def under(adapter: str | None) -> Iterator[dict[int, Answer]]:
             rows = [row for row, one in enumerate(adapters) if one == adapter]
-            forced_prefix = self._accept_ids(adapter)
-            for ended in self.generating(adapter, queries.select(rows), decoder, forced_prefix):
-                yield {
-                    rows[place]: Answer(
-                        queries.ids[rows[place]],
-                        self.text_behind(forced_prefix, one.ids),
-                        routes[rows[place]] or "base",
-                        (),
-                        not one.ended,
-                    )
-                    for place, one in ended.items()
-                }
+            for ended in self.answering_as(adapter, queries.select(rows), decoder):
+                yield {rows[row]: answer._replace(expert=routes[rows[row]] or "base") for row, answer in ended.items()}
 
         yield from side_by_side([under(adapter) for adapter in dict.fromkeys(adapters)])
 

@@ -142,6 +142,17 @@ class SequentialRouter:
         self._finish()
         return [[self._known_log_odds((expert, row)) for expert in order] for row, order in enumerate(orders)]
 
+    def log_odds_of(self, row: int, experts: Sequence[str]) -> tuple[float, ...]:
+        """Log-odds of the verdicts that experts have given on a query, in nats, to 4 digits; empty if one is not known."""
+        found = []
+        for expert in experts:
+            decision, cached = self._decisions.get((expert, row)), self._cached.get((expert, row))
+            log_odds = round(decision.log_odds, 4) if decision else cached and cached.log_odds
+            if log_odds is None:
+                return ()
+            found.append(log_odds)
+        return tuple(found)
+
     def _known_log_odds(self, request: Request) -> float:
         found = self._cached[request].log_odds
         assert found is not None, "a verdict was cached without its log-odds"

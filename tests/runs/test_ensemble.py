@@ -15,7 +15,8 @@ from see_lightning.cli.publish import keep
 from see_lightning.cli.runs import list_runs
 from see_lightning.cli.runs import main as list_main
 from see_lightning.cli.study import main as study
-from see_lightning.engine.ensemble import Ensemble, Verdicts, load_ensemble
+from see_lightning.engine.asking import Verdicts
+from see_lightning.engine.ensemble import Ensemble, load_ensemble
 from see_lightning.engine.latest import find_run
 from see_lightning.errors import ConfigError, Refusal
 from see_lightning.methods.seqft import SeqFt
@@ -79,10 +80,12 @@ def test_a_system_prompt_reaches_the_model_where_the_template_has_a_place_for_it
     messages = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "sky?"}]
     with pytest.raises(ConfigError, match="is for model.prompt=chat"):
         loaded.answer([messages])
-    seen, answer, plain = [], loaded.method.answer, loaded.method.template
+    seen, answering, plain = [], loaded.method.answering, loaded.method.template
     chat = PromptTemplate(plain.tokenizer, style="chat", max_length=plain.max_length)
     monkeypatch.setattr(loaded.method, "template", chat)
-    monkeypatch.setattr(loaded.method, "answer", lambda batch: seen.extend(batch.prompts) or answer(batch))
+    monkeypatch.setattr(
+        loaded.method, "answering", lambda batch, decoder: seen.extend(batch.prompts) or answering(batch, decoder)
+    )
     loaded.answer([messages, "sky?"])
     told = PromptTemplate(plain.tokenizer, style="chat", system_prompt="Be brief", max_length=plain.max_length)
     assert seen == [told.prompt_ids("sky?"), chat.prompt_ids("sky?")]

@@ -15,7 +15,7 @@ from see_lightning.config.identity import key_of, numbers_config
 from see_lightning.config.schema import ModelConfig
 from see_lightning.config.search_path import CONF
 from see_lightning.data.jsonl import JsonlReader
-from see_lightning.engine import ensemble, launch
+from see_lightning.engine import launch, loaded_run
 from see_lightning.engine.contents import rows_digest
 from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.ledger import Ledger
@@ -324,16 +324,16 @@ def test_a_finished_run_is_reported_though_its_models_folder_is_gone(data, tmp_p
 def test_a_model_that_comes_onto_this_machine_only_when_a_run_is_asked_is_compared_then(data, tmp_path, monkeypatch):
     model = save_model(tmp_path / "model")
     directory = toy.run(of_model(data, tmp_path / "runs", model, "order.tasks=[sky]")).directory
-    build = ensemble.build_method
+    build = loaded_run.build_method
 
     def downloaded(*given):
         (tmp_path / "gone").rename(model)
         touch_weights(model)
         return build(*given)
 
-    monkeypatch.setattr(ensemble, "build_method", downloaded)
+    monkeypatch.setattr(loaded_run, "build_method", downloaded)
     monkeypatch.setattr(
-        ensemble, "build_template", lambda *given: PromptTemplate(tiny_tokenizer(), style="plain", max_length=99)
+        loaded_run, "build_template", lambda *given: PromptTemplate(tiny_tokenizer(), style="plain", max_length=99)
     )
     model.rename(tmp_path / "gone")
     with pytest.raises(Refusal, match="was made with other files of the model .*: model.safetensors changed since"):
