@@ -188,7 +188,7 @@ def json_lines(
     content = text_bytes(path).rstrip()
 
     def example(line: bytes, number: int, source: str) -> Example:
-        row = _parse(line)
+        row = parse_line(line)
         if id_prefix:
             row.setdefault("id", f"{id_prefix}{number}")
         require_keys(row, ("id", prompt_key, answer_key))
@@ -202,7 +202,12 @@ def json_lines(
         yield made(source, partial(example, line, number, source))
 
 
-def _parse(line: bytes) -> dict[str, object]:
+def parse_line(line: bytes) -> dict[str, object]:
+    """The JSON object of one line of a file.
+
+    Raises:
+        RowError: the line is blank, not UTF-8, no JSON, or no object.
+    """
     if not line.strip():
         raise RowError("blank line")
     try:

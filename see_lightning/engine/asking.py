@@ -68,6 +68,15 @@ class Reply:
     truncated: bool = False
     prompt_tokens: int = 0
 
+    def said(self) -> list[dict[str, Any]]:
+        """The verdicts as plain records: ``expert``, ``verdict``, and where it is known ``log_odds``."""
+        records: list[dict[str, Any]] = [
+            {"expert": expert, "verdict": str(verdict)} for expert, verdict in self.verdicts.items()
+        ]
+        for record, log_odds in zip(records, self.log_odds, strict=False):
+            record["log_odds"] = log_odds
+        return records
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -121,6 +130,23 @@ class Request:
             return bool(watch and watch(text)) or any(stop in text for stop in self.stop)
 
         return Decoding(self.temperature, self.top_p, drawn or 0, is_over if watch or self.stop else None)
+
+    def certain(self, text: str) -> str:
+        """The part of an unfinished answer that no further token changes.
+
+        What may be the beginning of a stop text is left out, and so is a character whose bytes are incomplete.
+
+        >>> Request("?", stop=("END",)).certain("to the EN"), Request("?", stop=("END",)).certain("to the END of")
+        ('to the ', 'to the ')
+        """
+        text, is_stopped = self.until_stop(text)
+        if is_stopped:
+            return text
+        text = text.rstrip("\ufffd")  # stands for incomplete bytes
+        held = max(
+            (size for stop in self.stop for size in range(1, len(stop)) if text.endswith(stop[:size])), default=0
+        )
+        return text[: len(text) - held]
 
     def until_stop(self, text: str) -> tuple[str, bool]:
         """The part of an answer before the first stop text, and whether there is one.

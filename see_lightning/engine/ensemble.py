@@ -1,5 +1,7 @@
 """Loads the experts of a run, to answer new queries with them."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,12 @@ class Ensemble:
         method: trained, with its experts loaded.
         max_new_tokens: longest answer.
         batch_size: queries that are decoded together.
+        digest: of the run's settings, data and finished tasks; empty if it does not come from a run.
     """
 
-    def __init__(self, method: Method, *, max_new_tokens: int, batch_size: int) -> None:
+    def __init__(self, method: Method, *, max_new_tokens: int, batch_size: int, digest: str = "") -> None:
         self.method = method.eval()
-        self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
+        self.max_new_tokens, self.batch_size, self.digest = max_new_tokens, batch_size, digest
 
     def answer(
         self,
@@ -66,10 +69,24 @@ class Ensemble:
             Request(query, temperature=temperature, top_p=top_p, seed=seed, stop=tuple(stop), task=task)
             for query in queries
         ]
+        return self.reply(requests)
+
+    def reply(self, requests: Sequence[Request], watches: Sequence[Callable[[str], bool] | None] = ()) -> list[Reply]:
+        """Answer requests, in their order.
+
+        Args:
+            requests: to be answered.
+            watches: see ``answering``.
+
+        Raises:
+            ConfigError: as of ``prompt_ids``.
+        """
         prompts = [self.prompt_ids(request) for request in requests]
+        if not requests:
+            return []
         with torch.inference_mode():
             decoder = self.method.new_decoder()
-            found = decode_all(self.answering(requests, prompts, decoder), decoder) if requests else {}
+            found = decode_all(self.answering(requests, prompts, decoder, watches), decoder)
         return [found[row] for row in range(len(requests))]
 
     def prompt_ids(self, request: Request) -> list[int]:
@@ -223,7 +240,11 @@ def load_ensemble(
     if isinstance(trust, str):
         raise TypeError(f"trust takes a list of names; for one, write trust=[{trust!r}].")
     cfg = load_config(run_dir / "config.yaml", Trust(tuple(trust), trust_remote_code))
-    method = load_method(cfg, Ledger(run_dir).read(), name, place)
+    ledger = Ledger(run_dir).read()
+    method = load_method(cfg, ledger, name, place)
     if method.traits.schedule != "frozen" and not (method.pool.names or method.state()):
         raise ConfigError(f"{run_dir} has finished no task yet, so it has no expert to answer.")
-    return Ensemble(method, max_new_tokens=max_new_tokens, batch_size=cfg.data.eval_batch_size)
+    about = ledger.content["about"]
+    learned = [about["numbers"], about.get("contents"), about.get("prompts"), list(ledger.content["stages"]), name]
+    digest = hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()[:16]
+    return Ensemble(method, max_new_tokens=max_new_tokens, batch_size=cfg.data.eval_batch_size, digest=digest)
