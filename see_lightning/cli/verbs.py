@@ -21,6 +21,7 @@ VERBS = {
         "trains and evaluates an experiment, resumes an interrupted run, or prints the report of a finished one",
     ),
     "ask": Verb("see_lightning.cli.ask", "answers queries with a trained run"),
+    "serve": Verb("see_lightning.cli.serve", "serves a run to clients of the OpenAI API, and routes their queries"),
     "runs": Verb("see_lightning.cli.runs", "lists runs"),
     "compare": Verb(
         "see_lightning.cli.compare", "tabulates finished runs, with means and standard deviations over seeds"

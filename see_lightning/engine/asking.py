@@ -57,6 +57,8 @@ class Reply:
         expert: name of the expert's task; ``base`` for the base model; None for a method without experts.
         verdicts: of the experts that the query went through; of SEE's walk newest first.
         log_odds: of each verdict, in nats; empty if the experts give none.
+        thresholds: of the experts in ``verdicts``: the log-odds below which a positive verdict counts as negative, None where
+            there is none; empty if the experts give no verdicts.
         truncated: whether it has reached the limit of new tokens.
         prompt_tokens: tokens of the prompt.
     """
@@ -65,17 +67,17 @@ class Reply:
     expert: str | None
     verdicts: Verdicts
     log_odds: tuple[float, ...] = ()
+    thresholds: tuple[float | None, ...] = ()
     truncated: bool = False
     prompt_tokens: int = 0
 
     def said(self) -> list[dict[str, Any]]:
-        """The verdicts as plain records: ``expert``, ``verdict``, and where it is known ``log_odds``."""
-        records: list[dict[str, Any]] = [
-            {"expert": expert, "verdict": str(verdict)} for expert, verdict in self.verdicts.items()
+        """The verdicts as plain records: ``expert``, ``verdict``, ``log_odds`` and ``threshold``, None where unknown."""
+        odds, limits = self.log_odds or [None] * len(self.verdicts), self.thresholds or [None] * len(self.verdicts)
+        return [
+            {"expert": expert, "verdict": str(verdict), "log_odds": log_odds, "threshold": threshold}
+            for (expert, verdict), log_odds, threshold in zip(self.verdicts.items(), odds, limits, strict=True)
         ]
-        for record, log_odds in zip(records, self.log_odds, strict=False):
-            record["log_odds"] = log_odds
-        return records
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Request:
         task: of the query, for methods that need it.
         expert: answers the query without being asked for a verdict: an expert's name, or ``base``. None lets the method
             route the query.
+        only_route: whether only its route is wanted, without an answer.
 
     Raises:
         ConfigError: a number is out of its range, or a stop text is empty.
@@ -107,6 +110,7 @@ class Request:
     stop: tuple[str, ...] = ()
     task: str | None = None
     expert: str | None = None
+    only_route: bool = False
 
     def __post_init__(self) -> None:
         within("max_new_tokens", self.max_new_tokens, 1)
@@ -118,18 +122,21 @@ class Request:
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
             raise ConfigError(f"stop must be a list of texts that are not empty; got {self.stop!r}.")
 
-    def decoding(self, watch: Callable[[str], bool] | None = None) -> Decoding:
+    def decoding(
+        self, watch: Callable[[str], bool] | None = None, routed: Callable[[Any], None] | None = None
+    ) -> Decoding:
         """How its answer is decoded.
 
         Args:
             watch: called with the answer so far, in which a stop text may occur; True ends the answer.
+            routed: see ``Decoding``.
         """
         drawn = self.seed if self.seed is not None or not self.temperature else secrets.randbits(63)
 
         def is_over(text: str) -> bool:
             return bool(watch and watch(text)) or any(stop in text for stop in self.stop)
 
-        return Decoding(self.temperature, self.top_p, drawn or 0, is_over if watch or self.stop else None)
+        return Decoding(self.temperature, self.top_p, drawn or 0, is_over if watch or self.stop else None, routed)
 
     def certain(self, text: str) -> str:
         """The part of an unfinished answer that no further token changes.

@@ -137,6 +137,7 @@ class Ensemble:
         prompts: Sequence[list[int]],
         decoder: BatchDecoder[Any],
         watches: Sequence[Callable[[str], bool] | None] = (),
+        routed: Callable[[int, Reply], None] | None = None,
     ) -> Iterator[dict[int, Reply]]:
         """Answer requests in a decoder that others may share; the caller steps it. See ``Method.answering``.
 
@@ -145,6 +146,8 @@ class Ensemble:
             prompts: of ``prompt_ids``.
             decoder: the method's ``new_decoder``.
             watches: for each request, what is called with its answer so far after each token; True ends the answer.
+            routed: called with a request's place, and its reply without text, as soon as it is known who answers. A method
+                that answers its queries in one go does not call it.
 
         Yields:
             By the requests' places, the replies that have been completed since the last time.
@@ -157,35 +160,52 @@ class Ensemble:
             rows=self.batch_size,
             tasks=[one.task for one in requests if one.task],
             decoding=[
-                one.decoding(watch) for one, watch in zip(requests, watches or [None] * len(requests), strict=True)
+                one.decoding(
+                    watches[place] if watches else None, self._telling(one, place, len(prompts[place]), routed)
+                )
+                for place, one in enumerate(requests)
             ],
             exact=True,
         )
 
-        def under(expert: str | None) -> Iterator[dict[int, Reply]]:
-            places = [place for place, one in enumerate(requests) if one.expert == expert]
+        def under(expert: str | None, only_route: bool) -> Iterator[dict[int, Reply]]:
+            places = [
+                place for place, one in enumerate(requests) if (one.expert, one.only_route) == (expert, only_route)
+            ]
             own = queries.select(places)
-            if expert is None:
+            if only_route:
+                parts = iter([dict(enumerate(self.method.routing(own)))])
+            elif expert is None:
                 parts = self.method.answering(own, decoder)
             else:
                 parts = self.method.answering_as(None if expert == BASE else expert, own, decoder)
             for part in parts:
                 yield {
-                    places[row]: self._reply(requests[places[row]], own.prompts[row], one) for row, one in part.items()
+                    places[row]: self._reply(requests[places[row]], len(own.prompts[row]), one)
+                    for row, one in part.items()
                 }
 
-        yield from side_by_side([under(expert) for expert in dict.fromkeys(one.expert for one in requests)])
+        kinds = dict.fromkeys((one.expert, one.only_route) for one in requests)
+        yield from side_by_side([under(*kind) for kind in kinds])
 
-    def _reply(self, request: Request, prompt: list[int], answer: Answer) -> Reply:
+    def _telling(
+        self, request: Request, place: int, prompt_tokens: int, routed: Callable[[int, Reply], None] | None
+    ) -> Callable[[Answer], None] | None:
+        """What a method calls when it is known who answers a request."""
+        return routed and (lambda answer: routed(place, self._reply(request, prompt_tokens, answer)))
+
+    def _reply(self, request: Request, prompt_tokens: int, answer: Answer) -> Reply:
         text, is_stopped = request.until_stop(answer.text)
         asked = answer.asked or self.method.pool.names[::-1][: len(answer.verdicts)]
+        limits = getattr(self.method, "thresholds", {})
         return Reply(
             text,
             answer.expert,
             Verdicts(answer.verdicts, asked),
             answer.log_odds,
+            tuple(limits.get(expert) for expert in asked),
             answer.truncated and not is_stopped,
-            len(prompt),
+            prompt_tokens,
         )
 
 

@@ -25,7 +25,12 @@ class Base(Method):
         decoded = self.generate(None, queries)
         return [self.to_answer(id_, row, "base") for id_, row in zip(queries.ids, decoded, strict=True)]
 
+    def routing(self, queries: Queries) -> list[Answer]:
+        """The base model."""
+        return [Answer(id_, "", "base", (), False) for id_ in queries.ids]
+
     def answering(self, queries: Queries, decoder: BatchDecoder[Any]) -> Iterator[dict[int, Answer]]:
         """Answers of the base model."""
+        self.tell_routes(queries, dict(enumerate(self.routing(queries))))
         for ended in self.generating(None, queries, decoder):
             yield {row: self.to_answer(queries.ids[row], one, "base") for row, one in ended.items()}

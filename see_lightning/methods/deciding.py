@@ -41,6 +41,16 @@ class DecidingExperts(ExpertMethod):
         ]
         return self._ask_again(queries, answers) if self.second_chance else answers
 
+    def routing(self, queries: Queries) -> list[Answer]:
+        """The first expert that accepts each query, and the verdicts up to it; without a second chance."""
+        if not isinstance(self.router, Verifying):
+            return super().routing(queries)
+        queries = replace(queries, only_decide=True)
+        router, orders = self.sequential_router(queries), self.router.orders(queries)
+        routes = router.walk(orders)
+        nothing = CachedResponse()
+        return [self._walked(router, row, orders[row], route, nothing) for row, route in enumerate(routes)]
+
     def answering(self, queries: Queries, decoder: BatchDecoder[Any]) -> Iterator[dict[int, Answer]]:
         """Continues each answer from the verdict that accepted its query; with ``second_chance`` all answers in one go."""
         if self.second_chance or not isinstance(self.router, Verifying):
@@ -49,6 +59,11 @@ class DecidingExperts(ExpertMethod):
             return
         router, orders = self.sequential_router(queries, decoder=decoder), self.router.orders(queries)
         routes = router.begin(orders)
+        nothing = CachedResponse()
+        self.tell_routes(
+            queries,
+            {row: self._walked(router, row, orders[row], route, nothing) for row, route in enumerate(routes)},
+        )
         for ended in router.ending(routes):
             yield {
                 row: self._walked(router, row, orders[row], routes[row], response) for row, response in ended.items()

@@ -165,11 +165,23 @@ class Method(Generation):
         """
         yield dict(enumerate(self.answer(queries)))
 
+    def routing(self, queries: Queries) -> list[Answer]:
+        """Who answers each query, and the verdicts that lead there; the texts are empty."""
+        return [Answer(id_, "", None, (), False) for id_ in queries.ids]
+
+    def tell_routes(self, queries: Queries, routed: Mapping[int, Answer]) -> None:
+        """Tell those who wait for answers who gives them; see ``Decoding.routed``."""
+        for row, answer in routed.items():
+            if told := queries.decoding_of(row).routed:
+                told(answer)
+
     def answering_as(
         self, adapter: str | None, queries: Queries, decoder: BatchDecoder[Any]
     ) -> Iterator[dict[int, Answer]]:
         """Answers of one adapter, whatever the router chooses; None is the base model. See ``answering``."""
         forced_prefix = self.accept_ids(adapter)
+        begun = Answer("", "", adapter or "base", (), False)
+        self.tell_routes(queries, dict.fromkeys(range(len(queries)), begun))
         for ended in self.generating(adapter, queries, decoder, forced_prefix):
             yield {
                 row: Answer(
@@ -247,6 +259,7 @@ class OneAdapterMethod(Method):
 
     def answering(self, queries: Queries, decoder: BatchDecoder[Any]) -> Iterator[dict[int, Answer]]:
         """Answers of the adapted model."""
+        self.tell_routes(queries, dict(enumerate(self.routing(queries))))
         for ended in self.generating(self.ADAPTER, queries, decoder):
             yield {row: self.to_answer(queries.ids[row], one, None) for row, one in ended.items()}
 
@@ -299,6 +312,13 @@ class ExpertMethod(Method):
             rows = [row for row, one in enumerate(adapters) if one == adapter]
             answers.update(zip(rows, self.generate_as(adapter, queries.select(rows)), strict=True))
         return [answers[row]._replace(expert=route or "base") for row, route in enumerate(routes)]
+
+    def routing(self, queries: Queries) -> list[Answer]:
+        """The expert that the router chooses for each query."""
+        return [
+            Answer(id_, "", route or "base", (), False)
+            for id_, route in zip(queries.ids, self.route(queries), strict=True)
+        ]
 
     def answering(self, queries: Queries, decoder: BatchDecoder[Any]) -> Iterator[dict[int, Answer]]:
         """Answers each query under the adapter that the router chooses; the response cache takes no part."""

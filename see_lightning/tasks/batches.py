@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -103,12 +103,14 @@ class Decoding:
             most 1.
         seed: of the draws.
         watch: called after each token with the answer so far; True ends the answer.
+        routed: called as soon as it is known who answers, with the answer as far as it is known then.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
     watch: Callable[[str], bool] | None = None
+    routed: Callable[[Any], None] | None = None
 
 
 GREEDY = Decoding()
