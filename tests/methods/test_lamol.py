@@ -132,7 +132,7 @@ def test_the_loss_is_the_authors_on_rows_of_one_length_and_else_differs_in_the_w
     ("size", "past", "gamma", "authors"),
     [
         (100, 1, 0.2, 20), (100, 2, 0.2, 10), (100, 3, 0.2, 6), (7, 2, 0.2, 1), (4, 3, 0.2, 0), (1999, 3, 0.05, 33),
-        (50, 4, 0.2, 2), (2000, 9, 0.05, 11), (30, 1, 0.1, 3),
+        (50, 4, 0.2, 2), (2000, 9, 0.05, 11), (30, 1, 0.1, 3), (1999, 2, 0.05, 50), (13, 1, 0.25, 4),
     ],
 )  # fmt: skip
 def test_as_many_rows_are_written_as_by_the_authors_code_and_at_least_one(size, past, gamma, authors):
