@@ -16,6 +16,7 @@ from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 from tests.adapters import small
 from tests.methods.learning import learn
+from tests.methods.linear import FIRST, INPUTS, LABELS, on_linear, rows
 
 TARGETS = ["q_proj", "down_proj"]
 ANSWERS = ("no", "a grey one", "yes", "blue")  # of unlike lengths
@@ -94,6 +95,33 @@ def test_the_divergence_is_that_of_the_kept_tokens_and_of_all_others_as_one(numb
     assert (found <= full + 1e-5).all()
     if number == 8:
         torch.testing.assert_close(found, full, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("answer_weight", "authors"),
+    [
+        (
+            0.0,
+            [[0.03203125, -0.10625, 0.04921875], [0.2609375, 0.0953125, -0.228125],
+             [-0.2109375, -0.03359375, 0.12265625], [0.159375, -0.035, -0.14125]],
+        ),
+        (
+            0.5,
+            [[-0.08144036144612993, -0.26313393029772103, 0.3028089466352074],
+             [0.28255737678111714, 0.015178346772026396, -0.4964926903615328],
+             [-0.18305043858801429, 0.06794856760865542, 0.1863055781573821],
+             [0.223339673253027, 0.10047576591703933, -0.19012183443105676]],
+        ),
+    ],
+)  # fmt: skip
+def test_a_step_adds_the_gradient_that_the_authors_code_adds(answer_weight, authors):
+    """Of ``observe`` in models/der.py and models/derpp.py, aimagelab/mammoth, commit e75a491, with and without a buffer."""
+    method = on_linear(der(answer_weight=answer_weight), FIRST, INPUTS[1:], LABELS[1:])
+    logits = torch.tensor([[1.0, -2.0, 0.5, 0.0], [0.25, 0.75, -1.0, 2.0], [-0.5, 0.0, 1.5, 1.0]])
+    method.kept_of_all, method.starts = Kept(logits, torch.arange(4).expand(3, 4), torch.zeros(3)), [0, 1, 2, 3]
+    method._drawn = iter([rows(0, 1, 2), rows(0, 2)]).__next__
+    method.edit_gradients()
+    torch.testing.assert_close(method.pool.weight.grad, torch.tensor(authors), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["mse", "kl"])

@@ -15,6 +15,7 @@ from see_lightning.methods.setup import Setup
 from see_lightning.models.tiny import tiny_model
 from tests.adapters import small
 from tests.methods.learning import ended, learn, task_named
+from tests.methods.linear import FIRST, INPUTS, LABELS, on_linear, rows, through_two_tasks
 
 TARGETS = ["q_proj", "down_proj"]
 
@@ -68,6 +69,39 @@ def test_the_fisher_matrix_is_the_mean_of_squared_gradients_of_each_example_by_p
         torch.testing.assert_close(fisher, by_hand, atol=1e-5 * float(by_hand.max()), rtol=1e-3)
     of_the_mean = torch.cat([total.square().flatten() for total in whole.values()]).sum()
     assert sum(fisher.sum() for fisher in found) > 1.5 * of_the_mean, "of a batch's mean gradient it is smaller"
+
+
+def test_importance_and_penalty_are_those_of_public_code_that_squares_each_row_s_gradient():
+    """Of ``EWC_online`` in agents/regularization.py, GT-RIPL/Continual-Learning-Benchmark, commit d78b997.
+
+    With ``empFI``, batches of one row and ``reg_coef`` 5; its penalty has no factor of one half.
+    """
+    importance = [
+        [0.21113974890667972, 0.2872009678169008, 0.4652017832334593],
+        [0.1444621375801918, 0.3183965868408, 0.26943982930891597],
+        [0.8234802055377932, 0.2459440202034633, 0.13251620444677628],
+        [0.6982681750440075, 0.15828940163085933, 0.18660093020285137],
+    ]
+    method = through_two_tasks(ewc(strength=2 * 5.0))
+    torch.testing.assert_close(method.importance["weight"], torch.tensor(importance), rtol=1e-5, atol=1e-6)
+    assert method.penalty().item() == pytest.approx(4.280711271498868, rel=1e-5)
+
+
+def test_mammoth_s_importance_is_weighted_by_the_probability_of_each_row_s_label():
+    """Of ``EwcOn.end_task`` in models/ewc_on.py, aimagelab/mammoth, commit e75a491, on two rows."""
+    mammoth = [
+        [0.01156873796332367, 0.014090982461069258, 0.02277067962661446],
+        [0.008526295183482711, 0.005655869704868222, 0.007471351019806585],
+        [0.0318049877622964, 0.007963957536279901, 0.0020128357204393216],
+        [0.0012739553746310699, 0.002158332639006061, 0.0037018146830063953],
+    ]
+    method = on_linear(ewc(), FIRST)
+    with torch.no_grad():
+        each = [method.importance_of(rows(row))[0] for row in (0, 1)]
+        (ours,) = method.importance_of(rows(0, 1))
+    p = (INPUTS @ FIRST.T).softmax(1)[range(4), LABELS]
+    torch.testing.assert_close((p[0] * each[0] + p[1] * each[1]) / 2, torch.tensor(mammoth), rtol=1e-5, atol=1e-7)
+    assert (ours > 5 * torch.tensor(mammoth)).all(), "rows that the model gets wrong would count least"
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.25, 1.0])

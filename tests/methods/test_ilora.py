@@ -58,6 +58,33 @@ def test_the_slow_weights_are_the_average_with_falling_weights(is_first):
         torch.testing.assert_close(early, torch.stack(mean).mean(0), msg="at first it is the plain mean")
 
 
+@pytest.mark.parametrize(
+    ("is_first", "authors"),
+    [
+        (True, [[1.3666666666666667, 0.8241666666666668], [0.82, 0.4325]]),
+        (False, [[1.31195, 0.964225], [0.72935, 0.3884]]),
+    ],
+)
+def test_the_average_is_that_of_cls_er_in_its_first_and_in_its_later_steps(is_first, authors):
+    """``update_stable_model_variables`` of models/clser.py, NeurAI-Lab/CLS-ER, commit 73f3e63, steps 1-4 and 101-104."""
+    passed = [[[1.0, -2], [0.5, 3]], [[2.0, 0], [-1, 1]], [[-0.5, 1], [4, 0.25]], [[3.0, 3], [0.75, -2]]]
+    slow = torch.tensor([[0.5, 0.25], [-1.0, 2]])
+    for step, fast in enumerate(passed, start=1):
+        interpolate([slow], [torch.tensor(fast)], kept_share(step, 0.7, is_first=is_first))
+    torch.testing.assert_close(slow, torch.tensor(authors))
+
+
+def test_the_authors_distance_leaves_out_where_the_fast_adapter_s_numbers_are_larger():
+    """``l_cons`` of ``ILoRAModel.forward``, method/ILORA.py, which47/LLMCL, commit a9dae12, on hidden states of two layers."""
+    fast = torch.tensor([[1.0, -2, 0.5], [0, 3, 1], [0.25, 0.75, -1], [2, -0.5, 0]])
+    slow = torch.tensor([[0.5, -1, 1.5], [0.5, 2, 1], [1, 0.5, -0.25], [1, 0, -1]])
+    authors = 0.3020833333333333
+    assert disagreement(fast, fast.maximum(slow)).mean().item() == pytest.approx(authors, rel=1e-6)
+    left_out = disagreement(fast, fast.minimum(slow)).mean().item()
+    assert disagreement(fast, slow).mean().item() == pytest.approx(authors + left_out, rel=1e-6)
+    assert left_out > 0.2
+
+
 def test_each_step_moves_the_slow_adapter_towards_the_fast_one_and_only_the_fast_one_is_trained():
     method = ilora(decay=0.9)
     fit(method, "sky")

@@ -3,11 +3,12 @@
 import math
 import random
 from itertools import permutations, product
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from see_lightning.adapters.embeddings import embed_prompts
+from see_lightning.adapters.embeddings import cosine, embed_prompts
 from see_lightning.config.schema import OptimConfig
 from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
@@ -110,6 +111,60 @@ def test_an_instruction_is_the_definition_or_without_one_the_prompt(prompts, fou
     rows = [Example(str(n), prompt, "a", "t") for n, prompt in enumerate(prompts)]
     assert {text: len(own) for text, own in by_instruction(rows).items()} == found
     assert list(by_instruction(rows)) == list(found)
+
+
+#: Embeddings of a task's instructions and their shares of its rows; the last task is the new one.
+AUTHORS = {
+    "a": ([[0.25, 1, 0.75, -0.5], [1, -0.25, 0.5, 0.5]], [0.75, 0.25]),
+    "b": ([[1, -0.5, 0.5, 0], [0.5, 0.5, -1, 1], [-1, 0.5, 0.25, 0.5], [0, 1, -0.5, 0.75]], [0.4, 0.3, 0.2, 0.1]),
+    "c": ([[-1, 0.5, -0.25, 1]], [1.0]),
+    "new": ([[1, -0.5, 0.25, 0], [0.5, 0.75, -1, 1], [-1.25, 0.5, 0.5, 0.25]], [0.5, 0.3, 0.2]),
+}
+DISTANCES = [0.7968964426548306, 0.12936668592594494, 1.0977369624205604]
+
+
+def test_distances_are_those_of_the_authors_code():
+    """``pW_cal_dist`` of replay/InsCL_sampling.py, OPPO-Mente-Lab/InsCL, commit 3ad357c, with POT 0.9.5."""
+    states = {name: torch.tensor(one, dtype=torch.float64) for name, (one, _) in AUTHORS.items()}
+    mass = {name: torch.tensor(one, dtype=torch.float64) for name, (_, one) in AUTHORS.items()}
+    found = [wasserstein(cosine(states["new"], states[name]), mass["new"], mass[name]) for name in "abc"]
+    assert found == pytest.approx(DISTANCES, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rows", "authors", "nearer"),
+    [(200, [236, 38, 326], False), (8, [9, 1, 14], True), (21, [24, 4, 35], True)],
+)
+def test_shares_are_those_of_the_authors_code_or_nearer_to_the_distances(rows, authors, nearer, monkeypatch):
+    """``cal_dynamic_num`` of that file: what its rounding down leaves goes to the largest weights, whatever their remainders."""
+    method, tasks = inscl(ratio=0.5), {name: SimpleNamespace(name=name, train=range(2 * rows)) for name in AUTHORS}
+    monkeypatch.setattr(method, "_embed", lambda task: torch.tensor(AUTHORS[task.name][0]))
+    monkeypatch.setattr(method, "_masses", lambda task: torch.tensor(AUTHORS[task.name][1], dtype=torch.float64))
+    method.embedded = {name: method._embed(tasks[name]) for name in "abc"}
+    found = method.shares(tasks["new"], [tasks[name] for name in "abc"])
+    exact = [3 * rows * one / sum(DISTANCES) for one in DISTANCES]
+    far = [sum(abs(n - one) for n, one in zip(shares, exact, strict=True)) for shares in (found, authors)]
+    assert sum(found) == sum(authors) == 3 * rows
+    assert (far[0] < far[1]) if nearer else (found == authors)
+
+
+def test_information_and_chosen_instructions_are_those_of_the_authors_code():
+    """``get_InsInfo_dic`` of replay/tag_utils.py, with the imports that it lacks and without clusters; ``sample_example``."""
+    tags = {
+        "a": [{"sum", "number"}, {"sum", "word", "length"}, {"sort"}],
+        "b": [{"sum"}, {"word", "list", "sort", "rare"}],
+        "new": [{"number", "odd"}],
+    }
+    found = iter(information([one for own in tags.values() for one in own]))
+    of = {name: [next(found) for _ in own] for name, own in tags.items()}
+    for name, authors in (("a", [0.27676702515809, 0.55353405031618, 0.1696989245257299]),
+                          ("b", [0.10706810063236012, 0.8929318993676398])):  # fmt: skip
+        assert [one / sum(of[name]) for one in of[name]] == pytest.approx(authors)
+    past, rates = task_of("past", "i0", "i1", "i2", rows=30), [0.25, 0.25, 0.5]
+    for number, authors in ((1, [0, 0, 1]), (2, [1, 0, 1]), (3, [1, 1, 1]), (8, [2, 2, 4]), (16, [4, 4, 8])):
+        chosen = InsCl.chosen(past, number, rates, random.Random(0))
+        assert [sum(row.prompt.startswith(f"i{n}") for row in chosen) for n in range(3)] == authors
+    assert len(InsCl.chosen(past, 24, rates, random.Random(0))) == 24, "theirs draws 12 of the ten rows of i2, an error"
 
 
 def test_far_tasks_get_more_rows_in_proportion_to_the_cosine_distance_of_their_instructions():

@@ -1,5 +1,6 @@
 """k-means against scikit-learn and against all partitions, and the rows that are kept."""
 
+import math
 import random
 from itertools import product
 
@@ -91,6 +92,37 @@ def test_of_each_cluster_the_nearest_rows_are_kept_in_proportion_to_its_size(num
         taken = [row for row in own if row in kept]
         assert taken == own[: len(taken)]
         assert abs(len(taken) - 10 * len(rows) / len(points)) < 1
+
+
+EQUAL = [3, 9, 12, 18, 21, 27, 30, 36, 42, 45, 51, 57, 62, 66, 72, 77, 83, 89, 92, 98]
+FEWER = [1, 17, 19, 23, 25, 27, 28, 32, 35, 36, 37, 40, 43, 44, 47]
+MORE = [0, 3, 4, 6, 7, 9, 10, 13, 16, *range(19, 39)]
+
+
+def bundles(sizes: list[int]) -> torch.Tensor:
+    """Points in 20 narrow bundles of directions, of unlike lengths."""
+    points = []
+    for k, size in enumerate(sizes):
+        for n in range(size):
+            angle, r = 2 * math.pi * k / 20 + 0.01 * math.sin(12.9898 * (n + 1) + 78.233 * k), 1 + (n + k) % 3
+            points.append([r * math.cos(angle), r * math.sin(angle), r * 0.02 * math.sin(5.3 * n + k)])
+    return torch.tensor(points)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "authors", "kept"),
+    [([5] * 20, EQUAL, 20), ([3, *[1] * 13, 3, 3, 4, 4, 7, 13], FEWER, 15), ([20, *[1] * 19], MORE, 29)],
+)
+def test_the_rows_are_those_of_the_authors_script_which_keeps_too_few_or_too_many_of_small_clusters(
+    sizes, authors, kept, monkeypatch
+):
+    """custom/niv2-c012/kmeans_selection.py of DeepLearnXMU/SSR, commit 38d2a06: 20 rows are wanted, in 20 clusters."""
+    points = bundles(sizes)
+    monkeypatch.setattr("see_lightning.methods.kmeans_replay.embed_prompts", lambda pool, ids: points)
+    found = replay(seed=1, clusters=20).choose(task_of("sky", rows=len(points)), 20)
+    assert (len(found), len(authors)) == (20, kept)
+    fewer, more = sorted((set(found), set(authors)), key=len)
+    assert fewer <= more
 
 
 def test_as_many_rows_as_of_replay_are_kept_once_for_all_later_tasks():

@@ -1,8 +1,10 @@
 """L2 on the product BA: the explicit product of layers that are not square, and what the penalty leaves free."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from see_lightning.config.schema import OptimConfig
 from see_lightning.errors import ConfigError
@@ -11,6 +13,7 @@ from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from tests.adapters import small
 from tests.methods.learning import assert_goes_on_when_restored, equal, fit, remembered, task_named, weights
+from tests.methods.linear import SECOND, THIRD
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]  # the second and the third are not square
 SHAPES = ((2, 3, 8), (4, 8, 3), (3, 5, 5), (6, 4, 3))  # rank, output, input; the last rank is above both sizes
@@ -51,6 +54,41 @@ def test_another_basis_of_the_same_update_costs_nothing(shape):
     other = torch.linalg.inv(turn) @ a, b @ turn
     assert squared_distance(other, (a, b)).item() == pytest.approx(0, abs=1e-10)
     assert (other[0] - a).square().sum() + (other[1] - b).square().sum() > 0.1
+
+
+class OneLayer(nn.Module):
+    """A pool of one layer, whose update is ``scale`` times BA."""
+
+    names, layer, factor = ("shared",), "layer", 2.0
+
+    def hold(self, update: Tensor, basis: Tensor) -> None:
+        self.a, self.b = nn.Parameter(torch.linalg.inv(basis)), nn.Parameter(update @ basis / self.factor)
+
+    def train_only(self, name: str) -> None:
+        """It is trained anyway."""
+
+    def pairs(self, name: str) -> dict[str, tuple[Tensor, Tensor]]:
+        return {self.layer: self.pair(self.layer, name)}
+
+    def pair(self, layer: str, name: str) -> tuple[Tensor, Tensor]:
+        return self.a, self.b
+
+    def scale(self, layer: str, name: str) -> float:
+        return self.factor
+
+
+def test_the_penalty_is_that_of_public_code_on_the_layer_s_weight_whatever_its_factors():
+    """Of ``L2`` in agents/regularization.py, GT-RIPL/Continual-Learning-Benchmark, commit d78b997, with ``reg_coef`` 5.
+
+    ``EWC_MC`` of learners/kd.py, shaunak27/data-free-continual-learning, commit b25364c, gives the same with ``eps`` 5. Both
+    hold the weights of the layer, and their penalties have no factor of one half.
+    """
+    method = l2(strength=2 * 5.0)
+    method.pool = OneLayer()
+    method.pool.hold(SECOND, torch.eye(3) + 0.5)
+    method.begin_task(None, SimpleNamespace(past=["one"]))
+    method.pool.hold(THIRD, torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, -1.0], [0.25, 0.0, 1.0]]))
+    assert method.penalty().item() == pytest.approx(12.3375, rel=1e-5)
 
 
 def test_a_small_distance_is_exact_in_single_precision():

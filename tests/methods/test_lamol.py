@@ -4,13 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from see_lightning.config.schema import OptimConfig
 from see_lightning.data.example import Example
-from see_lightning.methods.lamol import ANSWER, REQUEST, WRITTEN, Lamol
+from see_lightning.methods.lamol import ANSWER, REQUEST, WRITTEN, Lamol, label_weights, pseudo_rows, read_row
+from see_lightning.methods.sampling import drawn_tokens
 from see_lightning.methods.setup import Setup
-from see_lightning.tasks.batches import Collator, encode
+from see_lightning.tasks.batches import IGNORED, Batch, Collator, encode
 from see_lightning.tasks.datamodule import pad_id
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
@@ -60,6 +62,107 @@ def test_the_loss_is_that_of_answers_plus_the_weighted_one_of_texts(mean, most, 
         sum(size * nll for size, nll in zip(sizes, some, strict=True)) / sum(sizes) for some in (answers, texts)
     )
     assert found == pytest.approx(answering + 0.25 * writing, rel=1e-3)
+
+
+class Given(nn.Module):
+    """A pool that gives these logits."""
+
+    def __init__(self, logits_LV: list) -> None:
+        super().__init__()
+        self.logits_LV = torch.tensor(logits_LV)
+
+    def forward(self, *_: Tensor) -> Tensor:
+        return self.logits_LV
+
+
+ANSWERING = [
+    [[-4.6, -0.7, -2.1, 2.0, 0.0], [0.4, 0.4, -1.7, 0.5, 1.5]],
+    [[-2.6, 2.6, -1.4, 3.0, -0.9], [-1.8, 1.3, 2.1, 0.3, -1.5]],
+]
+WRITING = [
+    [
+        [-2.5, -2.2, 2.3, 1.9, 1.6],
+        [0.4, 0.3, -0.1, -0.6, 0.5],
+        [-2.7, 0.5, 0.0, -0.4, -3.3],
+        [1.8, -1.2, 5.7, 1.8, 1.9],
+    ],
+    [
+        [-2.1, 1.9, -0.1, 1.7, -1.0],
+        [-1.2, -1.8, -0.9, -1.4, 0.7],
+        [-1.7, 0.8, 0.8, -0.1, -1.5],
+        [0.7, -0.3, 2.0, 0.8, -1.0],
+    ],
+]
+EQUAL = [[1, 4], [0, 4]], [[2, 3, 1, 4], [3, 2, 0, 4]]
+UNEQUAL = [[1, 4], [4]], [[2, 3, 1, 4], [2, 0, 4]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "authors", "same"),
+    [
+        (EQUAL, (3.4678769251948216, 0.5531771932558096), True),
+        (UNEQUAL, (2.579013811814188, 0.5998183423454334), False),
+    ],
+)
+def test_the_loss_is_the_authors_on_rows_of_one_length_and_else_differs_in_the_weights_of_texts(labels, authors, same):
+    """``get_losses`` of utils.py, chho33/LAMOL, commit 03c31d9, with ``tokens_weight`` 1; theirs weighs all labels alike."""
+    method, (answers, texts) = lamol(), labels
+    owned = [*answers, *texts]
+    given = zip([*ANSWERING, *WRITING], owned, strict=True)
+    method.pool = Given([logit for logits, own in given for logit in logits[-len(own) :]])
+    keys = [("sums", "0"), ("sums", "1"), ("sums", f"0{WRITTEN}"), ("sums", f"1{WRITTEN}")]
+    method.weights = label_weights(dict(zip(keys, map(len, owned), strict=True)), 0.25, "tokens")
+    labels_BS = torch.tensor([[IGNORED] * (4 - len(own)) + own for own in owned])
+    part = Batch(labels_BS, torch.ones_like(labels_BS), labels_BS, [id_ for _, id_ in keys], tasks=["sums"] * 4)
+    answering, writing = authors  # the second with its factor, ``lm_lambda`` 0.25
+    if same:
+        assert method.loss(part).item() == pytest.approx(answering + writing, rel=1e-5)
+        return
+    of_texts = method.loss(part).item() - answering
+    means = [
+        float(cross_entropy(torch.tensor(logits[-len(own) :]), torch.tensor(own)))
+        for logits, own in zip(WRITING, texts, strict=True)
+    ]
+    assert of_texts == pytest.approx(0.25 * (2 * means[0] + 1 * means[1]) / 3, rel=1e-4)
+    assert writing == pytest.approx(0.25 * (4 * means[0] + 3 * means[1]) / 7, rel=1e-5)
+    assert abs(of_texts - writing) > 0.003
+
+
+@pytest.mark.parametrize(
+    ("size", "past", "gamma", "authors"),
+    [
+        (100, 1, 0.2, 20), (100, 2, 0.2, 10), (100, 3, 0.2, 6), (7, 2, 0.2, 1), (4, 3, 0.2, 0), (1999, 3, 0.05, 33),
+        (50, 4, 0.2, 2), (2000, 9, 0.05, 11), (30, 1, 0.1, 3), (1999, 2, 0.05, 50), (13, 1, 0.25, 4),
+    ],
+)  # fmt: skip
+def test_as_many_rows_are_written_as_by_the_authors_code_and_at_least_one(size, past, gamma, authors):
+    """``create_extra_data`` of the same file."""
+    assert pseudo_rows(size, past, gamma) == max(1, authors)
+
+
+def test_tokens_have_the_shares_of_the_authors_filter_also_where_logits_are_equal():
+    """``top_k_top_p_filtering`` of the same file with ``top_k`` 2, and a softmax."""
+    authors = [
+        [0.0, 0.5761168847658291, 0.21194155761708547, 0.21194155761708547, 0.0],
+        [0.0, 0.0, 0.6224593312018546, 0.0, 0.37754066879814546],
+    ]
+    for logits, expected in zip([[1.0, 3, 2, 2, -1], [0.5, 0, 1.5, -2, 1]], authors, strict=True):
+        numbers = [(n + 0.5) / 2000 for n in range(2000)]
+        tokens = drawn_tokens(torch.tensor(logits).expand(2000, 5), numbers, top_k=2)
+        assert [tokens.count(token) / 2000 for token in range(5)] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "authors", "ours"),
+    [
+        (f"1 2{ANSWER}3", True, True), ("1 2 3", False, False), (f"1{ANSWER}2{ANSWER}3", False, False),
+        (f"{ANSWER}2", True, False), (f"1{ANSWER}", True, False),
+    ],
+)  # fmt: skip
+def test_the_authors_code_keeps_rows_without_a_query_or_an_answer(text, authors, ours):
+    """``QADataset.etl_single_extra_data`` of the same file keeps all that have one answer token."""
+    assert (read_row(text) is not None) == ours
+    assert ours <= authors
 
 
 def test_each_row_is_also_a_text_to_write_unless_it_is_too_long():

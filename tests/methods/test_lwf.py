@@ -13,6 +13,7 @@ from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.setup import Setup
 from tests.adapters import small
 from tests.methods.learning import assert_goes_on_when_restored, equal, fit, remembered, task_named, weights
+from tests.methods.linear import FIRST, INPUTS, SECOND, batch_of, on_linear, rows
 
 TARGETS = ["q_proj", "down_proj"]
 
@@ -56,6 +57,40 @@ def test_its_gradient_is_the_difference_of_the_softened_probabilities_and_vanish
     same = teacher.clone().requires_grad_()
     (found,) = torch.autograd.grad(divergence(teacher, same, 2.0).sum(), same)
     assert found.abs().max() < 1e-6
+
+
+def test_loss_and_gradient_are_those_of_mammoth_whose_term_is_a_cross_entropy():
+    """Of ``Lwf.observe`` in models/lwf.py, aimagelab/mammoth, commit e75a491, with alpha 3 and all classes old and new.
+
+    Its term does not vanish at the teacher: there it is the teacher's entropy, which has no gradient.
+    """
+    authors, entropy = 6.106413702627169, 1.2681637933515126
+    slope = [
+        [-0.11326021696451084, -0.12846777450627095, 0.3255819150328503],
+        [0.010499777090148786, -0.09945071065093442, -0.16193491799086962],
+        [-0.37283004062255454, 0.30593211692776, 0.07037628859042125],
+        [0.4755904804969166, -0.0780136317705547, -0.23402328563240185],
+    ]
+    method = on_linear(lwf(strength=3 / 2**2, temperature=2.0), SECOND)
+    method.distils, method.pool.logits = True, lambda part, adapter: INPUTS[part.input_ids_BS[:, 0]] @ FIRST.T
+    loss = method.loss(batch_of(rows(0, 1, 2, 3)))
+    assert loss.item() == pytest.approx(authors - 3 * entropy, rel=1e-5)
+    (found,) = torch.autograd.grad(loss, method.pool.weight)
+    torch.testing.assert_close(found, torch.tensor(slope), rtol=1e-5, atol=1e-6)
+
+
+def test_the_distance_is_finite_where_a_token_is_impossible_in_single_precision():
+    """On these logits ``modified_kl_div`` of the same file gives nan: it takes the logarithm of a probability of 0."""
+    wide = torch.tensor([[0.0, 230.0]])
+    assert divergence(wide, wide, 2.0).item() == 0
+
+
+def test_the_distance_is_not_that_of_trace_whose_direction_is_the_other():
+    """Of ``KD_loss`` in model/Regular/LwF.py, BeyonderXX/TRACE, commit 462e39f, with fp64 in place of its bf16."""
+    trace = 0.025895984490128206
+    teacher, student = INPUTS @ FIRST.T, INPUTS @ SECOND.T
+    assert divergence(student, teacher, 2.0).mean().item() == pytest.approx(trace, rel=1e-5)
+    assert divergence(teacher, student, 2.0).mean().item() != pytest.approx(trace, rel=0.01)
 
 
 @pytest.mark.parametrize("activated", [False, True])

@@ -13,6 +13,7 @@ from see_lightning.methods.setup import Setup
 from see_lightning.models.tiny import tiny_model
 from tests.adapters import small
 from tests.methods.learning import ended, equal, learn, task_named
+from tests.methods.linear import through_two_tasks
 
 TARGETS = ["q_proj", "down_proj"]
 
@@ -28,6 +29,37 @@ def test_the_importance_in_a_linear_layer_is_its_closed_form():
     weight, x = torch.randn(5, 3, generator=draw, requires_grad=True), torch.randn(3, generator=draw)
     (found,) = sensitivity((weight @ x)[None], [weight])
     torch.testing.assert_close(5 * found, (2 * weight.detach() @ torch.outer(x, x)).abs())
+
+
+def test_importance_and_penalty_s_gradient_are_those_of_the_authors_code():
+    """MAS_utils/MAS_based_Training.py of rahafaljundi/MAS-Memory-Aware-Synapses, commit c3e6a85, in batches of one row.
+
+    Its importance is of a sum of squares, here of four outputs, and ours of their mean. The gradient is that of a step of
+    its ``Weight_Regularized_SGD`` at the learning rate 1, with ``lambda`` 5 and no other gradient.
+    """
+    omega = [
+        [1.84375, 1.3125, 1.21875], [3.390625, 3.09375, 3.015625],
+        [3.015625, 2.765625, 2.671875], [2.36875, 1.9, 2.08125],
+    ]  # fmt: skip
+    slope = [
+        [9.21875, -3.28125, -6.09375], [8.4765625, 7.734375, -15.078125],
+        [-15.078125, -13.828125, 13.359375], [-11.84375, 3.8, 14.56875],
+    ]  # fmt: skip
+    method = through_two_tasks(mas(strength=4 * 5.0))
+    torch.testing.assert_close(4 * method.importance["weight"], torch.tensor(omega), rtol=1e-5, atol=1e-6)
+    (found,) = torch.autograd.grad(method.penalty(), method.pool.weight)
+    torch.testing.assert_close(found, torch.tensor(slope), rtol=1e-5, atol=1e-5)
+
+
+def test_the_authors_batches_of_two_rows_have_less_importance():
+    """The same code in batches of two rows: gradients of unlike sign cancel, most where they are nearly opposite."""
+    omega = [
+        [1.0625, 1.3125, 1.21875], [3.390625, 0.96875, 1.453125],
+        [2.546875, 2.140625, 2.359375], [1.55625, 1.9, 2.08125],
+    ]  # fmt: skip
+    ours = 4 * through_two_tasks(mas()).importance["weight"]
+    assert (ours >= torch.tensor(omega) - 1e-5).all()
+    assert ours[1, 1] > 3 * omega[1][1]
 
 
 def test_a_weight_that_no_output_depends_on_is_not_important():

@@ -1,5 +1,7 @@
 """SSR: what is sampled, which inputs are read and chosen, and who answers them."""
 
+import hashlib
+
 import pytest
 import torch
 
@@ -49,7 +51,32 @@ def ended(method: Ssr, *tasks: Task) -> Memory:
     ],
 )
 def test_an_input_has_one_output_and_neither_is_empty(text, found):
+    """As custom/icl_gen/parser.py of DeepLearnXMU/SSR, commit 38d2a06, reads these texts with its ``save_more`` off."""
     assert inputs_of(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "published", "left_out"),
+    [
+        (" a\nOutput:\n\nInput:\nOutput: b", ["a"], ["a"]),
+        ("no answer", ["no answer"], ["no answer"]),
+        (" two\nlines \nOutput: b\n\nInput: c\nOutput: d\n\nInput: cut", ["two\nlines", "c", "cut"], ["cut"]),
+    ],
+)
+def test_the_published_parser_also_keeps_inputs_without_an_output(text, published, left_out):
+    """The same file as it is, with ``save_more`` on."""
+    found = inputs_of(text)
+    assert found == [one for one in published if one not in left_out]
+
+
+def test_prompts_are_those_of_the_authors_code(monkeypatch):
+    """``pack_instructions`` of custom/icl_gen/complete_param_nic010_cate.py, two of four rows in all twelve orders."""
+    method, seen = ssr(demonstrations=4, texts_per_row=3), []
+    monkeypatch.setattr(method, "sample", lambda prompts, task: seen.extend(prompts) or [[] for _ in prompts])
+    method.synthesise(task_of(rows=4), 4)
+    texts = sorted(small.TEMPLATE.text(ids).removeprefix("<s>") for ids in seen)
+    assert len(texts) == 12
+    assert hashlib.sha256("\0".join(texts).encode()).hexdigest().startswith("45c3b1ca4f27826f")
 
 
 def allowed(method: Ssr, ids: list[int]) -> set[int]:
