@@ -100,7 +100,7 @@ class Ensemble:
         template = self.method.template
         if system_prompt is not None:
             template = template.with_system_prompt(system_prompt)
-        ids = template.prompt_ids(query)
+        ids: list[int] = template.prompt_ids(query)
         wanted, longest = request.max_new_tokens or self.max_new_tokens, template.max_length
         if len(ids) + wanted > longest:
             raise ConfigError(

@@ -144,10 +144,10 @@ class SequentialRouter:
 
     def log_odds_of(self, row: int, experts: Sequence[str]) -> tuple[float, ...]:
         """Log-odds of the verdicts that experts have given on a query, in nats, to 4 digits; empty if one is not known."""
-        found = []
+        found: list[float] = []
         for expert in experts:
             decision, cached = self._decisions.get((expert, row)), self._cached.get((expert, row))
-            log_odds = round(decision.log_odds, 4) if decision else cached and cached.log_odds
+            log_odds = round(decision.log_odds, 4) if decision else cached.log_odds if cached else None
             if log_odds is None:
                 return ()
             found.append(log_odds)

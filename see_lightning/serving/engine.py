@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -232,7 +233,7 @@ class Engine:
                         self._changed.wait(GATHER)
                     jobs, ensemble = self._take(), self.ensemble
                 for lane, some in self._placed(jobs, ensemble):
-                    _guarded(lane, lambda lane=lane, some=some: lane.begin(some))
+                    _guarded(lane, partial(lane.begin, some))
                 for lane in list(self._lanes):
                     _guarded(lane, lane.step)
                 self._lanes = [lane for lane in self._lanes if lane.groups]
