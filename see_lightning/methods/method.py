@@ -74,6 +74,12 @@ class Method(Generation):
     #: The earlier expert from which the latest task was initialised; None if at random.
     parent: str | None = None
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """A class with an ``answer`` of its own does not inherit another class's ``answering``."""
+        super().__init_subclass__(**more)
+        if "answer" in vars(cls) and "answering" not in vars(cls):
+            cls.answering = Method.answering  # type: ignore[method-assign]
+
     @classmethod
     def cautions(cls, arguments: Mapping[str, Any], tasks: Sequence[Task]) -> list[str]:
         """Warnings about these arguments and tasks, one sentence each, printed before training."""
