@@ -47,7 +47,6 @@ def make_app(run: ServedRun, engine: Engine, *, api_key: str | None = None) -> F
         engine: answers its queries; closed when the application ends.
         api_key: that clients must send; None: everybody may ask.
     """
-    created, metrics = int(time()), Metrics(engine)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -68,62 +67,89 @@ def make_app(run: ServedRun, engine: Engine, *, api_key: str | None = None) -> F
         redoc_url=None,
         openapi_url=None,
     )
-    app.state.run, app.state.engine, app.state.metrics = run, engine, metrics
-
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(ClientGone, lambda request, error: Response(status_code=GONE))
     app.add_exception_handler(404, _unknown_path)
     app.add_exception_handler(405, _unknown_path)
     app.add_exception_handler(Exception, _failed)
+    api = Api(run, engine)
+    for method, path, act in (
+        ("GET", "/health", api.health),
+        ("GET", "/metrics", api.show_metrics),
+        ("GET", "/v1/models", api.models),
+        ("GET", "/v1/models/{name:path}", api.model),
+        ("POST", "/v1/chat/completions", api.chat),
+        ("POST", "/v1/completions", api.completions),
+        ("POST", "/v1/route", api.route),
+        ("POST", "/v1/reload", api.reload),
+    ):
+        app.add_api_route(path, act, methods=[method], response_model=None)
+    return app
 
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        return {"status": "ok", "model": run.names.run, "experts": run.names.experts}
 
-    @app.get("/metrics")
-    async def show_metrics() -> Response:
-        return Response(metrics.text(), media_type=metrics.TYPE)
+class Api:
+    """What the paths of the application do.
 
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": run.names.records(created)}
+    Args:
+        run: the run that is served.
+        engine: answers its queries.
+    """
 
-    @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
-        run.names.expert(name)
-        return next(one for one in run.names.records(created) if one["id"] == name)
+    def __init__(self, run: ServedRun, engine: Engine) -> None:
+        self.run, self.engine = run, engine
+        self.metrics, self.created = Metrics(engine), int(time())
 
-    @app.post("/v1/chat/completions")
-    async def chat(request: Request) -> Response:
+    async def health(self) -> dict[str, Any]:
+        """That the server listens, and what it serves."""
+        return {"status": "ok", "model": self.run.names.run, "experts": self.run.names.experts}
+
+    async def show_metrics(self) -> Response:
+        """Counters for Prometheus."""
+        return Response(self.metrics.text(), media_type=self.metrics.TYPE)
+
+    async def models(self) -> dict[str, Any]:
+        """All models."""
+        return {"object": "list", "data": self.run.names.records(self.created)}
+
+    async def model(self, name: str) -> dict[str, Any]:
+        """One model."""
+        self.run.names.expert(name)
+        return next(one for one in self.run.names.records(self.created) if one["id"] == name)
+
+    async def chat(self, request: Request) -> Response:
+        """Answers messages."""
         body = check_fields(await _json(request), "chat")
-        query = read_request(body, read_messages(body), run.names)
-        return await _answer(request, Form("chat", body["model"], run.count_tokens), body, [query])
+        query = read_request(body, read_messages(body), self.run.names)
+        return await self._answer(request, Form("chat", body["model"], self.run.count_tokens), body, [query])
 
-    @app.post("/v1/completions")
-    async def completions(request: Request) -> Response:
+    async def completions(self, request: Request) -> Response:
+        """Answers prompts."""
         body = check_fields(await _json(request), "completion")
-        queries = [read_request(body, prompt, run.names) for prompt in read_prompts(body)]
-        return await _answer(request, Form("completion", body["model"], run.count_tokens), body, queries)
+        queries = [read_request(body, prompt, self.run.names) for prompt in read_prompts(body)]
+        return await self._answer(request, Form("completion", body["model"], self.run.count_tokens), body, queries)
 
-    @app.post("/v1/route")
-    async def route(request: Request) -> Response:
+    async def route(self, request: Request) -> Response:
+        """Who would answer, and the verdicts."""
         body = await _json(request)
         kind = "chat" if isinstance(body, dict) and "messages" in body else "completion"
-        body = check_fields({"model": run.names.run, **body} if isinstance(body, dict) else body, kind)
+        body = check_fields({"model": self.run.names.run, **body} if isinstance(body, dict) else body, kind)
         asked = [read_messages(body)] if kind == "chat" else read_prompts(body)
-        queries = [replace(read_request(body, one, run.names), only_route=True) for one in asked]
-        replies = await _wait(request, metrics.following(_submitted(engine, queries), body["model"]))
+        queries = [replace(read_request(body, one, self.run.names), only_route=True) for one in asked]
+        replies = await self._whole(request, queries, body["model"])
         return JSONResponse({"object": "list", "data": [see_field(reply) for reply in replies]})
 
-    @app.post("/v1/reload")
-    async def reload() -> dict[str, Any]:
-        await asyncio.to_thread(run.reload, engine)
-        return {"status": "ok", "run_dir": run.place(), "experts": run.names.experts}
+    async def reload(self) -> dict[str, Any]:
+        """Takes up the run that the server's path names now."""
+        await asyncio.to_thread(self.run.reload, self.engine)
+        return {"status": "ok", "run_dir": self.run.place(), "experts": self.run.names.experts}
 
-    async def _answer(request: Request, form: Form, body: dict[str, Any], queries: list[Query]) -> Response:
+    async def _whole(self, request: Request, queries: list[Query], model: str) -> list[Reply]:
+        return await _wait(request, self.metrics.following(_submitted(self.engine, queries), model))
+
+    async def _answer(self, request: Request, form: Form, body: dict[str, Any], queries: list[Query]) -> Response:
         with_usage = includes_usage(body)
         if not body.get("stream"):
-            replies = await _wait(request, metrics.following(_submitted(engine, queries), form.model))
+            replies = await self._whole(request, queries, form.model)
             return JSONResponse(form.whole(replies), headers=_answered_by(replies))
         if len(queries) > 1:
             raise BadRequest("a stream has one prompt; send the others as requests of their own.", "prompt")
@@ -132,7 +158,7 @@ def make_app(run: ServedRun, engine: Engine, *, api_key: str | None = None) -> F
         def listen(event: Reply | str) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        (job,) = metrics.following([engine.submit(queries[0], listen)], form.model)
+        (job,) = self.metrics.following([self.engine.submit(queries[0], listen)], form.model)
         job.future.add_done_callback(lambda _: loop.call_soon_threadsafe(events.put_nowait, None))
         first = await events.get()  # who answers, or the end of a request that cannot be answered
         if not isinstance(first, Reply):
@@ -140,8 +166,6 @@ def make_app(run: ServedRun, engine: Engine, *, api_key: str | None = None) -> F
         assert isinstance(first, Reply)
         stream = _stream(job, form, first, events, with_usage=with_usage)
         return StreamingResponse(stream, media_type="text/event-stream", headers=_answered_by([first]))
-
-    return app
 
 
 def _submitted(engine: Engine, queries: list[Query]) -> list[Job]:

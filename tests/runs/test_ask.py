@@ -199,9 +199,10 @@ def test_a_file_of_other_answers_is_not_touched(directory, prompts, tmp_path, ca
     refused([str(directory), "--file", str(prompts), "--max-new-tokens=8"], "with other settings")
     other = write(tmp_path / "other.jsonl", {"prompt": "else"})
     refused([str(directory), "--file", str(other), LONG], "answers another prompt")
-    whole = b"notes\n"
-    out.write_bytes(whole)
-    refused(command, "is no answer of this command")
+    for notes in (b"notes\n", b"notes", b"{}", whole + b"notes"):
+        whole = notes
+        out.write_bytes(notes)
+        refused(command, "is no answer of this command")
 
 
 @pytest.mark.parametrize(
