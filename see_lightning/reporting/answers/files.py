@@ -46,7 +46,7 @@ def answers_files(queries: TestQueries) -> Iterator[tuple[str, str]]:
     yield (
         INDEX,
         page_template("answers.html.j2").render(
-            title=title(results),
+            title=f"Test queries of {title(results)}",
             results=results,
             queries=len(queries.keys),
             without_prompt=queries.without_prompt,
