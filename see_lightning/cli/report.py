@@ -13,6 +13,7 @@ from see_lightning.engine.latest import find_run
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.run_report import REPORT, run_report
 from see_lightning.errors import ConfigError, room_needed
+from see_lightning.files.writing import make_folder
 from see_lightning.reporting.answers.files import INDEX
 
 DESCRIPTION = """\
@@ -51,11 +52,9 @@ def main(given: argparse.Namespace) -> None:
             counts = f"{queries.without_prompt} of {len(queries.keys)}"
             print(f"note: the prompts of {counts} test queries are not shown: {reason}", file=sys.stderr)
         if out:
-            write(out, REPORT, run_report(run_dir, results, with_answers=True))
-            write_answers(out / ANSWERS, queries)
-        else:
-            ledger.check_held()
-            write_answers(run_dir / ANSWERS, queries)
-            ledger.write(run_dir / REPORT, run_report(run_dir, results))
+            make_folder(out)
+        write_answers(ledger, queries, out)
+        text = run_report(run_dir, results, with_answers=True)
+        write(out, REPORT, text) if out else ledger.write(run_dir / REPORT, text)
     folder = out or run_dir
     print(f"{folder / REPORT}\n{folder / ANSWERS / INDEX}")

@@ -104,17 +104,22 @@ def _experts_by_stage(ledger: Ledger) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield name, tuple(experts)
 
 
-def write_answers(folder: Path, queries: TestQueries) -> None:
-    """Write the page into a folder, which it replaces.
+def write_answers(ledger: Ledger, queries: TestQueries, out: Path | None = None) -> None:
+    """Write the page, in place of an earlier one.
 
     Args:
-        folder: named ``ANSWERS``, in the directory of a run that is held or of ``--out``.
+        ledger: of the run; held, unless ``out`` is given.
         queries: of the run.
+        out: folder in which the page's folder is made; by default the run's directory.
 
     Raises:
-        Refusal: the folder is a link, or has other files than the page's.
+        LedgerError: the directory is no longer held, or a file of the run is damaged.
+        Refusal: there is a link or a folder of other files in the page's place.
     """
+    ledger.check_held()
+    folder = (out or ledger.directory) / ANSWERS
     refuse_link(folder)
     if folder.exists() and not (folder / INDEX).exists() and any(folder.iterdir()):
         raise Refusal(f"{folder} has no {INDEX}, so it is no page of answers, which would replace it; move it away.")
-    write_texts(folder, answers_files(queries))
+    with well_shaped(ledger.directory / "ledger.json"):
+        write_texts(folder, answers_files(queries))

@@ -116,7 +116,7 @@ def test_filters_leave_what_they_say_and_load_only_the_files_of_what_is_shown(op
     )
     second, last = (stage.answers for stage in walked(SIZE)[1:])
     of_sum = [one for one in last if one["task"] == "sum"]
-    right = [one for one in last if one["expert"] == one["task"] and 97 <= one["score"]]
+    right = [one for one in last if one["expert"] == one["task"] and one["score"] >= 97]
     between = [one for one in right if one["score"] <= 99]
     with_text = [one for one in between if "-4" in one["id"]]
     earlier = [one for one in second if one["expert"] == one["task"] and one["id"] in {one["id"] for one in with_text}]
