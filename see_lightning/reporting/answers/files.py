@@ -39,8 +39,8 @@ def answers_files(queries: TestQueries) -> Iterator[tuple[str, str]]:
     for place in range(len(queries.stages)):
         experts, scores = queries.columns_after(place)
         name = f"after-{place + 1}"
-        columns = {"expert": experts if queries.experts else [], "score": list(map(_short, scores))}
-        yield f"{name}.js", f"answers({_json(name)},{_json(columns)})\n"
+        cells: dict[str, Any] = {"expert": experts if queries.experts else [], "score": list(map(_short, scores))}
+        yield f"{name}.js", f"answers({_json(name)},{_json(cells)})\n"
     yield "index.js", f'answers("index",{_json(_index(queries, starts))})\n'
     results = queries.results
     yield (
