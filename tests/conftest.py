@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 REQUIRED = set(filter(None, os.environ.get("SEE_REQUIRE", "").split(",")))
 
 
@@ -39,7 +40,11 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    """A test on public data or on Slurm is skipped where there is none, unless SEE_REQUIRE=data,slurm forbids it."""
+    """A test on public data, Slurm or a browser is skipped where there is none, unless SEE_REQUIRE=data,slurm,browser."""
+    if "browser" not in REQUIRED and not any(map(shutil.which, BROWSERS)):
+        for item in items:
+            if item.get_closest_marker("browser"):
+                item.add_marker(pytest.mark.skip(reason=f"install one of {', '.join(BROWSERS)}"))
     if "slurm" not in REQUIRED and shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
         for item in items:
             if item.get_closest_marker("slurm"):

@@ -26,6 +26,7 @@ VERBS = {
     "compare": Verb(
         "see_lightning.cli.compare", "tabulates finished runs, with means and standard deviations over seeds"
     ),
+    "report": Verb("see_lightning.cli.report", "writes the report of a finished run and the page of its answers again"),
     "figures": Verb("see_lightning.cli.figures", "draws the figures of the SEE paper from finished runs"),
     "study": Verb("see_lightning.cli.study", "computes scores under other routing orders and thresholds"),
     "calibrate": Verb("see_lightning.cli.calibrate", "sets new thresholds for a run's experts, as a new run"),

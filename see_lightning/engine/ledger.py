@@ -35,7 +35,17 @@ REMEMBERED, FORCED, ROUTED = "remembered", "transfer_remembered", "route_remembe
 EVAL_SETS = (OOD, OOD_INPUT_ONLY, *VARIANTS)  # names of the eval sets beside the run's own
 #: Files and folders of a run in its directory; all others are the user's.
 OURS = (
-    *("config.yaml", "ledger.json", "rows.json", "matrix.csv", "report.html", "results.json", "tasks", "wandb"),
+    *(
+        "config.yaml",
+        "ledger.json",
+        "rows.json",
+        "matrix.csv",
+        "report.html",
+        "results.json",
+        "answers",
+        "tasks",
+        "wandb",
+    ),
     *("study.json", "perplexity.json", "transfer.json", "route.json", "route.csv", "route.svg", "harness.json"),
     *(".lock-holder", ".lock"),
 )

@@ -12,6 +12,7 @@ from rich.console import Console
 from see_lightning.config.instantiate import METHOD_GIVEN, bind, instantiate
 from see_lightning.config.schema import RunConfig
 from see_lightning.config.validation import FSDP_BASE
+from see_lightning.engine.answers_page import prompts_of, queries_of, write_answers
 from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts
 from see_lightning.engine.build_further import build_ood, build_variants
 from see_lightning.engine.context import RunContext, RunSettings
@@ -205,11 +206,13 @@ class Session:
         """Compute and write results and report; return the content of ``results.json``."""
         ledger = self.ledger
         read = (material.stages, material.tasks, material.eval_sets)
-        results = collect(RunData(ledger, *read, self.cfg, self.config, self.method))
+        run = RunData(ledger, *read, self.cfg, self.config, self.method)
+        results = collect(run)
         path = ledger.directory / "results.json"
         if path.exists():
             keep_earlier(results, read_results(path))
         ledger.write(ledger.directory / "matrix.csv", matrix_csv(results))
+        write_answers(ledger, queries_of(ledger, results, prompts_of(material.tasks), run.answers))
         ledger.write(ledger.directory / REPORT, run_report(ledger.directory, results))
         ledger.write(path, dump(seal(results)))  # last: its existence marks the run as finished
         return results

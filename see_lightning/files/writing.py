@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -80,6 +80,25 @@ def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
             _reach_disk(path)
         _reach_disk(beside)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_texts(folder: Path, files: Iterable[tuple[str, str]]) -> None:
+    """Replace a folder by a new one with some texts in UTF-8.
+
+    Args:
+        folder: its path; the folder above it exists.
+        files: name and text of each file; written one after another, so that they need not be in memory together.
+
+    Raises:
+        Refusal: the path is a link.
+        OSError: it cannot be written; the error names the path.
+    """
+
+    def fill(beside: Path) -> None:
+        for name, text in files:
+            (beside / name).write_bytes(text.encode())
+
+    write_folder(folder, fill)
 
 
 def copy_folder(source: Path, target: Path) -> None:

@@ -43,13 +43,14 @@ SHAPES = {
 LINKED = (
     *("config.yaml", "ledger.json", "results.json", "rows.json", "report.html"),
     *("study.json", "perplexity.json", "transfer.json", "route.json", "harness.json"),
+    *("answers", "answers/page-1.js"),
     *("tasks", "tasks/03-ice", "tasks/03-ice/remembered.jsonl", "tasks/03-ice/transfer_remembered.jsonl"),
     *("tasks/03-ice/expert", "tasks/03-ice/expert/expert.json"),
 )
 #: Files in whose place it may find a pipe, which nobody ever writes into.
 PIPED = (
     *("config.yaml", "ledger.json", "results.json", "study.json", "perplexity.json", ".lock-holder"),
-    *("tasks/03-ice/remembered.jsonl", "tasks/03-ice/expert/expert.json"),
+    *("tasks/03-ice/remembered.jsonl", "tasks/03-ice/expert/expert.json", "answers/index.js"),
     "tasks/03-ice/expert/adapter_model.safetensors",
 )
 #: Names at which it may find a link where it only writes, also those that earlier versions wrote to for a moment.

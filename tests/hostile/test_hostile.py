@@ -33,6 +33,9 @@ from see_lightning.cli import (
     study,
     transfer,
 )
+from see_lightning.cli import (
+    report as report_again,
+)
 from see_lightning.cli.run import main as run_main
 from see_lightning.config.explain import explain
 from see_lightning.errors import Refusal
@@ -105,6 +108,12 @@ def measured_anew(run: Path, around: Around) -> None:
     perplexity.main([str(run)])
 
 
+def reported_anew(run: Path, around: Around) -> None:
+    if not (run / "answers").is_symlink():
+        shutil.rmtree(run / "answers")
+    report_again.main([str(run)])
+
+
 Command = Callable[[Path, Around], None]
 ROUTERS = ("--router", "walk", "--router", "none", "--no-answers")
 #: Those that only look; what they write, they write into the folder for it.
@@ -116,9 +125,12 @@ LOOKING: dict[str, Command] = {
     "figures": lambda run, around: figures.main([str(run), "--out", str(around.out)]),
     "publish": published,
     "harness --out": put_to_harness,
+    "report --out": lambda run, around: report_again.main([str(run), "--out", str(around.out)]),
 }
 WRITING: dict[str, Command] = {
     "report": report,
+    "report again": lambda run, around: report_again.main([str(run)]),
+    "report anew": reported_anew,
     "compare into it": lambda run, around: compare.main([str(run), "--out", str(run)]),
     "study": lambda run, around: study.main([str(run)]),
     "study --answer": lambda run, around: study.main([str(run), "--answer"]),
@@ -253,17 +265,28 @@ def test_every_command_takes_the_folder_before_anything_is_done_to_it(put, name)
 
 
 COMPOSING = (
-    *("ask", "load", "harness --out", "study --answer", "perplexity anew", "transfer --size", "route --size"),
+    *(
+        "ask",
+        "load",
+        "harness --out",
+        "study --answer",
+        "perplexity anew",
+        "transfer --size",
+        "route --size",
+        "report anew",
+    ),
     "calibrate",
 )
 #: By file, the commands that read it; what else was changed goes to every command.
 READ_BY = {
     "config.yaml": ("report", *COMPOSING),
     "rows.json": ("report", "load"),
-    "study.json": ("report", "study", "publish"),
+    "study.json": ("report", "report again", "study", "publish"),
     "perplexity.json": ("perplexity", "figures", "publish"),
     "transfer.json": ("transfer", "figures", "publish"),
-    "route.json": ("route", "report", "publish", "study"),
+    "route.json": ("route", "report", "report again", "publish", "study"),
+    "index.js": ("report again", "report --out"),
+    "page-1.js": ("report again", "report --out"),
     "harness.json": ("publish", "harness --out"),
     "expert.json": ("ask", "load", "report", "transfer --size"),
     "adapter_config.json": ("ask", "load", "report", "transfer --size"),

@@ -65,8 +65,9 @@ def test_killed_at_every_step_of_every_commit_a_run_ends_as_if_it_had_not_been(u
         "adapter_config.json",
     }
     appended = {"answers.jsonl", "remembered.jsonl"}
+    in_a_folder = {"index.html", "index.js", "page-1.js", *(f"after-{number}.js" for number in (1, 2, 3))}
     assert toy.kinds_of(moments) == {
-        (step, file) for step in ("half", "written") for file in whole_files | appended
+        (step, file) for step in ("half", "written") for file in whole_files | appended | in_a_folder
     } | {("replaced", file) for file in whole_files}
     # ledger.json: its start, three trainings, eight evaluations, and verdicts on a task not yet tested; three steps each.
     assert sum("ledger.json" in moment for moment in moments) == 3 * (1 if once else 13)

@@ -167,9 +167,10 @@ def test_a_rank_killed_at_every_step_of_every_commit_changes_nothing(kills):
         "adapter_config.json",
     }
     appended = {"answers.jsonl", "remembered.jsonl"}
+    in_a_folder = {"index.html", "index.js", "page-1.js", "after-1.js", "after-2.js"}
     assert len(kills.moments) == len(set(kills.moments)) == len(kills.survivors) - len(kills.victims)
     assert toy.kinds_of(kills.moments) == {
-        (step, file) for step in ("half", "written") for file in whole_files | appended
+        (step, file) for step in ("half", "written") for file in whole_files | appended | in_a_folder
     } | {("replaced", file) for file in whole_files}
     # ledger.json: its start, two trainings, and the answers after each, of all tasks at once; three steps each.
     assert sum("ledger.json" in moment for moment in kills.moments) == 3 * 5

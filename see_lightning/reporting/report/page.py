@@ -21,13 +21,16 @@ from see_lightning.reporting.svg import confusion_svg, curve_svg, matrix_svg, ro
 from see_lightning.reporting.words import number
 
 
-def render_html(results: Results, study: Study | None = None, routers: Comparison | None = None) -> str:
+def render_html(
+    results: Results, study: Study | None = None, routers: Comparison | None = None, *, answers: str = ""
+) -> str:
     """Render the page: no network, no script, the same bytes for the same arguments.
 
     Args:
         results: content of ``results.json``.
         study: content of ``study.json``, if there is one.
         routers: content of ``route.json``, if there is one.
+        answers: relative address of the page of answers, if there is one.
     """
     import yaml  # type: ignore[import-untyped]
     from markupsafe import Markup
@@ -42,6 +45,7 @@ def render_html(results: Results, study: Study | None = None, routers: Compariso
         routing_figure = Markup(confusion_svg(rows, columns, routing["confusion"]))
     return page_template("report.html.j2").render(
         results=results,
+        answers=answers,
         title=title(results),
         metrics=_joined(metrics_of(results, protocol)),
         protocol=protocol,

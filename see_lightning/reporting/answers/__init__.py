@@ -1,0 +1,1 @@
+"""The page of a run's test queries and answers, with its data in files beside it."""
