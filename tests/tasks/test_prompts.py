@@ -13,7 +13,8 @@ from see_lightning.data.split import Split
 from see_lightning.errors import ConfigError, DataError
 from see_lightning.models.tiny import tiny_tokenizer
 from see_lightning.tasks.datamodule import query_loader
-from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths, fitted, length_notices
+from see_lightning.tasks.lengths import checked_lengths, fitted, length_notices
+from see_lightning.tasks.prompts import PromptTemplate, checked_header
 from see_lightning.tasks.task import Benchmark, Task
 
 QUERY = "Où? {query} ✓"
