@@ -43,13 +43,14 @@ def main(given: argparse.Namespace) -> None:
     facts_of, notices_of = _as_a_run(config)
     stops = 0
     for task in present:
+        notices: Sequence[str]
         try:
-            parts = audit(reader.parts(task))
-            _print(console, task, parts)
-            _print_lines(console, facts_of(task))
-            notices = notices_of(task)
+            _print(console, task, audit(reader.parts(task)))
+            notices, refused = notices_of(task), False
         except Refusal as error:
-            notices, stops = [f"a run stops at {task}: {explain(error)}"], stops + 1
+            notices, refused = [f"a run stops at {task}: {explain(error)}"], True
+            stops += 1
+        _print_lines(console, facts_of(task, unusable=refused or config.data.on_bad_row == "skip"))
         _print_lines(console, (line.removeprefix(f"{task}: ") for line in notices))
         console.print()
     if absent:
@@ -70,7 +71,7 @@ def _composed(benchmark: str, settings: Sequence[str]) -> DictConfig:
     return config
 
 
-def _as_a_run(config: DictConfig) -> tuple[Callable[[str], Iterable[str]], Callable[[str], Sequence[str]]]:
+def _as_a_run(config: DictConfig) -> tuple[Callable[..., Iterable[str]], Callable[[str], Sequence[str]]]:
     """Two functions of a task's name: facts about its rows, and the notices of a run on them, which raises its refusals."""
     from see_lightning.engine.build import build_tasks, build_template  # late: it takes seconds to import
     from see_lightning.engine.data_check import row_facts

@@ -17,34 +17,36 @@ from see_lightning.tasks.task import Benchmark, longest_answer
 SHOWN = 5  # rows that cannot be used
 
 
-def row_facts(cfg: DictConfig, config: RunConfig, template: PromptTemplate, task: str) -> Iterator[str]:
-    """Lines about a task's rows: lengths against ``model.max_length``, and rows that stop a run or would be left out.
+def row_facts(
+    cfg: DictConfig, config: RunConfig, template: PromptTemplate, task: str, *, unusable: bool
+) -> Iterator[str]:
+    """Lines about a task's rows: lengths against ``model.max_length``, and the rows that stop a run or would be left out.
 
     Args:
         cfg: composed.
         config: its typed form.
         template: counts tokens.
-        task: name of the task.
-
-    Raises:
-        DataError: the task's files cannot be read.
-        ConfigError: a setting of the task is invalid.
+        task: name of the task; nothing is told of one whose files cannot be read.
+        unusable: whether rows that a run cannot use are searched; there are none if a run refuses no row.
     """
     benchmark: Benchmark = instantiate(cfg.benchmark)
-    parts = {name: list(part.rows) for name, part in benchmark.reader.parts(task).items()}
-    lengths = _lengths(benchmark, config, template, task, parts)
+    try:
+        parts = {name: list(part.rows) for name, part in benchmark.reader.parts(task).items()}
+        lengths = _lengths(benchmark, config, template, parts, task)
+    except Refusal:
+        return
     for name, found in lengths.items():
         if found.rows:
             yield f"{name}: {_in_words(found, template.max_length)}"
-    bad = [*_unusable(benchmark, config, template, task)]
+    bad = [*_unusable(benchmark, config, template, task)] if unusable else []
     bad += [
         row for found in lengths.values() for row in found.too_long if row.source not in {one.source for one in bad}
     ]
     if bad:
         number = sum(map(len, parts.values()))
         yield (
-            f"a run stops at the first of {len(bad)} of {number} rows; data.on_bad_row=skip leaves them out, up to"
-            f" {MOST_SKIPPED} % of the rows:"
+            f"{len(bad)} of {number} rows cannot be used: a run stops at the first of them; data.on_bad_row=skip leaves out"
+            f" up to {MOST_SKIPPED} %:"
         )
         yield from (f"  {row.source}: {row.reason}" for row in bad[:SHOWN])
         if len(bad) > SHOWN:
@@ -55,8 +57,8 @@ def _lengths(
     benchmark: Benchmark,
     config: RunConfig,
     template: PromptTemplate,
-    task: str,
     parts: dict[str, list[Example | BadRow]],
+    task: str,
 ) -> dict[str, Lengths]:
     """The lengths of the rows of the training and the test part."""
     rows = {name: [row for row in parts[name] if isinstance(row, Example)] for name in ("train", "test")}
