@@ -94,8 +94,8 @@ class RowReader:
         self.form: Form | None = None
         #: Columns that were not read, with the number of their rows.
         self.unread: Counter[str] = Counter()
-        #: Rows of which more than one answer may be trained on.
-        self.several = 0
+        #: Answers before the last of a row that may be trained on.
+        self.earlier = 0
 
     def examples(self, rows: Iterator[RawRow]) -> Iterator[Example | BadRow]:
         """The examples of rows, in their order."""
@@ -109,10 +109,10 @@ class RowReader:
             verb = "is" if len(self.unread) == 1 else "are"
             column = "column" if len(self.unread) == 1 else "columns"
             yield f"{self.task}: the {column} {listed(sorted(self.unread))} of the {self.half} rows {verb} not read"
-        if self.every_answer and not self.several:
+        if self.every_answer and not self.earlier:
             yield (
-                f"{self.task}: benchmark.reader.train_on=all has no effect, since no training row has messages with several"
-                f" answers"
+                f"{self.task}: benchmark.reader.train_on=all has no effect, since no training row has messages with an answer"
+                f" before the last"
             )
 
     def _of_row(self, raw: RawRow) -> list[Example]:
@@ -131,17 +131,8 @@ class RowReader:
         if self.form.query == "messages":
             found = self._of_messages(row, example_id, system)
         else:
-            target, *others = _answers(row, self.form.answer)
-            found = [
-                Example(
-                    example_id,
-                    _query(row, self.form.query),
-                    target,
-                    self.task,
-                    alternatives=tuple(others),
-                    system=system,
-                )
-            ]
+            query, (target, *others) = _query(row, self.form.query), _answers(row, self.form.answer)
+            found = [Example(example_id, query, target, self.task, alternatives=tuple(others), system=system)]
         self._count_unread(row)
         return [replace(one, source=raw.source) for one in found]
 
@@ -152,8 +143,8 @@ class RowReader:
         self.unread.update(f"messages.{key}" for key in read.unread)
         turns, weights, alternatives = _turns(row, read)
         chosen = [place for place, weight in enumerate(weights) if weight]
-        self.several += len(chosen) > 1
         last = len(turns) - 1
+        self.earlier += sum(weights[:last])
         if not self.every_answer:
             if not weights[last] and self.half == "train":
                 more = ", or set benchmark.reader.train_on=all" if chosen else ""

@@ -189,7 +189,7 @@ def test_a_system_prompt_is_in_a_column_or_a_message_and_a_blank_one_is_none(
 def test_a_setting_that_no_row_needs_is_reported(tmp_path: Path) -> None:
     _, _, notices = read(tmp_path, [COMPLETION], train_on="all")
     assert notices == (
-        "t: benchmark.reader.train_on=all has no effect, since no training row has messages with several answers",
+        "t: benchmark.reader.train_on=all has no effect, since no training row has messages with an answer before the last",
     )
     with pytest.raises(ConfigError, match=r"benchmark\.reader\.train_on must be one of last, all; got 'every'"):
         JsonlReader(tmp_path, train_on="every")
@@ -358,7 +358,8 @@ def test_where_no_answer_may_be_trained_on_the_setting_that_helps_is_named(tmp_p
     row = {"messages": [*said("a", "b"), *said("c", "d", weight=0)]}
     with pytest.raises(DataError, match="leave the row out, or set benchmark.reader.train_on=all"):
         read(tmp_path, [row])
-    assert [one.target for one in read(tmp_path, [row], train_on="all")[0]] == ["b"]
+    (example,), _, notices = read(tmp_path, [row], train_on="all")
+    assert (example.target, notices) == ("b", ())
     nothing = {"messages": said("a", "b", weight=0)}
     with pytest.raises(DataError, match="all answers have the weight 0, so there is nothing to train on"):
         read(tmp_path, [nothing], train_on="all")
