@@ -1,8 +1,9 @@
 """Check a benchmark's files: ``see-lightning data check BENCHMARK [key=value ...]``."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -19,8 +20,9 @@ from see_lightning.errors import DataError, Refusal
 
 DESCRIPTION = """\
 Count your copy of a benchmark: rows, different prompts, rows of other parts that are also in train, the longest prompt in
-characters, labels, and the sha256 of each file. Then read every task as a run does, and print the run's notes and errors:
-the exit code is 1 if a task would stop a run. Nothing is trained and nothing is changed."""
+characters, labels, the sha256 of each file, and the lengths in tokens against model.max_length. Then read every task as a run
+does, and print the run's notes and errors, and the rows that data.on_bad_row=skip would leave out. The exit code is 1 if a
+task would stop a run. Nothing is trained and nothing is changed."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -38,16 +40,18 @@ def main(given: argparse.Namespace) -> None:
     config = _composed(given.benchmark, given.settings)
     reader: Reader = instantiate(config.benchmark.reader)
     present, absent = _tasks(reader, config.benchmark, given.task)
-    notices_of, stops = _as_a_run(config), 0
+    facts_of, notices_of = _as_a_run(config)
+    stops = 0
     for task in present:
+        notices: Sequence[str]
         try:
-            parts = audit(reader.parts(task))
-            _print(console, task, parts)
-            notices = notices_of(task)
+            _print(console, task, audit(reader.parts(task)))
+            notices, refused = notices_of(task), False
         except Refusal as error:
-            notices, stops = [f"a run stops at {task}: {explain(error)}"], stops + 1
-        for line in notices:
-            console.print(f"  {line.removeprefix(f'{task}: ')}", soft_wrap=True, highlight=False, markup=False)
+            notices, refused = [f"a run stops at {task}: {explain(error)}"], True
+            stops += 1
+        _print_lines(console, facts_of(task, unusable=refused or config.data.on_bad_row == "skip"))
+        _print_lines(console, (line.removeprefix(f"{task}: ") for line in notices))
         console.print()
     if absent:
         console.print(f"not there: {', '.join(absent)}", soft_wrap=True)
@@ -67,9 +71,10 @@ def _composed(benchmark: str, settings: Sequence[str]) -> DictConfig:
     return config
 
 
-def _as_a_run(config: DictConfig) -> Callable[[str], Sequence[str]]:
-    """A function from a task's name to the notices of a run on its data; it raises the run's refusals."""
+def _as_a_run(config: DictConfig) -> tuple[Callable[..., Iterable[str]], Callable[[str], Sequence[str]]]:
+    """Two functions of a task's name: facts about its rows, and the notices of a run on them, which raises its refusals."""
     from see_lightning.engine.build import build_tasks, build_template  # late: it takes seconds to import
+    from see_lightning.engine.data_check import row_facts
 
     typed = validate(config)
     template = build_template(typed)
@@ -78,7 +83,7 @@ def _as_a_run(config: DictConfig) -> Callable[[str], Sequence[str]]:
         (read,) = build_tasks(config, replace(typed, order=replace(typed.order, tasks=[task], stream="none")), template)
         return read.notices
 
-    return notices_of
+    return partial(row_facts, config, typed, template), notices_of
 
 
 def _tasks(reader: Reader, config: DictConfig, chosen: list[str] | None) -> tuple[list[str], list[str]]:
@@ -100,7 +105,11 @@ def _print(console: Console, task: str, parts: dict[str, PartAudit]) -> None:
         numbers = map(str, (part.rows, part.prompts, "" if name == "train" else part.in_train, part.longest))
         table.add_row(name, *numbers, " ".join(digest[:12] for digest in part.sha256.values()))
     console.print(table)
-    for line in (*_labels(parts), *warnings(parts)):
+    _print_lines(console, (*_labels(parts), *warnings(parts)))
+
+
+def _print_lines(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
         console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -35,6 +35,8 @@ ROUTERS_OFF: dict[str, dict[str, Any]] = {
     "see_lightning.routing.density.Density": FEATURES_OFF,
     "see_lightning.routing.joint.Joint": {"bare_recall": None},
 }
+# Settings of readers that are newer than the first kept runs of these readers, and the values that change nothing.
+READERS_OFF: dict[str, dict[str, Any]] = {"see_lightning.data.jsonl.JsonlReader": {"train_on": "last"}}
 REHEARSAL = (
     "rehearsal",
     "min_negatives",
@@ -102,10 +104,25 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
         if protocol is not None and task.get("max_new_tokens", longest) == "protocol":
             task["max_new_tokens"] = protocol
     readers = (benchmark["reader"], *benchmark["reader"].get("readers", {}).values())
+    for reader in readers:
+        reader_switched_on(reader)
     for part in (benchmark, *readers, *filter(None, benchmark["tasks"].values())):
         for name in NUISANCE_BENCHMARK:
             part.pop(name, None)
     return kept
+
+
+def reader_switched_on(reader: dict[str, Any]) -> None:
+    """Remove the settings of a reader that are off: a setting added later moves no key of an older run.
+
+    >>> reader = {"_target_": "see_lightning.data.jsonl.JsonlReader", "folder": "mine", "train_on": "last"}
+    >>> reader_switched_on(reader)
+    >>> reader
+    {'_target_': 'see_lightning.data.jsonl.JsonlReader', 'folder': 'mine'}
+    """
+    for name, value in READERS_OFF.get(str(reader.get("_target_")), {}).items():
+        if reader.get(name) == value:
+            del reader[name]
 
 
 def _of_stream(order: Mapping[str, Any]) -> dict[str, Any]:

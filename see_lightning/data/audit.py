@@ -57,7 +57,7 @@ def audit(parts: Mapping[str, Part]) -> dict[str, PartAudit]:
         bad = [row for row in rows if isinstance(row, BadRow)]
         answers: dict[str, set[str]] = {}
         for row in examples:
-            answers.setdefault(row.prompt.strip(), set()).add(row.target)
+            answers.setdefault(row.whole_prompt.strip(), set()).add(row.target)
         labels = Counter(row.target for row in examples)
         audits[name] = PartAudit(
             rows=len(examples),
@@ -65,12 +65,12 @@ def audit(parts: Mapping[str, Part]) -> dict[str, PartAudit]:
             first_bad=f"{bad[0].source}: {bad[0].reason}" if bad else "",
             prompts=len(answers),
             conflicts=sum(len(different) > 1 for different in answers.values()),
-            in_train=sum(row.prompt.strip() in trained for row in examples),
-            longest=max((len(row.prompt) for row in examples), default=0),
+            in_train=sum(row.whole_prompt.strip() in trained for row in examples),
+            longest=max((len(row.whole_prompt) for row in examples), default=0),
             labels=dict(sorted(labels.items())) if len(labels) <= min(MOST_LABELS, len(examples) // 3) else {},
             sha256={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in part.files},
             texts=hashlib.sha256(
-                "\x1e".join(sorted(f"{e.prompt}\x1f{e.target}" for e in examples)).encode()
+                "\x1e".join(sorted(f"{e.whole_prompt}\x1f{e.target}" for e in examples)).encode()
             ).hexdigest(),
         )
         if name == "train":

@@ -41,6 +41,7 @@ class RowChecks:
         indicators: strings that no prompt and no answer may contain, since an expert's verdict is such a string.
         trained_on: whether methods are trained on the training rows. If not, test rows may be among them, and they may be
             empty.
+        most_skipped: per cent of a task's rows that may be skipped.
 
     Raises:
         ValueError: ``on_bad_row`` is neither of the two.
@@ -52,10 +53,11 @@ class RowChecks:
         indicators: tuple[str, ...] = ("<<pos>>", "<<neg>>"),
         *,
         trained_on: bool = True,
+        most_skipped: float = MOST_SKIPPED,
     ) -> None:
         if on_bad_row not in get_args(OnBadRow):
             raise ValueError(f"on_bad_row is {on_bad_row!r}; allowed are: {', '.join(get_args(OnBadRow))}")
-        self.on_bad_row = on_bad_row
+        self.on_bad_row, self.most_skipped = on_bad_row, most_skipped
         self.indicators, self.trained_on = tuple(indicators), trained_on
         self._tallies: dict[str, _Tally] = {}
 
@@ -73,7 +75,7 @@ class RowChecks:
         self._tallies[task] = _Tally()
         ids: dict[str, str] = {}
         train_examples = tuple(self._passing(task, train, ids=ids, taken={}))
-        prompts = {example.prompt.strip(): example.source for example in train_examples if self.trained_on}
+        prompts = {example.whole_prompt.strip(): example.source for example in train_examples if self.trained_on}
         test_examples = tuple(self._passing(task, test, ids=ids, taken=prompts))
         notices = self.notices(task)
         for half, examples in (("training", train_examples), ("test", test_examples)):
@@ -94,10 +96,14 @@ class RowChecks:
         """
         if self.on_bad_row == "stop":
             raise DataError(
-                f"{source}: {reason}. Mend the row, or set data.on_bad_row=skip to leave out up to {MOST_SKIPPED} % of "
+                f"{source}: {reason}. Mend the row, or set data.on_bad_row=skip to leave out up to {self.most_skipped} % of "
                 f"the rows of a task"
             )
         self._tallies.setdefault(task, _Tally()).skipped.append(BadRow(source, reason))
+
+    def skipped(self, task: str) -> tuple[BadRow, ...]:
+        """The rows of a task that were skipped so far."""
+        return tuple(self._tallies.get(task, _Tally()).skipped)
 
     def notices(self, task: str) -> tuple[str, ...]:
         """One line about the skipped rows of a task so far, and one for each remark on rows that were read.
@@ -114,8 +120,8 @@ class RowChecks:
             return read
         first = tally.skipped[0]
         line = f"{task}: {len(tally.skipped)} of {tally.seen} rows skipped: first {first.source}: {first.reason}"
-        if 100 * len(tally.skipped) > MOST_SKIPPED * tally.seen:
-            raise DataError(f"{line}. That is more than {MOST_SKIPPED} % of the rows: mend the files")
+        if 100 * len(tally.skipped) > self.most_skipped * tally.seen:
+            raise DataError(f"{line}. That is more than {self.most_skipped} % of the rows: mend the files")
         return (line, *read)
 
     def _passing(
@@ -136,7 +142,8 @@ class RowChecks:
 
     def _fault(self, row: Example, *, ids: dict[str, str], taken: dict[str, str]) -> str:
         """The fault of a row, or an empty string."""
-        for part, text in (("prompt", row.prompt), *(("answer", text) for text in row.references)):
+        before = (("conversation", text) for text in row.context)
+        for part, text in (*before, ("prompt", row.prompt), *(("answer", text) for text in row.references)):
             if not text.strip() and not (part == "answer" and row.remark):
                 return f"empty {part}"
             for indicator in self.indicators:
@@ -144,6 +151,6 @@ class RowChecks:
                     return f"the {part} contains the indicator {indicator!r}"
         if row.id in ids:
             return f"id {row.id!r:.100} is used twice, first at {ids[row.id]}"
-        if row.prompt.strip() in taken:
-            return f"this test prompt is also in the training rows, at {taken[row.prompt.strip()]}"
+        if row.whole_prompt.strip() in taken:
+            return f"this test prompt is also in the training rows, at {taken[row.whole_prompt.strip()]}"
         return ""

@@ -39,18 +39,33 @@ class Body:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """An earlier turn of a conversation.
+
+    Args:
+        query: of the user.
+        answer: of the assistant.
+    """
+
+    query: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One query and its reference answers.
 
     Args:
         id: unique within its task.
-        prompt: the query as the user would type it, without any chat template.
+        prompt: the query as the user would type it, without any chat template; in a conversation the user's last message.
         target: the reference answer that is trained on.
         task: name of its task.
         source: ``file:line`` that it was read from, for error messages; not part of its identity.
         body: the part of the prompt that may be cut; None if the prompt must stay whole.
         alternatives: further answers that count as right in a test; not trained on.
         remark: a fault of the row that its publisher accepts; a notice counts the rows with it.
+        system: a system prompt of the row's own, in place of the run's; None if it has none.
+        turns: of the conversation before ``prompt``, the oldest first. Their answers are read, not trained on.
     """
 
     id: str
@@ -61,6 +76,32 @@ class Example:
     body: Body | None = field(default=None, compare=False)
     alternatives: tuple[str, ...] = ()
     remark: str = field(default="", compare=False)
+    system: str | None = None
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def context(self) -> tuple[str, ...]:
+        """The texts before the prompt: the row's own system prompt, and queries and answers of earlier turns."""
+        system = () if self.system is None else (self.system,)
+        return *system, *(text for turn in self.turns for text in (turn.query, turn.answer))
+
+    @property
+    def whole_prompt(self) -> str:
+        r"""The conversation up to the answer as one text, by which repeated prompts are found; without a context the prompt.
+
+        >>> Example("1", "And 2?", "3", "sums", turns=(Turn("1 + 1?", "2"),)).whole_prompt
+        'user: 1 + 1?\n\nassistant: 2\n\nuser: And 2?'
+        """
+        if not self.context:
+            return self.prompt
+        system = () if self.system is None else (f"system: {self.system}",)
+        turns = (f"user: {turn.query}\n\nassistant: {turn.answer}" for turn in self.turns)
+        return "\n\n".join((*system, *turns, f"user: {self.prompt}"))
+
+    def identity(self) -> str:
+        """Id, prompt, references and context as one text for digests; different examples have different texts."""
+        text = joined((self.id, self.prompt, *self.references))
+        return f"{text}\x1d{joined((self.system or '', *self.context))}" if self.context else text
 
     @property
     def references(self) -> tuple[str, ...]:

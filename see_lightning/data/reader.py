@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from see_lightning.data.checks import BadRow, RowChecks
 from see_lightning.data.example import Example
 from see_lightning.data.split import Split
 from see_lightning.errors import DataError, Refusal, listed
 from see_lightning.files.text import NoJson, holds_surrogate, parse_json, read_text, text_bytes
+
+T = TypeVar("T")
 
 EMPTY_ANSWER = "the answer is empty"  # remark on rows that their publisher accepts
 
@@ -85,8 +87,8 @@ def read_halves(task: str, parts: dict[str, Part], checks: RowChecks) -> Split:
 def read_published(task: str, parts: dict[str, Part], checks: RowChecks) -> Split:
     """The checked rows of ``train`` and ``test``, without test rows whose prompt is in ``train``; a notice counts these."""
     train, published = list(parts["train"].rows), list(parts["test"].rows)
-    trained = {row.prompt.strip() for row in train if isinstance(row, Example)}
-    test = [row for row in published if isinstance(row, BadRow) or row.prompt.strip() not in trained]
+    trained = {row.whole_prompt.strip() for row in train if isinstance(row, Example)}
+    test = [row for row in published if isinstance(row, BadRow) or row.whole_prompt.strip() not in trained]
     split = checks.split(task, train=train, test=test)
     if len(test) == len(published):
         return split
@@ -119,12 +121,12 @@ class RowError(ValueError):
     """A row cannot be read as an example; the message is the reason."""
 
 
-def made(source: str, example: Callable[[], Example]) -> Example | BadRow:
-    """The example of a row, or a ``BadRow`` after any error of reading it.
+def made(source: str, example: Callable[[], T]) -> T | BadRow:
+    """The example of a row, or its examples, or a ``BadRow`` after any error of reading it.
 
     Args:
         source: of the row, such as ``file:line``.
-        example: returns the example, or raises ``RowError``.
+        example: returns the example or the examples, or raises ``RowError``.
 
     Raises:
         Refusal: the whole file or column cannot be used, not only this row.
@@ -183,9 +185,6 @@ def json_lines(
     Raises:
         DataError: no such file.
     """
-    if not path.is_file():
-        raise DataError(f"{task}: no file {path}")
-    content = text_bytes(path).rstrip()
 
     def example(line: bytes, number: int, source: str) -> Example:
         row = parse_line(line)
@@ -196,10 +195,26 @@ def json_lines(
         target, *others = references(row, answer_key)
         return Example(example_id, prompt, target, task, source=source, alternatives=tuple(others))
 
-    # Split at "\n" alone: a JSON string may contain Unicode's other line separators unescaped.
-    for number, line in enumerate(content.split(b"\n") if content else (), start=1):
+    for number, line in lines_of(path, task):
         source = f"{path}:{number}"
         yield made(source, partial(example, line, number, source))
+
+
+def lines_of(path: Path, task: str) -> Iterator[tuple[int, bytes]]:
+    """The lines of a text file in UTF-8 with their numbers, from 1; without the blank ones at its end.
+
+    Args:
+        path: of the file.
+        task: its task, for messages.
+
+    Raises:
+        DataError: no such file.
+    """
+    if not path.is_file():
+        raise DataError(f"{task}: no file {path}")
+    content = text_bytes(path).rstrip()
+    # Split at "\n" alone: a JSON string may contain Unicode's other line separators unescaped.
+    yield from enumerate(content.split(b"\n") if content else (), start=1)
 
 
 def parse_line(line: bytes) -> dict[str, object]:

@@ -15,7 +15,12 @@ Row = dict[str, Any] | str  # values by column; or a string, the reason why the 
 
 
 def csv_rows(path: Path, separator: str = ",") -> Iterator[Row]:
-    """The rows of a CSV file whose first line has the column names; blank lines are ignored.
+    """The rows of a CSV file, see ``csv_lines``."""
+    return (row for _, row in csv_lines(path, separator))
+
+
+def csv_lines(path: Path, separator: str = ",") -> Iterator[tuple[int, Row]]:
+    """The rows of a CSV file whose first line has the column names, with the line on which each begins; without blank lines.
 
     Raises:
         DataError: the file is not valid CSV in a supported encoding, or two columns have the same name.
@@ -29,11 +34,13 @@ def csv_rows(path: Path, separator: str = ",") -> Iterator[Row]:
         duplicate = next((name for name, number in Counter(columns).items() if number > 1), None)
         if duplicate is not None:
             raise DataError(f"{path}: two columns are named {duplicate!r:.100}")
+        line = reader.line_num + 1
         for cells in reader:
             if len(cells) == len(columns):
-                yield dict(zip(columns, cells, strict=True))
+                yield line, dict(zip(columns, cells, strict=True))
             elif cells:
-                yield f"{len(cells)} cells under {len(columns)} columns"
+                yield line, f"{len(cells)} cells under {len(columns)} columns"
+            line = reader.line_num + 1
     except csv.Error as error:
         if reader.line_num == 1 and separator == "," and ";" in read_text(path).partition("\n")[0]:
             raise DataError(_other_separator(path, ";")) from error

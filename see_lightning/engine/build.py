@@ -30,13 +30,8 @@ from see_lightning.methods.migu import with_largest_rows
 from see_lightning.methods.setup import Setup
 from see_lightning.models.base import end_ids, load_model, load_tokenizer, model_place, skeleton
 from see_lightning.models.sharding import shard
-from see_lightning.tasks.prompts import (
-    PromptTemplate,
-    checked_header,
-    checked_lengths,
-    checked_texts,
-    length_notices,
-)
+from see_lightning.tasks.lengths import checked_lengths, length_notices
+from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_texts
 from see_lightning.tasks.streams import in_stream
 from see_lightning.tasks.task import Benchmark, Task
 

@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
-from see_lightning.config.identity import with_values
+from see_lightning.config.identity import reader_switched_on, with_values
 from see_lightning.config.instantiate import instantiate
 from see_lightning.config.schema import RunConfig
 from see_lightning.config.search_path import CONF
@@ -144,6 +144,9 @@ def ood_queries(ood: Mapping[str, Any]) -> dict[str, Any]:
         name: with_values(source, {".".join(keys): None for keys, _ in _place_settings(source)} | {"paraphrases": None})
         for name, source in ood["sources"].items()
     }
+    for source in sources.values():
+        for reader in (source["reader"], *source["reader"].get("readers", {}).values()):
+            reader_switched_on(reader)
     rest = {name: value for name, value in ood.items() if name != "variants"}
     return {**rest, "sources": sources, "dir": None}
 

@@ -143,7 +143,7 @@ def routers_in(node: Any) -> Iterator[tuple[type[Router], Any]]:
 
 def _different(examples: Sequence[Example]) -> int:
     """Number of different prompts."""
-    return len({example.prompt for example in examples})
+    return len({example.whole_prompt for example in examples})
 
 
 def build_router(cfg: DictConfig, method: Method) -> None:
@@ -161,7 +161,7 @@ def learn_route(method: Method, task: Task) -> None:
 
     def prompts(examples: Sequence[Example]) -> list[list[int]]:
         worded = in_wordings(examples, common, router.wordings)
-        return [method.template.prompt_ids(example.prompt) for example in worded]
+        return [method.template.prompt_ids(example) for example in worded]
 
     learned, held_out = hold_back(task, holds_out=router.holds_out)
     router.learn(task.name, prompts(learned))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from see_lightning.adapters.response_cache import ResponseCache
 from see_lightning.config.instantiate import instantiate
+from see_lightning.engine.conversations import check_conversations
 from see_lightning.engine.ledger import OOD, OOD_INPUT_ONLY, ROUTED, Ledger
 from see_lightning.engine.loaded_run import keep_said
 from see_lightning.engine.router import check_prompts_suffice, learn_route
@@ -92,7 +94,9 @@ class RouterTrial:
             yield
             return
         own, node = self.method.chosen_router, OmegaConf.create(dict(option.settings))
-        check_prompts_suffice(cast("DictConfig", OmegaConf.merge(self.cfg, {"router": node})), self.tasks)
+        cfg = cast("DictConfig", OmegaConf.merge(self.cfg, {"router": node}))
+        check_prompts_suffice(cfg, self.tasks)
+        check_conversations(cfg, chain(self.tasks, *self.sets.values()))
         self.method.chosen_router = instantiate(node, method=self.method)
         try:
             for router in _parts(self.method.chosen_router):

@@ -68,8 +68,8 @@ def stored_rows(read: Iterable[Example], past: Sequence[Task]) -> list[Example]:
     [('1', 'yes')]
     """
     by_id = {(task.name, row.id): row for task in past for row in task.train}
-    by_prompt = {(task.name, row.prompt): row for task in past for row in task.train}
-    known = (by_id.get((row.task, row.id)) or by_prompt.get((row.task, row.prompt)) for row in read)
+    by_prompt = {(task.name, row.whole_prompt): row for task in past for row in task.train}
+    known = (by_id.get((row.task, row.id)) or by_prompt.get((row.task, row.whole_prompt)) for row in read)
     return list({(row.task, row.id): row for row in known if row}.values())
 
 
@@ -79,4 +79,4 @@ def size_of(rows: Iterable[Example]) -> int:
     >>> size_of([Example("1", "Über?", "no", "sky")])
     8
     """
-    return sum(len((row.prompt + row.target).encode()) for row in rows)
+    return sum(len("".join((*row.context, row.prompt, row.target)).encode()) for row in rows)

@@ -3,6 +3,7 @@
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from see_lightning.engine.answers_page import prompts_of, queries_of, write_answ
 from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts
 from see_lightning.engine.build_further import build_ood, build_variants
 from see_lightning.engine.context import RunContext, RunSettings
+from see_lightning.engine.conversations import check_conversations
 from see_lightning.engine.distributed import GRACE, Ranks, on_gpu
 from see_lightning.engine.find import Found, check_model
 from see_lightning.engine.ledger import Ledger, dump
@@ -133,6 +135,7 @@ class Session:
                 tasks = build_tasks(cfg, config, template)
                 check_prompts_suffice(cfg, tasks)
                 foreign = {name: told_apart(some, tasks) for name, some in build_ood(cfg, config, template).items()}
+                check_conversations(cfg, chain(tasks, *foreign.values()))
                 return tasks, foreign | build_variants(cfg, config, template, tasks)
 
         tasks, further = self.ranks.run_preemptible(read, nullcontext())

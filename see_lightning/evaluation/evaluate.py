@@ -73,7 +73,7 @@ def remembered(entries: Sequence[CacheEntry], tasks: Sequence[Task]) -> dict[str
 
 def prompt_sha(example: Example) -> str:
     """The name of a prompt in records: 16 hex digits of its sha256."""
-    return hashlib.sha256(example.prompt.encode()).hexdigest()[:16]
+    return hashlib.sha256(example.whole_prompt.encode()).hexdigest()[:16]
 
 
 def _queries(tasks: Sequence[Task]) -> list[tuple[Task, Example]]:
@@ -91,13 +91,13 @@ def add_plain(method: Method, tasks: Sequence[Task], answers: Mapping[str, list[
             get ``plain``, all others None.
     """
     for task in tasks:
-        checked = {example.id: example.prompt for example in task.test[:PLAIN]}
+        checked = {example.id: example for example in task.test[:PLAIN]}
         for record in answers.get(task.name, ()):
             to_check = record["expert"] == BASE and record["id"] in checked
             record["plain"] = None
             if to_check:
-                prompt = checked[record["id"]]
-                record["plain"] = method.base_generate(prompt, task.limit(len(method.template.prompt_ids(prompt))))
+                query = checked[record["id"]]
+                record["plain"] = method.base_generate(query, task.limit(len(method.template.prompt_ids(query))))
 
 
 def adapter_score(method: ExpertMethod, adapter: str | None, task: Task, *, batch_size: int) -> float:

@@ -64,7 +64,7 @@ def input_bound(
 
     def states(task: Task, examples: Sequence[Example]) -> Tensor:
         inputs = in_wordings(examples, common[task.name], [INPUT_ONLY])
-        return embed_once(pool, [template.prompt_ids(one.prompt) for one in inputs], layer, embedded)
+        return embed_once(pool, [template.prompt_ids(one) for one in inputs], layer, embedded)
 
     train_of, test_of = ({one.name: states(one, getattr(one, part)) for one in tasks} for part in ("train", "test"))
     right = classified_right(train_of, test_of)

@@ -80,14 +80,14 @@ def likelihoods(method: Method, task: Task, records: Sequence[Mapping[str, Any]]
     """
     experts = {record["id"]: record["expert"] for record in records}
     template, names = method.template, method.pool.names
-    queries = query_batch([example.prompt for example in task.test], template, max_new_tokens=1, rows=rows)
+    queries = query_batch(task.test, template, max_new_tokens=1, rows=rows)
     routes = [adapter_of(experts[example.id], names) for example in task.test]
     adapters, found = method.router.adapters(queries, routes), {}
     for adapter in dict.fromkeys(adapters):
         examples = [example for example, one in zip(task.test, adapters, strict=True) if one == adapter]
         accept_ids = "" if adapter is None else method.accept_prefix
         targets = [template.target_ids(accept_ids + example.target) for example in examples]
-        prompts = [template.prompt_ids(example.prompt) for example in examples]
+        prompts = [template.prompt_ids(example) for example in examples]
         opening_ids = template.target_ids(accept_ids)[:-1] if accept_ids else []
         nlls = token_nlls(method.pool, adapter, prompts, targets, rows=rows)
         for example, target, nll in zip(examples, targets, nlls, strict=True):

@@ -57,7 +57,7 @@ class AnySsr(ExpertMethod):
         if self.chosen_router is None:
             common = definition((*task.train, *task.held_out))
             rows = in_wordings(task.train, common, self.regression.wordings)
-            self.regression.learn(task.name, [self.template.prompt_ids(row.prompt) for row in rows])
+            self.regression.learn(task.name, [self.template.prompt_ids(row) for row in rows])
 
     def state(self) -> dict[str, Tensor]:
         """The two matrices of the regression, which are of all tasks together."""

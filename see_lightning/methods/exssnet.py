@@ -137,7 +137,7 @@ class ExSSNeT(TaskIdMethod):
         if self.learning is None:
             return  # its experts come from a run with another ``task_id``, which ended the task
         learned, self.learning = self.learning, None
-        prompts = [self.template.prompt_ids(example.prompt) for example in task.train]
+        prompts = [self.template.prompt_ids(example) for example in task.train]
         self.parts.keep(task.name, learned, self._share(), prompts)
 
     def _share(self) -> SharedAdapter:

@@ -154,7 +154,7 @@ class GainLora(GatedMethod):
         return Gate(down.weight, up.weight, torch.zeros(size))
 
     def _pooled_of(self, task: Task) -> Tensor:
-        return self.pooled([self.template.prompt_ids(example.prompt) for example in task.train])
+        return self.pooled([self.template.prompt_ids(example) for example in task.train])
 
     def penalty(self) -> Tensor | None:
         """O-LoRA's overlap of the new A with every earlier one; None without."""

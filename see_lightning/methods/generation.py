@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 
+from see_lightning.data.example import Example
 from see_lightning.inference.answer_rows import answer_row
 from see_lightning.inference.decoder import BatchDecoder, Decoded, DecoderShare, decode_all
 from see_lightning.inference.kv_cache import NO_PREFIX, CommonPrefix
@@ -92,7 +93,7 @@ class Generation(RoutedMethod):
         state = answer_row(queries, row, row, adapter, partial(self.text_behind, forced_prefix), forced_prefix)
         return self.pool.answer_alone(queries.prompts[row], state, self.eos_ids())
 
-    def base_generate(self, query: str, max_new_tokens: int) -> str:
+    def base_generate(self, query: str | Example, max_new_tokens: int) -> str:
         """The base model's answer by ``generate`` of transformers, as a reference."""
         ids = torch.tensor([self.template.prompt_ids(query)], device=self.pool.device())
         settings = GenerationConfig(

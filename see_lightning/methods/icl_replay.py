@@ -89,7 +89,7 @@ class IclReplay(Method):
     """
 
     # Queries are embedded where they are answered, and each rank answers its own.
-    traits = Traits(trains=False, shardable=False, peft_loadable=False)
+    traits = Traits(trains=False, shardable=False, peft_loadable=False, takes_conversations=False)
     ADAPTER: ClassVar[str | None] = None
     reads_per_query = 2
 
@@ -113,7 +113,7 @@ class IclReplay(Method):
         own.add(task)
         stored = own.rehearse(task, ratio=self.ratio, resample="once")
         self.rows[task.name] = [(row.prompt, row.target) for row in stored]
-        self.embedded[task.name] = embed_prompts(self.pool, [self.template.prompt_ids(row.prompt) for row in stored])
+        self.embedded[task.name] = embed_prompts(self.pool, [self.template.prompt_ids(row) for row in stored])
 
     def answer(self, queries: Queries) -> list[Answer]:
         """Answers of the base model behind the nearest rows."""

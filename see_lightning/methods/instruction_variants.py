@@ -136,7 +136,7 @@ class InstructionVariants:
     def _wordings(self, method: Rewording, kinds: Sequence[str], common: Mapping[str, str]) -> Wordings:
         def fits(example: Example) -> bool:
             answer = method.template.target_ids(f"{method.indicators.pos} {example.target}")
-            return len(method.template.prompt_ids(example.prompt)) + len(answer) <= method.template.max_length
+            return len(method.template.prompt_ids(example)) + len(answer) <= method.template.max_length
 
         wordings = Wordings(kinds, fits)
         if "reworded" in kinds:

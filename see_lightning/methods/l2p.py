@@ -115,7 +115,7 @@ class L2p(OneAdapterMethod):
         """Counts the prompts that the task's rows choose in training."""
         self._embedded = {}
         if self.diversify:
-            rows = [self.template.prompt_ids(example.prompt) for example in task.train]
+            rows = [self.template.prompt_ids(example) for example in task.train]
             chosen = Counter(self._choose(rows, is_training=True).flatten().tolist())
             self.chosen_M = self.chosen_M + torch.tensor([float(chosen[m]) for m in range(self.size)]).double()
 

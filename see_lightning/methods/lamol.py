@@ -95,7 +95,7 @@ class Lamol(OneAdapterMethod):
     """
 
     # The model writes before a task, on the first rank alone.
-    traits = Traits(shardable=False, one_lora=True)
+    traits = Traits(shardable=False, one_lora=True, takes_conversations=False)
 
     def __init__(self, setup: Setup, *, gamma: float, writing: float, top_k: int, max_new_tokens: int) -> None:
         super().__init__(setup)
@@ -122,7 +122,7 @@ class Lamol(OneAdapterMethod):
                 f"{row.id}{WRITTEN}", REQUEST.format(row.task), f"{row.prompt}{ANSWER}{row.target}", row.task
             )
             tokens = len(self.template.target_ids(asked.target))
-            room = self.template.max_length - len(self.template.prompt_ids(asked.prompt))
+            room = self.template.max_length - len(self.template.prompt_ids(asked))
             if tokens <= min(room, self.max_new_tokens):
                 yield asked
 

@@ -81,7 +81,7 @@ class MoRAM(OneAdapterMethod):
         activity = Activity(self._mixture())
         with torch.no_grad():
             for example in task.train:
-                self.pool.prefill(activity, [self.template.prompt_ids(example.prompt)])
+                self.pool.prefill(activity, [self.template.prompt_ids(example)])
         return activity.sums
 
     def _join(self, task: str, weights_seed: int) -> None:

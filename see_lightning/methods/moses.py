@@ -121,7 +121,7 @@ class Moses(TaskIdMethod):
         learned, self.learning = self.learning, None
         learned.requires_grad_(False)
         self._scores = [scores for scores in learned.scores if isinstance(scores, MaskScores)]
-        prompts = [self.template.prompt_ids(example.prompt) for example in task.train]
+        prompts = [self.template.prompt_ids(example) for example in task.train]
         self.parts.keep(task.name, learned, self.shared[learned.adapter], prompts)
 
     def _pool_of(self, task: str) -> SharedAdapter:

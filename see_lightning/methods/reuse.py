@@ -104,7 +104,7 @@ class Reuse:
         """
         names = list(self.method.pool.names)
         examples = self._sample(task.name, task.train) if names else []
-        prompts = [self.method.template.prompt_ids(example.prompt) for example in examples]
+        prompts = [self.method.template.prompt_ids(example) for example in examples]
         self._accepted = {name: round(accepted_share(self.method, prompts, name), 4) for name in names}
         asked = [name for name in names if self._accepted[name] >= self.share]
         base = self._loss(None, examples) if asked else 0.0
@@ -162,7 +162,7 @@ class Reuse:
         """Mean loss in nats per answer token; the tokens of an expert's indicator do not count."""
         template, opening = self.method.template, self.method.accept_prefix if adapter else ""
         targets = [template.target_ids(opening + example.target) for example in examples]
-        prompts = [template.prompt_ids(example.prompt) for example in examples]
+        prompts = [template.prompt_ids(example) for example in examples]
         opening_ids = template.target_ids(opening)[:-1] if opening else []
         nlls = token_nlls(self.method.pool, adapter, prompts, targets, rows=ROWS)
         counted = [

@@ -92,7 +92,7 @@ class Sapt(GatedMethod):
             pass  # so they are counted as rehearsed, once a task; every step has the attention of all of them
         prompts: dict[str, list[list[int]]] = {}
         for row in rows:
-            prompts.setdefault(row.task, []).append(self.template.prompt_ids(row.prompt))
+            prompts.setdefault(row.task, []).append(self.template.prompt_ids(row))
         self._stored = {past: self.pooled(of) for past, of in prompts.items()}
 
     def _new_query(self, size: int) -> nn.Sequential:
@@ -110,7 +110,7 @@ class Sapt(GatedMethod):
 
     def end_task(self, task: Task, memory: Memory) -> None:
         """Keeps the mean attention of the task's training prompts."""
-        prompts = [self.template.prompt_ids(example.prompt) for example in task.train]
+        prompts = [self.template.prompt_ids(example) for example in task.train]
         self.targets[task.name] = self.weights_of(self.pooled(prompts)).mean(0).detach()
 
     # ------------------------------------------------------------------------------------------ weights, and what is kept

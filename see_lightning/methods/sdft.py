@@ -5,6 +5,7 @@ Shenfeld et al., *Self-Distillation Enables Continual Learning*, arXiv 2601.1989
 Letters: B rows, S tokens, L labels, V vocabulary.
 """
 
+from dataclasses import replace
 from random import Random
 from string import Formatter
 
@@ -99,7 +100,8 @@ class Sdft(OneAdapterMethod):
         self.teacher_prompts = {row.id: self._teacher_prompt(row) for row in task.train}
 
     def _teacher_prompt(self, row: Example) -> list[int]:
-        ids = self.template.prompt_ids(self.demonstration.format(prompt=row.prompt, answer=row.target))
+        demonstrated = self.demonstration.format(prompt=row.prompt, answer=row.target)
+        ids = self.template.prompt_ids(replace(row, prompt=demonstrated))
         context = longest_text(self.pool.model.config)
         if context and len(ids) + self.max_new_tokens > context:
             raise ConfigError(

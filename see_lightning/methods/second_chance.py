@@ -55,7 +55,7 @@ class SecondChance:
             self.openings[task.name] = first.prompt.removesuffix(without.prompt)
         learned, held_out = hold_back(task, holds_out=True)
         self.by.learn(task.name, [self.template.prompt_ids(body_of(row.prompt)) for row in learned])
-        self.by.hold_out(task.name, [self.template.prompt_ids(row.prompt) for row in held_out])
+        self.by.hold_out(task.name, [self.template.prompt_ids(row) for row in held_out])
 
     def choose(self, queries: Queries) -> list[Again]:
         """The queries whose bodies are sure to belong to a task, unless they would not fit behind its definition."""

@@ -215,7 +215,7 @@ class See(DecidingExperts):
         needed = self.general_negatives or self.other_instructions or ood_examples
         for example in general_rows(self.general_source) if needed else ():
             place = example.source or self.general_source
-            tokens = len(self.template.prompt_ids(example.prompt))
+            tokens = len(self.template.prompt_ids(example))
             if tokens > most or any(word in example.prompt for word in words):
                 reason = f"it has {tokens} tokens, of at most {most}" if tokens > most else "an indicator stands in it"
                 raise ConfigError(f"method.general_source: {place} cannot be learned as a refusal: {reason}.")
@@ -256,7 +256,7 @@ class See(DecidingExperts):
 
     def _log_odds(self, task: Task, examples: Sequence[Example]) -> list[float]:
         """Log-odds of a task's expert on the prompts of examples."""
-        prompts = [self.template.prompt_ids(example.prompt) for example in examples]
+        prompts = [self.template.prompt_ids(example) for example in examples]
         return [found for (found,) in log_odds(self, prompts, [[task.name]] * len(prompts))]
 
     def state(self) -> dict[str, Tensor]:

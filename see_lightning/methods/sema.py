@@ -57,7 +57,7 @@ class Sema(ExpertMethod):
     def assign(self, task: Task) -> Assignment:
         """The nearest expert if it lies within ``threshold``, else a new one."""
         # Duplicates are removed: they would make own prompts seem nearer to each other than new queries are.
-        prompts = list(dict.fromkeys(tuple(self.template.prompt_ids(example.prompt)) for example in task.train))
+        prompts = list(dict.fromkeys(tuple(self.template.prompt_ids(example)) for example in task.train))
         if (different := len(prompts)) < FEWEST:
             raise ConfigError(
                 f"method=sema knows a task by its prompts, of which it needs {FEWEST} different ones for training;"

@@ -48,6 +48,8 @@ class Traits:
         peft_loadable: PEFT alone loads an expert's folder and gives the same answers.
         learns_refusals: past examples are negatives, so experts give verdicts.
         may_reuse: an earlier expert may be assigned to a task (``Method.assign``), which is then not trained.
+        takes_conversations: answers rows with earlier turns or a system prompt of their own. False if it stores or rewrites
+            queries as single texts.
         after_training: names of the method's settings that no trained weight depends on. A run that differs from a finished
             one in these alone takes over its experts, and only repeats ``end_task``, with the state that the task before
             left. A subclass inherits these names: it declares its own if one of them changes what it trains.
@@ -64,4 +66,5 @@ class Traits:
     peft_loadable: bool = True
     learns_refusals: bool = False
     may_reuse: bool = False
+    takes_conversations: bool = True
     after_training: frozenset[str] = frozenset()

@@ -54,7 +54,7 @@ class WarmStart:
         try:
             with torch.no_grad():
                 if self.how == "knn":
-                    prompts = [method.template.prompt_ids(example.prompt) for example in examples]
+                    prompts = [method.template.prompt_ids(example) for example in examples]
                     labels = [method.template.target_ids(example.target)[0] for example in examples]
                     return above_chance(
                         {

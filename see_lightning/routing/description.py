@@ -122,6 +122,8 @@ class Description(Router):
             share, and without a definition its first training prompt.
     """
 
+    takes_conversations = False
+
     def __init__(self, method: Routed, *, descriptions: Mapping[str, str] | None = None) -> None:
         super().__init__(method)
         self.descriptions = descriptions or {}

@@ -72,6 +72,7 @@ class Joint(ScoringRouter):
     """
 
     needs = frozenset({"has_experts", "learns_refusals"})
+    takes_conversations = False
     not_in_state = frozenset({"target_recall", "bare_recall", "confidence"})
     holds_out = True
     asks_few = True

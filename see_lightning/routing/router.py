@@ -64,6 +64,8 @@ class Router:
     needs_task: ClassVar[bool] = False
     #: Whether experts must act on the whole prompt, which activated ones do not.
     needs_prompt: ClassVar[bool] = False
+    #: Whether it routes rows with earlier turns or a system prompt of their own; false if it reads a query as a single text.
+    takes_conversations: ClassVar[bool] = True
     #: Whether it asks few of the experts with verdicts for a query, so that a run does not record the others' verdicts.
     asks_few: ClassVar[bool] = False
     #: Whether the thresholds of a method's experts count.

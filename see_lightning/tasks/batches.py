@@ -294,7 +294,7 @@ class Encoded:
 
 def encode(examples: Sequence[Example], template: PromptTemplate) -> list[Encoded]:
     """Tokenise the prompts and targets of examples, in the order given."""
-    return [Encoded(e, template.prompt_ids(e.prompt), template.target_ids(e.target)) for e in examples]
+    return [Encoded(e, template.prompt_ids(e), template.target_ids(e.target)) for e in examples]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,20 @@ import ast
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from jinja2 import Environment, TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from see_lightning.data.example import Turn
 from see_lightning.errors import ConfigError, nearest
 
+Message = dict[str, str]  # of a role and a content
+
 SYSTEM, QUERY = "Xq7systemz7qX", "Xq7queryz7qX"  # placeholders that show where a template puts its inputs
+MARK = "Xq7message{}z7qX"  # placeholder of a message in a conversation, with its place
 NOW = "strftime_now"  # the function that templates call for the date
 TWO_DATES = (datetime(1999, 1, 2, 3, 4, 5), datetime(2012, 11, 30, 17, 38, 49))  # they differ in every part
 # A template does not use an argument if all of these values give the same prompt.
@@ -65,17 +69,26 @@ class ChatTemplate:
         #: The rendered parts of a prompt with placeholders for the user's texts, and the system prompt as rendered.
         self._frame = re.split(f"({SYSTEM}|{QUERY})", frame)
         self._system = self._checked_system_prompt(frame)
+        #: By the roles of a conversation, its rendered parts with placeholders for the messages.
+        self._frames: dict[tuple[str, ...], list[str]] = {}
         #: Whether prompts contain the date.
         self.dated = (
             NOW in source and len({self._render(QUERY, source=with_date(source, day)) for day in TWO_DATES}) > 1
         )
 
-    def pieces(self, query: str) -> list[Piece]:
+    def pieces(self, query: str, system: str | None = None, turns: Sequence[Turn] = ()) -> list[Piece]:
         """A rendered prompt, split into the user's texts and the template's.
 
+        Args:
+            query: the user's last message.
+            system: a system prompt in place of the configured one; None keeps that one.
+            turns: of the conversation before the query, the oldest first.
+
         Raises:
-            ConfigError: the template fails, or changes more of the query than the whitespace around it.
+            ConfigError: the template fails, or changes more of a text than the whitespace around it.
         """
+        if system is not None or turns:
+            return self._conversation(conversation(query, self.system_prompt if system is None else system, turns))
         text = self._render(query)
         for form in _forms(query):
             filled = [{SYSTEM: self._system, QUERY: form}.get(part, part) for part in self._frame]
@@ -87,6 +100,23 @@ class ChatTemplate:
         if not stripped:
             raise ConfigError(f"the chat template changes this query: {query[:60]!r}")
         return [Piece(before, False), Piece(stripped, True), Piece(behind, False)]
+
+    def _conversation(self, messages: Sequence[Message]) -> list[Piece]:
+        """The pieces of a conversation; each message is one of the user's texts."""
+        roles, texts = tuple(one["role"] for one in messages), [one["content"] for one in messages]
+        marks = [MARK.format(place) for place in range(len(roles))]
+        if roles not in self._frames:
+            frame = self._render_messages(
+                [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+            )
+            if dropped := next((role for role, mark in zip(roles, marks, strict=True) if mark not in frame), None):
+                raise ConfigError(
+                    f"the chat template drops a message of the role {dropped} in a conversation of the roles"
+                    f" {', '.join(roles)}; leave such messages out, or use a model whose template writes them."
+                )
+            self._frames[roles] = re.split(f"({'|'.join(marks)})", frame)
+        rendered = self._render_messages(messages)
+        return _filled(self._frames[roles], dict(zip(marks, texts, strict=True)), rendered) or _found(texts, rendered)
 
     def text(self, query: str) -> str:
         """A rendered prompt as one text.
@@ -120,11 +150,22 @@ class ChatTemplate:
             arguments: other template arguments than the configured ones.
         """
         system_prompt = self.system_prompt if system_prompt == "" else system_prompt
-        system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+        return self._render_messages(
+            conversation(query, system_prompt), header=header, source=source, arguments=arguments
+        )
+
+    def _render_messages(
+        self,
+        messages: Sequence[Message],
+        *,
+        header: bool = True,
+        source: str | None = None,
+        arguments: Mapping[str, object] | None = None,
+    ) -> str:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    [*system, {"role": "user", "content": query}],
+                    list(messages),
                     chat_template=source or self._source,
                     add_generation_prompt=header,
                     tokenize=False,
@@ -219,6 +260,57 @@ def with_date(source: str, date: datetime) -> str:
         f"{{% macro {NOW}(format) %}}{{% set dates = {dates} %}}{{% if format in dates %}}{{{{ dates[format] }}}}"
         f"{{% else %}}{{{{ raise_exception({refused!r}) }}}}{{% endif %}}{{% endmacro %}}\n{source}"
     )
+
+
+def conversation(query: str, system: str | None = None, turns: Sequence[Turn] = ()) -> list[Message]:
+    """A conversation as messages, which chat templates take.
+
+    Args:
+        query: the user's last message.
+        system: the system prompt; None sends none.
+        turns: of the conversation before the query, the oldest first.
+
+    >>> [message["role"] for message in conversation("And 2?", "Be brief", [Turn("1 + 1?", "2")])]
+    ['system', 'user', 'assistant', 'user']
+    """
+    first = [] if system is None else [("system", system)]
+    earlier = [one for turn in turns for one in (("user", turn.query), ("assistant", turn.answer))]
+    return [{"role": role, "content": content} for role, content in (*first, *earlier, ("user", query))]
+
+
+def _filled(frame: Sequence[str], given: Mapping[str, str], text: str) -> list[Piece]:
+    """The pieces of a rendered text that is its frame with the given texts filled in; empty if it is something else.
+
+    Args:
+        frame: the template's texts and placeholders in turn, a template's text first and last.
+        given: the user's texts by placeholder.
+        text: as rendered.
+    """
+    pieces, place = [], 0
+    for part, behind in zip(frame, (*frame[1:], ""), strict=True):
+        forms = _forms(given[part]) if part in given else (part,)
+        ahead = behind if part in given else ""
+        form = next((one for one in forms if text.startswith(one + ahead, place)), None)
+        if form is None:
+            return []
+        pieces.append(Piece(form, part in given))
+        place += len(form)
+    return pieces if place == len(text) else []
+
+
+def _found(texts: Sequence[str], rendered: str) -> list[Piece]:
+    """The pieces of a rendered conversation, in which the text around a message may depend on its content.
+
+    Raises:
+        ConfigError: a message is not in the rendered text.
+    """
+    pieces: list[Piece] = []
+    for text in filter(None, (text.strip() for text in reversed(texts))):
+        rendered, found, behind = rendered.rpartition(text)
+        if not found:
+            raise ConfigError(f"the chat template changes this message: {text[:60]!r}")
+        pieces = [Piece(found, True), Piece(behind, False), *pieces]
+    return [Piece(rendered, False), *pieces]
 
 
 def _forms(text: str) -> tuple[str, ...]:

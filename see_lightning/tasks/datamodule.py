@@ -68,12 +68,17 @@ WINDOW = 8  # a method gets this many times the decoded queries at once, so that
 
 
 def query_batch(
-    queries: Sequence[str], template: PromptTemplate, *, max_new_tokens: int, tasks: Sequence[str] = (), rows: int = 16
+    queries: Sequence[str | Example],
+    template: PromptTemplate,
+    *,
+    max_new_tokens: int,
+    tasks: Sequence[str] = (),
+    rows: int = 16,
 ) -> Queries:
     """A user's queries as one batch; their ids are their numbers.
 
     Args:
-        queries: texts.
+        queries: texts, or examples.
         template: prompt style and tokenizer.
         max_new_tokens: most tokens to generate for each.
         tasks: the queries' tasks, for a method that needs them.
@@ -108,7 +113,7 @@ def query_loader(
     chunks: list[list[tuple[int, Example, int]]] = []  # of queries: number, example, and number of the task
     for place, task in enumerate(tasks):
         queries = [(next(numbers), example, place) for example in task.test]
-        queries.sort(key=lambda query: (-len(template.prompt_ids(query[1].prompt)), query[1].id))
+        queries.sort(key=lambda query: (-len(template.prompt_ids(query[1])), query[1].id))
         chunks += cut(queries, max(1, batch_size // 2))
     windows: list[list[tuple[int, Example, int]]] = [[]]
     for chunk in chunks:
@@ -117,7 +122,7 @@ def query_loader(
         windows[-1] += chunk
 
     def to_batch(window: list[tuple[int, Example, int]]) -> Queries:
-        prompts = [template.prompt_ids(example.prompt) for _, example, _ in window]
+        prompts = [template.prompt_ids(example) for _, example, _ in window]
         return Queries(
             prompts=prompts,
             ids=[str(number) for number, _, _ in window],

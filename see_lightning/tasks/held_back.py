@@ -18,9 +18,9 @@ def hold_back(task: Task, *, holds_out: bool) -> tuple[Sequence[Example], Sequen
     """
     if task.held_out or not holds_out:
         return task.train, task.held_out
-    different = list(dict.fromkeys(example.prompt for example in task.train))
+    different = list(dict.fromkeys(example.whole_prompt for example in task.train))
     held_out = set(different[HELD_BACK - 1 :: HELD_BACK] or different[-1:])
     return (
-        [example for example in task.train if example.prompt not in held_out],
-        [example for example in task.train if example.prompt in held_out],
+        [example for example in task.train if example.whole_prompt not in held_out],
+        [example for example in task.train if example.whole_prompt in held_out],
     )

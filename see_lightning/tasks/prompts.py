@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from see_lightning.config.checks import one_of
 from see_lightning.config.schema import PROMPT_STYLES
-from see_lightning.data.checks import MOST_SKIPPED, RowChecks
-from see_lightning.data.example import Example
+from see_lightning.data.checks import RowChecks
+from see_lightning.data.example import Example, Turn
 from see_lightning.errors import ConfigError, DataError
 from see_lightning.tasks.chat import ChatTemplate, Piece
 from see_lightning.tasks.pieces import Pieces
@@ -27,6 +27,8 @@ AROUND = {
     ),
     "llama2": ("[INST] ", " [/INST] "),
 }
+
+WITH_SYSTEM_PROMPT = ("chat", "llama2")  # styles
 
 # Texts whose prompts and token ids show whether a template or a tokenizer has changed.
 PROBES = (
@@ -64,7 +66,7 @@ class PromptTemplate:
         date: datetime | None = None,
     ) -> None:
         one_of("model.prompt", style, PROMPT_STYLES)
-        if style not in ("chat", "llama2") and system_prompt is not None:
+        if style not in WITH_SYSTEM_PROMPT and system_prompt is not None:
             raise ConfigError(f"model.system_prompt is for model.prompt=chat and llama2; the style is {style}.")
         self.system_prompt = system_prompt
         self.tokenizer, self.style, self.max_length = tokenizer, style, max_length
@@ -89,21 +91,60 @@ class PromptTemplate:
             date=datetime.fromisoformat(self.date) if self.date else None,
         )
 
-    def prompt_ids(self, query: str) -> list[int]:
+    def prompt_ids(self, query: str | Example) -> list[int]:
         """The token ids of a prompt, up to the beginning of the answer.
 
+        Args:
+            query: a text, or an example with its system prompt and earlier turns, if it has them.
+
         Raises:
-            ConfigError: the chat template fails or changes the query, or the tokenizer turns a part of it into a special
-                token.
+            ConfigError: see ``conversation_ids``.
         """
-        if self.chat:
-            return self.pieces.ids(self.chat.pieces(query))  # the template writes the special tokens itself
+        if isinstance(query, Example):
+            return self.conversation_ids(query.prompt, query.system, query.turns)
+        return self.conversation_ids(query)
+
+    def conversation_ids(self, query: str, system: str | None = None, turns: Sequence[Turn] = ()) -> list[int]:
+        """The token ids of a conversation, up to the beginning of its next answer.
+
+        Args:
+            query: the user's last message.
+            system: a system prompt in place of the template's own; None keeps that one.
+            turns: the earlier turns, the oldest first.
+
+        Raises:
+            ConfigError: the style has no form for several turns or no place for a system prompt, the chat template fails,
+                drops or changes a text, or the tokenizer turns a part of it into a special token.
+        """
+        if unfit := self.unfit(system, turns):
+            raise ConfigError(unfit)
+        if self.chat:  # the template writes the special tokens itself
+            return self.pieces.ids(self.chat.pieces(query, system, turns))
         before, behind = AROUND[self.style]
         bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        system = []
-        if self.system_prompt is not None:
-            system = [Piece("<<SYS>>\n", False), Piece(self.system_prompt, True), Piece("\n<</SYS>>\n\n", False)]
-        return [*bos, *self.pieces.ids([Piece(before, False), *system, Piece(query, True), Piece(behind, False)])]
+        system, around = self.system_prompt if system is None else system, []
+        if system is not None:
+            around = [Piece("<<SYS>>\n", False), Piece(system, True), Piece("\n<</SYS>>\n\n", False)]
+        return [*bos, *self.pieces.ids([Piece(before, False), *around, Piece(query, True), Piece(behind, False)])]
+
+    def unfit(self, system: str | None, turns: Sequence[Turn]) -> str:
+        """Why the style cannot put a conversation to the model, and what to type; empty if it can.
+
+        Args:
+            system: the conversation's own system prompt; None if it has none.
+            turns: its earlier turns.
+        """
+        if turns and not self.chat:
+            return (
+                f"a conversation of several turns needs model.prompt=chat and a model with a chat template; the style is"
+                f" {self.style}, which has a form for single queries alone."
+            )
+        if system is not None and self.style not in WITH_SYSTEM_PROMPT:
+            return (
+                f"a system prompt needs model.prompt={' or '.join(WITH_SYSTEM_PROMPT)}; the style is {self.style}, which has"
+                f" no place for it. Write it into the query, or choose another style."
+            )
+        return ""
 
     def header_ids(self) -> list[int]:
         """The token ids that end every prompt, such as a chat's assistant header; empty if prompts end with the query."""
@@ -166,7 +207,7 @@ def checked_header(task: Task, template: PromptTemplate) -> Task:
     """
     header = template.header_ids()
     for row in (*task.train, *task.held_out, *task.test):
-        if template.prompt_ids(row.prompt)[-len(header) :] != header:
+        if template.prompt_ids(row)[-len(header) :] != header:
             raise DataError(
                 f"{row.source or row.id}: the prompt's last tokens are not {header}, from which on activated experts act:"
                 f" the tokenizer joined them with the query's end. Mend the row, or use adapter=lora."
@@ -195,16 +236,18 @@ def checked_texts(task: Task, template: PromptTemplate, checks: RowChecks) -> Ta
         checks: refuses or counts a bad row.
 
     Raises:
-        DataError: a bad row that ``checks`` refuses, or too many of them.
+        DataError: a bad row that ``checks`` refuses, or too many of them; or the style has no form for a row's conversation.
     """
+    own_system = _checked_conversations(task, template)
     altered: dict[str, list[str]] = {"prompts": [], "answers": []}
 
     def writable(rows: Iterable[Example]) -> Iterator[Example]:
         for row in rows:
             place = row.source or row.id
             try:
-                template.prompt_ids(row.prompt)
-                (prompt, _), (answer, lost) = template.loss(row.prompt), template.loss(row.target)
+                template.prompt_ids(row)
+                prompt = next(filter(None, (template.loss(text)[0] for text in (*row.context, row.prompt))), "")
+                answer, lost = template.loss(row.target)
                 if lost:
                     raise ConfigError(f"the tokenizer cannot write the answer: {answer}")
             except ConfigError as error:
@@ -217,7 +260,7 @@ def checked_texts(task: Task, template: PromptTemplate, checks: RowChecks) -> Ta
     outdated = checks.notices(task.name)  # the new notice also counts the rows skipped in reading
     train, test, held_out = (tuple(writable(rows)) for rows in (task.train, task.test, task.held_out))
     number = len(train) + len(test) + len(held_out)
-    new = [
+    new = [*own_system] + [
         f"{task.name}: the tokenizer changes {len(rows)} of {number} {part} when it decodes them; first {rows[0]}"
         for part, rows in altered.items()
         if rows
@@ -226,120 +269,19 @@ def checked_texts(task: Task, template: PromptTemplate, checks: RowChecks) -> Ta
     return replace(task, train=train, test=test, held_out=held_out, notices=notices)
 
 
-def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, indicator_tokens: int) -> Task:
-    """The task with every row cut to the model's context, as far as its prompt has a body that may be cut.
-
-    A training row must fit with its answer, a test row with the tokens that the task reserves for an answer. Where the task
-    allows longer answers than it reserves, fewer tokens are generated after a long prompt. A notice counts the cut prompts.
-
-    Args:
-        task: as read.
-        template: counts tokens, and has the context's length.
-        checks: refuses or counts a row that is still too long.
-        indicator_tokens: tokens of an indicator before the answer.
+def _checked_conversations(task: Task, template: PromptTemplate) -> list[str]:
+    """A notice about rows whose own system prompt replaces the configured one.
 
     Raises:
-        DataError: a row that ``checks`` refuses, or too many that do not fit.
+        DataError: the style has no form for the conversation of a row.
     """
-
-    def fitting(rows: Iterable[Example], answer_tokens: int | None) -> tuple[tuple[Example, ...], int]:
-        """The rows that fit, and how many of them were cut for that."""
-        kept, cut = [], 0
-        for row in rows:
-            answer = len(template.target_ids(row.target)) if answer_tokens is None else answer_tokens
-            short, prompt = fitted(row, template, template.max_length - indicator_tokens - answer)
-            if prompt + indicator_tokens + answer > template.max_length:
-                checks.bad(
-                    task.name,
-                    row.source or row.id,
-                    f"the prompt has {prompt} tokens and leaves no room for {indicator_tokens + answer} of its answer"
-                    f" within model.max_length={template.max_length}",
-                )
-            else:
-                kept.append(short)
-                cut += short is not row
-        return tuple(kept), cut
-
-    outdated = checks.notices(task.name)  # the new notice also counts the rows skipped in reading
-    reserved = task.max_new_tokens if task.reserved is None else task.reserved
-    (train, train_cut), (test, test_cut) = fitting(task.train, None), fitting(task.test, reserved)
-    held_out, held_out_cut = fitting(task.held_out, None)
-    halves = (("training", task.train, train), ("held-out", task.held_out, held_out), ("test", task.test, test))
-    for half, drawn, kept in halves:
-        if 100 * (len(drawn) - len(kept)) > MOST_SKIPPED * len(drawn):
-            raise DataError(
-                f"{task.name}: {len(drawn) - len(kept)} of the {len(drawn)} {half} rows do not fit into"
-                f" model.max_length={template.max_length}. That is more than {MOST_SKIPPED} %: raise it, or mend the rows."
-            )
-    notices = [notice for notice in task.notices if notice not in outdated]
-    if train_cut or held_out_cut or test_cut:
-        aside = f", {held_out_cut} of {len(held_out)} held-out" if held_out else ""
-        notices.append(
-            f"{task.name}: {train_cut} of {len(train)} training{aside} and {test_cut} of {len(test)} test prompts were cut to"
-            f" fit into model.max_length={template.max_length}; their instructions are whole"
-        )
-    context = template.max_length - indicator_tokens
-    notices += checks.notices(task.name)
-    return replace(task, train=train, held_out=held_out, test=test, context=context, notices=tuple(notices))
-
-
-def longer_references(task: Task, template: PromptTemplate) -> int:
-    """Number of a task's test rows whose references are all longer than the longest answer, so that no answer equals them."""
-    return sum(
-        shortest_reference(row, template) > task.limit(len(template.prompt_ids(row.prompt))) for row in task.test
-    )
-
-
-def shortest_reference(row: Example, template: PromptTemplate) -> int:
-    """Tokens of a row's shortest reference."""
-    return min(len(template.target_ids(reference)) - 1 for reference in row.references)
-
-
-def length_notices(task: Task, template: PromptTemplate, setting: str) -> tuple[str, ...]:
-    """Notices about test queries whose references do not fit into the longest answer; empty if all fit.
-
-    Args:
-        task: as it is tested.
-        template: counts tokens.
-        setting: name of the setting of the longest answer, for the advice.
-    """
-    limit, rows = task.max_new_tokens, len(task.test)
-    short = sum(task.limit(len(template.prompt_ids(row.prompt))) < limit for row in task.test)
-    longest = max(shortest_reference(row, template) for row in task.test)
-    notices = []
-    if short:
-        notices.append(
-            f"{task.name}: {short} of {rows} test prompts leave room for fewer than the {limit} tokens that an answer may"
-            f" have: it is cut where prompt and answer reach model.max_length={template.max_length}"
-        )
-    if longer := longer_references(task, template):
-        notices.append(
-            f"{task.name}: {longer} of {rows} test references are longer than the {limit} tokens that an answer may have, the"
-            f" longest has {longest}, so no answer can equal them; {setting}={longest + 1} leaves room for all"
-        )
-    return tuple(notices)
-
-
-def fitted(row: Example, template: PromptTemplate, room: int) -> tuple[Example, int]:
-    """The row with its body cut such that the prompt fits into ``room`` tokens, and the prompt's number of tokens.
-
-    The body's extras are removed first. A row that has no body, or does not fit without it either, is returned unchanged.
-
-    Args:
-        row: the example.
-        template: counts tokens.
-        room: most tokens of the prompt.
-    """
-    short, tokens = row, len(template.prompt_ids(row.prompt))
-    whole = tokens
-    while tokens > room:
-        size = 0 if short.body is None else short.body.stop - short.body.start
-        if short.body is not None and short.body.extras:
-            short = short.without_last_extra()
-        elif size == 0:
-            return row, whole
-        else:
-            # Characters per token estimated from the whole prompt: cut too little rather than too much, and repeat.
-            short = short.shortened(size - max(1, (tokens - room) * size // tokens))
-        tokens = len(template.prompt_ids(short.prompt))
-    return short, tokens
+    rows = (*task.train, *task.held_out, *task.test)
+    for row in rows:
+        if unfit := template.unfit(row.system, row.turns):
+            raise DataError(f"{row.source or row.id}: {unfit}")
+    own = sum(row.system is not None for row in rows)
+    if not own or template.system_prompt is None:
+        return []
+    return [
+        f"{task.name}: {own} of {len(rows)} rows have a system prompt of their own, in place of model.system_prompt"
+    ]

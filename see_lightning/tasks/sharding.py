@@ -44,7 +44,7 @@ def expected_costs(task: Task, template: PromptTemplate) -> list[float]:
     answer_tokens = (
         mean(len(template.target_ids(example.target)) for example in task.train) if task.train else task.max_new_tokens
     )
-    return [len(template.prompt_ids(example.prompt)) + WRITTEN * answer_tokens for example in task.test]
+    return [len(template.prompt_ids(example)) + WRITTEN * answer_tokens for example in task.test]
 
 
 def shard_of(tasks: Sequence[Task], template: PromptTemplate, *, rank: int, ranks: int) -> dict[str, Task]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from see_lightning.data.checks import RowChecks
-from see_lightning.data.example import Example, joined
+from see_lightning.data.example import Example
 from see_lightning.data.reader import Reader
 from see_lightning.data.split import Split
 from see_lightning.errors import ConfigError, DataError, listed, nearest
@@ -68,7 +68,7 @@ class Task:
 
     def rows_sha256(self) -> str:
         """sha256 over ids, prompts and references of the training rows and then the test rows."""
-        text = "\x1e".join(joined((e.id, e.prompt, *e.references)) for e in (*self.train, *self.test))
+        text = "\x1e".join(e.identity() for e in (*self.train, *self.test))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -106,10 +106,10 @@ def told_apart(foreign: Sequence[Task], tasks: Sequence[Task]) -> list[Task]:
         foreign: tasks of which no expert should accept a query.
         tasks: the run's tasks.
     """
-    trained = {content(row.prompt): task.name for task in tasks for row in task.train}
+    trained = {content(row.whole_prompt): task.name for task in tasks for row in task.train}
     checked = []
     for task in foreign:
-        known = [trained[content(row.prompt)] for row in task.test if content(row.prompt) in trained]
+        known = [trained[content(row.whole_prompt)] for row in task.test if content(row.whole_prompt) in trained]
         own = ", ".join(dict.fromkeys(known))
         notice = f"{task.name}: {len(known)} of {len(task.test)} foreign queries are in the training rows of {own}"
         checked.append(replace(task, notices=(*task.notices, notice)) if known else task)
@@ -320,8 +320,8 @@ def _set_aside(
     kept = len(_draw(split.train, train_size, f"{name}-train", "train_size"))
     if not held_out:
         return rows[:kept], ()
-    contents = [content(row.prompt) for row in rows]
-    taken = {content(row.prompt) for row in split.test}
+    contents = [content(row.whole_prompt) for row in rows]
+    taken = {content(row.whole_prompt) for row in split.test}
     trained = set(contents[:kept])
     aside: dict[str, int] = {}  # row number by content
     for place in [*range(kept, len(rows)), *reversed(range(kept))]:

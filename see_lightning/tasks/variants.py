@@ -6,7 +6,8 @@ from dataclasses import replace
 from see_lightning.config.schema import PARAPHRASED
 from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
-from see_lightning.tasks.prompts import PromptTemplate, fitted
+from see_lightning.tasks.lengths import fitted
+from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
 BLANK_LINE, LINE_BREAK = "\n\n", "\n"

@@ -68,6 +68,15 @@ def test_whatever_can_change_a_number_changes_the_key(composed, change):
     assert run_key(composed(*change)) != run_key(composed())
 
 
+def test_answers_that_are_trained_on_are_in_the_key_unless_they_are_the_last(composed):
+    last, of_all = (
+        composed(*JSONL, "benchmark.reader.folder=/a", f"benchmark.reader.train_on={one}") for one in ("last", "all")
+    )
+    assert run_key(last) == run_key(composed(*JSONL, "benchmark.reader.folder=/a")) != run_key(of_all)
+    del last.benchmark.reader.train_on  # as a run of an earlier version has it
+    assert run_key(last) == run_key(composed(*JSONL, "benchmark.reader.folder=/a"))
+
+
 def test_a_number_is_the_same_in_every_notation(composed):
     keys = {run_key(composed(f"optim.lr={lr}")) for lr in ("0.0005", "5e-4", "5.0E-04")}
     assert keys == {run_key(composed("optim.lr=0.0005", "optim.weight_decay=0"))}

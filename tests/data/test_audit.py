@@ -232,6 +232,56 @@ def test_what_a_run_tells_of_the_data_is_told(tmp_path: Path, capsys: pytest.Cap
     assert f"{told} {folder}/test.json, row 2\n" in capsys.readouterr().out
 
 
+def test_lengths_and_all_rows_that_a_run_cannot_use_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lengths count bytes with the tiny model: ``<s>``, the prompt, an indicator and its end, the answer and its end."""
+    good = [{"prompt": "p" * size, "answer": "a"} for size in (2, 3, 4)]
+    bad: list[dict[str, object]] = [
+        {"prompt": "p" * 90, "answer": "a"}, {"prompt": "q", "answer": ""}, {"prompt": "q"}, {"prompt": "t", "answer": "a"},
+    ]  # fmt: skip
+    words = [*write(tmp_path, "mine", *good, *bad, test=" t "), "model.prompt=plain", "model.max_length=64"]
+    with pytest.raises(SystemExit):
+        main(words)
+    out = capsys.readouterr().out
+    place = f"    {tmp_path}/mine"
+    assert "  train: 13 tokens in the median, 101 at most, of model.max_length=64; 1 rows are too long\n" in out
+    assert "  test: 19 tokens in the median, 19 at most, of model.max_length=64\n" in out
+    assert (
+        "  4 of 8 rows cannot be used: a run stops at the first of them; data.on_bad_row=skip leaves out up to 1 %:\n"
+        in out
+    )
+    for row in (
+        f"{place}.train.jsonl:5: empty answer\n",
+        f"{place}.train.jsonl:6: missing key 'answer'; found: prompt, id\n",
+        f"{place}.test.jsonl:1: this test prompt is also in the training rows, at {tmp_path}/mine.train.jsonl:7\n",
+        f"{place}.train.jsonl:4: 101 tokens, of at most 64\n",
+    ):
+        assert row in out
+    main(write(tmp_path, "mine", *good))
+    out = capsys.readouterr().out
+    assert "  train: " in out
+    assert "cannot be used" not in out
+
+
+def test_conversations_are_checked_as_a_run_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [("user", "1 + 1?"), ("assistant", "2"), ("user", "And 2?"), ("assistant", "3")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    words = write(tmp_path, "mine", {"messages": messages, "topic": "sums"})
+    main([*words, "benchmark.reader.train_on=all"])
+    out = capsys.readouterr().out
+    assert ["train", "2", "2", "40"] in [line.split()[:4] for line in out.splitlines()]
+    assert "  train: 47 tokens in the median, 60 at most, of model.max_length=1536\n" in out
+    assert "  the column topic of the train rows is not read\n" in out
+    with pytest.raises(SystemExit):
+        main([*words, "model.prompt=plain"])
+    out = capsys.readouterr().out
+    assert (
+        f"a run stops at mine: {tmp_path}/mine.train.jsonl:1: a conversation of several turns needs model.prompt=chat"
+        in out
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

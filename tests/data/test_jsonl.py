@@ -125,7 +125,8 @@ def test_a_missing_folder_is_answered_with_what_to_write(tmp_path: Path) -> None
         JsonlReader(tmp_path / "nowhere").read("echo", RowChecks())
     assert str(error.value) == (
         f"{tmp_path}/nowhere holds no <task>.train.jsonl. Write <task>.train.jsonl and <task>.test.jsonl, with lines "
-        'like {"prompt": "...", "answer": "..."}, and set benchmark.reader.folder=DIR'
+        'like {"prompt": "...", "answer": "..."}, and set benchmark.reader.folder=DIR. Files may also be .jsonl, .json, '
+        ".csv, .tsv or .parquet, or a folder <task> of save_to_disk with the splits train and test"
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -83,3 +84,18 @@ def test_the_benchmark_of_the_page_is_checked_and_composes(tmp_path):
     composed = yaml.safe_load(call(tmp_path, "run", "order=reviews_2", "--cfg", "job"))
     assert composed["order"]["tasks"] == ["tone", "dish"]
     assert composed["benchmark"]["tasks"]["tone"]["score"] == "accuracy"
+
+
+def test_the_conversations_of_the_page_are_checked_and_trained_on(tmp_path):
+    names = write_files("your_data.md", tmp_path)
+    assert names == ["mydata/guide.train.jsonl", "mydata/guide.test.jsonl"]
+    page = (ROOT / "docs" / "your_data.md").read_text(encoding="utf-8")
+    checked, trained = (
+        shlex.split(line) for line in page.splitlines() if re.fullmatch(r"    .*benchmark\.reader\.train_on=all", line)
+    )
+    assert (checked[:2], trained[:2]) == (["see-lightning", "data"], ["python", "run.py"])
+    rows = [line.split()[:2] for line in call(tmp_path, *checked[1:], "model=tiny").splitlines()]
+    assert ["train", "3"] in rows
+    settings = [one for one in toy.SETTINGS if not one.startswith(("order", "model.prompt"))]
+    results = call(tmp_path, "run", *settings, *trained[2:]).splitlines()[-1]
+    assert json.loads((tmp_path / results).read_text(encoding="utf-8"))["counts"]["train_examples"] == [3]

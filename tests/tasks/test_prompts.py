@@ -13,7 +13,8 @@ from see_lightning.data.split import Split
 from see_lightning.errors import ConfigError, DataError
 from see_lightning.models.tiny import tiny_tokenizer
 from see_lightning.tasks.datamodule import query_loader
-from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_lengths, fitted, length_notices
+from see_lightning.tasks.lengths import checked_lengths, fitted, length_notices
+from see_lightning.tasks.prompts import PromptTemplate, checked_header
 from see_lightning.tasks.task import Benchmark, Task
 
 QUERY = "Où? {query} ✓"
@@ -345,9 +346,9 @@ def test_a_prompt_whose_end_the_tokenizer_joined_with_its_query_is_refused_by_it
     made = template("chat")
     plain = made.prompt_ids
 
-    def joined(query: str) -> list[int]:
+    def joined(query: str | Example) -> list[int]:
         ids = plain(query)
-        return [*ids[:-3], 258, ids[-1]] if query == "joins" else ids
+        return [*ids[:-3], 258, ids[-1]] if isinstance(query, Example) and query.prompt == "joins" else ids
 
     made.prompt_ids = joined
     bad = Example("id", "joins", "a", "qa", source="f:7")
