@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from see_lightning.config.checks import within
+from see_lightning.data.example import Turn
 from see_lightning.errors import ConfigError
 from see_lightning.tasks.batches import Decoding
 
@@ -85,8 +86,8 @@ class Request:
     """One query, and how its answer is generated.
 
     Args:
-        query: a text, the instruction included; or messages: one of the role ``user``, optionally with one of the role
-            ``system`` before it.
+        query: a text, the instruction included; or messages, the last one of the role ``user``. Of several turns the last
+            one, with its system prompt, chooses the expert, which then reads all.
         max_new_tokens: longest answer; None is the ensemble's.
         temperature: logits are divided by it, 0..2; 0 takes the most probable token.
         top_p: tokens are drawn from the fewest most probable ones whose probabilities add up to at least this, above 0 and at
@@ -165,25 +166,42 @@ class Request:
         return text[: min(ends, default=len(text))], bool(ends)
 
 
-def read_query(query: str | Messages) -> tuple[str | None, str]:
-    """The system prompt of a query, None if it has none, and its text.
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A query with what comes before it.
+
+    Args:
+        query: the user's last message.
+        system: a system prompt; None is the template's own.
+        turns: earlier turns, the oldest first.
+    """
+
+    query: str
+    system: str | None = None
+    turns: tuple[Turn, ...] = ()
+
+
+def read_query(query: str | Messages) -> Conversation:
+    """The conversation of a text or of messages.
 
     Raises:
         ConfigError: messages of another form.
     """
     if isinstance(query, str):
-        return None, query
+        return Conversation(query)
     for message in query:
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str) or "role" not in message:
             raise ConfigError(
                 f'a message is {{"role": "user", "content": "..."}}, with a text as its content; got {message!r:.100}'
             )
     roles = [message["role"] for message in query]
-    if roles == ["user"]:
-        return None, query[0]["content"]
-    if roles == ["system", "user"]:
-        return query[0]["content"], query[1]["content"]
-    raise ConfigError(
-        f"messages have the roles {', '.join(roles) or 'of none'}; experts learned to accept single queries, so give one of"
-        f" the role user, and before it, if need be, one of the role system."
-    )
+    texts = [message["content"] for message in query]
+    first = roles[:1] == ["system"]
+    if roles[first:] != ["user", "assistant"] * (len(roles[first:]) // 2) + ["user"]:
+        raise ConfigError(
+            f"messages have the roles {', '.join(map(str, roles)) or 'of none'}; they begin with one of the role system, if"
+            f" need be, then user and assistant take turns, and the last one is the user's."
+        )
+    said = texts[first:]
+    turns = tuple(Turn(*said[place : place + 2]) for place in range(0, len(said) - 1, 2))
+    return Conversation(said[-1], texts[0] if first else None, turns)

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,6 +20,20 @@ from see_lightning.inference.decoder import BatchDecoder, decode_all, side_by_si
 from see_lightning.methods.method import Answer, Method
 from see_lightning.models.base import DTYPES
 from see_lightning.tasks.batches import Queries
+
+
+class Kind(NamedTuple):
+    """Requests that are answered in the same way.
+
+    Args:
+        expert: of ``Request``.
+        only_route: of ``Request``.
+        several_turns: whether there are turns before the query.
+    """
+
+    expert: str | None
+    only_route: bool
+    several_turns: bool
 
 
 class Ensemble:
@@ -48,8 +63,7 @@ class Ensemble:
         """Answer queries, in their order; an answer does not depend on the other queries.
 
         Args:
-            queries: texts, the instruction included; or messages: one of the role ``user``, optionally with one of the role
-                ``system`` before it. Experts are trained on single queries, so a chat of several turns is refused.
+            queries: texts, the instruction included; or messages, see ``Request``.
             task: name of the task, for methods that need it (``stl``); others refuse it.
             temperature: see ``Request``; by default answers are greedy.
             top_p: see ``Request``.
@@ -95,12 +109,10 @@ class Ensemble:
         Raises:
             ConfigError: the query is too long or has no valid form, or task or expert is missing, unknown or not wanted.
         """
-        system_prompt, query = read_query(request.query)
+        asked = read_query(request.query)
         self._check_names(request)
-        template = self.method.template
-        if system_prompt is not None:
-            template = template.with_system_prompt(system_prompt)
-        ids: list[int] = template.prompt_ids(query)
+        template, query = self.method.template, asked.query
+        ids: list[int] = template.conversation_ids(query, asked.system, asked.turns)
         wanted, longest = request.max_new_tokens or self.max_new_tokens, template.max_length
         if len(ids) + wanted > longest:
             raise ConfigError(
@@ -168,25 +180,60 @@ class Ensemble:
             exact=True,
         )
 
-        def under(expert: str | None, only_route: bool) -> Iterator[dict[int, Reply]]:
-            places = [
-                place for place, one in enumerate(requests) if (one.expert, one.only_route) == (expert, only_route)
-            ]
+        kinds: dict[Kind, list[int]] = {}
+        for place, one in enumerate(requests):
+            kinds.setdefault(Kind(one.expert, one.only_route, bool(read_query(one.query).turns)), []).append(place)
+
+        def under(kind: Kind, places: list[int]) -> Iterator[dict[int, Reply]]:
             own = queries.select(places)
-            if only_route:
-                parts = iter([dict(enumerate(self.method.routing(own)))])
-            elif expert is None:
-                parts = self.method.answering(own, decoder)
+            if kind.only_route:
+                parts = iter(
+                    [dict(enumerate(self.method.routing(self._last_turns(own, [requests[p] for p in places]))))]
+                )
+            elif kind.expert is not None:
+                parts = self.method.answering_as(None if kind.expert == BASE else kind.expert, own, decoder)
+            elif kind.several_turns and self.method.traits.has_experts:
+                parts = self._conversing(own, [requests[place] for place in places], decoder)
             else:
-                parts = self.method.answering_as(None if expert == BASE else expert, own, decoder)
+                parts = self.method.answering(own, decoder)
             for part in parts:
                 yield {
                     places[row]: self._reply(requests[places[row]], len(own.prompts[row]), one)
                     for row, one in part.items()
                 }
 
-        kinds = dict.fromkeys((one.expert, one.only_route) for one in requests)
-        yield from side_by_side([under(*kind) for kind in kinds])
+        yield from side_by_side([under(kind, places) for kind, places in kinds.items()])
+
+    def _last_turns(self, queries: Queries, requests: Sequence[Request]) -> Queries:
+        """The same queries without earlier turns: experts learned to decide on the queries of their tasks."""
+        asked = [read_query(request.query) for request in requests]
+        ids = self.method.template.conversation_ids
+        return replace(
+            queries,
+            prompts=[
+                ids(one.query, one.system) if one.turns else prompt
+                for one, prompt in zip(asked, queries.prompts, strict=True)
+            ],
+        )
+
+    def _conversing(
+        self, queries: Queries, requests: Sequence[Request], decoder: BatchDecoder[Any]
+    ) -> Iterator[dict[int, Answer]]:
+        """Answers of the experts that the last turns choose, to whole conversations."""
+        routes = self.method.routing(self._last_turns(queries, requests))
+        self.method.tell_routes(queries, dict(enumerate(routes)))
+        untold = replace(queries, decoding=[replace(one, routed=None) for one in queries.decoding])
+
+        def under(expert: str | None) -> Iterator[dict[int, Answer]]:
+            rows = [row for row, route in enumerate(routes) if route.expert == expert]
+            adapter = None if expert == BASE else expert
+            for part in self.method.answering_as(adapter, untold.select(rows), decoder):
+                yield {
+                    rows[row]: routes[rows[row]]._replace(text=answer.text, truncated=answer.truncated)
+                    for row, answer in part.items()
+                }
+
+        yield from side_by_side([under(expert) for expert in dict.fromkeys(route.expert for route in routes)])
 
     def _telling(
         self, request: Request, place: int, prompt_tokens: int, routed: Callable[[int, Reply], None] | None

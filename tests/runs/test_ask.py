@@ -128,6 +128,22 @@ def test_the_command_samples_and_stops_as_the_library_does(base, directory, caps
     assert "by sea (no expert asked)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("settings", [toy.ACTIVATED, ("method=seqft", "model.prompt=chat")], ids=["activated", "seqft"])
+def test_the_last_turn_of_a_conversation_chooses_the_expert_which_reads_all_turns(base, settings):
+    ensemble = load_ensemble(toy.whole(base, *settings).directory, max_new_tokens=9)
+    before = [{"role": "user", "content": "seasea111?"}, {"role": "assistant", "content": "yy"}]
+    last = {"role": "user", "content": QUERIES[0]}
+    whole, alone = ensemble.answer([[*before, last], [last]])
+    assert (whole.expert, whole.verdicts, whole.log_odds) == (alone.expert, alone.verdicts, alone.log_odds)
+    assert whole.prompt_tokens > alone.prompt_tokens
+    assert ensemble.answer([[*before, last]]) == [whole]
+    (route,) = ensemble.reply([Request([*before, last], only_route=True)])
+    assert (route.expert, route.verdicts, route.text) == (alone.expert, alone.verdicts, "")
+    if whole.expert:
+        (named,) = ensemble.reply([Request([*before, last], expert=whole.expert)])
+        assert named.text == whole.text
+
+
 # ---------------------------------------------------------------------------------------------- a file of prompts
 
 

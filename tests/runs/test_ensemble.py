@@ -78,7 +78,7 @@ def test_a_query_in_messages_is_the_query(loaded):
 
 def test_a_system_prompt_reaches_the_model_where_the_template_has_a_place_for_it(loaded, monkeypatch):
     messages = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "sky?"}]
-    with pytest.raises(ConfigError, match="is for model.prompt=chat"):
+    with pytest.raises(ConfigError, match="a system prompt needs model.prompt=chat"):
         loaded.answer([messages])
     seen, answering, plain = [], loaded.method.answering, loaded.method.template
     chat = PromptTemplate(plain.tokenizer, style="chat", max_length=plain.max_length)
@@ -96,8 +96,13 @@ def test_a_system_prompt_reaches_the_model_where_the_template_has_a_place_for_it
     ("messages", "told"),
     [
         ([], "roles of none"),
-        ([{"role": "system", "content": "x"}], "roles system; experts learned to accept single queries"),
-        ([{"role": r, "content": "x"} for r in ("user", "assistant", "user")], "roles user, assistant, user"),
+        ([{"role": "system", "content": "x"}], "roles system; they begin with one of the role system, if need be"),
+        (
+            [{"role": r, "content": "x"} for r in ("user", "assistant")],
+            "roles user, assistant; .* the last one is the user's",
+        ),
+        ([{"role": r, "content": "x"} for r in ("user", "system", "user")], "roles user, system, user"),
+        ([{"role": r, "content": "x"} for r in ("user", "assistant", "user")], "several turns needs model.prompt=chat"),
         ([{"role": "user", "content": [{"type": "text", "text": "x"}]}], "with a text as its content"),
         ([{"content": "x"}], 'a message is {"role": "user"'),
         (["x"], 'a message is {"role": "user"'),
