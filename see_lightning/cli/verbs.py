@@ -22,6 +22,7 @@ VERBS = {
     ),
     "ask": Verb("see_lightning.cli.ask", "answers queries with a trained run"),
     "serve": Verb("see_lightning.cli.serve", "serves a run to clients of the OpenAI API, and routes their queries"),
+    "experts": Verb("see_lightning.cli.experts", "lists the experts of a run, and exports one for other programs"),
     "runs": Verb("see_lightning.cli.runs", "lists runs"),
     "compare": Verb(
         "see_lightning.cli.compare", "tabulates finished runs, with means and standard deviations over seeds"
