@@ -20,7 +20,10 @@ VERBS = {
         "see_lightning.cli.run",
         "trains and evaluates an experiment, resumes an interrupted run, or prints the report of a finished one",
     ),
-    "ask": Verb("see_lightning.cli.ask", "answers queries with a trained run"),
+    "ask": Verb(
+        "see_lightning.cli.ask",
+        "answers queries with a trained run: those of the command line, of a file, or of a conversation",
+    ),
     "serve": Verb("see_lightning.cli.serve", "serves a run to clients of the OpenAI API, and routes their queries"),
     "experts": Verb("see_lightning.cli.experts", "lists the experts of a run, and exports one for other programs"),
     "runs": Verb("see_lightning.cli.runs", "lists runs"),

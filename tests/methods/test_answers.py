@@ -85,8 +85,12 @@ def test_see_answers_a_batch_as_it_would_each_query_by_itself_and_counts_the_sam
     with torch.inference_mode():
         answers = ensemble.answer(ask(queries, max_new_tokens=limit))
     expected, counts = zip(*(one_by_one(theirs, q, limit) for q in queries), strict=True)
-    assert [a._replace(id="") for a in answers] == list(expected)
+    assert [a._replace(id="", log_odds=()) for a in answers] == list(expected)
     assert [a.id for a in answers] == [str(place) for place in range(len(queries))]
+    for answer in answers:
+        told = list(zip(answer.log_odds, answer.verdicts, strict=True))
+        assert all(log_odds > 0 for log_odds, said in told if said == "pos")
+        assert all(log_odds < 0 for log_odds, said in told if said == "neg")
     cost = sum(counts, Counter())
     if ensemble.pool.header_ids:
         cost["prefills"] = len(queries)  # the base model's reading serves all
