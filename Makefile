@@ -1,6 +1,6 @@
 # make demo     set up, then watch SEE learn three tasks one after the other
 # make test     set up, then lint, types, layers, doctests and tests, one of each kind
-# make test-all the same, then all others (marked nightly)
+# make test-all the same, then all others (marked nightly); make nightly: these alone
 # make contracts METHOD=see   only what every method promises, for one method
 # make results  the tables of RESULTS.md and the pictures beside it, from results/
 # make rivals   every method on the same five tasks, one after the other; again after a stop (SEE_DATA=DIR)
@@ -23,7 +23,7 @@ TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-lo
 
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test test-all contracts results rivals clean
+.PHONY: help setup demo test test-all nightly contracts results rivals clean
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -11
 
@@ -50,8 +50,10 @@ test: setup
 	$(PY) -m mypy
 	$(TESTS) -m "not nightly"
 
-test-all: test
-	$(TESTS) -m nightly
+test-all: test nightly
+
+nightly: setup
+	$(TESTS) -m nightly $(ARGS)
 
 contracts: setup
 	@test -n "$(METHOD)" || { echo "which method? make contracts METHOD=see"; exit 2; }
