@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,11 @@ def add_arguments(parser: Parser) -> None:
 @command("serve", "Serve a run to clients of the OpenAI API, which routes their queries.", add_arguments)
 def main(given: argparse.Namespace) -> None:
     """Answer requests until SIGTERM or Ctrl-C; those that were accepted are answered before the end."""
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn
-    except ImportError as error:
-        raise ConfigError(f'{error.name} is missing; type: pip install "see-lightning[serve]"') from error
+    for package in ("fastapi", "prometheus_client", "uvicorn"):
+        if find_spec(package) is None:
+            raise ConfigError(f'{package} is missing; type: pip install "see-lightning[serve]"')
+    import uvicorn
+
     key = given.api_key or os.environ.get(KEY)
     if given.host not in LOCAL and not key:
         print(
@@ -86,7 +86,7 @@ def _reload(run: Any, engine: Any) -> None:
     except Refusal as error:
         print(f"not reloaded: {error}", file=sys.stderr)
     else:
-        print(f"reloaded {run.place()}: {', '.join(run.names.experts)}", file=sys.stderr)
+        print(f"reloaded {run.directory}: {', '.join(run.names.experts)}", file=sys.stderr)
 
 
 def _Server(config: Any, name: str) -> Any:

@@ -24,7 +24,7 @@ def within(key: str, value: float | None, low: float, high: float = float("inf")
             if high == float("inf")
             else f"between {low:g} and {high:g}"
         )
-        raise ConfigError(f"{key} must be {limit}; got {value:g}.")
+        raise ConfigError(f"{key} must be {limit}; got {f'{value:g}' if isinstance(value, float) else value}.")
 
 
 def check_ratio(key: str, ratio: float) -> None:

@@ -96,7 +96,7 @@ class RowChecks:
         """
         if self.on_bad_row == "stop":
             raise DataError(
-                f"{source}: {reason}. Mend the row, or set data.on_bad_row=skip to leave out up to {self.most_skipped} % of "
+                f"{source}: {reason}. Fix the row, or set data.on_bad_row=skip to leave out up to {self.most_skipped} % of "
                 f"the rows of a task"
             )
         self._tallies.setdefault(task, _Tally()).skipped.append(BadRow(source, reason))
@@ -121,7 +121,7 @@ class RowChecks:
         first = tally.skipped[0]
         line = f"{task}: {len(tally.skipped)} of {tally.seen} rows skipped: first {first.source}: {first.reason}"
         if 100 * len(tally.skipped) > self.most_skipped * tally.seen:
-            raise DataError(f"{line}. That is more than {self.most_skipped} % of the rows: mend the files")
+            raise DataError(f"{line}. That is more than {self.most_skipped} % of the rows: fix the files")
         return (line, *read)
 
     def _passing(

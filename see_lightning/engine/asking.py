@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from see_lightning.config.checks import within
-from see_lightning.data.example import Turn
+from see_lightning.data.messages import Conversation, read_messages
+from see_lightning.data.reader import RowError
 from see_lightning.errors import ConfigError
 from see_lightning.tasks.batches import Decoding
 
@@ -117,7 +118,7 @@ class Request:
         within("max_new_tokens", self.max_new_tokens, 1)
         within("temperature", self.temperature, 0, 2)
         if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be above 0 and at most 1; got {self.top_p:g}.")
+            raise ConfigError(f"top_p must be above 0 and at most 1; got {self.top_p!r}.")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             raise ConfigError(f"seed must be a whole number of 64 bits; got {self.seed}.")
         if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
@@ -166,42 +167,18 @@ class Request:
         return text[: min(ends, default=len(text))], bool(ends)
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A query with what comes before it.
-
-    Args:
-        query: the user's last message.
-        system: a system prompt; None is the template's own.
-        turns: earlier turns, the oldest first.
-    """
-
-    query: str
-    system: str | None = None
-    turns: tuple[Turn, ...] = ()
-
-
 def read_query(query: str | Messages) -> Conversation:
-    """The conversation of a text or of messages.
+    """The conversation of a text or of messages; it ends with the user's query.
 
     Raises:
         ConfigError: messages of another form.
     """
     if isinstance(query, str):
-        return Conversation(query)
-    for message in query:
-        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str) or "role" not in message:
-            raise ConfigError(
-                f'a message is {{"role": "user", "content": "..."}}, with a text as its content; got {message!r:.100}'
-            )
-    roles = [message["role"] for message in query]
-    texts = [message["content"] for message in query]
-    first = roles[:1] == ["system"]
-    if roles[first:] != ["user", "assistant"] * (len(roles[first:]) // 2) + ["user"]:
-        raise ConfigError(
-            f"messages have the roles {', '.join(map(str, roles)) or 'of none'}; they begin with one of the role system, if"
-            f" need be, then user and assistant take turns, and the last one is the user's."
-        )
-    said = texts[first:]
-    turns = tuple(Turn(*said[place : place + 2]) for place in range(0, len(said) - 1, 2))
-    return Conversation(said[-1], texts[0] if first else None, turns)
+        return Conversation(None, (), (), query, frozenset())
+    try:
+        found = read_messages(query)
+    except RowError as error:
+        raise ConfigError(f"{error}.") from error
+    if found.query is None:
+        raise ConfigError("messages end with one of the user's, which is answered.")
+    return found

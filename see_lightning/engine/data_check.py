@@ -26,7 +26,7 @@ def row_facts(
         cfg: composed.
         config: its typed form.
         template: counts tokens.
-        task: name of the task; nothing is told of one whose files cannot be read.
+        task: name of the task; without lines if its files cannot be read.
         unusable: whether rows that a run cannot use are searched; there are none if a run refuses no row.
     """
     benchmark: Benchmark = instantiate(cfg.benchmark)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -20,20 +20,6 @@ from see_lightning.inference.decoder import BatchDecoder, decode_all, side_by_si
 from see_lightning.methods.method import Answer, Method
 from see_lightning.models.base import DTYPES
 from see_lightning.tasks.batches import Queries
-
-
-class Kind(NamedTuple):
-    """Requests that are answered in the same way.
-
-    Args:
-        expert: of ``Request``.
-        only_route: of ``Request``.
-        several_turns: whether there are turns before the query.
-    """
-
-    expert: str | None
-    only_route: bool
-    several_turns: bool
 
 
 class Ensemble:
@@ -180,29 +166,26 @@ class Ensemble:
             exact=True,
         )
 
-        kinds: dict[Kind, list[int]] = {}
+        alike: dict[tuple[str | None, bool, bool], list[int]] = {}  # requests that are answered in the same way
         for place, one in enumerate(requests):
-            kinds.setdefault(Kind(one.expert, one.only_route, bool(read_query(one.query).turns)), []).append(place)
+            alike.setdefault((one.expert, one.only_route, bool(read_query(one.query).turns)), []).append(place)
 
-        def under(kind: Kind, places: list[int]) -> Iterator[dict[int, Reply]]:
-            own = queries.select(places)
-            if kind.only_route:
-                parts = iter(
-                    [dict(enumerate(self.method.routing(self._last_turns(own, [requests[p] for p in places]))))]
-                )
-            elif kind.expert is not None:
-                parts = self.method.answering_as(None if kind.expert == BASE else kind.expert, own, decoder)
-            elif kind.several_turns and self.method.traits.has_experts:
-                parts = self._conversing(own, [requests[place] for place in places], decoder)
+        def answers(
+            expert: str | None, only_route: bool, several_turns: bool, places: list[int]
+        ) -> Iterator[dict[int, Reply]]:
+            own, asked = queries.select(places), [requests[place] for place in places]
+            if only_route:
+                parts = iter([dict(enumerate(self.method.routing(self._last_turns(own, asked))))])
+            elif expert is not None:
+                parts = self.method.answering_as(None if expert == BASE else expert, own, decoder)
+            elif several_turns and self.method.traits.has_experts:
+                parts = self._conversing(own, asked, decoder)
             else:
                 parts = self.method.answering(own, decoder)
             for part in parts:
-                yield {
-                    places[row]: self._reply(requests[places[row]], len(own.prompts[row]), one)
-                    for row, one in part.items()
-                }
+                yield {places[row]: self._reply(asked[row], len(own.prompts[row]), one) for row, one in part.items()}
 
-        yield from side_by_side([under(kind, places) for kind, places in kinds.items()])
+        yield from side_by_side([answers(*kind, places) for kind, places in alike.items()])
 
     def _last_turns(self, queries: Queries, requests: Sequence[Request]) -> Queries:
         """The same queries without earlier turns: experts learned to decide on the queries of their tasks."""

@@ -36,7 +36,7 @@ def score_notices(name: str, score: str, test: Sequence[Example], train: Sequenc
     instead = next((setting.format(one) for one in better), None)
     notices = []
     if missed:
-        cure = f"{instead} reaches all" if instead else "no score here reaches all: mend them"
+        cure = f"{instead} reaches all" if instead else "no score here reaches all: fix them"
         notices.append(
             f"{name}: {_share(len(missed), len(few))} test references score less than 100 against themselves by {score},"
             f" such as {_shown(missed[0].target)}: no answer to them can reach 100; {cure}"

@@ -42,6 +42,7 @@ def answer_row(
         begun + queries.limits[row],
         is_over if watch else None,
         make_sampler(queries, row),
+        in_company=len(queries) > 1,  # they were prefilled together
     )
 
 

@@ -24,7 +24,7 @@ class Decoded:
         ids: generated tokens, without the end-of-sequence token.
         ended: True if the model generated an end-of-sequence token; False if the row was cut at the limit or by ``is_over``.
         margin: the smallest difference in logits between a token that the decoder chose, the end included, and the next best.
-        in_company: whether another row was decoded with it, on which the last digits of logits may depend.
+        in_company: whether another row was prefilled or decoded with it, on which the last digits of logits may depend.
     """
 
     ids: list[int]
@@ -46,7 +46,7 @@ class RowState(Generic[K]):
             end-of-sequence token end it.
         sampler: draws the next token; None takes the most probable one.
         margin: smallest difference in logits between a chosen token and the next best, so far.
-        in_company: whether another row was decoded with it so far.
+        in_company: whether another row was prefilled or decoded with it so far.
         done: where its tokens are put when it ends; None is the decoder's own ``done``.
     """
 
@@ -92,8 +92,6 @@ class BatchDecoder(Generic[K]):
             places: the row of ``read`` that belongs to each new row; by default in the same order.
             mask_BK: True for the columns of ``read`` that a new row attends to; by default all with a token.
         """
-        for row in rows:
-            row.in_company |= len(rows) > 1
         open_rows = [n for n, row in enumerate(rows) if not self._ends(row)]
         if open_rows:
             new = read.select(
@@ -146,15 +144,6 @@ class BatchDecoder(Generic[K]):
         """Decode until at most ``rows`` rows are left."""
         while len(self.rows) > rows:
             self.step()
-
-    def remove(self, rows: Collection[RowState[K]]) -> None:
-        """Take rows out before they have ended, such as those whose answer nobody waits for any more."""
-        gone = set(map(id, rows))
-        open_rows = [place for place, row in enumerate(self.rows) if id(row) not in gone]
-        if len(open_rows) < len(self.rows):
-            assert self.read is not None
-            self.rows = [self.rows[place] for place in open_rows]
-            self.read = self.read.select(open_rows) if open_rows else None
 
     def _ends(self, row: RowState[K]) -> bool:
         """Whether a row ends with its latest token; if so, put its tokens into ``done``."""

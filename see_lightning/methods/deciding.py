@@ -52,10 +52,10 @@ class DecidingExperts(ExpertMethod):
         return [self._walked(router, row, orders[row], route, nothing) for row, route in enumerate(routes)]
 
     def answering(self, queries: Queries, decoder: BatchDecoder[Any]) -> Iterator[dict[int, Answer]]:
-        """Continues each answer from the verdict that accepted its query; with ``second_chance`` all answers in one go."""
+        """Continues each answer from the verdict that accepted its query; with ``second_chance`` outside of the decoder."""
         if self.second_chance or not isinstance(self.router, Verifying):
-            one_go = Method.answering if self.second_chance else ExpertMethod.answering
-            yield from one_go(self, queries, decoder)
+            other = Method.answering if self.second_chance else ExpertMethod.answering
+            yield from other(self, queries, decoder)
             return
         router, orders = self.sequential_router(queries, decoder=decoder), self.router.orders(queries)
         routes = router.begin(orders)

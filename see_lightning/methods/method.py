@@ -158,7 +158,7 @@ class Method(Generation):
         """Answers queries, in their order, by greedy decoding unless ``queries.decoding`` says otherwise."""
 
     def answering(self, queries: Queries, decoder: BatchDecoder[Any]) -> Iterator[dict[int, Answer]]:
-        """Answers queries in a decoder that other queries share; by default in one go, without it.
+        """Answers queries in a decoder that other queries share; by default without it, before it returns.
 
         Its caller steps the decoder.
 
@@ -169,7 +169,11 @@ class Method(Generation):
         Yields:
             By row, the answers that have been completed since the last time; empty while all are being decoded.
         """
-        yield dict(enumerate(self.answer(queries)))
+        if not queries.exact or self.pool.is_exact():
+            yield dict(enumerate(self.answer(queries)))
+            return
+        for row in range(len(queries)):  # each in a batch of its own
+            yield {row: self.answer(queries.select([row]))[0]}
 
     def routing(self, queries: Queries) -> list[Answer]:
         """Who answers each query, and the verdicts that lead there; the texts are empty."""

@@ -248,6 +248,7 @@ class SequentialRouter:
                         partial(self._is_over, request),
                         # A verdict is the most probable one; the answer behind it is drawn.
                         make_sampler(self.queries, request[1]) if prefilled[request].decision.verdict else None,
+                        in_company=len(self.queries) > 1,
                     )
                     for request in requests
                 ],

@@ -54,8 +54,8 @@ def make_app(run: ServedRun, engine: Engine, *, api_key: str | None = None) -> F
         await asyncio.to_thread(engine.close)
 
     def check_key(request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-        if api_key and request.url.path not in OPEN and not hmac.compare_digest(given, api_key.encode()):
+        given = request.headers.get("authorization", "").encode()
+        if api_key and request.url.path not in OPEN and not hmac.compare_digest(given, f"Bearer {api_key}".encode()):
             message = "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'."
             raise BadRequest(message, status=401, code="invalid_api_key")
 
@@ -141,7 +141,7 @@ class Api:
     async def reload(self) -> dict[str, Any]:
         """Takes up the run that the server's path names now."""
         await asyncio.to_thread(self.run.reload, self.engine)
-        return {"status": "ok", "run_dir": self.run.place(), "experts": self.run.names.experts}
+        return {"status": "ok", "run_dir": str(self.run.directory), "experts": self.run.names.experts}
 
     async def _whole(self, request: Request, queries: list[Query], model: str) -> list[Reply]:
         return await _wait(request, self.metrics.following(_submitted(self.engine, queries), model))

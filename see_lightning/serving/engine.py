@@ -62,7 +62,7 @@ class Job:
             self._show()
 
     def watch(self, text: str) -> bool:
-        """Note the answer so far; True if nobody waits for it any more."""
+        """Note the answer so far; True if the request was cancelled."""
         if self.first_token is None:
             self.first_token = time.monotonic() - self.submitted
         self._text = self.request.certain(text)
@@ -70,7 +70,7 @@ class Job:
         return self.future.cancelled()
 
     def finish(self, reply: Reply) -> None:
-        """Give the reply to whoever waits for it."""
+        """Deliver the reply."""
         if self.first_token is None:
             self.first_token = time.monotonic() - self.submitted
         if not self._is_routed:
@@ -79,7 +79,7 @@ class Job:
             self.future.set_result(reply)
 
     def fail(self, error: BaseException) -> None:
-        """Give an error to whoever waits for the reply."""
+        """Deliver an error in place of the reply."""
         if not self.future.done() and self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
@@ -191,6 +191,8 @@ class Engine:
         with self._changed:
             if self._is_closing:
                 raise Closed("the server is shutting down; ask again in a moment.")
+            if len(self._waiting) >= self.max_waiting:  # those whose clients have left do not count
+                self._waiting = deque(one for one in self._waiting if not one.future.cancelled())
             if len(self._waiting) >= self.max_waiting:
                 raise QueueFull(f"{self.max_waiting} requests wait already; ask again in a moment.")
             self._waiting.append(job)

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from see_lightning.engine.asking import BASE, Reply, Request
+from see_lightning.engine.asking import BASE, Reply, Request, read_query
 from see_lightning.errors import ConfigError, listed, nearest
 
 #: Fields that the server does not honour, and the values with which they ask for nothing.
@@ -179,30 +179,29 @@ def read_request(body: Mapping[str, Any], query: Any, names: ModelNames) -> Requ
         raise BadRequest(str(error), {"max_new_tokens": "max_tokens"}.get(name, name)) from error
 
 
-def read_messages(body: Mapping[str, Any]) -> list[dict[str, str]]:
+def read_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The messages of a chat request, their contents as texts.
 
     Raises:
-        BadRequest: there is none, or one has a part that is no text.
+        BadRequest: they are no conversation that ends with the user's query, or one has a part that is no text.
     """
     messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
+    if not isinstance(messages, list):
         raise BadRequest("messages is a list of messages, at least one.", "messages")
-    found = []
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise BadRequest(f'a message is {{"role": "user", "content": "..."}}; got {message!r:.80}', "messages")
-        content = message.get("content")
-        if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-            content = "".join(str(part.get("text", "")) for part in content)
-        if not isinstance(content, str):
-            raise BadRequest(
-                f"the content of a message is a text, or a list of parts of the type text; got {content!r:.80}",
-                "messages",
-            )
-        role = "system" if message["role"] == "developer" else message["role"]
-        found.append({"role": role, "content": content})
+    found = [_with_text(message) for message in messages]
+    try:
+        read_query(found)
+    except ConfigError as error:
+        raise BadRequest(str(error), "messages") from error
     return found
+
+
+def _with_text(message: Any) -> Any:
+    """A message whose content may be a list of parts of the type text, with the text itself."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        return {**message, "content": "".join(str(part.get("text", "")) for part in content)}
+    return message
 
 
 def read_prompts(body: Mapping[str, Any]) -> list[str]:

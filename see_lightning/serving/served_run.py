@@ -41,10 +41,6 @@ class ServedRun:
             self.directory, self.ensemble = directory, ensemble
             self.names = ModelNames(self._name, ensemble.experts())
 
-    def place(self) -> str:
-        """The run directory that is served."""
-        return str(self.directory)
-
     def count_tokens(self, text: str) -> int:
         """Tokens of an answer's text."""
         return len(self.ensemble.method.template.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -54,7 +54,7 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
         if 100 * (len(drawn) - len(kept)) > MOST_SKIPPED * len(drawn):
             raise DataError(
                 f"{task.name}: {len(drawn) - len(kept)} of the {len(drawn)} {half} rows do not fit into"
-                f" model.max_length={template.max_length}. That is more than {MOST_SKIPPED} %: raise it, or mend the rows."
+                f" model.max_length={template.max_length}. That is more than {MOST_SKIPPED} %: raise it, or fix the rows."
             )
     notices = [notice for notice in task.notices if notice not in outdated]
     if train_cut or held_out_cut or test_cut:

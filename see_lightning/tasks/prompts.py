@@ -210,12 +210,12 @@ def checked_header(task: Task, template: PromptTemplate) -> Task:
         if template.prompt_ids(row)[-len(header) :] != header:
             raise DataError(
                 f"{row.source or row.id}: the prompt's last tokens are not {header}, from which on activated experts act:"
-                f" the tokenizer joined them with the query's end. Mend the row, or use adapter=lora."
+                f" the tokenizer joined them with the query's end. Fix the row, or use adapter=lora."
             )
         if _holds(template.target_ids(row.target), header):
             raise DataError(
                 f"{row.source or row.id}: the answer repeats the prompt's last tokens {header}, from which on activated"
-                f" experts act. Mend the row, or use adapter=lora."
+                f" experts act. Fix the row, or use adapter=lora."
             )
     return task
 

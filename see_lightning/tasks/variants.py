@@ -133,7 +133,7 @@ def variant_of(
         if not example.prompt.startswith(beginning):
             raise ConfigError(
                 f"{place}: {example.source or example.id} does not begin as the training prompts of {task.name} do, with"
-                f" {common[:60]!r}. Leave {variant} out, or mend the row."
+                f" {common[:60]!r}. Leave {variant} out, or fix the row."
             )
     if variant == "input_only":
         reworded = input_only(task.test, common)

@@ -8,7 +8,7 @@ import pytest
 from see_lightning.data import BadRow, Example, RowChecks
 from see_lightning.errors import DataError
 
-REMEDY = ". Mend the row, or set data.on_bad_row=skip to leave out up to 1 % of the rows of a task"
+REMEDY = ". Fix the row, or set data.on_bad_row=skip to leave out up to 1 % of the rows of a task"
 
 
 def example(number: int, *, prompt: str = "", target: str = "an answer", name: str = "") -> Example:
@@ -105,7 +105,7 @@ def test_more_than_one_row_in_a_hundred_skipped_stops(rows: int) -> None:
         with pytest.raises(DataError) as error:
             read()
         assert str(error.value) == (
-            "qa: 2 of 199 rows skipped: first f:x: reason a. That is more than 1 % of the rows: mend the files"
+            "qa: 2 of 199 rows skipped: first f:x: reason a. That is more than 1 % of the rows: fix the files"
         )
 
 

@@ -68,7 +68,7 @@ def test_a_malformed_row_is_told_with_file_and_row(tmp_path: Path, row: object, 
     reader = write(tmp_path, "SC", "yelp", [ROWS[0], row])
     with pytest.raises(DataError) as error:
         reader.read("yelp", RowChecks())
-    assert str(error.value).startswith(f"{tmp_path}/SC/yelp/train.json, {told}. Mend the row")
+    assert str(error.value).startswith(f"{tmp_path}/SC/yelp/train.json, {told}. Fix the row")
 
 
 @pytest.mark.parametrize(

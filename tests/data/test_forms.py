@@ -315,7 +315,7 @@ def test_a_bad_conversation_stops_with_file_line_and_reason(tmp_path: Path, mess
     with pytest.raises(DataError) as error:
         read(tmp_path, [GOOD, {"messages": messages}])
     assert str(error.value).startswith(f"{tmp_path}/t.train.jsonl:2: {reason}")
-    assert "Mend the row, or set data.on_bad_row=skip" in str(error.value)
+    assert "Fix the row, or set data.on_bad_row=skip" in str(error.value)
 
 
 ALLOWED = (
@@ -394,7 +394,7 @@ def test_a_bad_file_of_each_format_is_told_with_its_place(tmp_path: Path, name: 
 def test_a_typed_value_that_is_no_text_and_a_broken_folder_are_told_with_their_row(tmp_path: Path) -> None:
     write_parquet(tmp_path, "train", [{"prompt": "p", "answer": "1"}])
     write_saved(tmp_path, "test", [{"prompt": "q", "answer": 1}])
-    with pytest.raises(DataError, match=r"^.*/t/test, row 1: 'answer' must be a string, found int\. Mend the row"):
+    with pytest.raises(DataError, match=r"^.*/t/test, row 1: 'answer' must be a string, found int\. Fix the row"):
         JsonlReader(tmp_path).read("t", RowChecks())
     for path in (tmp_path / "t" / "test").glob("*.arrow"):
         path.write_bytes(path.read_bytes()[:40])

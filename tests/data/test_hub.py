@@ -106,7 +106,7 @@ def test_a_row_that_is_no_example_is_told_with_split_and_row(tmp_path: Path, oth
     folder = in_parquet(tmp_path, rows(1, 2, **other), rows(3, 3))
     with pytest.raises(DataError) as error:
         read(folder)
-    assert str(error.value).startswith(f"{folder} {told}. Mend the row")
+    assert str(error.value).startswith(f"{folder} {told}. Fix the row")
 
 
 @pytest.mark.parametrize(

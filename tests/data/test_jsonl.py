@@ -55,7 +55,7 @@ def test_a_bad_line_stops_with_file_line_and_reason(tmp_path: Path, line: bytes,
     train = tmp_path / "echo.train.jsonl"
     with pytest.raises(DataError) as error:
         reader.read("echo", RowChecks())
-    assert str(error.value).startswith(f"{train}:2: {reason.replace('{train}', str(train))}. Mend the row")
+    assert str(error.value).startswith(f"{train}:2: {reason.replace('{train}', str(train))}. Fix the row")
 
 
 def test_of_several_answers_the_first_is_trained_on_and_all_count(tmp_path: Path) -> None:

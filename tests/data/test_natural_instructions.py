@@ -182,7 +182,7 @@ def test_a_malformed_row_is_told_with_file_and_row(tmp_path: Path, row: object, 
     train = tmp_path / "task1_x" / "train.json"
     with pytest.raises(DataError) as error:
         in_folder(tmp_path, content(instance(1), row)).read("task1_x", RowChecks())
-    assert str(error.value).startswith(f"{train}, Instances, row 2: {told.format(train=train)}. Mend the row")
+    assert str(error.value).startswith(f"{train}, Instances, row 2: {told.format(train=train)}. Fix the row")
 
 
 @pytest.mark.parametrize(

@@ -128,16 +128,3 @@ def test_callers_that_share_a_decoder_may_have_the_same_keys_and_get_their_own_r
     assert found == {number: alone(number)[: 4 + number] for number in range(4)}
     assert decoder.rows == []
     assert decoder.done == {}
-
-
-@torch.inference_mode()
-def test_rows_that_are_removed_leave_the_others_as_they_were():
-    decoder = new_decoder()
-    start(decoder, [0, 1, 2])
-    decoder.step()
-    decoder.remove([row for row in decoder.rows if row.key == 1])
-    decoder.decode_until(0)
-    assert {key: one.ids for key, one in decoder.done.items()} == {0: alone(0), 2: alone(2)}
-    start(decoder, [1])
-    decoder.remove(decoder.rows)
-    assert (decoder.rows, decoder.read) == ([], None)

@@ -95,17 +95,20 @@ def test_a_system_prompt_reaches_the_model_where_the_template_has_a_place_for_it
 @pytest.mark.parametrize(
     ("messages", "told"),
     [
-        ([], "roles of none"),
-        ([{"role": "system", "content": "x"}], "roles system; they begin with one of the role system, if need be"),
+        ([], "'messages' must be a list of messages"),
+        ([{"role": "system", "content": "x"}], "messages end with one of the user's"),
+        ([{"role": r, "content": "x"} for r in ("user", "assistant")], "messages end with one of the user's"),
         (
-            [{"role": r, "content": "x"} for r in ("user", "assistant")],
-            "roles user, assistant; .* the last one is the user's",
+            [{"role": r, "content": "x"} for r in ("user", "system", "user")],
+            "message 2 has the role system; only the first",
         ),
-        ([{"role": r, "content": "x"} for r in ("user", "system", "user")], "roles user, system, user"),
         ([{"role": r, "content": "x"} for r in ("user", "assistant", "user")], "several turns needs model.prompt=chat"),
-        ([{"role": "user", "content": [{"type": "text", "text": "x"}]}], "with a text as its content"),
-        ([{"content": "x"}], 'a message is {"role": "user"'),
-        (["x"], 'a message is {"role": "user"'),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
+            "the content of message 1 must be a string, found a list",
+        ),
+        ([{"content": "x"}], "message 1 has no 'role'"),
+        (["x"], "message 1 must be an object of role and content"),
     ],
 )
 def test_messages_that_no_expert_learned_to_answer_are_refused(loaded, messages, told):

@@ -45,7 +45,6 @@ def served(
     engine = Engine(run.ensemble, max_rows=max_rows, max_waiting=max_waiting)
     config = uvicorn.Config(make_app(run, engine, api_key=api_key), port=0, log_level="warning", access_log=False)
     server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

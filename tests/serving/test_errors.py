@@ -8,8 +8,10 @@ import httpx
 import pytest
 from openai import APIStatusError, AuthenticationError, BadRequestError, NotFoundError, RateLimitError
 
+from see_lightning.engine.asking import Request
 from see_lightning.inference.decoder import BatchDecoder
 from see_lightning.methods.deciding import DecidingExperts
+from see_lightning.serving.engine import QueueFull
 from tests.serving.server import served
 
 CHAT = {"model": "toy", "messages": [{"role": "user", "content": "sky?"}]}
@@ -49,13 +51,16 @@ def test_an_unknown_model_is_404_and_never_the_base_model(see_server):
         ({"stop": [""]}, "stop", "not empty"),
         ({"stop": 3}, "stop", "a text or a list"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "for stream=true"),
-        ({"messages": []}, "messages", "at least one"),
-        ({"messages": [{"role": "user"}]}, "messages", "the content of a message is a text"),
-        ({"messages": [{"content": "x"}]}, "messages", "a message is"),
+        ({"messages": []}, "messages", "must be a list of messages"),
+        ({"messages": [{"role": "user"}]}, "messages", "message 1 has no 'content'"),
+        ({"messages": [{"content": "x"}]}, "messages", "message 1 has no 'role'"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", "the role assistant as the first turn"),
+        ({"messages": "x"}, "messages", "at least one"),
+        ({"temperature": 10**400}, "temperature", "between 0 and 2; got 1000"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages",
-            "list of parts of the type text",
+            "must be a string, found a list",
         ),
         ({"model": None}, "model", "model is missing"),
     ],
@@ -93,7 +98,7 @@ def test_an_unknown_path_or_method_has_the_form_of_an_error(see_server):
 def test_a_wrong_key_is_401_and_health_needs_none(see):
     with served(see, api_key="right") as one:
         assert one.client.models.list().data
-        for headers in ({"authorization": "Bearer wrong"}, {"authorization": "right!"}, {}):
+        for headers in ({"authorization": "Bearer wrong"}, {"authorization": "right"}, {}):
             error(httpx.get(f"{one.url}/v1/models", headers=headers), 401)
         error(httpx.post(f"{one.url}/v1/reload"), 401)
         with pytest.raises(AuthenticationError):
@@ -141,6 +146,20 @@ def test_a_full_queue_is_429_with_the_time_to_wait(see, monkeypatch):
             thread.join(30)
         assert len({one.choices[0].text for one in found}) == 1
         assert len(found) == 3
+
+
+def test_a_request_whose_client_has_left_takes_no_place_in_the_queue(see, monkeypatch):
+    gate = Gate(monkeypatch)
+    with served(see, max_rows=1, max_waiting=2) as one:
+        jobs = [one.engine.submit(Request("nothing of the kind"))]
+        assert gate.reached.wait(30)
+        jobs += [one.engine.submit(Request("x")), one.engine.submit(Request("y"))]
+        with pytest.raises(QueueFull):
+            one.engine.submit(Request("z"))
+        jobs[1].cancel()
+        jobs.append(one.engine.submit(Request("z")))
+        gate.open.set()
+        assert all(job.future.result(30) for job in (jobs[0], *jobs[2:]))
 
 
 def until(true, seconds=30):

@@ -135,7 +135,7 @@ def test_normalisation_is_told_with_the_number_of_rows_and_the_first():
 def test_an_answer_that_the_tokenizer_does_not_know_is_refused_by_its_place():
     template = PromptTemplate(word_piece(), style="chat", max_length=64)
     with pytest.raises(
-        DataError, match=r"^f:2: the tokenizer cannot write the answer: 'no 日本' comes back as 'no'\. Mend"
+        DataError, match=r"^f:2: the tokenizer cannot write the answer: 'no 日本' comes back as 'no'\. Fix"
     ):
         checked(template, row(1), row(2, "Is it?", "no 日本"))
     many = [row(n) for n in range(1, 200)]
