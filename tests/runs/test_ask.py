@@ -70,6 +70,24 @@ def test_in_bf16_too_an_answer_does_not_depend_on_the_other_queries(base, settin
         ]
 
 
+@pytest.mark.parametrize("settings", [(), toy.ACTIVATED, ("method=seqft",), ("method=gainlora",)], ids=" ".join)
+def test_a_close_answer_is_generated_alone_also_if_its_company_ended_at_once(base, settings, monkeypatch):
+    """Its prompt was read with others, on which the last digits of its keys and values depend."""
+    ensemble = load_ensemble(toy.whole(base, *settings).directory, max_new_tokens=9, dtype="bf16")
+    names = "see_lightning.routing.sequential_router.MIN_MARGIN", "see_lightning.methods.generation.MIN_MARGIN"
+    for name in names:
+        monkeypatch.setattr(name, float("inf"))  # every answer is close
+    sizes, answer = [], ensemble.method.answer
+    monkeypatch.setattr(ensemble.method, "answer", lambda batch: sizes.append(len(batch)) or answer(batch))
+    (alone,) = ensemble.answer([QUERIES[0]])
+    before = ensemble.method.counts["prefills"]
+    ensemble.reply([Request(QUERIES[0]), Request(QUERIES[0], max_new_tokens=1)])
+    read = ensemble.method.counts["prefills"] - before
+    assert set(sizes) <= {1}, "a method with a decoder of its own answers one query at a time"
+    assert sizes or read >= 4, "two prompts, and each again"
+    assert ensemble.reply([Request(QUERIES[0]), Request(QUERIES[0], max_new_tokens=1)])[0].text == alone.text
+
+
 def test_without_a_seed_two_answers_differ(loaded):
     texts = {tuple(one.text for one in loaded.answer(QUERIES, temperature=2.0)) for _ in range(4)}
     assert len(texts) > 1

@@ -9,9 +9,10 @@ import pytest
 from openai import APIStatusError, AuthenticationError, BadRequestError, NotFoundError, RateLimitError
 
 from see_lightning.engine.asking import Request
+from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.inference.decoder import BatchDecoder
 from see_lightning.methods.deciding import DecidingExperts
-from see_lightning.serving.engine import QueueFull
+from see_lightning.serving.engine import Closed, Engine, QueueFull
 from tests.serving.server import served
 
 CHAT = {"model": "toy", "messages": [{"role": "user", "content": "sky?"}]}
@@ -160,6 +161,15 @@ def test_a_request_whose_client_has_left_takes_no_place_in_the_queue(see, monkey
         jobs.append(one.engine.submit(Request("z")))
         gate.open.set()
         assert all(job.future.result(30) for job in (jobs[0], *jobs[2:]))
+
+
+def test_a_closed_engine_has_answered_what_it_had_accepted_and_takes_no_more(see):
+    engine = Engine(load_ensemble(see, max_new_tokens=9), max_rows=2, max_waiting=9)
+    jobs = [engine.submit(Request(query)) for query in ("skysky101?", "x", "nothing of the kind", "seasea111?")]
+    engine.close()
+    assert all(job.future.done() and job.future.result() for job in jobs)
+    with pytest.raises(Closed, match="shutting down"):
+        engine.submit(Request("x"))
 
 
 def until(true, seconds=30):
