@@ -10,6 +10,7 @@ from see_lightning.cli.ask import main as ask
 from see_lightning.engine.asking import Request
 from see_lightning.engine.ensemble import Ensemble, load_ensemble
 from see_lightning.errors import ConfigError
+from see_lightning.routing.sequential_router import SequentialRouter
 from tests.runs import toy
 
 QUERIES = ["skysky101?", "seasea111?", "nothing of the kind", "ice ice 7?", "x", "sea and sky?"]
@@ -86,6 +87,25 @@ def test_a_close_answer_is_generated_alone_also_if_its_company_ended_at_once(bas
     assert set(sizes) <= {1}, "a method with a decoder of its own answers one query at a time"
     assert sizes or read >= 4, "two prompts, and each again"
     assert ensemble.reply([Request(QUERIES[0]), Request(QUERIES[0], max_new_tokens=1)])[0].text == alone.text
+
+
+@pytest.mark.parametrize("settings", [(), toy.ACTIVATED], ids=" ".join)
+def test_an_accepted_query_whose_neighbour_was_refused_was_in_company(base, settings, monkeypatch):
+    ensemble = load_ensemble(toy.whole(base, *settings).directory, max_new_tokens=9, dtype="bf16")
+    monkeypatch.setattr("see_lightning.routing.sequential_router.MIN_MARGIN", float("inf"))
+    again, alone = [], SequentialRouter._alone
+    monkeypatch.setattr(
+        SequentialRouter, "_alone", lambda self, request: again.append(request[0]) or alone(self, request)
+    )
+    thresholds, names = ensemble.method.thresholds, ensemble.method.pool.names
+    said = {one: reply for one, reply in zip(QUERIES, ensemble.answer(QUERIES), strict=True) if reply.expert in names}
+    accepted = max(said, key=lambda one: said[one].log_odds[-1])
+    expert, odds = said[accepted].expert, said[accepted].log_odds[-1]
+    thresholds.update({**dict.fromkeys(names, 1e9), expert: odds})  # it accepts this query, and no expert another one
+    refused = next(one for one, reply in zip(QUERIES, ensemble.answer(QUERIES), strict=True) if reply.expert == "base")
+    again.clear()
+    ensemble.reply([Request(accepted), Request(refused, max_new_tokens=1)])
+    assert expert in again
 
 
 def test_without_a_seed_two_answers_differ(loaded):
