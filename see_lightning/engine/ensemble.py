@@ -98,6 +98,7 @@ class Ensemble:
         asked = read_query(request.query)
         self._check_names(request)
         template, query = self.method.template, asked.query
+        assert query is not None  # read_query refuses messages that end otherwise
         ids: list[int] = template.conversation_ids(query, asked.system, asked.turns)
         wanted, longest = request.max_new_tokens or self.max_new_tokens, template.max_length
         if len(ids) + wanted > longest:
