@@ -24,6 +24,7 @@ from see_lightning.files.writing import write_bytes, write_text
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
 PROMPTS = "prompt_embeddings"  # PEFT's own name for the one tensor of virtual tokens
+EXPERT_FILE = "expert.json"  # in the same folder: the expert's training, model and prompts
 THRESHOLD = "threshold.json"  # in the same folder, for an expert with a threshold
 STATE = "method_state.safetensors"  # in the same folder, for a method with more state than adapters
 

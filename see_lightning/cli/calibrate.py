@@ -1,21 +1,16 @@
 """Thresholds for the experts of a finished run: ``see-lightning calibrate RUN_DIR``."""
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from see_lightning.cli.command import Parser, command
 from see_lightning.config.checks import TRAIN, check_calibrate_on, within
 from see_lightning.config.effects import uses_thresholds
-from see_lightning.config.identity import method_name, numbers_config
-from see_lightning.config.trust import NOTHING, Trust, add_trust, load_config, refuse_code, trust_in
-from see_lightning.config.validation import validate
-from see_lightning.engine.finished import finished_results
-from see_lightning.engine.latest import find_run
-from see_lightning.engine.ledger import Ledger
+from see_lightning.config.identity import method_name
+from see_lightning.config.trust import NOTHING, Trust, add_trust, trust_in
+from see_lightning.engine.changed_run import check_place, check_same_training, open_finished, with_its_evaluation
 from see_lightning.errors import ConfigError
 
 DESCRIPTION = """\
@@ -109,24 +104,25 @@ def calibrate(
             examples.
     """
     _check_numbers(on, target_recall, ood_examples, margin)
-    run_dir = find_run(run_dir)
-    results = finished_results(run_dir, "thresholds are set for the experts of all tasks")
-    run_dir = run_dir.resolve()
-    cfg = load_config(run_dir / "config.yaml", trust)
-    about = Ledger(run_dir).read().content["about"]
-    _check_origin(run_dir, cfg, about, on)
-    settings = _settings(cfg, on, target_recall, ood_examples, margin)
+    run = open_finished(run_dir, "thresholds are set for the experts of all tasks", trust)
+    again = f"train again with method.calibrate_on={on}"
+    _check_thresholds(run.directory, run.cfg, again)
+    check_place(run, again)
+    settings = _settings(run.cfg, on, target_recall, ood_examples, margin)
     for name, value in settings.items():
-        cfg.method[name] = value
-    cfg.paths.runs = str(run_dir.parents[3])  # a run may have been moved since
-    # OOD queries and variants of its last evaluation; merged, since a plain assignment would have to be typed.
-    cfg.ood, further = None, {name: results.get(name, {}).get("asked") for name in ("ood", "variants")}
-    refuse_code(run_dir / "results.json", further, trust)
-    cfg = cast("DictConfig", OmegaConf.merge(cfg, {name: value for name, value in further.items() if value}))
-    _check_same_training(run_dir, cfg, about, on)
+        run.cfg.method[name] = value
+    cfg = with_its_evaluation(run, trust)
+    check_same_training(
+        run,
+        cfg,
+        f"its thresholds cannot be set alone. {again.capitalize()}",
+        f"{on} held out would need, or its data changed since. Give a smaller --calibrate-on, or {again}",
+    )
     from see_lightning.engine.launch import launch  # late: it imports torch, which takes longer than a refusal should
 
-    return launch(cfg, " ".join([about["command"], *(f"method.{name}={value}" for name, value in settings.items())]))
+    return launch(
+        cfg, " ".join([run.about["command"], *(f"method.{name}={value}" for name, value in settings.items())])
+    )
 
 
 def _check_numbers(on: int | str, target_recall: float, ood_examples: int, margin: float | None) -> None:
@@ -153,47 +149,25 @@ def _settings(
     return settings
 
 
-def _check_origin(run_dir: Path, cfg: DictConfig, about: Mapping[str, Any], on: int | str) -> None:
-    """Refuse a run of a method without thresholds, or one that does not lie where its settings place it."""
+def _check_thresholds(run_dir: Path, cfg: DictConfig, again: str) -> None:
+    """Refuse a run of a method without thresholds, or one that was not routed by them.
+
+    Args:
+        run_dir: of the run.
+        cfg: its settings.
+        again: the advice to train again.
+    """
     if "calibrate_on" not in cfg.method:
         raise ConfigError(
             f"{run_dir} is a run of {method_name(cfg)}, whose models have no thresholds; give one of see."
         )
     if cfg.method.get("reuse") == "accept":
         raise ConfigError(
-            f"{run_dir} chose by its thresholds which tasks get an expert, so other thresholds need another training; train"
-            f" again with method.calibrate_on={on}."
+            f"{run_dir} chose by its thresholds which tasks get an expert, so other thresholds need another training;"
+            f" {again}."
         )
     if not uses_thresholds(cfg):
         raise ConfigError(
             f"{run_dir} was routed by {cfg.router['_target_']}, which uses no thresholds; give a run without router=, or with"
             f" router=propose."
-        )
-    place = (cfg.order.name, method_name(cfg), run_dir.parent.name, f"seed={cfg.seed}")
-    if run_dir.parts[-4:] != place or "numbers" not in about:
-        raise ConfigError(
-            f"{run_dir} lies elsewhere than a run of these settings does, or is older than this; its experts would not be"
-            f" found. Let it lie at .../{'/'.join(place)}, or train again with method.calibrate_on={on}."
-        )
-
-
-def _check_same_training(run_dir: Path, cfg: DictConfig, about: Mapping[str, Any], on: int | str) -> None:
-    """Refuse settings or rows that would train other experts than the run's."""
-    # Late, because these import torch, which takes longer than a refusal should.
-    from see_lightning.engine.build import build_tasks, build_template
-    from see_lightning.engine.grow import trains_alike
-    from see_lightning.tasks.task import changed_data
-
-    config = validate(cfg)
-    if not trains_alike(about["numbers"], numbers_config(cfg)):
-        raise ConfigError(
-            f"{run_dir} was trained by an earlier version, with other general instructions or settings than this one would"
-            f" train with, so its thresholds cannot be set alone. Train again with method.calibrate_on={on}."
-        )
-    tasks = build_tasks(cfg, config, build_template(config, about.get("date")))
-    changed = changed_data({task.name: task.digest() for task in tasks}, about["data"])
-    if changed:
-        raise ConfigError(
-            f"{run_dir} was trained on rows of {', '.join(changed)} that {on} held out would need, or its data changed since."
-            f" Give a smaller --calibrate-on, or train again with method.calibrate_on={on}."
         )

@@ -177,10 +177,15 @@ def _finished(run_dir: Path) -> dict[str, Any]:
             f"{run_dir} gave refused queries a second chance, which depends on more than the verdicts of the walk; give a run"
             f" of the same experts with method.second_chance=off."
         )
-    if shared := [task for task, expert in results.get("given", {}).items() if task != expert]:
+    others = [task for task, expert in results.get("given", {}).items() if task != expert]
+    order = results.get("config", {}).get("order", {})
+    others += [
+        task for task, one in (order.get("experts") or {}).items() if isinstance(one, str) and task not in others
+    ]
+    if others:
         raise Refusal(
-            f"{run_dir} trained no expert for {listed(shared)}, and a study needs one for every task; give a run with"
-            f" method.reuse=off."
+            f"{run_dir} trained no expert for {listed(others)}, and a study needs one for every task; give a run with"
+            f" method.reuse=off and without order.experts."
         )
     return results
 

@@ -25,7 +25,10 @@ VERBS = {
         "answers queries with a trained run: those of the command line, of a file, or of a conversation",
     ),
     "serve": Verb("see_lightning.cli.serve", "serves a run to clients of the OpenAI API, and routes their queries"),
-    "experts": Verb("see_lightning.cli.experts", "lists the experts of a run, and exports one for other programs"),
+    "experts": Verb(
+        "see_lightning.cli.experts",
+        "lists the experts of a run, exports one, or makes a run without one, with one trained again, or with an imported one",
+    ),
     "runs": Verb("see_lightning.cli.runs", "lists runs"),
     "compare": Verb(
         "see_lightning.cli.compare", "tabulates finished runs, with means and standard deviations over seeds"

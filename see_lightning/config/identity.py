@@ -126,13 +126,14 @@ def reader_switched_on(reader: dict[str, Any]) -> None:
 
 
 def _of_stream(order: Mapping[str, Any]) -> dict[str, Any]:
-    """An order's settings that count under its stream.
+    """An order's settings that count under its stream, without those that are off.
 
-    >>> _of_stream({"tasks": ["qa"], "stream": "none", "visits": 2, "share": 0.1})
+    >>> _of_stream({"tasks": ["qa"], "stream": "none", "visits": 2, "share": 0.1, "experts": {}})
     {'tasks': ['qa']}
     """
     stream = order.get("stream", "none")
     off = {"visits", "share"} - {STREAM_SETTING.get(stream)} | ({"stream"} if stream == "none" else set())
+    off |= set() if order.get("experts") else {"experts"}  # newer than the first kept runs
     return {name: value for name, value in order.items() if name not in off}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig
 
 from see_lightning.config.checks import check_calibrate_on, check_ratio, one_of, within
+from see_lightning.config.origins import Origin, read_origins
 from see_lightning.errors import ConfigError
 
 PROTOCOLS = ("ssr", "trace", "olora", "sapt")
@@ -150,6 +151,9 @@ class OrderConfig:
     stream: str = "none"  # none (one task after another), recurring (each task comes back), blurry (tasks share rows)
     visits: int = 2  # recurring: visits of each task, over which its rows are dealt
     share: float = 0.1  # blurry: share of each task's training rows that are learned in the stages of the others
+    #: By task, where its expert comes from, if it is not trained as all others are: none (it has no expert), a PEFT folder,
+    #: or the lr, epochs and seed of its training.
+    experts: Any = None
 
     def __post_init__(self) -> None:
         one_of("order.stream", self.stream, STREAMS)
@@ -168,6 +172,12 @@ class OrderConfig:
                 )
         if self.stream == "blurry" and len(self.tasks) < 2:
             raise ConfigError("order.stream=blurry mixes tasks; name at least two in order.tasks.")
+        if self.origins() and self.stream != "none":
+            raise ConfigError(f"order.experts is for tasks one after another, not for order.stream={self.stream}.")
+
+    def origins(self) -> dict[str, Origin]:
+        """The values of ``experts``."""
+        return read_origins(self.experts, self.tasks)
 
     def learned(self) -> dict[str, str]:
         """By name of each task that a run learns, the benchmark's task; see ``learned_tasks``."""

@@ -1,4 +1,4 @@
-"""The inputs of a run besides its settings, as digests: rows of data, the base model's files, files of the user's.
+"""The inputs of a run besides its settings, as digests: rows of data, the base model's files, the user's files.
 
 Inputs are compared by content: the same rows in another folder are the same experiment, and other rows in the same folder
 are another one.
@@ -24,16 +24,13 @@ from see_lightning.config.schema import RunConfig
 from see_lightning.config.search_path import CONF
 from see_lightning.data.checks import BadRow
 from see_lightning.data.example import Example, joined
-from see_lightning.data.general import BUILT_IN
 from see_lightning.data.reader import Reader
+from see_lightning.engine.user_files import source_digest, source_files
 from see_lightning.errors import DataError
-from see_lightning.files.reading import sha256
 from see_lightning.models.digest import files_digest, model_files, weights_of
 from see_lightning.tasks.task import Benchmark
 
 MODEL = "model.name"
-#: Settings of a method that may name a user's file, and their words that name none.
-SOURCES = {"general_source": (BUILT_IN,), "rewordings": (BUILT_IN, "model")}
 #: Readers of a user's own files; no benchmark has a version of these.
 OF_USERS = ("see_lightning.data.jsonl.JsonlReader", "see_lightning.data.hub.HubReader")
 ROWS = "rows.json"  # in a run directory: the digests of its rows
@@ -89,10 +86,10 @@ def read_contents(cfg: DictConfig, config: RunConfig) -> Contents:
             found.digests[name], found.rows[task] = rows_digest(reader, task)
         except (DataError, OSError) as error:
             found.missing[name] = _reason(error)
-    for name, source in source_files(settings["method"]).items():
+    for name, source in source_files(settings).items():
         found.places[name], found.digests[name] = places(source), None
         try:
-            found.digests[name] = sha256(Path(source))
+            found.digests[name] = source_digest(Path(source))
         except OSError as error:
             found.missing[name] = _reason(error)
     found.places[MODEL] = model_places(settings["model"])
@@ -188,19 +185,6 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0].partition(". ")[0].rstrip(".")  # without the advice behind it
 
 
-def source_files(method: Mapping[str, Any]) -> dict[str, str]:
-    """The user's files in a method's settings, or their digests, by dotted setting.
-
-    >>> source_files({"general_source": "mine.jsonl", "rewordings": "built_in"})
-    {'method.general_source': 'mine.jsonl'}
-    """
-    return {
-        f"method.{name}": str(method[name])
-        for name, words in SOURCES.items()
-        if method.get(name) is not None and str(method[name]).split(" ")[0] not in words
-    }
-
-
 def is_folder(name: str) -> bool:
     """Whether the name of a model or data set is a path, and no id on the Hub."""
     return name.startswith((os.sep, ".", "~")) or Path(name).exists()
@@ -270,7 +254,7 @@ def place_values(results: Mapping[str, Any]) -> set[str]:
     sources = [config["benchmark"], *(source for ood in settings for source in ood["sources"].values())]
     found = [value for source in sources if "reader" in source for _, value in _place_settings(source)]
     found += [ood.get("dir") for ood in settings]
-    found += source_files(config["method"]).values()
+    found += source_files(config).values()
     # For a setting that was a path when the run started, the run key has a digest.
     for name in results.get("contents", {}).get("in_key", {}):
         value = config
@@ -303,7 +287,7 @@ def placed(kept: Mapping[str, Any], digests: Mapping[str, str | None], *, everyt
         if own or not value.startswith("<data>"):
             of = [keys[-2]] if "datasets" in keys else tasks
             found[".".join(["benchmark", *keys])] = {task: digests.get(task_name(task)) for task in of}
-    found |= {name: digests.get(name) for name in source_files(kept["method"])}
+    found |= {name: digests.get(name) for name in source_files(kept)}
     if kept["model"]["source"] == "hub" and is_folder(kept["model"]["name"]):
         found[MODEL] = digests.get(MODEL)
     return found
@@ -318,10 +302,9 @@ def without_places(kept: Mapping[str, Any]) -> dict[str, Any]:
     datasets = result["benchmark"]["reader"].get("datasets")
     if isinstance(datasets, dict):  # data sets of other tasks are not used
         result["benchmark"]["reader"]["datasets"] = {task: datasets[task] for task in datasets if task in tasks}
-    result["method"] |= {name.removeprefix("method."): None for name in source_files(result["method"])}
     if result["model"]["source"] == "hub":
         result["model"] |= {"name": None, "revision": None}
-    return result
+    return with_values(result, dict.fromkeys(source_files(result)))
 
 
 def changed_rows(before: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> str:

@@ -1,6 +1,6 @@
 """The state that the stages of a run share: its ledger, ranks, method and Trainers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from rich.console import Console
 
+from see_lightning.config.origins import Origin
 from see_lightning.engine.build import response_cache_of
 from see_lightning.engine.callbacks import StopOnSignal
 from see_lightning.engine.distributed import Ranks
@@ -38,6 +39,7 @@ class RunSettings:
         max_tokens_per_microbatch: limits the tokens of a micro-batch, padding included.
         eval_batch_size: queries that are decoded together.
         facts: fields of ``expert.json`` that are the same in all experts: base model, template, indicators.
+        origins: by task, where its expert comes from, if it is not trained as all others are.
     """
 
     seed: int
@@ -48,6 +50,7 @@ class RunSettings:
     max_tokens_per_microbatch: int
     eval_batch_size: int
     facts: dict[str, Any]
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)

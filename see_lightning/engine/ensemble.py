@@ -227,7 +227,7 @@ class Ensemble:
 
     def _reply(self, request: Request, prompt_tokens: int, answer: Answer) -> Reply:
         text, is_stopped = request.until_stop(answer.text)
-        asked = answer.asked or self.method.pool.names[::-1][: len(answer.verdicts)]
+        asked = answer.asked or self.method.newest_first()[: len(answer.verdicts)]
         limits = getattr(self.method, "thresholds", {})
         return Reply(
             text,

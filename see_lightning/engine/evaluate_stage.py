@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from see_lightning.adapters.files import EXPERT_FILE
 from see_lightning.engine.callbacks import StageProgress, Throughput
 from see_lightning.engine.context import RunContext
-from see_lightning.engine.expert_file import EXPERT_FILE, write_expert_file
+from see_lightning.engine.expert_file import write_expert_file
 from see_lightning.engine.ledger import OOD
 from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.stages import OWN, EvalSet, Stage

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from see_lightning.adapters.files import EXPERT_FILE
 from see_lightning.engine.context import RunContext
 from see_lightning.engine.ledger import dump
 from see_lightning.engine.stages import Stage
-
-EXPERT_FILE = "expert.json"
 
 
 def write_expert_file(context: RunContext, stage: Stage, trained: Mapping[str, Any], score: float | None) -> Path:

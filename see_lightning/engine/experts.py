@@ -1,18 +1,19 @@
 """The experts of a run: a list of them, and one as a folder of its own for other programs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from see_lightning.adapters.files import CONFIG, THRESHOLD, WEIGHTS
+from see_lightning.adapters.files import CONFIG, EXPERT_FILE, THRESHOLD, WEIGHTS
 from see_lightning.config.identity import method_name
+from see_lightning.config.origins import Origin
 from see_lightning.config.trust import NOTHING, Trust, load_config
 from see_lightning.config.validation import validate
 from see_lightning.engine.build import build_template
-from see_lightning.engine.expert_file import EXPERT_FILE
 from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.origin import read_origin
 from see_lightning.errors import ConfigError, listed, nearest
 from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import write_bytes, write_folder, write_text
@@ -21,6 +22,7 @@ from see_lightning.tasks.prompts import PromptTemplate
 
 #: Ranks for which vLLM has kernels; --max-lora-rank is one of them.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+REMOVED = "removed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Expert:
         threshold: log-odds below which a positive verdict counts as negative; None if there is none.
         parent: the expert from which it was initialised; None if at random.
         is_portable: whether its folder has an adapter that PEFT loads.
+        origin: where it comes from if it was not trained as the others, in words; None if it was.
     """
 
     task: str
@@ -52,6 +55,7 @@ class Expert:
     threshold: float | None
     parent: str | None
     is_portable: bool
+    origin: str | None
 
 
 def list_experts(run_dir: Path, trust: Trust = NOTHING) -> list[Expert]:
@@ -69,8 +73,9 @@ def list_experts(run_dir: Path, trust: Trust = NOTHING) -> list[Expert]:
         raise ConfigError(f"{run_dir} holds no run; give the folder that has ledger.json in it.")
     cfg, ledger = load_config(run_dir / "config.yaml", trust), Ledger(run_dir).read()
     is_portable = method_class(cfg.method).traits.peft_loadable
+    origins = validate(cfg).order.origins()
     found = [
-        _expert(ledger, stage, entry["trained"], is_portable)
+        _expert(ledger, stage, entry["trained"], is_portable, origins)
         for stage, entry in ledger.content["stages"].items()
         if entry["trained"]
     ]
@@ -79,7 +84,9 @@ def list_experts(run_dir: Path, trust: Trust = NOTHING) -> list[Expert]:
     return found
 
 
-def _expert(ledger: Ledger, stage: str, trained: dict[str, Any], is_portable: bool) -> Expert:
+def _expert(
+    ledger: Ledger, stage: str, trained: dict[str, Any], is_portable: bool, origins: Mapping[str, Origin]
+) -> Expert:
     folder = ledger.verified(stage) / "expert"
     about = read_file(folder / EXPERT_FILE) if (folder / EXPERT_FILE).exists() else {}
     weights = [folder / name.removeprefix("expert/") for name in trained["files"] if name.startswith("expert/")]
@@ -96,7 +103,24 @@ def _expert(ledger: Ledger, stage: str, trained: dict[str, Any], is_portable: bo
         threshold=read_file(threshold)["log_odds"] if threshold.exists() else None,
         parent=about.get("parent"),
         is_portable=is_portable and (folder / CONFIG).exists(),
+        origin=_origin(origins.get(stage.partition("-")[2]), read_origin(folder)),
     )
+
+
+def _origin(origin: Origin | None, noted: Mapping[str, Any]) -> str | None:
+    """Where an expert comes from, in words.
+
+    Args:
+        origin: by the run's settings.
+        noted: content of its ``origin.json``.
+    """
+    if origin is None:
+        return None
+    if origin.training:
+        return "trained with " + ", ".join(f"{name}={value:g}" for name, value in origin.training.items())
+    if origin.is_none:
+        return REMOVED
+    return f"imported from {origin.folder}" + ("" if noted.get("verdicts", True) else ", never refuses")
 
 
 def find_expert(experts: Sequence[Expert], task: str) -> Expert:
@@ -130,6 +154,10 @@ def export_expert(run_dir: Path, task: str, out: Path, *, base: str | None = Non
         LedgerError: a file is damaged.
     """
     expert = find_expert(list_experts(run_dir, trust), task)
+    if expert.origin == REMOVED:
+        raise ConfigError(
+            f"the expert of {task} was removed from this run; export it from the run that it was made from."
+        )
     if not expert.is_portable:
         raise ConfigError(
             f"the expert {task!r} needs its method to answer, so PEFT alone cannot load it; ask it by see-lightning ask."
@@ -142,6 +170,10 @@ def export_expert(run_dir: Path, task: str, out: Path, *, base: str | None = Non
     settings = read_file(expert.folder / CONFIG)
     base = base or str(config.model.name).partition("@")[0]
     settings["base_model_name_or_path"] = base
+    gives_verdicts = method_class(cfg.method).traits.learns_refusals and read_origin(expert.folder).get(
+        "verdicts", True
+    )
+    verdicts = {**read_file(expert.folder / EXPERT_FILE), "verdicts": gives_verdicts}
     facts = {"method": method_name(cfg), "order": cfg.order.name, "seed": cfg.seed, "dtype": about["dtype"]}
     card = model_card(expert, settings, facts, template, read_file(expert.folder / EXPERT_FILE))
 
@@ -149,6 +181,7 @@ def export_expert(run_dir: Path, task: str, out: Path, *, base: str | None = Non
         write_bytes(folder / WEIGHTS, (expert.folder / WEIGHTS).read_bytes())
         write_text(folder / CONFIG, json.dumps(settings, indent=2, sort_keys=True) + "\n")
         write_text(folder / "README.md", card)
+        write_text(folder / EXPERT_FILE, json.dumps(verdicts, indent=1, ensure_ascii=False) + "\n")
 
     if out.exists():
         out.rmdir()

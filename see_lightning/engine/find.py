@@ -1,7 +1,7 @@
 """Finds a run's directory: that of an earlier start of the same experiment, even if its data have moved, or a new one."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ from see_lightning.engine.contents import (
     placed,
     places,
     read_model,
-    source_files,
     task_name,
     without_places,
 )
 from see_lightning.engine.ledger import Ledger, LedgerError
+from see_lightning.engine.user_files import source_files
 from see_lightning.errors import Refusal, listed
 from see_lightning.files.run_files import read_file, well_shaped
 from see_lightning.models.digest import changed_files
@@ -46,6 +46,12 @@ class Compared:
     changed: list[str] = field(default_factory=list)
     same_place: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Leave inputs out of the comparison."""
+        left_out = {*names}
+        for found in (self.changed, self.same_place, self.unread):
+            found[:] = [name for name in found if name not in left_out]
 
     @property
     def is_edited(self) -> bool:
@@ -133,7 +139,7 @@ def _old_contents(about: Mapping[str, Any]) -> dict[str, Any]:
         task_name(task): [place for path in _texts(kept["benchmark"]["reader"], task) for place in places(path)]
         for task in kept["order"]["tasks"]
     }
-    files = {name: places(source) for name, source in source_files(kept["method"]).items()}
+    files = {name: places(source) for name, source in source_files(kept).items()}
     return {
         "digests": {},
         "places": {**own, MODEL: model_places(kept["model"]), **files},

@@ -3,7 +3,7 @@
 All of them for a longer task list; the trained weights for another router or new thresholds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,27 +25,30 @@ from see_lightning.methods.lookup import method_class
 from see_lightning.tasks.task import changed_data
 
 
-def _without_tasks(config: dict[str, Any], tasks: int) -> dict[str, Any]:
+def without_tasks(config: dict[str, Any], tasks: int) -> dict[str, Any]:
     """The settings of a run that has only the first ``tasks`` tasks."""
     order, benchmark = config["order"], config["benchmark"]
     first = order["tasks"][:tasks]
+    experts = {task: one for task, one in order.get("experts", {}).items() if task in first}
+    rest = {name: value for name, value in order.items() if name != "experts"}
     return {
         **config,
-        "order": {**order, "tasks": first},
+        "order": {**rest, "tasks": first, **({"experts": experts} if experts else {})},
         "benchmark": {**benchmark, "tasks": {task: benchmark["tasks"][task] for task in first}},
     }
 
 
 def _training_settings(config: dict[str, Any], after_training: AbstractSet[str]) -> dict[str, Any]:
-    """The settings that trained weights depend on."""
+    """The settings that the weights of all experts depend on."""
     rest = {key: value for key, value in config.items() if key != "router"}
+    rest["order"] = {name: value for name, value in config["order"].items() if name != "experts"}
     method = with_former_names(config)["method"]
     left_out = with_former_names({"method": {"_target_": method["_target_"], **dict.fromkeys(after_training)}})
     return {**rest, "method": switched_on(method, left_out=left_out["method"].keys() - {"_target_"})}
 
 
 def trains_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
-    """Whether runs with these two ``numbers_config`` train the same experts."""
+    """Whether runs with these two ``numbers_config`` train the same experts, but for those that ``order.experts`` names."""
     # Our own settings name the class: those of another run could name any code.
     method = with_current_names(ours)["method"]
     after_training = method_class(method).after_training(method)
@@ -59,14 +62,16 @@ class Earlier:
 
     Args:
         directory: of the run.
-        answers_too: whether its answers are valid too, as they are for a longer task list. With other thresholds only its
-            trained weights and cached responses are.
-        edited: the changes of inputs that prevent it; None if its stages can be taken over.
+        stages: how many of its stages, from the first on, have inputs that did not change.
+        answers_too: whether its answers are valid too, as they are for a longer task list. Otherwise only its trained weights
+            and cached responses are.
+        compared: the inputs of both runs.
     """
 
     directory: Path
+    stages: int
     answers_too: bool
-    edited: Compared | None = None
+    compared: Compared
 
 
 def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str], contents: Contents) -> Earlier | None:
@@ -79,9 +84,10 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
         contents: its inputs.
 
     Returns:
-        That run; if there is none, a run whose stages could be taken over if its inputs had not been edited since; or None.
+        That run; if there is none, a run whose stages could be taken over if its inputs had not been edited since, with 0
+        stages; or None.
     """
-    found: list[tuple[bool, int, bool, Path, Compared]] = []
+    found: list[tuple[int, bool, Path, Compared]] = []
     order, method = directory.parents[2], directory.parents[1].name
     for other in (path for name in folder_names(method) for path in (order / name).glob(f"*/{directory.name}")):
         # The ledger's settings are compared, not config.yaml: there the data root is resolved, and it may move.
@@ -102,26 +108,57 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
         more = len(config["order"]["tasks"]) - len(tasks)
         if more < 0 or (more and "stream" in config["order"]):  # with another task the stages of a stream are others
             continue
-        ours = comparable(_without_tasks(config, len(tasks)))
+        ours = comparable(without_tasks(config, len(tasks)))
         if not trains_alike(theirs, ours):
             continue
         compared = compare(contents, about, lambda: data, tasks=tasks)
+        others = _differing(noted, config, contents)  # these experts are made anew
+        compared.forget(f"order.experts.{task}" for task in others)
+        whole = not compared.changed
+        same = trained if whole else 0 if "stream" in config["order"] else _before_changes(compared, tasks)
         # If rows for thresholds are held out of the training rows, the data differ.
-        answers_too = theirs == ours
-        if not compared.changed and (answers_too or not changed_data(about["data"], data)):
-            found.append((True, trained, answers_too, other, compared))
+        answers_too = theirs == ours and whole and not others & {*tasks}
+        noted_data = about["data"] if whole else {task: about["data"][task] for task in tasks[:same]}
+        if same and (answers_too or not changed_data(noted_data, data)):
+            found.append((min(same, trained), answers_too, other, compared))
         elif compared.is_edited:
-            found.append((False, trained, answers_too, other, compared))
+            found.append((0, answers_too, other, compared))
     if not found:
         return None
-    serves, _, answers_too, other, compared = max(found, key=lambda one: one[:4])
-    return Earlier(other, answers_too, None if serves else compared)
+    stages, answers_too, other, compared = max(found, key=lambda one: one[:3])
+    return Earlier(other, stages, answers_too, compared)
+
+
+def _before_changes(compared: Compared, tasks: Sequence[str]) -> int:
+    """The number of stages before the first one whose rows have changed; 0 if anything else has.
+
+    Args:
+        compared: inputs of both runs, of which at least one has changed.
+        tasks: of the stages, in their order.
+    """
+    changed = {name.removeprefix("task ") for name in compared.changed}
+    return min(tasks.index(task) for task in changed) if changed <= {*tasks} else 0
+
+
+def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any], contents: Contents | None = None) -> set[str]:
+    """The tasks whose experts come from elsewhere in another run, by ``order.experts``.
+
+    Args:
+        theirs: settings of the other run, as its ledger has them: with digests in place of folders.
+        ours: settings of the run that starts.
+        contents: digests of its folders; None if its settings have them.
+    """
+    then, now = (one["order"].get("experts", {}) for one in (theirs, ours))
+    digests = contents.digests if contents else {}
+    now = {task: digests.get(f"order.experts.{task}", one) for task, one in now.items()}
+    return {task for task in {*then, *now} if then.get(task) != now.get(task)}
 
 
 def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool = True) -> int:
     """Copy the stages that another run has finished, and make them final here in one commit.
 
-    Stages are copied from the first on, up to the first one that the other run has not trained.
+    Stages are copied from the first on, up to the first one that the other run has not trained; without those whose experts
+    come from elsewhere by ``order.experts``.
 
     Args:
         ledger: of the run that starts, still without stages.
@@ -136,14 +173,19 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
         LedgerError: data or prompts of the other run differ, or a file of it is damaged.
     """
     theirs = Ledger(other).read()  # final entries never change, so a run in progress can be read too
-    changed = changed_data(theirs.content["about"]["data"], ledger.content["about"]["data"])
-    if changed:
+    names = {stage.task.name for stage in stages if stage.task}
+    noted_data = {name: one for name, one in theirs.content["about"]["data"].items() if name in names}
+    if changed := changed_data(noted_data, ledger.content["about"]["data"]):
         raise LedgerError(
             f"{other} was made from other data: {listed(changed)} changed since. Restore them, or move it away."
         )
     check_same_prompts(ledger, theirs)
     taken: dict[str, dict[str, Any]] = {}
+    others = _differing(*(one.content["about"]["numbers"] for one in (theirs, ledger)))
     for stage in stages:
+        if stage.task and stage.task.name in others:
+            taken[stage.name] = {"trained": None, "answers": {}}  # in its place
+            continue
         noted = theirs.stage(stage.name)
         if not noted["trained"]:
             break
@@ -163,7 +205,7 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
     ours["starts"] = earlier_starts if start == earlier_starts[-1] else [*earlier_starts, start]
     ledger.content["stages"] = taken
     ledger.commit()
-    return len(taken)
+    return sum(bool(stage["trained"]) for stage in taken.values())
 
 
 def _only_responses(noted: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from see_lightning.engine.contents import read_contents
 from see_lightning.engine.distributed import Echo, Place, Ranks, check_size, join, on_gpu, place, processes, supervise
 from see_lightning.engine.find import Found, find_run
 from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.origin import check_folders
 from see_lightning.engine.preemption import ended_at_once, leave_quietly
 from see_lightning.engine.report_again import bring_up_to_date, check_template, is_finished
 from see_lightning.engine.router import settle_router
@@ -138,6 +139,12 @@ def _check_traits(cfg: DictConfig, config: RunConfig) -> None:
             f" method=seqft, replay or ewc with adapter=lora; leave it out of method={method_name(cfg)}"
             f"{' with adapter=full' if config.adapter.full else ''}."
         )
+    if config.order.experts and not method.trains_apart(cfg.method):
+        raise ConfigError(
+            f"order.experts changes single experts, and with these settings those of method={method_name(cfg)} depend on each"
+            f" other or are none; it is for method=see without reuse and warm_start, stl and any_ssr."
+        )
+    check_folders(config.order.origins())
     if not config.adapter.full or method.traits.schedule == "frozen":
         return
     if method.traits.weights == "lora":

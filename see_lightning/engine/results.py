@@ -19,6 +19,7 @@ from see_lightning.engine.router import router_class, router_name
 from see_lightning.engine.run_data import RunData
 from see_lightning.engine.stream_facts import (
     assigned_experts,
+    assignment_notices,
     right_experts,
     same_task,
     stream_notices,
@@ -257,11 +258,7 @@ def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
     """Notices about the numbers, for their readers."""
     notices = [notice for one in run.eval_sets.values() for task in one.tasks for notice in task.notices]
     notices += stream_notices(run.config.order)
-    notices += [
-        f"{task} has no expert of its own: that of {expert} explains it{f' (z {z[expert]:.2f})' if z else ''}."
-        for (task, expert), z in zip(results.get("given", {}).items(), results.get("z", []), strict=True)
-        if task != expert
-    ]
+    notices += assignment_notices(results)
     if router_class(run.cfg) is Walk and "routing" in results:
         notices += misrouted(
             results["routing"],

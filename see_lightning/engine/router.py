@@ -14,6 +14,7 @@ from see_lightning.config.instantiate import ROUTER_GIVEN, bind, instantiate, ta
 from see_lightning.config.schema import RunConfig
 from see_lightning.config.search_path import options
 from see_lightning.data.example import Example
+from see_lightning.engine.origin import has_expert
 from see_lightning.errors import ConfigError
 from see_lightning.files.text import read_text
 from see_lightning.methods.lookup import method_class
@@ -184,6 +185,8 @@ def save_expert(method: Method, task: str, folder: Path) -> None:
 
 def restore_expert(method: Method, task: str, folder: Path) -> None:
     """Read the files that ``save_expert`` wrote; the router's is missing until this run has ended the task."""
+    if not has_expert(method, task, folder):
+        return
     method.restore(task, folder)
     if method.chosen_router and (folder / FILE).exists():
         device = method.pool.device()

@@ -102,7 +102,8 @@ class RouterTrial:
             for router in _parts(self.method.chosen_router):
                 router.embedded, router.keeps_embeddings = self.embedded, True
             with torch.inference_mode():
-                for task in self.tasks:
+                learned = [task for task in self.tasks if self.method.expert_of(task.name) == task.name]
+                for task in learned:
                     if option.has_state and own and (tensors := own.state(task.name)):
                         self.method.chosen_router.load_state(task.name, tensors)
                         continue

@@ -196,6 +196,7 @@ class Session:
                 max_tokens_per_microbatch=config.optim.max_tokens_per_microbatch,
                 eval_batch_size=config.data.eval_batch_size,
                 facts=expert_facts(config, material.template, dtype),
+                origins=config.order.origins(),
             ),
             make_method=make_method,
             make_trainer=make_trainer,

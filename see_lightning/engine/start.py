@@ -136,15 +136,21 @@ def _take_over(
 ) -> None:
     """Take over the finished stages of another run, if there is one."""
     earlier = earlier_run(ledger.directory, numbers_config(cfg), data, found.contents)
-    if earlier and earlier.edited:
-        refuse_other_model(earlier.directory, earlier.edited, found.contents, config)
-        edited = edits(earlier.directory, earlier.edited, found.contents)
+    if not earlier:
+        return
+    edited = edits(earlier.directory, earlier.compared, found.contents) if earlier.compared.changed else ""
+    if not earlier.stages:
+        refuse_other_model(earlier.directory, earlier.compared, found.contents, config)
         console.print(f"note: nothing is taken over from {earlier.directory}: {edited} changed since")
-    elif earlier:
-        taken = adopt(ledger, growing, earlier.directory, answers_too=earlier.answers_too)
-        stages = "finished stages" if earlier.answers_too else "trained stages"
-        reason = "the list of tasks has grown" if earlier.answers_too else "only thresholds or the router differ"
-        console.print(f"{taken} {stages} copied from {earlier.directory}: {reason}")
+        return
+    kept = growing if not edited else growing[: earlier.stages]
+    taken = adopt(ledger, kept, earlier.directory, answers_too=earlier.answers_too)
+    stages = "finished stages" if earlier.answers_too else "trained stages"
+    if earlier.answers_too:
+        reason = "the list of tasks has grown"
+    else:
+        reason = f"{edited} changed since" if edited else "only thresholds, the router or single experts differ"
+    console.print(f"{taken} {stages} copied from {earlier.directory}: {reason}")
 
 
 def note_contents(ledger: Ledger, found: Found) -> None:

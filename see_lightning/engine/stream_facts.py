@@ -9,15 +9,17 @@ from see_lightning.evaluation.routing import BASE
 
 
 def assigned_experts(run: RunData) -> dict[str, Any]:
-    """The expert that each task was assigned, for methods that may reuse one."""
-    assigned = [stage["assigned"] for stage in run.trained if stage.get("assigned")]
-    if not assigned:
+    """The expert that each task was assigned, if one was reused, or left out by ``order.experts``."""
+    if not any(stage.get("assigned") for stage in run.trained):
         return {}
-    given = {name: one["expert"] for name, one in zip(run.names, assigned, strict=True)}
+    own = [
+        stage.get("assigned") or {"expert": name, "z": {}} for name, stage in zip(run.names, run.trained, strict=True)
+    ]
+    given = {name: one["expert"] for name, one in zip(run.names, own, strict=True)}
     return {
         "given": given,
         "expanded": [name == expert for name, expert in given.items()],
-        "z": [one["z"] for one in assigned],
+        "z": [one["z"] for one in own],
     }
 
 
@@ -44,11 +46,27 @@ def stream_notices(order: OrderConfig) -> list[str]:
     return []
 
 
+def assignment_notices(results: Mapping[str, Any]) -> list[str]:
+    """The tasks without an expert of their own."""
+    notices = []
+    for (task, expert), z in zip(results.get("given", {}).items(), results.get("z", []), strict=True):
+        if expert == BASE:
+            notices.append(f"{task} has no expert, by order.experts.")
+        elif expert != task:
+            far = f" (z {z[expert]:.2f})" if z else ""
+            notices.append(f"{task} has no expert of its own: that of {expert} explains it{far}.")
+    return notices
+
+
 def right_experts(run: RunData, given: Mapping[str, str] | None) -> set[tuple[str, str]]:
-    """Pairs of a task and an expert of another name that answers it rightly: its own was reused, or is of the same task."""
+    """Pairs of a task and an expert of another name whose answer is no fault of training.
+
+    Its own was reused or is of the same task; or the other one was imported and refuses nothing.
+    """
     task_of = run.config.order.learned()
     visits = {(name, other) for name in task_of for other in task_of if task_of[name] == task_of[other]}
-    return visits | {*(given or {}).items()}
+    imported = [name for name, stage in zip(run.names, run.trained, strict=True) if stage.get("never_refuses")]
+    return visits | {*(given or {}).items()} | {(name, other) for name in task_of for other in imported}
 
 
 def same_task(run: RunData) -> dict[str, float]:

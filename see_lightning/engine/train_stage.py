@@ -1,13 +1,9 @@
 """The training of one stage: a method learns a task, and weights and counts become final in one commit."""
 
-import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,39 +11,22 @@ import torch
 
 from see_lightning.data.example import Example
 from see_lightning.engine.callbacks import StageProgress, Throughput
-from see_lightning.engine.context import RunContext
-from see_lightning.engine.expert_file import write_expert_file
-from see_lightning.engine.ledger import dump
-from see_lightning.engine.method_costs import MethodCosts, of_all_ranks
+from see_lightning.engine.origin import own_settings
 from see_lightning.engine.pages import kept_pages
-from see_lightning.engine.router import learn_route, save_expert, storage_of
-from see_lightning.engine.row_counts import row_counts, stored_counts
-from see_lightning.engine.stages import Stage
-from see_lightning.errors import ConfigError, Refusal
-from see_lightning.files.writing import write_text
-from see_lightning.methods.method import Assignment, Method
+from see_lightning.engine.router import save_expert, storage_of
+from see_lightning.engine.row_counts import row_counts
+from see_lightning.engine.task_stage import TaskStage, write_examples
+from see_lightning.errors import Refusal
 from see_lightning.seeds import seed
 from see_lightning.tasks.datamodule import TaskDataModule
-from see_lightning.tasks.task import Task
 
 
 class Diverged(Refusal):
     """The loss or a weight became infinite or NaN."""
 
 
-class TrainStage:
-    """Trains one task of a run, or restores what an earlier start of the run trained.
-
-    Args:
-        context: state that the stages of the run share.
-        stage: of the run.
-        task: the task of the stage.
-        title: begins every line of progress.
-    """
-
-    def __init__(self, context: RunContext, stage: Stage, task: Task, title: str) -> None:
-        self.context, self.stage, self.task, self.title = context, stage, task, title
-        self.folder = context.ledger.folder(stage.name)
+class TrainStage(TaskStage):
+    """Trains one task of a run, or restores what an earlier start of the run trained."""
 
     def run(self) -> None:
         """Train the task unless it is trained already.
@@ -64,17 +43,15 @@ class TrainStage:
         if not trained.get("ended", True):
             self._end_again(trained)
 
-    @cached_property
-    def costs(self) -> MethodCosts:
-        """Time and tokens of the method's hooks in this stage."""
-        return MethodCosts(self.context.method.pool.model.get_input_embeddings())
-
     def _train(self) -> None:
         context, method = self.context, self.context.method
         context.check_preemption()  # the model may have been loaded just now
         context.ledger.begin(self.stage.name)
         method.drawn.clear()
         method.drawn_rows.clear()
+        if self.origin and not self.origin.training:
+            self._take_from(self.origin)
+            return
         assigned = self._assign() if method.may_reuse else None
         if assigned and assigned.expert != self.task.name:
             self._reuse(assigned)
@@ -83,9 +60,10 @@ class TrainStage:
             self._keep()
             return
         examples = self._training_examples()
-        self._begin_task()
-        throughput, weights = Throughput(), sum(weight.numel() for weight in method.trained_weights())
-        seconds = self._fit(examples, throughput)
+        with own_settings(method, self.origin.training if self.origin else {}):
+            self._begin_task()
+            throughput, weights = Throughput(), sum(weight.numel() for weight in method.trained_weights())
+            seconds = self._fit(examples, throughput)
         self._end_task()
         facts = self._facts(examples, throughput, seconds) | {"trained_weights": weights}
         facts |= {"assigned": asdict(assigned)} if assigned else {}
@@ -99,60 +77,6 @@ class TrainStage:
             f" loss {facts['loss']:.3f}, {facts['tokens'] / seconds:,.0f} tokens/s, {seconds:.0f} s"
         )
 
-    def _assign(self) -> Assignment:
-        """Let the method choose the expert for the task.
-
-        Raises:
-            RuntimeError: the ranks chose different ones.
-        """
-        method, ranks = self.context.method, self.context.ranks
-        with self.costs.of("assign"):
-            with _at_rest(method):
-                assigned = method.assign(self.task)
-            if len({one.expert for one in ranks.gather(assigned)}) > 1:
-                raise RuntimeError(
-                    f"{self.stage.name}: the ranks chose different experts for this task; run all ranks on the same hardware."
-                )
-            own = assigned.expert == self.task.name
-            choice = (
-                "an expert of its own" if own else f"explained by the expert of {assigned.expert}, nothing is trained"
-            )
-            self.context.console.print(f"{self.title}: {choice} ({method.reason(assigned)})")
-        return assigned
-
-    def _keep(self) -> None:
-        """Make a stage final whose task trains nothing: the method keeps of it what later answers need."""
-        self._begin_task()
-        self._end_task()
-        self._commit_untrained()
-        self.context.console.print(f"{self.title}: nothing is trained")
-
-    def _reuse(self, assigned: Assignment) -> None:
-        """Make a stage final whose task reuses an expert; nothing is trained."""
-        self._commit_untrained(assigned=asdict(assigned))
-
-    def _commit_untrained(self, **more: Any) -> None:
-        """Make a stage final without training.
-
-        Args:
-            more: further facts of the stage.
-        """
-        method = self.context.method
-        if self.context.ranks.first:
-            self.context.ledger.check_held()
-            write_examples(self.folder / "examples.jsonl", [])
-            save_expert(method, self.task.name, self.folder / "expert")
-        nothing = dict.fromkeys(("examples", "rehearsed", "past_tokens", "negatives", "steps", "tokens", "computed"), 0)
-        facts = {
-            "loss": None,
-            "seconds": round(self.costs.seconds("assign"), 3),
-            "hooks": self._hooks(),
-            "storage": storage_of(method),
-            **stored_counts(self.context, []),
-            **self._report(),
-        }
-        self._commit({**nothing, "trained_weights": 0, **facts, **more})
-
     def _training_examples(self) -> list[Example]:
         """The rows that the stage trains on, the same on every rank.
 
@@ -164,13 +88,6 @@ class TrainStage:
         if context.ranks.first:
             write_examples(self.folder / "examples.jsonl", examples)
         return examples
-
-    def _begin_task(self) -> None:
-        method, ranks = self.context.method, self.context.ranks
-        with self.costs.of("choose_parent"):
-            method.parent = ranks.gather(method.choose_parent(self.task))[0]  # the same one on every rank
-        with self.costs.of("begin_task"):
-            method.begin_task(self.task, self.context.memory)
 
     def _fit(self, examples: Sequence[Example], throughput: Throughput) -> float:
         """Make every step of the training.
@@ -186,7 +103,7 @@ class TrainStage:
             Diverged: the loss or a weight is no finite number.
             RuntimeError: Lightning made another number of steps than the rows need.
         """
-        context, settings, ranks, method = self.context, self.context.settings, self.context.ranks, self.context.method
+        context, settings, ranks, method = self.context, self.settings, self.context.ranks, self.context.method
         data = TaskDataModule(
             self.task.name,
             examples,
@@ -230,17 +147,11 @@ class TrainStage:
             steps_per_epoch: steps of one pass over the data.
             steps: that were finished.
         """
-        lr, step = self.context.method.optim.lr, min(steps + 1, steps_per_epoch * self.context.settings.epochs)
+        lr, step = self.context.method.optim.lr, min(steps + 1, steps_per_epoch * self.settings.epochs)
         return Diverged(
             f"{self.task.name} diverged in step {step}, epoch {(step - 1) // steps_per_epoch + 1}: {error} Nothing of this"
             f" task is kept. optim.lr is {lr:g}; lower it, such as to optim.lr={lr / 10:g}"
         )
-
-    def _end_task(self) -> None:
-        method = self.context.method
-        with self.costs.of("end_task"), _at_rest(method):
-            method.end_task(self.task, self.context.memory)
-            learn_route(method, self.task)
 
     def _facts(self, examples: Sequence[Example], throughput: Throughput, seconds: float) -> dict[str, Any]:
         """The facts that the ledger keeps of the training, over all ranks."""
@@ -260,26 +171,6 @@ class TrainStage:
             **self._report(),
         }
 
-    def _report(self) -> dict[str, Any]:
-        """The method's own facts.
-
-        Raises:
-            ConfigError: JSON cannot hold them.
-        """
-        method = self.context.method
-        report = method.report()
-        try:
-            dump(report)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"{type(method).__name__}.report returns values that JSON cannot hold: {error}. Return finite numbers, texts,"
-                f" lists, dictionaries or None."
-            ) from error
-        return {"report": report} if report else {}
-
-    def _hooks(self) -> dict[str, Any]:
-        return of_all_ranks(self.context.ranks.gather(self.costs.spent))
-
     def _end_again(self, trained: dict[str, Any]) -> None:
         """End a task that was trained in another run, with this run's settings.
 
@@ -289,7 +180,7 @@ class TrainStage:
         context, expert = self.context, self.folder / "expert"
         context.ranks.on_rank_zero(lambda: context.ledger.only_final(self.stage.name, "expert"))
         self._end_task()
-        if context.ranks.first:
+        if context.ranks.first and not (self.origin and self.origin.is_none):
             copy = self.folder / "expert.again"
             shutil.rmtree(copy, ignore_errors=True)  # of a run that was killed here
             save_expert(context.method, self.task.name, copy)
@@ -305,31 +196,3 @@ class TrainStage:
             facts["storage"] = storage_of(context.method)
         self._commit(facts)
         context.console.print(f"{self.title}: weights copied, not trained again")
-
-    def _commit(self, facts: dict[str, Any]) -> None:
-        """Make the saved files of the training final."""
-        if not self.stage.tests_own:  # else the stage's evaluation writes it, with the score
-            write_expert_file(self.context, self.stage, facts, score=None)
-        expert = sorted(path.name for path in (self.folder / "expert").glob("*"))
-        self.context.ledger.commit_trained(self.stage.name, ["examples.jsonl", *(f"expert/{n}" for n in expert)], facts)
-
-
-@contextmanager
-def _at_rest(method: Method) -> Iterator[None]:
-    """A context without gradients and without dropout."""
-    with torch.no_grad():
-        method.eval()
-        yield
-        method.train()  # as fit leaves it: modules in eval mode would be trained without dropout
-
-
-def write_examples(path: Path, examples: Sequence[Example]) -> None:
-    """Write the examples of a stage's training as JSON lines."""
-    lines = [{"id": e.id, "task": e.task, **_context(e), "prompt": e.prompt, "target": e.target} for e in examples]
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-def _context(example: Example) -> dict[str, Any]:
-    """The fields of an example's system prompt and earlier turns; empty if it has neither."""
-    system = {} if example.system is None else {"system": example.system}
-    return {**system, "turns": [asdict(turn) for turn in example.turns]} if example.turns else system

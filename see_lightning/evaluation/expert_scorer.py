@@ -153,7 +153,7 @@ class ExpertScorer:
         return text[: min((text.index(stop) for stop in stops if stop in text), default=len(text))]
 
     def _word(self, adapter: str | None) -> str:
-        return "" if adapter is None else self.method.accept_prefix
+        return str(self.method.accept_prefix_of(adapter))
 
     def _ids(self, text: str) -> list[int]:
         return self.template.target_ids(text)[:-1] if text else []

@@ -85,7 +85,7 @@ def likelihoods(method: Method, task: Task, records: Sequence[Mapping[str, Any]]
     adapters, found = method.router.adapters(queries, routes), {}
     for adapter in dict.fromkeys(adapters):
         examples = [example for example, one in zip(task.test, adapters, strict=True) if one == adapter]
-        accept_ids = "" if adapter is None else method.accept_prefix
+        accept_ids = method.accept_prefix_of(adapter)
         targets = [template.target_ids(accept_ids + example.target) for example in examples]
         prompts = [template.prompt_ids(example) for example in examples]
         opening_ids = template.target_ids(accept_ids)[:-1] if accept_ids else []

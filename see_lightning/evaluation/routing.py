@@ -89,18 +89,18 @@ def routing_report(
     Args:
         records: answers to queries of `tasks`; at least one.
         tasks: those learned so far, in order.
-        given: by task, the right expert; by default that of its name.
+        given: by task, the right expert, ``base`` for a task without one; by default that of its name.
 
     Returns:
         ``accuracy``, ``confusion`` (rows of counts), ``tasks`` (its rows), ``columns``, ``base_share`` and
         ``no_indicator_share``.
     """
-    confusion_TE = confusion(records, tasks)
+    confusion_TE, columns = confusion(records, tasks), [*tasks, BASE]
     return {
-        "accuracy": accuracy(confusion_TE, [tasks.index((given or {}).get(task, task)) for task in tasks]),
+        "accuracy": accuracy(confusion_TE, [columns.index((given or {}).get(task, task)) for task in tasks]),
         "confusion": confusion_TE,
         "tasks": list(tasks),
-        "columns": [*tasks, BASE],
+        "columns": columns,
         "base_share": fallback_rate(confusion_TE),
         "no_indicator_share": no_verdict_rate(records),
     }

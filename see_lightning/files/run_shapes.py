@@ -19,6 +19,7 @@ TRAINED = {
     "ended?": bool,
     "storage?": ({str: int}, None),
     "assigned?": ({"expert": str, "z": {str: NUMBER}}, None),
+    "never_refuses?": bool,
     "parent?": (str, None),
     "report?": dict,
     "seconds?": NUMBER,
@@ -239,6 +240,7 @@ FILES: dict[str, tuple[Any, str]] = {
     "expert.json": ({"task": str, "template_sha256": str}, WHOLE),
     "threshold.json": ({"log_odds": NUMBER}, WHOLE),
     "given.json": ({"expert": str, "z": {str: NUMBER}}, WHOLE),
+    "origin.json": ({"from": (str, None), "verdicts?": bool, "notes?": [str]}, WHOLE),
     "adapter_config.json": (
         {"alora_invocation_tokens?": ([int], None)},
         WHOLE,

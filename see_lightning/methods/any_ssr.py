@@ -36,6 +36,7 @@ class AnySsr(ExpertMethod):
     traits = Traits(
         has_experts=True,
         router=Analytic,
+        trains_apart=True,
         after_training=frozenset({"features", "ridge", "layer", "wordings"}),
     )
 

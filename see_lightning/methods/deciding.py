@@ -97,7 +97,7 @@ class DecidingExperts(ExpertMethod):
         )
         routes = router.walk([[one.expert] for one in again], ask_base=False)
         self.counts["second_chances"] += len(again)
-        newest_first = self.pool.names[::-1]
+        newest_first = self.newest_first()
         for row, one, route, response in zip(rows, again, routes, router.answers(routes), strict=True):
             answer = answers[row]
             asked = (*(answer.asked or newest_first[: len(answer.verdicts)]), one.expert)
@@ -137,4 +137,5 @@ class DecidingExperts(ExpertMethod):
             self.response_cache if remember else None,
             self.thresholds,
             decoder,
+            self.never_refusing,
         )

@@ -70,7 +70,7 @@ class Generation(RoutedMethod):
     def accept_ids(self, adapter: str | None) -> list[int]:
         """The tokens with which an adapter's answer is forced to begin."""
         # The blank behind the indicator may be one token with the start of the answer.
-        accept_word = "" if adapter is None else self.accept_prefix.rstrip(" ")
+        accept_word = self.accept_prefix_of(adapter).rstrip(" ")
         return self.template.target_ids(accept_word)[:-1] if accept_word else []
 
     def text_behind(self, forced_prefix: Sequence[int], ids: list[int]) -> str:

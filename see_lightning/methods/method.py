@@ -139,6 +139,11 @@ class Method(Generation):
         """Names of the settings that no trained weight depends on, if the method has these arguments; see ``Traits``."""
         return cls.traits.after_training
 
+    @classmethod
+    def trains_apart(cls, arguments: Mapping[str, Any]) -> bool:
+        """Whether no expert depends on another one, if the method has these arguments; see ``Traits``."""
+        return cls.traits.trains_apart
+
     @abstractmethod
     def begin_task(self, task: Task, memory: Memory) -> None:
         """Adds the weights that the task trains and freezes all others."""

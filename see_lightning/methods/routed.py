@@ -29,6 +29,8 @@ class RoutedMethod(Training):
         #: Exact costs of answering: prefills, decisions, decided_again (close decisions that were recomputed, each in a
         #: batch of its own), generations, new_tokens.
         self.counts: Counter[str] = Counter()
+        #: Imported experts, oldest first, that have not learned to give verdicts, among others that have.
+        self.never_refusing: list[str] = []
 
     @classmethod
     def router_for(cls, arguments: Mapping[str, Any]) -> type[Router]:
@@ -62,6 +64,14 @@ class RoutedMethod(Training):
             ConfigError: this method does not answer with one adapter of its pool.
         """
         return self.router.route(queries)
+
+    def newest_first(self) -> list[str]:
+        """The experts that give verdicts, in the order in which they are asked."""
+        return [name for name in self.pool.names[::-1] if name not in self.never_refusing]
+
+    def accept_prefix_of(self, adapter: str | None) -> str:
+        """The indicator before an adapter's accepted answer, with the blank behind it; empty if it writes none."""
+        return "" if adapter is None or adapter in self.never_refusing else self.accept_prefix
 
     def expert_of(self, task: str) -> str | None:
         """The expert that learned a task; None if there is none yet."""

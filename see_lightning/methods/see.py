@@ -86,6 +86,7 @@ class See(DecidingExperts):
         has_experts=True,
         router=Walk,
         learns_refusals=True,
+        trains_apart=True,
         after_training=THRESHOLDS | {"second_chance"},
     )
 
@@ -185,6 +186,11 @@ class See(DecidingExperts):
         names = cls.traits.after_training
         return names - THRESHOLDS if arguments.get("reuse") == "accept" else names
 
+    @classmethod
+    def trains_apart(cls, arguments: Mapping[str, Any]) -> bool:
+        """Not with ``reuse`` or ``warm_start``, which ask the earlier experts."""
+        return (arguments.get("reuse", "off"), arguments.get("warm_start", "none")) == ("off", "none")
+
     def expert_of(self, task: str) -> str | None:
         """A task's own expert, or with ``reuse`` the earlier one that it got."""
         if self.reuse:
@@ -224,6 +230,8 @@ class See(DecidingExperts):
         """Sets the new expert's threshold from its log-odds on the examples that ``calibrate_on`` chooses."""
         if self.reuse and self.reuse.is_reused(task.name):
             return  # nothing was trained
+        if task.name in self.never_refusing:
+            return
         if self.second_chance:
             self.second_chance.learn(task)
         if self.reuse:

@@ -48,6 +48,8 @@ class Traits:
         peft_loadable: PEFT alone loads an expert's folder and gives the same answers.
         learns_refusals: past examples are negatives, so experts give verdicts.
         may_reuse: an earlier expert may be assigned to a task (``Method.assign``), which is then not trained.
+        trains_apart: no expert's training depends on another expert, so each can be left out, imported or trained again by
+            itself (``order.experts``).
         takes_conversations: answers rows with earlier turns or a system prompt of their own. False if it stores or rewrites
             queries as single texts.
         after_training: names of the method's settings that no trained weight depends on. A run that differs from a finished
@@ -66,5 +68,6 @@ class Traits:
     peft_loadable: bool = True
     learns_refusals: bool = False
     may_reuse: bool = False
+    trains_apart: bool = False
     takes_conversations: bool = True
     after_training: frozenset[str] = frozenset()

@@ -5,7 +5,11 @@ same experts without a task id.
 """
 
 from see_lightning.methods.method import ExpertMethod
+from see_lightning.methods.setup import Traits
+from see_lightning.routing.oracle import Oracle
 
 
 class Stl(ExpertMethod):
     """Experts without verdicts; the base model answers queries of tasks that have no expert yet."""
+
+    traits = Traits(has_experts=True, router=Oracle, trains_apart=True)

@@ -44,6 +44,12 @@ class Routed(Protocol):
     run_seed: int
     accept_prefix: str
 
+    def newest_first(self) -> list[str]:
+        """The experts that give verdicts, newest first."""
+
+    def accept_prefix_of(self, adapter: str | None) -> str:
+        """What an adapter writes before an answer; empty for the base model."""
+
     def expert_of(self, task: str) -> str | None:
         """The expert that learned a task; None if there is none yet."""
 
@@ -169,7 +175,8 @@ def answer_logits(method: Routed, adapter: str | AdapterDelta, prompt: list[int]
         adapter: the expert's name, or an adapter without a name.
         prompt: as ids, read by itself.
     """
-    word = method.accept_prefix.rstrip(" ")  # the blank may be one token with the answer's beginning
+    accept = method.accept_prefix_of(adapter) if isinstance(adapter, str) else method.accept_prefix
+    word = accept.rstrip(" ")  # the blank may be one token with the answer's beginning
     logits_1V, read = method.pool.prefill(adapter, [prompt])
     if word:
         with method.pool.use_adapter(adapter) as model:

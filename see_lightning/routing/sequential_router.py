@@ -39,6 +39,7 @@ class SequentialRouter:
         response_cache: responses of frozen experts; None computes every response.
         thresholds: by expert, the log-odds below which a positive verdict counts as negative.
         decoder: shared with others, who step it; None is a decoder of its own.
+        never_refusing: experts without verdicts, oldest first. The newest of them answers what no other expert accepts.
     """
 
     def __init__(
@@ -51,10 +52,14 @@ class SequentialRouter:
         response_cache: ResponseCache | None,
         thresholds: Mapping[str, float] | None = None,
         decoder: BatchDecoder[Any] | None = None,
+        never_refusing: Sequence[str] = (),
     ) -> None:
         self.thresholds = thresholds or {}
         self.pool, self.trie, self.queries, self.counts = pool, trie, queries, counts
-        self.newest_first = pool.names[::-1]
+        self.newest_first = [name for name in pool.names[::-1] if name not in never_refusing]
+        #: The adapter that answers what no expert accepts; None is the base model.
+        self.last = never_refusing[-1] if never_refusing else None
+        self.plain = (None, self.last)  # these give no verdict
         self.batch_cache = BatchCache(response_cache, pool, queries)
         self.eos_ids = eos_ids
         self.decoder: DecoderShare[Request] = DecoderShare(decoder or BatchDecoder(pool.use_adapter, eos_ids))
@@ -67,13 +72,13 @@ class SequentialRouter:
         self._start = cache(self._prefill_group)
 
     def walk(self, orders: Orders | None = None, *, ask_base: bool = True) -> list[Route]:
-        """Route every query to the first expert that accepts it, else to the base model, and generate its answer.
+        """Route every query to the first expert that accepts it, else to the last adapter, and generate its answer.
 
         With ``queries.only_decide`` no answer is generated.
 
         Args:
             orders: for each query, the experts that it asks, in order; None is all of them, newest first.
-            ask_base: whether the base model answers the queries that no expert accepts.
+            ask_base: whether the last adapter answers the queries that no expert accepts.
         """
         routes = self.begin(orders, ask_base=ask_base)
         self._finish()
@@ -88,8 +93,9 @@ class SequentialRouter:
             prefill = self._lazy_prefill(rows, asked)
             chunk_routes = walk(asked, partial(self._verdicts_of, prefill, rows))
             if ask_base and not self.queries.only_decide:
-                self._ask_base(prefill, rows, [place for place, one in enumerate(chunk_routes) if one.expert is None])
-            routes += chunk_routes
+                refused = [place for place, one in enumerate(chunk_routes) if one.expert is None]
+                self._ask_without_verdict(self.last, prefill, rows, refused)
+            routes += [replace(one, expert=one.expert or self.last) for one in chunk_routes]
         return routes
 
     def ending(self, routes: Sequence[Route]) -> Iterator[dict[int, CachedResponse]]:
@@ -108,7 +114,7 @@ class SequentialRouter:
             yield ended
 
     def answers(self, routes: Sequence[Route]) -> list[CachedResponse]:
-        """The response of each route's expert, or of the base model; an empty one where the base model was not asked."""
+        """The response of each route's adapter; an empty one where the last adapter was not asked."""
         return [self._cached.get((one.expert, row), CachedResponse()) for row, one in enumerate(routes)]
 
     def decide_all(self) -> None:
@@ -122,7 +128,7 @@ class SequentialRouter:
             for expert in self.newest_first:
                 self._ask(prefill, rows, expert, every)
             if not self.queries.only_decide:
-                self._ask_base(prefill, rows, every)
+                self._ask_without_verdict(None, prefill, rows, every)
         self._finish()
 
     def log_odds(self, orders: Orders) -> list[list[float]]:
@@ -256,16 +262,23 @@ class SequentialRouter:
                 torch.stack([prefilled[request].mask_K for request in requests]),
             )
 
-    def _ask_base(self, prefill: LazyPrefill, rows: Sequence[int], places: Sequence[int]) -> None:
-        new = [place for place in places if self._is_new((None, rows[place]))]
+    def _ask_without_verdict(
+        self, adapter: str | None, prefill: LazyPrefill, rows: Sequence[int], places: Sequence[int]
+    ) -> None:
+        """Begin the answers of the base model or of an expert that never refuses."""
+        new = [place for place in places if self._is_new((adapter, rows[place]))]
         for chunk in prefill().queries.chunks(new) if new else ():
             self.decoder.decode_until(self.queries.rows - len(chunk))
-            logits_BV, read = prefill().prefill_base(chunk)
-            requests: list[Request] = [(None, rows[place]) for place in chunk]
+            requests: list[Request] = [(adapter, rows[place]) for place in chunk]
+            if adapter is None:
+                logits_BV, read = prefill().prefill_base(chunk)
+            else:
+                self.counts["prefills"] += len(chunk)
+                logits_BV, read = self.pool.prefill(adapter, [self.queries.prompts[row] for _, row in requests])
             self.decoder.start(
                 logits_BV,
                 read,
-                [answer_row(self.queries, request[1], request, None, self.trie.text) for request in requests],
+                [answer_row(self.queries, request[1], request, adapter, self.trie.text) for request in requests],
             )
 
     def _is_over(self, key: Request, ids: list[int]) -> bool:
@@ -299,7 +312,8 @@ class SequentialRouter:
         for request, decoded in self.decoder.done.items():
             adapter, row = request
             verdict = self._verdicts.get(request)
-            answered = adapter is None or (self._accepts(request, verdict) and not self.queries.only_decide)
+            plain = adapter in self.plain
+            answered = plain or (self._accepts(request, verdict) and not self.queries.only_decide)
             if answered and self._may_be_close(adapter, decoded):
                 decoded = self._alone(request)
             text, decision = self.trie.text(decoded.ids), self._decisions.get(request)
@@ -307,7 +321,7 @@ class SequentialRouter:
                 verdict=verdict,
                 log_odds=round(decision.log_odds, 4) if decision else None,
                 margin=round(decision.margin, 4) if decision else None,
-                text=(text if adapter is None else strip_indicator(text, self.trie.indicators)) if answered else None,
+                text=(text if plain else strip_indicator(text, self.trie.indicators)) if answered else None,
                 truncated=not decoded.ended if answered else None,
             )
             self._cached[request] = cached
@@ -325,9 +339,10 @@ class SequentialRouter:
         """The answer of a request in a batch of its own."""
         adapter, row = request
         self.counts["prefills"] += 1
-        if adapter is None:
-            state: RowState[Request] = answer_row(self.queries, row, request, None, self.trie.text)
+        if adapter in self.plain:
+            state: RowState[Request] = answer_row(self.queries, row, request, adapter, self.trie.text)
             return self.pool.answer_alone(self.queries.prompts[row], state, self.eos_ids)
+        assert adapter is not None
         queries = replace(self.queries.select([row]), exact=False)
         alone = SequentialRouter(self.pool, self.trie, queries, self.eos_ids, Counter(), None, self.thresholds)
         alone._ask(alone._lazy_prefill([0], [[adapter]]), [0], adapter, [0])

@@ -122,4 +122,4 @@ class Walk(Verifying):
 
     def orders(self, queries: Queries) -> list[list[str]]:
         """All experts, newest first."""
-        return [self.method.pool.names[::-1]] * len(queries)
+        return [self.method.newest_first()] * len(queries)

@@ -83,7 +83,7 @@ def test_data_that_changed_since_the_start_make_another_run_and_the_old_one_goes
     content = file.read_text()
     file.write_text(content.replace('"yy"', '"y"', 1))
     other = toy.run(cfg)
-    assert other.fits == 2
+    assert other.fits == 1, "the expert of sky has not seen these rows"
     assert f"sea ({half}: 1 rows added, 1 removed)" in capfd.readouterr().err
     file.write_text(content)
     begun = toy.run(cfg)

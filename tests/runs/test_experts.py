@@ -57,7 +57,7 @@ def test_an_exported_expert_answers_under_peft_as_the_run_does(base, tmp_path, c
     experts([str(directory), "export", "sea", str(tmp_path / "sea"), "--base", str(saved)])
     assert all_files(directory) == before
     assert sorted(path.name for path in (tmp_path / "sea").iterdir()) == [
-        "README.md", "adapter_config.json", "adapter_model.safetensors",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "expert.json",
     ]  # fmt: skip
     loaded = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "sea"), dtype=torch.float32).eval()
     template, method = ensemble.method.template, ensemble.method
