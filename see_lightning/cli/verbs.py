@@ -27,7 +27,7 @@ VERBS = {
     "serve": Verb("see_lightning.cli.serve", "serves a run to clients of the OpenAI API, and routes their queries"),
     "experts": Verb(
         "see_lightning.cli.experts",
-        "lists the experts of a run, exports one, or makes a run without one, with one trained again, or with an imported one",
+        "lists the experts of a run, exports one, or makes a run with one removed, trained again or imported",
     ),
     "runs": Verb("see_lightning.cli.runs", "lists runs"),
     "compare": Verb(

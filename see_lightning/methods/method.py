@@ -91,9 +91,8 @@ class Method(Generation):
         By default ``weights``, all adapters, with one adapter as the unit, and ``state`` if there is one. Empty if nothing is
         learned.
         """
-        sizes: dict[
-            str, int
-        ] = {}  # a composite takes the bytes of its adapters, which others may share, or its own weights'
+        # A composite takes the bytes of its adapters, which others may share, or its own weights'.
+        sizes: dict[str, int] = {}
         for name in self.pool.names:
             composite = self.pool.composites.get(name)
             if composite and not composite.adapters:
@@ -138,11 +137,6 @@ class Method(Generation):
     def after_training(cls, arguments: Mapping[str, Any]) -> frozenset[str]:
         """Names of the settings that no trained weight depends on, if the method has these arguments; see ``Traits``."""
         return cls.traits.after_training
-
-    @classmethod
-    def trains_apart(cls, arguments: Mapping[str, Any]) -> bool:
-        """Whether no expert depends on another one, if the method has these arguments; see ``Traits``."""
-        return cls.traits.trains_apart
 
     @abstractmethod
     def begin_task(self, task: Task, memory: Memory) -> None:

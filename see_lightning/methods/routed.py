@@ -42,6 +42,11 @@ class RoutedMethod(Training):
         """Arguments of the method that choose a router, under which its runs have always been stored."""
         return {}
 
+    @classmethod
+    def trains_apart(cls, arguments: Mapping[str, Any]) -> bool:
+        """Whether no expert depends on another one, if the method has these arguments; see ``Traits``."""
+        return cls.traits.trains_apart
+
     @cached_property
     def own_router(self) -> Router:
         """The router if the run chooses none."""
