@@ -43,6 +43,7 @@ REHEARSAL = (
     "max_negatives",
     "calibrate_on",
 )  # settings of data that only methods that rehearse read
+NEWER_OPTIM = ("migu", "early_stopping")  # settings of optim that are newer than the first kept runs, off at 0
 STREAM_SETTING = {"recurring": "visits", "blurry": "share"}  # the setting of each stream of tasks
 GENERAL_USES = ("general_negatives", "other_instructions", "against")  # settings that use general_source
 REWORDING_VERSION = 1  # of the rules that reword definitions; other rules train other experts
@@ -77,9 +78,13 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     full = config["adapter"].get("full", False)
     lora = {name: value for name, value in config["adapter"].items() if name != "full"}
     kept["adapter"] = {"full": True, "targets": targets} if full else {**lora, "targets": targets}
-    # How a step is split into micro-batches changes no number; migu is newer than the first kept runs.
+    if not kept.get("valid_size"):  # newer than the first kept runs
+        kept.pop("valid_size", None)
+    # How a step is split into micro-batches changes no number; some settings are newer than the first kept runs.
     kept["optim"] = {
-        name: value for name, value in config["optim"].items() if name != "tokens_at_once" and (name != "migu" or value)
+        name: value
+        for name, value in config["optim"].items()
+        if name != "tokens_at_once" and (name not in NEWER_OPTIM or value)
     }
     kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}
     # Newer than the first kept runs; empty, it changes no prompt.

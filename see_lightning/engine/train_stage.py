@@ -1,13 +1,11 @@
 """The training of one stage: a method learns a task, and weights and counts become final in one commit."""
 
-import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -16,6 +14,7 @@ import torch
 from see_lightning.data.example import Example
 from see_lightning.engine.callbacks import StageProgress, Throughput
 from see_lightning.engine.context import RunContext
+from see_lightning.engine.examples_file import write_examples
 from see_lightning.engine.expert_file import write_expert_file
 from see_lightning.engine.ledger import dump
 from see_lightning.engine.method_costs import MethodCosts, of_all_ranks
@@ -23,8 +22,8 @@ from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.router import learn_route, save_expert, storage_of
 from see_lightning.engine.row_counts import row_counts, stored_counts
 from see_lightning.engine.stages import Stage
+from see_lightning.engine.validation import Validation
 from see_lightning.errors import ConfigError, Refusal
-from see_lightning.files.writing import write_text
 from see_lightning.methods.method import Assignment, Method
 from see_lightning.seeds import seed
 from see_lightning.tasks.datamodule import TaskDataModule
@@ -85,18 +84,22 @@ class TrainStage:
         examples = self._training_examples()
         self._begin_task()
         throughput, weights = Throughput(), sum(weight.numel() for weight in method.trained_weights())
-        seconds = self._fit(examples, throughput)
+        validation = Validation.of(context, self.task)
+        seconds = self._fit(examples, throughput, validation)
         self._end_task()
-        facts = self._facts(examples, throughput, seconds) | {"trained_weights": weights}
+        epochs = self._epochs(validation)
+        facts = self._facts(examples, throughput, seconds, epochs) | {"trained_weights": weights}
+        facts |= {"validation": validation.facts()} if validation else {}
         facts |= {"assigned": asdict(assigned)} if assigned else {}
         if context.ranks.first:
             context.ledger.check_held()
             save_expert(method, self.task.name, self.folder / "expert")
         self._commit(facts)
         began = f"begun as {method.parent}, " if method.parent else ""
+        found = validation.summary() if validation else ""
         context.console.print(
             f"{self.title}: {began}{facts['steps']} steps on {len(examples)} examples, {facts['rehearsed']} rows rehearsed,"
-            f" loss {facts['loss']:.3f}, {facts['tokens'] / seconds:,.0f} tokens/s, {seconds:.0f} s"
+            f" loss {facts['loss']:.3f}, {found}{facts['tokens'] / seconds:,.0f} tokens/s, {seconds:.0f} s"
         )
 
     def _assign(self) -> Assignment:
@@ -172,15 +175,16 @@ class TrainStage:
         with self.costs.of("begin_task"):
             method.begin_task(self.task, self.context.memory)
 
-    def _fit(self, examples: Sequence[Example], throughput: Throughput) -> float:
-        """Make every step of the training.
+    def _fit(self, examples: Sequence[Example], throughput: Throughput, validation: Validation | None) -> float:
+        """Make every step of the training; if it ends early, the best epoch is kept.
 
         Args:
             examples: the rows to train on.
             throughput: counts steps and tokens.
+            validation: None without validation rows.
 
         Returns:
-            Seconds that the steps took.
+            Seconds that the steps and the validation took.
 
         Raises:
             Diverged: the loss or a weight is no finite number.
@@ -199,6 +203,7 @@ class TrainStage:
             ranks=ranks.size,
         )
         callbacks: list[L.Callback] = [throughput, StageProgress(context.console, self.title, throughput)]
+        callbacks += [validation] if validation else []
         logger = context.tracker.stage(self.task.name, self.folder)
         trainer = context.trainer(self.stage, callbacks, logger=logger, epochs=settings.epochs)
         # The seed of dropout depends on the task's name alone, not on earlier tasks; ranks compute different rows.
@@ -208,6 +213,8 @@ class TrainStage:
         try:
             with kept_pages(), self.costs.of_steps(method):
                 trainer.fit(method, datamodule=data)
+                if validation:
+                    validation.keep_best()
             # The update of the last step is in no loss.
             if not all(parameter.isfinite().all() for parameter in method.parameters() if parameter.requires_grad):
                 raise FloatingPointError("weights are no numbers.")
@@ -217,10 +224,15 @@ class TrainStage:
         # Lightning's limit is a share if it is a float, where 1.0 is all; else a number of steps.
         limit = trainer.limit_train_batches
         whole = isinstance(limit, float) and limit == 1
-        expected = (data.steps_per_epoch if whole else int(trainer.num_training_batches)) * settings.epochs
+        per_epoch = data.steps_per_epoch if whole else int(trainer.num_training_batches)
+        expected = per_epoch * self._epochs(validation)
         if throughput.steps != expected:
             raise RuntimeError(f"{self.stage.name} was trained for {throughput.steps} steps instead of {expected}.")
         return seconds
+
+    def _epochs(self, validation: Validation | None) -> int:
+        """The number of passes over the rows."""
+        return len(validation.losses) if validation and validation.stopped else self.context.settings.epochs
 
     def _diverged(self, error: FloatingPointError, steps_per_epoch: int, steps: int) -> Diverged:
         """The refusal that names the step and the learning rate.
@@ -242,13 +254,15 @@ class TrainStage:
             method.end_task(self.task, self.context.memory)
             learn_route(method, self.task)
 
-    def _facts(self, examples: Sequence[Example], throughput: Throughput, seconds: float) -> dict[str, Any]:
+    def _facts(
+        self, examples: Sequence[Example], throughput: Throughput, seconds: float, epochs: int
+    ) -> dict[str, Any]:
         """The facts that the ledger keeps of the training, over all ranks."""
         ranks, method = self.context.ranks, self.context.method
         shares = ranks.gather((throughput.tokens, throughput.computed, throughput.loss))
         tokens, computed, loss = (sum(column) for column in zip(*shares, strict=True))
         return {
-            **row_counts(self.context, self.task, examples),
+            **row_counts(self.context, self.task, examples, epochs),
             "steps": throughput.steps,
             "tokens": tokens,
             "computed": computed,
@@ -321,15 +335,3 @@ def _at_rest(method: Method) -> Iterator[None]:
         method.eval()
         yield
         method.train()  # as fit leaves it: modules in eval mode would be trained without dropout
-
-
-def write_examples(path: Path, examples: Sequence[Example]) -> None:
-    """Write the examples of a stage's training as JSON lines."""
-    lines = [{"id": e.id, "task": e.task, **_context(e), "prompt": e.prompt, "target": e.target} for e in examples]
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-def _context(example: Example) -> dict[str, Any]:
-    """The fields of an example's system prompt and earlier turns; empty if it has neither."""
-    system = {} if example.system is None else {"system": example.system}
-    return {**system, "turns": [asdict(turn) for turn in example.turns]} if example.turns else system

@@ -21,6 +21,11 @@ TRAINED = {
     "assigned?": ({"expert": str, "z": {str: NUMBER}}, None),
     "parent?": (str, None),
     "report?": dict,
+    "validation?": {
+        "loss": [NUMBER],
+        **dict.fromkeys(("best_epoch", "kept_epoch", "epochs", "rows", "tokens"), int),
+        "seconds": NUMBER,
+    },
     "seconds?": NUMBER,
     "hooks?": {"seconds": {str: NUMBER}, "tokens": {str: int}},
     **dict.fromkeys(
@@ -143,6 +148,10 @@ RESULTS = {
     "last_row?": ({str: dict}, None),
     "notices?": [str],
     "benchmark?": (dict, None),
+    "validation?": {
+        "loss": [([NUMBER], None)],
+        **{name: [(int, None)] for name in ("best_epoch", "kept_epoch", "epochs", "rows")},
+    },
     "given?": {str: str},
     "method_report?": {str: list},
     "storage?": {str: [int]},
