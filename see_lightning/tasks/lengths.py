@@ -48,15 +48,9 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
     outdated = checks.notices(task.name)  # the new notice also counts the rows skipped in reading
     reserved = task.max_new_tokens if task.reserved is None else task.reserved
     (train, train_cut), (test, test_cut) = fitting(task.train, None), fitting(task.test, reserved)
-    held_out, held_out_cut = fitting(task.held_out, None)
-    valid, valid_cut = fitting(task.valid, None)
-    halves = (
-        ("training", task.train, train),
-        ("held-out", task.held_out, held_out),
-        ("validation", task.valid, valid),
-        ("test", task.test, test),
-    )
-    for half, drawn, kept in halves:
+    (held_out, held_out_cut), (valid, valid_cut) = fitting(task.held_out, None), fitting(task.valid, None)
+    halves = (("training", task.train, train), ("held-out", task.held_out, held_out), ("test", task.test, test))
+    for half, drawn, kept in (*halves, ("validation", task.valid, valid)):
         if 100 * (len(drawn) - len(kept)) > MOST_SKIPPED * len(drawn):
             raise DataError(
                 f"{task.name}: {len(drawn) - len(kept)} of the {len(drawn)} {half} rows do not fit into"

@@ -133,8 +133,9 @@ def _held_out(
     train = tuple(row for row, own in zip(rows, contents, strict=True) if own not in aside)
     if len(aside) < valid_size or not train:
         raise ConfigError(
-            f"valid_size={valid_size}, but {name} has {_size_of(contents, tested)} to hold them out from, and at least one is"
-            f" needed to train on; give valid_size={_most(contents, tested)} or less."
+            f"valid_size={valid_size} rows of {name} were to be held out from its training rows, but it has"
+            f" {_size_of(contents, tested)}, and at least one is needed to train on; give"
+            f" valid_size={_most(contents, tested)} or less."
         )
     if train_size is not None and train_size > len(train):
         raise ConfigError(
@@ -176,6 +177,4 @@ def _most(contents: Sequence[str], tested: Collection[str]) -> int:
 def _size_of(contents: Sequence[str], tested: Collection[str]) -> str:
     """The number of rows, and of different prompts if it is another, in words."""
     free = len(set(contents).difference(tested))
-    return f"{len(contents)} training rows" + (
-        f" with {free} different prompts that no test row has" if free < len(contents) else ""
-    )
+    return f"{len(contents)}" + (f" with {free} different prompts that no test row has" if free < len(contents) else "")

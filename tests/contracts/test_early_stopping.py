@@ -32,7 +32,11 @@ def data(base) -> Path:
 def trained(directory: Path) -> dict[str, bytes]:
     """All files of the stages but ``expert.json``, which counts steps and names the data."""
     paths = sorted((directory / "tasks").rglob("*"))
-    return {str(path.relative_to(directory)): path.read_bytes() for path in paths if path.is_file() and path.name != "expert.json"}
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in paths
+        if path.is_file() and path.name != "expert.json"
+    }
 
 
 def scripted(validation: Validation) -> float:
@@ -76,5 +80,7 @@ def test_a_validation_loss_moves_no_weight_and_no_answer(data, method, tmp_path)
 def test_a_method_that_trains_nothing_refuses_both_settings(data, method, setting, tmp_path):
     typed = [f"method={method}", *STOPPING]
     cfg = toy.compose(data, tmp_path, *typed)
-    with pytest.raises(ConfigError, match=f"{setting.partition('=')[0]} has no effect here: method={method} trains nothing"):
+    with pytest.raises(
+        ConfigError, match=f"{setting.partition('=')[0]} has no effect here: method={method} trains nothing"
+    ):
         check_effects(cfg, [setting], several=False)
