@@ -89,6 +89,9 @@ EFFECTS = (
     ),
     Effect(("adapter.*", "optim.*"), _trains, "method={method} trains nothing and has no adapter"),
     Effect(("adapter", "optim"), _trains, "method={method} trains nothing and has no adapter", soft=True),
+    Effect(("valid_size",), _trains, "method={method} trains nothing"),
+    Effect(("optim.early_stopping",), lambda cfg: cfg.optim.epochs > 1, "a task is trained for one epoch, so there is no"
+           " other to keep; write optim.epochs=N too"),
     Effect(("optim.lr",), lambda cfg: "lr" not in cfg.method, "method={method} has a learning rate of its own, method.lr",
            soft=True),
     Effect(("adapter.rank", "adapter.alpha", "adapter.dropout"), _has_rank, "layers are trained whole, without LoRA; choose a"
@@ -168,7 +171,7 @@ EFFECTS = (
     Effect(("logger.project", "logger.entity", "logger.name", "logger.group", "logger.tags"),
            lambda cfg: cfg.logger.get("mode") != "disabled", "logger.mode=disabled sends nothing"),
     Effect(("trainer.*val*", "trainer.*test*"), lambda cfg: False, "a run trains and answers; Lightning's validation and test"
-           " take no part in it"),
+           " take no part in it. valid_size=N has a validation loss after each epoch"),
     Effect(("paths.data",), _uses("paths.data", "benchmark", "ood"), "none of these tasks are read from there", soft=True),
 )  # fmt: skip
 

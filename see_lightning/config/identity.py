@@ -43,6 +43,8 @@ REHEARSAL = (
     "max_negatives",
     "calibrate_on",
 )  # settings of data that only methods that rehearse read
+NEWER = ("valid_size",)  # settings that are newer than the first kept runs, off at 0
+NEWER_OPTIM = ("migu", "early_stopping")  # such settings of optim
 STREAM_SETTING = {"recurring": "visits", "blurry": "share"}  # the setting of each stream of tasks
 GENERAL_USES = ("general_negatives", "other_instructions", "against")  # settings that use general_source
 REWORDING_VERSION = 1  # of the rules that reword definitions; other rules train other experts
@@ -58,7 +60,7 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
         config: as plain dicts and lists, as in ``results.json``, of this version or an earlier one.
     """
     config = with_former_names(config)
-    kept = {name: part for name, part in config.items() if name not in NUISANCE}
+    kept = {name: part for name, part in config.items() if name not in NUISANCE and (name not in NEWER or part)}
     if kept.get("router") is None:  # of the method's own router, the method's settings tell
         kept.pop("router", None)
     else:
@@ -77,10 +79,9 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     full = config["adapter"].get("full", False)
     lora = {name: value for name, value in config["adapter"].items() if name != "full"}
     kept["adapter"] = {"full": True, "targets": targets} if full else {**lora, "targets": targets}
-    # How a step is split into micro-batches changes no number; migu is newer than the first kept runs.
-    kept["optim"] = {
-        name: value for name, value in config["optim"].items() if name != "tokens_at_once" and (name != "migu" or value)
-    }
+    # How a step is split into micro-batches changes no number; some settings are newer than the first kept runs.
+    optim = {name: value for name, value in config["optim"].items() if name not in NEWER_OPTIM or value}
+    kept["optim"] = {name: value for name, value in optim.items() if name != "tokens_at_once"}
     kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}
     # Newer than the first kept runs; empty, it changes no prompt.
     kept["model"] = {name: value for name, value in config["model"].items() if name != "template_args" or value}

@@ -4,6 +4,7 @@
 FOREIGN = {
     "optim.lr": "lr learning_rate base_lr peak_lr max_lr",
     "optim.epochs": "epochs max_epochs num_train_epochs num_epochs n_epochs max_steps num_steps train_steps",
+    "optim.early_stopping": "early_stopping early_stopping_patience patience",
     "optim.global_batch_size": "batch_size train_batch_size per_device_train_batch_size global_batch_size"
     " accumulate_grad_batches gradient_accumulation_steps grad_accum",
     "optim.max_tokens_per_microbatch (examples a step are optim.global_batch_size)": "micro_batch_size auto_find_batch_size"
@@ -29,6 +30,7 @@ FOREIGN = {
     "order": "dataset dataset_name benchmark_name",
     "train_size": "train_size max_train_samples num_train_samples max_num_instances_per_task limit_train",
     "test_size": "test_size max_test_samples max_eval_samples max_predict_samples limit_test",
+    "valid_size": "valid_size val_size validation_size num_val_samples max_val_samples max_validation_samples",
     "ratio": "ratio replay_ratio rehearsal_ratio memory_ratio replay_rate data_memory",
     "seed": "seed random_seed data_seed manual_seed",
     "paths.runs": "output_dir out_dir save_dir default_root_dir logging_dir run_dir",

@@ -122,9 +122,11 @@ class OptimConfig:
     loss_reduction: str = (
         "tokens"  # tokens (mean over a batch's target tokens), examples (each example weighs the same)
     )
+    early_stopping: int = 0  # epochs without a lower validation loss that end a task; its best epoch is kept; 0: none
     migu: float = 0.0  # MIGU: share of the rows of A and B that a step does not update from the second task on; 0: none
 
     def __post_init__(self) -> None:
+        within("optim.early_stopping", self.early_stopping, 0)
         within("optim.migu", self.migu, 0, 0.999)
         within("optim.lr", self.lr, 0)
         within("optim.weight_decay", self.weight_decay, 0)
@@ -298,6 +300,7 @@ class RunConfig:
     seed: int = 0
     train_size: int | None = None  # training examples per task; null takes all
     test_size: int | None = None  # test examples per task; null takes all
+    valid_size: int = 0  # validation examples per task, for the loss after each epoch
     protocol: str = "ssr"  # the metrics that are printed: ssr, trace, olora, sapt; results.json has all
     method: Any = MISSING
     order: OrderConfig = MISSING
@@ -325,6 +328,12 @@ class RunConfig:
         within("seed", self.seed, 0)
         within("train_size", self.train_size, 1)
         within("test_size", self.test_size, 1)
+        within("valid_size", self.valid_size, 0)
+        if self.optim.early_stopping and not self.valid_size:
+            raise ConfigError(
+                f"optim.early_stopping={self.optim.early_stopping} compares validation losses, and no validation rows are"
+                f" chosen; write valid_size=N too, such as valid_size=50, or optim.early_stopping=0."
+            )
         one_of("protocol", self.protocol, PROTOCOLS)
         for variant in self.variants:
             one_of("variants", variant, VARIANTS)

@@ -83,6 +83,20 @@ class RowChecks:
                 raise DataError(f"{task}: no {half} rows; a task needs at least one")
         return Split(train=train_examples, test=test_examples, notices=notices)
 
+    def further(self, task: str, rows: Iterable[Example | BadRow], split: Split) -> tuple[Example, ...]:
+        """The rows of another part of a task that pass the checks; they count as the task's others do.
+
+        Args:
+            task: name of the task, whose training and test rows were checked before.
+            rows: of the part, such as its validation split.
+            split: the task's other rows; no id occurs in both.
+
+        Raises:
+            DataError: a bad row under ``stop``.
+        """
+        ids = {example.id: example.source for example in (*split.train, *split.test)}
+        return tuple(self._passing(task, rows, ids=ids, taken={}))
+
     def bad(self, task: str, source: str, reason: str) -> None:
         """Refuse or count one bad row. Later checks call this too, for example for a prompt that is too long for the model.
 

@@ -36,7 +36,8 @@ class ClBenchmarkReader:
     """Reads ``<type>/<task>/{train,test,labels}.json``: arrays of ``{"label", "sentence"}``, and an array of the labels.
 
     The prompt is O-LoRA's: the question of the task's type, the options, the sentence, ``Answer:``. Texts are not changed;
-    ids are ``<task>-<half>-<row>``. ``dev.json`` is not used: it equals ``test.json``. A row whose label is not in
+    ids are ``<task>-<half>-<row>``. ``dev.json``, if it has rows that are no test rows, is the
+    validation split; as published it equals ``test.json``. A row whose label is not in
     ``labels.json`` is read as O-LoRA reads it, with a notice: for MNLI's test rows without a label every listed answer is
     wrong. If a prompt is too long for the model, its sentence may be cut at the end; O-LoRA cuts the end of the prompt.
 

@@ -12,6 +12,7 @@ from see_lightning.errors import DataError, Refusal, with_cause
 from see_lightning.files.reading import open_file
 
 HALVES = ("train", "test")
+VALIDATION = ("validation", "valid", "dev")  # spellings of the third part, which a task may lack
 SAVED = "state.json"  # in each folder of a split that ``save_to_disk`` of the datasets library writes
 
 
@@ -39,23 +40,29 @@ def tasks_in(folder: Path) -> list[str]:
 
 
 def places_of(folder: Path, task: str) -> dict[str, Path]:
-    """The file, or the folder of ``save_to_disk``, of each half of a task.
+    """The file, or the folder of ``save_to_disk``, of each half of a task, and of its validation rows if there are some.
 
     Raises:
         DataError: a half has none, or two.
     """
     found: dict[str, Path] = {}
-    for half in HALVES:
-        files = [folder / f"{task}.{half}{suffix}" for suffix in FORMATS]
-        saved = folder / task / half
-        there = [path for path in files if path.exists()] + ([saved] if (saved / SAVED).exists() else [])
+    for half, spellings in (*((half, (half,)) for half in HALVES), (VALIDATION[0], VALIDATION)):
+        there = [place for name in spellings for place in _places(folder, task, name)]
         if len(there) > 1:
             raise DataError(f"{task}: {' and '.join(map(str, there))} both have its {half} rows; keep one of them")
+        if not there and half not in HALVES:
+            continue
         if not there:
             usual = found["train"].suffix if half == "test" and found["train"].is_file() else ".jsonl"
             raise DataError(f"{task}: no file {folder / f'{task}.{half}{usual}'}")
         found[half] = there[0]
     return found
+
+
+def _places(folder: Path, task: str, part: str) -> list[Path]:
+    """The files and folders that exist of a part of a task under one spelling."""
+    files, saved = [folder / f"{task}.{part}{suffix}" for suffix in FORMATS], folder / task / part
+    return [path for path in files if path.exists()] + ([saved] if (saved / SAVED).exists() else [])
 
 
 def files_at(place: Path) -> tuple[Path, ...]:

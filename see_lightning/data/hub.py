@@ -30,6 +30,7 @@ class Source:
         revision: commit, tag or branch; without one, results change when the data set does.
         train: name of the training rows' split.
         test: name of the test rows' split.
+        validation: name of the validation rows' split; None: there is none.
     """
 
     path: str
@@ -40,6 +41,7 @@ class Source:
     revision: str | None = None
     train: str = "train"
     test: str = "test"
+    validation: str | None = None
 
 
 class HubReader:
@@ -62,16 +64,15 @@ class HubReader:
         return list(self.sources)
 
     def parts(self, task: str) -> dict[str, Part]:
-        """The rows of the two splits.
+        """The rows of the splits.
 
         Raises:
             DataError: no such task.
         """
         require_task(task, self.tasks())
         source = self.sources[task]
-        return {
-            half: Part(_rows(task, source, split)) for half, split in (("train", source.train), ("test", source.test))
-        }
+        splits = {"train": source.train, "validation": source.validation, "test": source.test}
+        return {part: Part(_rows(task, source, split)) for part, split in splits.items() if split is not None}
 
     def read(self, task: str, checks: RowChecks) -> Split:
         """The examples of one task.

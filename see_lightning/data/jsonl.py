@@ -27,7 +27,8 @@ class JsonlReader:
     in JSON lines with the number of the line.
 
     The formats of a file are those of ``files.FORMATS``. A data set of ``save_to_disk`` is a folder ``<task>`` with the
-    splits ``train`` and ``test``.
+    splits ``train`` and ``test``. Validation rows may be added: ``<task>.validation.jsonl`` or a split ``validation``, also
+    spelled ``valid`` or ``dev``.
 
     Args:
         folder: contains the files.
@@ -58,7 +59,7 @@ class JsonlReader:
         return names
 
     def parts(self, task: str) -> dict[str, Part]:
-        """The rows of the two halves.
+        """The rows of the two halves, and the validation rows if there are some.
 
         Raises:
             DataError: no such folder, task or file.
@@ -76,7 +77,7 @@ class JsonlReader:
         return replace(split, notices=(*split.notices, *(line for reader in readers for line in reader.notices())))
 
     def _parts(self, task: str) -> tuple[dict[str, Part], list[RowReader]]:
-        """The rows of the two halves, and their readers, which have the notices once the rows are read."""
+        """The rows of the parts, and their readers, which have the notices once the rows are read."""
         require_task(task, self.tasks())
         places = places_of(self.folder, task)
         readers = {half: RowReader(task, half, self.train_on) for half in places}

@@ -79,7 +79,8 @@ class NaturalInstructionsReader:
     ``Positive Examples``. Definition and output are a string or a list. The first definition is used. The first output is
     trained on, and all count as right, as in CITB; SAPT draws one at random for training and for scores, so its references
     differ between runs. A row with an empty input or output is read, with a notice, as SAPT and CITB read it. A row without
-    ``id`` gets ``<task>-<half>-<row>``. ``dev.json`` is not used: in SAPT's data it equals ``test.json``.
+    ``id`` gets ``<task>-<half>-<row>``. ``dev.json`` is the validation split, as far as its rows
+    are no test rows; in SAPT's data it equals ``test.json``.
 
     If a prompt is too long for the model, its last positive examples may be removed, as by Tk-Instruct's collator, and then
     its input may be cut at the end.

@@ -1,7 +1,7 @@
 """The protocol of readers, and functions that they share."""
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,14 @@ from see_lightning.files.text import NoJson, holds_surrogate, parse_json, read_t
 
 T = TypeVar("T")
 
+#: Names of a task's part that is its validation split.
+VALIDATION = ("validation", "valid", "eval", "dev")
 EMPTY_ANSWER = "the answer is empty"  # remark on rows that their publisher accepts
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a task as published: its training rows, its test rows, or rows that no run uses, such as ``dev``.
+    """One part of a task as published: its training rows, its test rows, its validation rows (see ``VALIDATION``), or others.
 
     Args:
         rows: may be iterated over once; files are read during the iteration.
@@ -77,6 +79,15 @@ def where_to_put(folder: Path, published_at: str) -> str:
         f"Put the files of {published_at} into DIR/{folder.name} and set the environment variable SEE_DATA=DIR, "
         f"or paths.data=DIR"
     )
+
+
+def validation_part(parts: Mapping[str, Part]) -> str | None:
+    """The name of the part that is a task's validation split; None if there is none.
+
+    >>> validation_part({"train": Part(()), "dev": Part(()), "test": Part(())})
+    'dev'
+    """
+    return next((name for name in VALIDATION if name in parts), None)
 
 
 def read_halves(task: str, parts: dict[str, Part], checks: RowChecks) -> Split:

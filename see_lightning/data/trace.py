@@ -37,10 +37,11 @@ _AROUND_BODY = {
 
 
 class TraceReader:
-    """Reads ``<Task>/train.json`` and ``<Task>/test.json``, arrays of ``{"prompt", "answer"}``; ``eval.json`` is not used.
+    """Reads ``<Task>/train.json`` and ``<Task>/test.json``, arrays of ``{"prompt", "answer"}``.
 
-    Texts are not changed; ids are ``<Task>-<half>-<row>``. If a prompt is too long for the model, its body may be cut at the
-    end. Prompts of Py150 are all body and are cut at the beginning, since the line to be continued is the last.
+    ``eval.json`` is the validation split. Texts are not changed; ids are ``<Task>-<half>-<row>``. If a prompt is too long for
+    the model, its body may be cut at the end. Prompts of Py150 are all body and are cut at the beginning, since the line to
+    be continued is the last.
 
     Args:
         folder: contains the tasks' folders; each size of TRACE has its own.

@@ -90,6 +90,7 @@ def plain_tasks(cfg: DictConfig, config: RunConfig, template: PromptTemplate) ->
         config.train_size,
         config.test_size,
         held_out=0 if cfg.method.get("calibrate_on") == TRAIN else cfg.method.get("calibrate_on", 0),
+        valid_size=config.valid_size,
     )
     return [with_notices(task, template, "benchmark", "benchmark.max_new_tokens") for task in tasks]
 
@@ -138,6 +139,7 @@ def read_tasks(
     test_size: int | None,
     *,
     held_out: int = 0,
+    valid_size: int = 0,
     trained_on: bool = True,
 ) -> list[Task]:
     """Read and check tasks of one benchmark.
@@ -150,6 +152,7 @@ def read_tasks(
         train_size: training rows of each; None takes all.
         test_size: test rows of each; None takes all.
         held_out: further training rows that are held out.
+        valid_size: validation rows of each.
         trained_on: whether a method trains on the rows.
     """
     benchmark: Benchmark = instantiate(node)
@@ -168,6 +171,7 @@ def read_tasks(
                     train_size=train_size,
                     test_size=test_size,
                     held_out=held_out,
+                    valid_size=valid_size,
                 ),
                 template,
                 checks,

@@ -14,7 +14,8 @@ from see_lightning.engine.ledger import OOD, OOD_INPUT_ONLY
 from see_lightning.errors import ConfigError, DataError, listed, nearest
 from see_lightning.methods.instruction_variants import MODEL, read_rewordings
 from see_lightning.tasks.prompts import PromptTemplate, checked_header
-from see_lightning.tasks.task import Benchmark, Task, content
+from see_lightning.tasks.selection import content
+from see_lightning.tasks.task import Benchmark, Task
 from see_lightning.tasks.variants import definition, variant_of
 
 

@@ -24,7 +24,7 @@ from see_lightning.config.schema import RunConfig
 from see_lightning.config.search_path import CONF
 from see_lightning.data.checks import BadRow
 from see_lightning.data.example import Example, joined
-from see_lightning.data.reader import Reader
+from see_lightning.data.reader import Reader, validation_part
 from see_lightning.engine.user_files import source_digest, source_files
 from see_lightning.errors import DataError
 from see_lightning.models.digest import files_digest, model_files, weights_of
@@ -83,7 +83,7 @@ def read_contents(cfg: DictConfig, config: RunConfig) -> Contents:
         found.digests[name] = None
         found.places[name] = sorted({place for path in _folders(settings["benchmark"], task) for place in places(path)})
         try:
-            found.digests[name], found.rows[task] = rows_digest(reader, task)
+            found.digests[name], found.rows[task] = rows_digest(reader, task, valid=config.valid_size > 0)
         except (DataError, OSError) as error:
             found.missing[name] = _reason(error)
     for name, source in source_files(settings).items():
@@ -149,16 +149,23 @@ def ood_queries(ood: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rows_digest(
-    reader: Reader, task: str, halves: Sequence[str] = ("train", "test")
+    reader: Reader, task: str, halves: Sequence[str] = ("train", "test"), *, valid: bool = False
 ) -> tuple[str, dict[str, list[str]]]:
     """sha256 over the rows of a task, and a short digest of each row.
+
+    Args:
+        reader: reads the rows.
+        task: name of the task.
+        halves: the parts that count.
+        valid: whether the validation split counts too, if there is one.
 
     Raises:
         DataError: the rows cannot be read.
     """
     parts = reader.parts(task)
     whole, short = hashlib.sha256(), {}
-    for half in halves:
+    part = validation_part(parts) if valid else None
+    for half in (*halves, *([part] if part else [])):
         short[half] = [_row(row, whole) for row in parts[half].rows]
         whole.update(b"\x1d")
     return whole.hexdigest(), short

@@ -32,7 +32,8 @@ class RunSettings:
 
     Args:
         seed: the run's seed.
-        epochs: passes over each task's training examples.
+        epochs: passes over each task's training examples, at most.
+        early_stopping: epochs without a lower validation loss that end a task; 0 never ends it.
         global_batch_size: examples per optimizer step.
         grad_clip: largest gradient norm; 0 for none.
         loss_reduction: the loss is a mean over ``tokens`` or ``examples``.
@@ -44,6 +45,7 @@ class RunSettings:
 
     seed: int
     epochs: int
+    early_stopping: int
     global_batch_size: int
     grad_clip: float
     loss_reduction: str

@@ -27,7 +27,7 @@ def check_conversations(cfg: DictConfig, tasks: Iterable[Task]) -> None:
     if reason is None:
         return
     for task in tasks:
-        for row in (*task.train, *task.held_out, *task.test):
+        for row in task.every_row:
             if row.context:
                 has = "earlier turns" if row.turns else "a system prompt of its own"
                 raise ConfigError(f"{row.source or row.id} has {has}, but {reason}.")

@@ -25,6 +25,7 @@ from see_lightning.engine.stream_facts import (
     stream_notices,
     stream_of,
 )
+from see_lightning.engine.validation import validation_costs, validation_of
 from see_lightning.evaluation.continual import continual_metrics
 from see_lightning.evaluation.last_row import last_row
 from see_lightning.evaluation.matrix import ResultsMatrix
@@ -47,7 +48,7 @@ def collect(run: RunData) -> dict[str, Any]:
     Args:
         run: finished.
     """
-    results = _origin(run) | _scores(run)
+    results = _origin(run) | _scores(run) | validation_of(run)
     results |= _storage(run) | assigned_experts(run) | _method_report(run) | stream_of(run)
     if run.method.traits.has_experts and not router_class(run.cfg).needs_task:
         results |= _routing(run, results.get("given"))
@@ -58,6 +59,9 @@ def collect(run: RunData) -> dict[str, Any]:
     if any(name in run.eval_sets for name in VARIANTS):
         results["variants"] = _variants(run, routed="routing" in results, given=results.get("given"))
     results |= {"timing": _timing(run), "counts": (counts := _counts(run))}
+    if "validation" in results:
+        results["timing"]["validate_s"] = validation_costs(run, "seconds")
+        results["counts"]["validation_tokens"] = validation_costs(run, "tokens")
     if "routing" in results:
         results["routing"]["decided_again_share"] = _rate(counts["decided_again"], counts["decisions"])
     results["notices"] = _notices(run, results)

@@ -10,18 +10,19 @@ from see_lightning.tasks.batches import encode
 from see_lightning.tasks.task import Task
 
 
-def row_counts(context: RunContext, task: Task, examples: Sequence[Example]) -> dict[str, Any]:
+def row_counts(context: RunContext, task: Task, examples: Sequence[Example], epochs: int) -> dict[str, Any]:
     """Rows that a stage trained on, those of past tasks and those with a refusal as target, and the tokens of both.
 
     Args:
         context: of the run.
         task: of the stage.
         examples: its training rows; those of the method's own batches are counted by the method.
+        epochs: passes over them.
     """
     method, learned = context.method, {one.name for one in context.memory.past}
 
     def tokens(some: Sequence[Example]) -> int:  # in all epochs, padding excluded
-        return context.settings.epochs * sum(map(len, encode(some, method.template)))
+        return epochs * sum(map(len, encode(some, method.template)))
 
     past = [example for example in examples if example.task in learned]
     counts = {

@@ -190,6 +190,7 @@ class Session:
             settings=RunSettings(
                 seed=config.seed,
                 epochs=config.optim.epochs,
+                early_stopping=config.optim.early_stopping,
                 global_batch_size=config.optim.global_batch_size,
                 grad_clip=config.optim.grad_clip,
                 loss_reduction=config.optim.loss_reduction,

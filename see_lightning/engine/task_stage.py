@@ -1,7 +1,6 @@
 """A task's stage: the hooks of the method, experts that are not trained, and the commit that makes the stage final."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -11,8 +10,8 @@ from typing import Any
 import torch
 
 from see_lightning.config.origins import Origin
-from see_lightning.data.example import Example
 from see_lightning.engine.context import RunContext
+from see_lightning.engine.examples_file import write_examples
 from see_lightning.engine.expert_file import write_expert_file
 from see_lightning.engine.ledger import dump
 from see_lightning.engine.method_costs import MethodCosts, of_all_ranks
@@ -22,7 +21,6 @@ from see_lightning.engine.row_counts import stored_counts
 from see_lightning.engine.stages import Stage
 from see_lightning.errors import ConfigError
 from see_lightning.evaluation.routing import BASE
-from see_lightning.files.writing import write_text
 from see_lightning.methods.method import Assignment, Method
 from see_lightning.tasks.task import Task
 
@@ -182,15 +180,3 @@ def _at_rest(method: Method) -> Iterator[None]:
         method.eval()
         yield
         method.train()  # as fit leaves it: modules in eval mode would be trained without dropout
-
-
-def write_examples(path: Path, examples: Sequence[Example]) -> None:
-    """Write the examples of a stage's training as JSON lines."""
-    lines = [{"id": e.id, "task": e.task, **_context(e), "prompt": e.prompt, "target": e.target} for e in examples]
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-def _context(example: Example) -> dict[str, Any]:
-    """The fields of an example's system prompt and earlier turns; empty if it has neither."""
-    system = {} if example.system is None else {"system": example.system}
-    return {**system, "turns": [asdict(turn) for turn in example.turns]} if example.turns else system

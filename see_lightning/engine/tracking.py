@@ -226,11 +226,12 @@ class WandbTracker(Tracker):
         """A logger whose metrics carry the task's name and have a step axis of their own."""
         if self._relay is None:
             return False
-        self._metric(f"train/{task}/*", f"train/{task}/step")
+        for kind in ("train", "val"):
+            self._metric(f"{kind}/{task}/*", f"train/{task}/step")
 
         def log(metrics: dict[str, float], step: int | None) -> None:
-            """Rename ``train/loss`` to ``train/<task>/loss``."""
-            here = {f"train/{task}/{name.removeprefix('train/')}": value for name, value in metrics.items()}
+            """Rename ``train/loss`` to ``train/<task>/loss``, and ``val/loss`` likewise."""
+            here = {_of_task(name, task): value for name, value in metrics.items()}
             self._put("log", row={f"train/{task}/step": step, **here})
 
         return Relayed(log, "wandb")
@@ -336,6 +337,12 @@ class WandbTracker(Tracker):
         online = any(not Path(folder).name.startswith("offline-") for folder in folders)
         command = shlex.join(["wandb", "sync", *(["--include-online"] if online else []), *folders])
         return f"what was not sent is kept{'' if whole else ' in part'}; send it with: {command}"
+
+
+def _of_task(name: str, task: str) -> str:
+    """The name of a metric with its task; a name without a kind is one of training."""
+    kind, _, own = name.rpartition("/")
+    return f"{kind or 'train'}/{task}/{own}"
 
 
 def _holds_records(folder: str) -> bool:

@@ -11,11 +11,13 @@ import torch
 
 from see_lightning.data.example import Example
 from see_lightning.engine.callbacks import StageProgress, Throughput
+from see_lightning.engine.examples_file import write_examples
 from see_lightning.engine.origin import own_settings
 from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.router import save_expert, storage_of
 from see_lightning.engine.row_counts import row_counts
-from see_lightning.engine.task_stage import TaskStage, write_examples
+from see_lightning.engine.task_stage import TaskStage
+from see_lightning.engine.validation import Validation
 from see_lightning.errors import Refusal
 from see_lightning.seeds import seed
 from see_lightning.tasks.datamodule import TaskDataModule
@@ -63,18 +65,22 @@ class TrainStage(TaskStage):
         with own_settings(method, self.origin.training if self.origin else {}):
             self._begin_task()
             throughput, weights = Throughput(), sum(weight.numel() for weight in method.trained_weights())
-            seconds = self._fit(examples, throughput)
+            validation = Validation.of(context, self.task)
+            seconds = self._fit(examples, throughput, validation)
         self._end_task()
-        facts = self._facts(examples, throughput, seconds) | {"trained_weights": weights}
+        epochs = self._epochs(validation)
+        facts = self._facts(examples, throughput, seconds, epochs) | {"trained_weights": weights}
+        facts |= {"validation": validation.facts()} if validation else {}
         facts |= {"assigned": asdict(assigned)} if assigned else {}
         if context.ranks.first:
             context.ledger.check_held()
             save_expert(method, self.task.name, self.folder / "expert")
         self._commit(facts)
         began = f"begun as {method.parent}, " if method.parent else ""
+        found = validation.summary() if validation else ""
         context.console.print(
             f"{self.title}: {began}{facts['steps']} steps on {len(examples)} examples, {facts['rehearsed']} rows rehearsed,"
-            f" loss {facts['loss']:.3f}, {facts['tokens'] / seconds:,.0f} tokens/s, {seconds:.0f} s"
+            f" loss {facts['loss']:.3f}, {found}{facts['tokens'] / seconds:,.0f} tokens/s, {seconds:.0f} s"
         )
 
     def _training_examples(self) -> list[Example]:
@@ -89,15 +95,16 @@ class TrainStage(TaskStage):
             write_examples(self.folder / "examples.jsonl", examples)
         return examples
 
-    def _fit(self, examples: Sequence[Example], throughput: Throughput) -> float:
-        """Make every step of the training.
+    def _fit(self, examples: Sequence[Example], throughput: Throughput, validation: Validation | None) -> float:
+        """Make every step of the training; if it ends early, the best epoch is kept.
 
         Args:
             examples: the rows to train on.
             throughput: counts steps and tokens.
+            validation: None without validation rows.
 
         Returns:
-            Seconds that the steps took.
+            Seconds that the steps and the validation took.
 
         Raises:
             Diverged: the loss or a weight is no finite number.
@@ -116,6 +123,7 @@ class TrainStage(TaskStage):
             ranks=ranks.size,
         )
         callbacks: list[L.Callback] = [throughput, StageProgress(context.console, self.title, throughput)]
+        callbacks += [validation] if validation else []
         logger = context.tracker.stage(self.task.name, self.folder)
         trainer = context.trainer(self.stage, callbacks, logger=logger, epochs=settings.epochs)
         # The seed of dropout depends on the task's name alone, not on earlier tasks; ranks compute different rows.
@@ -125,6 +133,8 @@ class TrainStage(TaskStage):
         try:
             with kept_pages(), self.costs.of_steps(method):
                 trainer.fit(method, datamodule=data)
+                if validation:
+                    validation.keep_best()
             # The update of the last step is in no loss.
             if not all(parameter.isfinite().all() for parameter in method.parameters() if parameter.requires_grad):
                 raise FloatingPointError("weights are no numbers.")
@@ -134,10 +144,15 @@ class TrainStage(TaskStage):
         # Lightning's limit is a share if it is a float, where 1.0 is all; else a number of steps.
         limit = trainer.limit_train_batches
         whole = isinstance(limit, float) and limit == 1
-        expected = (data.steps_per_epoch if whole else int(trainer.num_training_batches)) * settings.epochs
+        per_epoch = data.steps_per_epoch if whole else int(trainer.num_training_batches)
+        expected = per_epoch * self._epochs(validation)
         if throughput.steps != expected:
             raise RuntimeError(f"{self.stage.name} was trained for {throughput.steps} steps instead of {expected}.")
         return seconds
+
+    def _epochs(self, validation: Validation | None) -> int:
+        """The number of passes over the rows."""
+        return len(validation.losses) if validation and validation.stopped else self.context.settings.epochs
 
     def _diverged(self, error: FloatingPointError, steps_per_epoch: int, steps: int) -> Diverged:
         """The refusal that names the step and the learning rate.
@@ -153,13 +168,15 @@ class TrainStage(TaskStage):
             f" task is kept. optim.lr is {lr:g}; lower it, such as to optim.lr={lr / 10:g}"
         )
 
-    def _facts(self, examples: Sequence[Example], throughput: Throughput, seconds: float) -> dict[str, Any]:
+    def _facts(
+        self, examples: Sequence[Example], throughput: Throughput, seconds: float, epochs: int
+    ) -> dict[str, Any]:
         """The facts that the ledger keeps of the training, over all ranks."""
         ranks, method = self.context.ranks, self.context.method
         shares = ranks.gather((throughput.tokens, throughput.computed, throughput.loss))
         tokens, computed, loss = (sum(column) for column in zip(*shares, strict=True))
         return {
-            **row_counts(self.context, self.task, examples),
+            **row_counts(self.context, self.task, examples, epochs),
             "steps": throughput.steps,
             "tokens": tokens,
             "computed": computed,

@@ -22,6 +22,11 @@ TRAINED = {
     "never_refuses?": bool,
     "parent?": (str, None),
     "report?": dict,
+    "validation?": {
+        "loss": [NUMBER],
+        **dict.fromkeys(("best_epoch", "kept_epoch", "epochs", "rows", "tokens"), int),
+        "seconds": NUMBER,
+    },
     "seconds?": NUMBER,
     "hooks?": {"seconds": {str: NUMBER}, "tokens": {str: int}},
     **dict.fromkeys(
@@ -144,6 +149,10 @@ RESULTS = {
     "last_row?": ({str: dict}, None),
     "notices?": [str],
     "benchmark?": (dict, None),
+    "validation?": {
+        "loss": [([NUMBER], None)],
+        **{name: [(int, None)] for name in ("best_epoch", "kept_epoch", "epochs", "rows")},
+    },
     "given?": {str: str},
     "method_report?": {str: list},
     "storage?": {str: [int]},

@@ -184,6 +184,16 @@ class Coso(OneAdapterMethod):
                 self._renew(layer, matrix)
         self.steps += 1
 
+    def snapshot(self) -> Callable[[], None]:
+        """The matrices, and the sketches of their gradients, which are replaced and never changed in place."""
+        put_back, sketches = super().snapshot(), dict(self.sketches)
+
+        def with_sketches() -> None:
+            put_back()
+            self.sketches = sketches
+
+        return with_sketches
+
     def _renew(self, layer: str, matrix: nn.Parameter) -> None:
         """A new subspace of a layer, by the gradient of this step, which also enters the sketch."""
         is_transposed = self._copies().is_transposed(layer)

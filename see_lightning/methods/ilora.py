@@ -6,7 +6,7 @@ where this differs from the authors' code.
 Letters: B rows, S tokens, L labels, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from see_lightning.data.example import Example
 from see_lightning.methods.loss import answer_loss, label_mean
 from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.setup import Setup, Traits
+from see_lightning.methods.training import copies
 from see_lightning.models.sharding import in_step
 from see_lightning.tasks.batches import IGNORED, Batch
 from see_lightning.tasks.memory import Memory
@@ -127,6 +128,14 @@ class ILora(OneAdapterMethod):
         self.step += 1
         slow, fast = (self.pool.weights_of([name]) for name in (self.ADAPTER, self.FAST))
         interpolate(slow, fast, kept_share(self.step, self.decay, is_first=self.is_first))
+
+    def validation_logits(self, part: Batch) -> Tensor:
+        """Logits under the slow adapter, which answers."""
+        return self.pool.logits(part, self.ADAPTER)
+
+    def snapshot(self) -> Callable[[], None]:
+        """Both adapters."""
+        return copies([*self.trained_weights(), *self.pool.weights_of([self.ADAPTER])])
 
     def state(self) -> dict[str, Tensor]:
         """The fast adapter: A and B of each layer."""

@@ -158,6 +158,10 @@ class See(DecidingExperts):
         own, past = self.variants.vary(self, task, memory, past)
         return reconstruct(own, past + other, self.indicators)
 
+    def validation_examples(self, task: Task) -> list[Example]:
+        """The task's validation rows with the positive indicator, in the wording that they have."""
+        return reconstruct(task.valid, [], self.indicators)
+
     def _rehearsed(self, task: Task, memory: Memory) -> list[Example]:
         return memory.rehearse(
             task,

@@ -20,6 +20,7 @@ from see_lightning.methods.loss import answer_loss
 from see_lightning.methods.setup import Setup
 from see_lightning.tasks.batches import Batch, Collator, cut, encode
 from see_lightning.tasks.datamodule import pad_id
+from see_lightning.tasks.task import Task
 
 
 class Training(L.LightningModule):
@@ -95,6 +96,24 @@ class Training(L.LightningModule):
         """Logits of the positions that predict a label, (L, V), row by row, under the trained adapter, with gradients."""
         logits_LV: Tensor = self.pool(part.input_ids_BS, part.attention_mask_BS, part.labels_BS)
         return logits_LV
+
+    # ------------------------------------------------------------------------------------------------------ validation
+
+    def validation_examples(self, task: Task) -> list[Example]:
+        """The validation rows of a task, with the targets that are learned. Called as ``training_examples``."""
+        return list(task.valid)
+
+    def validation_logits(self, part: Batch) -> Tensor:
+        """As ``logits``, under the weights that answer. Called after an epoch, in eval mode and without gradients."""
+        return self.logits(part)
+
+    def snapshot(self) -> Callable[[], None]:
+        """A function that puts the method back into its present state of training.
+
+        By default the trained weights, from copies on the CPU. A method whose steps change further tensors, of which
+        ``end_task``, an answer or a later task reads some, such as a slow adapter or statistics, adds these.
+        """
+        return copies(self.trained_weights())
 
     # --------------------------------------------------------------------------------------------- passes outside the loss
 
@@ -201,6 +220,26 @@ class Training(L.LightningModule):
     def cpu(self) -> Self:
         """Stay on the device: Lightning would move the model to the CPU after every Trainer, and back for the next one."""
         return self
+
+
+def copies(weights: Sequence[Tensor]) -> Callable[[], None]:
+    """A function that sets tensors in place to their present values, which are copied to the CPU.
+
+    >>> weight = torch.ones(2)
+    >>> put_back = copies([weight])
+    >>> _ = weight.mul_(5)
+    >>> put_back()
+    >>> weight
+    tensor([1., 1.])
+    """
+    kept = [weight.detach().to("cpu", copy=True) for weight in weights]
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for weight, value in zip(weights, kept, strict=True):
+            weight.copy_(value)
+
+    return put_back
 
 
 def learning_rate_share(step: int, steps: int, schedule: str, warmup: float) -> float:

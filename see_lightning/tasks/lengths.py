@@ -48,24 +48,27 @@ def checked_lengths(task: Task, template: PromptTemplate, checks: RowChecks, ind
     outdated = checks.notices(task.name)  # the new notice also counts the rows skipped in reading
     reserved = task.max_new_tokens if task.reserved is None else task.reserved
     (train, train_cut), (test, test_cut) = fitting(task.train, None), fitting(task.test, reserved)
-    held_out, held_out_cut = fitting(task.held_out, None)
+    (held_out, held_out_cut), (valid, valid_cut) = fitting(task.held_out, None), fitting(task.valid, None)
     halves = (("training", task.train, train), ("held-out", task.held_out, held_out), ("test", task.test, test))
-    for half, drawn, kept in halves:
+    for half, drawn, kept in (*halves, ("validation", task.valid, valid)):
         if 100 * (len(drawn) - len(kept)) > MOST_SKIPPED * len(drawn):
             raise DataError(
                 f"{task.name}: {len(drawn) - len(kept)} of the {len(drawn)} {half} rows do not fit into"
                 f" model.max_length={template.max_length}. That is more than {MOST_SKIPPED} %: raise it, or fix the rows."
             )
     notices = [notice for notice in task.notices if notice not in outdated]
-    if train_cut or held_out_cut or test_cut:
+    if train_cut or held_out_cut or valid_cut or test_cut:
         aside = f", {held_out_cut} of {len(held_out)} held-out" if held_out else ""
+        aside += f", {valid_cut} of {len(valid)} validation" if valid else ""
         notices.append(
             f"{task.name}: {train_cut} of {len(train)} training{aside} and {test_cut} of {len(test)} test prompts were cut to"
             f" fit into model.max_length={template.max_length}; their instructions are whole"
         )
     context = template.max_length - indicator_tokens
     notices += checks.notices(task.name)
-    return replace(task, train=train, held_out=held_out, test=test, context=context, notices=tuple(notices))
+    return replace(
+        task, train=train, held_out=held_out, valid=valid, test=test, context=context, notices=tuple(notices)
+    )
 
 
 def longer_references(task: Task, template: PromptTemplate) -> int:

@@ -206,7 +206,7 @@ def checked_header(task: Task, template: PromptTemplate) -> Task:
             take for the prompt's.
     """
     header = template.header_ids()
-    for row in (*task.train, *task.held_out, *task.test):
+    for row in task.every_row:
         if template.prompt_ids(row)[-len(header) :] != header:
             raise DataError(
                 f"{row.source or row.id}: the prompt's last tokens are not {header}, from which on activated experts act:"
@@ -258,15 +258,16 @@ def checked_texts(task: Task, template: PromptTemplate, checks: RowChecks) -> Ta
             yield row
 
     outdated = checks.notices(task.name)  # the new notice also counts the rows skipped in reading
-    train, test, held_out = (tuple(writable(rows)) for rows in (task.train, task.test, task.held_out))
-    number = len(train) + len(test) + len(held_out)
+    kinds = (task.train, task.test, task.held_out, task.valid)
+    train, test, held_out, valid = kept = [tuple(writable(rows)) for rows in kinds]
+    number = sum(map(len, kept))
     new = [*own_system] + [
         f"{task.name}: the tokenizer changes {len(rows)} of {number} {part} when it decodes them; first {rows[0]}"
         for part, rows in altered.items()
         if rows
     ]
     notices = (*(notice for notice in task.notices if notice not in outdated), *checks.notices(task.name), *new)
-    return replace(task, train=train, test=test, held_out=held_out, notices=notices)
+    return replace(task, train=train, test=test, held_out=held_out, valid=valid, notices=notices)
 
 
 def _checked_conversations(task: Task, template: PromptTemplate) -> list[str]:
@@ -275,7 +276,7 @@ def _checked_conversations(task: Task, template: PromptTemplate) -> list[str]:
     Raises:
         DataError: the style has no form for the conversation of a row.
     """
-    rows = (*task.train, *task.held_out, *task.test)
+    rows = task.every_row
     for row in rows:
         if unfit := template.unfit(row.system, row.turns):
             raise DataError(f"{row.source or row.id}: {unfit}")

@@ -34,7 +34,7 @@ def in_stream(tasks: Sequence[Task], order: OrderConfig) -> list[Task]:
 def recurring(tasks: Sequence[Task], visits: int) -> list[Task]:
     """Each task ``visits`` times, one round of all tasks after another: a_1, b_1, a_2, b_2.
 
-    A task's training rows, held-out rows and test rows are each dealt over its visits in turn, so every row is in one visit.
+    A task's training, validation, held-out and test rows are each dealt over its visits in turn: every row is in one visit.
     The rows of a visit depend on its own task and on the number of visits alone.
 
     Args:
@@ -45,8 +45,9 @@ def recurring(tasks: Sequence[Task], visits: int) -> list[Task]:
         ConfigError: a task has fewer rows than visits.
     """
     for task in tasks:
-        for kind, rows in (("training", task.train), ("test", task.test), ("held-out", task.held_out)):
-            if len(rows) < visits and (rows or kind != "held-out"):
+        kinds = {"training": task.train, "test": task.test, "held-out": task.held_out, "validation": task.valid}
+        for kind, rows in kinds.items():
+            if len(rows) < visits and (rows or kind in ("training", "test")):
                 raise ConfigError(
                     f"order.visits={visits}, but {task.name} has {len(rows)} {kind} rows, and each visit needs at least one;"
                     f" give fewer visits or more rows."
@@ -57,18 +58,19 @@ def recurring(tasks: Sequence[Task], visits: int) -> list[Task]:
 def _visit(task: Task, number: int, visits: int) -> Task:
     """One of a task's visits, counted from 1; notices about the task come with the first."""
     name = visit_name(task.name, number)
-    train, test, held_out = (
-        _learned_as(name, rows[number - 1 :: visits]) for rows in (task.train, task.test, task.held_out)
+    train, test, held_out, valid = (
+        _learned_as(name, rows[number - 1 :: visits]) for rows in (task.train, task.test, task.held_out, task.valid)
     )
     notices = task.notices if number == 1 else ()
-    return replace(task, name=name, train=train, test=test, held_out=held_out, notices=notices)
+    return replace(task, name=name, train=train, test=test, held_out=held_out, valid=valid, notices=notices)
 
 
 def blurry(tasks: Sequence[Task], share: float) -> list[Task]:
-    """The tasks, each with most of its own training rows and some of the others'; test and held-out rows stay its own.
+    """The tasks, each with most of its own training rows and some of the others'.
 
     Of a task's rows the last ``share`` are dealt in turn to the others, beginning with the task after it. Every row is
-    trained on in one stage. A method does not learn which rows of a stage are of another task.
+    trained on in one stage. A method does not learn which rows of a stage are of another task. Validation, held-out and test
+    rows stay with their own task.
 
     Args:
         tasks: in their order, at least two.

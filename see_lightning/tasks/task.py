@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -10,10 +9,9 @@ from typing import Literal
 from see_lightning.data.checks import RowChecks
 from see_lightning.data.example import Example
 from see_lightning.data.reader import Reader
-from see_lightning.data.split import Split
 from see_lightning.errors import ConfigError, DataError, listed, nearest
-from see_lightning.seeds import seed
 from see_lightning.tasks.paraphrases import paraphrase_texts
+from see_lightning.tasks.selection import content, drawn, set_aside, with_validation
 
 MERGED = "all"
 
@@ -23,7 +21,7 @@ Rule = Literal["protocol", "training", "number"]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task: its training, test and held-out examples, and how answers are generated and scored.
+    """A task: its training, validation, test and held-out examples, and how answers are generated and scored.
 
     Args:
         name: of the task, and of its expert.
@@ -34,6 +32,8 @@ class Task:
         notices: one line for each fact about the data that the user should know.
         held_out: further training examples that no method is trained on. Their prompts are all different, and none of them
             is in ``train`` or ``test``.
+        valid: validation examples, on which the loss is computed after each epoch; none of their prompts is in ``train``,
+            ``test`` or ``held_out``.
         rule: origin of ``max_new_tokens``.
         reserved: tokens that a test prompt must leave for its answer; None is ``max_new_tokens``.
         context: most tokens of a prompt with its answer; None is no limit.
@@ -46,9 +46,15 @@ class Task:
     max_new_tokens: int
     notices: tuple[str, ...] = ()
     held_out: tuple[Example, ...] = ()
+    valid: tuple[Example, ...] = ()
     rule: Rule = "training"
     reserved: int | None = None
     context: int | None = field(default=None, compare=False)
+
+    @property
+    def every_row(self) -> tuple[Example, ...]:
+        """The examples of all kinds."""
+        return (*self.train, *self.valid, *self.held_out, *self.test)
 
     def limit(self, prompt_tokens: int) -> int:
         """Most tokens to generate after a prompt: ``max_new_tokens``, or fewer if the context ends before.
@@ -67,8 +73,8 @@ class Task:
         return hashlib.sha256(f"{self.rows_sha256()} {self.score} {self.max_new_tokens}".encode()).hexdigest()
 
     def rows_sha256(self) -> str:
-        """sha256 over ids, prompts and references of the training rows and then the test rows."""
-        text = "\x1e".join(e.identity() for e in (*self.train, *self.test))
+        """sha256 over ids, prompts and references of the training rows, then the test rows, then the validation rows."""
+        text = "\x1e".join(e.identity() for e in (*self.train, *self.test, *self.valid))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -117,9 +123,12 @@ def told_apart(foreign: Sequence[Task], tasks: Sequence[Task]) -> list[Task]:
 
 
 def merge(tasks: Sequence[Task]) -> Task:
-    """One task with the training rows of all tasks, for methods that learn them together; it has no test split."""
-    examples = tuple(example for task in tasks for example in task.train)
-    return Task(name=MERGED, train=examples, test=(), score="", max_new_tokens=0)
+    """One task with the training and validation rows of all tasks, which methods learn together; it has no test rows."""
+    train, valid = (
+        tuple(example for rows in kind for example in rows)
+        for kind in ((task.train for task in tasks), (task.valid for task in tasks))
+    )
+    return Task(name=MERGED, train=train, test=(), score="", max_new_tokens=0, valid=valid)
 
 
 #: Settings of a task: how it is scored, and the origin of its rows.
@@ -246,8 +255,9 @@ class Benchmark:
         train_size: int | None,
         test_size: int | None,
         held_out: int = 0,
+        valid_size: int = 0,
     ) -> Task:
-        """Read a task and draw ``train_size`` and ``test_size`` of its rows, seeded by the task's name alone.
+        """Read a task and draw as many of its rows as the sizes say, seeded by the task's name alone.
 
         The draw does not depend on the run's seed, so runs with other seeds are tested on the same queries. The longest
         answer does not depend on ``train_size``.
@@ -261,6 +271,7 @@ class Benchmark:
             held_out: training rows to hold out, with different prompts that are neither in training nor in the test. They
                 are taken from the rows after the kept ones; if these are too few, from the end of the kept ones, with all
                 rows that repeat their prompts.
+            valid_size: validation rows, see ``selection.with_validation``.
 
         Raises:
             DataError: the data are missing or malformed.
@@ -268,8 +279,10 @@ class Benchmark:
         """
         score, rule, max_new_tokens = self.settings(name)
         split = self.reader.read(name, checks)
-        train, set_aside = _set_aside(split, train_size, held_out, name)
-        wanted = len(split.train) if train_size is None else train_size
+        tested = {content(row.whole_prompt) for row in split.test}
+        rows, valid, found = with_validation(self.reader, split, checks, name, train_size, valid_size)
+        train, aside = set_aside(rows, tested, train_size, held_out, name)
+        wanted = len(rows) if train_size is None else train_size
         fewer = (
             f"{name}: {len(train)} of {wanted} training rows are trained on, for {held_out} others had to be held out"
         )
@@ -277,11 +290,12 @@ class Benchmark:
         return Task(
             name=name,
             train=train,
-            held_out=set_aside,
-            test=_draw(split.test, test_size, f"{name}-test", "test_size"),
+            held_out=aside,
+            valid=valid,
+            test=drawn(split.test, test_size, f"{name}-test", "test_size"),
             score=score,
             max_new_tokens=max_new_tokens or usual,
-            notices=(*split.notices, *([fewer] if len(train) < wanted else [])),
+            notices=(*found, *([fewer] if len(train) < wanted else [])),
             rule=rule,
             reserved=min(max_new_tokens or usual, usual),
         )
@@ -301,49 +315,3 @@ def longest_answer(lengths: Sequence[int]) -> int:
     """
     percentile = sorted(lengths)[max(0, math.ceil(0.99 * len(lengths)) - 1)]
     return math.ceil(1.25 * percentile) + 4
-
-
-def content(prompt: str) -> str:
-    r"""A prompt's words with single spaces between them: prompts that differ in whitespace only count as equal.
-
-    >>> content(" Is it\n\nkind? ") == content("Is it kind?")
-    True
-    """
-    return " ".join(prompt.split())
-
-
-def _set_aside(
-    split: Split, train_size: int | None, held_out: int, name: str
-) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """The training rows to keep, and ``held_out`` others that share no prompt with these or the test rows."""
-    rows = _draw(split.train, None, f"{name}-train", "train_size")
-    kept = len(_draw(split.train, train_size, f"{name}-train", "train_size"))
-    if not held_out:
-        return rows[:kept], ()
-    contents = [content(row.whole_prompt) for row in rows]
-    taken = {content(row.whole_prompt) for row in split.test}
-    trained = set(contents[:kept])
-    aside: dict[str, int] = {}  # row number by content
-    for place in [*range(kept, len(rows)), *reversed(range(kept))]:
-        if len(aside) == held_out:
-            break
-        if contents[place] not in taken and (place < kept or contents[place] not in trained):
-            aside.setdefault(contents[place], place)
-    train = tuple(row for row, own in zip(rows[:kept], contents, strict=False) if own not in aside)
-    if len(aside) < held_out or not train:
-        different = set(contents)
-        free = len(different - taken)
-        repeats = f" with {free} different prompts that no test row has" if free < len(rows) else ""
-        raise ConfigError(
-            f"{held_out} training rows of {name} were to be held out, but it has {len(rows)}{repeats}, and at least one is"
-            f" needed to train on; hold out {free - (free == len(different))} or fewer."
-        )
-    return train, tuple(rows[place] for place in sorted(aside.values()))
-
-
-def _draw(rows: Sequence[Example], size: int | None, name: str, key: str) -> tuple[Example, ...]:
-    """Shuffle the rows, since some files are sorted by label, and keep the first ``size``."""
-    if size is not None and size > len(rows):
-        raise ConfigError(f"{key}={size}, but {name} has {len(rows)} rows; give {key}={len(rows)} or less.")
-    shuffled = random.Random(seed(0, name, "subset")).sample(list(rows), len(rows))
-    return tuple(shuffled[:size])

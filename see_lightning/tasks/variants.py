@@ -144,7 +144,7 @@ def variant_of(
     notice = (
         f"{task.name}, {variant}: {cut} of {len(kept)} prompts were cut to fit model.max_length={template.max_length}"
     )
-    return replace(task, train=(), held_out=(), test=kept, notices=(notice,) if cut else ())
+    return replace(task, train=(), held_out=(), valid=(), test=kept, notices=(notice,) if cut else ())
 
 
 def _paraphrase(task: str, variant: str, paraphrases: Mapping[str, Sequence[str]], definition: str) -> str:

@@ -80,6 +80,10 @@ REFUSED = [
     (RunConfig, {"seed": -1}, "seed must be at least 0"),
     (RunConfig, {"train_size": 0}, "train_size must be at least 1"),
     (RunConfig, {"test_size": 0}, "test_size must be at least 1"),
+    (RunConfig, {"valid_size": -1}, "valid_size must be at least 0"),
+    (RunConfig, {"optim": OptimConfig(early_stopping=2)}, "optim.early_stopping=2 compares validation losses, and no validation rows are"
+     " chosen; write valid_size=N too"),
+    (OptimConfig, {"early_stopping": -1}, "optim.early_stopping must be at least 0"),
 ]  # fmt: skip
 
 

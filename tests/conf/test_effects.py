@@ -29,6 +29,8 @@ IDLE = [
     (["method=mtl", "adapter=full", "adapter.alpha=4"], "adapter.alpha", ["adapter=lora"]),
     (["method=seqft", "adapter=full", "adapter.dropout=0.2"], "adapter.dropout", ["adapter=lora"]),
     (["method=osft", "adapter.rank=4"], "adapter.rank", ["method=seqft"]),
+    (["method=base", "valid_size=4"], "valid_size", ["method=seqft"]),
+    (["valid_size=4", "optim.epochs=1", "optim.early_stopping=1"], "optim.early_stopping", ["optim.epochs=3"]),
     (["adapter.cache_gb=8"], "adapter.cache_gb", ["adapter=activated_lora"]),
     (["method=stl", "data.resample=once"], "data.resample", ["method=replay"]),
     (["ratio=0", "data.resample=once"], "data.resample", ["ratio=0.5"]),

@@ -55,7 +55,9 @@ def test_the_same_experiment_spelt_differently_has_the_same_key(composed, spelli
         ["ratio=0.2"], ["method.general_negatives=1"], ["method.other_instructions=1"], ["method.calibrate_on=1"], ["method.max_negatives=9"],
         ["method.warm_start=loss"], ["method.warm_start=knn"],
         ["method.ratio=0.2"], ["method=replay"], ["method=seqft"], ["optim.lr=0.123"], ["optim=ssr"],
-        ["train_size=200"], ["test_size=100"], ["order.tasks=[sentiment,news,simplify,french,words]"],
+        ["train_size=200"], ["test_size=100"],
+        ["valid_size=5"], ["valid_size=5", "optim.early_stopping=1"],
+        ["order.tasks=[sentiment,news,simplify,french,words]"],
         ["order.tasks=[news,sentiment]"], ["model=tiny"], ["model.dtype=fp32"], ["model.max_length=512"],
         ["adapter.rank=4"], ["adapter.targets=[q_proj]"], ["data.resample=once"], ["indicators.pos=mine"],
         ["benchmark.tasks.news.score=exact_match"], ["+benchmark.tasks.words.max_new_tokens=25"], ["benchmark.version='0'"],
@@ -190,6 +192,7 @@ def test_settings_that_came_later_and_are_off_leave_the_keys_of_earlier_runs(com
         "wordings_per_example",
     ):
         del earlier.method[name]
+    del earlier.valid_size, earlier.optim.early_stopping
     del earlier.method.min_negatives
     del earlier.data.min_negatives
     del earlier.method.max_negatives

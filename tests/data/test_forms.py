@@ -242,6 +242,9 @@ def test_a_data_set_that_was_saved_with_its_splits_is_read_with_the_names_of_its
     ]
     assert [row.target for row in split.test] == ["good"]
     assert [path.suffix for path in reader.parts("t")["train"].files] == [".arrow"]
+    assert "validation" not in reader.parts("t")
+    DatasetDict(data | {"validation": data["test"]}).save_to_disk(str(tmp_path / "t"))
+    assert [row.target for row in reader.parts("t")["validation"].rows if isinstance(row, Example)] == ["good"]
 
 
 def test_halves_may_have_different_formats_and_a_half_in_two_formats_is_refused(tmp_path: Path) -> None:

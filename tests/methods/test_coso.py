@@ -57,6 +57,21 @@ def of_outputs(method, layer: str, matrix: Tensor) -> Tensor:
     return matrix.T if method.pool.composites["shared"].is_transposed(layer) else matrix
 
 
+def test_a_snapshot_has_the_sketches_that_the_end_of_the_task_protects():
+    method = coso(every=1)
+    trained(method, "sky", steps=2)
+    before, sketches, put_back = matrices(method), dict(method.sketches), method.snapshot()
+    optimizer = method.make_optimizer(method.trained_weights())
+    (batch,) = method.batches(task_named("sea").train, 3)
+    method.loss(batch).backward()
+    method.edit_gradients()
+    optimizer.step()
+    assert not any(torch.equal(method.sketches[layer], sketch) for layer, sketch in sketches.items())
+    put_back()
+    assert all(torch.equal(matrix, before[layer]) for layer, matrix in matrices(method).items())
+    assert all(torch.equal(method.sketches[layer], sketch) for layer, sketch in sketches.items())
+
+
 @pytest.mark.parametrize("is_transposed", [False, True])
 def test_steps_in_one_subspace_are_those_of_torchs_adamw_on_the_factor(is_transposed):
     draw = torch.Generator().manual_seed(0)

@@ -11,12 +11,20 @@ from rich.console import Console
 
 from see_lightning.evaluation.protocols import PROTOCOLS, summaries
 from see_lightning.reporting.report.page import render_html
-from see_lightning.reporting.report.sections import costs_of, matrix_csv
+from see_lightning.reporting.report.sections import costs_of, matrix_csv, validation
 from see_lightning.reporting.report.terminal import print_report
 from see_lightning.reporting.svg import matrix_svg, readable_on
 from see_lightning.reporting.words import number
 
 TASKS = ["qa", "<b>bold</b>", "a_rather_long_name_of_a_task_$x$_[red]"]
+
+
+LOSSES = {
+    "loss": [[1.5, 1.25], [0.75], None],
+    "best_epoch": [2, 1, None],
+    "kept_epoch": [2, 1, None],
+    "epochs": [2, 1, None],
+}
 
 
 def results(**changes: Any) -> dict[str, Any]:
@@ -336,3 +344,18 @@ def test_a_methods_own_work_is_told_by_task_over_all_its_hooks():
     assert costs_of({"timing": {"method_s": spent}, "counts": {"method_tokens": {}}}) == {
         "method time": ([2.0, 5.5], True)
     }
+
+
+def test_validation_losses_are_a_row_of_each_trained_task_and_a_column_of_each_epoch():
+    assert validation(results()) == []
+    assert "Validation loss" not in render_html(results())
+    rows = [
+        ["task", "kept epoch", "epoch 1", "epoch 2"],
+        ["qa", "2", "1.5000", "1.2500"],
+        [TASKS[1], "1", "0.7500", ""],
+    ]
+    assert validation(results(validation=LOSSES)) == rows
+    joint = {name: one[:1] for name, one in LOSSES.items()}
+    assert validation(results(validation=joint))[1:] == [["all", "2", "1.5000", "1.2500"]]
+    page = render_html(results(validation=LOSSES))
+    assert page.count("<td>1.2500</td>") == 1

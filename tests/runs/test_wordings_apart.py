@@ -17,7 +17,7 @@ from see_lightning.engine.build import build_tasks, build_template
 from see_lightning.engine.build_further import build_variants
 from see_lightning.errors import ConfigError
 from see_lightning.methods.see import See
-from see_lightning.tasks.task import content
+from see_lightning.tasks.selection import content
 from see_lightning.tasks.variants import definition
 from see_lightning.tasks.wordings import KINDS, cut, noised, reworded
 from tests.runs import toy

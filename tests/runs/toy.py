@@ -102,6 +102,19 @@ def write_tasks(folder: Path, prompt: str = "{name}{name}{number}?", more: int =
     return folder
 
 
+def write_validation(folder: Path, size: int = 3) -> Path:
+    """Validation rows of the toy's tasks, beside its other rows.
+
+    Args:
+        folder: of the data.
+        size: rows of each task.
+    """
+    for name, answer in zip(TASKS, ("x", "yy", "zz"), strict=True):
+        rows = [{"prompt": f"{name}{name}{number}?", "answer": answer} for number in range(500, 500 + size)]
+        (folder / f"{name}.validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
 def compose(data: Path, runs: Path, *overrides: str) -> DictConfig:
     """What ``python run.py`` would compose from the toy's settings and these overrides."""
     paths = (f"benchmark.reader.folder={data}", f"paths.runs={runs}")

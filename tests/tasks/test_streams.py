@@ -11,12 +11,23 @@ from see_lightning.tasks.streams import blurry, in_stream, recurring
 from see_lightning.tasks.task import Task
 
 
-def task(name: str, size: int, tested: int = 4, held_out: int = 0) -> Task:
+def task(name: str, size: int, tested: int = 4, held_out: int = 0, valid: int = 0) -> Task:
     def rows(kind: str, number: int) -> tuple[Example, ...]:
         return tuple(Example(f"{name}-{kind}-{i}", f"{name} {i}?", str(i), name) for i in range(number))
 
     test, aside = rows("test", tested), rows("aside", held_out)
-    return Task(name, rows("train", size), test, "rouge_l", 4, ("a notice",), aside, reserved=3, context=99)
+    return Task(
+        name,
+        rows("train", size),
+        test,
+        "rouge_l",
+        4,
+        ("a notice",),
+        aside,
+        rows("valid", valid),
+        reserved=3,
+        context=99,
+    )
 
 
 TASKS = [task("qa", 100), task("qg", 31), task("sa", 7)]
@@ -33,10 +44,10 @@ def origins(one: Task) -> Counter[str]:
 
 @pytest.mark.parametrize("visits", [2, 3, 4])
 def test_each_round_has_every_task_and_each_row_is_in_one_visit(visits):
-    given = [task("qa", 100, 9, 5), task("qg", 31, 4, 8)]
+    given = [task("qa", 100, 9, 5, 6), task("qg", 31, 4, 8, 4)]
     stages = recurring(given, visits)
     assert [one.name for one in stages] == [f"{t.name}_{n}" for n in range(1, visits + 1) for t in given]
-    for part in ("train", "test", "held_out"):
+    for part in ("train", "test", "held_out", "valid"):
         assert sorted(ids(stages, part)) == sorted(ids(given, part))
         for one in given:
             sizes = [len(getattr(stage, part)) for stage in stages if stage.name.startswith(one.name)]

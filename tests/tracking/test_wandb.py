@@ -75,6 +75,19 @@ def test_an_offline_run_shows_every_metric_that_the_readme_names_and_no_other(co
     assert of_kind(records, "exit")[0].get("exit_code", 0) == 0
 
 
+def test_validation_losses_are_a_curve_of_each_task_over_its_steps(composed):
+    directory = toy.run(composed(*OFFLINE, "method=seqft", "valid_size=2", "optim.epochs=3")).directory
+    results = toy.read_results(directory)
+    (records,) = inspected(directory)
+    history = [record["item"] for record in of_kind(records, "history")]
+    for task, losses, steps in zip(
+        results["tasks"], results["validation"]["loss"], results["counts"]["steps"], strict=True
+    ):
+        rows = [row for row in history if f"val/{task}/loss" in row]
+        assert [round(row[f"val/{task}/loss"], 6) for row in rows] == losses
+        assert [row[f"train/{task}/step"] for row in rows] == [steps // 3 * epoch - 1 for epoch in (1, 2, 3)]
+
+
 @pytest.mark.nightly
 def test_each_job_of_a_multirun_has_a_run_of_its_own(data, tmp_path):
     settings = [setting for setting in toy.SETTINGS if not setting.startswith("seed")]

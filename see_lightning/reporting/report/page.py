@@ -14,6 +14,7 @@ from see_lightning.reporting.report.sections import (
     per_task,
     shares_of,
     title,
+    validation,
     variants,
 )
 from see_lightning.reporting.report.study import STUDY, Study, best_thresholds, study_orders, study_rows
@@ -69,6 +70,7 @@ def render_html(
         routers_notes=[*meanings(router_rows(routers)[0]), *router_notes(routers)] if routers else [],
         per_task=per_task(results),
         in_all=in_all(results),
+        validation=validation(results),
         benchmark=results.get("benchmark"),
         notices=results.get("notices", []),
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else "",

@@ -164,6 +164,19 @@ def lengths(results: Results) -> str:
     return f"Answers end after the tokens under longest, {'; '.join(rules)}; {cut} were cut there.{other}"
 
 
+def validation(results: Results) -> list[list[str]]:
+    """Head and rows of a table with a row for each trained task and a column for each epoch; empty without validation."""
+    found = results.get("validation") or {}
+    names = results["tasks"] if len(found.get("loss", ())) == len(results["tasks"]) else ["all"]
+    most = max((epochs or 0 for epochs in found.get("epochs", ())), default=0)
+    rows = [
+        [name, number(kept), *(number(loss, 4) for loss in losses), *[""] * (most - len(losses))]
+        for name, losses, kept in zip(names, found.get("loss", ()), found.get("kept_epoch", ()), strict=bool(found))
+        if losses
+    ]
+    return [["task", "kept epoch", *(f"epoch {epoch}" for epoch in range(1, most + 1))], *rows] if rows else []
+
+
 def variants(results: Results) -> list[list[str]]:
     """Head and rows of a table with a column for the run's own last row and one for each variant; empty without variants."""
     found, routing = results.get("variants") or {}, results.get("routing") or {}
