@@ -152,7 +152,7 @@ class TrainStage(TaskStage):
 
     def _epochs(self, validation: Validation | None) -> int:
         """The number of passes over the rows."""
-        return len(validation.losses) if validation and validation.stopped else self.context.settings.epochs
+        return len(validation.losses) if validation and validation.stopped else self.settings.epochs
 
     def _diverged(self, error: FloatingPointError, steps_per_epoch: int, steps: int) -> Diverged:
         """The refusal that names the step and the learning rate.

@@ -122,6 +122,12 @@ def test_each_setting_of_one_task_trains_another_expert_and_no_other(base, tmp_p
     assert changed == [False, True, False]
 
 
+def test_epochs_of_one_task_are_those_of_its_validation_too(base, tmp_path):
+    settings = ("train_size=2", "valid_size=2", "order.experts={sea:{epochs:12}}")
+    results = toy.read_results(toy.run(toy.compose(toy.data_in(base), tmp_path, *settings)).directory)
+    assert results["validation"]["epochs"] == [10, 12, 10]
+
+
 def test_a_run_with_other_experts_that_is_broken_off_anywhere_ends_the_same(base, tmp_path):
     whole = toy.run(toy.compose(toy.data_in(base), tmp_path / "a", RETRAINED)).directory
     toy.run(toy.compose(toy.data_in(base), tmp_path / "b"))
