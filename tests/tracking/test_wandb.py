@@ -13,7 +13,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from see_lightning.config.search_path import CONF
 from see_lightning.config.validation import validate
 from see_lightning.engine import launch
-from see_lightning.engine.tracking import Tracker, WandbTracker, make_tracker
+from see_lightning.engine.tracker import Tracker, make_tracker
+from see_lightning.engine.tracking import WandbTracker
 from see_lightning.errors import ConfigError
 from see_lightning.methods.see import See
 from tests.runs import toy
