@@ -92,7 +92,7 @@ class MlflowTracker(CurveTracker):
     def tell_report(self, results: Mapping[str, Any], report: Path) -> None:
         """Log report, results and pictures as artifacts; a file of the same name is replaced."""
         pages = {f"{name}.html": page for name, page in pictures(results).items()}
-        for name, text in (files(results, report) | pages).items():
+        for name, text in (files(report) | pages).items():
             self._client.log_text(self._id, text, name)
 
     def end(self, code: int, *, goes_on: bool) -> None:

@@ -68,7 +68,8 @@ class TensorboardTracker(CurveTracker):
         ]
         text = markdown_table(["after", *results["tasks"]], rows)
         tag, step = "report/matrix", len(results["tasks"])
-        earlier = self._earlier.Tensors(f"{tag}/text_summary") if self._has(f"{tag}/text_summary") else []
+        summary = f"{tag}/text_summary"
+        earlier = self._earlier.Tensors(summary) if summary in self._earlier.Tags()["tensors"] else []
         if text.encode() not in [event.tensor_proto.string_val[0] for event in earlier]:
             self._writer.add_text(tag, text, step)
 
@@ -78,14 +79,15 @@ class TensorboardTracker(CurveTracker):
             self._write_session(END, {})
         self._writer.close()
 
-    def _has(self, tag: str) -> bool:
-        return tag in self._earlier.Tags()["tensors"]
-
     def _write_session(self, tag: str, values: dict[str, Any]) -> None:
         """Write what the page HParams shows of a run, once; metrics are taken from the scalars."""
         from torch.utils.tensorboard.summary import hparams
 
-        if not self._has(tag):
+        try:
+            written = self._earlier.PluginTagToContent("hparams")
+        except KeyError:
+            written = {}
+        if tag not in written:
             _, start, end = hparams(values, {})
             self._writer.file_writer.add_summary(start if tag == START else end)
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from see_lightning.engine.ledger import dump
 from see_lightning.reporting.svg import confusion_svg, matrix_svg
 
 
@@ -50,14 +49,9 @@ def pictures(results: Mapping[str, Any]) -> dict[str, str]:
     return {name: _page(svg) for name, svg in drawn.items()}
 
 
-def files(results: Mapping[str, Any], report: Path) -> dict[str, str]:
-    """The texts of the report's files, by name.
-
-    Args:
-        results: content of ``results.json``.
-        report: path of ``report.html``.
-    """
-    return {"report.html": report.read_text(encoding="utf-8"), "results.json": dump(results)}
+def files(report: Path) -> dict[str, str]:
+    """The texts of ``report.html``, given by its path, and of ``results.json`` beside it, by name."""
+    return {path.name: path.read_text(encoding="utf-8") for path in (report, report.with_name("results.json"))}
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:

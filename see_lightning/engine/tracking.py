@@ -167,7 +167,7 @@ class WandbTracker(Tracker):
         def tell() -> None:
             matrix = {f"eval/after={after}/{task}": score for after, task, score in cells(results)}
             content = {"numbers": numbers(results), "pictures": pictures(results), "cells": matrix}
-            self._tell("results", **content, files=files(results, report))
+            self._tell("results", **content, files=files(report))
 
         self._relay.put(tell)
 

@@ -172,7 +172,14 @@ def test_a_sweep_is_told_of_a_run_that_was_finished_before(composed, backend, mo
 
 
 @pytest.mark.parametrize(
-    "logger", ["logger=csv", "logger=wandb logger.mode=offline", "logger=wandb logger.mode=disabled"]
+    "logger",
+    [
+        "logger=csv",
+        "logger=tensorboard",
+        "logger=mlflow",
+        "logger=wandb logger.mode=offline",
+        "logger=wandb logger.mode=disabled",
+    ],
 )
 def test_no_logger_changes_a_number_or_an_answer(composed, logger, tmp_path):
     def numbers(*overrides):
