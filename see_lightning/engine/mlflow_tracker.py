@@ -14,8 +14,10 @@ from filelock import FileLock
 from see_lightning.engine.curve_tracker import CurveTracker, Point
 from see_lightning.engine.preemption import StopSignal
 from see_lightning.engine.record import commit
+from see_lightning.engine.relay import CREDENTIALS
 from see_lightning.engine.tracked import files, pictures
 from see_lightning.engine.tracker import TIMEOUT, kept_id, needs
+from see_lightning.errors import ConfigError
 from see_lightning.files.writing import make_folder, write_bytes, write_text
 from see_lightning.reporting.runs import MLFLOW_ARTIFACTS
 
@@ -39,13 +41,17 @@ class MlflowTracker(CurveTracker):
         timeout: seconds that the run waits for its reports at its end.
 
     Raises:
-        ConfigError: MLflow is not installed.
+        ConfigError: MLflow is not installed, or ``tracking_uri`` has a password.
     """
 
     def __init__(
         self, *, tracking_uri: str | None, experiment: str | None, name: str | None, timeout: float = TIMEOUT
     ) -> None:
-        # The environment's store may have a password, so the settings of a run do not have it.
+        if tracking_uri and CREDENTIALS.search(tracking_uri):
+            raise ConfigError(
+                "logger.tracking_uri has a user or a password, and the files of a run would keep it. Set the environment"
+                " variable MLFLOW_TRACKING_URI instead, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD too."
+            )
         self.tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         local = not self.tracking_uri or self.tracking_uri.startswith(SQLITE)
         for package in ("mlflow", *(("sqlalchemy", "alembic") if local else ())):
@@ -100,8 +106,8 @@ class MlflowTracker(CurveTracker):
         self._client.set_terminated(self._id, "FINISHED" if code == 0 else "KILLED" if goes_on else "FAILED")
 
     def where(self) -> str:
-        """The store, without a password."""
-        return f" from {re.sub('//[^/@]*@', '//', self.tracking_uri)}" if self.tracking_uri else " from mlflow.db"
+        """The store."""
+        return f" from {self.tracking_uri or 'mlflow.db'}"
 
     def _find(self) -> "Run | None":
         """The run that the directory belongs to; None if there is none yet in this store, or it was deleted."""

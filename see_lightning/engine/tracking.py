@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 
 from see_lightning.config.checks import one_of, within
 from see_lightning.engine.preemption import StopSignal
+from see_lightning.engine.record import commit
 from see_lightning.engine.relay import Relay, Relayed, notice
 from see_lightning.engine.tracked import cells, files, numbers, of_cell, of_stage, pictures, settings
 from see_lightning.engine.tracker import TIMEOUT, ThreadTracker, Tracker, kept_id, needs
@@ -116,7 +117,8 @@ class WandbTracker(Tracker):
             "dir": str(directory),
             "resume": "allow",
             "argv": sys.argv,
-            "settings": {"init_timeout": self.timeout},
+            # W&B would ask git in many processes before a run begins, and send the changes to the code.
+            "settings": {"init_timeout": self.timeout, "disable_git": True, "git_commit": commit()},
         }
         checked, refused = threading.Event(), list[str]()
 

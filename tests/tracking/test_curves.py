@@ -295,6 +295,11 @@ def test_a_server_needs_the_client_alone(composed, monkeypatch):
     )
 
 
+def test_a_password_on_the_command_line_is_refused(composed):
+    with pytest.raises(ConfigError, match="has a user or a password.*MLFLOW_TRACKING_URI"):
+        toy.run(composed("logger=mlflow", "logger.tracking_uri=http://me:secret@127.0.0.1:9"))
+
+
 @pytest.mark.parametrize("logger", BOTH)
 def test_of_several_processes_the_first_alone_tells(composed, monkeypatch, logger):
     node = composed(f"logger={logger}").logger

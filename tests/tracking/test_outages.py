@@ -199,19 +199,31 @@ def test_a_logger_of_ones_own_that_fails_is_a_notice(composed, capsys, undisturb
 
 
 @pytest.mark.parametrize("listens", all_but([False], [False, True]))
-def test_a_server_of_mlflow_that_refuses_or_does_not_answer_is_a_notice(composed, capsys, undisturbed, listens):
+def test_a_server_of_mlflow_that_refuses_or_does_not_answer_is_a_notice(
+    composed, capsys, undisturbed, monkeypatch, listens
+):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if listens:
             server.listen()
         url = f"http://me:secret@127.0.0.1:{server.getsockname()[1]}"
-        cfg = composed("logger=mlflow", f"logger.tracking_uri={url}", "logger.timeout=1", FEW)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        cfg = composed("logger=mlflow", "logger.timeout=1", FEW)
         directory, notices, waited = run_of(cfg, capsys)
     assert numbers(directory) == undisturbed
     assert waited < 3
     (notice,) = notices
     assert "is not waited for; its last reports may be missing from http://127.0.0.1:" in notice
-    assert "secret" not in notice
+    assert not [path for path in directory.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
+
+
+def test_a_server_that_gives_up_is_a_notice_without_its_password(composed, capsys, undisturbed, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    directory, notices, _ = run_of(composed("logger=mlflow", FEW), capsys)
+    assert numbers(directory) == undisturbed
+    (notice,) = notices
+    assert re.search("MLflow failed.*http://127.0.0.1:9.*Connection refused.*the run goes on", notice)
 
 
 @pytest.mark.parametrize("logger", ["tensorboard", "mlflow"])
