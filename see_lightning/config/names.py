@@ -36,7 +36,7 @@ FOREIGN = {
     "paths.runs": "output_dir out_dir save_dir default_root_dir logging_dir run_dir",
     "paths.cache": "cache_dir hf_home",
     "paths.data": "data_dir data_path dataset_dir data_root",
-    "logger=wandb (or csv)": "report_to log_with wandb",
+    "logger=wandb (or tensorboard, mlflow, csv)": "report_to log_with wandb tensorboard mlflow",
     "logger.name": "run_name",
     "logger.project": "project wandb_project",
     "trainer=ddp trainer.devices": "devices gpus num_gpus n_gpu num_processes nproc_per_node world_size",

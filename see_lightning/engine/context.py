@@ -18,7 +18,7 @@ from see_lightning.engine.made_from import taken_up
 from see_lightning.engine.preemption import Preempted, StopSignal
 from see_lightning.engine.router import restore_expert
 from see_lightning.engine.stages import OWN, EvalSet, Stage
-from see_lightning.engine.tracking import Tracker
+from see_lightning.engine.tracker import Tracker
 from see_lightning.evaluation.evaluate import put_back
 from see_lightning.methods.method import ExpertMethod, Method
 from see_lightning.tasks.memory import Memory

@@ -45,6 +45,8 @@ OURS = (
         "answers",
         "tasks",
         "wandb",
+        "tensorboard",
+        "mlflow",
     ),
     *("study.json", "perplexity.json", "transfer.json", "route.json", "route.csv", "route.svg", "harness.json"),
     *(".lock-holder", ".lock"),

@@ -1,5 +1,6 @@
 """Calls in a thread of their own, so that a slow or failing tracker does not disturb the run."""
 
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -9,6 +10,8 @@ from lightning.pytorch.loggers import Logger
 
 from see_lightning.engine.preemption import StopSignal
 from see_lightning.errors import with_cause
+
+CREDENTIALS = re.compile(r"//[^/@\s]+@")  # in an address: user, or user and password
 
 
 class Relay:
@@ -101,5 +104,5 @@ class Relayed(Logger):
 
 
 def notice(text: str) -> None:
-    """Print a notice to standard error."""
-    print(f"note: {text}", file=sys.stderr, flush=True)
+    """Print a notice to standard error, without the passwords of addresses in it."""
+    print(f"note: {CREDENTIALS.sub('//', text)}", file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ from see_lightning.engine.preemption import StopSignal
 from see_lightning.engine.relay import notice
 from see_lightning.engine.results import paraphrases, texts_of
 from see_lightning.engine.start import is_noted, note_contents, note_places
-from see_lightning.engine.tracking import make_tracker
+from see_lightning.engine.tracker import make_tracker
 from see_lightning.errors import ConfigError, Refusal, listed
 from see_lightning.reporting.runs import read_results
 

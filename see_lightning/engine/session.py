@@ -30,7 +30,7 @@ from see_lightning.engine.run_data import RunData
 from see_lightning.engine.run_report import REPORT, run_report
 from see_lightning.engine.stages import EvalSet, Stage, plan_eval_sets, plan_stages
 from see_lightning.engine.start import start_run
-from see_lightning.engine.tracking import Tracker, make_tracker
+from see_lightning.engine.tracker import Tracker, make_tracker
 from see_lightning.errors import ConfigError
 from see_lightning.files.run_files import seal
 from see_lightning.methods.lookup import method_class

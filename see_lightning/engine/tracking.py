@@ -1,92 +1,32 @@
-"""Trackers of a run: none, a Lightning logger for each stage, or Weights & Biases.
+"""Two trackers of a run: a Lightning logger for each stage, and Weights & Biases, whose client runs in a process too."""
 
-Results do not depend on the tracker, nor on its failure. Reports are made in a thread (W&B's client runs in a process too),
-an error becomes a notice, and the run waits at most ``timeout`` seconds for the tracker at its end.
-"""
-
-import importlib.util
 import os
-import re
 import secrets
 import shlex
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
 
 from see_lightning.config.checks import one_of, within
-from see_lightning.config.instantiate import instantiate
 from see_lightning.engine.preemption import StopSignal
+from see_lightning.engine.record import commit
 from see_lightning.engine.relay import Relay, Relayed, notice
+from see_lightning.engine.tracked import cells, files, numbers, of_cell, of_stage, pictures, settings
+from see_lightning.engine.tracker import TIMEOUT, ThreadTracker, Tracker, kept_id, needs
 from see_lightning.engine.wandb_process import Client, Lost
-from see_lightning.engine.wandb_summary import flat, summary
 from see_lightning.errors import ConfigError
-from see_lightning.files.reading import file_bytes
-from see_lightning.files.writing import refuse_links, write_text
+from see_lightning.files.writing import write_text
 
-TIMEOUT = 30.0  # seconds
 LOG_HEAD = 7  # bytes of the head of W&B's transaction log
-_ID = re.compile(r"[^/\\#?%:\s\x00-\x1f\ufffd]{1,128}")  # ids that W&B accepts
 
 
-class Tracker:
-    """The interface of trackers; reports nothing itself. A context, so that it is closed however the run ends."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        match error:
-            case None:
-                self.close(0)
-            case SystemExit(code=int(code)):
-                self.close(code, goes_on=True)
-            case KeyboardInterrupt():
-                self.close(128 + signal.SIGINT, goes_on=True)
-            case _:
-                self.close(1)
-
-    def open(self, directory: Path, config: Mapping[str, Any], stop_signal: StopSignal) -> None:
-        """Begin tracking a run, or continue it, before training.
-
-        Args:
-            directory: of the run.
-            config: resolved, as plain containers.
-            stop_signal: shortens every wait.
-
-        Raises:
-            ConfigError: the tracker cannot be used with these settings.
-        """
-
-    def stage(self, task: str, folder: Path) -> Logger | Literal[False]:
-        """The logger for a task's Trainer; ``folder`` is that of its stage."""
-        return False
-
-    def score(self, *, after: int, task: str, score: float) -> None:
-        """Report a cell of the results matrix: the score (0..100) on a task after ``after`` tasks, from 1."""
-
-    def finish(self, results: Mapping[str, Any], report: Path) -> None:
-        """Report the finished run: the content of ``results.json``, and the path of ``report.html``."""
-
-    def close(self, code: int, *, goes_on: bool = False) -> None:
-        """Close with the run's exit code; ``goes_on``: the run was stopped and can be resumed."""
-
-
-def make_tracker(node: DictConfig | None) -> Tracker:
-    """The tracker that the config names; on other ranks than the first, one that reports nothing."""
-    tracker: Tracker = instantiate(node) if node and rank_zero_only.rank == 0 else Tracker()
-    return tracker
-
-
-class StageLoggers(Tracker):
+class StageLoggers(ThreadTracker):
     """A Lightning logger for each stage, in the stage's folder.
 
     Args:
@@ -95,20 +35,13 @@ class StageLoggers(Tracker):
     """
 
     def __init__(self, *, logger: Callable[..., Logger], timeout: float = TIMEOUT) -> None:
-        within("logger.timeout", timeout, 0)
-        self.logger, self.timeout = logger, timeout
         kind = getattr(logger, "func", logger)
-        self.name = str(getattr(kind, "__name__", kind))
-        self._relay: Relay | None = None
-
-    def open(self, directory: Path, config: Mapping[str, Any], stop_signal: StopSignal) -> None:
-        """Start the thread in which all loggers work."""
-        self._stop_signal, self._relay = stop_signal, Relay(self.name)
+        super().__init__(str(getattr(kind, "__name__", kind)), timeout)
+        self.logger = logger
 
     def stage(self, task: str, folder: Path) -> Logger | Literal[False]:
         """A new logger, made and called in the thread."""
-        assert self._relay is not None
-        put, loggers = self._relay.put, list[Logger]()
+        put, loggers = self.put, list[Logger]()
         put(lambda: loggers.append(self.logger(save_dir=str(folder))))
 
         def log(metrics: dict[str, float], step: int | None) -> None:
@@ -116,13 +49,9 @@ class StageLoggers(Tracker):
 
         return Relayed(log, self.name, lambda status: put(lambda: loggers[0].finalize(status)))
 
-    def close(self, code: int, *, goes_on: bool = False) -> None:
-        """Wait until all reports are made."""
-        if self._relay is None:
-            return
-        if not self._relay.end(self._stop_signal.patience(self.timeout, stopped=goes_on), self._stop_signal):
-            notice(f"{self.name} did not end and is not waited for; its last reports may be missing from its files")
-        self._relay = None
+    def where(self) -> str:
+        """Each stage has files of its own."""
+        return " from its files"
 
 
 class WandbTracker(Tracker):
@@ -157,8 +86,7 @@ class WandbTracker(Tracker):
     ) -> None:
         one_of("logger.mode", mode, ("online", "offline", "disabled"))
         within("logger.timeout", timeout, 0)
-        if importlib.util.find_spec("wandb") is None:
-            raise ConfigError("logger=wandb needs a package that is not installed; pip install -e '.[wandb]'")
+        needs("wandb", "wandb")
         self.project, self.entity, self.mode = project, entity, mode
         self.name, self.group, self.tags, self.timeout = name, group, tags, timeout
         self._relay: Relay | None = None
@@ -175,12 +103,7 @@ class WandbTracker(Tracker):
             return
         *group, seed = directory.parts[-4:]
         kept = directory / "wandb" / "id"
-        refuse_links(kept, directory)
-        run_id = f"{group[-1]}-{seed.removeprefix('seed=')}-{secrets.token_hex(3)}"
-        if kept.exists():
-            run_id = file_bytes(kept).decode(errors="replace")
-            if not _ID.fullmatch(run_id):
-                raise ConfigError(f"{kept} holds no id of a W&B run; remove it, and this run is a new one there.")
+        run_id = kept_id(kept, "W&B") or f"{group[-1]}-{seed.removeprefix('seed=')}-{secrets.token_hex(3)}"
         in_sweep = "WANDB_SWEEP_ID" in os.environ
         self._init: dict[str, Any] = {
             "project": None if in_sweep else self.project,
@@ -190,11 +113,12 @@ class WandbTracker(Tracker):
             "group": self.group or "/".join(group),
             "job_type": group[1],
             "tags": list(self.tags),
-            "config": flat(config),
+            "config": settings(config),
             "dir": str(directory),
             "resume": "allow",
             "argv": sys.argv,
-            "settings": {"init_timeout": self.timeout},
+            # W&B would ask git in many processes before a run begins, and send the changes to the code.
+            "settings": {"init_timeout": self.timeout, "disable_git": True, "git_commit": commit()},
         }
         checked, refused = threading.Event(), list[str]()
 
@@ -230,21 +154,25 @@ class WandbTracker(Tracker):
             self._metric(f"{kind}/{task}/*", f"train/{task}/step")
 
         def log(metrics: dict[str, float], step: int | None) -> None:
-            """Rename ``train/loss`` to ``train/<task>/loss``, and ``val/loss`` likewise."""
-            here = {_of_task(name, task): value for name, value in metrics.items()}
-            self._put("log", row={f"train/{task}/step": step, **here})
+            self._put("log", row={f"train/{task}/step": step, **of_stage(task, metrics)})
 
         return Relayed(log, "wandb")
 
     def score(self, *, after: int, task: str, score: float) -> None:
         """Report the score as a point of the task's curve and as a cell of the matrix."""
-        self._put("log", row={"tasks_learned": after, f"eval/{task}": score, f"eval/after={after}/{task}": score})
+        self._put("log", row={"tasks_learned": after, **of_cell(after, task, score)})
 
     def finish(self, results: Mapping[str, Any], report: Path) -> None:
         """Report metrics, pictures, files, and the whole matrix: after a kill or a growth W&B has only a part of it."""
         if self._relay is None:
             return
-        self._relay.put(lambda: self._tell("results", **summary(results, report)))
+
+        def tell() -> None:
+            matrix = {f"eval/after={after}/{task}": score for after, task, score in cells(results)}
+            content = {"numbers": numbers(results), "pictures": pictures(results), "cells": matrix}
+            self._tell("results", **content, files=files(report))
+
+        self._relay.put(tell)
 
     def close(self, code: int, *, goes_on: bool = False) -> None:
         """Close the W&B run; a sweep starts a preempted run again."""
@@ -337,12 +265,6 @@ class WandbTracker(Tracker):
         online = any(not Path(folder).name.startswith("offline-") for folder in folders)
         command = shlex.join(["wandb", "sync", *(["--include-online"] if online else []), *folders])
         return f"what was not sent is kept{'' if whole else ' in part'}; send it with: {command}"
-
-
-def _of_task(name: str, task: str) -> str:
-    """The name of a metric with its task; a name without a kind is one of training."""
-    kind, _, own = name.rpartition("/")
-    return f"{kind or 'train'}/{task}/{own}"
 
 
 def _holds_records(folder: str) -> bool:

@@ -21,6 +21,7 @@ from see_lightning.reporting.report.sections import FORMULAS
 RESULTS = "results.json"
 ROUTED, TO_BASE = "routing accuracy", "base share"  # shares, from 0 to 1
 METRICS = (*FORMULAS, ROUTED)
+MLFLOW_ARTIFACTS = "mlartifacts"  # a folder beside the runs, with copies of their reports for MLflow
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
             elif is_new and "ledger.json" in files:
                 unfinished.append(Path(folder))
             elif is_new:
-                below.sort()
+                below[:] = sorted(set(below) - {MLFLOW_ARTIFACTS})
                 continue
             below.clear()
     return list(finished.values()), unfinished

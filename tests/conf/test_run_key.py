@@ -29,6 +29,8 @@ def test_a_key_is_eight_hex_digits_and_the_same_every_time(composed):
         ["trainer=gpu"],
         ["trainer.devices=2"],
         ["logger=csv"],
+        ["logger=tensorboard", "logger.timeout=3"],
+        ["logger=mlflow", "logger.tracking_uri=http://localhost:5000"],
         ["paths.runs=/elsewhere", "paths.cache=/there", "paths.data=/mine"],
         ["benchmark.licence=other", "benchmark.citation=other", "benchmark.tasks.news.citation=other"],
         ["train_size=100"],

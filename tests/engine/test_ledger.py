@@ -330,7 +330,7 @@ def test_a_link_where_something_of_ours_belongs_is_named_and_nothing_is_written(
     path = run / name
     if path.exists():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    is_folder = name.startswith(("tasks", "wandb")) and not name.endswith("weights")
+    is_folder = name.startswith(("tasks", "wandb", "tensorboard", "mlflow")) and not name.endswith("weights")
     path.symlink_to(precious if is_folder else precious / "weights")
     before = {one for one in run.rglob("*")}
     with pytest.raises(Refusal, match=f"^{path} is a symbolic link"), Ledger(run):

@@ -57,9 +57,9 @@ def composed(data, tmp_path) -> Callable[..., DictConfig]:
 
 
 def promised() -> set[str]:
-    """The names in the table of docs/wandb.md."""
+    """The names in the table of docs/loggers.md."""
     section = (
-        (CONF.parent / "docs/wandb.md").read_text(encoding="utf-8").split("## What is logged\n")[1].split("\n## ")[0]
+        (CONF.parent / "docs/loggers.md").read_text(encoding="utf-8").split("## What is logged\n")[1].split("\n## ")[0]
     )
     return {name for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for name in re.findall("`(.*?)`", row)}
 

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ import time
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
+from see_lightning.config.validation import validate
+from see_lightning.engine import launch
 from tests.nightly import all_but
 from tests.runs import toy
 from tests.tracking.conftest import TWO_TASKS
@@ -68,7 +71,7 @@ def run_of(cfg, capsys):
     """The run's directory, the notices, and the seconds from its results to its end."""
     directory = toy.run(cfg).directory
     waited = time.time() - (directory / "results.json").stat().st_mtime
-    return directory, re.findall("note: (?:W&B|Raising|Hanging).*", capsys.readouterr().err), waited
+    return directory, re.findall("note: (?:W&B|Raising|Hanging|MLflow|TensorBoard).*", capsys.readouterr().err), waited
 
 
 def check_sent(notice, directory, backend, *, whole=True):
@@ -193,3 +196,61 @@ def test_a_logger_of_ones_own_that_fails_is_a_notice(composed, capsys, undisturb
     assert waited < 3
     (notice,) = notices
     assert ("nobody" if logger is Raising else "is not waited for") in notice
+
+
+@pytest.mark.parametrize("listens", all_but([False], [False, True]))
+def test_a_server_of_mlflow_that_refuses_or_does_not_answer_is_a_notice(
+    composed, capsys, undisturbed, monkeypatch, listens
+):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if listens:
+            server.listen()
+        url = f"http://me:secret@127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        cfg = composed("logger=mlflow", "logger.timeout=1", FEW)
+        directory, notices, waited = run_of(cfg, capsys)
+    assert numbers(directory) == undisturbed
+    assert waited < 3
+    (notice,) = notices
+    assert "is not waited for; its last reports may be missing from http://127.0.0.1:" in notice
+    assert not [path for path in directory.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
+
+
+def test_a_server_that_gives_up_is_a_notice_without_its_password(composed, capsys, undisturbed, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    directory, notices, _ = run_of(composed("logger=mlflow", FEW), capsys)
+    assert numbers(directory) == undisturbed
+    (notice,) = notices
+    assert re.search("MLflow failed.*http://127.0.0.1:9.*Connection refused.*the run goes on", notice)
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "mlflow"])
+def test_a_folder_that_cannot_be_written_is_a_notice(composed, capsys, undisturbed, logger):
+    store = ["logger.tracking_uri=sqlite:////dev/null/mlflow.db"] if logger == "mlflow" else []
+    cfg = composed(f"logger={logger}", FEW, *store)
+    if logger == "tensorboard":
+        directory = launch.run_directory(cfg, validate(cfg))
+        directory.mkdir(parents=True)
+        (directory / "tensorboard").touch()
+    directory, notices, _ = run_of(cfg, capsys)
+    assert numbers(directory) == undisturbed
+    (notice,) = notices
+    assert "failed and gets no further reports: " in notice
+    assert "the run goes on" in notice
+
+
+def test_a_store_that_is_lost_during_the_run_is_a_notice(composed, capsys, undisturbed, tmp_path):
+    def lose(call):
+        until = time.monotonic() + 60
+        while call == 2 and not list(tmp_path.glob("runs/*/*/*/*/mlflow/id")) and time.monotonic() < until:
+            time.sleep(0.05)
+        if call == 2:
+            (tmp_path / "runs" / "mlflow.db").write_bytes(b"no database" * 1000)
+
+    with toy.count_model_calls(lose):
+        directory, notices, _ = run_of(composed("logger=mlflow", FEW), capsys)
+    assert numbers(directory) == undisturbed
+    (notice,) = notices
+    assert "MLflow failed and gets no further reports: " in notice

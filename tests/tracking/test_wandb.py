@@ -13,7 +13,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from see_lightning.config.search_path import CONF
 from see_lightning.config.validation import validate
 from see_lightning.engine import launch
-from see_lightning.engine.tracking import Tracker, WandbTracker, make_tracker
+from see_lightning.engine.tracker import Tracker, make_tracker
+from see_lightning.engine.tracking import WandbTracker
 from see_lightning.errors import ConfigError
 from see_lightning.methods.see import See
 from tests.runs import toy
@@ -184,7 +185,14 @@ def test_a_sweep_is_told_of_a_run_that_was_finished_before(composed, backend, mo
 
 
 @pytest.mark.parametrize(
-    "logger", ["logger=csv", "logger=wandb logger.mode=offline", "logger=wandb logger.mode=disabled"]
+    "logger",
+    [
+        "logger=csv",
+        "logger=tensorboard",
+        "logger=mlflow",
+        "logger=wandb logger.mode=offline",
+        "logger=wandb logger.mode=disabled",
+    ],
 )
 def test_no_logger_changes_a_number_or_an_answer(composed, logger, tmp_path):
     def numbers(*overrides):
