@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from unittest.mock import patch
 
 import pytest
@@ -147,6 +148,9 @@ def test_a_run_that_is_told_to_stop_says_that_it_will_go_on(composed, backend):
 
     def tell(call):
         if next(number) == 2:
+            limit = time.monotonic() + 120
+            while not backend.runs and time.monotonic() < limit:  # the server knows the run
+                time.sleep(0.05)
             os.kill(os.getpid(), signal.SIGTERM)
 
     with toy.count_model_calls(tell), pytest.raises(SystemExit) as stopped:
