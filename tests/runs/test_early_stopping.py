@@ -121,13 +121,14 @@ def test_a_run_that_was_broken_off_ends_early_where_the_other_did(data, method, 
     assert len(toy.read_results(whole.directory)["validation"]["loss"]) == (1 if method == "mtl" else 2)
 
 
-def test_ranks_compute_their_shares_of_the_loss_and_end_together(data, tmp_path):
+@pytest.mark.parametrize("trainer", ["ddp", pytest.param("fsdp", marks=pytest.mark.nightly)])
+def test_ranks_compute_their_shares_of_the_loss_and_end_together(data, tmp_path, trainer):
     """Ranks have unlike numbers of rows, and one has none in the last pass."""
     settings = ("method=see", *SETTINGS, *CALM, "optim.epochs=8", "optim.early_stopping=1")
     alone = toy.read_results(toy.run(toy.compose(data, tmp_path / "alone", *settings)).directory)
     assert min(alone["validation"]["epochs"]) < 8, "no training ends early"
-    trainer = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
-    cfg, log = toy.compose(data, tmp_path / "runs", *settings, *trainer), tmp_path / "log"
+    ranks = (f"trainer={trainer}", "trainer.accelerator=cpu", "trainer.devices=2")
+    cfg, log = toy.compose(data, tmp_path / "runs", *settings, *ranks), tmp_path / "log"
     diary, step = tmp_path / "diary", Validation.on_train_epoch_end
 
     def noted(validation, running, module):
