@@ -4,6 +4,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from see_lightning.config.effects import check_effects
 from see_lightning.engine.validation import Validation
@@ -17,11 +18,18 @@ TASKS = "order.tasks=[sky,ice]"
 SETTINGS = (TASKS, "optim.epochs=4", "valid_size=3")
 STOPPING = (*SETTINGS, "optim.early_stopping=1")
 CASES = [one for one in ORDINARY + FULL if one.values[0][0] in (*TRAINING, "planted")]
-#: One method of each set of traits; the others with ``make test-all``.
-FEWER = [
-    pytest.param(*one.values, id=one.id, marks=() if one.values[0][0] in FIRST else pytest.mark.nightly)
-    for one in CASES
-]
+
+
+def daily(*methods: str) -> list[ParameterSet]:
+    """These methods, and one of each set of traits; the others with ``make test-all``."""
+    chosen = {*FIRST, *methods}
+    return [
+        pytest.param(*one.values, id=one.id, marks=() if one.values[0][0] in chosen else pytest.mark.nightly)
+        for one in CASES
+    ]
+
+
+SNAPSHOTS = ("ilora", "coso")  # with more state than the trained weights
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +58,7 @@ def end_after_the_best(validation: Validation, trainer, _) -> None:
         validation.stopped = trainer.should_stop = True
 
 
-@pytest.mark.parametrize("method", CASES, indirect=True)
+@pytest.mark.parametrize("method", daily(*SNAPSHOTS), indirect=True)
 def test_a_method_that_ends_early_is_the_one_that_was_trained_until_the_best_epoch(data, method, tmp_path):
     with patch.object(Validation, "_loss", scripted):
         stopped = toy.run(toy.compose(data, tmp_path / "stopped", *method, *STOPPING))
@@ -64,7 +72,7 @@ def test_a_method_that_ends_early_is_the_one_that_was_trained_until_the_best_epo
     assert trained(stopped.directory) == trained(until.directory)
 
 
-@pytest.mark.parametrize("method", FEWER, indirect=True)
+@pytest.mark.parametrize("method", daily(), indirect=True)
 def test_a_validation_loss_moves_no_weight_and_no_answer(data, method, tmp_path):
     without = toy.run(toy.compose(data, tmp_path / "without", *method, *SETTINGS[:2]))
     validated = toy.run(toy.compose(data, tmp_path / "validated", *method, *SETTINGS))
