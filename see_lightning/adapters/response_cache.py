@@ -1,7 +1,7 @@
 """Cache of verdicts and answers. Experts and base model are frozen, so a response is the same each time."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -95,6 +95,8 @@ class BatchCache:
         pool: the base model and its experts.
         queries: the batch.
         forced_prefix: tokens with which answers are forced to begin; part of the key.
+        plain: adapters that give no verdicts here. Where the same weights gave one, in the run that this one was made from,
+            their response is not used.
     """
 
     def __init__(
@@ -103,13 +105,16 @@ class BatchCache:
         pool: ExpertPool,
         queries: Queries,
         forced_prefix: Sequence[int] = (),
+        plain: Collection[str] = (),
     ) -> None:
         self.response_cache, self.queries, self.forced_prefix = response_cache, queries, forced_prefix
+        self.plain = plain
         self._digest = cache(pool.digest)
 
     def get(self, adapter: str | None, row: int) -> CachedResponse:
         """The response of an adapter to the query of a row; all fields None if it is not cached."""
-        return (self.response_cache.get(self._key(adapter, row)) if self.response_cache else None) or CachedResponse()
+        found = self.response_cache.get(self._key(adapter, row)) if self.response_cache else None
+        return CachedResponse() if found is None or (found.verdict and adapter in self.plain) else found
 
     def put(self, adapter: str | None, row: int, response: CachedResponse) -> None:
         """Store the response of an adapter to the query of a row."""

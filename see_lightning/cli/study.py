@@ -184,8 +184,8 @@ def _finished(run_dir: Path) -> dict[str, Any]:
     ]
     if others:
         raise Refusal(
-            f"{run_dir} trained no expert for {listed(others)}, and a study needs one for every task; give a run with"
-            f" method.reuse=off and without order.experts."
+            f"{run_dir} trained no expert for {listed(others)}, which was reused, left out or imported, and a study needs one"
+            f" for every task; give a run with method.reuse=off and without order.experts."
         )
     return results
 

@@ -44,6 +44,12 @@ def _trains(cfg: DictConfig) -> bool:
     return _schedule(cfg) != "frozen" and getattr(traits, "trains", True)
 
 
+def _epochs(cfg: DictConfig) -> list[int]:
+    """Passes over the training rows, those of single tasks too."""
+    own = (one.get("epochs") for one in (cfg.order.experts or {}).values() if isinstance(one, DictConfig))
+    return [cfg.optim.epochs, *filter(None, own)]
+
+
 def _has_rank(cfg: DictConfig) -> bool:
     """Whether LoRA adapters are trained, not whole layers."""
     traits = getattr(target_of(cfg.method), "traits", None)
@@ -90,7 +96,7 @@ EFFECTS = (
     Effect(("adapter.*", "optim.*"), _trains, "method={method} trains nothing and has no adapter"),
     Effect(("adapter", "optim"), _trains, "method={method} trains nothing and has no adapter", soft=True),
     Effect(("valid_size",), _trains, "method={method} trains nothing"),
-    Effect(("optim.early_stopping",), lambda cfg: cfg.optim.epochs > 1, "a task is trained for one epoch, so there is no"
+    Effect(("optim.early_stopping",), lambda cfg: max(_epochs(cfg)) > 1, "a task is trained for one epoch, so there is no"
            " other to keep; write optim.epochs=N too"),
     Effect(("optim.lr",), lambda cfg: "lr" not in cfg.method, "method={method} has a learning rate of its own, method.lr",
            soft=True),

@@ -64,8 +64,12 @@ def read_origins(experts: Mapping[str, Any] | None, tasks: Collection[str]) -> d
                         f"{name}.{key} must be a {'number' if key == 'lr' else 'whole number'}; got {number!r}."
                     )
                 within(f"{name}.{key}", number, LEAST[key])
+                if not number and key == "lr":
+                    raise ConfigError(f"{name}.lr=0 trains nothing; give one above 0, or {name}=none.")
         else:
             raise ConfigError(
                 f"{name} must be none, a PEFT folder, or settings such as {{epochs: 5, seed: 1}}; got {value!r}."
             )
+    if found and len(found) == len(tasks) and all(one.is_none for one in found.values()):
+        raise ConfigError("order.experts leaves no task an expert; method=base answers with the base model alone.")
     return found

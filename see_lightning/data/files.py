@@ -1,6 +1,6 @@
 """The files of a user's own tasks: JSON lines, JSON, CSV, Parquet, and data sets saved to disk; each gives rows by column."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,23 +40,45 @@ def tasks_in(folder: Path) -> list[str]:
 
 
 def places_of(folder: Path, task: str) -> dict[str, Path]:
-    """The file, or the folder of ``save_to_disk``, of each half of a task, and of its validation rows if there are some.
+    """The file, or the folder of ``save_to_disk``, of each half of a task.
 
     Raises:
         DataError: a half has none, or two.
     """
     found: dict[str, Path] = {}
-    for half, spellings in (*((half, (half,)) for half in HALVES), (VALIDATION[0], VALIDATION)):
-        there = [place for name in spellings for place in _places(folder, task, name)]
-        if len(there) > 1:
-            raise DataError(f"{task}: {' and '.join(map(str, there))} both have its {half} rows; keep one of them")
-        if not there and half not in HALVES:
-            continue
-        if not there:
+    for half in HALVES:
+        place = _only(task, half, _places(folder, task, half))
+        if place is None:
             usual = found["train"].suffix if half == "test" and found["train"].is_file() else ".jsonl"
             raise DataError(f"{task}: no file {folder / f'{task}.{half}{usual}'}")
-        found[half] = there[0]
+        found[half] = place
     return found
+
+
+def validation_places(folder: Path, task: str) -> list[Path]:
+    """The files and folders with a task's validation rows, under every spelling."""
+    return [place for name in VALIDATION for place in _places(folder, task, name)]
+
+
+def validation_rows(places: Sequence[Path], task: str) -> Iterator[RawRow]:
+    """The validation rows of a task.
+
+    Args:
+        places: from ``validation_places``.
+        task: for messages.
+
+    Raises:
+        DataError: there are two places; only a run with validation rows reads them.
+    """
+    place = _only(task, VALIDATION[0], places)
+    assert place is not None
+    yield from raw_rows(place, task)
+
+
+def _only(task: str, part: str, places: Sequence[Path]) -> Path | None:
+    if len(places) > 1:
+        raise DataError(f"{task}: {' and '.join(map(str, places))} both have its {part} rows; keep one of them")
+    return places[0] if places else None
 
 
 def _places(folder: Path, task: str, part: str) -> list[Path]:

@@ -5,7 +5,16 @@ from pathlib import Path
 
 from see_lightning.config.checks import one_of
 from see_lightning.data.checks import RowChecks
-from see_lightning.data.files import files_at, formats, places_of, raw_rows, tasks_in
+from see_lightning.data.files import (
+    VALIDATION,
+    files_at,
+    formats,
+    places_of,
+    raw_rows,
+    tasks_in,
+    validation_places,
+    validation_rows,
+)
 from see_lightning.data.forms import TRAIN_ON, RowReader
 from see_lightning.data.reader import Part, read_halves, require_task
 from see_lightning.data.split import Split
@@ -84,4 +93,8 @@ class JsonlReader:
         parts = {
             half: Part(readers[half].examples(raw_rows(place, task)), files_at(place)) for half, place in places.items()
         }
+        if valid := validation_places(self.folder, task):
+            reader = readers[VALIDATION[0]] = RowReader(task, VALIDATION[0], self.train_on)
+            files = tuple(file for place in valid for file in files_at(place))
+            parts[VALIDATION[0]] = Part(reader.examples(validation_rows(valid, task)), files)
         return parts, list(readers.values())

@@ -33,6 +33,7 @@ def write_expert_file(context: RunContext, stage: Stage, trained: Mapping[str, A
         "born": number + 1 if assignment.get("expanded", True) else None,
         "parent": _parent(context, number, trained.get("parent")),
         "data_sha256": stage.task.rows_sha256(),
+        **({"verdicts": not trained.get("never_refuses")} if context.method.traits.learns_refusals else {}),
         **assignment,
         "training": {key: trained[key] for key in ("examples", "rehearsed", "negatives", "steps")},
         "score": score,

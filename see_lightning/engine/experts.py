@@ -168,12 +168,11 @@ def export_expert(run_dir: Path, task: str, out: Path, *, base: str | None = Non
     config, about = validate(cfg), Ledger(run_dir).read().facts()
     template = build_template(config, about.get("date"))
     settings = read_file(expert.folder / CONFIG)
+    told = read_file(expert.folder / EXPERT_FILE)
+    if "verdicts" not in told and not expert.origin:  # of an earlier version
+        told["verdicts"] = method_class(cfg.method).traits.learns_refusals
     base = base or str(config.model.name).partition("@")[0]
     settings["base_model_name_or_path"] = base
-    gives_verdicts = method_class(cfg.method).traits.learns_refusals and read_origin(expert.folder).get(
-        "verdicts", True
-    )
-    verdicts = {**read_file(expert.folder / EXPERT_FILE), "verdicts": gives_verdicts}
     facts = {"method": method_name(cfg), "order": cfg.order.name, "seed": cfg.seed, "dtype": about["dtype"]}
     card = model_card(expert, settings, facts, template, read_file(expert.folder / EXPERT_FILE))
 
@@ -181,7 +180,7 @@ def export_expert(run_dir: Path, task: str, out: Path, *, base: str | None = Non
         write_bytes(folder / WEIGHTS, (expert.folder / WEIGHTS).read_bytes())
         write_text(folder / CONFIG, json.dumps(settings, indent=2, sort_keys=True) + "\n")
         write_text(folder / "README.md", card)
-        write_text(folder / EXPERT_FILE, json.dumps(verdicts, indent=1, ensure_ascii=False) + "\n")
+        write_text(folder / EXPERT_FILE, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
     if out.exists():
         out.rmdir()

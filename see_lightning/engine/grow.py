@@ -1,6 +1,7 @@
 """Takes over finished stages of another run.
 
-All of them for a longer task list; the trained weights for another router or new thresholds.
+All of them for a longer task list; without answers, those before the first task whose rows have changed; the trained weights
+for another router, new thresholds, or another expert of some task.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from see_lightning.adapters.files import STATE, THRESHOLD
+from see_lightning.adapters.files import EXPERT_FILE, STATE, THRESHOLD
 from see_lightning.config.former_names import folder_names, with_current_names, with_former_names
 from see_lightning.config.identity import switched_on
 from see_lightning.engine.contents import Contents
@@ -62,16 +63,21 @@ class Earlier:
 
     Args:
         directory: of the run.
-        stages: how many of its stages, from the first on, have inputs that did not change.
-        answers_too: whether its answers are valid too, as they are for a longer task list. Otherwise only its trained weights
-            and cached responses are.
-        compared: the inputs of both runs.
+        stages: how many of its stages, from the first on, can be taken over.
+        ended: whether what the method made of each task after its training is valid too. With another router, other
+            thresholds or another expert, only the trained weights and cached responses are.
+        compared: the inputs of both runs. If some have changed, answers are not valid.
     """
 
     directory: Path
     stages: int
-    answers_too: bool
+    ended: bool
     compared: Compared
+
+    @property
+    def answers_too(self) -> bool:
+        """Whether its answers are valid, as they are for a longer task list."""
+        return self.ended and not self.compared.changed
 
 
 def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str], contents: Contents) -> Earlier | None:
@@ -87,7 +93,7 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
         That run; if there is none, a run whose stages could be taken over if its inputs had not been edited since, with 0
         stages; or None.
     """
-    found: list[tuple[int, bool, Path, Compared]] = []
+    found: list[tuple[int, bool, Path, Earlier]] = []  # copied stages, whether they have ended
     order, method = directory.parents[2], directory.parents[1].name
     for other in (path for name in folder_names(method) for path in (order / name).glob(f"*/{directory.name}")):
         # The ledger's settings are compared, not config.yaml: there the data root is resolved, and it may move.
@@ -96,8 +102,7 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
         try:
             ledger = Ledger(other).read()
             noted = ledger.content["about"].get("numbers")
-            trained = sum(bool(stage["trained"]) for stage in ledger.content["stages"].values())
-            if noted is None or not trained:
+            if noted is None or not ledger.trained_tasks():
                 continue
             about = ledger.facts()
         except LedgerError:
@@ -115,18 +120,17 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
         others = _differing(noted, config, contents)  # these experts are made anew
         compared.forget(f"order.experts.{task}" for task in others)
         whole = not compared.changed
-        same = trained if whole else 0 if "stream" in config["order"] else _before_changes(compared, tasks)
+        names = list(about["data"])  # of the tasks that it learned, in their order
+        same = len(names) if whole else 0 if "stream" in config["order"] else _before_changes(compared, tasks)
         # If rows for thresholds are held out of the training rows, the data differ.
-        answers_too = theirs == ours and whole and not others & {*tasks}
-        noted_data = about["data"] if whole else {task: about["data"][task] for task in tasks[:same]}
-        if same and (answers_too or not changed_data(noted_data, data)):
-            found.append((min(same, trained), answers_too, other, compared))
+        ended = theirs == ours and not others & {*tasks}
+        noted_data = {name: about["data"][name] for name in names[:same]}
+        copied = len({*ledger.trained_tasks()} & {*noted_data} - others)
+        if copied and ((ended and whole) or not changed_data(noted_data, data)):
+            found.append((copied, ended, other, Earlier(other, same, ended, compared)))
         elif compared.is_edited:
-            found.append((0, answers_too, other, compared))
-    if not found:
-        return None
-    stages, answers_too, other, compared = max(found, key=lambda one: one[:3])
-    return Earlier(other, stages, answers_too, compared)
+            found.append((0, ended, other, Earlier(other, 0, ended, compared)))
+    return max(found, key=lambda one: one[:3])[-1] if found else None
 
 
 def _before_changes(compared: Compared, tasks: Sequence[str]) -> int:
@@ -154,7 +158,7 @@ def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any], contents: Con
     return {task for task in {*then, *now} if then.get(task) != now.get(task)}
 
 
-def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool = True) -> int:
+def adopt(ledger: Ledger, stages: list[Stage], earlier: Earlier) -> int:
     """Copy the stages that another run has finished, and make them final here in one commit.
 
     Stages are copied from the first on, up to the first one that the other run has not trained; without those whose experts
@@ -163,8 +167,7 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
     Args:
         ledger: of the run that starts, still without stages.
         stages: of the run that starts.
-        other: directory of the other run, which stays as it is.
-        answers_too: whether to copy its answers too; if not, the method's ``end_task`` is still to be run for each stage.
+        earlier: the other run, which stays as it is.
 
     Returns:
         The number of trained stages that were taken over.
@@ -172,6 +175,7 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
     Raises:
         LedgerError: data or prompts of the other run differ, or a file of it is damaged.
     """
+    other = earlier.directory
     theirs = Ledger(other).read()  # final entries never change, so a run in progress can be read too
     names = {stage.task.name for stage in stages if stage.task}
     noted_data = {name: one for name, one in theirs.content["about"]["data"].items() if name in names}
@@ -197,7 +201,7 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
         theirs.answers(stage.name), theirs.remembered(stage.name)  # reading checks the digests
         for kind in EVAL_SETS:
             theirs.answers(stage.name, kind), theirs.remembered(stage.name, f"{kind}_remembered")
-        taken[stage.name] = noted if answers_too else _only_responses(noted)
+        taken[stage.name] = noted if earlier.answers_too else _without_answers(noted, ended=earlier.ended)
     ours, about = ledger.content["about"], theirs.content["about"]
     ours["dtype"], ours["grown_from"] = about["dtype"], str(other)
     ours["commits"] = [*about["commits"], *(commit for commit in ours["commits"] if commit != about["commits"][-1])]
@@ -208,13 +212,20 @@ def adopt(ledger: Ledger, stages: list[Stage], other: Path, *, answers_too: bool
     return sum(bool(stage["trained"]) for stage in taken.values())
 
 
-def _only_responses(noted: dict[str, Any]) -> dict[str, Any]:
-    """A stage's entry without its answers and their costs, marked so that ``end_task`` is still to be run."""
-    written_again = {f"expert/{name}" for name in (THRESHOLD, STATE, ROUTER, "expert.json")}
+def _without_answers(noted: dict[str, Any], *, ended: bool) -> dict[str, Any]:
+    """A stage's entry without its answers and their costs.
+
+    Args:
+        noted: the entry.
+        ended: False leaves out what ``end_task`` made too, and marks that it is still to be run.
+    """
+    again = () if ended else (THRESHOLD, STATE, ROUTER)
+    written_again = {f"expert/{name}" for name in (*again, EXPERT_FILE)}
     files = {file: digest for file, digest in noted["trained"]["files"].items() if file not in written_again}
     responses: dict[str, Any] = {
         kind: {task: {key: block[key] for key in ("start", "end", "sha256")} for task, block in noted[kind].items()}
         for kind in ("remembered", *(f"{kind}_remembered" for kind in EVAL_SETS))
         if kind in noted
     }
-    return {"trained": {**noted["trained"], "files": files, "ended": False}, "answers": {}, **responses}
+    trained = {**noted["trained"], "files": files, **({} if ended else {"ended": False})}
+    return {"trained": trained, "answers": {}, **responses}

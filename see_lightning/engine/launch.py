@@ -19,8 +19,8 @@ from see_lightning.engine.build import build_tasks, build_template, check_adapta
 from see_lightning.engine.contents import read_contents
 from see_lightning.engine.distributed import Echo, Place, Ranks, check_size, join, on_gpu, place, processes, supervise
 from see_lightning.engine.find import Found, find_run
+from see_lightning.engine.imports import check_imports, settle_experts
 from see_lightning.engine.ledger import Ledger
-from see_lightning.engine.origin import check_folders
 from see_lightning.engine.preemption import ended_at_once, leave_quietly
 from see_lightning.engine.report_again import bring_up_to_date, check_template, is_finished
 from see_lightning.engine.router import settle_router
@@ -67,6 +67,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
     try:
         with ended_at_once():
             settle_targets(cfg, config)
+            settle_experts(cfg, config)
             settle_router(cfg, config)
             with room_needed(Path(config.paths.runs)):
                 found = find(cfg, config)
@@ -87,6 +88,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
     elif not finished:
         _check_traits(cfg, config)
         check_adaptable(cfg, config)
+        check_imports(cfg, config, Ledger(found.directory).read().trained_tasks())
         if here is None:
             _start_ranks(cfg, command, wanted)
             return path
@@ -144,7 +146,6 @@ def _check_traits(cfg: DictConfig, config: RunConfig) -> None:
             f"order.experts changes single experts, and with these settings those of method={method_name(cfg)} depend on each"
             f" other or are none; it is for method=see without reuse and warm_start, stl and any_ssr."
         )
-    check_folders(config.order.origins())
     if not config.adapter.full or method.traits.schedule == "frozen":
         return
     if method.traits.weights == "lora":

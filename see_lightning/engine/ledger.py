@@ -253,6 +253,10 @@ class Ledger:
                 )
         return folder
 
+    def trained_tasks(self) -> list[str]:
+        """The tasks whose training is final, in their order."""
+        return [name.partition("-")[2] for name, stage in self.content["stages"].items() if stage["trained"]]
+
     def digest(self) -> str:
         """sha256 over data, trained files and last answers; stored with measurements of the run to detect outdated ones."""
         stages = self.content["stages"]

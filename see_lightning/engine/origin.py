@@ -9,12 +9,12 @@ from typing import Any
 
 from see_lightning.adapters.files import CONFIG, EXPERT_FILE
 from see_lightning.adapters.foreign import read_foreign
-from see_lightning.config.origins import Origin
 from see_lightning.errors import ConfigError
 from see_lightning.files.run_files import read_file
 from see_lightning.files.writing import make_folder, write_text
 from see_lightning.methods.method import Method
-from see_lightning.routing.walk import Walk
+from see_lightning.routing.router import Router
+from see_lightning.routing.walk import needs_every_verdict
 
 FILE = "origin.json"  # in the folder of a task without an expert, and of an imported expert
 
@@ -34,18 +34,26 @@ def read_origin(folder: Path) -> dict[str, Any]:
     return read_file(folder / FILE) if (folder / FILE).exists() else {}
 
 
-def check_folders(origins: Mapping[str, Origin]) -> None:
-    """Refuse folders without an adapter, before anything is trained.
+def check_never_refusing(source: Path, router: type[Router], *, second_chance: bool) -> None:
+    """Refuse an adapter without verdicts where every expert must give them.
+
+    Args:
+        source: of the adapter.
+        router: of the run.
+        second_chance: whether refused queries are put to an expert again.
 
     Raises:
-        ConfigError: a folder or its adapter is missing.
+        ConfigError: it cannot be used.
     """
-    for task, origin in origins.items():
-        if origin.folder is not None and not (Path(origin.folder).expanduser() / CONFIG).is_file():
-            raise ConfigError(
-                f"order.experts.{task}={origin.folder} has no {CONFIG}; give the folder of a LoRA adapter that PEFT has"
-                f" saved, none, or settings such as {{epochs: 5}}."
-            )
+    if needs_every_verdict(router):
+        raise ConfigError(
+            f"{source} holds an adapter that gives no verdicts, and this run's router needs them of every expert; use it in a"
+            f" run without router=, where it answers what the others refuse, or with router=analytic."
+        )
+    if second_chance:
+        raise ConfigError(
+            f"{source} holds an adapter that never refuses, so nothing is left for method.second_chance=on; leave that out."
+        )
 
 
 def import_expert(method: Method, task: str, source: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,49 +71,54 @@ def import_expert(method: Method, task: str, source: Path, facts: Mapping[str, A
     Raises:
         ConfigError: the adapter cannot be an expert of this run.
     """
-    method.pool.load_weights(task, read_foreign(method.pool, task, source))
-    about = read_file(source / EXPERT_FILE) if (source / EXPERT_FILE).exists() else {}
-    verdicts = method.traits.learns_refusals and _gives_verdicts(about, source, facts)
+    pool = method.pool
+    pool.load_weights(task, read_foreign(source, pool.layers, pool.adapter, pool.header_ids))
+    verdicts = method.traits.learns_refusals and gives_verdicts(source, facts["indicators"])
     if method.traits.learns_refusals and not verdicts:
-        if "learns_refusals" in method.router.needs and not isinstance(method.router, Walk):
-            raise ConfigError(
-                f"{source} holds an adapter that gives no verdicts, and this run's router needs them of every expert; import"
-                f" it into a run without router=, where it answers what the others refuse, or with router=analytic."
-            )
-        if getattr(method, "second_chance", None):
-            raise ConfigError(
-                f"{source} holds an adapter that never refuses, so nothing is left for method.second_chance=on; leave that"
-                f" out."
-            )
-        method.never_refusing.append(task)
+        _add_never_refusing(method, task, source)
     trained_on, base = read_file(source / CONFIG).get("base_model_name_or_path"), facts["base_model"]
     notes = [f"it was trained on the base model {trained_on}; here this is {base}"] if trained_on != base else []
-    if about and about.get("template_sha256") != facts["template_sha256"]:
+    if _about(source).get("template_sha256", facts["template_sha256"]) != facts["template_sha256"]:
         notes.append("it was trained with prompts of another form")
     return {"from": str(source), "verdicts": verdicts, "notes": notes}
 
 
-def _gives_verdicts(about: Mapping[str, Any], source: Path, facts: Mapping[str, Any]) -> bool:
-    """Whether an adapter has learned to accept and to refuse with the run's indicators.
+def _about(source: Path) -> dict[str, Any]:
+    """The content of ``expert.json`` of an adapter that this package has trained; empty for others."""
+    return read_file(source / EXPERT_FILE) if (source / EXPERT_FILE).exists() else {}
+
+
+def gives_verdicts(source: Path, indicators: Mapping[str, str]) -> bool:
+    """Whether an adapter has learned to accept and to refuse with a run's indicators.
 
     Args:
-        about: content of its ``expert.json``; empty if there is none, as in folders of other programs.
         source: its folder.
-        facts: of the run's experts.
+        indicators: of the run: ``pos`` and ``neg``.
 
     Raises:
-        ConfigError: it accepts and refuses with other indicators.
+        ConfigError: it does so with other indicators, or an earlier version did not note whether it does.
     """
+    about = _about(source)
     refused = about.get("training", {}).get("negatives", 0) > 0
+    if about and "verdicts" not in about and not refused:
+        raise ConfigError(
+            f"{source / EXPERT_FILE} is of a version that did not note whether an expert gives verdicts; export it first:"
+            f" see-lightning experts RUN_DIR export TASK DIR."
+        )
     if not about.get("verdicts", refused):
         return False
-    theirs, ours = about["indicators"], facts["indicators"]
-    if theirs != ours:
+    theirs = about["indicators"]
+    if theirs != dict(indicators):
         raise ConfigError(
             f"{source} accepts with {theirs['pos']!r} and refuses with {theirs['neg']!r}; this run's experts do so with"
-            f" {ours['pos']!r} and {ours['neg']!r}."
+            f" {indicators['pos']!r} and {indicators['neg']!r}."
         )
     return True
+
+
+def _add_never_refusing(method: Method, task: str, source: Path) -> None:
+    check_never_refusing(source, type(method.router), second_chance=bool(getattr(method, "second_chance", None)))
+    method.never_refusing.append(task)
 
 
 def has_expert(method: Method, task: str, folder: Path) -> bool:
@@ -114,7 +127,7 @@ def has_expert(method: Method, task: str, folder: Path) -> bool:
     if origin and origin["from"] is None:
         return False
     if origin and method.traits.learns_refusals and not origin["verdicts"]:
-        method.never_refusing.append(task)
+        _add_never_refusing(method, task, folder)
     return True
 
 

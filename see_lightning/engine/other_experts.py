@@ -1,5 +1,7 @@
 """A new run from a finished one, in which one expert is left out, trained again, or imported."""
 
+import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,8 +61,8 @@ def retrain_expert(run_dir: Path, task: str, training: Mapping[str, float], trus
     Args:
         run_dir: of a finished run, which is not changed.
         task: the expert's.
-        training: its own ``lr``, ``epochs`` and ``seed``. Empty if rows of the task have changed: then it and the experts of
-            all later tasks are trained with the run's settings.
+        training: its own ``lr``, ``epochs`` and ``seed``; with the run's values it is trained as the others. Empty if rows of
+            the task have changed: then it and the experts of all later tasks are trained with the run's settings.
         trust: the code named in the run's settings that may run.
 
     Returns:
@@ -72,7 +74,15 @@ def retrain_expert(run_dir: Path, task: str, training: Mapping[str, float], trus
     run = open_finished(run_dir, WHY, trust)
     _check_task(run, task)
     if training:
-        return _changed(run, task, dict(training), trust)
+        usual = {"lr": run.cfg.optim.lr, "epochs": run.cfg.optim.epochs, "seed": run.cfg.seed}
+        own = {name: value for name, value in training.items() if value != usual[name]}
+        if (own or None) == _experts(run).get(task):
+            raise ConfigError(
+                f"the expert of {task} would be the same: it was trained with "
+                + ", ".join(f"{name}={value:g}" for name, value in training.items())
+                + ". Give another value."
+            )
+        return _changed(run, task, own or None, trust)
     check_place(run, CURE)
     cfg = with_its_evaluation(run, trust)
     config = validate(cfg)
@@ -114,21 +124,21 @@ def _check_task(run: Finished, task: str) -> None:
 
 
 def _changed(run: Finished, task: str, value: Any, trust: Trust) -> Path:
-    """The run with another value for a task in ``order.experts``."""
+    """The run with another value for a task in ``order.experts``; None takes the task's value away."""
     check_place(run, CURE)
-    experts = {**_experts(run), task: value}
+    experts = {name: one for name, one in {**_experts(run), task: value}.items() if one is not None}
     read_origins(experts, list(run.cfg.order.tasks))
     run.cfg.order.experts = experts
     cfg = with_its_evaluation(run, trust)
     check_same_training(
         run, cfg, f"a single expert cannot be changed: {CURE}", f"have changed since. Restore them, or {CURE}"
     )
-    tasks = (
-        [f"'order.tasks=[{','.join(cfg.order.tasks)}]'"]
-        if cfg.order.tasks != run.about["numbers"]["order"]["tasks"]
-        else []
+    given = {"order.experts": _text(experts)}
+    if list(cfg.order.tasks) != run.about["numbers"]["order"]["tasks"]:
+        given["order.tasks"] = f"[{','.join(cfg.order.tasks)}]"
+    return launch(
+        cfg, shlex.join([*shlex.split(run.about["command"]), *(f"{key}={text}" for key, text in given.items())])
     )
-    return launch(cfg, " ".join([run.about["command"], *tasks, f"'order.experts={_text(experts)}'"]))
 
 
 def _experts(run: Finished) -> dict[str, Any]:
@@ -140,9 +150,10 @@ def _experts(run: Finished) -> dict[str, Any]:
 def _text(value: Any) -> str:
     """A value as Hydra's command line takes it.
 
-    >>> _text({"sea": "none", "sky": {"epochs": 5, "lr": 1e-4}})
-    '{sea:none,sky:{epochs:5,lr:0.0001}}'
+    >>> _text({"sea": "none", "sky": {"epochs": 5, "lr": 1e-4}, "ice": "my adapters (v=2)"})
+    "{sea:none,sky:{epochs:5,lr:0.0001},ice:'my adapters (v=2)'}"
     """
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{name}:{_text(one)}" for name, one in value.items()) + "}"
-    return str(value)
+    text = str(value)
+    return text if re.fullmatch(r"[\w./-]+", text) else "'" + text.replace("'", "\\'") + "'"

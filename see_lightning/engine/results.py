@@ -262,7 +262,7 @@ def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
     """Notices about the numbers, for their readers."""
     notices = [notice for one in run.eval_sets.values() for task in one.tasks for notice in task.notices]
     notices += stream_notices(run.config.order)
-    notices += assignment_notices(results)
+    notices += assignment_notices(run, results)
     if router_class(run.cfg) is Walk and "routing" in results:
         notices += misrouted(
             results["routing"],

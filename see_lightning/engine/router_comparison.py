@@ -104,7 +104,9 @@ def compare_routers(path: Path, command: str, asked: Asked, out: Path | None, tr
             f"{path.parent} is a run of {one.results['method']}, whose answers come from one model, so there is nothing to"
             f" route; give a run with experts, such as one of see or stl."
         )
-    options = router_options(cfg, asked.routers, trust)
+    stages = Ledger(path.parent).read().content["stages"].items()
+    never = [name.partition("-")[2] for name, stage in stages if (stage["trained"] or {}).get("never_refuses")]
+    options = router_options(cfg, asked.routers, trust, never)
     asked = asked.after(one.read())
     cfg = _with_foreign(cfg, asked.ood, one.results, path.parent, trust)
     foreign: Any = OmegaConf.to_container(cfg.ood, resolve=True) if cfg.ood else None

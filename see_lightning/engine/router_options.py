@@ -15,10 +15,11 @@ from see_lightning.config.explain import explain
 from see_lightning.config.search_path import options
 from see_lightning.config.trust import Trust, refuse_code
 from see_lightning.engine.router import router_class, router_name, takes
-from see_lightning.errors import ConfigError
+from see_lightning.errors import ConfigError, listed
 from see_lightning.methods.lookup import method_class
 from see_lightning.methods.method import Method
 from see_lightning.routing.router import Router
+from see_lightning.routing.walk import needs_every_verdict
 
 #: What a router needs of a method, in words, by the name of a trait.
 NEEDS = {"has_experts": "needs experts", "learns_refusals": "needs experts that give verdicts"}
@@ -41,13 +42,16 @@ class RouterOption:
     cannot: str = ""
 
 
-def router_options(cfg: DictConfig, words: Sequence[str], trust: Trust) -> list[RouterOption]:
+def router_options(
+    cfg: DictConfig, words: Sequence[str], trust: Trust, never_refusing: Sequence[str] = ()
+) -> list[RouterOption]:
     """The routers to compare, each once, those that cannot route the run's experts too.
 
     Args:
         cfg: of the run.
         words: routers as typed, such as ``analytic layer=4``; none takes the run's own and every option of ``conf/router``.
         trust: the classes that may be imported beside the package's own.
+        never_refusing: experts of the run that give no verdicts, among others that do.
 
     Raises:
         ConfigError, HydraException: a typed router or setting does not exist.
@@ -56,7 +60,7 @@ def router_options(cfg: DictConfig, words: Sequence[str], trust: Trust) -> list[
     if not all(names):
         raise ConfigError("--router names no router; give an option of conf/router, such as --router centroid.")
     own = _own(cfg)
-    found = {shlex.join(name): _option(cfg, name, own, trust) for name in names}
+    found = {shlex.join(name): _option(cfg, name, own, trust, never_refusing) for name in names}
     if not words and all(option.settings is not None for option in found.values()):
         return [RouterOption(_own_name(cfg, own), None), *found.values()]
     return list(found.values())
@@ -122,7 +126,9 @@ def _typed(value: Any) -> str:
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
-def _option(cfg: DictConfig, words: Sequence[str], own: Choice, trust: Trust) -> RouterOption:
+def _option(
+    cfg: DictConfig, words: Sequence[str], own: Choice, trust: Trust, never_refusing: Sequence[str]
+) -> RouterOption:
     """The router of some words: its name, and settings with or without ``router.`` before them."""
     name, *typed = words
     full = [word if word.startswith(("router.", "router@")) else f"router.{word}" for word in typed]
@@ -142,7 +148,10 @@ def _option(cfg: DictConfig, words: Sequence[str], own: Choice, trust: Trust) ->
     if chosen == own:
         return replace(option, settings=None)
     option = replace(option, has_state=_learned(chosen) == _learned(own))
-    return replace(option, cannot=lacking(method_class(cfg.method), router, cfg.adapter.activated))
+    cannot = lacking(method_class(cfg.method), router, cfg.adapter.activated)
+    if not cannot and never_refusing and needs_every_verdict(router):
+        cannot = f"needs verdicts, and the imported expert of {listed(never_refusing)} gives none"
+    return replace(option, cannot=cannot)
 
 
 def lacking(method: type[Method], router: type[Router], activated: bool) -> str:

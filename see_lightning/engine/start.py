@@ -144,7 +144,7 @@ def _take_over(
         console.print(f"note: nothing is taken over from {earlier.directory}: {edited} changed since")
         return
     kept = growing if not edited else growing[: earlier.stages]
-    taken = adopt(ledger, kept, earlier.directory, answers_too=earlier.answers_too)
+    taken = adopt(ledger, kept, earlier)
     stages = "finished stages" if earlier.answers_too else "trained stages"
     if earlier.answers_too:
         reason = "the list of tasks has grown"
@@ -198,7 +198,7 @@ def _with_places(path: Path, cfg: DictConfig) -> tuple[str, str]:
         return "", sealed_settings(cfg)
     kept, now = read_settings(path), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
     before = sealed_settings(kept)
-    for name in ("benchmark.reader", "model.name"):
+    for name in ("benchmark.reader", "model.name", *(("order.experts",) if cfg.order.experts else ())):
         OmegaConf.update(kept, name, OmegaConf.select(now, name))
     if comparable(numbers_config(kept)) != comparable(numbers_config(cfg)):
         return before, before  # settings of another run stay unchanged

@@ -46,9 +46,18 @@ def stream_notices(order: OrderConfig) -> list[str]:
     return []
 
 
-def assignment_notices(results: Mapping[str, Any]) -> list[str]:
-    """The tasks without an expert of their own."""
-    notices = []
+def _stages(run: RunData) -> dict[str, dict[str, Any]]:
+    """The ledger's entry of each task's training; empty if one stage trained all tasks."""
+    return dict(zip(run.names, run.trained, strict=True)) if len(run.names) == len(run.trained) else {}
+
+
+def assignment_notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
+    """The tasks without an expert of their own, and what is known of imported ones."""
+    notices = [
+        f"the expert of {name} was imported: {note}."
+        for name, stage in _stages(run).items()
+        for note in stage.get("import_notes", ())
+    ]
     for (task, expert), z in zip(results.get("given", {}).items(), results.get("z", []), strict=True):
         if expert == BASE:
             notices.append(f"{task} has no expert, by order.experts.")
@@ -65,7 +74,7 @@ def right_experts(run: RunData, given: Mapping[str, str] | None) -> set[tuple[st
     """
     task_of = run.config.order.learned()
     visits = {(name, other) for name in task_of for other in task_of if task_of[name] == task_of[other]}
-    imported = [name for name, stage in zip(run.names, run.trained, strict=True) if stage.get("never_refuses")]
+    imported = [name for name, stage in _stages(run).items() if stage.get("never_refuses")]
     return visits | {*(given or {}).items()} | {(name, other) for name in task_of for other in imported}
 
 

@@ -89,7 +89,7 @@ class TaskStage:
         content: dict[str, Any] = {"from": None}
         if origin.folder is not None:
             self._begin_task()
-            source = Path(origin.folder).expanduser()
+            source = Path(origin.folder)
             content = import_expert(self.context.method, self.task.name, source, self.context.settings.facts)
             for note in content["notes"]:
                 self.context.console.print(f"note: {source}: {note}")
@@ -97,11 +97,12 @@ class TaskStage:
         if self.context.ranks.first:
             self.context.ledger.check_held()
             write_origin(self.folder / "expert", content)
+        more: dict[str, Any] = {"import_notes": content["notes"]} if content.get("notes") else {}
         never_refuses = self.task.name in self.context.method.never_refusing
         if origin.is_none:
             self._commit_untrained(saves=False, assigned={"expert": BASE, "z": {}})
         else:
-            self._commit_untrained(**({"never_refuses": True} if never_refuses else {}))
+            self._commit_untrained(**more, **({"never_refuses": True} if never_refuses else {}))
         done = "has no expert" if origin.is_none else f"expert imported from {content['from']}"
         refuses = ", which never refuses" if never_refuses else ""
         self.context.console.print(f"{self.title}: {done}{refuses}, nothing is trained")

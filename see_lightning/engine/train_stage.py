@@ -163,9 +163,12 @@ class TrainStage(TaskStage):
             steps: that were finished.
         """
         lr, step = self.context.method.optim.lr, min(steps + 1, steps_per_epoch * self.settings.epochs)
+        has_own = self.origin is not None and "lr" in self.origin.training
+        name = f"order.experts.{self.task.name}.lr" if has_own else "optim.lr"
+        lower = f"--lr {lr / 10:g} (see-lightning experts)" if has_own else f"{name}={lr / 10:g}"
         return Diverged(
             f"{self.task.name} diverged in step {step}, epoch {(step - 1) // steps_per_epoch + 1}: {error} Nothing of this"
-            f" task is kept. optim.lr is {lr:g}; lower it, such as to optim.lr={lr / 10:g}"
+            f" task is kept. {name} is {lr:g}; lower it, such as to {lower}"
         )
 
     def _facts(

@@ -39,5 +39,6 @@ def source_digest(source: Path) -> str:
     """
     if not source.is_dir():
         return sha256(source)
+    sha256(source / ADAPTER_FILES[0])
     digests = [(path.name, sha256(path)) for path in sorted(source.iterdir()) if path.name in ADAPTER_FILES]
     return hashlib.sha256(repr(digests).encode()).hexdigest()

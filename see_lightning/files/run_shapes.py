@@ -20,6 +20,7 @@ TRAINED = {
     "storage?": ({str: int}, None),
     "assigned?": ({"expert": str, "z": {str: NUMBER}}, None),
     "never_refuses?": bool,
+    "import_notes?": [str],
     "parent?": (str, None),
     "report?": dict,
     "validation?": {

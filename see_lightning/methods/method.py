@@ -298,7 +298,7 @@ class ExpertMethod(Method):
         are reused.
         """
         forced_prefix = self.accept_ids(adapter)
-        unforced = BatchCache(self.response_cache, self.pool, queries)
+        unforced = BatchCache(self.response_cache, self.pool, queries, plain=self.never_refusing)
         batch_cache = BatchCache(self.response_cache, self.pool, queries, forced_prefix)
         known = [unforced.get(adapter, row) for row in range(len(queries))]
         known = [batch_cache.get(adapter, row) if cached.text is None else cached for row, cached in enumerate(known)]

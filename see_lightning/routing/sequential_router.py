@@ -60,7 +60,7 @@ class SequentialRouter:
         #: The adapter that answers what no expert accepts; None is the base model.
         self.last = never_refusing[-1] if never_refusing else None
         self.plain = (None, self.last)  # these give no verdict
-        self.batch_cache = BatchCache(response_cache, pool, queries)
+        self.batch_cache = BatchCache(response_cache, pool, queries, plain=never_refusing)
         self.eos_ids = eos_ids
         self.decoder: DecoderShare[Request] = DecoderShare(decoder or BatchDecoder(pool.use_adapter, eos_ids))
         self._decisions: dict[Request, DecodedVerdict] = {}

@@ -111,6 +111,11 @@ class Verifying(Router):
         return [one.expert for one in self.decide(queries)]
 
 
+def needs_every_verdict(router: type[Router]) -> bool:
+    """Whether a router asks every expert for verdicts, so that none may be without."""
+    return "learns_refusals" in router.needs and router is not Walk
+
+
 class Walk(Verifying):
     """The newest expert with a positive verdict; the base model where there is none.
 

@@ -1,7 +1,9 @@
 """``see-lightning experts``: a new run in which one expert is left out, trained again or imported."""
 
 import json
+import shlex
 import shutil
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -16,9 +18,11 @@ from see_lightning.cli.report import main as report
 from see_lightning.cli.route import main as route
 from see_lightning.cli.study import main as study
 from see_lightning.cli.transfer import main as transfer
+from see_lightning.engine import other_experts
 from see_lightning.engine.asking import Request
 from see_lightning.engine.experts import list_experts
 from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.train_stage import Diverged
 from see_lightning.errors import ConfigError
 from tests.nightly import all_but
 from tests.runs import toy
@@ -151,13 +155,19 @@ def test_other_commands_on_a_run_with_other_experts(base, tmp_path, capsys, expe
     matrix = json.loads((directory / "transfer.json").read_text())
     assert list(matrix["transfer"]) == [one for one in ("base", *toy.TASKS) if one != "sea" or "none" not in experts_]
     capsys.readouterr()
-    route([str(directory), "--router", "centroid"])
+    route([str(directory)])
     assert ("centroid: learns sea" in capsys.readouterr().err) == ("none" not in experts_)
+    rows = {row["router"]: row for row in json.loads((directory / "route.json").read_text())["routers"]}
+    reason = "needs verdicts, and the imported expert of sea gives none"
+    assert [name for name in ("argmax", "propose", "joint") if rows[name]["cannot"] == reason] == (
+        [] if "none" in experts_ else ["argmax", "propose", "joint"]
+    )
+    assert rows["walk"]["cannot"] is None
     report([str(directory)])
     perplexity([str(directory)])
     with pytest.raises(SystemExit):
         study([str(directory)])
-    assert "trained no expert for sea" in capsys.readouterr().err
+    assert "trained no expert for sea, which was reused, left out or imported" in capsys.readouterr().err
     calibrate(directory, on=1, target_recall=1.0)
 
 
@@ -292,11 +302,83 @@ def test_the_key_has_the_adapter_and_not_its_place(base, tmp_path):
     assert changed.fits == 0, "the other experts are taken over"
 
 
+def test_a_folder_that_has_moved_is_needed_no_more_or_asked_for(base, tmp_path, monkeypatch, capsys):
+    folder, _ = foreign(base, tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    setting = "order.experts={sea:'~/foreign'}"
+    first = toy.run(toy.compose(toy.data_in(base), tmp_path / "runs", setting)).directory
+    ledger = Ledger(first).read()
+    assert ledger.content["about"]["contents"]["digests"]["order.experts.sea"]
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file({name: 3 * tensor for name, tensor in tensors.items()}, folder / "adapter_model.safetensors")
+    assert toy.run(toy.compose(toy.data_in(base), tmp_path / "runs", setting)).directory != first, "another adapter"
+    shutil.rmtree(folder)
+    with pytest.raises(SystemExit):
+        experts([str(first), "remove", "sky"])
+    assert "import it again from there" in capsys.readouterr().err
+
+
+def test_a_command_is_kept_as_a_shell_and_hydra_take_it(base, tmp_path):
+    folder = shutil.move(foreign(base, tmp_path)[0], tmp_path / "my adapters (v=2)")
+    finished = toy.whole(base).directory
+    copy = shutil.copytree(finished, tmp_path / "runs" / toy.place_of(finished))
+    with patch.object(other_experts, "launch") as launched:
+        experts([str(copy), "import", "sea", str(folder)])
+    cfg, command = launched.call_args.args
+    *_, override = shlex.split(command)
+    assert toy.compose(toy.data_in(base), tmp_path, override).order.experts == cfg.order.experts
+
+
+def test_the_folder_of_a_run_s_first_expert_gives_verdicts(base, tmp_path):
+    """It has refused nothing, and yet begins its answers with the indicator."""
+    expert = toy.whole(base).directory / "tasks" / "01-sky" / "expert"
+    again = toy.run(toy.compose(toy.data_in(base), tmp_path, f"order.experts={{sky:'{expert}'}}")).directory
+    assert json.loads((again / "tasks/01-sky/expert/origin.json").read_text())["verdicts"] is True
+    assert toy.read_results(again)["matrix"] == toy.read_results(toy.whole(base).directory)["matrix"]
+    old = shutil.copytree(expert, tmp_path / "old")
+    about = json.loads((old / "expert.json").read_text())
+    del about["verdicts"]
+    (old / "expert.json").write_text(json.dumps(about))
+    with pytest.raises(ConfigError, match="export it first: see-lightning experts RUN_DIR export TASK DIR"):
+        toy.run(toy.compose(toy.data_in(base), tmp_path, f"order.experts={{sky:'{old}'}}"))
+
+
+def test_cached_verdicts_do_not_answer_for_the_same_weights_without_verdicts(base, tmp_path):
+    """The adapter of ice, without what says that it gives verdicts."""
+    plain = shutil.copytree(toy.whole(base).directory / "tasks" / "03-ice" / "expert", tmp_path / "plain")
+    (plain / "expert.json").unlink()
+    settings = ("variants=[paraphrased,input_only]", toy.PARAPHRASES)
+    data, imported = toy.defined_in(base), f"order.experts={{ice:'{plain}'}}"
+    toy.run(toy.compose(data, tmp_path / "runs", *settings))
+    beside = toy.run(toy.compose(data, tmp_path / "runs", *settings, imported)).directory
+    apart = toy.run(toy.compose(data, tmp_path / "apart", *settings, imported)).directory
+    for kind in ("answers", "paraphrased", "input_only"):
+        ours, theirs = (Ledger(one).read().answers("03-ice", kind) for one in (beside, apart))
+        assert [record["text"] for record in ours] == [record["text"] for record in theirs]
+
+
+def test_a_second_change_copies_from_the_first(base, tmp_path):
+    for seed in (3, 4, 5):
+        settings = (f"seed={seed}", "optim.epochs=3")
+        toy.run(toy.compose(toy.data_in(base), tmp_path, *settings))
+        first = toy.run(toy.compose(toy.data_in(base), tmp_path, *settings, "order.experts={sea:{epochs:4}}"))
+        second = toy.run(toy.compose(toy.data_in(base), tmp_path, *settings, "order.experts={sea:{epochs:4},ice:none}"))
+        assert (first.fits, second.fits) == (1, 0)
+        assert grown_from(second.directory) == str(first.directory)
+
+
+def test_training_that_diverges_names_the_setting_of_its_task(base, tmp_path):
+    with pytest.raises(Diverged, match=r"order\.experts\.sea\.lr is 1e\+09; lower it, such as to --lr 1e\+08"):
+        toy.run(toy.compose(toy.data_in(base), tmp_path, "order.experts={sea:{lr:1e9}}"))
+
+
 def test_an_adapter_without_verdicts_beside_routers_that_need_them(base, tmp_path):
     folder, _ = foreign(base, tmp_path)
     experts_ = f"order.experts={{sea:{folder}}}"
-    with pytest.raises(ConfigError, match="gives no verdicts, and this run's router needs them"):
-        toy.run(toy.compose(toy.data_in(base), tmp_path / "a", experts_, "router=argmax"))
+    toy.run(toy.compose(toy.data_in(base), tmp_path / "a", experts_))
+    for place in ("a", "b"):  # beside a run that has imported it, and alone
+        with pytest.raises(ConfigError, match="gives no verdicts, and this run's router needs them"):
+            toy.run(toy.compose(toy.data_in(base), tmp_path / place, experts_, "router=argmax"))
     routed = toy.run(toy.compose(toy.data_in(base), tmp_path / "b", experts_, "router=centroid"))
     assert "sea" in answerers(Ledger(routed.directory).read())
     with pytest.raises(ConfigError, match="nothing is left for method.second_chance=on"):
@@ -308,16 +390,17 @@ def test_an_adapter_without_verdicts_beside_routers_that_need_them(base, tmp_pat
     [
         ({"rank": 16}, "has rank 16, and this run's experts have 8"),
         ({"targets": ("k_proj",)}, "adapts model.layers.0.self_attn.k_proj"),
-        ({"use_dora": True}, "use_dora=True changes the update"),
-        ({"bias": "all"}, "bias='all' changes the update"),
+        ({"use_dora": True}, "with use_dora=True the update is not that of plain LoRA"),
+        ({"bias": "all"}, "with bias='all' the update is not that of plain LoRA"),
+        ({"init_lora_weights": "pissa"}, "with init_lora_weights='pissa' the update is not that of plain LoRA"),
+        ({"init_lora_weights": "olora"}, "with init_lora_weights='olora' the update is not that of plain LoRA"),
     ],
 )
-def test_adapters_that_an_expert_cannot_be_are_refused(base, tmp_path, settings, told):
+def test_adapters_that_an_expert_cannot_be_are_refused_before_a_directory_is_made(base, tmp_path, settings, told):
     folder, _ = foreign(base, tmp_path, **settings)
     with pytest.raises(ConfigError, match=told):
-        toy.run(
-            toy.compose(toy.data_in(base), tmp_path / "runs", "order.tasks=[sea]", f"order.experts={{sea:{folder}}}")
-        )
+        toy.run(toy.compose(toy.data_in(base), tmp_path / "runs", f"order.experts={{ice:{folder}}}"))
+    assert not list(tmp_path.glob("runs/*/*/*"))
 
 
 @pytest.mark.parametrize(
@@ -325,6 +408,12 @@ def test_adapters_that_an_expert_cannot_be_are_refused(base, tmp_path, settings,
     [
         ((), ["remove", "se"], "has no task 'se'. Did you mean 'sea'?"),
         ((), ["remove"], "remove TASK"),
+        (
+            (),
+            ["retrain", "sea", "--epochs", "10"],
+            "the expert of sea would be the same: it was trained with epochs=10",
+        ),
+        ((), ["retrain", "sea", "--lr", "0"], "order.experts.sea.lr=0 trains nothing"),
         ((), ["remove", "sea", "--epochs", "3"], "--epochs is for retrain"),
         ((), ["retrain", "sea", "--epochs", "0"], "order.experts.sea.epochs must be at least 1"),
         ((), ["import", "sea", "/nowhere"], "/nowhere has no adapter_config.json"),
@@ -350,6 +439,7 @@ def test_what_cannot_be_changed_is_refused(base, tmp_path, capsys, settings, wor
         ("{sea:{rank:4}}", "has no setting 'rank'; a task's own ones are lr, epochs, seed"),
         ("{sea:{epochs:1.5}}", "order.experts.sea.epochs must be a whole number; got 1.5"),
         ("{sea:{}}", "must be none, a PEFT folder, or settings"),
+        ("{sky:none,sea:none,ice:none}", "leaves no task an expert"),
         ("{sea:3}", "must be none, a PEFT folder, or settings"),
     ],
 )
