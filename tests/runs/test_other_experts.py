@@ -28,7 +28,7 @@ from tests.nightly import all_but
 from tests.runs import toy
 from tests.runs.test_growing import all_files, grown_from
 
-SKY = "order.tasks=[sky]"
+SKY, SKY_ICE = "order.tasks=[sky]", "order.tasks=[sky,ice]"
 #: Thresholds that leave queries to what comes last.
 LEAVES = ("train_size=2", "method.calibrate_on=2", "method.target_recall=0.5", "optim.epochs=25", "model.dtype=fp32")
 METHODS = ["see", "stl", "any_ssr"]
@@ -344,25 +344,30 @@ def test_the_folder_of_a_run_s_first_expert_gives_verdicts(base, tmp_path):
 
 
 def test_cached_verdicts_do_not_answer_for_the_same_weights_without_verdicts(base, tmp_path):
-    """The adapter of ice, without what says that it gives verdicts."""
-    plain = shutil.copytree(toy.whole(base).directory / "tasks" / "03-ice" / "expert", tmp_path / "plain")
+    """The adapter of sky, without what says that it gives verdicts: it refused queries that it answers now."""
+    paraphrases = "+benchmark.paraphrases={sky:'say sky',ice:'now: ice'}"
+    settings = (SKY_ICE, "ratio=1", "optim.epochs=30", "variants=[paraphrased,input_only]", paraphrases)
+    data = toy.defined_in(base)
+    before = toy.run(toy.compose(data, tmp_path / "runs", *settings)).directory
+    plain = shutil.copytree(before / "tasks" / "01-sky" / "expert", tmp_path / "plain")
     (plain / "expert.json").unlink()
-    settings = ("variants=[paraphrased,input_only]", toy.PARAPHRASES)
-    data, imported = toy.defined_in(base), f"order.experts={{ice:'{plain}'}}"
-    toy.run(toy.compose(data, tmp_path / "runs", *settings))
+    imported = f"order.experts={{sky:'{plain}'}}"
     beside = toy.run(toy.compose(data, tmp_path / "runs", *settings, imported)).directory
     apart = toy.run(toy.compose(data, tmp_path / "apart", *settings, imported)).directory
     for kind in ("answers", "paraphrased", "input_only"):
-        ours, theirs = (Ledger(one).read().answers("03-ice", kind) for one in (beside, apart))
+        ours, theirs = (Ledger(one).read().answers("02-ice", kind) for one in (beside, apart))
         assert [record["text"] for record in ours] == [record["text"] for record in theirs]
+        assert any(record["expert"] == "sky" for record in ours)
 
 
 def test_a_second_change_copies_from_the_first(base, tmp_path):
-    for seed in (3, 4, 5):
-        settings = (f"seed={seed}", "optim.epochs=3")
-        toy.run(toy.compose(toy.data_in(base), tmp_path, *settings))
-        first = toy.run(toy.compose(toy.data_in(base), tmp_path, *settings, "order.experts={sea:{epochs:4}}"))
-        second = toy.run(toy.compose(toy.data_in(base), tmp_path, *settings, "order.experts={sea:{epochs:4},ice:none}"))
+    """Whatever the keys of the runs, by whose names ties are broken."""
+    data, few = toy.data_in(base), "optim.epochs=2"
+    toy.run(toy.compose(data, tmp_path, few))
+    for epochs in (3, 4, 5):
+        own = f"sea:{{epochs:{epochs}}}"
+        first = toy.run(toy.compose(data, tmp_path, few, f"order.experts={{{own}}}"))
+        second = toy.run(toy.compose(data, tmp_path, few, f"order.experts={{{own},ice:none}}"))
         assert (first.fits, second.fits) == (1, 0)
         assert grown_from(second.directory) == str(first.directory)
 
