@@ -125,7 +125,8 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
         # If rows for thresholds are held out of the training rows, the data differ.
         ended = theirs == ours and not others & {*tasks}
         noted_data = {name: about["data"][name] for name in names[:same]}
-        copied = len({*ledger.trained_tasks()} & {*noted_data} - others)
+        untrained = {task for task, one in config["order"].get("experts", {}).items() if isinstance(one, str)}
+        copied = len({*ledger.trained_tasks()} & {*noted_data} - others - untrained)
         if copied and ((ended and whole) or not changed_data(noted_data, data)):
             found.append((copied, ended, other, Earlier(other, same, ended, compared)))
         elif compared.is_edited:
