@@ -21,7 +21,12 @@ from tests.adapters import small
 def method_on(pool, accept_prefix: str) -> SimpleNamespace:
     """A method whose routed experts answer."""
     router = SimpleNamespace(adapters=lambda queries, routes: routes)
-    return SimpleNamespace(pool=pool, template=small.TEMPLATE, accept_prefix=accept_prefix, router=router)
+    return SimpleNamespace(
+        pool=pool,
+        template=small.TEMPLATE,
+        accept_prefix_of=lambda adapter: accept_prefix if adapter else "",
+        router=router,
+    )
 
 
 def template_of(*pieces: str) -> PromptTemplate:
