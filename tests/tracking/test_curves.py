@@ -265,6 +265,7 @@ def test_each_seed_of_a_sweep_has_a_tensorboard_of_its_own(data, tmp_path):
         check(directory, "tensorboard")
 
 
+@pytest.mark.nightly
 def test_two_runs_may_create_the_store_at_the_same_time_and_a_kill_leaves_none_that_is_unusable(tmp_path):
     code = f"from see_lightning.engine.mlflow_tracker import _client; _client('sqlite:///{tmp_path}/mlflow.db').create_run('0')"
     command = [sys.executable, "-c", code]
