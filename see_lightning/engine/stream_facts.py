@@ -70,12 +70,14 @@ def assignment_notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
 def right_experts(run: RunData, given: Mapping[str, str] | None) -> set[tuple[str, str]]:
     """Pairs of a task and an expert of another name whose answer is no fault of training.
 
-    Its own was reused or is of the same task; or the other one was imported and refuses nothing.
+    Its own was reused, left out, or is of the same task; or the other one was imported and refuses nothing.
     """
     task_of = run.config.order.learned()
     visits = {(name, other) for name in task_of for other in task_of if task_of[name] == task_of[other]}
     imported = [name for name, stage in _stages(run).items() if stage.get("never_refuses")]
-    return visits | {*(given or {}).items()} | {(name, other) for name in task_of for other in imported}
+    left_out = [task for task, expert in (given or {}).items() if expert == BASE]
+    others = {(name, other) for name in task_of for other in imported}
+    return visits | {*(given or {}).items()} | others | {(task, other) for task in left_out for other in task_of}
 
 
 def same_task(run: RunData) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -22,6 +23,7 @@ from see_lightning.engine import other_experts
 from see_lightning.engine.asking import Request
 from see_lightning.engine.experts import list_experts
 from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.stream_facts import right_experts
 from see_lightning.engine.train_stage import Diverged
 from see_lightning.errors import ConfigError
 from tests.nightly import all_but
@@ -149,7 +151,9 @@ def test_other_commands_on_a_run_with_other_experts(base, tmp_path, capsys, expe
     settings = (*LEAVES, f"order.experts={experts_}")
     directory = toy.run(toy.compose(toy.data_in(base), tmp_path / "runs", *settings)).directory
     results = toy.read_results(directory)
-    assert not [one for one in results["notices"] if one.startswith("the expert of sea takes")]
+    # Advice to train is of no use for an expert that refuses nothing, and for a task without one.
+    of_no_use = "the expert of sea takes" if "/" in experts_ else "queries of sea"
+    assert not [one for one in results["notices"] if of_no_use in one]
     assert ("sea has no expert, by order.experts." in results["notices"]) == ("none" in experts_)
     transfer([str(directory)])
     matrix = json.loads((directory / "transfer.json").read_text())
@@ -169,6 +173,14 @@ def test_other_commands_on_a_run_with_other_experts(base, tmp_path, capsys, expe
         study([str(directory)])
     assert "trained no expert for sea, which was reused, left out or imported" in capsys.readouterr().err
     calibrate(directory, on=1, target_recall=1.0)
+
+
+def test_no_training_is_advised_for_answers_to_a_task_without_an_expert():
+    order = SimpleNamespace(learned=lambda: {task: task for task in toy.TASKS})
+    run = SimpleNamespace(config=SimpleNamespace(order=order), names=list(toy.TASKS), trained=[{}, {}, {}])
+    right = right_experts(run, {"sky": "sky", "sea": "base", "ice": "ice"})
+    assert {("sea", "sky"), ("sea", "ice")} <= right
+    assert ("sky", "ice") not in right
 
 
 def changed_rows(base, tmp_path, task):
