@@ -76,8 +76,10 @@ def import_expert(method: Method, task: str, source: Path, facts: Mapping[str, A
     verdicts = method.traits.learns_refusals and gives_verdicts(source, facts["indicators"])
     if method.traits.learns_refusals and not verdicts:
         _add_never_refusing(method, task, source)
-    trained_on, base = read_file(source / CONFIG).get("base_model_name_or_path"), facts["base_model"]
-    notes = [f"it was trained on the base model {trained_on}; here this is {base}"] if trained_on != base else []
+    base = str(facts["base_model"])
+    trained_on = _about(source).get("base_model") or read_file(source / CONFIG).get("base_model_name_or_path")
+    is_same = trained_on in (base, base.partition("@")[0], pool.place)
+    notes = [] if is_same else [f"it was trained on the base model {trained_on}; here this is {base}"]
     if _about(source).get("template_sha256", facts["template_sha256"]) != facts["template_sha256"]:
         notes.append("it was trained with prompts of another form")
     return {"from": str(source), "verdicts": verdicts, "notes": notes}

@@ -296,6 +296,7 @@ def test_an_exported_expert_that_comes_back_is_the_same_expert(base, tmp_path):
         assert ours[name] == theirs[name]
     assert ours["routing"]["confusion"] == theirs["routing"]["confusion"]
     assert ours["routing"]["thresholds"] == theirs["routing"]["thresholds"]
+    assert not [one for one in ours["notices"] if "was imported" in one], "it is the same base model, under its name"
     one, same = (load_file(run / "tasks/03-ice/expert/adapter_model.safetensors") for run in (other, whole))
     assert all(torch.equal(one[name], same[name]) for name in same)
 
