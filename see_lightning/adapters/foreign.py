@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import pad
+from transformers.pytorch_utils import Conv1D
 
 from see_lightning.adapters.adapted_model import IN_PEFT
 from see_lightning.adapters.files import CONFIG, WEIGHTS, Pairs, read_tensors
@@ -125,6 +126,12 @@ def _scale(settings: Mapping[str, Any]) -> float:
 
 
 def _sizes(layer: nn.Module) -> tuple[int, int]:
-    """Sizes of a layer's input and output; GPT-2's convolutions hold their weight transposed."""
-    rows, columns = layer.weight.shape  # type: ignore[union-attr, misc]
-    return (columns, rows) if isinstance(layer, nn.Linear) else (rows, columns)
+    """Sizes of the input and output of a linear layer, or of ``Conv1D``, GPT-2's linear layer.
+
+    >>> _sizes(nn.Linear(4, 6)), _sizes(Conv1D(6, 4))
+    ((4, 6), (4, 6))
+    """
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    assert isinstance(layer, Conv1D)
+    return int(layer.nx), int(layer.nf)

@@ -117,7 +117,7 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
         if not trains_alike(theirs, ours):
             continue
         compared = compare(contents, about, lambda: data, tasks=tasks)
-        others = _differing(noted, config, contents)  # these experts are made anew
+        others = _differing(noted, config, contents)  # these experts are trained or imported in this run
         compared.forget(f"order.experts.{task}" for task in others)
         whole = not compared.changed
         names = list(about["data"])  # of the tasks that it learned, in their order

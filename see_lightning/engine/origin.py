@@ -124,7 +124,7 @@ def _add_never_refusing(method: Method, task: str, source: Path) -> None:
 
 
 def has_expert(method: Method, task: str, folder: Path) -> bool:
-    """Whether the folder of a task's stage holds an expert; the method is told of one that never refuses."""
+    """Whether the folder of a task's stage holds an expert; one without verdicts is added to ``method.never_refusing``."""
     origin = read_origin(folder)
     if origin and origin["from"] is None:
         return False
