@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from see_lightning.adapters.composites import Dense, Sum
 from see_lightning.adapters.files import STATE
 from see_lightning.config.schema import OptimConfig
-from see_lightning.engine.grow import _only_responses
+from see_lightning.engine.grow import _without_answers
 from see_lightning.errors import ConfigError
 from see_lightning.methods.method import ExpertMethod, OneAdapterMethod
 from see_lightning.methods.setup import Setup
@@ -88,7 +88,7 @@ def test_a_state_that_holds_no_numbers_is_refused(make_pool, template, tmp_path)
 def test_a_task_that_is_ended_again_makes_its_state_again():
     files = {f"expert/{name}": "0" for name in ("adapter_model.safetensors", STATE, "expert.json")}
     noted = {"trained": {"files": files}, "answers": {}, "remembered": {}}
-    assert list(_only_responses(noted)["trained"]["files"]) == ["expert/adapter_model.safetensors"]
+    assert list(_without_answers(noted, ended=False)["trained"]["files"]) == ["expert/adapter_model.safetensors"]
 
 
 def test_files_of_a_state_are_plain_safetensors(make_pool, template, tmp_path):

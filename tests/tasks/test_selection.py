@@ -168,5 +168,7 @@ def test_files_of_ones_own_may_have_validation_rows(tmp_path: Path, spelling: st
     (row,) = JsonlReader(tmp_path).parts("t")["validation"].rows
     assert (row.id, row.prompt) == ("t-validation-1", f"{spelling}?")
     (tmp_path / "t.valid.csv").write_text("prompt,answer\n1?,a\n")
+    parts = JsonlReader(tmp_path).parts("t")  # a run without validation rows reads neither
+    assert len(list(parts["train"].rows)) == 1
     with pytest.raises(DataError, match=r"both have its validation rows; keep one of them$"):
-        JsonlReader(tmp_path).parts("t")
+        list(parts["validation"].rows)
