@@ -84,8 +84,8 @@ class Asking:
     ) -> None:
         self.url, self.model, self.prompts = url, model, prompts
         self.requests, self.at_once, self.tokens, self.more = requests, at_once, tokens, more
-        #: Tokens of all answers, and who gave them.
-        self.written, self.answered_by = 0, set[str]()
+        #: Why answers ended, and who gave them. Usage does not count tokens without text, such as a repeated end of sequence.
+        self.ended_by, self.answered_by = set[str](), set[str]()
 
     def _body(self, prompt: str, tokens: int) -> dict[str, Any]:
         message = {"role": "user", "content": prompt}
@@ -101,7 +101,7 @@ class Asking:
                 response = await client.post("/v1/chat/completions", json=body)
                 response.raise_for_status()
                 found = response.json()
-                self.written += found["usage"]["completion_tokens"]
+                self.ended_by.add(found["choices"][0]["finish_reason"])
                 self.answered_by.add(str(found.get("see", {}).get("expert")))
 
         async def ask() -> None:
@@ -115,7 +115,8 @@ class Asking:
         """One sample: the time to the first piece of each of a few answers, one request at a time."""
         with httpx.Client(base_url=self.url, timeout=600) as client:
             for prompt in self.prompts.take(max(1, self.requests // 8)):
-                body = {**self._body(prompt, 2), "stream": True}
+                body = {**self._body(prompt, self.tokens), "stream": True}
+                # Not two tokens: a first one may have no visible text.
                 with clock, client.stream("POST", "/v1/chat/completions", json=body) as response:
                     next(line for line in response.iter_lines() if _has_text(line))
 
@@ -224,7 +225,6 @@ def report(asking: dict[str, Asking], args: Any) -> None:
     """Take samples in turn, and print times and ratios."""
     for one in asking.values():
         one.throughput(Clock(common.sync))  # warm
-        one.written = 0
     runs = {}
     for kind in ("throughput", "first_token"):
         contenders = {name: getattr(one, kind) for name, one in asking.items()}
@@ -249,10 +249,10 @@ def report(asking: dict[str, Asking], args: Any) -> None:
         for key, (other, ours) in pairs.items()
     }
     answered = {name: sorted(one.answered_by) for name, one in asking.items()}
-    written = {name: one.written // max(1, len(runs["throughput"])) for name, one in asking.items()}
-    print(f"answered by {answered}; tokens of a sample {written}")
+    ended = {name: sorted(one.ended_by) for name, one in asking.items()}
+    print(f"answered by {answered}; ended by {ended}")
     timing.print_ratios(ratios)
-    print(timing.result_line({"answered_by": answered, "tokens": written}, ratios, forced=args.force))
+    print(timing.result_line({"answered_by": answered, "ended_by": ended}, ratios, forced=args.force))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ import os
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import psutil
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +31,7 @@ class Usage:
     Args:
         machine: by everybody, the hypervisor's other guests included; None where it cannot be read.
         capacity: what all cores together could have given.
-        own: by this process with all its threads, and by those it started and waited for.
+        own: by this process with all its threads, and by those it started: running ones, and ones it waited for.
     """
 
     machine: float | None
@@ -52,12 +54,22 @@ def parse_stat(text: str, ticks: int) -> tuple[float, float]:
 def read_usage(stat: Path = Path("/proc/stat")) -> Usage:
     """The machine's CPU seconds and our own; without ``/proc`` only the latter."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    own = time.process_time() + children.ru_utime + children.ru_stime
+    own = time.process_time() + children.ru_utime + children.ru_stime + _running_children()
     try:
         machine, capacity = parse_stat(stat.read_text(), os.sysconf("SC_CLK_TCK"))
     except OSError:
         return Usage(None, 0.0, own)
     return Usage(machine, capacity, own)
+
+
+def _running_children() -> float:
+    """CPU seconds of the processes that this one started and that still run, such as a server that is measured."""
+    seconds = 0.0
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has just ended, and counts as one that was waited for
+            times = child.cpu_times()
+            seconds += times.user + times.system
+    return seconds
 
 
 def others_share(before: Usage, after: Usage) -> float | None:

@@ -14,5 +14,6 @@ def test_all_are_asked_alike_and_the_expert_that_accepts_answers(tmp_path, capsy
     serve.main([*words, "--force", "--alone", *tiny.settings(tmp_path / "data"), "model.prompt=chat"])
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["answered_by"] == {"1 experts": ["yes"], "8 experts": ["yes"], "base": ["base"]}
+    assert told["ended_by"] == {"1 experts": ["length"], "8 experts": ["length"], "base": ["length"]}
     assert told["throughput_n8_over_base"] > 0
     assert told["first_token_n1_over_base"] > 0

@@ -1,6 +1,8 @@
 """What the benchmarks conclude from their samples, and when they refuse to."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,20 @@ def test_this_process_is_not_among_the_others(tmp_path, monkeypatch):
     stat.write_text(STAT.replace("cpu  100", "cpu  150").replace("800", "850"))  # 5 of 10 seconds worked
     monkeypatch.setattr(timing.time, "process_time", lambda: 7.5)
     assert timing.others_share(before, timing.read_usage(stat)) == pytest.approx(0.05)
+
+
+def test_a_process_that_this_one_started_is_not_among_the_others_while_it_runs():
+    before = timing.read_usage()
+    work = "import time\nwhile time.process_time() < 0.6: pass\nprint('done', flush=True)\ninput()"
+    with subprocess.Popen(
+        [sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "done\n"
+        during = timing.read_usage()
+        child.communicate("\n")
+    assert during.own - before.own >= 0.5
+    assert timing.read_usage().own >= during.own  # and it counts once after its end
 
 
 @pytest.mark.parametrize(("others", "clean"), [(0.0, True), (0.05, True), (0.051, False), (None, False)])
