@@ -56,12 +56,22 @@ def matrix_svg(
     )
 
 
-def confusion_svg(tasks: Sequence[str], columns: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
-    """The confusion matrix of routing: counts, shaded by their share of the row; a task's own expert is framed."""
+def confusion_svg(
+    tasks: Sequence[str], columns: Sequence[str], confusion: Sequence[Sequence[int]], given: Mapping[str, str]
+) -> str:
+    """The confusion matrix of routing: counts, shaded by their share of the row; a task's right expert is framed.
+
+    Args:
+        tasks: names of the rows.
+        columns: names of the experts, and the base model.
+        confusion: counts.
+        given: the right expert of tasks that have none of their own.
+    """
+    right = {(row, columns.index(given.get(task, task))) for row, task in enumerate(tasks)}
     shades = [[count / sum(row) if count else None for count in row] for row in confusion]
     texts = [[f"{count}" for count in row] for row in confusion]
     label = "Queries of each task (rows) by the expert that answered (columns, last the base model)."
-    return _heatmap("routing", label, short(tasks), columns, texts, shades)
+    return _heatmap("routing", label, short(tasks), columns, texts, shades, right)
 
 
 def routers_svg(
@@ -74,7 +84,7 @@ def routers_svg(
     label = (
         "Share of queries that reach their expert, of foreign ones the base model, by router and wording, in percent."
     )
-    return _heatmap("routers", label, short(routers), columns, texts, shades, framed=False)
+    return _heatmap("routers", label, short(routers), columns, texts, shades, framed=())
 
 
 def _heatmap(
@@ -84,14 +94,13 @@ def _heatmap(
     columns: Sequence[str],
     texts: Sequence[Sequence[str]],
     shades: Sequence[Sequence[float | None]],
-    *,
-    framed: bool = True,
+    framed: Collection[tuple[int, int]] | None = None,
 ) -> str:
-    """A grid of coloured cells with their texts, its diagonal ``framed``; shades in 0..1, None for an empty cell."""
+    """A grid of coloured cells with their texts; shades in 0..1, None is an empty cell; by default the diagonal is framed."""
     lines = max((text.count("\n") for row in texts for text in row), default=0)
     figure, axes = _figure(0.47 * len(columns), (0.35 + 0.13 * lines) * len(rows))
-    diagonal = {(i, i) for i in range(len(rows))} if framed else set()
-    draw_cells(axes, rows, columns, texts, shades, diagonal, ink=INK, muted=MUTED, size=8.5)
+    frames = {(i, i) for i in range(len(rows))} if framed is None else framed
+    draw_cells(axes, rows, columns, texts, shades, frames, ink=INK, muted=MUTED, size=8.5)
     return _svg(figure, name, label)
 
 

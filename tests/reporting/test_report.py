@@ -13,7 +13,7 @@ from see_lightning.evaluation.protocols import PROTOCOLS, summaries
 from see_lightning.reporting.report.page import render_html
 from see_lightning.reporting.report.sections import costs_of, matrix_csv, validation
 from see_lightning.reporting.report.terminal import print_report
-from see_lightning.reporting.svg import matrix_svg, readable_on
+from see_lightning.reporting.svg import confusion_svg, matrix_svg, readable_on
 from see_lightning.reporting.words import number
 
 TASKS = ["qa", "<b>bold</b>", "a_rather_long_name_of_a_task_$x$_[red]"]
@@ -232,6 +232,13 @@ def test_a_drawing_holds_the_scores_as_text():
     svg = matrix_svg(TASKS, results()["matrix"])
     texts = [text.strip() for text in re.findall(r">([^<>]+)</text>", svg)]
     assert {"81.3", "12.5", "80.0", "63.5", "5.0", "61.0", "44.4", "·"} <= set(texts)
+
+
+def test_the_right_expert_of_a_task_without_its_own_is_framed():
+    columns = ["sky", "sea", "base"]
+    for given, expected in ({}, {"1", "4"}), ({"sky": "base"}, {"3", "4"}), ({"sea": "sky"}, {"1", "5"}):
+        svg = confusion_svg(columns[:2], columns, [[1, 2, 3], [5, 4, 6]], given)
+        assert set(re.findall(r'<text style="font-weight: 700;[^>]*>([^<]+)</text>', svg)) == expected
 
 
 def test_text_on_every_shade_has_the_contrast_that_wcag_asks_for():

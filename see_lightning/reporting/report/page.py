@@ -43,7 +43,7 @@ def render_html(
     routing_figure = ""
     if routing:
         rows, columns = routing.get("tasks", tasks), routing.get("columns", [*tasks, "base"])
-        routing_figure = Markup(confusion_svg(rows, columns, routing["confusion"]))
+        routing_figure = Markup(confusion_svg(rows, columns, routing["confusion"], results.get("given") or {}))
     return page_template("report.html.j2").render(
         results=results,
         answers=answers,
