@@ -13,6 +13,7 @@ from see_lightning.engine.asking import Request
 from see_lightning.engine.ensemble import load_ensemble
 from see_lightning.engine.experts import list_experts
 from tests.runs import toy
+from tests.runs.foreign import generated
 from tests.runs.test_growing import all_files
 
 
@@ -60,22 +61,11 @@ def test_an_exported_expert_answers_under_peft_as_the_run_does(base, tmp_path, c
         "README.md", "adapter_config.json", "adapter_model.safetensors", "expert.json",
     ]  # fmt: skip
     loaded = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "sea"), dtype=torch.float32).eval()
-    template, method = ensemble.method.template, ensemble.method
+    method = ensemble.method
     forced = method.accept_ids("sea")
     for query in ("seasea111?", "skysky101?", "nothing of the kind"):
         (reply,) = ensemble.reply([Request(query, expert="sea")])
-        ids = torch.tensor([[*template.prompt_ids(query), *forced]])
-        with torch.inference_mode():
-            out = loaded.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=False,
-                max_new_tokens=8,
-                eos_token_id=sorted(method.eos_ids()),
-                pad_token_id=0,
-            )
-        new = [token for token in out[0, ids.shape[1] :].tolist() if token not in method.eos_ids()]
-        assert method.text_behind(forced, new) == reply.text
+        assert generated(loaded, method, query, forced, tokens=8) == reply.text
 
 
 def test_the_card_says_what_the_expert_is_and_how_it_is_loaded(base, tmp_path, capsys):

@@ -27,6 +27,7 @@ from see_lightning.methods.seqft import SeqFt
 from tests.contracts.conftest import METHODS, declared
 from tests.nightly import all_but
 from tests.runs import toy
+from tests.runs.foreign import foreign
 
 # Ranks compute different rows, and so draw different dropout; without it the same numbers are to come out, as long as steps
 # are not so long that the last digit of a sum decides what is learned.
@@ -66,6 +67,11 @@ CASES = [
     *((("method=see", *toy.ACTIVATED, "optim.max_tokens_per_microbatch=1"), 2, trainer) for trainer in ("ddp", "fsdp")),
     *((settings, 2, "ddp") for settings in WITHIN_ADAPTERS),
     *(((f"method={name}", *toy.FULL), 2, "ddp") for name in ("seqft", "mtl")),
+    # An expert that is left out, and one that is trained with settings of its own.
+    *(
+        (("method=see", "order.experts={sea:none,ice:{epochs:12,lr:2e-3,seed:1}}"), 2, trainer)
+        for trainer in ("ddp", "fsdp")
+    ),
     # Two directions with far more energy than the next; the weakest of eight would be chosen by the roundings of the inputs.
     *(
         (("method=inflora", "optim.lr=2e-3", "adapter.rank=2", "adapter.alpha=64"), 2, trainer)
@@ -95,6 +101,16 @@ def test_several_ranks_give_the_answers_and_metrics_of_one(base, tmp_path, setti
     alone = toy.whole(base, *CALM, *settings).directory
     assert outcome(directory) == outcome(alone)
     assert log.read_text().count("results.json") == 1, "one rank speaks"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
+def test_ranks_import_an_adapter_as_one_process_does(base, tmp_path, trainer):
+    folder, _ = foreign(base, tmp_path / "own")
+    work, directory = together(base, tmp_path / "runs", 2, f"order.experts={{sea:{folder}}}", trainer=trainer)
+    log = tmp_path / "log"
+    assert toy.ended(toy.start_ranks(2, work, log)) == [0, 0], log.read_text()[-3000:]
+    assert outcome(directory) == outcome(toy.whole(base, *CALM, f"order.experts={{sea:{folder}}}").directory)
 
 
 @pytest.mark.nightly
