@@ -86,7 +86,7 @@ def drop_settings_of_others(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     Returns:
         A note for each group of which settings were left out.
     """
-    groups = [group for group in ("method", "router") if any(word.startswith(f"{group}=") for word in typed)]
+    groups = [group for group in ("method", "router", "rule") if any(word.startswith(f"{group}=") for word in typed)]
     experiment = HydraConfig.get().runtime.choices.get("experiment")
     if not experiment or not groups:
         return []

@@ -27,6 +27,13 @@ def within(key: str, value: float | None, low: float, high: float = float("inf")
         raise ConfigError(f"{key} must be {limit}; got {f'{value:g}' if isinstance(value, float) else value}.")
 
 
+def above_zero(key: str, value: float, high: float = float("inf")) -> None:
+    """Refuse a number that is not above 0 and at most ``high``."""
+    within(key, value, 0, high)
+    if value == 0:
+        raise ConfigError(f"{key} must be above 0; got {value:g}.")
+
+
 def check_ratio(key: str, ratio: float) -> None:
     """Refuse a share outside 0..1."""
     if not isinstance(ratio, int | float) or not 0.0 <= ratio <= 1.0:

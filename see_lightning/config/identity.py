@@ -68,6 +68,8 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
         kept["router"] = {
             name: value for name, value in kept["router"].items() if name not in off or value != off[name]
         }
+    if kept.get("rule") is None:
+        kept.pop("rule", None)
     kept["order"] = _of_stream(config["order"])
     # Like the ratio, these enter through the methods that rehearse.
     kept["data"] = {name: value for name, value in config["data"].items() if name not in REHEARSAL}

@@ -26,7 +26,7 @@ from see_lightning.config.schema import AdapterConfig, RunConfig
 from see_lightning.config.search_path import CONF, is_group, options
 from see_lightning.errors import ConfigError
 
-MAY_BE_NULL = ("experiment", "debug", "router")  # optional groups
+MAY_BE_NULL = ("experiment", "debug", "router", "rule")  # optional groups
 _PARSER = OverridesParser.create()
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _NAMES = {"inf": float("inf"), "nan": float("nan"), "null": None, "true": True, "false": False}

@@ -313,6 +313,7 @@ class RunConfig:
     trainer: Any = MISSING
     logger: Any = None
     router: Any = None  # null: the method's own
+    rule: Any = None  # null: the method's own, if it merges
     ood: OodConfig | None = None
     variants: list[str] = field(
         default_factory=list

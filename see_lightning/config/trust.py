@@ -34,10 +34,12 @@ BASES = (
     "see_lightning.methods.method.Method",
     "see_lightning.data.reader.Reader",
     "see_lightning.routing.router.Router",
+    "see_lightning.merging.rule.MergeRule",
 )
 SHAPE = {
     "method": {"_target_": str},
     "router?": ({"_target_": str}, None),
+    "rule?": ({"_target_": str}, None),
     "order": dict,
     "benchmark": {"_target_": str, "reader": {"_target_": str}, "tasks": {str: (dict, None)}},
     "model": dict,
@@ -205,6 +207,8 @@ def _bind(path: Path, cfg: DictConfig) -> None:
     ]
     if cfg.router is not None:
         nodes.append((cfg.router, ROUTER_GIVEN))
+    if cfg.rule is not None:
+        nodes.append((cfg.rule, ()))
     for node, given in nodes:
         try:
             bind(node, *given)

@@ -20,6 +20,7 @@ from see_lightning.config.checks import TRAIN
 from see_lightning.config.instantiate import instantiate
 from see_lightning.config.schema import LLAMA_TARGETS, RunConfig
 from see_lightning.data.checks import RowChecks
+from see_lightning.engine.merge_rule import build_rule
 from see_lightning.engine.router import build_router
 from see_lightning.errors import ConfigError
 from see_lightning.evaluation.references import score_notices
@@ -260,6 +261,7 @@ def build_method(
     setup = Setup(pool, template, config.optim, config.seed, rank, ranks)
     method = _method(cfg, setup)
     build_router(cfg, method)
+    build_rule(cfg, method)
     return method
 
 

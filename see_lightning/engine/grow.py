@@ -16,7 +16,7 @@ from see_lightning.config.identity import switched_on
 from see_lightning.engine.contents import Contents
 from see_lightning.engine.find import Compared, comparable, compare
 from see_lightning.engine.ledger import EVAL_SETS, Ledger, LedgerError
-from see_lightning.engine.made_from import check_same_prompts
+from see_lightning.engine.made_from import check_same_prompts, folders_of_twin
 from see_lightning.engine.record import starts_of
 from see_lightning.engine.router import FILE as ROUTER
 from see_lightning.engine.stages import Stage
@@ -41,7 +41,7 @@ def without_tasks(config: dict[str, Any], tasks: int) -> dict[str, Any]:
 
 def _training_settings(config: dict[str, Any], after_training: AbstractSet[str]) -> dict[str, Any]:
     """The settings that the weights of all experts depend on."""
-    rest = {key: value for key, value in config.items() if key != "router"}
+    rest = {key: value for key, value in config.items() if key not in ("router", "rule")}
     rest["order"] = {name: value for name, value in config["order"].items() if name != "experts"}
     method = with_former_names(config)["method"]
     left_out = with_former_names({"method": {"_target_": method["_target_"], **dict.fromkeys(after_training)}})
@@ -52,8 +52,13 @@ def trains_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     """Whether runs with these two ``numbers_config`` train the same experts, but for those that ``order.experts`` names."""
     # Our own settings name the class: those of another run could name any code.
     method = with_current_names(ours)["method"]
-    after_training = method_class(method).after_training(method)
+    cls = method_class(method)
+    after_training = cls.after_training(method)
     kept, wanted = (_training_settings(comparable(one), after_training) for one in (theirs, ours))
+    if cls.traits.trains_as:  # the other method's settings are none that this one lacks
+        wanted["method"] = {**wanted["method"], "_target_": cls.traits.trains_as}
+        if kept["method"]["_target_"] == method["_target_"]:
+            kept["method"] = {**kept["method"], "_target_": cls.traits.trains_as}
     return kept == wanted
 
 
@@ -95,7 +100,8 @@ def earlier_run(directory: Path, config: dict[str, Any], data: Mapping[str, str]
     """
     found: list[tuple[int, bool, Path, Earlier]] = []  # copied stages, whether they have ended
     order, method = directory.parents[2], directory.parents[1].name
-    for other in (path for name in folder_names(method) for path in (order / name).glob(f"*/{directory.name}")):
+    alike = [*folder_names(method), *folders_of_twin(config)]
+    for other in (path for name in alike for path in (order / name).glob(f"*/{directory.name}")):
         # The ledger's settings are compared, not config.yaml: there the data root is resolved, and it may move.
         if other == directory:
             continue

@@ -21,6 +21,7 @@ from see_lightning.engine.distributed import Echo, Place, Ranks, check_size, joi
 from see_lightning.engine.find import Found, find_run
 from see_lightning.engine.imports import check_imports, settle_experts
 from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.merge_rule import settle_rule
 from see_lightning.engine.preemption import ended_at_once, leave_quietly
 from see_lightning.engine.report_again import bring_up_to_date, check_template, is_finished
 from see_lightning.engine.router import settle_router
@@ -69,6 +70,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
             settle_targets(cfg, config)
             settle_experts(cfg, config)
             settle_router(cfg, config)
+            settle_rule(cfg, config)
             with room_needed(Path(config.paths.runs)):
                 found = find(cfg, config)
             path = found.directory / "results.json"

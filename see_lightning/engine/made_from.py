@@ -7,15 +7,22 @@ from typing import Any
 
 import torch
 
-from see_lightning.config.former_names import folder_names
+from see_lightning.config.former_names import folder_names, with_current_names
 from see_lightning.config.schema import RESERVED
 from see_lightning.engine.ledger import Ledger, LedgerError
 from see_lightning.errors import Refusal
 from see_lightning.files.run_files import read_file
+from see_lightning.methods.lookup import method_class
 from see_lightning.tasks.prompts import PromptTemplate
 
 
-def date_of(ledger: Ledger, model: str | None) -> str:
+def folders_of_twin(config: Mapping[str, Any]) -> list[str]:
+    """Names of the folders of another method that trains the same weights, whose stages are taken over too."""
+    twin = method_class(with_current_names(config)["method"]).traits.trains_as
+    return folder_names(twin.split(".")[-2]) if twin else []
+
+
+def date_of(ledger: Ledger, settings: Mapping[str, Any]) -> str:
     """The date in the prompts of a run, for chat templates that contain one: that of its first start, in ISO form.
 
     A new run takes the earliest date of runs beside it with the same order, method and model, so that it can take over
@@ -23,13 +30,14 @@ def date_of(ledger: Ledger, model: str | None) -> str:
 
     Args:
         ledger: of the run.
-        model: the model's name in the run's settings.
+        settings: of the run.
     """
     about = ledger.content["about"]
     if "date" in about:
         return str(about["date"])
     dates, (method, order) = [], ledger.directory.parents[1:3]
-    beside = (path for name in folder_names(method.name) for path in (order / name).glob("*/seed=*"))
+    model, names = settings["model"]["name"], [*folder_names(method.name), *folders_of_twin(settings)]
+    beside = (path for name in names for path in (order / name).glob("*/seed=*"))
     for other in beside if not about else ():
         with suppress(LedgerError):  # a damaged run is refused where it is needed
             noted = Ledger(other).read().content["about"]

@@ -127,7 +127,7 @@ class Session:
     def _read(self, stop_signal: StopSignal) -> Material:
         """Read and check tasks and eval sets, and print their notices."""
         cfg, config = self.cfg, self.config
-        date = self.ranks.on_rank_zero(lambda: date_of(self.ledger, self.found.settings["model"]["name"]))
+        date = self.ranks.on_rank_zero(lambda: date_of(self.ledger, self.found.settings))
         template = build_template(config, self.ranks.gather(date)[0])
 
         def read() -> tuple[list[Task], dict[str, list[Task]]]:

@@ -149,7 +149,9 @@ def _take_over(
     if earlier.answers_too:
         reason = "the list of tasks has grown"
     else:
-        reason = f"{edited} changed since" if edited else "only thresholds, the router or single experts differ"
+        reason = (
+            f"{edited} changed since" if edited else "only thresholds, the router, the rule or single experts differ"
+        )
     console.print(f"{taken} {stages} copied from {earlier.directory}: {reason}")
 
 

@@ -46,7 +46,8 @@ def pictures(results: Mapping[str, Any]) -> dict[str, str]:
     """HTML pages of the results matrix and of the confusion of experts, by name."""
     routing, drawn = results.get("routing"), {"picture/matrix": matrix_svg(results["tasks"], results["matrix"])}
     if routing:
-        drawn["picture/routing"] = confusion_svg(routing["tasks"], routing["columns"], routing["confusion"])
+        right = results.get("given") or {}
+        drawn["picture/routing"] = confusion_svg(routing["tasks"], routing["columns"], routing["confusion"], right)
     return {name: _page(svg) for name, svg in drawn.items()}
 
 

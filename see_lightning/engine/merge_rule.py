@@ -1,0 +1,50 @@
+"""The merge rule of a run: the check that it fits the method, and its object."""
+
+from omegaconf import DictConfig
+
+from see_lightning.config.identity import method_name
+from see_lightning.config.instantiate import bind, instantiate, target_of
+from see_lightning.config.schema import RunConfig
+from see_lightning.errors import ConfigError
+from see_lightning.merging.rule import MergeRule
+from see_lightning.methods.lookup import method_class
+from see_lightning.methods.method import Method
+
+
+def settle_rule(cfg: DictConfig, config: RunConfig) -> None:
+    """Refuse a rule that does not fit the method, and remove one that is the method's own, so that the run key has none.
+
+    Args:
+        cfg: composed; changed in place.
+        config: its typed form; changed in place.
+
+    Raises:
+        ConfigError: the method merges nothing, the rule is none, or an argument is unknown or out of its range.
+    """
+    if cfg.rule is None:
+        return
+    method = method_class(cfg.method)
+    if not method.traits.merges:
+        raise ConfigError(f"method={method_name(cfg)} merges nothing; rule={_name(cfg)} is for method=merge.")
+    bind(cfg.rule)
+    _make(cfg)
+    settings = {str(name): value for name, value in cfg.rule.items() if name != "_target_"}
+    if (target_of(cfg.rule), settings) == method.own_rule:
+        cfg.rule = config.rule = None
+
+
+def build_rule(cfg: DictConfig, method: Method) -> None:
+    """Give a method the rule that a run names, if it names one."""
+    if cfg.rule is not None:
+        method.merge_rule = _make(cfg)
+
+
+def _make(cfg: DictConfig) -> MergeRule:
+    rule = instantiate(cfg.rule)
+    if not isinstance(rule, MergeRule):
+        raise ConfigError(f"rule._target_={cfg.rule['_target_']} is no merge rule; give a subclass of MergeRule.")
+    return rule
+
+
+def _name(cfg: DictConfig) -> str:
+    return str(cfg.rule["_target_"]).split(".")[-2]

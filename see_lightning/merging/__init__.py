@@ -1,0 +1,1 @@
+"""Merging of task vectors, the changes that training made to a base model's weights, into one."""

@@ -1,0 +1,110 @@
+"""Merging: an adapter is trained for each task by itself, and a merge rule makes one model of all of them, which answers.
+
+Letters: R rank, I and O the sizes of a layer's input and output.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from see_lightning.adapters import files
+from see_lightning.adapters.merged import MergedAdapter
+from see_lightning.adapters.pool import ExpertPool
+from see_lightning.inference.decoder import BatchDecoder
+from see_lightning.merging.arithmetic import Arithmetic
+from see_lightning.merging.changes import Changes, LowRank, tensors, truncated
+from see_lightning.merging.rule import Merged, MergeRule, TaskVector
+from see_lightning.methods.method import Answer, Method
+from see_lightning.methods.setup import Setup, Traits
+from see_lightning.seeds import seed
+from see_lightning.tasks.batches import Queries
+from see_lightning.tasks.memory import Memory
+from see_lightning.tasks.task import Task
+
+
+def changes_of(pool: ExpertPool, adapter: str) -> dict[str, LowRank]:
+    """What a LoRA adapter changes at each layer, its scale included; copies, which further training leaves as they are."""
+    return {
+        layer: LowRank(pool.scale(layer, adapter) * b_OR.detach(), a_RI.detach().clone())
+        for layer, (a_RI, b_OR) in pool.pairs(adapter).items()
+    }
+
+
+class Merge(Method):
+    """One model, merged anew after each task from adapters that were trained apart, as those of ``stl``.
+
+    Args:
+        setup: model, template, optimizer settings and seed of the run.
+        rank: rank to which the merged changes of the model that answers are truncated; None leaves them exact. What a rule
+            keeps for further merging is not truncated.
+    """
+
+    traits = Traits(
+        merges=True, peft_loadable=False, trains_as="see_lightning.methods.stl.Stl", after_training=frozenset({"rank"})
+    )
+    own_rule = (Arithmetic, {"sparsify": "none", "density": 1, "consensus": "mean", "scale": 1})  # the mean
+    MERGED = "(merged)"  # no task has such a name
+
+    def __init__(self, setup: Setup, *, rank: int | None) -> None:
+        super().__init__(setup)
+        self.rank = rank
+        rule, settings = self.own_rule
+        self.merge_rule: MergeRule = rule(**settings)  # the engine sets another one, if the run names it
+        self.merged: Merged | None = None
+        #: Names of the adapters, the oldest task's first.
+        self.tasks: list[str] = []
+
+    def begin_task(self, task: Task, memory: Memory) -> None:
+        """Adds a new adapter to the base model."""
+        self.pool.add_adapter(task.name, self.weights_seed(task.name))
+        self.pool.train_only(task.name)
+
+    def end_task(self, task: Task, memory: Memory) -> None:
+        """Merges the task's adapter with what is kept of the earlier ones."""
+        self._take(task.name)
+
+    def _take(self, task: str) -> None:
+        self.tasks.append(task)
+        vector = TaskVector(changes_of(self.pool, task), seed(self.run_seed, task, "merge"))
+        merged = self.merged = self.merge_rule.add(self.merged, vector)
+        self.pool.register(self.MERGED, MergedAdapter(lambda: self._truncated(self.merge_rule.result(merged))))
+
+    def _truncated(self, changes: Changes) -> Changes:
+        if self.rank is None:
+            return changes
+        return {layer: truncated(change, self.rank)[0] for layer, change in changes.items()}
+
+    def report(self) -> dict[str, Any]:
+        """``numbers``: what the rule computed besides weights."""
+        return {"numbers": dict(self.merged.numbers)} if self.merged and self.merged.numbers else {}
+
+    def storage(self) -> dict[str, int]:
+        """``weights``: the merged model's changes; ``state``: what the rule keeps beside them; the measure is one adapter."""
+        if self.merged is None:
+            return {}
+        weights = sum(weight.nbytes for weight in self.pool.composites[self.MERGED].weights())
+        kept = [] if self.merge_rule.bounded else [tensors(c) for one in self.merged.kept for c in one.changes.values()]
+        state = sum(tensor.nbytes for pair in kept for tensor in pair)
+        sizes = {"pool": self.pool.adapter_bytes(self.tasks[0]), "weights": weights}
+        return {**sizes, **({"state": state} if state else {})}
+
+    def answer(self, queries: Queries) -> list[Answer]:
+        """Answers of the merged model."""
+        decoded = self.generate(self.MERGED, queries)
+        return [self.to_answer(id_, row, None) for id_, row in zip(queries.ids, decoded, strict=True)]
+
+    def answering(self, queries: Queries, decoder: BatchDecoder[Any]) -> Iterator[dict[int, Answer]]:
+        """Answers of the merged model."""
+        self.tell_routes(queries, dict(enumerate(self.routing(queries))))
+        for ended in self.generating(self.MERGED, queries, decoder):
+            yield {row: self.to_answer(queries.ids[row], one, None) for row, one in ended.items()}
+
+    def saved_adapter(self, task: str) -> str | None:
+        """The adapter of the task, from which the merged model is made again."""
+        return task
+
+    def restore(self, task: str, folder: Path) -> None:
+        """Loads the adapter of a past task, and merges it."""
+        self.pool.add_adapter(task, weights_seed=0)
+        self.pool.load_weights(task, files.read(self.pool, task, folder))
+        self._take(task)
