@@ -3,21 +3,22 @@
 Letters: R rank, I and O the sizes of a layer's input and output.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from see_lightning.adapters import files
 from see_lightning.adapters.merged import MergedAdapter
 from see_lightning.adapters.pool import ExpertPool
-from see_lightning.inference.decoder import BatchDecoder
+from see_lightning.config.checks import within
 from see_lightning.merging.arithmetic import Arithmetic
 from see_lightning.merging.changes import Changes, LowRank, tensors, truncated
 from see_lightning.merging.rule import Merged, MergeRule, TaskVector
-from see_lightning.methods.method import Answer, Method
+from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.seeds import seed
-from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
@@ -30,8 +31,8 @@ def changes_of(pool: ExpertPool, adapter: str) -> dict[str, LowRank]:
     }
 
 
-class Merge(Method):
-    """One model, merged anew after each task from adapters that were trained apart, as those of ``stl``.
+class Merge(OneAdapterMethod):
+    """One adapter, merged anew after each task from adapters that were trained apart, as those of ``stl``.
 
     Args:
         setup: model, template, optimizer settings and seed of the run.
@@ -43,10 +44,11 @@ class Merge(Method):
         merges=True, peft_loadable=False, trains_as="see_lightning.methods.stl.Stl", after_training=frozenset({"rank"})
     )
     own_rule = (Arithmetic, {"sparsify": "none", "density": 1, "consensus": "mean", "scale": 1})  # the mean
-    MERGED = "(merged)"  # no task has such a name
+    ADAPTER = "(merged)"  # no task has such a name
 
     def __init__(self, setup: Setup, *, rank: int | None) -> None:
         super().__init__(setup)
+        within("method.rank", rank, 1)
         self.rank = rank
         rule, settings = self.own_rule
         self.merge_rule: MergeRule = rule(**settings)  # the engine sets another one, if the run names it
@@ -67,7 +69,7 @@ class Merge(Method):
         self.tasks.append(task)
         vector = TaskVector(changes_of(self.pool, task), seed(self.run_seed, task, "merge"))
         merged = self.merged = self.merge_rule.add(self.merged, vector)
-        self.pool.register(self.MERGED, MergedAdapter(lambda: self._truncated(self.merge_rule.result(merged))))
+        self.pool.register(self.ADAPTER, MergedAdapter(lambda: self._truncated(self.merge_rule.result(merged))))
 
     def _truncated(self, changes: Changes) -> Changes:
         if self.rank is None:
@@ -82,29 +84,27 @@ class Merge(Method):
         """``weights``: the merged model's changes; ``state``: what the rule keeps beside them; the measure is one adapter."""
         if self.merged is None:
             return {}
-        weights = sum(weight.nbytes for weight in self.pool.composites[self.MERGED].weights())
+        weights = sum(weight.nbytes for weight in self.pool.composites[self.ADAPTER].weights())
         kept = [] if self.merge_rule.bounded else [tensors(c) for one in self.merged.kept for c in one.changes.values()]
         state = sum(tensor.nbytes for pair in kept for tensor in pair)
         sizes = {"pool": self.pool.adapter_bytes(self.tasks[0]), "weights": weights}
         return {**sizes, **({"state": state} if state else {})}
-
-    def answer(self, queries: Queries) -> list[Answer]:
-        """Answers of the merged model."""
-        decoded = self.generate(self.MERGED, queries)
-        return [self.to_answer(id_, row, None) for id_, row in zip(queries.ids, decoded, strict=True)]
-
-    def answering(self, queries: Queries, decoder: BatchDecoder[Any]) -> Iterator[dict[int, Answer]]:
-        """Answers of the merged model."""
-        self.tell_routes(queries, dict(enumerate(self.routing(queries))))
-        for ended in self.generating(self.MERGED, queries, decoder):
-            yield {row: self.to_answer(queries.ids[row], one, None) for row, one in ended.items()}
 
     def saved_adapter(self, task: str) -> str | None:
         """The adapter of the task, from which the merged model is made again."""
         return task
 
     def restore(self, task: str, folder: Path) -> None:
-        """Loads the adapter of a past task, and merges it."""
+        """Loads the adapter of a past task, and merges it if it was merged; ``end_task`` follows if it was not."""
         self.pool.add_adapter(task, weights_seed=0)
         self.pool.load_weights(task, files.read(self.pool, task, folder))
+        if tensors := files.load_state(folder, self.pool.device()):
+            self.load_state(task, tensors)
+
+    def state(self) -> dict[str, Tensor]:
+        """``merged``: how many adapters are merged, the task's own included."""
+        return {"merged": torch.tensor(self.merged.number)} if self.merged else {}
+
+    def load_state(self, task: str, tensors: dict[str, Tensor]) -> None:
+        """Merges the task's adapter with those before it."""
         self._take(task)

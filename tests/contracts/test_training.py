@@ -32,8 +32,9 @@ def test_experts_do_not_move_once_they_are_trained(whole, tmp_path):
         assert method.pool.names == whole.steps == []
         assert whole.fits == 0
         return
-    in_memory = zip(method.pool.names[::-1], stages[::-1], strict=False)  # one adapter is that of the last stage
-    for expert, (_, folder) in in_memory:
+    # One adapter that all stages train is that of the last stage.
+    last = {method.saved_adapter(name.split("-", 1)[1]): folder for name, folder in stages}
+    for expert, folder in last.items():
         files.save(method.pool, expert, tmp_path / expert)
         held, saved = (load_file(place / "adapter_model.safetensors") for place in (tmp_path / expert, folder))
         assert held.keys() == saved.keys() != set()
