@@ -3,6 +3,7 @@
 # make test-all the same, then all others (marked nightly); make nightly: these alone
 # make contracts METHOD=see   only what every method promises, for one method
 # make results  the tables of RESULTS.md and the pictures beside it, from results/
+# make merging  every merge rule on the experts of one run, beside the methods of make rivals (SEE_DATA=DIR)
 # make rivals   every method on the same five tasks, one after the other; again after a stop (SEE_DATA=DIR)
 # make setup    only the environment, in .venv
 #
@@ -23,7 +24,7 @@ TESTS := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-lo
 
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test test-all nightly contracts results rivals clean
+.PHONY: help setup demo test test-all nightly contracts results rivals merging clean
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -11
 
@@ -66,6 +67,10 @@ results: setup
 rivals: setup
 	$(PY) run.py experiment=rivals_superni_5
 	$(PY) run.py experiment=rivals_superni_5_whole
+
+merging: setup
+	$(PY) run.py experiment=rivals_superni_5 method=stl
+	$(PY) run.py experiment=merging_superni_5
 
 clean:
 	rm -rf .venv runs

@@ -65,7 +65,18 @@ def test_the_router_of_the_page_routes_experts_that_another_run_trained_and_is_a
     assert call(tmp_path, "ask", run_dir, "skysky101?", "--trust", "nearest_router.Nearest")
 
 
-@pytest.mark.parametrize("page", ["add_a_method.md", "add_a_router.md"])
+def test_the_merge_rule_of_the_page_merges_experts_and_its_run_is_asked(tmp_path):
+    assert write_files("merging.md", tmp_path) == ["median_rule.py", "conf/rule/median.yaml"]
+    toy.write_tasks(tmp_path / "data")
+    settings = [one for one in toy.SETTINGS if not one.startswith(("order.", "data.", "ratio", "indicators"))]
+    settings += ["order.tasks=[sky,sea]", "benchmark.reader.folder=data", "method=merge"]
+    results = tmp_path / call(tmp_path, "run", *settings, "rule=median").splitlines()[-1]
+    config = json.loads(results.read_text(encoding="utf-8"))["config"]
+    assert config["rule"] == {"_target_": "median_rule.Median", "scale": 1}
+    assert call(tmp_path, "ask", str(results.parent), "skysky101?", "--trust", "median_rule.Median")
+
+
+@pytest.mark.parametrize("page", ["add_a_method.md", "add_a_router.md", "merging.md"])
 def test_the_class_is_short(page):
     code = (ROOT / "docs" / page).read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     body = re.sub(r'""".*?"""', "", code, flags=re.DOTALL)
