@@ -77,7 +77,7 @@ def read_foreign(
                 )
         assert a is not None
         assert b is not None
-        more, factor = adapter.rank - rank, _scale(settings) * adapter.rank / adapter.alpha
+        more, factor = adapter.rank - rank, scale_of(settings) * adapter.rank / adapter.alpha
         pairs[layer] = pad(a.float(), (0, 0, 0, more)), pad(b.float() * factor, (0, more))
     if given:
         others = sorted({name.rpartition(".lora_")[0] or name for name in given})
@@ -92,18 +92,8 @@ def _check_settings(
     folder: Path, settings: Mapping[str, Any], adapter: AdapterConfig, header_ids: Sequence[int] | None
 ) -> None:
     """Refuse an adapter whose update is computed otherwise than that of the run's experts."""
-    place = folder / CONFIG
-    if settings.get("peft_type") != "LORA":
-        raise ConfigError(f"{place}: peft_type is {settings.get('peft_type')}; only LoRA adapters can be imported.")
-    for name, plain in PLAIN.items():
-        if name in settings and settings[name] not in plain:
-            raise ConfigError(
-                f"{place}: with {name}={settings[name]!r} the update is not that of plain LoRA, which experts have; save the"
-                f" adapter as plain LoRA (PEFT: save_pretrained's path_initial_model_for_weight_conversion) or train another."
-            )
-    rank = settings.get("r")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(settings.get("lora_alpha"), int | float):
-        raise ConfigError(f"{place} has no rank r and lora_alpha.")
+    check_plain(folder, settings)
+    rank = settings["r"]
     if rank > adapter.rank:
         raise ConfigError(
             f"{folder} has rank {rank}, and this run's experts have {adapter.rank}; import it into a run with"
@@ -119,7 +109,31 @@ def _check_settings(
         )
 
 
-def _scale(settings: Mapping[str, Any]) -> float:
+def check_plain(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse an adapter whose update is not a scale times B A x.
+
+    Args:
+        folder: of the adapter, for messages.
+        settings: of its ``adapter_config.json``.
+
+    Raises:
+        ConfigError: it is no LoRA adapter, or a variant.
+    """
+    place = folder / CONFIG
+    if settings.get("peft_type") != "LORA":
+        raise ConfigError(f"{place}: peft_type is {settings.get('peft_type')}; only LoRA adapters are read.")
+    for name, plain in PLAIN.items():
+        if name in settings and settings[name] not in plain:
+            raise ConfigError(
+                f"{place}: with {name}={settings[name]!r} the update is not that of plain LoRA, which experts have; save the"
+                f" adapter as plain LoRA (PEFT: save_pretrained's path_initial_model_for_weight_conversion) or train another."
+            )
+    rank = settings.get("r")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(settings.get("lora_alpha"), int | float):
+        raise ConfigError(f"{place} has no rank r and lora_alpha.")
+
+
+def scale_of(settings: Mapping[str, Any]) -> float:
     """The factor of B A: alpha over the rank, or over its root with rank-stabilised LoRA (arXiv 2312.03732)."""
     rank = float(settings["r"])
     return float(settings["lora_alpha"]) / (math.sqrt(rank) if settings.get("use_rslora") else rank)

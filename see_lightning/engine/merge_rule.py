@@ -25,9 +25,11 @@ def settle_rule(cfg: DictConfig, config: RunConfig) -> None:
         return
     method = method_class(cfg.method)
     if not method.traits.merges:
-        raise ConfigError(f"method={method_name(cfg)} merges nothing; rule={_name(cfg)} is for method=merge.")
+        raise ConfigError(
+            f"method={method_name(cfg)} merges nothing; rule={cfg.rule['_target_'].split('.')[-2]} is for method=merge."
+        )
     bind(cfg.rule)
-    _make(cfg)
+    make_rule(cfg.rule)
     settings = {str(name): value for name, value in cfg.rule.items() if name != "_target_"}
     if (target_of(cfg.rule), settings) == method.own_rule:
         cfg.rule = config.rule = None
@@ -36,15 +38,16 @@ def settle_rule(cfg: DictConfig, config: RunConfig) -> None:
 def build_rule(cfg: DictConfig, method: Method) -> None:
     """Give a method the rule that a run names, if it names one."""
     if cfg.rule is not None:
-        method.merge_rule = _make(cfg)
+        method.merge_rule = make_rule(cfg.rule)
 
 
-def _make(cfg: DictConfig) -> MergeRule:
-    rule = instantiate(cfg.rule)
+def make_rule(node: DictConfig) -> MergeRule:
+    """The rule that settings name.
+
+    Raises:
+        ConfigError: it is no merge rule, or an argument is out of its range.
+    """
+    rule = instantiate(node)
     if not isinstance(rule, MergeRule):
-        raise ConfigError(f"rule._target_={cfg.rule['_target_']} is no merge rule; give a subclass of MergeRule.")
+        raise ConfigError(f"rule._target_={node['_target_']} is no merge rule; give a subclass of MergeRule.")
     return rule
-
-
-def _name(cfg: DictConfig) -> str:
-    return str(cfg.rule["_target_"]).split(".")[-2]

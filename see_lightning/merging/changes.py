@@ -129,3 +129,29 @@ def truncated(change: Change, rank: int) -> tuple[LowRank, float]:
     squares_K = s_K.double() ** 2
     error = float((squares_K[rank:].sum() / squares_K.sum()).sqrt()) if len(s_K) else 0.0
     return LowRank(u_OK[:, :rank] * roots_K, (v_IK[:, :rank] * roots_K).T), error
+
+
+def shape(change: Change) -> tuple[int, int]:
+    """The sizes of a layer's output and input."""
+    if isinstance(change, LowRank):
+        return change.b_OR.shape[0], change.a_RI.shape[1]
+    return change.shape[0], change.shape[1]
+
+
+def as_low_rank(changes: Changes, rank: int | None) -> tuple[dict[str, LowRank], float]:
+    """Changes as factors, and the relative error of all layers together.
+
+    Args:
+        changes: by layer.
+        rank: highest rank of a layer; None truncates nothing.
+    """
+    found: dict[str, LowRank] = {}
+    squares = 0.0  # of the norm of what is left out
+    for layer, change in changes.items():
+        if isinstance(change, LowRank) and (rank is None or len(change.a_RI) <= rank):
+            found[layer] = change
+        else:
+            found[layer], error = truncated(change, min(shape(change)) if rank is None else rank)
+            squares += error**2 * float(inner(change, change))
+    whole = float(norm(changes))
+    return found, squares**0.5 / whole if whole else 0.0

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from see_lightning.errors import ConfigError
-from see_lightning.merging.changes import Change, Changes, LowRank
+from see_lightning.merging.changes import Change, Changes, shape
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,10 +86,3 @@ def check_alike(one: Changes, other: Changes) -> None:
     for layer, change in one.items():
         if (ours := shape(change)) != (theirs := shape(other[layer])):
             raise ConfigError(f"the models to be merged differ in {layer}: {ours} and {theirs}.")
-
-
-def shape(change: Change) -> tuple[int, int]:
-    """The sizes of a layer's output and input."""
-    if isinstance(change, LowRank):
-        return change.b_OR.shape[0], change.a_RI.shape[1]
-    return change.shape[0], change.shape[1]

@@ -14,7 +14,7 @@ from see_lightning.adapters.merged import MergedAdapter
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.config.checks import within
 from see_lightning.merging.arithmetic import Arithmetic
-from see_lightning.merging.changes import Changes, LowRank, tensors, truncated
+from see_lightning.merging.changes import Changes, LowRank, as_low_rank, tensors
 from see_lightning.merging.rule import Merged, MergeRule, TaskVector
 from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.setup import Setup, Traits
@@ -72,9 +72,7 @@ class Merge(OneAdapterMethod):
         self.pool.register(self.ADAPTER, MergedAdapter(lambda: self._truncated(self.merge_rule.result(merged))))
 
     def _truncated(self, changes: Changes) -> Changes:
-        if self.rank is None:
-            return changes
-        return {layer: truncated(change, self.rank)[0] for layer, change in changes.items()}
+        return changes if self.rank is None else as_low_rank(changes, self.rank)[0]
 
     def report(self) -> dict[str, Any]:
         """``numbers``: what the rule computed besides weights."""
