@@ -109,11 +109,16 @@ def write_adapter(folder: Path, changes: Mapping[str, LowRank], like: PeftFolder
         like: an adapter of the same base model and layers, whose further settings are taken over.
     """
     rank = max(len(change.a_RI) for change in changes.values())
+    settings = {**like.settings, "r": rank, "lora_alpha": rank, "use_rslora": False, "inference_mode": True}
+    write_tensors_of(folder, changes, rank)
+    write_text(folder / CONFIG, json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def write_tensors_of(folder: Path, changes: Mapping[str, LowRank], rank: int) -> None:
+    """Write the weights of a LoRA adapter whose scale is 1; lower ranks are filled with zeros."""
     tensors: dict[str, Tensor] = {}
     for layer, change in changes.items():
         more = rank - len(change.a_RI)
         tensors[f"{IN_PEFT}{layer}.lora_A.weight"] = pad(change.a_RI, (0, 0, 0, more)).contiguous()
         tensors[f"{IN_PEFT}{layer}.lora_B.weight"] = pad(change.b_OR, (0, more)).contiguous()
-    settings = {**like.settings, "r": rank, "lora_alpha": rank, "use_rslora": False, "inference_mode": True}
     write_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
-    write_text(folder / CONFIG, json.dumps(settings, indent=2, sort_keys=True) + "\n")

@@ -30,6 +30,7 @@ VERBS = {
         "lists the experts of a run, exports one, or makes a run with one removed, trained again or imported",
     ),
     "merge": Verb("see_lightning.cli.merge", "merges LoRA adapters of one base model into an adapter or a checkpoint"),
+    "extract": Verb("see_lightning.cli.extract", "writes the difference of two checkpoints as a LoRA adapter"),
     "runs": Verb("see_lightning.cli.runs", "lists runs"),
     "compare": Verb(
         "see_lightning.cli.compare", "tabulates finished runs, with means and standard deviations over seeds"
