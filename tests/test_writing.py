@@ -229,6 +229,8 @@ MAKES = {
 }
 #: Within a folder that was just made, by us under a random name or by W&B's client for its run, and what is no file.
 ALLOWED = {
+    ("engine/merge_adapters.py", "model.save_pretrained(folder)"),
+    ("engine/merge_adapters.py", "AutoTokenizer.from_pretrained(base, revision=revision).save_pretrained(folder)"),
     ("engine/wandb_client.py", "kept.write_text(text, encoding='utf-8')"),
     ("models/smollm2.py", "model.to(torch.bfloat16).save_pretrained(output)"),
     ("models/smollm2.py", "tokenizer.save_pretrained(output)"),

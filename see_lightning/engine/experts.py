@@ -16,7 +16,7 @@ from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.origin import read_origin
 from see_lightning.errors import ConfigError, listed, nearest
 from see_lightning.files.run_files import read_file
-from see_lightning.files.writing import write_bytes, write_folder, write_text
+from see_lightning.files.writing import check_new, write_bytes, write_new_folder, write_text
 from see_lightning.methods.lookup import method_class
 from see_lightning.tasks.prompts import PromptTemplate
 
@@ -162,8 +162,7 @@ def export_expert(run_dir: Path, task: str, out: Path, *, base: str | None = Non
         raise ConfigError(
             f"the expert {task!r} needs its method to answer, so PEFT alone cannot load it; ask it by see-lightning ask."
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists and has files; give a folder that is new or empty.")
+    check_new(out)
     cfg = load_config(run_dir / "config.yaml", trust)
     config, about = validate(cfg), Ledger(run_dir).read().facts()
     template = build_template(config, about.get("date"))
@@ -182,10 +181,7 @@ def export_expert(run_dir: Path, task: str, out: Path, *, base: str | None = Non
         write_text(folder / "README.md", card)
         write_text(folder / EXPERT_FILE, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
-    if out.exists():
-        out.rmdir()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_folder(out, fill)
+    write_new_folder(out, fill)
     return card
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from see_lightning.adapters.files import CONFIG
 from see_lightning.adapters.peft_folder import write_tensors_of
 from see_lightning.errors import ConfigError, listed
-from see_lightning.files.writing import write_folder, write_text
+from see_lightning.files.writing import check_new, write_new_folder, write_text
 from see_lightning.merging.changes import LowRank, truncated
 from see_lightning.models.checkpoint import Checkpoint
 
@@ -47,8 +47,7 @@ def extract(out: Path, tuned: Path, base: Path, *, rank: int | None, error: floa
     Raises:
         ConfigError: the models have other tensors or tokenizers, do not differ, or ``out`` has files.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists and has files; give a folder that is new or empty.")
+    check_new(out)
     ours, theirs = Checkpoint(tuned), Checkpoint(base)
     _check(ours, theirs)
     with torch.inference_mode():
@@ -69,10 +68,7 @@ def extract(out: Path, tuned: Path, base: Path, *, rank: int | None, error: floa
         settings = _settings(base, sorted(low), found, is_transposed=any(one for _, one in ours.matrices()))
         write_text(folder / CONFIG, json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
-    if out.exists():
-        out.rmdir()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_folder(out, fill)
+    write_new_folder(out, fill)
     others = sum(left_out.values())
     share = (others / (others + whole)) ** 0.5
     return Extracted(found, max(0.0, lost / whole) ** 0.5, sorted(left_out), share, len(low))

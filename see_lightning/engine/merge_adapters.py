@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from see_lightning.adapters.peft_folder import PeftFolder, check_alike, write_adapter
 from see_lightning.engine.merge_rule import make_rule
 from see_lightning.errors import ConfigError, listed
-from see_lightning.files.writing import write_folder, write_text
+from see_lightning.files.writing import check_new, write_new_folder, write_text
 from see_lightning.merging.changes import Changes, LowRank, as_low_rank, dense
 from see_lightning.merging.rule import TaskVector
 from see_lightning.models.base import DTYPES
@@ -62,14 +63,20 @@ def merge_adapters(
     Raises:
         ConfigError: an adapter is none of plain LoRA, two of them are of different models, or ``out`` has files.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} exists and has files; give a folder that is new or empty.")
+    check_new(out)
     if len(folders) < 2:
         raise ConfigError("give at least two adapters to merge.")
     made = make_rule(rule)
     first, *others = adapters = [PeftFolder(folder) for folder in folders]
     for other in others:
         check_alike(first, other)
+    base, revision = base or str(first.settings.get("base_model_name_or_path")), first.settings.get("revision")
+    is_activated = bool(first.settings.get("alora_invocation_tokens"))
+    if checkpoint and is_activated:
+        raise ConfigError(
+            f"{first.folder} acts from the end of a prompt on, and the weights of a checkpoint act on the whole prompt; leave"
+            f" out --checkpoint."
+        )
 
     def vectors() -> Iterator[TaskVector]:
         for place, adapter in enumerate(adapters):
@@ -77,33 +84,33 @@ def merge_adapters(
 
     with torch.inference_mode():
         merged = made.merge(vectors())
-        base = base or str(first.settings.get("base_model_name_or_path"))
         low, error = ({}, 0.0) if checkpoint else as_low_rank(merged, rank)
-        model = _changed_model(base, first.settings.get("revision"), merged, dtype) if checkpoint else None
+        model = _changed_model(base, revision, merged, dtype) if checkpoint else None
         names = [str(one.about.get("task") or one.folder.resolve().name) for one in adapters]
-        card = _card(
-            names,
-            f"{name}: {_settings(rule)}",
-            base,
-            error,
-            _rank_of(low),
-            is_activated=bool(first.settings.get("alora_invocation_tokens")),
-        )
-
-        def fill(folder: Path) -> None:
-            if model is None:
-                write_adapter(folder, low, first)
-            else:
-                model.save_pretrained(folder)
-                AutoTokenizer.from_pretrained(base, revision=first.settings.get("revision")).save_pretrained(folder)
-            write_text(folder / "README.md", card)
-
-        if out.exists():
-            out.rmdir()
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_folder(out, fill)
+        told = f"{name}: {', '.join(f'{key!s} {value}' for key, value in rule.items() if key != '_target_')}"
+        card = _card(names, told, base, error, _rank_of(low), is_activated=is_activated)
+        write_new_folder(out, partial(_fill, card=card, low=low, like=first, model=model, base=base, revision=revision))
     size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     return Written(_rank_of(low), error, size)
+
+
+def _fill(
+    folder: Path,
+    *,
+    card: str,
+    low: Mapping[str, LowRank],
+    like: PeftFolder,
+    model: PreTrainedModel | None,
+    base: str,
+    revision: str | None,
+) -> None:
+    """Write the files of an adapter, or of a whole model if there is one."""
+    if model is None:
+        write_adapter(folder, low, like)
+    else:
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(base, revision=revision).save_pretrained(folder)
+    write_text(folder / "README.md", card)
 
 
 def _rank_of(low: Mapping[str, LowRank]) -> int | None:
@@ -133,10 +140,6 @@ def _changed_model(base: str, revision: str | None, changes: Changes, dtype: str
             model.config.tie_word_embeddings = False
         module.weight.data += delta
     return model.to(DTYPES[dtype])
-
-
-def _settings(rule: DictConfig) -> str:
-    return ", ".join(f"{key!s} {value}" for key, value in rule.items() if key != "_target_")
 
 
 def _card(names: Sequence[str], rule: str, base: str, error: float, rank: int | None, *, is_activated: bool) -> str:

@@ -8,6 +8,7 @@ from see_lightning.config.schema import RunConfig
 from see_lightning.errors import ConfigError
 from see_lightning.merging.rule import MergeRule
 from see_lightning.methods.lookup import method_class
+from see_lightning.methods.merge import Merge
 from see_lightning.methods.method import Method
 
 
@@ -24,7 +25,7 @@ def settle_rule(cfg: DictConfig, config: RunConfig) -> None:
     if cfg.rule is None:
         return
     method = method_class(cfg.method)
-    if not method.traits.merges:
+    if not issubclass(method, Merge):
         raise ConfigError(
             f"method={method_name(cfg)} merges nothing; rule={cfg.rule['_target_'].split('.')[-2]} is for method=merge."
         )
@@ -38,6 +39,7 @@ def settle_rule(cfg: DictConfig, config: RunConfig) -> None:
 def build_rule(cfg: DictConfig, method: Method) -> None:
     """Give a method the rule that a run names, if it names one."""
     if cfg.rule is not None:
+        assert isinstance(method, Merge)  # settle_rule has refused others
         method.merge_rule = make_rule(cfg.rule)
 
 

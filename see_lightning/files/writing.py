@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from see_lightning.errors import Refusal
+from see_lightning.errors import ConfigError, Refusal
 from see_lightning.files.reading import file_bytes
 
 #: The temporary name of a file or folder until it is whole; a killed process leaves it behind.
@@ -80,6 +80,30 @@ def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
             _reach_disk(path)
         _reach_disk(beside)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder for output that has files.
+
+    Raises:
+        ConfigError: it exists, and is no empty folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists and has files; give a folder that is new or empty.")
+
+
+def write_new_folder(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Write a folder of files that does not exist or is empty; folders above it are made.
+
+    Args:
+        folder: passes ``check_new``.
+        fill: writes the files into the path that it gets.
+    """
+    check_new(folder)
+    if folder.exists():
+        folder.rmdir()
+    make_folder(folder.parent)
+    write_folder(folder, fill)
 
 
 def write_texts(folder: Path, files: Iterable[tuple[str, str]]) -> None:

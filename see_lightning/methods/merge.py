@@ -3,8 +3,9 @@
 Letters: R rank, I and O the sizes of a layer's input and output.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,10 +41,12 @@ class Merge(OneAdapterMethod):
             keeps for further merging is not truncated.
     """
 
-    traits = Traits(
-        merges=True, peft_loadable=False, trains_as="see_lightning.methods.stl.Stl", after_training=frozenset({"rank"})
+    traits = Traits(peft_loadable=False, trains_as="see_lightning.methods.stl.Stl", after_training=frozenset({"rank"}))
+    #: Class and settings of the rule that it has if a run names none: the mean.
+    own_rule: ClassVar[tuple[type[MergeRule], Mapping[str, Any]]] = (
+        Arithmetic,
+        {"sparsify": "none", "density": 1, "consensus": "mean", "scale": 1},
     )
-    own_rule = (Arithmetic, {"sparsify": "none", "density": 1, "consensus": "mean", "scale": 1})  # the mean
     ADAPTER = "(merged)"  # no task has such a name
 
     def __init__(self, setup: Setup, *, rank: int | None) -> None:

@@ -17,7 +17,6 @@ from see_lightning.adapters import files
 from see_lightning.adapters.response_cache import BatchCache, CachedResponse, ResponseCache
 from see_lightning.data.example import Example
 from see_lightning.inference.decoder import BatchDecoder, Decoded, side_by_side
-from see_lightning.merging.rule import MergeRule
 from see_lightning.methods.generation import Generation
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.routing.oracle import Oracle
@@ -72,10 +71,6 @@ class Method(Generation):
 
     #: Passes over the whole prompt of a query until its answer begins, of a method without experts.
     reads_per_query: ClassVar[int] = 1
-    #: Makes one model of the adapters of a method that ``merges``; None of others.
-    merge_rule: MergeRule | None = None
-    #: Class and settings of the rule that it has if a run names none.
-    own_rule: ClassVar[tuple[type[MergeRule], Mapping[str, Any]] | None] = None
     #: The earlier expert from which the latest task was initialised; None if at random.
     parent: str | None = None
 

@@ -50,7 +50,6 @@ class Traits:
         may_reuse: an earlier expert may be assigned to a task (``Method.assign``), which is then not trained.
         trains_apart: no expert's training depends on another expert, so each can be left out, imported or trained again by
             itself (``order.experts``).
-        merges: a merge rule (``rule``) makes one model of its adapters.
         trains_as: the method, as a dotted class name, whose finished stages it takes over, since it trains the same weights.
         takes_conversations: answers rows with earlier turns or a system prompt of their own. False if it stores or rewrites
             queries as single texts.
@@ -71,7 +70,6 @@ class Traits:
     learns_refusals: bool = False
     may_reuse: bool = False
     trains_apart: bool = False
-    merges: bool = False
     trains_as: str | None = None
     takes_conversations: bool = True
     after_training: frozenset[str] = frozenset()

@@ -194,6 +194,16 @@ def test_wrong_words_are_refused_before_anything_is_written(trained, tmp_path, c
     assert not (tmp_path / "out").exists()
 
 
+def test_activated_adapters_become_no_checkpoint(trained, tmp_path, capsys):
+    for folder in trained:
+        change_settings(folder, alora_invocation_tokens=[1])
+    with pytest.raises(SystemExit):
+        merge(words(tmp_path / "out", *trained, "--checkpoint"))
+    assert "act on the whole prompt" in capsys.readouterr().err
+    merge(words(tmp_path / "out", *trained))
+    assert json.loads((tmp_path / "out/adapter_config.json").read_text())["alora_invocation_tokens"] == [1]
+
+
 def test_one_adapter_or_a_folder_with_files_is_refused(trained, tmp_path, capsys):
     with pytest.raises(SystemExit):
         merge(words(tmp_path / "out", trained[0]))
