@@ -100,16 +100,18 @@ def check_alike(one: PeftFolder, other: PeftFolder) -> None:
             )
 
 
-def write_adapter(folder: Path, changes: Mapping[str, LowRank], like: PeftFolder) -> None:
+def write_adapter(folder: Path, changes: Mapping[str, LowRank], like: PeftFolder, *, base: str | None = None) -> None:
     """Write changes as the files of a LoRA adapter, with the rank of the layer that has the highest.
 
     Args:
         folder: exists.
         changes: by layer.
         like: an adapter of the same base model and layers, whose further settings are taken over.
+        base: name or folder of another base model.
     """
     rank = max(len(change.a_RI) for change in changes.values())
-    settings = {**like.settings, "r": rank, "lora_alpha": rank, "use_rslora": False, "inference_mode": True}
+    about = {} if base is None else {"base_model_name_or_path": base, "revision": None}
+    settings = {**like.settings, **about, "r": rank, "lora_alpha": rank, "use_rslora": False, "inference_mode": True}
     write_tensors_of(folder, changes, rank)
     write_text(folder / CONFIG, json.dumps(settings, indent=2, sort_keys=True) + "\n")
 

@@ -31,6 +31,9 @@ VERBS = {
     ),
     "merge": Verb("see_lightning.cli.merge", "merges LoRA adapters of one base model into an adapter or a checkpoint"),
     "extract": Verb("see_lightning.cli.extract", "writes the difference of two checkpoints as a LoRA adapter"),
+    "instruct-transfer": Verb(
+        "see_lightning.cli.instruct_transfer", "carries an adapter from a base model to its instruction-tuned model"
+    ),
     "runs": Verb("see_lightning.cli.runs", "lists runs"),
     "compare": Verb(
         "see_lightning.cli.compare", "tabulates finished runs, with means and standard deviations over seeds"
@@ -51,7 +54,7 @@ VERBS = {
 
 def usage() -> str:
     """The table of verbs as text."""
-    lines = [f"  {name:<11} {verb.help}" for name, verb in VERBS.items()]
+    lines = [f"  {name:<17} {verb.help}" for name, verb in VERBS.items()]
     return "\n".join(
         ["usage: see-lightning COMMAND [...]; see-lightning COMMAND --help prints its arguments", "", *lines]
     )
