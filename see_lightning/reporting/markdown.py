@@ -94,6 +94,7 @@ def rivals(groups: Sequence[Group]) -> str:
     """A table of methods, the best first: scores, what each trains and keeps, and its costs."""
     columns: dict[str, Cell] = {
         **{name: metric(name) for name in METRICS},
+        "of own experts, %": costs.of_own_experts(groups),
         "routed right, %": routed_right,
         "trained weights a task, k": _in(1000, costs.trained_weights),
         "kept a task, KiB": lambda results: _in(1024 * len(results["tasks"]), costs.kept_bytes)(results),

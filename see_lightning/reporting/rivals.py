@@ -10,6 +10,7 @@ from see_lightning.reporting.runs import read_results
 Results = Mapping[str, Any]
 
 BASELINE = "seqft"  # to whose training time those of others are compared
+EXPERTS = "stl"  # to whose scores, those of a task's own expert, others are compared
 
 
 def trained_weights(results: Results) -> float | None:
@@ -86,20 +87,52 @@ def relative_time(groups: Sequence[Group]) -> Callable[[Results], float | None]:
         groups: among which is ``BASELINE``, with its mean over seeds; of several on the same rows, the one whose command has
             the fewest settings. Without one, the function gives None.
     """
-    found: dict[tuple[Any, ...], tuple[int, float]] = {}
-    for group in groups:
-        if group.first.method == BASELINE:
-            runs = [read_results(run.path) for run in group.runs]
-            times = [seconds for run in runs if (seconds := training_s(run))]
-            if times:
-                own = (len(typed(group)), statistics.fmean(times))
-                found[_rows(runs[0])] = min(found.get(_rows(runs[0]), own), own)
+    baselines = _of_plainest(groups, BASELINE, lambda runs: [one for run in runs if (one := training_s(run))])
 
     def relative(results: Results) -> float | None:
-        seconds, baseline = training_s(results), found.get(_rows(results))
-        return None if seconds is None or baseline is None else seconds / baseline[1]
+        seconds, times = training_s(results), baselines.get(_rows(results))
+        return None if seconds is None or not times else seconds / statistics.fmean(times)
 
     return relative
+
+
+def of_own_experts(groups: Sequence[Group]) -> Callable[[Results], float | None]:
+    """A function that gives a run's last scores in percent of those of each task's own expert, the mean over tasks.
+
+    It is MergeBench's normalised score. Tasks whose expert scores 0 are left out.
+
+    Args:
+        groups: among which is ``EXPERTS``, on the same rows. Without one, the function gives None.
+    """
+    baselines = _of_plainest(groups, EXPERTS, lambda runs: [_last_scores(run) for run in runs])
+
+    def share(results: Results) -> float | None:
+        several = baselines.get(_rows(results), [])
+        own = {task: statistics.fmean(one[task] for one in several) for task in (several[0] if several else ())}
+        shares = [score / own[task] for task, score in _last_scores(results).items() if own.get(task)]
+        return 100 * statistics.fmean(shares) if shares else None
+
+    return share
+
+
+def _last_scores(results: Results) -> dict[str, float]:
+    return {
+        task: score for task, score in zip(results["tasks"], results["matrix"][-1], strict=True) if score is not None
+    }
+
+
+def _of_plainest(
+    groups: Sequence[Group], method: str, measure: Callable[[Sequence[Results]], list[Any]]
+) -> dict[tuple[Any, ...], list[Any]]:
+    """What is measured of a method's runs, by the rows that they share; of several, those with the fewest settings."""
+    found: dict[tuple[Any, ...], tuple[int, list[Any]]] = {}
+    for group in (one for one in groups if one.first.method == method):
+        runs = [read_results(run.path) for run in group.runs]
+        if measured := measure(runs):
+            rows, length = _rows(runs[0]), len(typed(group))
+            if rows not in found or length < found[rows][0]:
+                found[rows] = length, measured
+    return {rows: measured for rows, (_, measured) in found.items()}
 
 
 def _rows(results: Results) -> tuple[Any, ...]:

@@ -210,3 +210,26 @@ def test_names_beside_points_overlap_neither_each_other_nor_a_point():
     places = [axes.transData.transform(point) for point in points.values()]
     assert not [place for place in places for box in boxes if box.contains(*place)]
     assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+
+
+def test_scores_are_shares_of_those_of_the_experts_on_the_same_rows(tmp_path):
+    def scored(name, last, seed=0, **more):
+        add(tmp_path, name, seed, matrix=[[0.0, 0.0], last], **more)
+
+    scored("stl", [40.0, 80.0])
+    scored("stl", [60.0, 80.0], seed=1)
+    scored("stl", [10.0, 10.0], typed=" optim.lr=1", rank=4)
+    scored("merge", [25.0, 60.0])
+    scored("other", [25.0, 60.0], train_size=120)
+    rows, _ = table(tmp_path)
+    found = {row["run.py"].split()[0]: row["of own experts, %"] for row in rows if "lr" not in row["run.py"]}
+    assert found["`method=merge"] == "62.5"
+    assert found["`method=other"] == "–"
+    assert found["`method=stl"].startswith("100.0")
+
+
+def test_a_task_whose_expert_scores_nothing_has_no_share(tmp_path):
+    add(tmp_path, "stl", matrix=[[0.0, 0.0], [0.0, 80.0]])
+    add(tmp_path, "merge", matrix=[[0.0, 0.0], [5.0, 60.0]])
+    rows, _ = table(tmp_path)
+    assert sorted(row["of own experts, %"] for row in rows) == ["100.0", "75.0"]
