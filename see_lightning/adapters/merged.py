@@ -3,7 +3,7 @@
 Letters: R a rank, I and O the sizes of a layer's input and output.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, reduce
 
 import torch
@@ -12,7 +12,48 @@ from torch.nn.functional import linear
 
 from see_lightning.adapters.weight_cache import WeightCache
 from see_lightning.errors import ConfigError
-from see_lightning.merging.changes import Change, Changes, tensors
+from see_lightning.merging.changes import Change, Changes, LowRank, tensors
+
+
+class WeightedAdapter:
+    r"""Adds $\sum_t w_t B_t A_t x$ to each adapted layer's output, for gradients by the weights $w_t$.
+
+    Args:
+        vectors: low-rank changes of each of the pool's layers, by layer.
+        weights_T: one for each; gradients reach them.
+    """
+
+    adapters: tuple[str, ...] = ()
+
+    def __init__(self, vectors: Sequence[Mapping[str, LowRank]], weights_T: Tensor) -> None:
+        self.vectors, self.weights_T = vectors, weights_T
+
+    def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
+        """The layer's output, (..., O), with the sum added."""
+        pairs = [vector[layer] for vector in self.vectors]
+        ranks = torch.tensor([len(pair.a_RI) for pair in pairs], device=x.device)
+        weights_R = self.weights_T.to(x).repeat_interleave(ranks)
+        low = linear(x, torch.cat([pair.a_RI for pair in pairs]).to(x)) * weights_R
+        return y + linear(low, torch.cat([pair.b_OR for pair in pairs], dim=1).to(x))
+
+    def add(self, layer: str, x: Tensor) -> Tensor:
+        """The sum of a layer, (..., O)."""
+        return self.learn(layer, x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+    def weights(self) -> Iterator[Tensor]:
+        """The weights, and the factors of all layers."""
+        yield self.weights_T
+        for vector in self.vectors:
+            for pair in vector.values():
+                yield from tensors(pair)
+
+    def pair(self, layer: str) -> tuple[Tensor, Tensor]:
+        """Refuse to give A and B; it is used for gradients alone.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(f"the weighted sum of {layer} is not saved.")
 
 
 class MergedAdapter:

@@ -67,6 +67,10 @@ def merge_adapters(
     if len(folders) < 2:
         raise ConfigError("give at least two adapters to merge.")
     made = make_rule(rule)
+    if made.rows:
+        raise ConfigError(
+            f"rule={name} chooses weights on rows of the tasks; use it in a run: method=merge rule={name}."
+        )
     first, *others = adapters = [PeftFolder(folder) for folder in folders]
     for other in others:
         check_alike(first, other)

@@ -15,7 +15,7 @@ from see_lightning.engine.examples_file import write_examples
 from see_lightning.engine.origin import own_settings
 from see_lightning.engine.pages import kept_pages
 from see_lightning.engine.router import save_expert, storage_of
-from see_lightning.engine.row_counts import row_counts
+from see_lightning.engine.row_counts import row_counts, stored_counts
 from see_lightning.engine.task_stage import TaskStage
 from see_lightning.engine.validation import Validation
 from see_lightning.errors import Refusal
@@ -199,6 +199,7 @@ class TrainStage(TaskStage):
         """
         context, expert = self.context, self.folder / "expert"
         context.ranks.on_rank_zero(lambda: context.ledger.only_final(self.stage.name, "expert"))
+        context.method.drawn_rows.clear()
         self._end_task()
         if context.ranks.first and not (self.origin and self.origin.is_none):
             copy = self.folder / "expert.again"
@@ -214,5 +215,8 @@ class TrainStage(TaskStage):
         facts["hooks"] = {unit: {**before.get(unit, {}), **part} for unit, part in self._hooks().items()}
         if facts.get("storage"):
             facts["storage"] = storage_of(context.method)
+        # Training and end_task may have read the same rows, so the larger number had to be stored at least.
+        again = stored_counts(context, [])
+        facts |= {name: max(value, facts[name]) for name, value in again.items() if name in facts}
         self._commit(facts)
         context.console.print(f"{self.title}: weights copied, not trained again")

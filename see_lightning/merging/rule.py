@@ -4,8 +4,10 @@ Adding one takes a module here and a YAML file in ``conf/rule``; ``docs/merging.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from see_lightning.errors import ConfigError
 from see_lightning.merging.changes import Change, Changes, shape
@@ -39,28 +41,50 @@ class Merged:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
+#: Derivatives of the loss on stored rows by the weights of vectors in a sum, (T,), at given weights, (T,).
+Slopes = Callable[[Sequence[TaskVector], Tensor], Tensor]
+
+
 class MergeRule(ABC):
     """Merges task vectors; a pure function of them, their order and the rule's settings."""
 
     #: Whether it keeps one merged vector, so that its memory does not grow with the number of vectors beyond dense layers.
     bounded: bool = True
 
+    #: Rows of each task that it needs for ``slopes``; 0 is none.
+    rows: int = 0
+
     @abstractmethod
-    def add(self, merged: Merged | None, vector: TaskVector) -> Merged:
+    def add(self, merged: Merged | None, vector: TaskVector, slopes: Slopes | None = None) -> Merged:
         """Takes one more vector.
 
         Args:
             merged: what is kept of those before it; None if it is the first.
             vector: has the same layers.
+            slopes: of a rule with ``rows``, the loss on them.
         """
+
+    def restored(self, merged: Merged | None, vector: TaskVector, numbers: Mapping[str, float]) -> Merged:
+        """Takes a vector that was added before, as ``add`` did, in a run that goes on.
+
+        Args:
+            merged: what is kept of those before it; None if it is the first.
+            vector: has the same layers.
+            numbers: those of the result then.
+        """
+        return self.add(merged, vector)
 
     def result(self, merged: Merged) -> dict[str, Change]:
         """The merged changes, by layer."""
         (vector,) = merged.kept
         return dict(vector.changes)
 
-    def merge(self, vectors: Iterable[TaskVector]) -> dict[str, Change]:
+    def merge(self, vectors: Iterable[TaskVector], slopes: Slopes | None = None) -> dict[str, Change]:
         """The merged changes of vectors, in their order.
+
+        Args:
+            vectors: of one base model.
+            slopes: see ``add``.
 
         Raises:
             ConfigError: there are none, or their layers or shapes differ.
@@ -69,7 +93,7 @@ class MergeRule(ABC):
         for vector in vectors:
             if merged is not None:
                 check_alike(merged.kept[0].changes, vector.changes)
-            merged = self.add(merged, vector)
+            merged = self.add(merged, vector, slopes)
         if merged is None:
             raise ConfigError("there is nothing to merge.")
         return self.result(merged)

@@ -3,20 +3,24 @@
 Letters: R rank, I and O the sizes of a layer's input and output.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from see_lightning.adapters import files
-from see_lightning.adapters.merged import MergedAdapter
+from see_lightning.adapters.merged import MergedAdapter, WeightedAdapter
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.config.checks import within
+from see_lightning.data.example import Example
 from see_lightning.merging.arithmetic import Arithmetic
 from see_lightning.merging.changes import Changes, LowRank, as_low_rank, tensors
 from see_lightning.merging.rule import Merged, MergeRule, TaskVector
+from see_lightning.methods.loss import answer_loss
 from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.seeds import seed
@@ -47,7 +51,7 @@ class Merge(OneAdapterMethod):
         Arithmetic,
         {"sparsify": "none", "density": 1, "consensus": "mean", "scale": 1},
     )
-    ADAPTER = "(merged)"  # no task has such a name
+    ADAPTER, TRIED = "(merged)", "(tried)"  # no task has such a name
 
     def __init__(self, setup: Setup, *, rank: int | None) -> None:
         super().__init__(setup)
@@ -66,12 +70,37 @@ class Merge(OneAdapterMethod):
 
     def end_task(self, task: Task, memory: Memory) -> None:
         """Merges the task's adapter with what is kept of the earlier ones."""
-        self._take(task.name)
+        slopes = partial(self.slopes, self.proxy_rows(task, memory)) if self.merge_rule.rows else None
+        self._keep(task.name, self.merge_rule.add(self.merged, self._vector(task.name), slopes))
 
-    def _take(self, task: str) -> None:
+    def proxy_rows(self, task: Task, memory: Memory) -> list[Example]:
+        """The stored rows of past tasks on which a rule computes losses, and as many of the task."""
+        size = self.merge_rule.rows
+        past = memory.rehearse(task, ratio=1e-9, resample="once", at_least=size)
+        own = Random(seed(self.run_seed, task.name, "proxy")).sample(list(task.train), min(size, len(task.train)))
+        return [*past, *own]
+
+    def slopes(self, rows: Sequence[Example], vectors: Sequence[TaskVector], weights_T: Tensor) -> Tensor:
+        """Derivatives of the mean loss on rows by the weights of task vectors in a sum, (T,); the same on all ranks."""
+        weights_T = weights_T.float().to(self.pool.device()).requires_grad_()
+        low = [{layer: one for layer, one in vector.changes.items() if isinstance(one, LowRank)} for vector in vectors]
+        self.pool.register(self.TRIED, WeightedAdapter(low, weights_T), is_expert=False)
+        total_T = torch.zeros_like(weights_T)
+        (batch,) = self.batches(rows, len(rows))
+        for part in batch.split(self.optim.loss_reduction):
+            with torch.enable_grad():
+                logits_LV = self.pool.logits(part, self.TRIED, grad=True)
+                loss = answer_loss(logits_LV, part.labels_BS, self.optim.loss_reduction)
+                (found_T,) = torch.autograd.grad(part.weight * loss, weights_T)
+            total_T += found_T
+        return self.average(total_T).cpu()
+
+    def _vector(self, task: str) -> TaskVector:
+        return TaskVector(changes_of(self.pool, task), seed(self.run_seed, task, "merge"))
+
+    def _keep(self, task: str, merged: Merged) -> None:
         self.tasks.append(task)
-        vector = TaskVector(changes_of(self.pool, task), seed(self.run_seed, task, "merge"))
-        merged = self.merged = self.merge_rule.add(self.merged, vector)
+        self.merged = merged
         self.pool.register(self.ADAPTER, MergedAdapter(lambda: self._truncated(self.merge_rule.result(merged))))
 
     def _truncated(self, changes: Changes) -> Changes:
@@ -103,9 +132,13 @@ class Merge(OneAdapterMethod):
             self.load_state(task, tensors)
 
     def state(self) -> dict[str, Tensor]:
-        """``merged``: how many adapters are merged, the task's own included."""
-        return {"merged": torch.tensor(self.merged.number)} if self.merged else {}
+        """``merged``: how many adapters are merged, the task's own included; and the rule's numbers."""
+        if self.merged is None:
+            return {}
+        numbers = {name: torch.tensor(one, dtype=torch.float64) for name, one in self.merged.numbers.items()}
+        return {"merged": torch.tensor(self.merged.number), **numbers}
 
     def load_state(self, task: str, tensors: dict[str, Tensor]) -> None:
         """Merges the task's adapter with those before it."""
-        self._take(task)
+        numbers = {name: float(one) for name, one in tensors.items() if name != "merged"}
+        self._keep(task, self.merge_rule.restored(self.merged, self._vector(task), numbers))

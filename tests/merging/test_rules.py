@@ -14,7 +14,16 @@ from tests.merging.test_changes import low
 
 SETTINGS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "rule").glob("*.yaml"))}
 #: Other values of settings, each of which changes what is merged.
-OTHER = {"density": 0.6, "scale": 0.7, "alpha": 0.9, "weight": 0.3, "share": 0.2}
+OTHER = {
+    "density": 0.6,
+    "scale": 0.7,
+    "alpha": 0.9,
+    "weight": 0.3,
+    "share": 0.2,
+    "iterations": 3,
+    "step": 0.4,
+    "variant": "soft",
+}
 
 
 @pytest.fixture(params=SETTINGS)
@@ -26,6 +35,25 @@ def made(name, **settings):
     """A rule with the settings of its file, and others in their place."""
     all_ = {**SETTINGS[name], **settings}
     return get_class(all_.pop("_target_"))(**all_)
+
+
+def slopes(vectors, weights_T):
+    """Of half the squared distance to a change of all layers, for rules that choose weights on rows."""
+    dtype = changes.tensors(vectors[0].changes["up"])[0].dtype
+    target = {layer: changes.scaled(change, 0.7) for layer, change in vector(1, dtype).changes.items()}
+    found = []
+    for one in vectors:
+        several = [changes.inner(one.changes[layer], other.changes[layer]) for layer in target for other in vectors]
+        products_T = torch.stack(several).view(len(target), -1).sum(0)
+        found.append(
+            (products_T.double() * weights_T).sum()
+            - sum(changes.inner(one.changes[layer], change) for layer, change in target.items())
+        )
+    return torch.stack(found)
+
+
+def merged_by(rule, vectors):
+    return rule.merge(vectors, slopes)
 
 
 def vector(number, dtype=torch.float64, form=lambda change: change):
@@ -49,30 +77,30 @@ def close(one, other, tolerance=1e-9):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
 def test_factors_of_unequal_ranks_give_what_dense_changes_give(rule, dtype, tolerance):
-    factored = rule.merge([vector(number, dtype) for number in range(4)])
-    close(factored, rule.merge([vector(number, dtype, changes.dense) for number in range(4)]), tolerance)
+    factored = merged_by(rule, [vector(number, dtype) for number in range(4)])
+    close(factored, merged_by(rule, [vector(number, dtype, changes.dense) for number in range(4)]), tolerance)
 
 
 def test_vectors_are_not_changed_and_a_result_stays_when_more_are_merged(rule):
     vectors = [vector(number) for number in range(3)]
     before = [in_dense(one.changes) for one in vectors]
-    merged = rule.add(rule.add(None, vectors[0]), vectors[1])
+    merged = rule.add(rule.add(None, vectors[0], slopes), vectors[1], slopes)
     two = in_dense(rule.result(merged))
-    rule.result(rule.add(merged, vectors[2]))
+    rule.result(rule.add(merged, vectors[2], slopes))
     close(rule.result(merged), two, 0)
     for one, then in zip(vectors, before, strict=True):
         close(one.changes, then, 0)
 
 
 def test_the_same_vectors_give_the_same_result(rule):
-    first, again = (rule.merge([vector(number) for number in range(4)]) for _ in range(2))
+    first, again = (merged_by(rule, [vector(number) for number in range(4)]) for _ in range(2))
     close(first, again, 0)
 
 
 @pytest.mark.parametrize("name", [name for name, one in SETTINGS.items() if get_class(one["_target_"]) is Arithmetic])
 def test_a_vector_brings_its_own_draws_so_that_neither_its_place_nor_other_vectors_matter(name):
     rule = made(name)
-    close(rule.merge([vector(2), vector(0), vector(1)]), rule.merge([vector(number) for number in range(3)]))
+    close(merged_by(rule, [vector(2), vector(0), vector(1)]), merged_by(rule, [vector(number) for number in range(3)]))
 
 
 def test_memory_is_bounded_where_a_rule_says_so_over_twenty_vectors(rule):
@@ -81,7 +109,7 @@ def test_memory_is_bounded_where_a_rule_says_so_over_twenty_vectors(rule):
 
     merged, dense = None, 12 * 9 + 8 * 20
     for number in range(20):
-        merged = rule.add(merged, vector(number))
+        merged = rule.add(merged, vector(number), slopes)
         assert kept() <= dense if rule.bounded else kept() > number * 40
     assert merged.number == 20
     assert sum(changes.size(change) for change in rule.result(merged).values()) <= dense
@@ -90,7 +118,7 @@ def test_memory_is_bounded_where_a_rule_says_so_over_twenty_vectors(rule):
 def test_numbers_are_finite_also_where_vectors_are_zero_or_alike(rule):
     zero = TaskVector({layer: changes.scaled(change, 0.0) for layer, change in vector(0).changes.items()})
     for several in ([vector(0), zero, vector(1)], [vector(0), vector(0)], [vector(0), negative(vector(0))]):
-        assert all(change.isfinite().all() for change in in_dense(rule.merge(several)).values())
+        assert all(change.isfinite().all() for change in in_dense(merged_by(rule, several)).values())
 
 
 def negative(one):
@@ -108,8 +136,8 @@ def test_every_setting_has_an_effect(name, setting):
             made(name, density=OTHER["density"])
         return
     vectors = [vector(number) for number in range(4)]
-    plain = in_dense(made(name).merge(vectors))
-    other = in_dense(made(name, **{setting: OTHER[setting]}).merge(vectors))
+    plain = in_dense(merged_by(made(name), vectors))
+    other = in_dense(merged_by(made(name, **{setting: OTHER[setting]}), vectors))
     assert not torch.allclose(plain["up"], other["up"])
 
 
@@ -124,6 +152,10 @@ def test_every_setting_has_an_effect(name, setting):
         ("opcm", {"alpha": 2}, "rule.alpha must be between 0 and 1"),
         ("moving_average", {"weight": 0}, "rule.weight must be above 0"),
         ("slerp", {"share": -0.1}, "rule.share must be between 0 and 1"),
+        ("frank_wolfe", {"variant": "firm"}, "rule.variant must be one of hard, soft"),
+        ("frank_wolfe", {"iterations": 0}, "rule.iterations must be at least 1"),
+        ("frank_wolfe", {"rows": 0}, "rule.rows must be at least 1"),
+        ("frank_wolfe", {"step": 0}, "rule.step must be above 0"),
     ],
 )
 def test_values_out_of_range_are_refused(name, settings, told):
@@ -137,8 +169,8 @@ def test_vectors_of_other_models_are_refused(rule):
     fewer = TaskVector({"up": one.changes["up"]})
     wider = TaskVector({**one.changes, "up": low(12, 10, 1)})
     with pytest.raises(ConfigError, match="change different layers: only one of two changes down"):
-        rule.merge([one, fewer])
+        merged_by(rule, [one, fewer])
     with pytest.raises(ConfigError, match=r"differ in up: \(12, 9\) and \(12, 10\)"):
-        rule.merge([one, wider])
+        merged_by(rule, [one, wider])
     with pytest.raises(ConfigError, match="there is nothing to merge"):
-        rule.merge([])
+        merged_by(rule, [])

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from see_lightning.adapters.merged import MergedAdapter
 from see_lightning.config.search_path import CONF
+from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
-from see_lightning.merging.changes import dense
+from see_lightning.merging.changes import dense, weighted_sum
+from see_lightning.methods.loss import answer_loss
 from see_lightning.methods.merge import changes_of
 from tests.nightly import all_but
 from tests.runs import toy
@@ -78,6 +81,44 @@ def test_a_run_that_is_broken_off_anywhere_merges_the_same(base, tmp_path, rule)
     assert ours["matrix"] == theirs["matrix"]
     assert ours.get("method_report") == theirs.get("method_report")
     assert ours["storage"] == theirs["storage"]
+
+
+def test_slopes_are_the_derivatives_of_the_loss_by_the_weights(base, tmp_path):
+    """Against differences of losses, under sums of the experts with weights near each other."""
+    (method,) = merged(base, tmp_path, "rule=average").methods
+    vectors = [method._vector(task) for task in ("sky", "sea", "ice")]
+    rows = [
+        Example(f"{task}-{n}", f"{task}{n}?", task, task, source="toy")
+        for task in ("sky", "sea", "ice")
+        for n in (3, 4)
+    ]
+    weights_T = torch.tensor([0.5, 0.2, 0.1], dtype=torch.float64)
+
+    def loss(weights_T):
+        adapter = MergedAdapter(
+            lambda: {
+                layer: weighted_sum([one.changes[layer] for one in vectors], weights_T.tolist())
+                for layer in method.pool.layers
+            }
+        )
+        (batch,) = method.batches(rows, len(rows))
+        return float(answer_loss(method.pool.logits(batch, adapter), batch.labels_BS, method.optim.loss_reduction))
+
+    found = method.slopes(rows, vectors, weights_T)
+    for place in range(3):
+        step = torch.zeros(3, dtype=torch.float64)
+        step[place] = 1e-2
+        expected = (loss(weights_T + step) - loss(weights_T - step)) / 2e-2
+        assert float(found[place]) == pytest.approx(expected, rel=0.02, abs=1e-3)
+
+
+def test_frank_wolfe_stores_rows_of_past_tasks_and_lowers_their_loss(base, shared):
+    runs, _ = shared
+    results = toy.read_results(merged(base, runs, "rule=frank_wolfe", "rule.rows=2", "rule.iterations=30").directory)
+    assert results["counts"]["stored_rows"] == [0, 2, 4]
+    weights = results["method_report"]["numbers"][-1]
+    assert sum(weights.values()) == pytest.approx(1)
+    assert min(weights[f"weight {place}"] for place in (1, 2, 3)) > 0.05, "all tasks have rows"
 
 
 def test_what_is_stored_is_the_merged_model_and_what_the_rule_keeps(base, shared):
