@@ -86,7 +86,11 @@ def drop_settings_of_others(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     Returns:
         A note for each group of which settings were left out.
     """
-    groups = [group for group in ("method", "router", "rule") if any(word.startswith(f"{group}=") for word in typed)]
+    groups = [
+        group
+        for group in ("method", "router", "rule")
+        if any(word.startswith(f"{group}=") or word == f"~{group}" for word in typed)
+    ]
     experiment = HydraConfig.get().runtime.choices.get("experiment")
     if not experiment or not groups:
         return []
@@ -97,6 +101,13 @@ def drop_settings_of_others(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
         return []
     notes = []
     for group in groups:
+        if plain.get(group) is None:  # typed as null: the experiment's settings of another option are all that is left
+            if cfg[group]:
+                notes.append(
+                    f"{', '.join(cfg[group])} of experiment={experiment} left out: {group}=null has no settings"
+                )
+            cfg[group] = None
+            continue
         others = sorted(set(cfg[group]) - set(plain[group]))
         if others and cfg[group]["_target_"] == plain[group]["_target_"]:
             with open_dict(cfg[group]):

@@ -39,6 +39,13 @@ def test_settings_for_the_experiments_own_method_are_left_out_with_a_note(launch
     )
 
 
+@pytest.mark.parametrize("none", ["router=null", "~router"])
+def test_no_router_of_its_own_is_that_of_the_method(launched, none):
+    cfg, told = launched("experiment=superni_5_robust", none)
+    assert cfg.router is None
+    assert "note: target_recall of experiment=superni_5_robust left out: router=null has no settings\n" in told
+
+
 def test_the_robust_experiment_evaluates_every_wording_in_one_command(launched):
     cfg, _ = launched("experiment=superni_5_robust", "seed=1")
     assert list(cfg.variants) == ["input_only", "paraphrased", "paraphrased_2", "paraphrased_3"]
