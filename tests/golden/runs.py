@@ -49,6 +49,9 @@ MORE = {
     "moses_entropy": ("method=moses", "method.task_id=entropy", "method.own_pool=true"),
     "exssnet_key": ("method=exssnet", "method.task_id=key", "method.warm_start=loss"),
     "moram_prune": ("method=moram", "method.prune=0.25"),
+    "merge_opcm": ("method=merge", "rule=opcm"),
+    "merge_dare_ties": ("method=merge", "rule=dare_ties"),
+    "merge_frank_wolfe": ("method=merge", "rule=frank_wolfe", "rule.rows=2"),
 }
 TWO_RANKS = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 CASES: dict[str, tuple[str, ...]] = {
