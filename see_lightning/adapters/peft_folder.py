@@ -74,7 +74,7 @@ class PeftFolder:
         path, rank, scale = self.folder / WEIGHTS, int(self.settings["r"]), scale_of(self.settings)
         given = {name.removeprefix(IN_PEFT).removesuffix(".weight"): one for name, one in read_tensors(path).items()}
         found: dict[str, LowRank] = {}
-        for layer in dict.fromkeys(name.rpartition(".lora_")[0] for name in given):
+        for layer in dict.fromkeys(name.rpartition(".lora_")[0] for name in given if ".lora_" in name):
             a_RI, b_OR = (given.pop(f"{layer}.lora_{which}", None) for which in "AB")
             if a_RI is None or b_OR is None or (len(a_RI), b_OR.shape[1]) != (rank, rank):
                 raise ConfigError(f"{path}: {layer} has no lora_A and lora_B of rank {rank}; the file is damaged.")

@@ -112,8 +112,8 @@ def _deltas(ours: Checkpoint, theirs: Checkpoint) -> Iterator[tuple[str, Tensor]
 def _differing_others(ours: Checkpoint, theirs: Checkpoint) -> dict[str, float]:
     """The squared Frobenius norms of the changes of tensors that are no linear layer's matrix."""
     matrices = {f"{layer}.weight" for layer, _ in ours.matrices()}
-    changes = {name: _difference(ours, theirs, name) for name in ours.files if name not in matrices}
-    return {name: float(change.double().norm() ** 2) for name, change in changes.items() if change.any()}
+    changes = ((name, _difference(ours, theirs, name)) for name in ours.files if name not in matrices)
+    return {name: float(change.double().norm() ** 2) for name, change in changes if change.any()}
 
 
 def _difference(ours: Checkpoint, theirs: Checkpoint, name: str) -> Tensor:

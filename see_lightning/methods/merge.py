@@ -93,6 +93,7 @@ class Merge(OneAdapterMethod):
                 loss = answer_loss(logits_LV, part.labels_BS, self.optim.loss_reduction)
                 (found_T,) = torch.autograd.grad(part.weight * loss, weights_T)
             total_T += found_T
+        del self.pool.composites[self.TRIED]
         return self.average(total_T).cpu()
 
     def _vector(self, task: str) -> TaskVector:

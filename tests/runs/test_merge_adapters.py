@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -119,6 +120,24 @@ def test_adapters_of_other_ranks_and_scales_are_merged_by_what_they_change(base,
     assert json.loads((tmp_path / "out/adapter_config.json").read_text())["r"] == 10
 
 
+@pytest.mark.parametrize("rule", ["average", "opcm", "slerp", "magmax", "ties"])
+def test_of_twenty_adapters_few_are_in_memory_at_a_time_where_the_rule_keeps_one(trained, tmp_path, monkeypatch, rule):
+    folders = [shutil.copytree(trained[number % 3], tmp_path / "many" / str(number)) for number in range(20)]
+    read, seen, most = PeftFolder.changes, [], 0
+
+    def noted(folder):
+        nonlocal most
+        found = read(folder)
+        seen.append([weakref.ref(change.b_OR) for change in found.values()])
+        most = max(most, sum(any(one() is not None for one in refs) for refs in seen))
+        return found
+
+    monkeypatch.setattr(PeftFolder, "changes", noted)
+    merge(words(tmp_path / "out", *folders, f"rule={rule}"))
+    assert len(seen) == 20
+    assert most == 20 if rule == "ties" else most <= 3
+
+
 def test_truncation_tells_its_error_and_the_card_the_rule(trained, tmp_path, capsys):
     merge(words(tmp_path / "exact", *trained, "rule=task_arithmetic", "rule.scale=0.7"))
     merge(words(tmp_path / "short", *trained, "rule=task_arithmetic", "rule.scale=0.7", "--rank", 3))
@@ -137,6 +156,11 @@ def test_truncation_tells_its_error_and_the_card_the_rule(trained, tmp_path, cap
 def other_rank(folder):
     path = folder / "adapter_model.safetensors"
     save_file({name: tensor[:-1] if "lora_A" in name else tensor for name, tensor in load_file(path).items()}, path)
+
+
+def with_another_tensor(folder):
+    path = folder / "adapter_model.safetensors"
+    save_file({**load_file(path), "base_model.model.head.weight": torch.ones(2)}, path)
 
 
 def without_a_layer(folder):
@@ -161,6 +185,7 @@ def without_a_layer(folder):
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), None),
         (without_a_layer, "only one of two changes model.layers.1"),
         (other_rank, "the file is damaged"),
+        (with_another_tensor, "holds head, which no LoRA adapter has"),
         (lambda folder: shutil.rmtree(folder), "has no adapter_config.json"),
     ],
 )
