@@ -64,16 +64,12 @@ def merge_adapters(
         ConfigError: an adapter is none of plain LoRA, two of them are of different models, or ``out`` has files.
     """
     check_new(out)
-    if len(folders) < 2:
-        raise ConfigError("give at least two adapters to merge.")
     made = make_rule(rule)
     if made.rows:
         raise ConfigError(
             f"rule={name} chooses weights on rows of the tasks; use it in a run: method=merge rule={name}."
         )
-    first, *others = adapters = [PeftFolder(folder) for folder in folders]
-    for other in others:
-        check_alike(first, other)
+    first, *_ = adapters = _of_one_model(folders)
     base, revision = base or str(first.settings.get("base_model_name_or_path")), first.settings.get("revision")
     is_activated = bool(first.settings.get("alora_invocation_tokens"))
     if checkpoint and is_activated:
@@ -96,6 +92,16 @@ def merge_adapters(
         write_new_folder(out, partial(_fill, card=card, low=low, like=first, model=model, base=base, revision=revision))
     size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     return Written(_rank_of(low), error, size)
+
+
+def _of_one_model(folders: Sequence[Path]) -> list[PeftFolder]:
+    """The adapters in folders, which were trained for one base model."""
+    if len(folders) < 2:
+        raise ConfigError("give at least two adapters to merge.")
+    first, *others = adapters = [PeftFolder(folder) for folder in folders]
+    for other in others:
+        check_alike(first, other)
+    return adapters
 
 
 def _fill(

@@ -132,7 +132,7 @@ def test_every_class_of_the_package_s_own_configurations_is_allowed_at_its_place
     assert "see_lightning.methods.see.See" in allowed()["method"]
     assert allowed().keys() == {
         "method", "benchmark", "benchmark.reader", "trainer", "trainer._partial_", "trainer.plugins.*", "logger", "logger.logger",
-        "logger.logger._partial_", "router", "router._recursive_",
+        "logger.logger._partial_", "router", "router._recursive_", "rule",
     }  # fmt: skip
 
 
