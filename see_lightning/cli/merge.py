@@ -6,14 +6,15 @@ from pathlib import Path
 from hydra.errors import HydraException
 
 from see_lightning.cli.command import Parser, at_least, command
-from see_lightning.errors import ConfigError
+from see_lightning.errors import ConfigError, listed
 from see_lightning.files.text import visible
 
 DESCRIPTION = """\
 Merges LoRA adapters of one base model into one, by a rule of conf/rule: rule=opcm, rule=ties rule.density=0.3. Adapters may
-have different ranks and scales, and come from a run (tasks/01-qa/expert) or from PEFT; their changes B A are merged, never B
-and A by themselves. Adapters of different base models, layers, tokenizers or prompts are refused, and variants such as DoRA.
-Writes a PEFT adapter with a model card, exact or truncated to a rank with its error, or a whole checkpoint."""
+have different ranks and scales, and come from PEFT or from a run, whose folder stands for its experts in their order. Their
+changes B A are merged, never B and A by themselves. Adapters of different base models, layers, tokenizers or prompts are
+refused, and variants such as DoRA. Writes a PEFT adapter with a model card, exact or truncated to a rank with its error, or a
+whole checkpoint."""
 EPILOG = """\
 The order of the adapters counts for opcm, moving_average and slerp. Sums, opcm and slerp give an adapter whose rank is at
 most the sum of all; other rules give matrices of full rank, of which --rank keeps the nearest, and --checkpoint all."""
@@ -22,7 +23,10 @@ most the sum of all; other rules give matrices of full rank, of which --rank kee
 def add_arguments(parser: Parser) -> None:
     """Add the arguments: the folder to write, the adapters, the rule, and the form of the result."""
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; new or empty")
-    words = "folders of LoRA adapters, and settings of the rule: rule=NAME rule.SETTING=VALUE (default: rule=average)"
+    words = (
+        "folders of LoRA adapters, or runs with experts, and settings of the rule: rule=NAME rule.SETTING=VALUE (default:"
+        " rule=average)"
+    )
     parser.add_argument("words", nargs="+", metavar="ADAPTER", help=words)
     parser.add_argument("--rank", type=at_least(1), metavar="R", help="truncate the merged adapter to this rank")
     parser.add_argument("--checkpoint", action="store_true", help="write the base model with merged weights")
@@ -41,7 +45,7 @@ def main(given: argparse.Namespace) -> None:
     from see_lightning.engine.merge_adapters import merge_adapters
 
     settings = [word for word in given.words if word.partition("=")[0].partition(".")[0] == "rule"]
-    folders = [Path(word) for word in given.words if word not in settings]
+    folders = [folder for word in given.words if word not in settings for folder in adapters_at(Path(word))]
     if given.checkpoint and given.rank:
         raise ConfigError("--rank is of an adapter; leave it out with --checkpoint.")
     if given.dtype and not given.checkpoint:
@@ -66,3 +70,19 @@ def main(given: argparse.Namespace) -> None:
     left_out = f", {written.error:.2%} of the merged change left out" if given.rank else ""
     print(visible(f"{form}, {written.size / 2**20:.1f} MiB{left_out}"))
     print(visible(str(given.out)))
+
+
+def adapters_at(place: Path) -> list[Path]:
+    """A folder of an adapter, or those of a run's experts, the oldest first."""
+    from see_lightning.adapters.files import CONFIG
+    from see_lightning.engine.experts import REMOVED, list_experts
+    from see_lightning.engine.latest import find_run
+
+    if (place / CONFIG).exists() or not ((run := find_run(place)) / "ledger.json").exists():
+        return [place]
+    found = [expert for expert in list_experts(run) if expert.origin != REMOVED]
+    if alone := [expert.task for expert in found if not expert.is_portable]:
+        raise ConfigError(
+            f"{run}: the experts of {listed(alone)} need their method to answer, and are no LoRA adapters."
+        )
+    return [expert.folder for expert in found]

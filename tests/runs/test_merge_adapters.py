@@ -75,6 +75,18 @@ def test_the_merged_adapter_answers_under_peft_as_the_run_that_merges(base, trai
             assert peft_greedy(tmp_path / "out", ensemble.method, query) == reply.text
 
 
+def test_a_run_stands_for_its_experts(base, tmp_path, capsys):
+    run = toy.whole(base, "method=stl", *LEARNS).directory
+    merge(words(tmp_path / "one", *(run / "tasks" / stage / "expert" for stage in ("01-sky", "02-sea", "03-ice"))))
+    merge(words(tmp_path / "all", run))
+    one, other = changes(tmp_path / "one"), changes(tmp_path / "all")
+    assert all(torch.equal(one[layer], other[layer]) for layer in one)
+    moses = toy.whole(base, "method=moses").directory
+    with pytest.raises(SystemExit):
+        merge(words(tmp_path / "none", moses))
+    assert "need their method to answer" in capsys.readouterr().err
+
+
 def test_a_rule_that_needs_rows_is_for_runs(trained, tmp_path, capsys):
     with pytest.raises(SystemExit):
         merge(words(tmp_path / "out", *trained, "rule=frank_wolfe"))
