@@ -100,17 +100,20 @@ def check_alike(one: PeftFolder, other: PeftFolder) -> None:
             )
 
 
-def write_adapter(folder: Path, changes: Mapping[str, LowRank], like: PeftFolder, *, base: str | None = None) -> None:
+def write_adapter(
+    folder: Path, changes: Mapping[str, LowRank], like: PeftFolder, *, base: str, revision: str | None = None
+) -> None:
     """Write changes as the files of a LoRA adapter, with the rank of the layer that has the highest.
 
     Args:
         folder: exists.
         changes: by layer.
         like: an adapter of the same base model and layers, whose further settings are taken over.
-        base: name or folder of another base model.
+        base: name or folder of the base model.
+        revision: of the base model.
     """
-    rank = max(len(change.a_RI) for change in changes.values())
-    about = {} if base is None else {"base_model_name_or_path": base, "revision": None}
+    rank = max(1, *(len(change.a_RI) for change in changes.values()))  # zeros have no rank, and an adapter has one
+    about = {"base_model_name_or_path": base, "revision": revision}
     settings = {**like.settings, **about, "r": rank, "lora_alpha": rank, "use_rslora": False, "inference_mode": True}
     write_tensors_of(folder, changes, rank)
     write_text(folder / CONFIG, json.dumps(settings, indent=2, sort_keys=True) + "\n")

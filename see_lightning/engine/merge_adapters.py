@@ -70,7 +70,8 @@ def merge_adapters(
             f"rule={name} chooses weights on rows of the tasks; use it in a run: method=merge rule={name}."
         )
     first, *_ = adapters = _of_one_model(folders)
-    base, revision = base or str(first.settings.get("base_model_name_or_path")), first.settings.get("revision")
+    own = {name: first.settings.get(name) for name in ("base_model_name_or_path", "revision")}
+    base, revision = (base, None) if base else (str(own["base_model_name_or_path"]), own["revision"])
     is_activated = bool(first.settings.get("alora_invocation_tokens"))
     if checkpoint and is_activated:
         raise ConfigError(
@@ -116,7 +117,7 @@ def _fill(
 ) -> None:
     """Write the files of an adapter, or of a whole model if there is one."""
     if model is None:
-        write_adapter(folder, low, like)
+        write_adapter(folder, low, like, base=base, revision=revision)
     else:
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(base, revision=revision).save_pretrained(folder)

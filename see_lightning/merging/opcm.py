@@ -77,6 +77,6 @@ class Opcm(MergeRule):
         raw = {
             layer: joined(old[layer], new, merged.numbers["scale"], self.alpha) for layer, new in vector.changes.items()
         }
-        scale = float(norm(raw)) / mean_norm
-        changes = {layer: scaled(change, 1 / scale) for layer, change in raw.items()}
+        scale = float(norm(raw)) / mean_norm if mean_norm else 1.0
+        changes = {layer: scaled(change, 1 / scale if scale else 1.0) for layer, change in raw.items()}
         return Merged(number, (TaskVector(changes),), {"scale": scale, "mean_norm": mean_norm})

@@ -117,7 +117,12 @@ def test_memory_is_bounded_where_a_rule_says_so_over_twenty_vectors(rule):
 
 def test_numbers_are_finite_also_where_vectors_are_zero_or_alike(rule):
     zero = TaskVector({layer: changes.scaled(change, 0.0) for layer, change in vector(0).changes.items()})
-    for several in ([vector(0), zero, vector(1)], [vector(0), vector(0)], [vector(0), negative(vector(0))]):
+    for several in (
+        [vector(0), zero, vector(1)],
+        [vector(0), vector(0)],
+        [vector(0), negative(vector(0))],
+        [zero, zero, vector(0)],
+    ):
         assert all(change.isfinite().all() for change in in_dense(merged_by(rule, several)).values())
 
 

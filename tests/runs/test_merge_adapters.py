@@ -237,6 +237,19 @@ def test_wrong_words_are_refused_before_anything_is_written(trained, tmp_path, c
     assert not (tmp_path / "out").exists()
 
 
+def test_another_name_of_the_base_model_is_that_of_the_result(model, trained, tmp_path):
+    for folder in trained:
+        change_settings(folder, base_model_name_or_path="/moved/away", revision="abc")
+    merge(words(tmp_path / "out", *trained, "--base", model))
+    settings = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == (str(model), None)
+    assert AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
+    merge(words(tmp_path / "whole", *trained, "--base", model, "--checkpoint"))
+    merge(words(tmp_path / "kept", *trained))
+    settings = json.loads((tmp_path / "kept/adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("/moved/away", "abc")
+
+
 def test_activated_adapters_become_no_checkpoint(trained, tmp_path, capsys):
     for folder in trained:
         change_settings(folder, alora_invocation_tokens=[1])
