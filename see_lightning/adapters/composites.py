@@ -3,8 +3,8 @@
 Letters: R ranks, I and O the sizes of a layer's input and output.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial, reduce
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from see_lightning.adapters.adapted_model import AdaptedModel
 from see_lightning.adapters.lora import update
 from see_lightning.adapters.weight_cache import WeightCache
 from see_lightning.errors import ConfigError
+from see_lightning.merging.changes import Change, Changes, tensors
 
 
 class Sum:
@@ -87,33 +88,33 @@ class GrowingSum(Sum):
 
 
 class Dense:
-    r"""A dense weight change of any rank, $y + \Delta W x$, at the adapted layers.
+    r"""A weight change of any rank, $y + \Delta W x$, at the adapted layers.
 
     Args:
-        deltas: $\Delta W$, (O, I), of each of the pool's layers, by the layers' names. They are not copied: a change in place
-            takes effect in the next forward pass.
+        deltas: $\Delta W$, (O, I), or its factors, of each of the pool's layers, by the layers' names. They are not copied: a
+            change in place takes effect in the next forward pass.
     """
 
     adapters: tuple[str, ...] = ()
 
-    def __init__(self, deltas: Mapping[str, Tensor]) -> None:
+    def __init__(self, deltas: Changes) -> None:
         self.deltas = dict(deltas)
         self._cache = WeightCache()
 
     def add(self, layer: str, x: Tensor) -> Tensor:
         """The update of a layer's output, (..., O), in the dtype of its input ``x``, (..., I)."""
-        delta_OI = self.deltas[layer]
-        return linear(
-            x, self._cache.get((layer, x.dtype, x.device), lambda: (delta_OI,), lambda: delta_OI.detach().to(x))
-        )
+        own = tensors(self.deltas[layer])
+        key = (layer, x.dtype, x.device)
+        return reduce(linear, self._cache.get(key, lambda: own, lambda: [one.detach().to(x) for one in own]), x)
 
     def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         """The layer's output, (..., O), with the change added; gradients reach the deltas that require them."""
-        return y + linear(x, self.deltas[layer].to(x))
+        return y + reduce(linear, [one.to(x) for one in tensors(self.deltas[layer])], x)
 
     def weights(self) -> Iterator[Tensor]:
-        """The deltas, (O, I), in the order of the layers."""
-        yield from self.deltas.values()
+        """The tensors of the deltas, in the order of the layers."""
+        for delta in self.deltas.values():
+            yield from tensors(delta)
 
     def pair(self, layer: str) -> tuple[Tensor, Tensor]:
         """Refuse to give A and B, which a dense change does not have.
@@ -124,3 +125,20 @@ class Dense:
         raise ConfigError(
             f"the change of {layer} has full rank, which no LoRA file holds; write its tensors by themselves."
         )
+
+
+class LazyDense(Dense):
+    """A weight change that is computed when it is first used.
+
+    Args:
+        make: computes the deltas, without gradients.
+    """
+
+    def __init__(self, make: Callable[[], Changes]) -> None:
+        self._make, self._cache = make, WeightCache()
+
+    @cached_property
+    def deltas(self) -> dict[str, Change]:  # type: ignore[override]
+        """The changes by layer."""
+        with torch.inference_mode(False), torch.no_grad():
+            return dict(self._make())

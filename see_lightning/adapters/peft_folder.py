@@ -84,7 +84,7 @@ class PeftFolder:
         return found
 
 
-def check_alike(one: PeftFolder, other: PeftFolder) -> None:
+def check_one_model(one: PeftFolder, other: PeftFolder) -> None:
     """Refuse two adapters that were not trained for the same model and prompts.
 
     Raises:

@@ -3,32 +3,28 @@
 Letters: R ranks, I and O the sizes of a layer's input and output.
 """
 
-import torch
 from torch import Tensor
 
 from see_lightning.adapters.pool import ExpertPool
+from see_lightning.merging.changes import LowRank, svd
 
 
 def spectrum(a_RI: Tensor, b_OR: Tensor) -> tuple[Tensor, Tensor]:
     r"""Singular values $\Sigma$, (R,), the largest first, and right singular vectors $V^\top$, (R, I), of $BA$, in fp32.
 
-    The product of size O x I is never computed: with $A^\top = Q_A R_A$ and $B = Q_B R_B$, it is
-    $Q_B (R_B R_A^\top) Q_A^\top$, so the SVD of the R x R matrix in the middle suffices:
-    $R_B R_A^\top = U \Sigma W^\top$ and $V = Q_A W$. Exact up to rounding and without random numbers; the sign of each
-    vector is arbitrary.
+    Exact up to rounding and without random numbers, see ``svd``; the sign of each vector is arbitrary.
 
     Args:
         a_RI: A.
         b_OR: B.
 
+    >>> import torch
     >>> sigma_R, v_RI = spectrum(torch.tensor([[0.0, 2.0]]), torch.tensor([[3.0], [4.0]]))
     >>> sigma_R.tolist(), v_RI.abs().tolist()
     ([10.0], [[0.0, 1.0]])
     """
-    q_IR, a_RR = torch.linalg.qr(a_RI.double().T)
-    _, b_RR = torch.linalg.qr(b_OR.double())
-    _, sigma_R, w_RR = torch.linalg.svd(b_RR @ a_RR.T, full_matrices=False)
-    return sigma_R.float(), (w_RR @ q_IR.T).float()
+    _, sigma_R, v_RI = svd(LowRank(b_OR.double(), a_RI.double()))
+    return sigma_R.float(), v_RI.float()
 
 
 def expert_spectrum(pool: ExpertPool, expert: str, layer: str) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from see_lightning.config.trust import NOTHING, Trust, load_config
 from see_lightning.config.validation import validate
 from see_lightning.engine.build import build_template
 from see_lightning.engine.ledger import Ledger
+from see_lightning.engine.model_card import card_head
 from see_lightning.engine.origin import read_origin
 from see_lightning.errors import ConfigError, listed, nearest
 from see_lightning.files.run_files import read_file
@@ -209,16 +210,8 @@ def model_card(
         ("base model", f"{base}, {facts['dtype']}"),
         ("adapter", f"{'activated ' if header else ''}LoRA, rank {settings['r']}, alpha {settings['lora_alpha']:g}"),
     ]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     sections = [
-        "---",
-        f"base_model: {json.dumps(base)}",
-        "library_name: peft",
-        "pipeline_tag: text-generation",
-        f"tags: [lora, see_lightning, {json.dumps(expert.task)}]",
-        "---",
-        f"\n# {expert.task}\n",
-        f"| | |\n| --- | --- |\n{table}\n",
+        card_head(expert.task, base, "peft", ["lora", "see_lightning", expert.task], rows),
         f"## Prompt\n\nA query is put to the model as\n\n{_quoted(prompt)}\n",
     ]
     if expert.refused or (about.get("indicators") and facts["method"] == "see"):

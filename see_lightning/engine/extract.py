@@ -98,8 +98,7 @@ def _check(ours: Checkpoint, theirs: Checkpoint) -> None:
         raise ConfigError(
             f"only one of {ours.folder} and {theirs.folder} has {listed(apart, most=3)}; they are two models."
         )
-    if (one := ours.tokenizer()) and (other := theirs.tokenizer()) and one != other:
-        raise ConfigError(f"{ours.folder} and {theirs.folder} have different tokenizers, so prompts mean other tokens.")
+    ours.check_tokenizer(theirs)
 
 
 def _deltas(ours: Checkpoint, theirs: Checkpoint) -> Iterator[tuple[str, Tensor]]:

@@ -20,7 +20,7 @@ from see_lightning.models.checkpoint import Checkpoint
 
 
 class Carried(NamedTuple):
-    """How the changes of an adapter and of instruction tuning lie to each other.
+    """How the changes of an adapter and of instruction tuning relate.
 
     Args:
         cosine: of all layers together, -1..1.
@@ -45,16 +45,12 @@ def instruct_transfer(out: Path, adapter: Path, base: Path, instruct: Path) -> C
     """
     check_new(out)
     ours, theirs = Checkpoint(base), Checkpoint(instruct)
-    if (one := ours.tokenizer()) and (other := theirs.tokenizer()) and one != other:
-        raise ConfigError(
-            f"{base} and {instruct} have different tokenizers, so the adapter's tokens mean others there; it cannot be"
-            f" carried over."
-        )
+    ours.check_tokenizer(theirs)
     source = PeftFolder(adapter)
     with torch.inference_mode():
         changes = source.changes()
         found = _cosines(changes, adapter, ours, theirs)
-        write_new_folder(out, partial(_fill, changes=changes, source=source, instruct=instruct))
+        write_new_folder(out, partial(write_adapter, changes=changes, like=source, base=str(instruct)))
     return found
 
 
@@ -88,8 +84,3 @@ def _cosine(products: torch.Tensor) -> float:
     """The cosine of two vectors by their inner product and their two squared lengths."""
     product, one, other = products.tolist()
     return float(product / (one * other) ** 0.5) if one and other else 0.0
-
-
-def _fill(folder: Path, *, changes: dict[str, LowRank], source: PeftFolder, instruct: Path) -> None:
-    """Write the adapter's files with the other base model's name."""
-    write_adapter(folder, changes, source, base=str(instruct))

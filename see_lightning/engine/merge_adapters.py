@@ -1,6 +1,5 @@
 """Merges PEFT LoRA adapters of one base model into one adapter or one checkpoint: ``see-lightning merge``."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,8 +10,9 @@ from omegaconf import DictConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from see_lightning.adapters.peft_folder import PeftFolder, check_alike, write_adapter
+from see_lightning.adapters.peft_folder import PeftFolder, check_one_model, write_adapter
 from see_lightning.engine.merge_rule import make_rule
+from see_lightning.engine.model_card import card_head
 from see_lightning.errors import ConfigError, listed
 from see_lightning.files.writing import check_new, write_new_folder, write_text
 from see_lightning.merging.changes import Changes, LowRank, as_low_rank, dense
@@ -67,7 +67,7 @@ def merge_adapters(
     made = make_rule(rule)
     if made.rows:
         raise ConfigError(
-            f"rule={name} chooses weights on rows of the tasks; use it in a run: method=merge rule={name}."
+            f"rule={name} chooses merging coefficients on rows of the tasks; use it in a run: method=merge rule={name}."
         )
     first, *_ = adapters = _of_one_model(folders)
     own = {name: first.settings.get(name) for name in ("base_model_name_or_path", "revision")}
@@ -101,7 +101,7 @@ def _of_one_model(folders: Sequence[Path]) -> list[PeftFolder]:
         raise ConfigError("give at least two adapters to merge.")
     first, *others = adapters = [PeftFolder(folder) for folder in folders]
     for other in others:
-        check_alike(first, other)
+        check_one_model(first, other)
     return adapters
 
 
@@ -161,28 +161,10 @@ def _card(names: Sequence[str], rule: str, base: str, error: float, rank: int | 
         if rank is None
         else f"{'activated ' if is_activated else ''}LoRA, rank {rank}"
     )
-    rows = {
-        "merged": ", ".join(names),
-        "rule": rule,
-        "base model": base,
-        "form": form,
-        **({"left out by truncation": f"{error:.2%} of the norm of the merged change"} if error else {}),
-    }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    rows = {"merged": ", ".join(names), "rule": rule, "base model": base, "form": form}
+    if error:
+        rows["left out by truncation"] = f"{error:.2%} of the norm of the merged change"
     library = "transformers" if rank is None else "peft"
-    return "\n".join(
-        [
-            "---",
-            f"base_model: {json.dumps(base)}",
-            f"library_name: {library}",
-            "pipeline_tag: text-generation",
-            "tags: [merge, see_lightning]",
-            "---",
-            f"\n# {' + '.join(names)}\n",
-            f"| | |\n| --- | --- |\n{table}\n",
-            "## Load\n",
-            f"    from {library} import {loader}",
-            f'    model = {loader}.from_pretrained("DIR")',
-            "",
-        ]
-    )
+    head = card_head(" + ".join(names), base, library, ["merge", "see_lightning"], rows.items())
+    load = f'    from {library} import {loader}\n    model = {loader}.from_pretrained("DIR")\n'
+    return f"{head}\n## Load\n\n{load}"

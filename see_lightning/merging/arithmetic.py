@@ -1,4 +1,4 @@
-"""Task arithmetic and its kin: each vector is made sparse, and the entries of all become one.
+"""Task arithmetic and related rules: each vector is made sparse, and the entries of all become one.
 
 The rules of ``conf/rule`` that this class gives, as pairs of the two: average (none, mean), task arithmetic (none, sum), TIES
 (largest, elect), DARE (at_random, sum or elect), magnitude pruning (largest, mean), MagMax (none, largest), and interpolation
@@ -11,7 +11,7 @@ from see_lightning.config.checks import above_zero, one_of
 from see_lightning.errors import ConfigError
 from see_lightning.merging.changes import Change, dense, scaled, weighted_sum
 from see_lightning.merging.consensus import elected_mean, largest_entry
-from see_lightning.merging.rule import Merged, MergeRule, Slopes, TaskVector
+from see_lightning.merging.rule import Gradient, Merged, MergeRule, TaskVector
 from see_lightning.merging.sparsify import at_random, largest
 from see_lightning.seeds import seed
 
@@ -43,7 +43,7 @@ class Arithmetic(MergeRule):
         self.sparsify, self.density, self.consensus, self.scale = sparsify, density, consensus, scale
         self.bounded = consensus != "elect"
 
-    def add(self, merged: Merged | None, vector: TaskVector, slopes: Slopes | None = None) -> Merged:
+    def add(self, merged: Merged | None, vector: TaskVector, gradient: Gradient | None = None) -> Merged:
         """Adds the vector to the sum, takes its largest entries, or keeps it for the election."""
         if not self.bounded:
             return Merged(1, (vector,)) if merged is None else Merged(merged.number + 1, (*merged.kept, vector))

@@ -98,15 +98,24 @@ def norm(changes: Changes) -> Tensor:
     return torch.stack(squares).sum().clamp(min=0).sqrt()
 
 
-def spectrum(change: Change) -> Spectrum:
-    """The singular values and vectors of a change; of a low-rank one by QR decompositions of its factors."""
+def svd(change: Change) -> tuple[Tensor, Tensor, Tensor]:
+    r"""$U$, (O, R), singular values, (R,), the largest first, and $V^\top$, (R, I), of a change.
+
+    Of factors, the product is never computed: with $B = Q_B R_B$ and $A^\top = Q_A R_A$ it is $Q_B (R_B R_A^\top) Q_A^\top$,
+    so the SVD of the R x R matrix in the middle suffices. The sign of each pair of vectors is arbitrary.
+    """
     if isinstance(change, Tensor):
         u_OK, s_K, vh_KI = torch.linalg.svd(change, full_matrices=False)
-    else:
-        left_OR, b_RR = torch.linalg.qr(change.b_OR)
-        right_IR, a_RR = torch.linalg.qr(change.a_RI.T)
-        u_RK, s_K, vh_KR = torch.linalg.svd(b_RR @ a_RR.T)
-        u_OK, vh_KI = left_OR @ u_RK, vh_KR @ right_IR.T
+        return u_OK, s_K, vh_KI
+    right_IR, a_RR = torch.linalg.qr(change.a_RI.T)
+    left_OR, b_RR = torch.linalg.qr(change.b_OR)
+    u_RR, s_R, vh_RR = torch.linalg.svd(b_RR @ a_RR.T, full_matrices=False)
+    return left_OR @ u_RR, s_R, vh_RR @ right_IR.T
+
+
+def spectrum(change: Change) -> Spectrum:
+    """The singular values and vectors of a change that are no rounding."""
+    u_OK, s_K, vh_KI = svd(change)
     # As numpy's matrix_rank: smaller singular values are rounding, and their vectors are any.
     rounding = max(len(u_OK), vh_KI.shape[1]) * torch.finfo(s_K.dtype).eps * s_K[0]
     kept = int((s_K > rounding).sum())

@@ -6,7 +6,7 @@ NeurIPS 2024) found it strong.
 
 from see_lightning.config.checks import above_zero
 from see_lightning.merging.changes import weighted_sum
-from see_lightning.merging.rule import Merged, MergeRule, Slopes, TaskVector
+from see_lightning.merging.rule import Gradient, Merged, MergeRule, TaskVector
 
 
 class MovingAverage(MergeRule):
@@ -20,7 +20,7 @@ class MovingAverage(MergeRule):
         above_zero("rule.weight", weight, 1)
         self.weight = weight
 
-    def add(self, merged: Merged | None, vector: TaskVector, slopes: Slopes | None = None) -> Merged:
+    def add(self, merged: Merged | None, vector: TaskVector, gradient: Gradient | None = None) -> Merged:
         """Moves the merged vector towards the new one."""
         if merged is None:
             return Merged(1, (vector,))

@@ -20,7 +20,7 @@ from see_lightning.merging.changes import (
     spectrum,
     weighted_sum,
 )
-from see_lightning.merging.rule import Merged, MergeRule, Slopes, TaskVector
+from see_lightning.merging.rule import Gradient, Merged, MergeRule, TaskVector
 
 
 def removed(new: Change, known: Spectrum, alpha: float) -> Tensor:
@@ -67,7 +67,7 @@ class Opcm(MergeRule):
         within("rule.alpha", alpha, 0, 1)
         self.alpha = alpha
 
-    def add(self, merged: Merged | None, vector: TaskVector, slopes: Slopes | None = None) -> Merged:
+    def add(self, merged: Merged | None, vector: TaskVector, gradient: Gradient | None = None) -> Merged:
         """Algorithm 1 of the paper. ``numbers``: ``scale``, the latest lambda, and ``mean_norm`` of the vectors."""
         length = float(norm(vector.changes))
         if merged is None:

@@ -4,7 +4,7 @@ Adding one takes a module here and a YAML file in ``conf/rule``; ``docs/merging.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -41,8 +41,8 @@ class Merged:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
-#: Derivatives of the loss on stored rows by the weights of vectors in a sum, (T,), at given weights, (T,).
-Slopes = Callable[[Sequence[TaskVector], Tensor], Tensor]
+#: Derivatives of the loss on stored rows by the merging coefficients of all vectors, (T,), at given ones, (T,).
+Gradient = Callable[[Tensor], Tensor]
 
 
 class MergeRule(ABC):
@@ -51,17 +51,17 @@ class MergeRule(ABC):
     #: Whether it keeps one merged vector, so that its memory does not grow with the number of vectors beyond dense layers.
     bounded: bool = True
 
-    #: Rows of each task that it needs for ``slopes``; 0 is none.
+    #: Rows of each task that it needs for ``gradient``; 0 is none.
     rows: int = 0
 
     @abstractmethod
-    def add(self, merged: Merged | None, vector: TaskVector, slopes: Slopes | None = None) -> Merged:
+    def add(self, merged: Merged | None, vector: TaskVector, gradient: Gradient | None = None) -> Merged:
         """Takes one more vector.
 
         Args:
             merged: what is kept of those before it; None if it is the first.
             vector: has the same layers.
-            slopes: of a rule with ``rows``, the loss on them.
+            gradient: of the loss on them, for a rule with ``rows``.
         """
 
     def restored(self, merged: Merged | None, vector: TaskVector, numbers: Mapping[str, float]) -> Merged:
@@ -79,12 +79,8 @@ class MergeRule(ABC):
         (vector,) = merged.kept
         return dict(vector.changes)
 
-    def merge(self, vectors: Iterable[TaskVector], slopes: Slopes | None = None) -> dict[str, Change]:
-        """The merged changes of vectors, in their order.
-
-        Args:
-            vectors: of one base model.
-            slopes: see ``add``.
+    def merge(self, vectors: Iterable[TaskVector]) -> dict[str, Change]:
+        """The merged changes of vectors, in their order, by a rule without ``rows``.
 
         Raises:
             ConfigError: there are none, or their layers or shapes differ.
@@ -93,7 +89,7 @@ class MergeRule(ABC):
         for vector in vectors:
             if merged is not None:
                 check_alike(merged.kept[0].changes, vector.changes)
-            merged = self.add(merged, vector, slopes)
+            merged = self.add(merged, vector)
         if merged is None:
             raise ConfigError("there is nothing to merge.")
         return self.result(merged)

@@ -4,7 +4,7 @@ import math
 
 from see_lightning.config.checks import within
 from see_lightning.merging.changes import Change, inner, weighted_sum
-from see_lightning.merging.rule import Merged, MergeRule, Slopes, TaskVector
+from see_lightning.merging.rule import Gradient, Merged, MergeRule, TaskVector
 
 PARALLEL = 0.9995  # from this cosine on, the arc is straight within rounding
 
@@ -39,7 +39,7 @@ class Slerp(MergeRule):
         within("rule.share", share, 0, 1)
         self.share = share
 
-    def add(self, merged: Merged | None, vector: TaskVector, slopes: Slopes | None = None) -> Merged:
+    def add(self, merged: Merged | None, vector: TaskVector, gradient: Gradient | None = None) -> Merged:
         """Moves the merged vector along the arc towards the new one."""
         if merged is None:
             return Merged(1, (vector,))

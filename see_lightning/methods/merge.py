@@ -1,6 +1,6 @@
-"""Merging: an adapter is trained for each task by itself, and a merge rule makes one model of all of them, which answers.
+"""Merging: one adapter per task is trained independently, and a merge rule makes one model of all, which answers.
 
-Letters: R rank, I and O the sizes of a layer's input and output.
+Letters: R rank, I and O the sizes of a layer's input and output, B rows, T tasks, L labels, V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from see_lightning.adapters import files
-from see_lightning.adapters.merged import MergedAdapter, WeightedAdapter
+from see_lightning.adapters.composites import LazyDense
+from see_lightning.adapters.gated_sum import GatedSum, Weights
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.config.checks import within
 from see_lightning.data.example import Example
@@ -24,6 +25,7 @@ from see_lightning.methods.loss import answer_loss
 from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.setup import Setup, Traits
 from see_lightning.seeds import seed
+from see_lightning.tasks.batches import IGNORED
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
@@ -37,7 +39,7 @@ def changes_of(pool: ExpertPool, adapter: str) -> dict[str, LowRank]:
 
 
 class Merge(OneAdapterMethod):
-    """One adapter, merged anew after each task from adapters that were trained apart, as those of ``stl``.
+    """One adapter, merged after each task from adapters that were trained independently, as those of ``stl``.
 
     Args:
         setup: model, template, optimizer settings and seed of the run.
@@ -70,8 +72,9 @@ class Merge(OneAdapterMethod):
 
     def end_task(self, task: Task, memory: Memory) -> None:
         """Merges the task's adapter with what is kept of the earlier ones."""
-        slopes = partial(self.slopes, self.proxy_rows(task, memory)) if self.merge_rule.rows else None
-        self._keep(task.name, self.merge_rule.add(self.merged, self._vector(task.name), slopes))
+        rows = self.proxy_rows(task, memory) if self.merge_rule.rows else []
+        gradient = partial(self.coefficient_gradient, rows, [*self.tasks, task.name]) if rows else None
+        self._keep(task.name, self.merge_rule.add(self.merged, self._vector(task.name), gradient))
 
     def proxy_rows(self, task: Task, memory: Memory) -> list[Example]:
         """The stored rows of past tasks on which a rule computes losses, and as many of the task."""
@@ -80,18 +83,20 @@ class Merge(OneAdapterMethod):
         own = Random(seed(self.run_seed, task.name, "proxy")).sample(list(task.train), min(size, len(task.train)))
         return [*past, *own]
 
-    def slopes(self, rows: Sequence[Example], vectors: Sequence[TaskVector], weights_T: Tensor) -> Tensor:
-        """Derivatives of the mean loss on rows by the weights of task vectors in a sum, (T,); the same on all ranks."""
-        weights_T = weights_T.float().to(self.pool.device()).requires_grad_()
-        low = [{layer: one for layer, one in vector.changes.items() if isinstance(one, LowRank)} for vector in vectors]
-        self.pool.register(self.TRIED, WeightedAdapter(low, weights_T), is_expert=False)
-        total_T = torch.zeros_like(weights_T)
+    def coefficient_gradient(self, rows: Sequence[Example], tasks: Sequence[str], coefficients_T: Tensor) -> Tensor:
+        """Derivatives of the mean loss on rows by the merging coefficients of tasks, (T,); the same on all ranks."""
+        coefficients_T = coefficients_T.float().to(self.pool.device()).requires_grad_()
+        tried = GatedSum(self.pool, tasks, lambda: ())
+        self.pool.register(self.TRIED, tried, is_expert=False)
+        total_T = torch.zeros_like(coefficients_T)
         (batch,) = self.batches(rows, len(rows))
         for part in batch.split(self.optim.loss_reduction):
+            labels_B = (part.labels_BS != IGNORED).sum(1)
             with torch.enable_grad():
-                logits_LV = self.pool.logits(part, self.TRIED, grad=True)
+                with tried.weighted(Weights(coefficients_T.expand(len(labels_B), -1), labels_B)):
+                    logits_LV = self.pool.logits(part, self.TRIED, grad=True)
                 loss = answer_loss(logits_LV, part.labels_BS, self.optim.loss_reduction)
-                (found_T,) = torch.autograd.grad(part.weight * loss, weights_T)
+                (found_T,) = torch.autograd.grad(part.weight * loss, coefficients_T)
             total_T += found_T
         del self.pool.composites[self.TRIED]
         return self.average(total_T).cpu()
@@ -102,7 +107,7 @@ class Merge(OneAdapterMethod):
     def _keep(self, task: str, merged: Merged) -> None:
         self.tasks.append(task)
         self.merged = merged
-        self.pool.register(self.ADAPTER, MergedAdapter(lambda: self._truncated(self.merge_rule.result(merged))))
+        self.pool.register(self.ADAPTER, LazyDense(lambda: self._truncated(self.merge_rule.result(merged))))
 
     def _truncated(self, changes: Changes) -> Changes:
         return changes if self.rank is None else as_low_rank(changes, self.rank)[0]

@@ -56,7 +56,14 @@ class Checkpoint:
             if isinstance(module, nn.Linear | Conv1D) and f"{name}.weight" in self.files:
                 yield name, isinstance(module, Conv1D)
 
-    def tokenizer(self) -> str | None:
-        """sha256 of the tokenizer's file; None if there is none."""
-        path = self.folder / "tokenizer.json"
-        return sha256(path) if path.is_file() else None
+    def check_tokenizer(self, other: "Checkpoint") -> None:
+        """Refuse another model with another tokenizer; one without ``tokenizer.json`` is not compared.
+
+        Raises:
+            ConfigError: the tokenizers differ.
+        """
+        ours, theirs = (one.folder / "tokenizer.json" for one in (self, other))
+        if ours.is_file() and theirs.is_file() and sha256(ours) != sha256(theirs):
+            raise ConfigError(
+                f"{self.folder} and {other.folder} have different tokenizers, so a token of one means another in the other."
+            )

@@ -9,11 +9,11 @@ from see_lightning.errors import ConfigError
 from see_lightning.merging import changes
 from see_lightning.merging.frank_wolfe import FrankWolfe, hard, on_simplex, soft
 from see_lightning.merging.rule import Merged
-from tests.merging.test_rules import slopes, vector
+from tests.merging.test_rules import added, vector
 
 
 def quadratic(points, target):
-    """The slopes of half the squared distance of a weighted sum of points to a target."""
+    """The gradient of half the squared distance of a weighted sum of points to a target."""
     return lambda weights_C: points @ (weights_C @ points - target)
 
 
@@ -79,29 +79,30 @@ def test_the_point_on_the_simplex_is_the_nearest_one():
         assert float((point - found).norm()) <= nearest + 1e-9
 
 
-def test_equal_slopes_move_nothing():
+def test_equal_derivatives_move_nothing():
     assert torch.equal(soft(lambda weights_C: torch.ones(5).double(), EVEN, 10, 1.0), EVEN)
 
 
-def test_weights_are_those_of_the_vectors_and_come_back_without_the_loss():
+def test_coefficients_come_back_without_the_loss():
     rule = FrankWolfe(variant="hard", iterations=30, step=1, rows=4)
     merged = None
     for number in range(3):
-        merged = rule.add(merged, vector(number), slopes)
+        merged = added(rule, merged, [vector(past) for past in range(number)], vector(number))
     assert sum(merged.numbers.values()) == pytest.approx(1)
-    assert list(merged.numbers) == ["weight 0", "weight 1", "weight 2", "weight 3"]
+    assert list(merged.numbers) == ["coefficient 0", "coefficient 1", "coefficient 2", "coefficient 3"]
     back = None
     for number in range(3):
         back = rule.restored(back, vector(number), merged.numbers if number == 2 else {})
     assert isinstance(back, Merged)
     for layer, change in rule.result(merged).items():
         expected = sum(
-            merged.numbers[f"weight {place + 1}"] * changes.dense(vector(place).changes[layer]) for place in range(3)
+            merged.numbers[f"coefficient {place + 1}"] * changes.dense(vector(place).changes[layer])
+            for place in range(3)
         )
         torch.testing.assert_close(changes.dense(change), expected)
         torch.testing.assert_close(changes.dense(rule.result(back)[layer]), expected)
 
 
-def test_without_rows_there_are_no_weights():
-    with pytest.raises(ConfigError, match="chooses weights on rows of the tasks"):
+def test_without_rows_there_are_no_coefficients():
+    with pytest.raises(ConfigError, match="chooses merging coefficients on rows of the tasks"):
         FrankWolfe(variant="hard", iterations=1, step=1, rows=4).add(None, vector(0))

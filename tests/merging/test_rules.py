@@ -37,23 +37,29 @@ def made(name, **settings):
     return get_class(all_.pop("_target_"))(**all_)
 
 
-def slopes(vectors, weights_T):
-    """Of half the squared distance to a change of all layers, for rules that choose weights on rows."""
+def gradient(vectors):
+    """Of half the squared distance to a change of all layers, for rules that choose coefficients on rows."""
     dtype = changes.tensors(vectors[0].changes["up"])[0].dtype
     target = {layer: changes.scaled(change, 0.7) for layer, change in vector(1, dtype).changes.items()}
-    found = []
-    for one in vectors:
-        several = [changes.inner(one.changes[layer], other.changes[layer]) for layer in target for other in vectors]
-        products_T = torch.stack(several).view(len(target), -1).sum(0)
-        found.append(
-            (products_T.double() * weights_T).sum()
-            - sum(changes.inner(one.changes[layer], change) for layer, change in target.items())
-        )
-    return torch.stack(found)
+
+    def product(one, other):
+        return sum(float(changes.inner(one[layer], other[layer])) for layer in target)
+
+    gram_TT = torch.tensor([[product(one.changes, other.changes) for other in vectors] for one in vectors]).double()
+    towards_T = torch.tensor([product(one.changes, target) for one in vectors]).double()
+    return lambda coefficients_T: gram_TT @ coefficients_T - towards_T
+
+
+def added(rule, merged, vectors, new):
+    """``add`` of a vector behind others, with a gradient for rules that need one."""
+    return rule.add(merged, new, gradient([*vectors, new]))
 
 
 def merged_by(rule, vectors):
-    return rule.merge(vectors, slopes)
+    merged = None
+    for place, one in enumerate(vectors):
+        merged = added(rule, merged, vectors[:place], one)
+    return rule.result(merged)
 
 
 def vector(number, dtype=torch.float64, form=lambda change: change):
@@ -84,9 +90,9 @@ def test_factors_of_unequal_ranks_give_what_dense_changes_give(rule, dtype, tole
 def test_vectors_are_not_changed_and_a_result_stays_when_more_are_merged(rule):
     vectors = [vector(number) for number in range(3)]
     before = [in_dense(one.changes) for one in vectors]
-    merged = rule.add(rule.add(None, vectors[0], slopes), vectors[1], slopes)
+    merged = added(rule, added(rule, None, [], vectors[0]), vectors[:1], vectors[1])
     two = in_dense(rule.result(merged))
-    rule.result(rule.add(merged, vectors[2], slopes))
+    rule.result(added(rule, merged, vectors[:2], vectors[2]))
     close(rule.result(merged), two, 0)
     for one, then in zip(vectors, before, strict=True):
         close(one.changes, then, 0)
@@ -109,7 +115,7 @@ def test_memory_is_bounded_where_a_rule_says_so_over_twenty_vectors(rule):
 
     merged, dense = None, 12 * 9 + 8 * 20
     for number in range(20):
-        merged = rule.add(merged, vector(number), slopes)
+        merged = added(rule, merged, [vector(past) for past in range(number)], vector(number))
         assert kept() <= dense if rule.bounded else kept() > number * 40
     assert merged.number == 20
     assert sum(changes.size(change) for change in rule.result(merged).values()) <= dense
@@ -169,13 +175,13 @@ def test_values_out_of_range_are_refused(name, settings, told):
     assert told in str(error.value)
 
 
-def test_vectors_of_other_models_are_refused(rule):
-    one = vector(0)
+def test_vectors_of_other_models_are_refused():
+    rule, one = made("average"), vector(0)
     fewer = TaskVector({"up": one.changes["up"]})
     wider = TaskVector({**one.changes, "up": low(12, 10, 1)})
     with pytest.raises(ConfigError, match="change different layers: only one of two changes down"):
-        merged_by(rule, [one, fewer])
+        rule.merge([one, fewer])
     with pytest.raises(ConfigError, match=r"differ in up: \(12, 9\) and \(12, 10\)"):
-        merged_by(rule, [one, wider])
+        rule.merge([one, wider])
     with pytest.raises(ConfigError, match="there is nothing to merge"):
-        merged_by(rule, [])
+        rule.merge([])

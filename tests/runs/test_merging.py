@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from see_lightning.adapters.merged import MergedAdapter
+from see_lightning.adapters.composites import Dense
 from see_lightning.config.search_path import CONF
 from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
@@ -83,8 +83,8 @@ def test_a_run_that_is_broken_off_anywhere_merges_the_same(base, tmp_path, rule)
     assert ours["storage"] == theirs["storage"]
 
 
-def test_slopes_are_the_derivatives_of_the_loss_by_the_weights(base, tmp_path):
-    """Against differences of losses, under sums of the experts with weights near each other."""
+def test_the_coefficient_gradient_is_that_of_the_loss(base, tmp_path):
+    """Against differences of losses, under sums of the experts with coefficients near each other."""
     (method,) = merged(base, tmp_path, "rule=average").methods
     vectors = [method._vector(task) for task in ("sky", "sea", "ice")]
     rows = [
@@ -95,8 +95,8 @@ def test_slopes_are_the_derivatives_of_the_loss_by_the_weights(base, tmp_path):
     weights_T = torch.tensor([0.5, 0.2, 0.1], dtype=torch.float64)
 
     def loss(weights_T):
-        adapter = MergedAdapter(
-            lambda: {
+        adapter = Dense(
+            {
                 layer: weighted_sum([one.changes[layer] for one in vectors], weights_T.tolist())
                 for layer in method.pool.layers
             }
@@ -104,7 +104,7 @@ def test_slopes_are_the_derivatives_of_the_loss_by_the_weights(base, tmp_path):
         (batch,) = method.batches(rows, len(rows))
         return float(answer_loss(method.pool.logits(batch, adapter), batch.labels_BS, method.optim.loss_reduction))
 
-    found = method.slopes(rows, vectors, weights_T)
+    found = method.coefficient_gradient(rows, ["sky", "sea", "ice"], weights_T)
     for place in range(3):
         step = torch.zeros(3, dtype=torch.float64)
         step[place] = 1e-2
@@ -112,14 +112,14 @@ def test_slopes_are_the_derivatives_of_the_loss_by_the_weights(base, tmp_path):
         assert float(found[place]) == pytest.approx(expected, rel=0.02, abs=1e-3)
 
 
-def test_frank_wolfe_chooses_weights_on_stored_rows_of_past_tasks(base, shared):
+def test_frank_wolfe_chooses_coefficients_on_stored_rows_of_past_tasks(base, shared):
     runs, _ = shared
     results = toy.read_results(merged(base, runs, "rule=frank_wolfe", "rule.rows=2", "rule.iterations=30").directory)
     assert results["counts"]["stored_rows"] == [0, 2, 4]
-    weights = results["method_report"]["numbers"][-1]
-    assert sum(weights.values()) == pytest.approx(1)
-    assert min(weights.values()) >= 0
-    assert len({*weights.values()}) == 4, "the mean is where it began"
+    coefficients = results["method_report"]["numbers"][-1]
+    assert sum(coefficients.values()) == pytest.approx(1)
+    assert min(coefficients.values()) >= 0
+    assert len({*coefficients.values()}) == 4, "the mean is where it began"
 
 
 def test_what_is_stored_is_the_merged_model_and_what_the_rule_keeps(base, shared):
