@@ -72,6 +72,7 @@ CASES = [
         (("method=see", "order.experts={sea:none,ice:{epochs:12,lr:2e-3,seed:1}}"), 2, trainer)
         for trainer in ("ddp", "fsdp")
     ),
+    *((("method=merge", "rule=frank_wolfe", "rule.rows=2"), 2, trainer) for trainer in ("ddp", "fsdp")),
     # Two directions with far more energy than the next; the weakest of eight would be chosen by the roundings of the inputs.
     *(
         (("method=inflora", "optim.lr=2e-3", "adapter.rank=2", "adapter.alpha=64"), 2, trainer)
