@@ -1,11 +1,14 @@
 """The merge rule of a run: the check that it fits the method, and its object."""
 
+import yaml
 from omegaconf import DictConfig
 
 from see_lightning.config.identity import method_name
 from see_lightning.config.instantiate import bind, instantiate, target_of
 from see_lightning.config.schema import RunConfig
+from see_lightning.config.search_path import options
 from see_lightning.errors import ConfigError
+from see_lightning.files.text import read_text
 from see_lightning.merging.rule import MergeRule
 from see_lightning.methods.lookup import method_class
 from see_lightning.methods.merge import Merge
@@ -53,3 +56,20 @@ def make_rule(node: DictConfig) -> MergeRule:
     if not isinstance(rule, MergeRule):
         raise ConfigError(f"rule._target_={node['_target_']} is no merge rule; give a subclass of MergeRule.")
     return rule
+
+
+def rule_name(cfg: DictConfig) -> str | None:
+    """The name of a run's rule: the file of ``conf/rule`` with these settings, else the module of its class.
+
+    None if the method merges nothing.
+    """
+    method = method_class(cfg.method)
+    if not issubclass(method, Merge):
+        return None
+    if cfg.rule is None:
+        rule, settings = method.own_rule
+        own = {"_target_": f"{rule.__module__}.{rule.__qualname__}", **settings}
+    else:
+        own = {str(name): value for name, value in cfg.rule.items()}
+    alike = (path.stem for path in options("rule") if yaml.safe_load(read_text(path)) == own)
+    return next(alike, str(own["_target_"]).split(".")[-2])

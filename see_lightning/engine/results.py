@@ -13,6 +13,7 @@ from see_lightning.config.identity import method_name, numbers_config
 from see_lightning.config.schema import PARAPHRASED, VARIANTS
 from see_lightning.engine.contents import ood_digests, ood_queries, placed
 from see_lightning.engine.ledger import OOD, OOD_INPUT_ONLY
+from see_lightning.engine.merge_rule import rule_name
 from see_lightning.engine.method_costs import HOOKS, STEP_HOOKS
 from see_lightning.engine.record import starts_of
 from see_lightning.engine.router import router_class, router_name
@@ -86,6 +87,7 @@ def _origin(run: RunData) -> dict[str, Any]:
         "seed": run.config.seed,
         "method": method_name(run.cfg),
         "router": router_name(run.cfg),
+        **({"rule": rule} if (rule := rule_name(run.cfg)) else {}),
         "ratio": run.cfg.method.get("ratio"),
         "model": model_id(run.config.model),
         "dtype": about["dtype"],

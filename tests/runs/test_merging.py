@@ -138,6 +138,20 @@ def test_what_is_stored_is_the_merged_model_and_what_the_rule_keeps(base, shared
     assert scales[0] == 1 < scales[1] < scales[2]
 
 
+def test_results_and_report_name_the_rule(base, shared):
+    runs, stl = shared
+    for settings, name in (
+        ((), "average"),
+        (("rule=ties",), "ties"),
+        (("rule=ties", "rule.density=0.4"), "arithmetic"),
+    ):
+        run = merged(base, runs, *settings).directory
+        assert toy.read_results(run)["rule"] == name
+        assert (run / "report.html").read_text().count(f"merge by {name} on jsonl") == 2, "title and heading"
+        assert f"merge by {name} on jsonl" in (run / "answers" / "index.html").read_text()
+    assert "rule" not in toy.read_results(stl.directory)
+
+
 def test_a_rank_truncates_the_model_that_answers(base, shared):
     runs, _ = shared
     run = merged(base, runs, "rule=opcm", "method.rank=2")

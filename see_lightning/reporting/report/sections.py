@@ -45,7 +45,8 @@ def matrix_csv(results: Results) -> str:
 def title(results: Results) -> str:
     """One line that identifies the run."""
     ratio = "" if results.get("ratio") is None else f" · ratio {results['ratio']:g}"
-    return f"{results['method']} on {results['order']} · {results['model']}{ratio} · seed {results['seed']}"
+    rule = f" by {results['rule']}" if "rule" in results else ""
+    return f"{results['method']}{rule} on {results['order']} · {results['model']}{ratio} · seed {results['seed']}"
 
 
 def costs_of(results: Results) -> dict[str, tuple[Any, bool]]:
