@@ -18,6 +18,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from see_lightning.adapters.quantization import packed, packed_bytes, relative_error, unpacked
 from see_lightning.adapters.targets import target_layers
 from see_lightning.adapters.weight_cache import WeightCache
 from see_lightning.config.schema import AdapterConfig
@@ -200,8 +201,24 @@ class AdaptedModel(nn.Module):
         return self.scale(layer, adapter) * (b.detach().float() @ a.detach().float())
 
     def adapter_bytes(self, adapter: str) -> int:
-        """Size of an adapter's weights in bytes."""
-        return sum(weight.nbytes for weight in self.weights_of([adapter]))
+        """Bytes that an adapter's weights take where they are stored."""
+        kind = self.adapter.quantization
+        return sum(
+            weight.nbytes if kind == "none" else packed_bytes(weight.shape, kind)
+            for weight in self.weights_of([adapter])
+        )
+
+    def quantize(self, adapter: str) -> float:
+        """Round an adapter's weights to what is stored of them by ``adapter.quantization``; return their relative error."""
+        exact = {
+            f"{layer}.lora_{which}.weight": matrix.detach().clone()
+            for layer, pair in self.pairs(adapter).items()
+            for which, matrix in zip("AB", pair, strict=True)
+        }
+        stored = unpacked(packed(exact, self.adapter.quantization))
+        names = {layer: (f"{layer}.lora_A.weight", f"{layer}.lora_B.weight") for layer in self.layers}
+        self.load_weights(adapter, {layer: (stored[a], stored[b]) for layer, (a, b) in names.items()})
+        return relative_error(exact, stored)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

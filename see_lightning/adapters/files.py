@@ -16,6 +16,7 @@ from torch import Tensor
 from see_lightning.adapters.adapted_model import IN_PEFT
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.adapters.prompt_pool import PromptPool
+from see_lightning.adapters.quantization import packed, relative_error, unpacked
 from see_lightning.adapters.soft_prompt import SoftPrompt
 from see_lightning.adapters.whole_layers import WholeLayers
 from see_lightning.errors import ConfigError, listed
@@ -24,6 +25,7 @@ from see_lightning.files.writing import write_bytes, write_text
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
 PROMPTS = "prompt_embeddings"  # PEFT's own name for the one tensor of virtual tokens
+QUANTIZED = "quantized.safetensors"  # in place of it, for an expert in eight or four bits; PEFT reads no such file
 EXPERT_FILE = "expert.json"  # in the same folder: the expert's training, model and prompts
 THRESHOLD = "threshold.json"  # in the same folder, for an expert with a threshold
 STATE = "method_state.safetensors"  # in the same folder, for a method with more state than adapters
@@ -89,7 +91,10 @@ def save(pool: ExpertPool, name: str, folder: Path) -> None:
         tensors, config = _whole(pool, composite)
     else:
         tensors, config = _lora(pool, name)
-    write_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
+    if pool.adapter.quantization == "none":
+        write_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
+    else:
+        write_tensors(packed(tensors, pool.adapter.quantization), folder / QUANTIZED)
     config |= {"inference_mode": True, "base_model_name_or_path": pool.place, "revision": pool.revision}
     # PEFT keeps names in sets, whose order differs between processes; sorted, the file is always the same.
     text = json.dumps(config, indent=2, sort_keys=True, default=sorted)
@@ -208,9 +213,46 @@ def read(pool: ExpertPool, adapter: str, folder: Path) -> Pairs:
     return {layer: (tensors[_name(layer, "A")], tensors[_name(layer, "B")]) for layer in pool.layers}
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has the weights of an adapter, quantised or not."""
+    return any((folder / name).is_file() for name in (WEIGHTS, QUANTIZED))
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights in an adapter's folder by their names in PEFT's files; those of a quantised expert in fp32.
+
+    Raises:
+        ConfigError: the file is damaged, or a tensor holds nan or inf.
+    """
+    path = folder / QUANTIZED
+    if not path.is_file():
+        return read_tensors(folder / WEIGHTS)
+    try:
+        return unpacked(read_tensors(path))
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{path} holds no quantised expert: {error}. Put the file back.") from error
+
+
+def quantize_folder(folder: Path, kind: str) -> float:
+    """Replace the weights in an adapter's folder by quantised ones.
+
+    Args:
+        folder: with weights in fp32.
+        kind: ``int8`` or ``nf4``.
+
+    Returns:
+        Their relative error, see ``quantization.relative_error``.
+    """
+    exact = read_tensors(folder / WEIGHTS)
+    stored = packed(exact, kind)
+    write_tensors(stored, folder / QUANTIZED)
+    (folder / WEIGHTS).unlink()
+    return relative_error(exact, unpacked(stored))
+
+
 def _checked(expected: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
     """The tensors of a folder's weights, which must have the names and sizes of the expected ones."""
-    tensors = read_tensors(folder / WEIGHTS)
+    tensors = read_weights(folder)
     differing = [
         key for key in tensors.keys() | expected.keys()
         if key not in tensors or key not in expected or tensors[key].shape != expected[key].shape

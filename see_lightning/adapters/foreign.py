@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from see_lightning.adapters.adapted_model import IN_PEFT
-from see_lightning.adapters.files import CONFIG, WEIGHTS, Pairs, read_tensors
+from see_lightning.adapters.files import CONFIG, WEIGHTS, Pairs, has_weights, read_weights
 from see_lightning.config.schema import AdapterConfig
 from see_lightning.errors import ConfigError, listed
 from see_lightning.files.run_files import read_file
@@ -55,10 +55,10 @@ def read_foreign(
     Raises:
         ConfigError: it holds no LoRA adapter, or one that an expert of this run cannot be.
     """
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
+    for name, is_there in ((CONFIG, (folder / CONFIG).is_file()), (WEIGHTS, has_weights(folder))):
+        if not is_there:
             raise ConfigError(f"{folder} has no {name}; give the folder of a LoRA adapter that PEFT has saved.")
-    settings, tensors = read_file(folder / CONFIG), read_tensors(folder / WEIGHTS)
+    settings, tensors = read_file(folder / CONFIG), read_weights(folder)
     _check_settings(folder, settings, adapter, header_ids)
     given = {name.removeprefix(IN_PEFT).removesuffix(".weight"): tensor for name, tensor in tensors.items()}
     rank, pairs = int(settings["r"]), {}
@@ -72,7 +72,7 @@ def read_foreign(
             found = None if tensor is None else tuple(tensor.shape)
             if found != expected:
                 raise ConfigError(
-                    f"{folder / WEIGHTS}: {layer}.lora_{which} has the shape {found}, and this base model with rank {rank}"
+                    f"{folder}: {layer}.lora_{which} has the shape {found}, and this base model with rank {rank}"
                     f" needs {expected}; it was trained on another base model, or a file is damaged."
                 )
         assert a is not None

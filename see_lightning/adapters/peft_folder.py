@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from see_lightning.adapters.adapted_model import IN_PEFT
-from see_lightning.adapters.files import CONFIG, EXPERT_FILE, WEIGHTS, read_tensors, write_tensors
+from see_lightning.adapters.files import CONFIG, EXPERT_FILE, WEIGHTS, has_weights, read_weights, write_tensors
 from see_lightning.adapters.foreign import check_plain, scale_of
 from see_lightning.errors import ConfigError, listed
 from see_lightning.files.reading import sha256
@@ -36,8 +36,8 @@ class PeftFolder:
     folder: Path
 
     def __post_init__(self) -> None:
-        for name in (CONFIG, WEIGHTS):
-            if not (self.folder / name).is_file():
+        for name, is_there in ((CONFIG, (self.folder / CONFIG).is_file()), (WEIGHTS, has_weights(self.folder))):
+            if not is_there:
                 raise ConfigError(
                     f"{self.folder} has no {name}; give the folder of a LoRA adapter that PEFT has saved."
                 )
@@ -71,8 +71,8 @@ class PeftFolder:
         Raises:
             ConfigError: a tensor is missing, or is none of a LoRA adapter of this rank.
         """
-        path, rank, scale = self.folder / WEIGHTS, int(self.settings["r"]), scale_of(self.settings)
-        given = {name.removeprefix(IN_PEFT).removesuffix(".weight"): one for name, one in read_tensors(path).items()}
+        path, rank, scale = self.folder, int(self.settings["r"]), scale_of(self.settings)
+        given = {name.removeprefix(IN_PEFT).removesuffix(".weight"): one for name, one in read_weights(path).items()}
         found: dict[str, LowRank] = {}
         for layer in dict.fromkeys(name.rpartition(".lora_")[0] for name in given if ".lora_" in name):
             a_RI, b_OR = (given.pop(f"{layer}.lora_{which}", None) for which in "AB")

@@ -34,14 +34,16 @@ experts, which refuse such rows, are trained again.
 import TASK DIR: with the LoRA adapter of a PEFT folder in place of the task's expert, or as that of a further task of the
 run's data. An adapter that SEE has trained gives verdicts, with a threshold as the others; another one answers what no
 expert accepts.
+quantize int8|nf4: with all experts in a quarter or a seventh of the bytes; they answer as they are stored. results.json has
+the error of each expert, and how many answers have changed.
 RUN_DIR is not changed."""
-USES = {"list": 0, "export": 2, "remove": 1, "retrain": 1, "import": 2}  # number of words after each
+USES = {"list": 0, "export": 2, "remove": 1, "retrain": 1, "import": 2, "quantize": 1}  # number of words after each
 
 
 def add_arguments(parser: Parser) -> None:
     """Add the arguments: a run, and what is done with one of its experts."""
     parser.add_run_dir()
-    words = "export TASK DIR, remove TASK, retrain TASK, or import TASK DIR"
+    words = "export TASK DIR, remove TASK, retrain TASK, import TASK DIR, or quantize int8|nf4"
     parser.add_argument("action", nargs="*", metavar="WORD", help=words)
     base = "export: name or folder of the base model for other programs (default: the name in the run's settings)"
     parser.add_argument("--base", metavar="MODEL", help=base)
@@ -57,8 +59,8 @@ def main(given: argparse.Namespace) -> None:
     action, *words = given.action or ["list"]
     if len(words) != USES.get(action, -1):
         raise ConfigError(
-            "write see-lightning experts RUN_DIR, and behind it nothing, export TASK DIR, remove TASK, retrain TASK or import"
-            f" TASK DIR; got {' '.join(given.action)!r}."
+            "write see-lightning experts RUN_DIR, and behind it nothing, export TASK DIR, remove TASK, retrain TASK, import"
+            f" TASK DIR or quantize int8|nf4; got {' '.join(given.action)!r}."
         )
     training = {name: value for name in LEAST if (value := getattr(given, name)) is not None}
     for option, use in (("base", "export"), *((name, "retrain") for name in LEAST)):
@@ -76,12 +78,14 @@ def main(given: argparse.Namespace) -> None:
         print(visible(card.partition("## Load\n\n")[2].replace("DIR", out)))
         print(visible(out))
         return
-    from see_lightning.engine.other_experts import import_expert, remove_expert, retrain_expert
+    from see_lightning.engine.other_experts import import_expert, quantize_experts, remove_expert, retrain_expert
 
     if action == "remove":
         remove_expert(run_dir, words[0], trust)
     elif action == "retrain":
         retrain_expert(run_dir, words[0], training, trust)
+    elif action == "quantize":
+        quantize_experts(run_dir, words[0], trust)
     else:
         import_expert(run_dir, words[0], words[1], trust)
 

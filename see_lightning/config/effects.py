@@ -102,6 +102,8 @@ EFFECTS = (
            soft=True),
     Effect(("adapter.rank", "adapter.alpha", "adapter.dropout"), _has_rank, "layers are trained whole, without LoRA; choose a"
            " method that trains LoRA adapters, and adapter=lora"),
+    Effect(("adapter.quantization",), _has_rank, "layers are trained whole, and only LoRA adapters are quantised; choose"
+           " adapter=lora"),
     Effect(("adapter.cache_gb",), lambda cfg: cfg.adapter.activated, "only activated experts cache the base model's prefill;"
            " write adapter=activated_lora"),
     Effect(("ratio",), _rehearses, "method={method} rehearses nothing", soft=True),

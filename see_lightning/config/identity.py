@@ -73,14 +73,7 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     kept["order"] = _of_stream(config["order"])
     # Like the ratio, these enter through the methods that rehearse.
     kept["data"] = {name: value for name, value in config["data"].items() if name not in REHEARSAL}
-    targets = config["adapter"]["targets"]
-    if targets is None or targets in (ALL_LINEAR, [ALL_LINEAR]):
-        targets = LLAMA_TARGETS[targets and ALL_LINEAR]
-    targets = [targets] if isinstance(targets, str) else targets
-    # Newer than the first kept runs; layers that are trained whole have no rank, scale and dropout.
-    full = config["adapter"].get("full", False)
-    lora = {name: value for name, value in config["adapter"].items() if name != "full"}
-    kept["adapter"] = {"full": True, "targets": targets} if full else {**lora, "targets": targets}
+    kept["adapter"] = _of_adapter(config["adapter"])
     # How a step is split into micro-batches changes no number; some settings are newer than the first kept runs.
     optim = {name: value for name, value in config["optim"].items() if name not in NEWER_OPTIM or value}
     kept["optim"] = {name: value for name, value in optim.items() if name != "tokens_at_once"}
@@ -126,6 +119,26 @@ def reader_switched_on(reader: dict[str, Any]) -> None:
     for name, value in READERS_OFF.get(str(reader.get("_target_")), {}).items():
         if reader.get(name) == value:
             del reader[name]
+
+
+def _of_adapter(adapter: Mapping[str, Any]) -> dict[str, Any]:
+    """An adapter's settings that count, with names of layers for words that stand for those of Llama.
+
+    ``full`` and ``quantization`` are newer than the first kept runs. Layers that are trained whole have no rank, scale and
+    dropout.
+
+    >>> _of_adapter({"rank": 8, "targets": None, "full": False, "quantization": "none"})
+    {'rank': 8, 'targets': ['q_proj', 'v_proj']}
+    """
+    targets = adapter["targets"]
+    if targets is None or targets in (ALL_LINEAR, [ALL_LINEAR]):
+        targets = LLAMA_TARGETS[targets and ALL_LINEAR]
+    targets = [targets] if isinstance(targets, str) else targets
+    if adapter.get("full", False):
+        return {"full": True, "targets": targets}
+    lora = {name: value for name, value in adapter.items() if name not in ("full", "quantization")}
+    kind = adapter.get("quantization", "none")
+    return {**lora, "targets": targets, **({} if kind == "none" else {"quantization": kind})}
 
 
 def _of_stream(order: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class AdapterConfig:
         False  # acts from the assistant header on, so that all experts share the base model's KV cache of a query
     )
     cache_gb: float = 4.0  # activated only: memory of the base model's KV caches (half training, half test)
+    quantization: str = "none"  # of an expert after its training: none (fp32), int8, nf4; it answers as it is stored
     full: bool = False  # the target layers are trained whole, without LoRA: rank, alpha and dropout have no effect
 
     def __post_init__(self) -> None:
@@ -85,6 +86,7 @@ class AdapterConfig:
                 "adapter.full trains whole layers, which read every token of a prompt, and adapter.activated limits experts"
                 " to its end; set one of the two."
             )
+        one_of("adapter.quantization", self.quantization, ("none", "int8", "nf4"))
         within("adapter.rank", self.rank, 1)
         within("adapter.cache_gb", self.cache_gb, 0)
         if self.alpha <= 0:

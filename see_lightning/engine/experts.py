@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from see_lightning.adapters.files import CONFIG, EXPERT_FILE, THRESHOLD, WEIGHTS
+from see_lightning.adapters.files import CONFIG, EXPERT_FILE, THRESHOLD, WEIGHTS, read_weights, write_tensors
 from see_lightning.config.identity import method_name
 from see_lightning.config.origins import Origin
 from see_lightning.config.trust import NOTHING, Trust, load_config
@@ -177,7 +177,10 @@ def export_expert(run_dir: Path, task: str, out: Path, *, base: str | None = Non
     card = model_card(expert, settings, facts, template, read_file(expert.folder / EXPERT_FILE))
 
     def fill(folder: Path) -> None:
-        write_bytes(folder / WEIGHTS, (expert.folder / WEIGHTS).read_bytes())
+        if (path := expert.folder / WEIGHTS).exists():
+            write_bytes(folder / WEIGHTS, path.read_bytes())
+        else:  # quantised, which other programs do not read
+            write_tensors(read_weights(expert.folder), folder / WEIGHTS, {"format": "pt"})
         write_text(folder / CONFIG, json.dumps(settings, indent=2, sort_keys=True) + "\n")
         write_text(folder / "README.md", card)
         write_text(folder / EXPERT_FILE, json.dumps(told, indent=1, ensure_ascii=False) + "\n")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from see_lightning.adapters.files import EXPERT_FILE, STATE, THRESHOLD
+from see_lightning.adapters.files import EXPERT_FILE, QUANTIZED, STATE, THRESHOLD, WEIGHTS, quantize_folder
 from see_lightning.config.former_names import folder_names, with_current_names, with_former_names
 from see_lightning.config.identity import switched_on
 from see_lightning.engine.contents import Contents
@@ -21,6 +21,7 @@ from see_lightning.engine.record import starts_of
 from see_lightning.engine.router import FILE as ROUTER
 from see_lightning.engine.stages import Stage
 from see_lightning.errors import listed
+from see_lightning.files.reading import sha256
 from see_lightning.files.writing import copy_folder, refuse_links
 from see_lightning.methods.lookup import method_class
 from see_lightning.tasks.task import changed_data
@@ -55,6 +56,8 @@ def trains_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     cls = method_class(method)
     after_training = cls.after_training(method)
     kept, wanted = (_training_settings(comparable(one), after_training) for one in (theirs, ours))
+    if "quantization" not in kept["adapter"]:  # an expert in fp32 can be rounded, and not the other way round
+        wanted["adapter"] = {name: value for name, value in wanted["adapter"].items() if name != "quantization"}
     if cls.traits.trains_as:  # the other method's settings are none that this one lacks
         wanted["method"] = {**wanted["method"], "_target_": cls.traits.trains_as}
         if kept["method"]["_target_"] == method["_target_"]:
@@ -193,6 +196,7 @@ def adopt(ledger: Ledger, stages: list[Stage], earlier: Earlier) -> int:
     check_same_prompts(ledger, theirs)
     taken: dict[str, dict[str, Any]] = {}
     others = _differing(*(one.content["about"]["numbers"] for one in (theirs, ledger)))
+    quantization = ledger.content["about"]["numbers"]["adapter"].get("quantization", "none")
     for stage in stages:
         if stage.task and stage.task.name in others:
             taken[stage.name] = {"trained": None, "answers": {}}  # in its place
@@ -205,6 +209,7 @@ def adopt(ledger: Ledger, stages: list[Stage], earlier: Earlier) -> int:
         refuse_links(folder, ledger.directory)
         folder.parent.mkdir(exist_ok=True)
         copy_folder(theirs.verified(stage.name), folder)
+        noted = _quantized(noted, folder, quantization)
         theirs.answers(stage.name), theirs.remembered(stage.name)  # reading checks the digests
         for kind in EVAL_SETS:
             theirs.answers(stage.name, kind), theirs.remembered(stage.name, f"{kind}_remembered")
@@ -217,6 +222,23 @@ def adopt(ledger: Ledger, stages: list[Stage], earlier: Earlier) -> int:
     ledger.content["stages"] = taken
     ledger.commit()
     return sum(bool(stage["trained"]) for stage in taken.values())
+
+
+def _quantized(noted: dict[str, Any], folder: Path, kind: str) -> dict[str, Any]:
+    """A stage's entry after the expert's weights have been rounded in the stage's folder, if they are stored in fp32 there.
+
+    Args:
+        noted: the entry.
+        folder: the copy of the stage's folder.
+        kind: ``adapter.quantization`` of the run that starts.
+    """
+    files, exact, stored = noted["trained"]["files"], f"expert/{WEIGHTS}", f"expert/{QUANTIZED}"
+    if kind == "none" or exact not in files:
+        return noted
+    error = quantize_folder(folder / "expert", kind)
+    files = {name: digest for name, digest in files.items() if name != exact}
+    files[stored] = sha256(folder / stored)
+    return {**noted, "trained": {**noted["trained"], "files": files, "quantization_error": round(error, 6)}}
 
 
 def _without_answers(noted: dict[str, Any], *, ended: bool) -> dict[str, Any]:

@@ -148,6 +148,12 @@ def _check_traits(cfg: DictConfig, config: RunConfig) -> None:
             f"order.experts changes single experts, and with these settings those of method={method_name(cfg)} depend on each"
             f" other or are none; it is for method=see without reuse and warm_start, stl and any_ssr."
         )
+    if config.adapter.quantization != "none" and not method.trains_apart(cfg.method):
+        raise ConfigError(
+            f"adapter.quantization rounds an expert when it is trained, and with these settings those of"
+            f" method={method_name(cfg)} depend on each other or are none; it is for method=see without reuse and warm_start,"
+            f" stl and any_ssr."
+        )
     if not config.adapter.full or method.traits.schedule == "frozen":
         return
     if method.traits.weights == "lora":

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from see_lightning.config.checks import one_of
 from see_lightning.config.origins import NONE, read_origins
 from see_lightning.config.trust import NOTHING, Trust
 from see_lightning.config.validation import validate
@@ -24,6 +25,7 @@ from see_lightning.errors import ConfigError, listed, nearest
 from see_lightning.tasks.task import changed_data
 
 WHY = "single experts are changed when all are trained"
+QUANTIZE_CURE = "train again from the start, with adapter.quantization"
 CURE = "train again from the start, with order.experts"
 
 
@@ -114,6 +116,39 @@ def import_expert(run_dir: Path, task: str, folder: str, trust: Trust = NOTHING)
     if task not in run.cfg.order.tasks:
         run.cfg.order.tasks = [*run.cfg.order.tasks, task]
     return _changed(run, task, str(Path(folder).expanduser().resolve()), trust)
+
+
+def quantize_experts(run_dir: Path, kind: str, trust: Trust = NOTHING) -> Path:
+    """Make a run whose experts are stored in fewer bits.
+
+    Args:
+        run_dir: of a finished run, which is not changed.
+        kind: ``int8`` or ``nf4``.
+        trust: the code named in the run's settings that may run.
+
+    Returns:
+        The path of the new run's ``results.json``.
+
+    Raises:
+        Refusal: as of ``remove_expert``; or its experts are quantised already.
+    """
+    one_of("the format of experts", kind, ("int8", "nf4"))
+    run = open_finished(run_dir, WHY, trust)
+    if run.cfg.adapter.quantization != "none":
+        raise ConfigError(
+            f"the experts of {run.directory} are stored as {run.cfg.adapter.quantization} already; quantise the run from"
+            f" which it was made."
+        )
+    check_place(run, QUANTIZE_CURE)
+    run.cfg.adapter.quantization = kind
+    cfg = with_its_evaluation(run, trust)
+    check_same_training(
+        run,
+        cfg,
+        f"its experts cannot be quantised: {QUANTIZE_CURE}",
+        f"have changed since. Restore them, or {QUANTIZE_CURE}",
+    )
+    return launch(cfg, shlex.join([*shlex.split(run.about["command"]), f"adapter.quantization={kind}"]))
 
 
 def _check_task(run: Finished, task: str) -> None:

@@ -15,6 +15,7 @@ from see_lightning.engine.contents import ood_digests, ood_queries, placed
 from see_lightning.engine.ledger import OOD, OOD_INPUT_ONLY
 from see_lightning.engine.merge_rule import rule_name
 from see_lightning.engine.method_costs import HOOKS, STEP_HOOKS
+from see_lightning.engine.quantized import quantization_notices, quantization_of
 from see_lightning.engine.record import starts_of
 from see_lightning.engine.router import router_class, router_name
 from see_lightning.engine.run_data import RunData
@@ -49,7 +50,7 @@ def collect(run: RunData) -> dict[str, Any]:
     Args:
         run: finished.
     """
-    results = _origin(run) | _scores(run) | validation_of(run)
+    results = _origin(run) | _scores(run) | validation_of(run) | quantization_of(run)
     results |= _storage(run) | assigned_experts(run) | _method_report(run) | stream_of(run)
     if run.method.traits.has_experts and not router_class(run.cfg).needs_task:
         results |= _routing(run, results.get("given"))
@@ -263,8 +264,7 @@ def _counts(run: RunData) -> dict[str, Any]:
 def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
     """Notices about the numbers, for their readers."""
     notices = [notice for one in run.eval_sets.values() for task in one.tasks for notice in task.notices]
-    notices += stream_notices(run.config.order)
-    notices += assignment_notices(run, results)
+    notices += stream_notices(run.config.order) + assignment_notices(run, results) + quantization_notices(results)
     if router_class(run.cfg) is Walk and "routing" in results:
         notices += misrouted(
             results["routing"],

@@ -87,17 +87,19 @@ class TaskStage:
     def _take_from(self, origin: Origin) -> None:
         """Make a stage final whose task gets an imported expert, or none; nothing is trained."""
         content: dict[str, Any] = {"from": None}
+        more: dict[str, Any] = {}
         if origin.folder is not None:
             self._begin_task()
             source = Path(origin.folder)
             content = import_expert(self.context.method, self.task.name, source, self.context.settings.facts)
             for note in content["notes"]:
                 self.context.console.print(f"note: {source}: {note}")
+            more |= self._quantize()
         self._end_task()
         if self.context.ranks.first:
             self.context.ledger.check_held()
             write_origin(self.folder / "expert", content)
-        more: dict[str, Any] = {"import_notes": content["notes"]} if content.get("notes") else {}
+        more |= {"import_notes": content["notes"]} if content.get("notes") else {}
         never_refuses = self.task.name in self.context.method.never_refusing
         if origin.is_none:
             self._commit_untrained(saves=False, assigned={"expert": BASE, "z": {}})
@@ -137,6 +139,13 @@ class TaskStage:
             method.parent = ranks.gather(method.choose_parent(self.task))[0]  # the same one on every rank
         with self.costs.of("begin_task"):
             method.begin_task(self.task, self.context.memory)
+
+    def _quantize(self) -> dict[str, float]:
+        """Round the task's new expert to what is stored of it; the relative error as a fact of the stage."""
+        pool = self.context.method.pool
+        if pool.adapter.quantization == "none":
+            return {}
+        return {"quantization_error": round(pool.quantize(self.task.name), 6)}
 
     def _end_task(self) -> None:
         method = self.context.method

@@ -67,9 +67,10 @@ class TrainStage(TaskStage):
             throughput, weights = Throughput(), sum(weight.numel() for weight in method.trained_weights())
             validation = Validation.of(context, self.task)
             seconds = self._fit(examples, throughput, validation)
+        rounded = self._quantize()
         self._end_task()
         epochs = self._epochs(validation)
-        facts = self._facts(examples, throughput, seconds, epochs) | {"trained_weights": weights}
+        facts = self._facts(examples, throughput, seconds, epochs) | {"trained_weights": weights} | rounded
         facts |= {"validation": validation.facts()} if validation else {}
         facts |= {"assigned": asdict(assigned)} if assigned else {}
         if context.ranks.first:

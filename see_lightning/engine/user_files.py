@@ -12,7 +12,7 @@ from see_lightning.files.reading import sha256
 #: Settings of a method that may name a user's file, and their words that name none.
 SOURCES = {"general_source": (BUILT_IN,), "rewordings": (BUILT_IN, "model")}
 #: Files of an adapter's folder that an import reads.
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "expert.json")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "quantized.safetensors", "expert.json")
 
 
 def source_files(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -31,6 +31,7 @@ IDLE = [
     (["method=osft", "adapter.rank=4"], "adapter.rank", ["method=seqft"]),
     (["method=base", "valid_size=4"], "valid_size", ["method=seqft"]),
     (["valid_size=4", "optim.epochs=1", "optim.early_stopping=1"], "optim.early_stopping", ["optim.epochs=3"]),
+    (["method=seqft", "adapter=full", "adapter.quantization=int8"], "adapter.quantization", ["adapter=lora"]),
     (["adapter.cache_gb=8"], "adapter.cache_gb", ["adapter=activated_lora"]),
     (["method=stl", "data.resample=once"], "data.resample", ["method=replay"]),
     (["ratio=0", "data.resample=once"], "data.resample", ["ratio=0.5"]),
