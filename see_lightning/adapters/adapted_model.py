@@ -8,7 +8,7 @@ Letters: R rank, I and O the sizes of a layer's input and output.
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from see_lightning.adapters.quantization import packed, packed_bytes, relative_error, unpacked
@@ -23,6 +24,7 @@ from see_lightning.adapters.targets import target_layers
 from see_lightning.adapters.weight_cache import WeightCache
 from see_lightning.config.schema import AdapterConfig
 from see_lightning.errors import ConfigError
+from see_lightning.models.architecture import decoder_layers
 
 #: Takes a layer's name, its input and its output, and returns the output with an adapter's update added.
 Apply = Callable[[str, Tensor, Tensor], Tensor]
@@ -103,6 +105,53 @@ class AdaptedModel(nn.Module):
             yield
         finally:
             self._observers = [other for other in self._observers if other is not entry]
+
+    def checkpoint_gradients(self) -> None:
+        """Keep only the input of each decoder layer for the backward pass, in which the rest is computed again.
+
+        Gradients are the same. Passes over a KV cache are left as they are: computed again, they would extend it twice.
+
+        Raises:
+            ConfigError: the model's class does not name its decoder layers.
+        """
+        layers = decoder_layers(self.model)
+        if not layers:
+            raise ConfigError(
+                f"{type(self.model).__name__} does not name its decoder layers, so none can be computed again; write"
+                f" model.gradient_checkpointing=off."
+            )
+        for layer in layers:
+            layer.forward = partial(self._checkpointed, layer.forward)
+
+    def _checkpointed(self, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled() or named.get("past_key_values") is not None:
+            return forward(*inputs, **named)
+        apply, prefix, states = self._apply_now, self._prefix_acts, self._of_pass()
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            now, observers = self._of_pass(), self._observers
+            self._observers = []  # they have seen this pass
+            self._set_of_pass(states)
+            try:
+                with self._with(apply, prefix):
+                    yield
+            finally:  # it may end by an exception, when all that is needed is computed
+                self._set_of_pass(now)
+                self._observers = observers
+
+        return checkpoint(
+            partial(forward, **named), *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again())
+        )
+
+    def _of_pass(self) -> list[tuple[Any, Any]]:
+        """What a forward pass depends on besides weights and inputs, with the objects that hold it as ``of_pass``."""
+        return []
+
+    @staticmethod
+    def _set_of_pass(states: Iterable[tuple[Any, Any]]) -> None:
+        for holder, state in states:
+            holder.of_pass = state
 
     def device(self) -> torch.device:
         """The device that the model is on."""

@@ -60,17 +60,18 @@ class GatedSum:
 
     def __init__(self, pool: ExpertPool, adapters: Sequence[str], rule: Callable[[], Iterable[Tensor]]) -> None:
         self.pool, self.adapters, self.rule = pool, tuple(adapters), rule
-        self._now: Weights | None = None
+        #: The weights of training passes inside ``weighted``.
+        self.of_pass: Weights | None = None
         self._cache = WeightCache()
 
     @contextmanager
     def weighted(self, weights: Weights) -> Iterator[None]:
         """Sets the weights of training passes inside the context."""
-        self._now = weights
+        self.of_pass = weights
         try:
             yield
         finally:
-            self._now = None
+            self.of_pass = None
 
     def of(self, rows_BT: Tensor) -> "Weighted":
         """The sum with fixed weights for the rows of a batch, as an adapter for generation."""
@@ -105,12 +106,12 @@ class GatedSum:
         yield from self.rule()
 
     def _given(self) -> Weights:
-        if self._now is None:
+        if self.of_pass is None:
             raise ConfigError(
                 "the adapters of this method are weighted by the prompt, so a pass needs a prompt's weights: ask the method,"
                 " by Method.answer or Method.logits."
             )
-        return self._now
+        return self.of_pass
 
     def _up(self, layer: str, low_BSR: Tensor, each_BST: Tensor, b_OR: Tensor) -> Tensor:
         ranks = low_BSR.shape[-1] // len(self.adapters)

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,8 +75,7 @@ class ExpertPool(AdaptedModel):
 
     def choose_reading(self) -> str | None:
         """Test, before any expert is added, which forward passes the base model supports; see ``self_test``."""
-        assert isinstance(self.model, PreTrainedModel)
-        return choose_reading(self.model, self.base_id)
+        return choose_reading(cast("PreTrainedModel", self.model), self.base_id)
 
     # ------------------------------------------------------------------------------------------ adding and training experts
 
@@ -247,6 +246,9 @@ class ExpertPool(AdaptedModel):
         prefix = self._prefix_of(adapter)
         return None if prefix is None else prefix.start(self.model, rows)
 
+    def _of_pass(self) -> list[tuple[Any, Any]]:
+        return [(one, one.of_pass) for one in self.composites.values() if hasattr(one, "of_pass")]
+
     def parallel_adapters(self, names: Sequence[str]) -> AbstractContextManager[nn.Module]:
         """The model with each row's tokens in as many equal parts as there are experts; each acts on its part, in order."""
         self._known(names)
@@ -302,8 +304,7 @@ class ExpertPool(AdaptedModel):
         if name is None:
             return hashlib.sha256(f"{self.base_id}@{self.revision}".encode()).hexdigest()
         composite = self.composites.get(name)
-        adapters = composite.adapters if composite else (name,)
-        own = partial(self.weights_of, adapters)
+        own = partial(self.weights_of, adapters := composite.adapters if composite else (name,))
         content = composite.weights if composite else own
         return self.cache.get(("digest", name), own if adapters else content, lambda: sha256(content()))
 

@@ -58,7 +58,8 @@ class RoutedExperts(nn.Module):
         self.adapters: tuple[str, ...] = (adapter,)
         self.top_k, self._places = top_k, {layer: n for n, layer in enumerate(routers)}
         self.routers = nn.ParameterList(nn.Parameter(router.detach().float().clone()) for router in routers.values())
-        self._tokens: tuple[Tensor, Tensor] | None = None
+        #: Of training passes inside ``noting``: its arguments.
+        self.of_pass: tuple[Tensor, Tensor] | None = None
         self._noted: list[Tensor] = []
         self._cache = WeightCache()
 
@@ -75,17 +76,17 @@ class RoutedExperts(nn.Module):
             mask_BS: True on tokens.
             labels_B: positions of each row that the vocabulary head gets.
         """
-        self._tokens, self._noted = (mask_BS, labels_B), []
+        self.of_pass, self._noted = (mask_BS, labels_B), []
         try:
             yield self._noted
         finally:
-            self._tokens = None
+            self.of_pass = None
 
     def learn(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         """A layer's output, (..., O), with the experts added; dropout acts on their input and not on the router's."""
         logits_E = linear(x.float(), self.router(layer))
-        if self._tokens is not None:
-            self._note(x, logits_E.softmax(-1), *self._tokens)
+        if self.of_pass is not None:
+            self._note(x, logits_E.softmax(-1), *self.of_pass)
         input_, kept = dropped(x, self._pool[0].dropout())
         a_RI, b_OR = (weight.to(x.dtype) for weight in self._pool[0].pair(layer, self.adapters[0]))
         return y + self._mixed(layer, linear(input_, a_RI) / kept, logits_E, b_OR)

@@ -258,6 +258,8 @@ def build_method(
         template.header_ids(),
         place=model_place(config.model, cache_folder(config)),
     )
+    if config.model.gradient_checkpointing == "on":
+        pool.checkpoint_gradients()
     setup = Setup(pool, template, config.optim, config.seed, rank, ranks)
     method = _method(cfg, setup)
     build_router(cfg, method)

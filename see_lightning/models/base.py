@@ -21,7 +21,7 @@ from transformers import (
 from see_lightning.config.schema import ModelConfig
 from see_lightning.errors import FULL, ConfigError, Refusal, barred, listed, with_cause
 from see_lightning.models.architecture import check_architecture, open_windows
-from see_lightning.models.attention import NAME, PLAIN
+from see_lightning.models.attention import NAME, attention_name
 from see_lightning.models.smollm2 import converted_folder, smollm2_folder
 from see_lightning.models.tiny import tiny_config, tiny_model, tiny_tokenizer
 
@@ -106,24 +106,29 @@ def load_model(config: ModelConfig, cache: Path, dtype: str) -> PreTrainedModel:
         ConfigError: there is no such model, its files are incomplete, or experts cannot share it.
     """
     settings = load_settings(config, cache)
+    gpu = torch.cuda.is_available()
+    attention = attention_name(config.attention, settings.model_type, gpu)
     if config.source == "tiny":
         model = tiny_model().to(DTYPES[dtype])
     else:
-        # On a CPU the fused kernel is slower than plain attention at these lengths: by 15 to 30 % of a training step.
-        attention = "sdpa" if torch.cuda.is_available() else "eager"
         with _refused_in_one_line(config):
             model, loading = AutoModelForCausalLM.from_pretrained(
                 *_place(config, cache),
                 config=settings,
                 dtype=DTYPES[dtype],
-                attn_implementation=attention,
+                attn_implementation=attention if attention != NAME else "eager",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, with their names
                 **_hub(config),
             )
         _check_complete(config, loading)
-    if model.config._attn_implementation == "eager" and model.config.model_type in PLAIN:
-        model.set_attn_implementation(NAME)
+    before, attention = (
+        model.config._attn_implementation,
+        attention_name(config.attention, model.config.model_type, gpu),
+    )
+    # Without a choice the random model keeps that of transformers, with which its kept runs were made.
+    if before != attention and (config.attention != "auto" or before == "eager"):
+        model.set_attn_implementation(attention)
     # With ``logits_to_keep`` the head gets a strided slice, for which torch would copy the head's weight once per row.
     model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
     model.requires_grad_(False)
