@@ -278,6 +278,10 @@ class ExpertPool(AdaptedModel):
             y, x, *self.pair(layer, name), scale=self.scale(layer, name), drop=self.dropout()
         )
 
+    def learning(self) -> AbstractContextManager[nn.Module]:
+        """The model with the expert in training, for passes of one's own."""
+        return self._with(self._learning(self._learner))
+
     def update_of(self, layer: str, name: str, x: Tensor) -> Tensor:
         """The update of a layer's output by a frozen expert, (..., O), for the layer's input, (..., I)."""
         if name in self.composites:

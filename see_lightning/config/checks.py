@@ -14,6 +14,12 @@ def one_of(key: str, value: str, allowed: Iterable[str]) -> None:
         raise ConfigError(f"{key} must be one of {', '.join(allowed)}; got {value!r}.{nearest(value, allowed)}")
 
 
+def check_tokens(key: str, value: object) -> None:
+    """Refuse a number of tokens that is neither ``auto`` nor a whole number from 1 on."""
+    if value != "auto" and (type(value) is not int or value < 1):
+        raise ConfigError(f"{key} is a whole number from 1 on, or auto; got {value!r}.")
+
+
 def within(key: str, value: float | None, low: float, high: float = float("inf")) -> None:
     """Refuse a number outside ``low..high``; None means unset and passes."""
     if value is not None and not (low <= value <= high and value < float("inf")):

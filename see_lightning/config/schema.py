@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
-from see_lightning.config.checks import check_calibrate_on, check_ratio, one_of, within
+from see_lightning.config.checks import check_calibrate_on, check_ratio, check_tokens, one_of, within
 from see_lightning.config.origins import Origin, read_origins
 from see_lightning.errors import ConfigError
 
@@ -123,7 +123,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     epochs: int = 3  # passes over a task's training examples
     global_batch_size: int = 32  # examples per optimizer step, over all devices
-    max_tokens_per_microbatch: int = 4096  # of a device, padding included; lower it if memory runs out
+    max_tokens_per_microbatch: Any = 4096  # of a device, padding included; auto: as many as fit into the free memory
     schedule: str = "cosine"  # cosine (to zero), linear (to zero), constant
     warmup: float = 0.0  # share of the steps
     grad_clip: float = 1.0  # largest gradient norm; 0 turns it off
@@ -140,7 +140,7 @@ class OptimConfig:
         within("optim.weight_decay", self.weight_decay, 0)
         within("optim.epochs", self.epochs, 1)
         within("optim.global_batch_size", self.global_batch_size, 1)
-        within("optim.max_tokens_per_microbatch", self.max_tokens_per_microbatch, 1)
+        check_tokens("optim.max_tokens_per_microbatch", self.max_tokens_per_microbatch)
         within("optim.warmup", self.warmup, 0, 1)
         within("optim.grad_clip", self.grad_clip, 0)
         one_of("optim.schedule", self.schedule, ("cosine", "linear", "constant"))

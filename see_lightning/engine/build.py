@@ -232,6 +232,8 @@ def build_method(
     mesh: DeviceMesh | None = None,
     rank: int = 0,
     ranks: int = 1,
+    *,
+    checkpointing: bool = False,
 ) -> Method:
     """Load the base model and build the method on it.
 
@@ -243,6 +245,7 @@ def build_method(
         mesh: ranks between which the base model is sharded; None leaves it whole.
         rank: number of this process, from 0.
         ranks: number of processes that train the method together.
+        checkpointing: whether decoder layers are computed again in the backward pass.
     """
     base = load_model(config.model, cache_folder(config), dtype)
     adapter = config.adapter
@@ -258,7 +261,7 @@ def build_method(
         template.header_ids(),
         place=model_place(config.model, cache_folder(config)),
     )
-    if config.model.gradient_checkpointing == "on":
+    if checkpointing:
         pool.checkpoint_gradients()
     setup = Setup(pool, template, config.optim, config.seed, rank, ranks)
     method = _method(cfg, setup)

@@ -23,6 +23,7 @@ from see_lightning.engine.find import Found, check_model
 from see_lightning.engine.ledger import Ledger, dump
 from see_lightning.engine.loop import run_stages
 from see_lightning.engine.made_from import date_of
+from see_lightning.engine.memory_plan import USUAL_TOKENS, MemoryPlan, longest_rows, machine, plan_memory
 from see_lightning.engine.preemption import STOPPED, Preempted, StopSignal, exit_code
 from see_lightning.engine.results import collect, keep_earlier
 from see_lightning.engine.router import check_prompts_suffice, decides_everything
@@ -171,6 +172,7 @@ class Session:
         """The context of the loop over tasks, with functions that build method and Trainer."""
         cfg, config, ranks = self.cfg, self.config, self.ranks
         dtype = self.ledger.read().content["about"]["dtype"]
+        plan = self._memory_plan(material, dtype)
         make_trainer, mesh = instantiate(cfg.trainer), None
         if cfg.trainer.get("strategy") == FSDP_BASE:
             mesh = ranks.of_this_machine(int(cfg.trainer.get("num_nodes", 1)), gpu=on_gpu(cfg))
@@ -178,7 +180,9 @@ class Session:
             make_trainer = partial(make_trainer, inference_mode=False)
 
         def make_method() -> Method:
-            method = build_method(cfg, config, material.template, dtype, mesh, ranks.rank, ranks.size)
+            method = build_method(
+                cfg, config, material.template, dtype, mesh, ranks.rank, ranks.size, checkpointing=plan.checkpointing
+            )
             # The model's files may have been downloaded just now.
             ranks.on_rank_zero(lambda: check_model(self.ledger, config, note=True))
             return method
@@ -194,7 +198,7 @@ class Session:
                 global_batch_size=config.optim.global_batch_size,
                 grad_clip=config.optim.grad_clip,
                 loss_reduction=config.optim.loss_reduction,
-                max_tokens_per_microbatch=config.optim.max_tokens_per_microbatch,
+                max_tokens_per_microbatch=plan.tokens,
                 eval_batch_size=config.data.eval_batch_size,
                 facts=expert_facts(config, material.template, dtype),
                 origins=config.order.origins(),
@@ -206,6 +210,20 @@ class Session:
             ranks=ranks,
             stop_signal=stop_signal,
         )
+
+    def _memory_plan(self, material: Material, dtype: str) -> MemoryPlan:
+        """How a training step is fitted into the memory, the same on all ranks."""
+        cfg, config, ranks = self.cfg, self.config, self.ranks
+        stages = [stage for stage in material.stages if stage.task]
+        if not stages or all(self.ledger.stage(stage.name)["trained"] for stage in stages):
+            return MemoryPlan(USUAL_TOKENS, checkpointing=False)
+        rows = longest_rows(material.tasks, material.template)
+        here = machine(cfg, ranks.size)
+        plan = ranks.gather(plan_memory(config, dtype, rows, here))[0]
+        if plan.footprint and (plan.checkpointing or config.optim.max_tokens_per_microbatch == "auto"):
+            self.console.print(f"note: {plan.in_words(here)}")
+        config.optim.max_tokens_per_microbatch = plan.tokens
+        return plan
 
     def _write_results(self, material: Material) -> dict[str, Any]:
         """Compute and write results and report; return the content of ``results.json``."""

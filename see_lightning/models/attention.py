@@ -18,8 +18,8 @@ NAME = "grouped"
 # Models with plain attention: no soft cap on the scores, no sink tokens, no window.
 PLAIN = ("llama", "mistral", "qwen2", "qwen3")
 #: Queries of a row from which on torch's fused kernel is used. With nine heads of 64, its forward and backward pass took 1.5
-#: times the time of plain attention at 250 tokens in bf16, as much at 512, and half at 1,536, in bf16 and fp32.
-LONG = 768
+#: times the time of plain attention at 250 tokens in bf16; at 512 as much in bf16 and two thirds in fp32; half at 1,536.
+LONG = 512
 #: Words of ``model.attention``, and the names that transformers has for them.
 IMPLEMENTATIONS = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager", "grouped": NAME}
 

@@ -154,8 +154,8 @@ def run(cfg: DictConfig) -> Seen:
     build, fit, step = session.build_method, L.Trainer.fit, Method.training_step
     batches, commit = Method.batches, Ledger.commit_trained
 
-    def build_method(*arguments: Any) -> Method:
-        seen.methods.append(build(*arguments))
+    def build_method(*arguments: Any, **more: Any) -> Method:
+        seen.methods.append(build(*arguments, **more))
         return seen.methods[-1]
 
     def counted_fit(trainer: L.Trainer, *arguments: Any, **more: Any) -> None:
