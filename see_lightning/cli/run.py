@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         version.setbase("1.3")
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors, and ``frame`` prints them in one line
         parser = get_args_parser()
+        parser.add_argument(
+            "--dry-run", action="store_true", help="Print weights, memory, steps, tokens and time; run nothing"
+        )
         args, unknown = parser.parse_known_intermixed_args(sys.argv[1:] if argv is None else list(argv))
         if unknown:
             name, equals, value = unknown[0].lstrip("-").partition("=")
@@ -51,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         args.overrides = translate(args.overrides, several=args.multirun or "hydra.mode=MULTIRUN" in args.overrides)
         register_own_conf([args.config_dir])
-        jobs = Jobs(args.overrides)
+        if args.dry_run:
+            os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; a network would be waited for
+        jobs = Jobs(args.overrides, is_dry=args.dry_run)
         try:
             _run_hydra(args, parser, jobs, str(CONF), "run")
         except ValueError as error:
@@ -61,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         jobs.end()
 
 
-def job(cfg: DictConfig) -> None:
-    """Check one configuration, then import torch and run it."""
+def job(cfg: DictConfig, *, is_dry: bool = False) -> None:
+    """Check one configuration, then import torch and run it, or print what it would take."""
     combine_sources(cfg)
     left_out = drop_settings_of_others(cfg, HydraConfig.get().overrides.task)
     validate(cfg)
@@ -70,6 +75,11 @@ def job(cfg: DictConfig) -> None:
     own, notes = check_effects(cfg, HydraConfig.get().overrides.task, several=several)
     for note in (*left_out, *notes):
         print(f"note: {note}", file=sys.stderr)
+    if is_dry:
+        from see_lightning.engine.dry_run import dry_run
+
+        dry_run(cfg)
+        return
     from see_lightning.engine.launch import launch
 
     # A job of a multirun is recorded as the command that repeats it alone.
@@ -123,10 +133,11 @@ class Jobs:
 
     Args:
         typed: the overrides of the command, which are common to all jobs.
+        is_dry: whether nothing is run.
     """
 
-    def __init__(self, typed: Sequence[str]) -> None:
-        self.typed, self.process = set(typed), os.getpid()
+    def __init__(self, typed: Sequence[str], *, is_dry: bool = False) -> None:
+        self.typed, self.process, self.is_dry = set(typed), os.getpid(), is_dry
         self.begun = 0
         self.failed: list[str] = []
         self.error: Exception | None = None
@@ -134,11 +145,11 @@ class Jobs:
     def __call__(self, cfg: DictConfig) -> None:
         """Run one job."""
         if os.getpid() != self.process:  # in a process of a launcher, which returns errors itself
-            return job(cfg)
+            return job(cfg, is_dry=self.is_dry)
         self.begun += 1
         several = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
-            job(cfg)
+            job(cfg, is_dry=self.is_dry)
         except REFUSED as error:
             self._note(error, explain(error), several)
         except Exception as error:

@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.config.schema import AdapterConfig
-from see_lightning.methods.loss import losses_of_labels
 from see_lightning.models.architecture import decoder_layers
 from see_lightning.models.attention import LONG, attention_name
 from see_lightning.models.base import DTYPES
@@ -155,15 +154,13 @@ def step_bytes(pool: ExpertPool, batch: BatchShape, *, activated: bool = False) 
     """
     trained = [weight for weight in pool.parameters() if weight.requires_grad]
     mode = next(weight.fake_mode for weight in trained if hasattr(weight, "fake_mode"))
-    optimizer = torch.optim.AdamW(trained)
     read = batch.length - batch.labels if activated else 0
     live = LiveBytes().add([*pool.parameters(), *pool.buffers()])
     with mode, live:
-        for _ in range(2):  # the gradients and moments are there from the second step on
-            kept = live.peak = live.now
-            _step(pool, batch, read)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=False)
+        for weight in trained:  # as after an earlier step
+            weight.grad = torch.zeros_like(weight)
+        kept = live.peak = live.now
+        _step(pool, batch, read)
     return live.peak - kept
 
 
@@ -189,8 +186,8 @@ def _step(pool: ExpertPool, batch: BatchShape, read: int) -> None:
         ).last_hidden_state
         answer_LH = states_BSH[:, -batch.labels - 1 : -1] if not read else states_BSH
         logits_LV = model.get_output_embeddings()(answer_LH.flatten(0, 1))
-    loss = losses_of_labels(logits_LV, torch.ones(len(logits_LV), dtype=torch.long)).mean()
-    torch.autograd.backward(loss)
+    # As ``answer_loss``, which keeps a tensor of the logits' size for the backward pass, without its thousands of operations.
+    torch.autograd.backward((logits_LV * torch.empty_like(logits_LV)).sum())
 
 
 def shapes_to_try(tokens: int, longest: int, labels: int) -> list[BatchShape]:

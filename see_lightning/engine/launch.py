@@ -88,7 +88,7 @@ def launch(cfg: DictConfig, command: str) -> Path:
         bring_up_to_date(cfg, found)
         check_template(config, Ledger(found.directory).read())
     elif not finished:
-        _check_traits(cfg, config)
+        check_traits(cfg, config)
         check_adaptable(cfg, config)
         check_imports(cfg, config, Ledger(found.directory).read().trained_tasks())
         if here is None:
@@ -123,7 +123,7 @@ def _run(cfg: DictConfig, config: RunConfig, found: Found, command: str, ranks: 
         raise
 
 
-def _check_traits(cfg: DictConfig, config: RunConfig) -> None:
+def check_traits(cfg: DictConfig, config: RunConfig) -> None:
     """Refuse what the method does not declare to take: a sharded base, activated experts, whole layers, ``optim.migu``."""
     method = method_class(cfg.method)
     sharded = cfg.trainer.get("strategy") == FSDP_BASE

@@ -67,12 +67,7 @@ def label_losses(logits_LV: Tensor, labels_BS: Tensor) -> Tensor:
         logits_LV: of the positions that predict the labels, row by row.
         labels_BS: ``IGNORED`` where there is no loss.
     """
-    return losses_of_labels(logits_LV, labels_BS[labels_BS != IGNORED])
-
-
-def losses_of_labels(logits_LV: Tensor, labels_L: Tensor) -> Tensor:
-    """Negative log-likelihood of each label, (L,), in nats."""
-    loss_L: Tensor = _TokenLoss.apply(logits_LV, labels_L)  # type: ignore[no-untyped-call]
+    loss_L: Tensor = _TokenLoss.apply(logits_LV, labels_BS[labels_BS != IGNORED])  # type: ignore[no-untyped-call]
     return loss_L
 
 

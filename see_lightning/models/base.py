@@ -88,7 +88,16 @@ def end_ids(config: ModelConfig, cache: Path, tokenizer: PreTrainedTokenizerBase
 
 def skeleton(config: ModelConfig, cache: Path) -> PreTrainedModel:
     """The model without weights, on the meta device: its layers by name and type."""
-    settings = load_settings(config, cache)  # before the meta device, on which weights cannot be converted
+    return model_of(load_settings(config, cache), config)
+
+
+def model_of(settings: PreTrainedConfig, config: ModelConfig) -> PreTrainedModel:
+    """The model of a configuration, without weights, on the meta device.
+
+    Args:
+        settings: the model's own configuration.
+        config: its name, for messages, and whether its own code may run.
+    """
     with torch.device("meta"), _refused_in_one_line(config):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, trust_remote_code=config.trust_remote_code)
     return model

@@ -1,0 +1,366 @@
+"""What a run would take, without weights, training or a network: ``see-lightning run ... --dry-run``."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from random import Random
+from statistics import mean
+
+import torch
+from omegaconf import DictConfig
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from see_lightning.adapters.targets import resolve_targets, target_layers
+from see_lightning.config.identity import method_name
+from see_lightning.config.instantiate import instantiate
+from see_lightning.config.schema import ModelConfig, RunConfig
+from see_lightning.config.validation import FSDP_BASE, validate
+from see_lightning.data.example import Example
+from see_lightning.engine.build import build_template, cache_folder
+from see_lightning.engine.distributed import on_gpu, processes
+from see_lightning.engine.footprint import Footprint, shapes_to_try, training_footprint
+from see_lightning.engine.launch import check_traits
+from see_lightning.engine.memory_plan import USUAL_TOKENS, Machine, Rows
+from see_lightning.engine.merge_rule import settle_rule
+from see_lightning.engine.router import settle_router
+from see_lightning.errors import ConfigError, Refusal
+from see_lightning.methods.lookup import method_class
+from see_lightning.models.architecture import check_architecture
+from see_lightning.models.base import DTYPES, fast_dtype, load_settings, model_of
+from see_lightning.models.shapes import known_shape
+from see_lightning.reporting.terminal import print_table
+from see_lightning.tasks.memory import num_rehearsed
+from see_lightning.tasks.prompts import PromptTemplate
+from see_lightning.tasks.task import Benchmark
+
+#: Operations a second of a GPU that is not here: an H100's dense bf16 products, by its data sheet.
+GPU_PEAK = 989e12
+#: Share of the speed of large products that a training step reaches.
+REACHED = {"cpu": 0.5, "gpu": 0.4}
+#: Rows of a task whose tokens are counted: drawn at random, and those with most characters.
+SAMPLED, LONGEST = 100, 10
+#: The packaged model, whose tokenizer counts tokens where the model's own is not on this machine.
+STAND_IN = ModelConfig(source="package", name="HuggingFaceTB/SmolLM2-135M-Instruct@gguf-q4_1")
+
+
+#: A line of a table: its name and its cells.
+Row = tuple[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The training rows of a task.
+
+    Args:
+        rows: number of rows.
+        tokens: mean length of a row in tokens.
+        longest: tokens of the longest row.
+        labels: tokens of the longest answer.
+    """
+
+    rows: int
+    tokens: float
+    longest: int
+    labels: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run trains on.
+
+    Args:
+        rows: the longest ones, and the number of experts.
+        stages: by task: rows, steps, and tokens of all epochs.
+        counted: how tokens were counted, in words.
+    """
+
+    rows: Rows
+    stages: dict[str, tuple[int, int, int]]
+    counted: str
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """A run that is only looked at.
+
+    Args:
+        cfg: composed.
+        config: its typed form, with names of layers as ``adapter.targets``.
+        settings: configuration of the base model.
+        source: where that comes from, in words.
+        work: what the run trains on.
+        here: the devices that it asks for.
+        dtype: of the base model.
+        trains: whether it trains anything.
+    """
+
+    cfg: DictConfig
+    config: RunConfig
+    settings: PreTrainedConfig
+    source: str
+    work: Work
+    here: Machine
+    dtype: str
+    trains: bool
+
+    @cached_property
+    def bones(self) -> PreTrainedModel:
+        """The base model without weights."""
+        return model_of(self.settings, self.config.model)
+
+    @cached_property
+    def head(self) -> int:
+        """Weights of the vocabulary head."""
+        return int(self.bones.get_output_embeddings().weight.numel())
+
+    def title(self) -> str:
+        """The run in one line."""
+        one, several = ("a GPU", "GPUs") if self.here.has_gpu else ("a CPU process", "CPU processes")
+        devices = f"{self.here.ranks} {several}" if self.here.ranks > 1 else one
+        return (
+            f"{method_name(self.cfg)} on {self.config.order.name}: {len(self.config.order.tasks)} tasks,"
+            f" {self.config.model.name}, {self.dtype}, {devices}. Nothing is run."
+        )
+
+    def weights(self) -> list[Row]:
+        """Numbers of weights, and the longest row."""
+        adapter = self.config.adapter
+        total = sum(weight.numel() for weight in self.bones.parameters())
+        rows = [
+            (f"weights of the base model ({self.source})", [f"{total:,}"]),
+            ("of these in the vocabulary head", [f"{self.head:,}"]),
+        ]
+        if self.trains:
+            layers = target_layers(self.bones, adapter.targets).values()
+            whole = sum(weight.numel() for layer in layers for weight in layer.parameters())
+            low = adapter.rank * sum(sum(layer.weight.shape) for layer in layers)  # type: ignore[arg-type, misc]
+            kind = "whole layers" if adapter.full else f"LoRA of rank {adapter.rank}"
+            rows.append(
+                (f"trained weights a task: {kind}, {len(layers)} layers", [f"{whole if adapter.full else low:,}"])
+            )
+        return [*rows, (f"tokens of the longest training row; {self.work.counted}", [f"{self.work.rows.longest:,}"])]
+
+    def memory(self) -> list[Row]:
+        """The parts of the memory of a training step, in GiB."""
+        given = self.config.optim.max_tokens_per_microbatch
+        tokens = USUAL_TOKENS if given == "auto" else int(given)
+        found = self._footprint(tokens)
+        step = f"activations, micro-batches of {tokens:,} tokens{'; auto makes them fit' if given == 'auto' else ''}"
+        parts = {
+            "base model": found.base,
+            f"adapters of {self.work.rows.experts} tasks": found.adapters,
+            "gradients and moments of the trained one": found.optimizer,
+            step + (", layers computed again" if self.recomputes else ""): found.step,
+            "cached prefills": found.cache,
+            "interpreter and libraries": found.process,
+            "together": found.total(),
+        }
+        return [(name, [f"{size / 2**30:.2f}"]) for name, size in parts.items() if size]
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether layers are computed again in the backward pass."""
+        return self.config.model.gradient_checkpointing == "on"
+
+    def _footprint(self, tokens: int) -> Footprint:
+        config, rows, here = self.config, self.work.rows, self.here
+        key = repr((config.model, config.adapter, self.dtype, tokens, rows, here))
+        if key not in _ESTIMATES:  # the jobs of a sweep often differ in the method alone
+            _ESTIMATES[key] = training_footprint(
+                model_of(self.settings, config.model),
+                config.adapter,
+                self.dtype,
+                shapes_to_try(tokens, rows.longest, rows.labels),
+                attention=config.model.attention,
+                has_gpu=here.has_gpu,
+                checkpointing=self.recomputes,
+                adapters=rows.experts,
+                ranks=here.ranks,
+                is_sharded=here.is_sharded,
+            )
+        return _ESTIMATES[key]
+
+    def stages(self) -> list[Row]:
+        """Rows, steps and tokens of each stage."""
+        rows = [(name, [f"{number:,}" for number in numbers]) for name, numbers in self.work.stages.items()]
+        sums = [f"{sum(column):,}" for column in zip(*self.work.stages.values(), strict=True)]
+        return [*rows, ("together", sums)]
+
+    def time(self) -> str:
+        """Operations of the training, and the hours that they take here, or on an assumed GPU if there is none."""
+        tokens = sum(numbers[2] for numbers in self.work.stages.values())
+        text = self.settings.get_text_config(decoder=True)
+        layers = sum(weight.numel() for weight in self.bones.parameters()) - self.head * (2 - text.tie_word_embeddings)
+        # Two operations a weight forward, two for the gradients of inputs, and two for those of weights that are trained.
+        passes = 2 + self.config.adapter.full + self.recomputes
+        labels = min(1.0, self.work.rows.labels / self.work.rows.longest)
+        total = tokens * (2 * passes * layers + 4 * self.head * labels)
+        if self.here.has_gpu and not torch.cuda.is_available():
+            rate, said = GPU_PEAK * REACHED["gpu"], "at 40 % of an H100's 989 TFLOP/s, since no GPU is here"
+        else:
+            device = "cuda" if self.here.has_gpu else "cpu"
+            rate = (
+                products_a_second(text.hidden_size, self.dtype, device) * REACHED["gpu" if self.here.has_gpu else "cpu"]
+            )
+            said = f"at {rate / 1e9:,.0f} GFLOP/s, {REACHED['cpu']:.0%} of what products of this size reached just now"
+        hours = total / rate / self.here.ranks / 3600
+        took = f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:,.0f} minutes"
+        return f"training: {total:.2e} operations, about {took} {said}; testing comes in addition."
+
+
+#: Estimates of this process, by all that they depend on.
+_ESTIMATES: dict[str, Footprint] = {}
+
+
+def dry_run(cfg: DictConfig) -> None:
+    """Check a configuration as a run does, and print its weights, memory, steps, tokens and time.
+
+    Args:
+        cfg: composed.
+
+    Raises:
+        Refusal: the run would refuse these settings, or the model's configuration is not on this machine.
+    """
+    found = look_at(cfg)
+    console = Console(highlight=False)
+    console.print(found.title(), markup=False, soft_wrap=True)
+    _print(console, "what", ("number",), found.weights())
+    if found.trains:
+        _print(console, "memory of a training step on each device", ("GiB",), found.memory())
+    if found.trains and found.work.stages:
+        _print(console, "training", ("rows", "steps", "tokens"), found.stages())
+        console.print(found.time(), markup=False, soft_wrap=True)
+
+
+def look_at(cfg: DictConfig) -> DryRun:
+    """Check a configuration, and read the model's shape and the data.
+
+    Raises:
+        Refusal: see ``dry_run``.
+    """
+    config = validate(cfg)
+    traits = method_class(cfg.method).traits
+    if traits.weights == "full":
+        cfg.adapter.full = config.adapter.full = True
+    settle_router(cfg, config)
+    settle_rule(cfg, config)
+    check_traits(cfg, config)
+    settings, source = shape_of(config)
+    trains = traits.trains and traits.schedule != "frozen"
+    if trains:
+        bones = model_of(settings, config.model)
+        config.adapter.targets = resolve_targets(config.adapter.targets, bones, config.model.name)
+    gpu = cfg.trainer.get("accelerator", "auto") in ("gpu", "cuda") or on_gpu(cfg)
+    own = "bf16" if gpu else fast_dtype("cpu")
+    dtype = own if config.model.dtype == "auto" else config.model.dtype
+    here = Machine(gpu, 0, max(1, processes(cfg)), cfg.trainer.get("strategy") == FSDP_BASE)
+    return DryRun(cfg, config, settings, source, _work(cfg, config), here, dtype, trains)
+
+
+def shape_of(config: RunConfig) -> tuple[PreTrainedConfig, str]:
+    """The configuration of the base model, and where it comes from, in words.
+
+    Raises:
+        ConfigError: it is neither on this machine nor known, or experts cannot share the model.
+    """
+    known = known_shape(config.model.name) if config.model.source == "hub" else None
+    try:
+        return load_settings(config.model, cache_folder(config)), "its own configuration"
+    except ConfigError as error:
+        if known is None:
+            raise ConfigError(
+                f"{error} Its shape is not known either: download its config.json, or give a folder."
+            ) from error
+    check_architecture(config.model, known)
+    return known, "known shape"
+
+
+def _work(cfg: DictConfig, config: RunConfig) -> Work:
+    """The rows of the run, if its data are on this machine."""
+    model, experts = config.model, len(config.order.learned())
+    counted = "counted by the model's own tokenizer"
+    try:
+        template = build_template(config)
+    except Refusal:
+        counted = "counted by the packaged tokenizer, since the model's own is not on this machine"
+        config.model = replace(STAND_IN, max_length=model.max_length)
+    try:
+        template = build_template(config)
+        benchmark: Benchmark = instantiate(cfg.benchmark)
+        samples = {task: _sample(benchmark, task, config, template) for task in config.order.tasks}
+    except Refusal as error:
+        usual = Rows(model.max_length, min(256, model.max_length // 4), experts)
+        return Work(usual, {}, f"model.max_length, since no rows were read: {error}")
+    finally:
+        config.model = model
+    rows = Rows(max(one.longest for one in samples.values()), max(one.labels for one in samples.values()), experts)
+    return Work(rows, _steps(cfg, config, samples), counted)
+
+
+def _sample(benchmark: Benchmark, task: str, config: RunConfig, template: PromptTemplate) -> Sample:
+    """The number of a task's training rows, and lengths of those with most characters and of some others.
+
+    Raises:
+        DataError: the data are not there.
+    """
+    rows = [row for row in benchmark.reader.parts(task)["train"].rows if isinstance(row, Example)]
+    size = min(len(rows), config.train_size or len(rows))
+    drawn = Random(config.seed).sample(rows, min(len(rows), SAMPLED))
+    longest = sorted(rows, key=lambda row: len(row.prompt) + len(row.target))[-LONGEST:]
+    most = config.model.max_length
+
+    def lengths(some: Sequence[Example]) -> list[tuple[int, int]]:
+        answers = [len(template.target_ids(row.target)) for row in some]
+        return [(min(most, len(template.prompt_ids(row)) + n), n) for row, n in zip(some, answers, strict=True)]
+
+    usual, top = lengths(drawn), lengths(longest)
+    return Sample(size, mean(n for n, _ in usual), max(n for n, _ in top + usual), max(n for _, n in top + usual))
+
+
+def _steps(cfg: DictConfig, config: RunConfig, samples: Mapping[str, Sample]) -> dict[str, tuple[int, int, int]]:
+    """Rows, steps and tokens of each stage; past rows as ``ratio``, ``min_negatives`` and ``max_negatives`` say."""
+    traits, epochs, batch = method_class(cfg.method).traits, config.optim.epochs, config.optim.global_batch_size
+    least = cfg.method.get("min_negatives", 0) if traits.learns_refusals else 0
+    ratio, most = float(cfg.method.get("ratio") or 0), cfg.method.get("max_negatives", 0)
+    if traits.schedule == "joint":
+        every = sum(one.rows for one in samples.values())
+        tokens = sum(one.rows * one.tokens for one in samples.values())
+        return {"all tasks": (every, math.ceil(every / batch) * epochs, round(tokens * epochs))}
+    found: dict[str, tuple[int, int, int]] = {}
+    past: dict[str, Sample] = {}
+    for task, one in samples.items():
+        drawn = {name: num_rehearsed(ratio, other.rows, least) for name, other in past.items()}
+        share = min(1.0, most / max(1, sum(drawn.values()))) if most else 1.0
+        kept = {name: int(share * rows) for name, rows in drawn.items()}
+        rows = one.rows + sum(kept.values())
+        tokens = one.rows * one.tokens + sum(number * past[name].tokens for name, number in kept.items())
+        found[task] = (rows, math.ceil(rows / batch) * epochs, round(epochs * tokens))
+        past[task] = one
+    return found
+
+
+def products_a_second(hidden: int, dtype: str, device: str) -> float:
+    """Operations a second of products of a model's size on a device: the best of five."""
+    left = torch.randn(1024, hidden, device=device).to(DTYPES[dtype])
+    right = torch.randn(4 * hidden, hidden, device=device).to(DTYPES[dtype])
+    best = math.inf
+    for _ in range(5):
+        begun = time.perf_counter()
+        torch.nn.functional.linear(left, right)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begun)
+    return 2 * left.numel() * len(right) / best
+
+
+def _print(console: Console, title: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    table = Table(title, *(Column(name, justify="right") for name in columns), box=box.SIMPLE_HEAD)
+    for name, cells in rows:
+        table.add_row(Text(name), *map(Text, cells))
+    print_table(table, console)
