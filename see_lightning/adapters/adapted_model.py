@@ -17,7 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from see_lightning.adapters.quantization import packed, packed_bytes, relative_error, unpacked
 from see_lightning.adapters.targets import target_layers
@@ -124,7 +124,7 @@ class AdaptedModel(nn.Module):
             layer.forward = partial(self._checkpointed, layer.forward)
 
     def _checkpointed(self, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
-        if not torch.is_grad_enabled() or named.get("past_key_values") is not None:
+        if not torch.is_grad_enabled() or any(isinstance(one, Cache) for one in (*inputs, *named.values())):
             return forward(*inputs, **named)
         apply, prefix, states = self._apply_now, self._prefix_acts, self._of_pass()
 

@@ -65,3 +65,24 @@ def kept_numbers(x: Tensor, drop: float) -> tuple[Tensor, float]:
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[: x.numel()]
     kept = torch.ge(bits, left_out - _LEVELS // 2, out=torch.empty(x.numel(), dtype=x.dtype))
     return kept.view(x.shape), 1 - left_out / _LEVELS
+
+
+def parallel_update(x: Tensor, down_EIR: Tensor, up_ERO: Tensor, tokens: int) -> Tensor:
+    """The updates of E adapters, each of its part of every row's tokens, one after the other; (rows, E, tokens of a part, O).
+
+    Args:
+        x: of a layer, (B, S, I), where S is E times the size of a part; or the tokens of all rows as one list, (B S, I).
+        down_EIR: A of each adapter, transposed.
+        up_ERO: B of each adapter, transposed, times its scale.
+        tokens: of a part, which a list of all tokens does not tell.
+
+    >>> one = torch.ones(1, 4, 1)
+    >>> parallel_update(one, torch.tensor([[[1.0]], [[2.0]]]), torch.ones(2, 1, 1), 2).flatten().tolist()
+    [1.0, 1.0, 2.0, 2.0]
+    """
+    experts = len(down_EIR)
+    part = x.shape[1] // experts if x.dim() == 3 else tokens
+    parts = x.reshape(-1, experts, part, x.shape[-1]).transpose(0, 1)
+    rows = parts.shape[1]
+    added = (parts.reshape(experts, rows * part, -1) @ down_EIR) @ up_ERO
+    return added.view(experts, rows, part, -1).transpose(0, 1)

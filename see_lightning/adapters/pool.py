@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from see_lightning.adapters.activated import check_activated, check_header
 from see_lightning.adapters.adapted_model import AdaptedModel, Apply
-from see_lightning.adapters.lora import update
+from see_lightning.adapters.lora import parallel_update, update
 from see_lightning.adapters.prefix import VirtualTokens
 from see_lightning.adapters.protocols import AdapterDelta, CompositeAdapter
 from see_lightning.adapters.weight_cache import sha256
@@ -249,8 +249,8 @@ class ExpertPool(AdaptedModel):
     def _of_pass(self) -> list[tuple[Any, Any]]:
         return [(one, one.of_pass) for one in self.composites.values() if hasattr(one, "of_pass")]
 
-    def parallel_adapters(self, names: Sequence[str]) -> AbstractContextManager[nn.Module]:
-        """The model with each row's tokens in as many equal parts as there are experts; each acts on its part, in order."""
+    def parallel_adapters(self, names: Sequence[str], tokens: int) -> AbstractContextManager[nn.Module]:
+        """The model with each row's tokens in parts of a size, one for each expert, which acts on its part, in order."""
         self._known(names)
         key = tuple(names)
 
@@ -259,14 +259,10 @@ class ExpertPool(AdaptedModel):
             return torch.stack([a.T for a, _ in pairs]), torch.stack([b.T for _, b in pairs])
 
         def in_parallel(layer: str, x: Tensor, y: Tensor) -> Tensor:
-            # I, O: sizes of the layer's input and output, R: rank
-            down_EIR, up_ERO = self.cache.get(
+            weights = self.cache.get(
                 (layer, key, y.dtype), partial(self.weights_of, key, [layer]), partial(stack, layer, y.dtype)
             )
-            rows, tokens, experts = *x.shape[:2], len(key)
-            parts = x.view(rows, experts, tokens // experts, -1).transpose(0, 1).reshape(experts, -1, x.shape[-1])
-            added = (parts @ down_EIR) @ up_ERO
-            return y + added.view(experts, rows, tokens // experts, -1).transpose(0, 1).reshape(y.shape)
+            return y + parallel_update(x, *weights, tokens).reshape(y.shape)
 
         return self._with(in_parallel)
 

@@ -2,11 +2,9 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from random import Random
-from statistics import mean
 
 import torch
 from omegaconf import DictConfig
@@ -18,71 +16,29 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from see_lightning.adapters.targets import resolve_targets, target_layers
 from see_lightning.config.identity import method_name
-from see_lightning.config.instantiate import instantiate
-from see_lightning.config.schema import ModelConfig, RunConfig
+from see_lightning.config.schema import RunConfig
 from see_lightning.config.validation import FSDP_BASE, validate
-from see_lightning.data.example import Example
-from see_lightning.engine.build import build_template, cache_folder
+from see_lightning.engine.build import cache_folder
 from see_lightning.engine.distributed import on_gpu, processes
 from see_lightning.engine.footprint import Footprint, shapes_to_try, training_footprint
 from see_lightning.engine.launch import check_traits
-from see_lightning.engine.memory_plan import USUAL_TOKENS, Machine, Rows
+from see_lightning.engine.memory_plan import USUAL_TOKENS, Machine
 from see_lightning.engine.merge_rule import settle_rule
+from see_lightning.engine.planned_work import Work, planned_work
 from see_lightning.engine.router import settle_router
-from see_lightning.errors import ConfigError, Refusal
+from see_lightning.errors import ConfigError
 from see_lightning.methods.lookup import method_class
 from see_lightning.models.architecture import check_architecture
 from see_lightning.models.base import DTYPES, fast_dtype, load_settings, model_of
 from see_lightning.models.shapes import known_shape
 from see_lightning.reporting.terminal import print_table
-from see_lightning.tasks.memory import num_rehearsed
-from see_lightning.tasks.prompts import PromptTemplate
-from see_lightning.tasks.task import Benchmark
 
 #: Operations a second of a GPU that is not here: an H100's dense bf16 products, by its data sheet.
 GPU_PEAK = 989e12
 #: Share of the speed of large products that a training step reaches.
 REACHED = {"cpu": 0.5, "gpu": 0.4}
-#: Rows of a task whose tokens are counted: drawn at random, and those with most characters.
-SAMPLED, LONGEST = 100, 10
-#: The packaged model, whose tokenizer counts tokens where the model's own is not on this machine.
-STAND_IN = ModelConfig(source="package", name="HuggingFaceTB/SmolLM2-135M-Instruct@gguf-q4_1")
-
-
 #: A line of a table: its name and its cells.
 Row = tuple[str, Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The training rows of a task.
-
-    Args:
-        rows: number of rows.
-        tokens: mean length of a row in tokens.
-        longest: tokens of the longest row.
-        labels: tokens of the longest answer.
-    """
-
-    rows: int
-    tokens: float
-    longest: int
-    labels: int
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a run trains on.
-
-    Args:
-        rows: the longest ones, and the number of experts.
-        stages: by task: rows, steps, and tokens of all epochs.
-        counted: how tokens were counted, in words.
-    """
-
-    rows: Rows
-    stages: dict[str, tuple[int, int, int]]
-    counted: str
 
 
 @dataclass(frozen=True)
@@ -260,7 +216,7 @@ def look_at(cfg: DictConfig) -> DryRun:
     own = "bf16" if gpu else fast_dtype("cpu")
     dtype = own if config.model.dtype == "auto" else config.model.dtype
     here = Machine(gpu, 0, max(1, processes(cfg)), cfg.trainer.get("strategy") == FSDP_BASE)
-    return DryRun(cfg, config, settings, source, _work(cfg, config), here, dtype, trains)
+    return DryRun(cfg, config, settings, source, planned_work(cfg, config), here, dtype, trains)
 
 
 def shape_of(config: RunConfig) -> tuple[PreTrainedConfig, str]:
@@ -279,70 +235,6 @@ def shape_of(config: RunConfig) -> tuple[PreTrainedConfig, str]:
             ) from error
     check_architecture(config.model, known)
     return known, "known shape"
-
-
-def _work(cfg: DictConfig, config: RunConfig) -> Work:
-    """The rows of the run, if its data are on this machine."""
-    model, experts = config.model, len(config.order.learned())
-    counted = "counted by the model's own tokenizer"
-    try:
-        template = build_template(config)
-    except Refusal:
-        counted = "counted by the packaged tokenizer, since the model's own is not on this machine"
-        config.model = replace(STAND_IN, max_length=model.max_length)
-    try:
-        template = build_template(config)
-        benchmark: Benchmark = instantiate(cfg.benchmark)
-        samples = {task: _sample(benchmark, task, config, template) for task in config.order.tasks}
-    except Refusal as error:
-        usual = Rows(model.max_length, min(256, model.max_length // 4), experts)
-        return Work(usual, {}, f"model.max_length, since no rows were read: {error}")
-    finally:
-        config.model = model
-    rows = Rows(max(one.longest for one in samples.values()), max(one.labels for one in samples.values()), experts)
-    return Work(rows, _steps(cfg, config, samples), counted)
-
-
-def _sample(benchmark: Benchmark, task: str, config: RunConfig, template: PromptTemplate) -> Sample:
-    """The number of a task's training rows, and lengths of those with most characters and of some others.
-
-    Raises:
-        DataError: the data are not there.
-    """
-    rows = [row for row in benchmark.reader.parts(task)["train"].rows if isinstance(row, Example)]
-    size = min(len(rows), config.train_size or len(rows))
-    drawn = Random(config.seed).sample(rows, min(len(rows), SAMPLED))
-    longest = sorted(rows, key=lambda row: len(row.prompt) + len(row.target))[-LONGEST:]
-    most = config.model.max_length
-
-    def lengths(some: Sequence[Example]) -> list[tuple[int, int]]:
-        answers = [len(template.target_ids(row.target)) for row in some]
-        return [(min(most, len(template.prompt_ids(row)) + n), n) for row, n in zip(some, answers, strict=True)]
-
-    usual, top = lengths(drawn), lengths(longest)
-    return Sample(size, mean(n for n, _ in usual), max(n for n, _ in top + usual), max(n for _, n in top + usual))
-
-
-def _steps(cfg: DictConfig, config: RunConfig, samples: Mapping[str, Sample]) -> dict[str, tuple[int, int, int]]:
-    """Rows, steps and tokens of each stage; past rows as ``ratio``, ``min_negatives`` and ``max_negatives`` say."""
-    traits, epochs, batch = method_class(cfg.method).traits, config.optim.epochs, config.optim.global_batch_size
-    least = cfg.method.get("min_negatives", 0) if traits.learns_refusals else 0
-    ratio, most = float(cfg.method.get("ratio") or 0), cfg.method.get("max_negatives", 0)
-    if traits.schedule == "joint":
-        every = sum(one.rows for one in samples.values())
-        tokens = sum(one.rows * one.tokens for one in samples.values())
-        return {"all tasks": (every, math.ceil(every / batch) * epochs, round(tokens * epochs))}
-    found: dict[str, tuple[int, int, int]] = {}
-    past: dict[str, Sample] = {}
-    for task, one in samples.items():
-        drawn = {name: num_rehearsed(ratio, other.rows, least) for name, other in past.items()}
-        share = min(1.0, most / max(1, sum(drawn.values()))) if most else 1.0
-        kept = {name: int(share * rows) for name, rows in drawn.items()}
-        rows = one.rows + sum(kept.values())
-        tokens = one.rows * one.tokens + sum(number * past[name].tokens for name, number in kept.items())
-        found[task] = (rows, math.ceil(rows / batch) * epochs, round(epochs * tokens))
-        past[task] = one
-    return found
 
 
 def products_a_second(hidden: int, dtype: str, device: str) -> float:

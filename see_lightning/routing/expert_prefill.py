@@ -202,7 +202,7 @@ class SharedPrefill(ExpertPrefill):
         size, header = len(self._branch), len(self.pool.header_ids)
         checked = range(header - 1, size)
         keep = [size * (place - len(names)) + column for place in range(len(names)) for column in checked]
-        with self.pool.parallel_adapters(names) as model:
+        with self.pool.parallel_adapters(names, size) as model:
             logits_BCV, read = extend(
                 model, contexts, [[]] * len(contexts), tree=self._branch.times(len(names)), keep=keep
             )

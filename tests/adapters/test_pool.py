@@ -276,7 +276,7 @@ def test_experts_side_by_side_say_what_each_says_alone(names):
     with torch.inference_mode():
         with made.use_adapter(None) as model:
             _, read = extend(model, None, ROWS)
-        with made.parallel_adapters(names) as model:
+        with made.parallel_adapters(names, 4) as model:
             keep = range(-4 * len(names), 0)
             together, _ = extend(model, read, [[]] * len(ROWS), tree=tree.times(len(names)), keep=keep)
         for number, name in enumerate(names):
@@ -320,7 +320,7 @@ def test_experts_side_by_side_are_heard_anew_after_one_was_loaded_or_trained(tmp
         with torch.inference_mode():
             with made.use_adapter(None) as model:
                 _, read = extend(model, None, ROWS)
-            with made.parallel_adapters(["qa", "qg"]) as model:
+            with made.parallel_adapters(["qa", "qg"], 1) as model:
                 tree = Tree((33,), (-1,)).times(2)
                 return extend(model, read, [[]] * len(ROWS), tree=tree, keep=(-2, -1))[0]
 

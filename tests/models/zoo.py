@@ -26,6 +26,8 @@ WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, **BASIS}
 CONFIGS = {
     "llama": lambda: hf.LlamaConfig(**LIKE_LLAMA),
     "mistral": lambda: hf.MistralConfig(**LIKE_LLAMA, sliding_window=600),
+    "qwen2": lambda: hf.Qwen2Config(**LIKE_LLAMA),
+    "qwen3": lambda: hf.Qwen3Config(**LIKE_LLAMA, head_dim=8),
     "gemma2": lambda: hf.Gemma2Config(**LIKE_LLAMA, head_dim=8),
     "gemma3": lambda: hf.Gemma3TextConfig(**LIKE_LLAMA, head_dim=8),
     "gpt2": lambda: hf.GPT2Config(**LIKE_GPT2),
@@ -66,8 +68,11 @@ def random_model(kind: str) -> PreTrainedModel:
     return model.requires_grad_(False)
 
 
-def model_folder(kind: str, folder: Path) -> Path:
-    """The same as a folder that ``model.name`` may be."""
+def model_folder(kind: str, folder: Path, **tokenizer: str | None) -> Path:
+    """The same as a folder that ``model.name`` may be; ``tokenizer`` overwrites attributes of its tokenizer."""
     random_model(kind).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    made = tiny_tokenizer()
+    for name, value in tokenizer.items():
+        setattr(made, name, value)
+    made.save_pretrained(folder)
     return folder
