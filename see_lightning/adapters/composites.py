@@ -142,3 +142,7 @@ class LazyDense(Dense):
         """The changes by layer."""
         with torch.inference_mode(False), torch.no_grad():
             return dict(self._make())
+
+    def compute(self) -> None:
+        """Compute the change now, if it was not used yet."""
+        _ = self.deltas

@@ -74,7 +74,8 @@ class Merge(OneAdapterMethod):
         """Merges the task's adapter with what is kept of the earlier ones."""
         rows = self.proxy_rows(task, memory) if self.merge_rule.rows else []
         gradient = partial(self.coefficient_gradient, rows, [*self.tasks, task.name]) if rows else None
-        self._keep(task.name, self.merge_rule.add(self.merged, self._vector(task.name), gradient))
+        model = self._keep(task.name, self.merge_rule.add(self.merged, self._vector(task.name), gradient))
+        model.compute()  # here, where its time is that of the method
 
     def proxy_rows(self, task: Task, memory: Memory) -> list[Example]:
         """The stored rows of past tasks on which a rule computes losses, and as many of the task."""
@@ -104,10 +105,11 @@ class Merge(OneAdapterMethod):
     def _vector(self, task: str) -> TaskVector:
         return TaskVector(changes_of(self.pool, task), seed(self.run_seed, task, "merge"))
 
-    def _keep(self, task: str, merged: Merged) -> None:
+    def _keep(self, task: str, merged: Merged) -> LazyDense:
         self.tasks.append(task)
         self.merged = merged
-        self.pool.register(self.ADAPTER, LazyDense(lambda: self._truncated(self.merge_rule.result(merged))))
+        self.pool.register(self.ADAPTER, model := LazyDense(lambda: self._truncated(self.merge_rule.result(merged))))
+        return model
 
     def _truncated(self, changes: Changes) -> Changes:
         return changes if self.rank is None else as_low_rank(changes, self.rank)[0]

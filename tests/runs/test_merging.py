@@ -9,7 +9,7 @@ from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
 from see_lightning.merging.changes import dense, weighted_sum
 from see_lightning.methods.loss import answer_loss
-from see_lightning.methods.merge import changes_of
+from see_lightning.methods.merge import Merge, changes_of
 from tests.nightly import all_but
 from tests.runs import toy
 from tests.runs.test_growing import grown_from
@@ -183,3 +183,15 @@ def test_what_has_no_effect_or_meaning_is_refused(base, tmp_path, settings, told
         toy.run(toy.compose(toy.data_in(base), tmp_path, *settings))
     assert told in str(error.value)
     assert not list(tmp_path.glob("*/*/*")), "a run directory was made"
+
+
+def test_the_merge_is_a_part_of_the_methods_time(base, tmp_path, monkeypatch):
+    ended, computed = Merge.end_task, []
+
+    def end_task(method, task, memory):
+        ended(method, task, memory)
+        computed.append("deltas" in vars(method.pool.composites[Merge.ADAPTER]))
+
+    monkeypatch.setattr(Merge, "end_task", end_task)
+    merged(base, tmp_path, "rule=ties")
+    assert computed == [True] * 3
