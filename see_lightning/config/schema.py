@@ -21,6 +21,7 @@ PARAPHRASED = ("paraphrased", *(f"paraphrased_{number}" for number in range(2, 1
 VARIANTS = ("input_only", *PARAPHRASED)
 OOD_VARIANTS = ("input_only",)
 PROMPT_STYLES = ("chat", "plain", "alpaca", "llama2")
+USUAL_TOKENS = 4096  # of a micro-batch, where no number is given
 
 
 def _open_group() -> Any:
@@ -123,7 +124,9 @@ class OptimConfig:
     weight_decay: float = 0.0
     epochs: int = 3  # passes over a task's training examples
     global_batch_size: int = 32  # examples per optimizer step, over all devices
-    max_tokens_per_microbatch: Any = 4096  # of a device, padding included; auto: as many as fit into the free memory
+    max_tokens_per_microbatch: Any = (
+        USUAL_TOKENS  # of a device, padding included; auto: as many as fit into the free memory
+    )
     schedule: str = "cosine"  # cosine (to zero), linear (to zero), constant
     warmup: float = 0.0  # share of the steps
     grad_clip: float = 1.0  # largest gradient norm; 0 turns it off

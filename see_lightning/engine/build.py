@@ -18,7 +18,7 @@ from see_lightning.adapters.response_cache import ResponseCache
 from see_lightning.adapters.targets import resolve_targets
 from see_lightning.config.checks import TRAIN
 from see_lightning.config.instantiate import instantiate
-from see_lightning.config.schema import LLAMA_TARGETS, RunConfig
+from see_lightning.config.schema import LLAMA_TARGETS, USUAL_TOKENS, RunConfig
 from see_lightning.data.checks import RowChecks
 from see_lightning.engine.merge_rule import build_rule
 from see_lightning.engine.router import build_router
@@ -263,7 +263,10 @@ def build_method(
     )
     if checkpointing:
         pool.checkpoint_gradients()
-    setup = Setup(pool, template, config.optim, config.seed, rank, ranks)
+    optim = config.optim
+    if optim.max_tokens_per_microbatch == "auto":  # all tasks are trained
+        optim = replace(optim, max_tokens_per_microbatch=USUAL_TOKENS)
+    setup = Setup(pool, template, optim, config.seed, rank, ranks)
     method = _method(cfg, setup)
     build_router(cfg, method)
     build_rule(cfg, method)

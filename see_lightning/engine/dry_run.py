@@ -16,13 +16,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from see_lightning.adapters.targets import resolve_targets, target_layers
 from see_lightning.config.identity import method_name
-from see_lightning.config.schema import RunConfig
+from see_lightning.config.schema import USUAL_TOKENS, RunConfig
 from see_lightning.config.validation import FSDP_BASE, validate
 from see_lightning.engine.build import cache_folder
 from see_lightning.engine.distributed import on_gpu, processes
 from see_lightning.engine.footprint import Footprint, shapes_to_try, training_footprint
 from see_lightning.engine.launch import check_traits
-from see_lightning.engine.memory_plan import USUAL_TOKENS, Machine
+from see_lightning.engine.memory_plan import Machine
 from see_lightning.engine.merge_rule import settle_rule
 from see_lightning.engine.planned_work import Work, planned_work
 from see_lightning.engine.router import settle_router

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from see_lightning.config.schema import RunConfig
+from see_lightning.config.schema import USUAL_TOKENS, RunConfig
 from see_lightning.config.validation import FSDP_BASE
 from see_lightning.engine.build import cache_folder
 from see_lightning.engine.distributed import on_gpu
@@ -26,7 +26,6 @@ from see_lightning.tasks.task import Task
 #: Share of the free memory that an estimate may take.
 SHARE = 0.8
 #: Tokens of micro-batches that ``auto`` tries. On a CPU larger ones are not faster.
-USUAL_TOKENS = 4096
 ON_GPU, ON_CPU = (65536, 32768, 16384, 8192, 4096, 2048, 1024), (4096, 2048, 1024)
 
 
@@ -54,16 +53,19 @@ class MemoryPlan:
     Args:
         tokens: most tokens of a micro-batch.
         checkpointing: whether layers are computed again in the backward pass.
-        footprint: the estimate; None if the step is so small that none was made.
+        footprint: the estimate; None if the step is so small that none was made, or if it failed.
+        fault: why it failed.
     """
 
     tokens: int
     checkpointing: bool
     footprint: Footprint | None = None
+    fault: str = ""
 
     def in_words(self, here: Machine) -> str:
         """What was chosen, and why."""
-        assert self.footprint is not None
+        if self.footprint is None:
+            return f"the memory of a training step was not estimated: {self.fault}"
         again = "layers are computed again in the backward pass, " if self.checkpointing else ""
         return (
             f"{again}micro-batches of at most {self.tokens:,} tokens: {self.footprint.total() / 2**30:.1f} GiB by the"
@@ -120,17 +122,20 @@ def plan_memory(config: RunConfig, dtype: str, rows: Rows, machine: Machine) -> 
     limit = SHARE * machine.available
     if wish == "on" and given != "auto":
         return MemoryPlan(tokens[0], True)
-    if wish != "on" and rough_bytes(load_settings(config.model, cache_folder(config)), dtype, tokens[0], rows) < limit:
+    settings = load_settings(config.model, cache_folder(config))
+    if wish != "on" and rough_bytes(settings, dtype, tokens[0], rows) < limit:
         return MemoryPlan(tokens[0], False)
-    plans = []
-    for plan in _plans(config, dtype, rows, machine, tokens):
-        assert plan.footprint is not None
-        if plan.footprint.total() <= limit:
-            return plan
-        plans.append(plan)
-    last = plans[-1]
+    last: MemoryPlan | None = None
+    try:
+        for last in _plans(config, dtype, rows, machine, tokens):
+            if last.footprint is not None and last.footprint.total() <= limit:
+                return last
+    except Exception as error:  # of any type: a model's own code may not run on tensors without data, and yet train
+        usual = USUAL_TOKENS if given == "auto" else tokens[0]
+        return MemoryPlan(usual, wish == "on", fault=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
+    assert last is not None
+    assert last.footprint is not None
     if given == "auto":
-        assert last.footprint is not None
         raise ConfigError(
             f"a micro-batch of one row ({last.tokens} tokens) takes {last.footprint.total() / 2**30:.1f} GiB of memory by"
             f" the estimate, and {machine.available / 2**30:.1f} GiB are free. Lower model.max_length or adapter.rank, or"
@@ -175,6 +180,8 @@ def rough_bytes(settings: PreTrainedConfig, dtype: str, tokens: int, rows: Rows)
         rows: that are trained on.
     """
     text = settings.get_text_config(decoder=True)
+    if not all(hasattr(text, name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")):
+        return float("inf")
     hidden, layers = text.hidden_size, text.num_hidden_layers
     inner = max(getattr(text, name, None) or 0 for name in ("intermediate_size", "ffn_dim", "n_inner")) or 4 * hidden
     size = DTYPES[dtype].itemsize

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from see_lightning.config.instantiate import METHOD_GIVEN, bind, instantiate
-from see_lightning.config.schema import RunConfig
+from see_lightning.config.schema import USUAL_TOKENS, RunConfig
 from see_lightning.config.validation import FSDP_BASE
 from see_lightning.engine.answers_page import prompts_of, queries_of, write_answers
 from see_lightning.engine.build import build_method, build_tasks, build_template, expert_facts
@@ -23,7 +23,7 @@ from see_lightning.engine.find import Found, check_model
 from see_lightning.engine.ledger import Ledger, dump
 from see_lightning.engine.loop import run_stages
 from see_lightning.engine.made_from import date_of
-from see_lightning.engine.memory_plan import USUAL_TOKENS, MemoryPlan, longest_rows, machine, plan_memory
+from see_lightning.engine.memory_plan import MemoryPlan, longest_rows, machine, plan_memory
 from see_lightning.engine.preemption import STOPPED, Preempted, StopSignal, exit_code
 from see_lightning.engine.results import collect, keep_earlier
 from see_lightning.engine.router import check_prompts_suffice, decides_everything
@@ -220,7 +220,8 @@ class Session:
         rows = longest_rows(material.tasks, material.template)
         here = machine(cfg, ranks.size)
         plan = ranks.gather(plan_memory(config, dtype, rows, here))[0]
-        if plan.footprint and (plan.checkpointing or config.optim.max_tokens_per_microbatch == "auto"):
+        chosen = plan.checkpointing or config.optim.max_tokens_per_microbatch == "auto"
+        if plan.fault or (plan.footprint and chosen):
             self.console.print(f"note: {plan.in_words(here)}")
         config.optim.max_tokens_per_microbatch = plan.tokens
         return plan

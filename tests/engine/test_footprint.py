@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import PreTrainedConfig
 
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.config.schema import AdapterConfig, ModelConfig, OptimConfig
@@ -168,6 +169,26 @@ def test_the_rough_bound_is_above_the_estimate(tmp_path):
         config = Settings(tmp_path)
         found = memory_plan.footprint(config, "fp32", rows, Machine(False, 2**40), 4096, checkpointing=False)
         assert rough_bytes(tiny_config(), "fp32", 4096, rows) > found.total()
+
+
+def test_a_model_that_cannot_be_estimated_trains_as_before(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise KeyError("no such operation")
+
+    monkeypatch.setattr(memory_plan, "rough_bytes", lambda *_: float("inf"))
+    monkeypatch.setattr(memory_plan, "footprint", fails)
+    for given, expected in (
+        (("auto", 300), (300, False)),
+        (("auto", "auto"), (4096, False)),
+        (("on", "auto"), (4096, True)),
+    ):
+        found = plan(tmp_path, 1, *given)
+        assert (found.tokens, found.checkpointing) == expected
+        assert "no such operation" in found.in_words(Machine(False, 1))
+
+
+def test_a_model_with_other_names_of_its_sizes_is_estimated():
+    assert rough_bytes(PreTrainedConfig(), "fp32", 4096, ROWS) == float("inf")
 
 
 def test_there_is_memory():
