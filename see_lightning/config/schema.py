@@ -130,9 +130,7 @@ class OptimConfig:
     schedule: str = "cosine"  # cosine (to zero), linear (to zero), constant
     warmup: float = 0.0  # share of the steps
     grad_clip: float = 1.0  # largest gradient norm; 0 turns it off
-    loss_reduction: str = (
-        "tokens"  # tokens (mean over a batch's target tokens), examples (each example weighs the same)
-    )
+    loss_reduction: str = "tokens"  # mean over: tokens (all targets of a batch), examples (each weighs the same)
     early_stopping: int = 0  # epochs without a lower validation loss that end a task; its best epoch is kept; 0: none
     migu: float = 0.0  # MIGU: share of the rows of A and B that a step does not update from the second task on; 0: none
 
