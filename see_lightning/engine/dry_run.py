@@ -100,7 +100,7 @@ class DryRun:
             rows.append(
                 (f"trained weights a task: {kind}, {len(layers)} layers", [f"{whole if adapter.full else low:,}"])
             )
-        return [*rows, (f"tokens of the longest training row; {self.work.counted}", [f"{self.work.rows.longest:,}"])]
+        return [*rows, ("tokens of the longest training row", [f"{self.work.rows.longest:,}"])]
 
     def memory(self) -> list[Row]:
         """The parts of the memory of a training step, in GiB."""
@@ -110,7 +110,7 @@ class DryRun:
         step = f"activations, micro-batches of {tokens:,} tokens{'; auto makes them fit' if given == 'auto' else ''}"
         parts = {
             "base model": found.base,
-            f"adapters of {self.work.rows.experts} tasks": found.adapters,
+            f"adapters in memory: {self.work.rows.experts}": found.adapters,
             "gradients and moments of the trained one": found.optimizer,
             step + (", layers computed again" if self.recomputes else ""): found.step,
             "cached prefills": found.cache,
@@ -187,6 +187,7 @@ def dry_run(cfg: DictConfig) -> None:
     console = Console(highlight=False)
     console.print(found.title(), markup=False, soft_wrap=True)
     _print(console, "what", ("number",), found.weights())
+    console.print(f"tokens: {found.work.counted}", markup=False, soft_wrap=True)
     if found.trains:
         _print(console, "memory of a training step on each device", ("GiB",), found.memory())
     if found.trains and found.work.stages:

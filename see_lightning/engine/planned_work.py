@@ -59,7 +59,8 @@ class Work:
 
 def planned_work(cfg: DictConfig, config: RunConfig) -> Work:
     """The rows of the run, if its data are on this machine."""
-    model, experts = config.model, len(config.order.learned())
+    model, learned = config.model, len(config.order.learned())
+    experts = 1 if method_class(cfg.method).traits.one_lora else learned
     counted = "counted by the model's own tokenizer"
     try:
         template = build_template(config)
