@@ -26,7 +26,7 @@ def ran(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     jobs = []
 
-    def job(cfg):
+    def job(cfg, **_):
         validate(cfg)
         jobs.append(list(HydraConfig.get().overrides.task))
         if cfg.seed == 13:

@@ -56,8 +56,11 @@ def trains_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
     cls = method_class(method)
     after_training = cls.after_training(method)
     kept, wanted = (_training_settings(comparable(one), after_training) for one in (theirs, ours))
-    if "quantization" not in kept["adapter"]:  # an expert in fp32 can be rounded, and not the other way round
-        wanted["adapter"] = {name: value for name, value in wanted["adapter"].items() if name != "quantization"}
+    if "quantization" not in kept.get("adapter", {}):  # an expert in fp32 can be rounded, and not the other way round
+        adapter = wanted.get("adapter", {})
+        wanted |= (
+            {"adapter": {name: value for name, value in adapter.items() if name != "quantization"}} if adapter else {}
+        )
     if cls.traits.trains_as:  # the other method's settings are none that this one lacks
         wanted["method"] = {**wanted["method"], "_target_": cls.traits.trains_as}
         if kept["method"]["_target_"] == method["_target_"]:

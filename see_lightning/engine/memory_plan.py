@@ -16,7 +16,7 @@ from see_lightning.config.schema import USUAL_TOKENS, RunConfig
 from see_lightning.config.validation import FSDP_BASE
 from see_lightning.engine.build import cache_folder
 from see_lightning.engine.distributed import on_gpu
-from see_lightning.engine.footprint import HEAP, Footprint, shapes_to_try, training_footprint
+from see_lightning.engine.footprint import HEAP, LIBRARIES, Footprint, process_bytes, shapes_to_try, training_footprint
 from see_lightning.errors import ConfigError
 from see_lightning.models.attention import LONG
 from see_lightning.models.base import DTYPES, load_settings, skeleton
@@ -189,7 +189,7 @@ def rough_bytes(settings: PreTrainedConfig, dtype: str, tokens: int, rows: Rows)
     step = max(tokens, rows.longest) * layers * (size * (16 * hidden + 4 * inner) + scores)
     weights = size * (2 * text.vocab_size * hidden + layers * (4 * hidden**2 + 3 * hidden * inner))
     logits = 3 * 4 * rows.labels * max(1, tokens // rows.longest) * text.vocab_size
-    return float(HEAP * (step + logits) + weights + 2**30)
+    return float(HEAP * (step + logits) + weights + process_bytes("VmRSS") + 2 * LIBRARIES)
 
 
 def available_bytes(has_gpu: bool) -> int:

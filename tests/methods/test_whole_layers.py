@@ -194,12 +194,12 @@ def test_a_method_of_lora_adapters_refuses_whole_layers_before_a_folder_is_made(
     traits = method_class(cfg.method).traits
     if traits.weights == "lora" and traits.schedule != "frozen":
         with pytest.raises(ConfigError, match=rf"method={name} is made of LoRA adapters.*choose adapter=lora"):
-            launch._check_traits(cfg, launch.validate(cfg))
+            launch.check_traits(cfg, launch.validate(cfg))
     else:
-        launch._check_traits(cfg, launch.validate(cfg))
+        launch.check_traits(cfg, launch.validate(cfg))
 
 
 def test_a_sharded_base_model_is_refused(tmp_path):
     cfg = toy.compose(tmp_path / "data", tmp_path / "runs", "method=seqft", "adapter=full", "trainer=fsdp")
     with pytest.raises(ConfigError, match="choose trainer=ddp"):
-        launch._check_traits(cfg, launch.validate(cfg))
+        launch.check_traits(cfg, launch.validate(cfg))

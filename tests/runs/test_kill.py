@@ -134,13 +134,13 @@ def test_a_signal_while_data_or_the_model_are_loaded_ends_that_at_once(killable,
     places = {"read_contents": launch, "build_tasks": session, "build_method": session}
     builds = {name: getattr(module, name) for name, module in places.items()}
 
-    def told_while_loading(name, *given):
+    def told_while_loading(name, *given, **more):
         if name == loaded:
             os.kill(os.getpid(), told)
             for _ in range(600):  # rows, or layers
                 time.sleep(0.1)
         print(name)
-        return builds[name](*given)
+        return builds[name](*given, **more)
 
     for name, module in places.items():
         monkeypatch.setattr(module, name, partial(told_while_loading, name))
