@@ -166,7 +166,7 @@ class DryRun:
             )
             said = f"at {rate / 1e9:,.0f} GFLOP/s, {REACHED['cpu']:.0%} of what products of this size reached just now"
         hours = total / rate / self.here.ranks / 3600
-        took = f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:,.0f} minutes"
+        took = f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:,.0f} min"
         return f"training: {total:.2e} operations, about {took} {said}; testing comes in addition."
 
 

@@ -150,7 +150,9 @@ def _take_over(
         reason = "the list of tasks has grown"
     else:
         reason = (
-            f"{edited} changed since" if edited else "only thresholds, the router, the rule or single experts differ"
+            f"{edited} changed since"
+            if edited
+            else "only thresholds, the router, the rule, the quantization or single experts differ"
         )
     console.print(f"{taken} {stages} copied from {earlier.directory}: {reason}")
 
