@@ -104,6 +104,8 @@ EFFECTS = (
            " method that trains LoRA adapters, and adapter=lora"),
     Effect(("adapter.quantization",), _has_rank, "layers are trained whole, and only LoRA adapters are quantised; choose"
            " adapter=lora"),
+    Effect(("model.gradient_checkpointing",), lambda cfg: not cfg.adapter.activated, "activated experts act over KV"
+           " caches, and such passes are not computed again", soft=True),
     Effect(("adapter.cache_gb",), lambda cfg: cfg.adapter.activated, "only activated experts cache the base model's prefill;"
            " write adapter=activated_lora"),
     Effect(("ratio",), _rehearses, "method={method} rehearses nothing", soft=True),

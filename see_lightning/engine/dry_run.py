@@ -20,9 +20,9 @@ from see_lightning.config.schema import USUAL_TOKENS, RunConfig
 from see_lightning.config.validation import FSDP_BASE, validate
 from see_lightning.engine.build import cache_folder
 from see_lightning.engine.distributed import on_gpu, processes
-from see_lightning.engine.footprint import Footprint, shapes_to_try, training_footprint
+from see_lightning.engine.footprint import Footprint
 from see_lightning.engine.launch import check_traits
-from see_lightning.engine.memory_plan import Machine
+from see_lightning.engine.memory_plan import Machine, footprint
 from see_lightning.engine.merge_rule import settle_rule
 from see_lightning.engine.planned_work import Work, planned_work
 from see_lightning.engine.router import settle_router
@@ -128,18 +128,8 @@ class DryRun:
         config, rows, here = self.config, self.work.rows, self.here
         key = repr((config.model, config.adapter, self.dtype, tokens, rows, here))
         if key not in _ESTIMATES:  # the jobs of a sweep often differ in the method alone
-            _ESTIMATES[key] = training_footprint(
-                model_of(self.settings, config.model),
-                config.adapter,
-                self.dtype,
-                shapes_to_try(tokens, rows.longest, rows.labels),
-                attention=config.model.attention,
-                has_gpu=here.has_gpu,
-                checkpointing=self.recomputes,
-                adapters=rows.experts,
-                ranks=here.ranks,
-                is_sharded=here.is_sharded,
-            )
+            bones = model_of(self.settings, config.model)  # another one, since it is changed
+            _ESTIMATES[key] = footprint(bones, config, self.dtype, rows, here, tokens, checkpointing=self.recomputes)
         return _ESTIMATES[key]
 
     def stages(self) -> list[Row]:
@@ -160,11 +150,9 @@ class DryRun:
         if self.here.has_gpu and not torch.cuda.is_available():
             rate, said = GPU_PEAK * REACHED["gpu"], "at 40 % of an H100's 989 TFLOP/s, since no GPU is here"
         else:
-            device = "cuda" if self.here.has_gpu else "cpu"
-            rate = (
-                products_a_second(text.hidden_size, self.dtype, device) * REACHED["gpu" if self.here.has_gpu else "cpu"]
-            )
-            said = f"at {rate / 1e9:,.0f} GFLOP/s, {REACHED['cpu']:.0%} of what products of this size reached just now"
+            device, share = ("cuda", REACHED["gpu"]) if self.here.has_gpu else ("cpu", REACHED["cpu"])
+            rate = share * products_a_second(text.hidden_size, self.dtype, device)
+            said = f"at {rate / 1e9:,.0f} GFLOP/s, {share:.0%} of what products of this size reached just now"
         hours = total / rate / self.here.ranks / 3600
         took = f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:,.0f} min"
         return f"training: {total:.2e} operations, about {took} {said}; testing comes in addition."

@@ -19,7 +19,7 @@ from see_lightning.engine.distributed import on_gpu
 from see_lightning.engine.footprint import HEAP, LIBRARIES, Footprint, process_bytes, shapes_to_try, training_footprint
 from see_lightning.errors import ConfigError
 from see_lightning.models.attention import LONG
-from see_lightning.models.base import DTYPES, load_settings, skeleton
+from see_lightning.models.base import DTYPES, load_settings, model_of
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.task import Task
 
@@ -127,12 +127,13 @@ def plan_memory(config: RunConfig, dtype: str, rows: Rows, machine: Machine) -> 
         return MemoryPlan(tokens[0], False)
     last: MemoryPlan | None = None
     try:
-        for last in _plans(config, dtype, rows, machine, tokens):
+        for last in _plans(settings, config, dtype, rows, machine, tokens):
             if last.footprint is not None and last.footprint.total() <= limit:
                 return last
     except Exception as error:  # of any type: a model's own code may not run on tensors without data, and yet train
         usual = USUAL_TOKENS if given == "auto" else tokens[0]
-        return MemoryPlan(usual, wish == "on", fault=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
+        reason = next(iter(str(error).splitlines()), "")
+        return MemoryPlan(usual, wish == "on", fault=f"{type(error).__name__}: {reason[:200]}")
     assert last is not None
     assert last.footprint is not None
     if given == "auto":
@@ -144,18 +145,27 @@ def plan_memory(config: RunConfig, dtype: str, rows: Rows, machine: Machine) -> 
     return last  # the user's own choice, in its smallest form
 
 
-def _plans(config: RunConfig, dtype: str, rows: Rows, machine: Machine, tokens: list[int]) -> Iterator[MemoryPlan]:
+def _plans(
+    settings: PreTrainedConfig, config: RunConfig, dtype: str, rows: Rows, machine: Machine, tokens: list[int]
+) -> Iterator[MemoryPlan]:
     """The allowed plans, the fastest first."""
     for again in {"auto": (False, True), "on": (True,), "off": (False,)}[config.model.gradient_checkpointing]:
         for size in tokens:
-            yield MemoryPlan(size, again, footprint(config, dtype, rows, machine, size, checkpointing=again))
+            bones = model_of(settings, config.model)
+            yield MemoryPlan(size, again, footprint(bones, config, dtype, rows, machine, size, checkpointing=again))
 
 
 def footprint(
-    config: RunConfig, dtype: str, rows: Rows, machine: Machine, tokens: int, *, checkpointing: bool
+    bones: PreTrainedModel,
+    config: RunConfig,
+    dtype: str,
+    rows: Rows,
+    machine: Machine,
+    tokens: int,
+    *,
+    checkpointing: bool,
 ) -> Footprint:
-    """The estimate for one size of micro-batches."""
-    bones: PreTrainedModel = skeleton(config.model, cache_folder(config))
+    """The estimate for one size of micro-batches of a run; ``bones``, the model on the meta device, is changed."""
     return training_footprint(
         bones,
         config.adapter,

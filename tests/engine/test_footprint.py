@@ -139,7 +139,7 @@ def test_the_plan_shrinks_with_the_memory(tmp_path, monkeypatch):
         (tokens, again): tokens * (1 if again else 4) for tokens in (4096, 2048, 1024, 400) for again in (False, True)
     }
 
-    def sized(config, dtype, rows, machine, tokens, *, checkpointing):
+    def sized(bones, config, dtype, rows, machine, tokens, *, checkpointing):
         return Footprint(base=0, adapters=0, optimizer=0, step=size[tokens, checkpointing])
 
     monkeypatch.setattr(memory_plan, "footprint", sized)
@@ -167,7 +167,9 @@ def test_the_plan_shrinks_with_the_memory(tmp_path, monkeypatch):
 def test_the_rough_bound_is_above_the_estimate(tmp_path):
     for rows in (Rows(100, 10), Rows(1500, 300)):
         config = Settings(tmp_path)
-        found = memory_plan.footprint(config, "fp32", rows, Machine(False, 2**40), 4096, checkpointing=False)
+        found = memory_plan.footprint(
+            bones(tmp_path), config, "fp32", rows, Machine(False, 2**40), 4096, checkpointing=False
+        )
         assert rough_bytes(tiny_config(), "fp32", 4096, rows) > found.total()
 
 
@@ -185,6 +187,15 @@ def test_a_model_that_cannot_be_estimated_trains_as_before(tmp_path, monkeypatch
         found = plan(tmp_path, 1, *given)
         assert (found.tokens, found.checkpointing) == expected
         assert "no such operation" in found.in_words(Machine(False, 1))
+
+
+def test_an_error_without_words_is_no_error_of_the_plan(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(memory_plan, "rough_bytes", lambda *_: float("inf"))
+    monkeypatch.setattr(memory_plan, "footprint", fails)
+    assert plan(tmp_path, 1, "auto", 300).fault == "AssertionError: "
 
 
 def test_a_model_with_other_names_of_its_sizes_is_estimated():
