@@ -151,8 +151,10 @@ def test_a_published_experiment_generates_what_its_paper_does_and_a_small_one_do
         path.stem: OmegaConf.select(OmegaConf.load(path), "benchmark.max_new_tokens")
         for path in CONF.glob("experiment/*.yaml")
     }
-    assert {name for name, rule in rules.items() if rule == "protocol"} == {"ssr_superni_10"}
+    of_protocol = {name for name, rule in rules.items() if rule == "protocol"}
+    assert of_protocol == {"ssr_superni_10", "standard_4", "superni_15", "trace"}
     assert set(rules.values()) == {None, "protocol"}
+    assert OmegaConf.load(CONF / "experiment" / "long_15.yaml").defaults[0] == "standard_4"
 
 
 def test_a_benchmark_of_data_sets_on_the_hub_needs_them_named() -> None:
