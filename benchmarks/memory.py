@@ -1,4 +1,4 @@
-"""The estimate of a training step's memory beside the memory that the step takes on this CPU, for six settings.
+"""The estimate of a training step's memory beside the memory that the step takes on this CPU, for seven settings.
 
     python benchmarks/memory.py
 
@@ -9,7 +9,7 @@ Each step runs in a process of its own, three times, on random tokens and the pa
 import json
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Setting:
         adapter: settings that differ from the default.
         batch: rows, length, labels.
         checkpointing: whether layers are computed again.
+        quantization: of the base model.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Setting:
     adapter: dict[str, Any]
     batch: tuple[int, int, int]
     checkpointing: bool = False
+    quantization: str = "none"
 
 
 SETTINGS = [
@@ -57,6 +59,7 @@ SETTINGS = [
     Setting("the same, checkpointing", "bf16", {"targets": ALL, "rank": 16}, (3, 700, 100), checkpointing=True),
     Setting("4 x 1,536, checkpointing", "bf16", {"targets": ["q_proj", "v_proj"]}, (4, 1536, 64), checkpointing=True),
     Setting("whole layers, 3 x 400", "fp32", {"targets": ALL, "full": True}, (3, 400, 20)),
+    Setting("nf4, LoRA all layers, 3 x 400", "bf16", {"targets": ALL}, (3, 400, 20), quantization="nf4"),
 ]
 
 
@@ -69,12 +72,13 @@ def estimate(setting: Setting) -> Footprint:
         setting.dtype,
         [BatchShape(*setting.batch)],
         checkpointing=setting.checkpointing,
+        quantization=setting.quantization,
     )
 
 
 def measure(setting: Setting) -> int:
     """The peak of this process in bytes, after three steps."""
-    base = load_model(MODEL, CACHE, setting.dtype)
+    base = load_model(replace(MODEL, quantization=setting.quantization), CACHE, setting.dtype)
     pool = ExpertPool(base, AdapterConfig(**setting.adapter), MODEL.name)
     if setting.checkpointing:
         pool.checkpoint_gradients()

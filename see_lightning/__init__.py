@@ -1,5 +1,6 @@
 """Continual fine-tuning of language models: the Sequential Ensemble of Experts, its rivals and benchmarks, one protocol."""
 
+import logging
 import os
 import sys
 
@@ -30,6 +31,9 @@ from typing import TYPE_CHECKING, Any  # noqa: E402
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# PEFT imports it where it is installed, and it warns at once that a package is missing which nothing here uses; its 8-bit
+# layers warn at each product that inputs are cast.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
 

@@ -50,6 +50,8 @@ GENERAL_USES = ("general_negatives", "other_instructions", "against")  # setting
 REWORDING_VERSION = 1  # of the rules that reword definitions; other rules train other experts
 GENERAL_VERSION = 2  # of the package's general instructions; another version trains other experts
 NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")
+# Settings of the model that are newer than the first kept runs, and the values that change nothing.
+MODEL_OFF: dict[str, Any] = {"template_args": {}, "quantization": "none"}
 NUISANCE_MODEL = ("attention", "gradient_checkpointing")  # how the same products are computed, as the device
 NUISANCE_BENCHMARK = ("licence", "citation", "package", "published_at", "paraphrases")
 
@@ -79,8 +81,9 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     optim = {name: value for name, value in config["optim"].items() if name not in NEWER_OPTIM or value}
     kept["optim"] = {name: value for name, value in optim.items() if name != "tokens_at_once"}
     kept["trainer"] = {name: value for name, value in config["trainer"].items() if name not in NUISANCE_TRAINER}
-    # Newer than the first kept runs; empty, it changes no prompt.
-    model = {name: value for name, value in config["model"].items() if name != "template_args" or value}
+    model = {
+        name: value for name, value in config["model"].items() if name not in MODEL_OFF or value != MODEL_OFF[name]
+    }
     kept["model"] = {name: value for name, value in model.items() if name not in NUISANCE_MODEL}
     kept["method"] = switched_on({name: _one_spelling(value) for name, value in config["method"].items()})
     if "ratio" in kept["method"]:

@@ -43,9 +43,8 @@ class ModelConfig:
     )  # chat only: variables of the template, such as enable_thinking
     dtype: str = "auto"  # auto (bf16 where the hardware is fast at it, else fp32), bf16, fp32
     max_length: int = 1536  # tokens; the longest prompt with its answer
-    attention: str = (
-        "auto"  # auto (GPU: sdpa; CPU: grouped where the model allows it, else eager), sdpa, flash, eager, grouped
-    )
+    attention: str = "auto"  # auto (GPU: sdpa; CPU: grouped where the model allows it, else eager), sdpa, flash, ...
+    quantization: str = "none"  # of the base model's linear layers: none, int8, nf4; needs bitsandbytes
     gradient_checkpointing: str = "auto"  # auto (if memory would not suffice), on (less memory, a third more time), off
     trust_remote_code: bool = False  # run Python code that comes with the model
 
@@ -54,6 +53,7 @@ class ModelConfig:
         one_of("model.prompt", self.prompt, PROMPT_STYLES)
         one_of("model.dtype", self.dtype, ("auto", "bf16", "fp32"))
         one_of("model.attention", self.attention, ("auto", "sdpa", "flash", "eager", "grouped"))
+        one_of("model.quantization", self.quantization, ("none", "int8", "nf4"))
         one_of("model.gradient_checkpointing", self.gradient_checkpointing, ("auto", "on", "off"))
         within("model.max_length", self.max_length, 16)
         if self.template_args and self.prompt != "chat":

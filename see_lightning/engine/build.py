@@ -20,6 +20,7 @@ from see_lightning.config.checks import TRAIN
 from see_lightning.config.instantiate import instantiate
 from see_lightning.config.schema import LLAMA_TARGETS, USUAL_TOKENS, RunConfig
 from see_lightning.data.checks import RowChecks
+from see_lightning.engine.distributed import on_gpu
 from see_lightning.engine.merge_rule import build_rule
 from see_lightning.engine.router import build_router
 from see_lightning.errors import ConfigError
@@ -30,6 +31,7 @@ from see_lightning.methods.method import Method
 from see_lightning.methods.migu import with_largest_rows
 from see_lightning.methods.setup import Setup
 from see_lightning.models.base import end_ids, load_model, load_tokenizer, model_place, skeleton
+from see_lightning.models.quantized_base import check_quantizable
 from see_lightning.models.sharding import shard
 from see_lightning.tasks.lengths import checked_lengths, length_notices
 from see_lightning.tasks.prompts import PromptTemplate, checked_header, checked_texts
@@ -215,6 +217,7 @@ def check_adaptable(cfg: DictConfig, config: RunConfig) -> None:
         ConfigError: the model or a layer cannot be used.
     """
     bones = skeleton(config.model, cache_folder(config))
+    check_quantizable(bones, config.model.quantization, config.model.name, has_gpu=on_gpu(cfg))
     if _is_trained(cfg):
         resolve_targets(config.adapter.targets, bones, config.model.name)
 
@@ -283,9 +286,11 @@ def _method(cfg: DictConfig, setup: Setup) -> Method:
 
 def expert_facts(config: RunConfig, template: PromptTemplate, dtype: str) -> dict[str, Any]:
     """The fields of ``expert.json`` that all experts of a run have in common."""
+    kind = config.model.quantization
     return {
         "base_model": config.model.name,
         "base_revision": config.model.revision,
+        **({} if kind == "none" else {"base_quantization": kind}),
         "dtype": dtype,
         "indicators": {"pos": config.indicators.pos, "neg": config.indicators.neg},
         "template_sha256": template.digest(),

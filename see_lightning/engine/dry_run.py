@@ -30,6 +30,7 @@ from see_lightning.errors import ConfigError
 from see_lightning.methods.lookup import method_class
 from see_lightning.models.architecture import check_architecture
 from see_lightning.models.base import DTYPES, fast_dtype, load_settings, model_of
+from see_lightning.models.quantized_base import check_quantizable
 from see_lightning.models.shapes import known_shape
 from see_lightning.reporting.terminal import print_table
 
@@ -106,10 +107,10 @@ class DryRun:
         """The parts of the memory of a training step, in GiB."""
         given = self.config.optim.max_tokens_per_microbatch
         tokens = USUAL_TOKENS if given == "auto" else int(given)
-        found = self._footprint(tokens)
+        found, kind = self._footprint(tokens), self.config.model.quantization
         step = f"activations, micro-batches of {tokens:,} tokens{'; auto makes them fit' if given == 'auto' else ''}"
         parts = {
-            "base model": found.base,
+            f"base model{'' if kind == 'none' else f', {kind}'}": found.base,
             f"adapters in memory: {self.work.rows.experts}": found.adapters,
             "gradients and moments of the trained one": found.optimizer,
             step + (", layers computed again" if self.recomputes else ""): found.step,
@@ -202,6 +203,9 @@ def look_at(cfg: DictConfig) -> DryRun:
         bones = model_of(settings, config.model)
         config.adapter.targets = resolve_targets(config.adapter.targets, bones, config.model.name)
     gpu = cfg.trainer.get("accelerator", "auto") in ("gpu", "cuda") or on_gpu(cfg)
+    if config.model.quantization != "none":
+        bones = model_of(settings, config.model)
+        check_quantizable(bones, config.model.quantization, config.model.name, has_gpu=gpu)
     own = "bf16" if gpu else fast_dtype("cpu")
     dtype = own if config.model.dtype == "auto" else config.model.dtype
     here = Machine(gpu, 0, max(1, processes(cfg)), cfg.trainer.get("strategy") == FSDP_BASE)

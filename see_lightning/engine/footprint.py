@@ -21,6 +21,7 @@ from see_lightning.config.schema import AdapterConfig
 from see_lightning.models.architecture import decoder_layers
 from see_lightning.models.attention import LONG, attention_name
 from see_lightning.models.base import DTYPES
+from see_lightning.models.quantized_base import restored_bytes, stored_bytes
 
 #: Memory of glibc's heap for each byte that is alive in it, and bytes that torch's libraries take once they compute: both
 #: from six training steps, others than those of ``benchmarks/memory.py``. Blocks of many sizes, all aligned, leave gaps.
@@ -219,6 +220,7 @@ def training_footprint(
     adapters: int = 1,
     ranks: int = 1,
     is_sharded: bool = False,
+    quantization: str = "none",
 ) -> Footprint:
     """The memory of the largest training step of a run, on each of its devices.
 
@@ -233,8 +235,10 @@ def training_footprint(
         adapters: that are in memory at the end of the run.
         ranks: devices that train together.
         is_sharded: whether each of them holds a part of the base model; two layers are whole at a time.
+        quantization: value of ``model.quantization``; the weights of one layer are restored at a time.
     """
-    base = sum(weight.numel() for weight in skeleton.parameters()) * DTYPES[dtype].itemsize
+    base = stored_bytes(skeleton, quantization, DTYPES[dtype])
+    restored = restored_bytes(skeleton, quantization, DTYPES[dtype])
     pool = without_data(skeleton, adapter, dtype, attention=attention, has_gpu=has_gpu, checkpointing=checkpointing)
     trained = {id(weight): weight for weight in pool.parameters() if weight.requires_grad}
     one = sum(weight.nbytes for weight in trained.values())
@@ -246,7 +250,7 @@ def training_footprint(
         base=base,
         adapters=one * adapters,
         optimizer=3 * one,
-        step=int(step * (1 if has_gpu else HEAP)),
+        step=int((step + restored) * (1 if has_gpu else HEAP)),
         cache=int(adapter.cache_gb / 2 * 2**30) if adapter.activated else 0,
         process=CONTEXT if has_gpu else process_bytes("VmRSS") + LIBRARIES,
     )

@@ -132,6 +132,11 @@ def check_traits(cfg: DictConfig, config: RunConfig) -> None:
             f"method={method_name(cfg)} was not made for a base model of which each rank holds only a part, as with"
             f" trainer.strategy={FSDP_BASE}; choose trainer=ddp, in which each rank holds the whole model."
         )
+    if sharded and config.model.quantization != "none":
+        raise ConfigError(
+            f"model.quantization={config.model.quantization} keeps scales beside the weights, which"
+            f" trainer.strategy={FSDP_BASE} does not divide among ranks; choose trainer=ddp."
+        )
     if config.adapter.activated and not method.traits.takes_activated:
         raise ConfigError(
             f"method={method_name(cfg)} changes how the whole prompt is read, and activated experts act from its last tokens"
@@ -160,6 +165,11 @@ def check_traits(cfg: DictConfig, config: RunConfig) -> None:
         raise ConfigError(
             f"method={method_name(cfg)} is made of LoRA adapters, and adapter.full=true trains whole layers; choose"
             f" adapter=lora."
+        )
+    if config.model.quantization != "none":
+        raise ConfigError(
+            f"adapter=full trains copies of the base model's layers, and model.quantization={config.model.quantization} keeps"
+            f" these in fewer bits; choose adapter=lora, or model.quantization=none."
         )
     if sharded:
         raise ConfigError(

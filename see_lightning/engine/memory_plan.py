@@ -177,6 +177,7 @@ def footprint(
         adapters=rows.experts,
         ranks=machine.ranks,
         is_sharded=machine.is_sharded,
+        quantization=config.model.quantization,
     )
 
 

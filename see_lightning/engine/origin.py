@@ -80,6 +80,9 @@ def import_expert(method: Method, task: str, source: Path, facts: Mapping[str, A
     trained_on = _about(source).get("base_model") or read_file(source / CONFIG).get("base_model_name_or_path")
     is_same = trained_on in (base, base.partition("@")[0], pool.place)
     notes = [] if is_same else [f"it was trained on the base model {trained_on}; here this is {base}"]
+    then, now = (facts.get("base_quantization", "none") for facts in (_about(source), facts))
+    if then != now:
+        notes.append(f"it was trained with model.quantization={then}; here it answers with {now}")
     if _about(source).get("template_sha256", facts["template_sha256"]) != facts["template_sha256"]:
         notes.append("it was trained with prompts of another form")
     return {"from": str(source), "verdicts": verdicts, "notes": notes}

@@ -25,6 +25,7 @@ from see_lightning.engine.loop import run_stages
 from see_lightning.engine.made_from import date_of
 from see_lightning.engine.memory_plan import MemoryPlan, longest_rows, machine, plan_memory
 from see_lightning.engine.preemption import STOPPED, Preempted, StopSignal, exit_code
+from see_lightning.engine.quantized import note_base_quantization
 from see_lightning.engine.results import collect, keep_earlier
 from see_lightning.engine.router import check_prompts_suffice, decides_everything
 from see_lightning.engine.run_data import RunData
@@ -185,6 +186,7 @@ class Session:
             )
             # The model's files may have been downloaded just now.
             ranks.on_rank_zero(lambda: check_model(self.ledger, config, note=True))
+            ranks.on_rank_zero(lambda: note_base_quantization(self.ledger, config, method.pool.model))
             return method
 
         return RunContext(

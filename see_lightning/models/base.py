@@ -20,6 +20,7 @@ from transformers import (
 
 from see_lightning.config.schema import ModelConfig
 from see_lightning.errors import FULL, ConfigError, Refusal, barred, listed, with_cause
+from see_lightning.models import quantized_base
 from see_lightning.models.architecture import check_architecture, open_windows
 from see_lightning.models.attention import NAME, attention_name
 from see_lightning.models.smollm2 import converted_folder, smollm2_folder
@@ -112,13 +113,19 @@ def load_model(config: ModelConfig, cache: Path, dtype: str) -> PreTrainedModel:
         dtype: ``bf16`` or ``fp32``.
 
     Raises:
-        ConfigError: there is no such model, its files are incomplete, or experts cannot share it.
+        ConfigError: there is no such model, its files are incomplete, experts cannot share it, or it cannot be quantised.
     """
     settings = load_settings(config, cache)
     gpu = torch.cuda.is_available()
     attention = attention_name(config.attention, settings.model_type, gpu)
+    quantized = quantized_base.loading(config.quantization, DTYPES[dtype])
     if config.source == "tiny":
         model = tiny_model().to(DTYPES[dtype])
+        if quantized:
+            weights = model.state_dict()
+            model = type(model).from_pretrained(
+                None, config=settings, state_dict=weights, dtype=DTYPES[dtype], **quantized
+            )
     else:
         with _refused_in_one_line(config):
             model, loading = AutoModelForCausalLM.from_pretrained(
@@ -128,6 +135,7 @@ def load_model(config: ModelConfig, cache: Path, dtype: str) -> PreTrainedModel:
                 attn_implementation=attention if attention != NAME else "eager",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, with their names
+                **quantized,
                 **_hub(config),
             )
         _check_complete(config, loading)
@@ -141,6 +149,7 @@ def load_model(config: ModelConfig, cache: Path, dtype: str) -> PreTrainedModel:
     # With ``logits_to_keep`` the head gets a strided slice, for which torch would copy the head's weight once per row.
     model.get_output_embeddings().register_forward_pre_hook(lambda head, inputs: (inputs[0].contiguous(),))
     model.requires_grad_(False)
+    quantized_base.prepare(model)
     return model.eval()
 
 

@@ -1,6 +1,6 @@
 """The weights of a model's folder, read one tensor at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -9,9 +9,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from see_lightning.config.schema import ModelConfig
 from see_lightning.errors import ConfigError
 from see_lightning.files.reading import sha256
 from see_lightning.files.run_files import read_file
+from see_lightning.models.digest import model_folder
+from see_lightning.models.smollm2 import converted_folder
+from see_lightning.models.tiny import tiny_model
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -67,3 +71,29 @@ class Checkpoint:
             raise ConfigError(
                 f"{self.folder} and {other.folder} have different tokenizers, so a token of one means another in the other."
             )
+
+
+def exact_weights(config: ModelConfig, cache: Path) -> Callable[[str], Tensor]:
+    """The function that gives the weight of a linear layer by its name, (O, I), in fp32, as the model's files have it.
+
+    Args:
+        config: which model.
+        cache: where converted models are kept.
+
+    Raises:
+        ConfigError: it is not saved as safetensors on this machine.
+    """
+    if config.source == "tiny":
+        model = tiny_model()
+        return lambda path: model.get_parameter(f"{path}.weight").detach()
+    folder = converted_folder(cache) if config.source == "package" else model_folder(config)
+    if folder is None:
+        raise ConfigError(f"the files of {config.name} are not on this machine.")
+    files = Checkpoint(folder)
+    transposed = dict(files.matrices())
+
+    def exact(path: str) -> Tensor:
+        weight = files.tensor(f"{path}.weight")
+        return weight.T if transposed[path] else weight
+
+    return exact

@@ -7,6 +7,7 @@ from see_lightning.engine import launch
 from see_lightning.errors import ConfigError
 from see_lightning.models.tiny import CHAT
 from tests.models.zoo import model_folder
+from tests.nightly import all_but
 from tests.runs import toy
 
 FAMILIES = ("gpt2", "gpt_neox", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
@@ -58,6 +59,17 @@ def test_a_family_learns_answers_and_goes_on(tmp_path, family, kind):
         directory / "tasks/01-sky/expert/adapter_model.safetensors" for directory in (one.directory, two.directory)
     ]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.parametrize("family", all_but(["gpt2", "qwen3"], FAMILIES))
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out", "ignore:Model has `tie_word_embeddings")
+def test_a_family_learns_over_a_base_model_in_eight_bits(tmp_path, family):
+    place, data = model_folder(family, tmp_path / family), toy.write_tasks(tmp_path / "data")
+    own = settings(place, "model.prompt=plain", "model.quantization=int8", "order.tasks=[sky]")
+    seen = toy.run(toy.compose(data, tmp_path / "runs", *own))
+    assert 0.001 < toy.read_results(seen.directory)["base_quantization"]["error"] < 0.01
+    (reply,) = load_ensemble(seen.directory).answer(["skysky111?"])
+    assert reply.expert in ("sky", "base")
 
 
 @pytest.mark.parametrize(
