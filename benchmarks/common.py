@@ -1,6 +1,7 @@
 """What the benchmarks share: options, a configuration as ``run.py`` composes it, and training as a run trains."""
 
 import argparse
+import importlib.util
 import os
 import sys
 import tempfile
@@ -254,9 +255,12 @@ def fit(setup: Setup, method: Method, task: Task, data: TaskDataModule, clock: C
     return Fitted(throughput.steps, throughput.tokens, throughput.computed, loss.mean())
 
 
+def is_there(package: str) -> bool:
+    """Whether a package is installed."""
+    return importlib.util.find_spec(package) is not None
+
+
 def require(package: str) -> None:
     """Refuse early where a peer is not installed."""
-    import importlib.util
-
-    if importlib.util.find_spec(package) is None:
+    if not is_there(package):
         raise ConfigError(f"the peers of this benchmark need {package}: pip install -e '.[bench]'.")

@@ -82,9 +82,15 @@ def measure(setting: Setting) -> int:
     pool = ExpertPool(base, AdapterConfig(**setting.adapter), MODEL.name)
     if setting.checkpointing:
         pool.checkpoint_gradients()
+    train_steps(pool, setting.batch)
+    return process_bytes("VmHWM")
+
+
+def train_steps(pool: ExpertPool, batch: tuple[int, int, int]) -> None:
+    """Three training steps of a new expert on random tokens; ``batch``: rows, tokens of a row, tokens of its answer."""
     pool.add_expert("trained", weights_seed=0)
-    rows, length, labels = setting.batch
-    ids_BS = torch.randint(5, 1000, (rows, length))
+    rows, length, labels = batch
+    ids_BS = torch.randint(5, 250, (rows, length), device=pool.device())
     labels_BS = torch.full_like(ids_BS, IGNORED)
     labels_BS[:, -labels:] = ids_BS[:, -labels:]
     optimizer = torch.optim.AdamW([weight for weight in pool.parameters() if weight.requires_grad])
@@ -93,7 +99,6 @@ def measure(setting: Setting) -> int:
             answer_loss(pool(ids_BS, torch.ones_like(ids_BS), labels_BS), labels_BS, "tokens").backward()
             optimizer.step()
             optimizer.zero_grad()
-    return process_bytes("VmHWM")
 
 
 def main() -> None:
