@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from see_lightning.adapters.pool import ExpertPool
 from see_lightning.tasks.batches import Queries
@@ -55,6 +56,8 @@ class ResponseCache:
     def __init__(self, *settings: str) -> None:
         self.settings = settings
         self._responses: dict[str, CachedResponse] = {}
+        #: Computes responses elsewhere (``routing.remote_responses``); None computes them in this process.
+        self.remote: Any = None
         #: Responses since this list was last emptied; they are still to be written to disk.
         self.new: list[CacheEntry] = []
 
@@ -109,6 +112,7 @@ class BatchCache:
     ) -> None:
         self.response_cache, self.queries, self.forced_prefix = response_cache, queries, forced_prefix
         self.plain = plain
+        self.remote = response_cache.remote if response_cache else None
         self._digest = cache(pool.digest)
 
     def get(self, adapter: str | None, row: int) -> CachedResponse:

@@ -15,7 +15,7 @@ from see_lightning.config.schema import ALL_LINEAR, LLAMA_TARGETS
 # Settings that change no number. A new trainer setting counts as changing numbers until it is listed here.
 # The seed has its own folder; the ratio enters through the method; a protocol only summarises the scores; ood queries and
 # variants are evaluated in addition.
-NUISANCE = ("paths", "logger", "seed", "ratio", "protocol", "ood", "variants")
+NUISANCE = ("paths", "logger", "seed", "ratio", "protocol", "ood", "variants", "evaluate")
 OFF: dict[str, tuple[str, ...]] = {  # switches of methods, off at 0, "none" or [], and the settings without effect then
     "min_negatives": (),
     "max_negatives": (),

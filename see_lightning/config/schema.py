@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig
 
 from see_lightning.config.checks import check_calibrate_on, check_ratio, check_tokens, one_of, within
+from see_lightning.config.evaluate import EvaluateConfig
 from see_lightning.config.origins import Origin, read_origins
 from see_lightning.errors import ConfigError
 
@@ -324,9 +325,8 @@ class RunConfig:
     router: Any = None  # null: the method's own
     rule: Any = None  # null: the method's own, if it merges
     ood: OodConfig | None = None
-    variants: list[str] = field(
-        default_factory=list
-    )  # of the test queries: input_only, paraphrased, paraphrased_2, ...
+    variants: list[str] = field(default_factory=list)  # of test queries: input_only, paraphrased, paraphrased_2
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
 
     def __post_init__(self) -> None:

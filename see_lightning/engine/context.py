@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from rich.console import Console
 
+from see_lightning.config.evaluate import EvaluateConfig
 from see_lightning.config.origins import Origin
 from see_lightning.engine.build import response_cache_of
 from see_lightning.engine.callbacks import StopOnSignal
@@ -16,6 +17,7 @@ from see_lightning.engine.distributed import Ranks
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.made_from import taken_up
 from see_lightning.engine.preemption import Preempted, StopSignal
+from see_lightning.engine.remote import RemoteExperts
 from see_lightning.engine.router import restore_expert
 from see_lightning.engine.stages import OWN, EvalSet, Stage
 from see_lightning.engine.tracker import Tracker
@@ -41,6 +43,7 @@ class RunSettings:
         eval_batch_size: queries that are decoded together.
         facts: fields of ``expert.json`` that are the same in all experts: base model, template, indicators.
         origins: by task, where its expert comes from, if it is not trained as all others are.
+        evaluate: who answers test queries.
     """
 
     seed: int
@@ -53,6 +56,7 @@ class RunSettings:
     eval_batch_size: int
     facts: dict[str, Any]
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
 @dataclass(kw_only=True)
@@ -135,6 +139,13 @@ class RunContext:
                         method.response_cache, [each for each in records if one.name == OWN or each["task"] in names]
                     )
         return method
+
+    @cached_property
+    def remote(self) -> RemoteExperts:
+        """The connection to the server that answers test queries."""
+        assert isinstance(self.method, ExpertMethod)
+        folders = {stage.task.name: self.ledger.folder(stage.name) / "expert" for stage in self.stages if stage.task}
+        return RemoteExperts(self.settings.evaluate, self.method, folders.__getitem__)
 
     def trainer(
         self, stage: Stage, callbacks: list[L.Callback], *, logger: Any = False, epochs: int = 1, alone: bool = False

@@ -58,10 +58,36 @@ class EvaluateStage:
 
         Raises:
             Preempted: a rank received a stop signal.
+            Refusal: the server that is to answer gives other answers than this process.
         """
+        if self.context.settings.evaluate.engine == "vllm" and self._is_left():
+            self._connect()
         for eval_set in self.context.eval_sets.values():
             self._evaluate(eval_set, self._unanswered(eval_set))
             self._evaluate(eval_set, self._undecided(eval_set), only_decide=True)
+
+    def _is_left(self) -> bool:
+        """Whether any query is still to be answered or decided on."""
+        sets = self.context.eval_sets.values()
+        return any(self._unanswered(one) or self._undecided(one) for one in sets)
+
+    def _connect(self) -> None:
+        """Let the server answer, once it agrees with this process on the first queries of the run's own tasks."""
+        context = self.context
+        remote, method = context.remote, context.method
+        tasks = context.eval_sets[OWN].answered_after(self.stage, last=self.stage is context.stages[-1])
+        found = remote.check(tasks, context.settings.facts, batch_size=context.settings.eval_batch_size)
+        assert isinstance(method, ExpertMethod)
+        assert method.response_cache is not None
+        method.response_cache.remote = remote.responses
+        context.console.print(
+            f"{self.title}: {remote.server.url} answers; of {found['checked']} queries that were answered here too,"
+            f" {found['other_expert']} went to another expert, {found['other_text']} have another text"
+        )
+        engine = context.ledger.content["about"].setdefault("engine", {"name": "vllm", "stages": {}})
+        engine["url"] = remote.server.url
+        engine["stages"][self.stage.name] = found
+        context.ledger.commit()
 
     def _unanswered(self, eval_set: EvalSet) -> list[Task]:
         """The tasks of an eval set that are still to be answered after this stage."""

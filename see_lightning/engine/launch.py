@@ -23,6 +23,7 @@ from see_lightning.engine.imports import check_imports, settle_experts
 from see_lightning.engine.ledger import Ledger
 from see_lightning.engine.merge_rule import settle_rule
 from see_lightning.engine.preemption import ended_at_once, leave_quietly
+from see_lightning.engine.remote import check_engine
 from see_lightning.engine.report_again import bring_up_to_date, check_template, is_finished
 from see_lightning.engine.router import settle_router
 from see_lightning.engine.session import Session
@@ -159,6 +160,7 @@ def check_traits(cfg: DictConfig, config: RunConfig) -> None:
             f" method={method_name(cfg)} depend on each other or are none; it is for method=see without reuse and warm_start,"
             f" stl and any_ssr."
         )
+    check_engine(cfg, config)
     if not config.adapter.full or method.traits.schedule == "frozen":
         return
     if method.traits.weights == "lora":

@@ -17,6 +17,7 @@ from see_lightning.engine.merge_rule import rule_name
 from see_lightning.engine.method_costs import HOOKS, STEP_HOOKS
 from see_lightning.engine.quantized import quantization_notices, quantization_of
 from see_lightning.engine.record import starts_of
+from see_lightning.engine.remote import engine_notices
 from see_lightning.engine.router import router_class, router_name
 from see_lightning.engine.run_data import RunData
 from see_lightning.engine.stream_facts import (
@@ -69,8 +70,7 @@ def collect(run: RunData) -> dict[str, Any]:
     results["notices"] = _notices(run, results)
     results["benchmark"] = _benchmark(run)
     results["config"] = OmegaConf.to_container(run.cfg, resolve=True)
-    if "contents" in run.about:
-        digests = run.about["contents"]["digests"]
+    if digests := run.about.get("contents", {}).get("digests"):
         results["contents"] = {"digests": digests, "in_key": placed(numbers_config(run.cfg), digests)}
     return with_current_fields(results)
 
@@ -91,7 +91,7 @@ def _origin(run: RunData) -> dict[str, Any]:
         **({"rule": rule} if (rule := rule_name(run.cfg)) else {}),
         "ratio": run.cfg.method.get("ratio"),
         "model": model_id(run.config.model),
-        "dtype": about["dtype"],
+        **{name: about[name] for name in ("dtype", "engine") if name in about},
         "order": run.config.order.name,
         "tasks": run.names,
     }
@@ -265,6 +265,7 @@ def _notices(run: RunData, results: Mapping[str, Any]) -> list[str]:
     """Notices about the numbers, for their readers."""
     notices = [notice for one in run.eval_sets.values() for task in one.tasks for notice in task.notices]
     notices += stream_notices(run.config.order) + assignment_notices(run, results) + quantization_notices(results)
+    notices += engine_notices(results)
     if router_class(run.cfg) is Walk and "routing" in results:
         notices += misrouted(
             results["routing"],

@@ -204,6 +204,7 @@ class Session:
                 eval_batch_size=config.data.eval_batch_size,
                 facts=expert_facts(config, material.template, dtype),
                 origins=config.order.origins(),
+                evaluate=config.evaluate,
             ),
             make_method=make_method,
             make_trainer=make_trainer,

@@ -53,6 +53,7 @@ BEGUN = {  # facts about a run, from its first start on
     "date?": str,
     "prompts?": {str: str},
     "grown_from?": (str, None),
+    "engine?": {"name": str, "url": str, "stages": {str: {str: int}}},
     "base_quantization?": {"kind": str, "bytes": int, "error?": NUMBER},
     "numbers?": NUMBERS,
     "contents?": {"files": {str: str}, "digests": {str: (str, None)}, "places": {str: [str]}},

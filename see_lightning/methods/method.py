@@ -304,7 +304,8 @@ class ExpertMethod(Method):
         known = [batch_cache.get(adapter, row) if cached.text is None else cached for row, cached in enumerate(known)]
         new = [row for row, cached in enumerate(known) if cached.text is None]
         if new:
-            for row, one in zip(new, self.generate(adapter, queries.select(new), forced_prefix), strict=True):
+            generate = batch_cache.remote.plain if batch_cache.remote else self.generate
+            for row, one in zip(new, generate(adapter, queries.select(new), forced_prefix), strict=True):
                 known[row] = CachedResponse(text=self.text_behind(forced_prefix, one.ids), truncated=not one.ended)
                 batch_cache.put(adapter, row, known[row])
         return [

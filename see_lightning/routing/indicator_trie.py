@@ -66,8 +66,10 @@ class IndicatorTrie:
         shared = next((n for n, (p, q) in enumerate(zip(*words, strict=False)) if p != q), None)
         if shared is None:
             raise ValueError(f"{indicators.pos!r} and {indicators.neg!r} differ in no token.")
+        #: The tokens with which both begin.
+        self.shared = list(words[0][:shared])
         place = -1
-        for token in words[0][:shared]:
+        for token in self.shared:
             step = self.leads[place, token]
             assert step is not None
             place = step

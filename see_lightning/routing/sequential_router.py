@@ -146,42 +146,30 @@ class SequentialRouter:
             for expert in dict.fromkeys(chain(*asked)):
                 self._ask(prefill, rows, expert, [place for place, order in enumerate(asked) if expert in order])
         self._finish()
-        return [[self._known_log_odds((expert, row)) for expert in order] for row, order in enumerate(orders)]
+        return [list(self.log_odds_of(row, order)) for row, order in enumerate(orders)]
 
     def log_odds_of(self, row: int, experts: Sequence[str]) -> tuple[float, ...]:
         """Log-odds of the verdicts that experts have given on a query, in nats, to 4 digits; empty if one is not known."""
-        found: list[float] = []
-        for expert in experts:
-            decision, cached = self._decisions.get((expert, row)), self._cached.get((expert, row))
-            log_odds = round(decision.log_odds, 4) if decision else cached.log_odds if cached else None
-            if log_odds is None:
-                return ()
-            found.append(log_odds)
-        return tuple(found)
+        found = [self._given_log_odds((expert, row)) for expert in experts]
+        known = tuple(one for one in found if one is not None)
+        return known if len(known) == len(found) else ()
 
-    def _known_log_odds(self, request: Request) -> float:
-        found = self._cached[request].log_odds
-        assert found is not None, "a verdict was cached without its log-odds"
-        return found
+    def _given_log_odds(self, request: Request) -> float | None:
+        decision, cached = self._decisions.get(request), self._cached.get(request)
+        return round(decision.log_odds, 4) if decision else cached.log_odds if cached else None
 
     def _lazy_prefill(self, rows: Sequence[int], orders: Orders) -> LazyPrefill:
         return cache(lambda: self._make_prefill(rows, orders))
 
     def _make_prefill(self, rows: Sequence[int], orders: Orders) -> ExpertPrefill:
-        queries = self.queries.select(rows)
+        given = self.pool, self.trie, self.queries.select(rows), self.counts
         if not self.pool.header_ids:
-            return PerExpertPrefill(self.pool, self.trie, queries, self.counts)
+            return PerExpertPrefill(*given)
         asked = [(expert, row) for row, order in zip(rows, orders, strict=True) for expert in order]
         new = {expert for expert, row in asked if self._is_new((expert, row))}
-        return SharedPrefill(
-            self.pool,
-            self.trie,
-            queries,
-            self.counts,
-            orders=[[expert for expert in order if expert in new] for order in orders],
-            start=partial(self._start, self.queries.groups[rows[0]]),
-            keep=self.batch_cache.response_cache is not None,
-        )
+        wanted = [[expert for expert in order if expert in new] for order in orders]
+        start = partial(self._start, self.queries.groups[rows[0]])
+        return SharedPrefill(*given, orders=wanted, start=start, keep=self.batch_cache.response_cache is not None)
 
     def _prefill_group(self, group: int) -> CommonPrefix:
         """Prefill the common prefix of a group's prompts with the base model."""
@@ -200,6 +188,16 @@ class SequentialRouter:
         decided = cached.verdict is not None and (refused or self.queries.only_decide)
         return not decided and cached.text is None
 
+    def _fetch(self, adapter: str | None, rows: Sequence[int]) -> None:
+        """Let the run's server, if there is one, compute the responses of an adapter that are not cached."""
+        if remote := self.batch_cache.remote:
+            new = [row for row in rows if self._is_new((adapter, row))]
+            trie = None if adapter in self.plain else self.trie
+            found = remote.responses(adapter, self.queries.select(new), trie, self.thresholds.get(adapter or ""))
+            for row, response in zip(new, found, strict=True):
+                self._cached[adapter, row] = response
+                self.batch_cache.put(adapter, row, response)
+
     def _verdicts_of(
         self, prefill: LazyPrefill, rows: Sequence[int], expert: str, places: Sequence[int]
     ) -> list[Verdict]:
@@ -217,6 +215,7 @@ class SequentialRouter:
         return apply_threshold(Verdict(verdict), log_odds, self.thresholds.get(request[0] or ""))
 
     def _ask(self, prefill: LazyPrefill, rows: Sequence[int], expert: str, places: Sequence[int]) -> None:
+        self._fetch(expert, [rows[place] for place in places])
         new = [place for place in places if self._is_new((expert, rows[place]))]
         for chunk in prefill().queries.chunks(new) if new else ():
             self.decoder.decode_until(self.queries.rows - len(chunk))
@@ -233,9 +232,7 @@ class SequentialRouter:
             self.decoder.step()
         for place in new:
             request: Request = (expert, rows[place])
-            self._verdicts[request] = (
-                self._verdicts[request] or Verdict.NEITHER
-            )  # it ended before the indicator was complete
+            self._verdicts[request] = self._verdicts[request] or Verdict.NEITHER  # it ended within the indicator
 
     def _start_decoding(self, prefilled: dict[Request, Prefilled]) -> None:
         """Continue decoding after the verdicts, in one batch for all requests of one KV cache."""
@@ -266,6 +263,7 @@ class SequentialRouter:
         self, adapter: str | None, prefill: LazyPrefill, rows: Sequence[int], places: Sequence[int]
     ) -> None:
         """Begin the answers of the base model or of an expert that never refuses."""
+        self._fetch(adapter, [rows[place] for place in places])
         new = [place for place in places if self._is_new((adapter, rows[place]))]
         for chunk in prefill().queries.chunks(new) if new else ():
             self.decoder.decode_until(self.queries.rows - len(chunk))
