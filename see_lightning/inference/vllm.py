@@ -91,32 +91,38 @@ class VllmServer:
         return [self._read(answer) for answer in self._all(bodies)]
 
     def logprobs(self, model: str | None, prompts: Sequence[Sequence[int]], tokens: Sequence[int]) -> list[float]:
-        """The natural log-probability of one given token behind each prompt; ``model`` as in ``complete``."""
+        """The natural log-probability of one given token behind each prompt; ``model`` as in ``complete``.
+
+        The token is the only one that may be written, and vLLM tells the log-probability that it had among all. (Those of a
+        prompt's tokens, ``prompt_logprobs``, end a server on a CPU with an error where an adapter is used, in vLLM 0.32.)
+        """
         bodies = [
             {
                 "model": model or self.base,
-                "prompt": [*prompt, token],
+                "prompt": list(prompt),
                 "max_tokens": 1,
                 "temperature": 0,
-                "prompt_logprobs": 0,
+                "logprobs": 1,
+                "return_tokens_as_token_ids": True,
+                "allowed_token_ids": [token],
                 "add_special_tokens": False,
             }
             for prompt, token in zip(prompts, tokens, strict=True)
         ]
-        try:
-            last = [answer["choices"][0]["prompt_logprobs"][-1] for answer in self._all(bodies)]
-            return [float(one[str(token)]["logprob"]) for one, token in zip(last, tokens, strict=True)]
-        except (KeyError, TypeError, IndexError) as error:
-            raise ConfigError(
-                f"{self.url}/completions gives no prompt_logprobs as vLLM does ({type(error).__name__}: {error})."
-            ) from error
+        found = []
+        for token, answer in zip(tokens, self._all(bodies), strict=True):
+            one = self._read(answer, keep_end=True)
+            if one.ids != [token]:
+                raise ConfigError(f"{self.url}/completions wrote {one.ids}, where allowed_token_ids was [{token}].")
+            found.append(one.logprobs[0][token])
+        return found
 
     def _all(self, bodies: Sequence[dict[str, Any]]) -> list[Any]:
         """The answers to requests that are sent at once, in their order."""
         with ThreadPoolExecutor(max(1, min(self.parallel, len(bodies)))) as pool:
             return list(pool.map(lambda body: self._send("completions", body), bodies))
 
-    def _read(self, answer: Any) -> Completion:
+    def _read(self, answer: Any, *, keep_end: bool = False) -> Completion:
         try:
             (choice,) = answer["choices"]
             ids = [_id(token) for token in choice["logprobs"]["tokens"]]
@@ -129,7 +135,7 @@ class VllmServer:
                 f"{self.url}/completions answered in another form than vLLM's ({type(error).__name__}: {error}); it must give"
                 f" log-probabilities by token id (return_tokens_as_token_ids)."
             ) from error
-        if ids and ids[-1] in self.eos_ids:
+        if ids and ids[-1] in self.eos_ids and not keep_end:
             ids.pop()
         return Completion(ids, top, stopped)
 

@@ -47,28 +47,21 @@ class StandIn:
         if not is_base:
             self.peft.set_adapter(body["model"])
         model = self.peft or self.base
-        if body.get("prompt_logprobs") is not None:
-            with model.disable_adapter() if self.peft and is_base else nullcontext():
-                logprobs_SV = model(input_ids=torch.tensor([body["prompt"]])).logits[0].float().log_softmax(-1)
-            given = body["prompt"]
-            told = [
-                {str(given[place]): {"logprob": float(logprobs_SV[place - 1, given[place]])}}
-                for place in range(1, len(given))
-            ]
-            return 200, {"choices": [{"text": "", "prompt_logprobs": [None, *told], "finish_reason": "length"}]}
         assert body["return_tokens_as_token_ids"]
         tokens, tops, reason = [], [], "length"
         ids = torch.tensor([body["prompt"]])
         for _ in range(body["max_tokens"]):
             with model.disable_adapter() if self.peft and is_base else nullcontext():
                 logits_V = model(input_ids=ids).logits[0, -1]
-            top = logits_V.float().log_softmax(-1).topk(body["logprobs"])
-            token = int(top.indices[0])
+            logprobs_V = logits_V.float().log_softmax(-1)
+            top = logprobs_V.topk(body["logprobs"])
+            (token,) = body.get("allowed_token_ids") or [int(top.indices[0])]
             tokens.append(token)
             tops.append(
                 {f"token_id:{id_}": value for id_, value in zip(top.indices.tolist(), top.values.tolist(), strict=True)}
             )
-            if token in body["stop_token_ids"]:
+            tops[-1][f"token_id:{token}"] = float(logprobs_V[token])  # vLLM adds the one that is written
+            if token in body.get("stop_token_ids", ()):
                 reason = "stop"
                 break
             ids = torch.cat([ids, torch.tensor([[token]])], 1)
