@@ -2,7 +2,7 @@
 # make test     set up, then lint, types, layers, doctests and tests, one of each kind
 # make test-all the same, then all others (marked nightly); make nightly: these alone
 # make contracts METHOD=see   only what every method promises, for one method
-# make results  the tables of RESULTS.md and the pictures beside it, from results/
+# make results  the tables of RESULTS.md and LEADERBOARD.md and the pictures, from results/
 # make merging  every merge rule on the experts of one run, beside the methods of make rivals (SEE_DATA=DIR)
 # make rivals   every method on the same five tasks, one after the other; again after a stop (SEE_DATA=DIR)
 # make setup    only the environment, in .venv
@@ -63,6 +63,7 @@ contracts: setup
 results: setup
 	$(PY) -m see_lightning.publish results RESULTS.md
 	$(PY) -m see_lightning.figures results --out results
+	$(PY) -m see_lightning leaderboard
 
 rivals: setup
 	$(PY) run.py experiment=rivals_superni_5

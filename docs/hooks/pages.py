@@ -7,7 +7,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README", "RESULTS", "CONTRIBUTING", "PAPERS", "SECURITY", "LOG", "CHANGELOG")
+DOCUMENTS = ("README", "RESULTS", "LEADERBOARD", "CONTRIBUTING", "PAPERS", "SECURITY", "LOG", "CHANGELOG")
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("see_lightning/*/__init__.py"))
 
 

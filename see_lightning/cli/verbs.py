@@ -47,6 +47,10 @@ VERBS = {
     "route": Verb("see_lightning.cli.route", "compares all routers on the experts of a run, without training"),
     "harness": Verb("see_lightning.cli.harness", "evaluates a run on tasks of lm-evaluation-harness"),
     "lm-eval": Verb("see_lightning.cli.lm_eval", "the command line of lm-evaluation-harness, with runs as models"),
+    "leaderboard": Verb(
+        "see_lightning.cli.leaderboard",
+        "writes all kept results as one document and one page, with what is within noise",
+    ),
     "publish": Verb("see_lightning.cli.publish", "copies results into a folder, and fills the tables of a document"),
     "data": Verb("see_lightning.cli.data", "checks the files of a benchmark"),
 }

@@ -1,6 +1,7 @@
 """Computes ``results.json`` from the ledger of a run and its answers."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import chain
 from statistics import mean
 from typing import Any
@@ -130,9 +131,7 @@ def _storage(run: RunData) -> dict[str, Any]:
         return {}
     return {
         "storage": {part: [stage.get(part, 0) for stage in stored] for part in dict.fromkeys(chain(*stored))},
-        "capacity": [
-            round(sum(size for part, size in stage.items() if part != "pool") / stage["pool"], 6) for stage in stored
-        ],
+        "capacity": [round(sum(n for part, n in one.items() if part != "pool") / one["pool"], 6) for one in stored],
     }
 
 
@@ -217,16 +216,16 @@ def _variants(run: RunData, *, routed: bool, given: Mapping[str, str] | None) ->
 
 
 def _timing(run: RunData) -> dict[str, Any]:
-    """Seconds of training and evaluation by stage, and rates over all stages."""
-    evaluate_s = [sum(block.get("seconds", 0) for block in stage) for stage in run.blocks]
-    queries = sum(block.get("queries", 0) for stage in run.blocks for block in stage)
+    """Seconds of training and evaluation by stage, rates over all stages, and the date on which results were written."""
+    spent, queries = ([sum(one.get(of, 0) for one in some) for some in run.blocks] for of in ("seconds", "queries"))
     return {
         "train_s": [stage["seconds"] for stage in run.trained],
-        "evaluate_s": [round(seconds, 3) for seconds in evaluate_s],
+        "evaluate_s": [round(seconds, 3) for seconds in spent],
         "train_tokens_per_s": _rate(sum(s["tokens"] for s in run.trained), sum(s["seconds"] for s in run.trained)),
-        "queries_per_s": _rate(queries, sum(evaluate_s)),
+        "queries_per_s": _rate(sum(queries), sum(spent)),
         "method_s": _by_hook(run, "seconds", HOOKS),
         "method_step_s": _by_hook(run, "seconds", STEP_HOOKS),
+        "date": datetime.now(UTC).date().isoformat(),
     }
 
 

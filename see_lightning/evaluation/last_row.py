@@ -9,7 +9,7 @@ from see_lightning.evaluation.labels import LABELS, strict_and_normalised
 from see_lightning.evaluation.scores import best_score, references_of
 
 
-def last_row(answers: Iterable[Mapping[str, Any]], scores: Mapping[str, str]) -> dict[str, dict[str, float | None]]:
+def last_row(answers: Iterable[Mapping[str, Any]], scores: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Statistics of the answers after the last task.
 
     Args:
@@ -18,13 +18,20 @@ def last_row(answers: Iterable[Mapping[str, Any]], scores: Mapping[str, str]) ->
         scores: the name of each task's score.
 
     Returns:
-        For each task ``n`` answers, their mean ``score`` and its standard error ``stderr`` (sample standard deviation over
-        the root of n; None for one answer), ``exact_match_olora``, and for scores of labels ``strict`` and
-        ``normalised`` (see `strict_and_normalised`). All but ``n`` are in 0..100.
+        For each task ``n`` answers, their ``scores`` in the order of the records, the mean ``score`` and its standard error
+        ``stderr`` (sample standard deviation over the root of n; None for one answer), ``exact_match_olora``, and for scores
+        of labels ``strict`` and ``normalised`` (see `strict_and_normalised`). All but ``n`` are in 0..100.
 
     >>> answers = [{"task": "qa", "text": text, "target": "B", "score": score} for text, score in (("B", 100.0), ("b.", 0.0))]
-    >>> last_row(answers, {"qa": "accuracy_trace"})["qa"]
-    {'n': 2, 'score': 50.0, 'stderr': 50.0, 'exact_match_olora': 100.0, 'strict': 50.0, 'normalised': 100.0}
+    >>> for name, value in last_row(answers, {"qa": "accuracy_trace"})["qa"].items():
+    ...     print(name, value)
+    n 2
+    scores [100.0, 0.0]
+    score 50.0
+    stderr 50.0
+    exact_match_olora 100.0
+    strict 50.0
+    normalised 100.0
     """
     of_task: dict[str, list[Mapping[str, Any]]] = {task: [] for task in scores}
     for answer in answers:
@@ -32,10 +39,11 @@ def last_row(answers: Iterable[Mapping[str, Any]], scores: Mapping[str, str]) ->
     return {task: _facts(of_task[task], score) for task, score in scores.items()}
 
 
-def _facts(answers: list[Mapping[str, Any]], score: str) -> dict[str, float | None]:
+def _facts(answers: list[Mapping[str, Any]], score: str) -> dict[str, Any]:
     values = [answer["score"] for answer in answers]
-    facts = {
+    facts: dict[str, Any] = {
         "n": len(values),
+        "scores": [round(value, 2) for value in values],
         "score": _mean(values),
         "stderr": round(statistics.stdev(values) / math.sqrt(len(values)), 4) if len(values) > 1 else None,
         "exact_match_olora": _mean(
