@@ -84,6 +84,7 @@ def _origin(run: RunData) -> dict[str, Any]:
         "commit": about["commits"][-1],
         "commits": about["commits"],
         "starts": starts_of(about),
+        "finished": datetime.now(UTC).date().isoformat(),
         "grown_from": about.get("grown_from"),
         "versions": about["versions"],
         "seed": run.config.seed,
@@ -216,7 +217,7 @@ def _variants(run: RunData, *, routed: bool, given: Mapping[str, str] | None) ->
 
 
 def _timing(run: RunData) -> dict[str, Any]:
-    """Seconds of training and evaluation by stage, rates over all stages, and the date on which results were written."""
+    """Seconds of training and evaluation by stage, and rates over all stages."""
     spent, queries = ([sum(one.get(of, 0) for one in some) for some in run.blocks] for of in ("seconds", "queries"))
     return {
         "train_s": [stage["seconds"] for stage in run.trained],
@@ -225,7 +226,6 @@ def _timing(run: RunData) -> dict[str, Any]:
         "queries_per_s": _rate(sum(queries), sum(spent)),
         "method_s": _by_hook(run, "seconds", HOOKS),
         "method_step_s": _by_hook(run, "seconds", STEP_HOOKS),
-        "date": datetime.now(UTC).date().isoformat(),
     }
 
 

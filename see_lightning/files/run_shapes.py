@@ -105,6 +105,7 @@ RESULTS = {
     **dict.fromkeys(("command", "method", "model", "order"), str),
     "commit": (str, None),
     "commits?": [(str, None)],
+    "finished?": str,
     "starts?": STARTS,
     "versions": {str: str},
     "seed": int,

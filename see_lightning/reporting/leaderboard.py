@@ -188,7 +188,7 @@ def cells(board: Board) -> list[list[str]]:
     lines = []
     for place, row in enumerate(board.rows, start=1):
         mean = row.group.metrics["AR"]
-        dates = sorted({str(date) for one in row.results if (date := one.get("timing", {}).get("date"))})
+        dates = sorted({str(one["finished"]) for one in row.results if "finished" in one})
         lines.append(
             [
                 str(place),

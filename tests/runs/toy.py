@@ -266,7 +266,14 @@ def kept(directory: Path) -> dict[str, Any]:
         if path.is_file()
     }
     results = read_results(directory)
-    for name in ("timing", "commit", "commits", "starts", "grown_from"):  # the code may be committed while it is tested
+    for name in (
+        "timing",
+        "commit",
+        "commits",
+        "starts",
+        "grown_from",
+        "finished",
+    ):  # the code may be committed while it is tested
         results.pop(name, None)
     del results["config"]["paths"]
     if results["config"]["adapter"]["activated"]:
