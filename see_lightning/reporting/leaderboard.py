@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from see_lightning.errors import Refusal
 from see_lightning.evaluation.bootstrap import Interval, Scores, paired_bootstrap
 from see_lightning.reporting.comparison.groups import Group, compare
 from see_lightning.reporting.markdown import routers
@@ -117,6 +118,30 @@ def _difference(first: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str,
     reach = NORMAL * math.hypot(ours_error, theirs_error)
     mean = ours_mean - theirs_mean
     return Interval(mean, mean - reach, mean + reach), False
+
+
+def difference_text(first: Path, second: Path) -> str:
+    """How the AR of the runs in one folder compares with that of the runs in another, in one line.
+
+    Args:
+        first: holds the runs of one setting, one for each seed.
+        second: holds those of another.
+
+    Raises:
+        Refusal: a folder holds no run, or runs of several settings.
+    """
+    sides = []
+    for folder in (first, second):
+        groups = compare(map(read_run, find_runs([folder])[0])).groups
+        if len(groups) > 1:
+            raise Refusal(f"{folder} holds runs of {len(groups)} settings; give the folder of one, ORDER/METHOD/KEY.")
+        sides.append([results_of(run) for run in groups[0].runs])
+    found, is_paired = _difference(*sides)
+    if found is None:
+        raise Refusal(f"{first} or {second} has neither scores nor standard errors of its queries.")
+    kind = "paired bootstrap" if is_paired else "normal distribution, not paired"
+    noise = "noise" if found.is_noise else "no noise"
+    return f"AR of {first} less that of {second}: {number(found.mean, digits=2)} ({_between(found)}; {kind}): {noise}"
 
 
 def _interval(found: Sequence[Mapping[str, Any]]) -> Interval | None:

@@ -8,7 +8,7 @@ import pytest
 
 from see_lightning.cli.leaderboard import main
 from see_lightning.errors import Refusal
-from see_lightning.reporting.leaderboard import boards, heads, leaderboard_page, leaderboard_text
+from see_lightning.reporting.leaderboard import boards, difference_text, heads, leaderboard_page, leaderboard_text
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "results" / "rivals_superni_5"
@@ -89,6 +89,17 @@ def test_the_command_writes_document_and_page(folder, tmp_path, monkeypatch, cap
     assert (tmp_path / "LEADERBOARD.md").read_text().count("\n| ") == 1 + len(NAMES) + 1
     with pytest.raises(SystemExit):
         main([str(tmp_path / "nothing")])
+
+
+def test_two_settings_are_compared_by_themselves(folder, capsys):
+    replay, seqft = (str(next(folder.glob(f"*/{method}/*"))) for method in ("replay", "seqft"))
+    main(["--between", replay, seqft])
+    assert capsys.readouterr().out.endswith("10.00 (10.0 to 10.0; paired bootstrap): no noise\n")
+    edit(folder, "seqft", lambda results: [facts.pop("scores") for facts in results["last_row"].values()])
+    main(["--between", replay, seqft])
+    assert "normal distribution, not paired" in capsys.readouterr().out
+    with pytest.raises(Refusal, match="runs of 3 settings; give the folder of one"):
+        difference_text(folder, folder)
 
 
 def test_an_empty_folder_is_refused(tmp_path):

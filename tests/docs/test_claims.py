@@ -1,0 +1,54 @@
+"""Every number of docs/claims.md is one that this repository measured: it stands in its results or follows from them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from see_lightning.reporting.leaderboard import _difference, boards
+from see_lightning.reporting.words import number
+
+ROOT = Path(__file__).parents[2]
+ROWS = [
+    line for line in (ROOT / "docs" / "claims.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")
+][2:]
+VERDICTS = ("confirmed", "refuted", "undecided")
+
+
+def test_each_claim_has_numbers_a_verdict_and_an_experiment():
+    assert len(ROWS) >= 10
+    for row in ROWS:
+        claim, measured, verdict, _ = row.strip("|").split(" | ")
+        assert re.search(r"\d", measured), claim
+        assert any(word in verdict for word in VERDICTS), claim
+
+
+@pytest.fixture(scope="module")
+def told():
+    documents = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("RESULTS.md", "LEADERBOARD.md"))
+    return set(re.findall(r"[−\d][\d,]*\.\d+", documents))
+
+
+@pytest.fixture(scope="module")
+def differences():
+    """All differences between two rows of ``rivals_superni_5``, as they are written."""
+    (board,) = [one for one in boards(ROOT / "results") if one.title.startswith("rivals_superni_5")]
+    found = {}
+    for one in board.rows:
+        for other in board.rows:
+            if one is not other and (between := _difference(one.results, other.results)[0]):
+                ends = f"({number(between.low, digits=1)} to {number(between.high, digits=1)})"
+                found[f"{number(between.mean, digits=2)} {ends}"] = (one.group.first.key, other.group.first.key)
+    return found
+
+
+def test_each_number_stands_in_the_results(told, differences):
+    for row in ROWS:
+        measured = row.split(" | ")[1]
+        for difference in re.findall(r"−?\d+\.\d+ \(−?\d+\.\d+ to −?\d+\.\d+\)", measured):
+            assert difference in differences, (
+                f"{difference} is no difference of two settings; see-lightning leaderboard --between"
+            )
+            measured = measured.replace(difference, "")
+        for value in re.findall(r"−?\d[\d,]*\.\d+", measured):
+            assert value in told or value in ("0.1", "0.01"), f"{value} stands in no table: {row}"
