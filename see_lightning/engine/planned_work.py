@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from statistics import mean
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from see_lightning.config.instantiate import instantiate
 from see_lightning.config.schema import ModelConfig, RunConfig
@@ -61,16 +61,8 @@ def planned_work(cfg: DictConfig, config: RunConfig) -> Work:
     """The rows of the run, if its data are on this machine."""
     model, learned = config.model, len(config.order.learned())
     experts = 1 if method_class(cfg.method).traits.one_lora else learned
-    counted = "counted by the model's own tokenizer"
     try:
-        template = build_template(config)
-    except Refusal:
-        counted = "counted by the packaged tokenizer, since the model's own is not on this machine"
-        config.model = replace(STAND_IN, max_length=model.max_length)
-    try:
-        template = build_template(config)
-        benchmark: Benchmark = instantiate(cfg.benchmark)
-        samples = {task: _sample(benchmark, task, config, template) for task in config.order.tasks}
+        samples, counted = _samples(cfg, config)
     except Refusal as error:
         usual = Rows(model.max_length, min(256, model.max_length // 4), experts)
         return Work(usual, {}, f"model.max_length, since no rows were read: {error}")
@@ -78,6 +70,31 @@ def planned_work(cfg: DictConfig, config: RunConfig) -> Work:
         config.model = model
     rows = Rows(max(one.longest for one in samples.values()), max(one.labels for one in samples.values()), experts)
     return Work(rows, _steps(cfg, config, samples), counted)
+
+
+def _samples(cfg: DictConfig, config: RunConfig) -> tuple[dict[str, Sample], str]:
+    """Samples of all tasks by name, and how tokens were counted; ``config.model`` may be replaced.
+
+    Raises:
+        Refusal: the data are not there.
+    """
+    read = OmegaConf.to_container(cfg.benchmark, resolve=True)
+    key = repr((read, config.order.tasks, config.train_size, config.seed, config.model))
+    if key not in _READ:  # the jobs of a sweep often differ in the method alone
+        counted = "counted by the model's own tokenizer"
+        try:
+            template = build_template(config)
+        except Refusal:
+            counted = "counted by the packaged tokenizer, since the model's own is not on this machine"
+            config.model = replace(STAND_IN, max_length=config.model.max_length)
+            template = build_template(config)
+        benchmark: Benchmark = instantiate(cfg.benchmark)
+        _READ[key] = {task: _sample(benchmark, task, config, template) for task in config.order.tasks}, counted
+    return _READ[key]
+
+
+#: What this process has read, by all that it depends on.
+_READ: dict[str, tuple[dict[str, Sample], str]] = {}
 
 
 def _sample(benchmark: Benchmark, task: str, config: RunConfig, template: PromptTemplate) -> Sample:
