@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from see_lightning.cli.command import Parser, command
-from see_lightning.files.writing import write_text
+from see_lightning.files.writing import make_folder, write_text
 from see_lightning.reporting.leaderboard import boards, difference_text, leaderboard_page, leaderboard_text
 
 DESCRIPTION = """\
@@ -33,6 +33,7 @@ def main(given: argparse.Namespace) -> None:
         return
     found = boards(given.folder)
     page = given.out.with_name("leaderboard.html")
+    make_folder(given.out.parent)
     write_text(given.out, leaderboard_text(found, given.command))
     write_text(page, leaderboard_page(found, given.command))
     print(given.out)

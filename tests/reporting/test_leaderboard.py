@@ -87,6 +87,8 @@ def test_the_command_writes_document_and_page(folder, tmp_path, monkeypatch, cap
     assert page.count("<tr>") == 4
     assert "https://" not in page.replace("https://www.w3.org", "")
     assert (tmp_path / "LEADERBOARD.md").read_text().count("\n| ") == 1 + len(NAMES) + 1
+    main(["--out", "a/new/folder/BOARD.md"])
+    assert (tmp_path / "a/new/folder/leaderboard.html").exists()
     with pytest.raises(SystemExit):
         main([str(tmp_path / "nothing")])
 
