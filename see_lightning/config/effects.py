@@ -171,8 +171,8 @@ EFFECTS = (
     Effect(("ood.*",), lambda cfg: bool(cfg.ood and cfg.ood.sources), "no foreign tasks are chosen; write ood=NAME too,"
            " such as ood=natural_instructions"),
     Effect(("ood.dir",), _uses("ood.dir", "ood"), "none of these ood tasks lie there; write ood=folder ood.dir={value}"),
-    Effect(("evaluate.url", "evaluate.check", "evaluate.tolerance"), lambda cfg: cfg.evaluate.engine == "vllm", "this"
-           " process answers the test queries; write evaluate.engine=vllm too"),
+    Effect(("evaluate.url", "evaluate.check", "evaluate.tolerance", "evaluate.text_tolerance"),
+           lambda cfg: cfg.evaluate.engine == "vllm", "this process answers test queries; write evaluate.engine=vllm too"),
     Effect(("ood.every",), lambda cfg: _schedule(cfg) == "sequential", "method={method} is tested once"),
     Effect(("benchmark.paraphrases*",), lambda cfg: bool({*PARAPHRASED} & {*cfg.variants}), "they are"
            " evaluated with variants=[paraphrased] alone"),

@@ -75,8 +75,9 @@ class EvaluateStage:
         """Let the server answer, once it agrees with this process on the first queries of the run's own tasks."""
         context = self.context
         remote, method = context.remote, context.method
-        tasks = context.eval_sets[OWN].answered_after(self.stage, last=self.stage is context.stages[-1])
-        found = remote.check(tasks, context.settings.facts, batch_size=context.settings.eval_batch_size)
+        due = context.eval_sets[OWN].answered_after(self.stage, last=self.stage is context.stages[-1])
+        newest_first = sorted(due, key=lambda task: (task != self.stage.task, -due.index(task)))
+        found = remote.check(newest_first, context.settings.facts, batch_size=context.settings.eval_batch_size)
         assert isinstance(method, ExpertMethod)
         assert method.response_cache is not None
         method.response_cache.remote = remote.responses

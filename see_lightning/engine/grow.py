@@ -219,6 +219,8 @@ def adopt(ledger: Ledger, stages: list[Stage], earlier: Earlier) -> int:
         taken[stage.name] = noted if earlier.answers_too else _without_answers(noted, ended=earlier.ended)
     ours, about = ledger.content["about"], theirs.content["about"]
     ours["dtype"], ours["grown_from"] = about["dtype"], str(other)
+    if "engine" in about:
+        ours["engine"] = about["engine"]
     ours["commits"] = [*about["commits"], *(commit for commit in ours["commits"] if commit != about["commits"][-1])]
     earlier_starts, start = starts_of(about), {**starts_of(ours)[-1], "dtype": about["dtype"]}
     ours["starts"] = earlier_starts if start == earlier_starts[-1] else [*earlier_starts, start]

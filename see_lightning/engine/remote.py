@@ -12,11 +12,14 @@ from see_lightning.adapters.response_cache import ResponseCache
 from see_lightning.config.evaluate import EvaluateConfig
 from see_lightning.config.identity import method_name
 from see_lightning.config.schema import RunConfig
+from see_lightning.engine.distributed import processes
+from see_lightning.engine.router import router_class
 from see_lightning.errors import ConfigError, Refusal
 from see_lightning.inference.vllm import VllmServer
 from see_lightning.methods.lookup import method_class
 from see_lightning.methods.method import Answer, ExpertMethod
 from see_lightning.routing.remote_responses import RemoteResponses
+from see_lightning.routing.router import Router
 from see_lightning.tasks.datamodule import query_loader
 from see_lightning.tasks.task import Task
 
@@ -35,6 +38,10 @@ def check_engine(cfg: DictConfig, config: RunConfig) -> None:
             f"the experts of method={method_name(cfg)} with these settings depend on each other or are none; it is for"
             f" method=see without reuse and warm_start, stl and any_ssr"
         )
+    elif router_class(cfg).adapters is not Router.adapters:
+        fault = "the router that was chosen sums several adapters, which no request names; choose another one"
+    elif processes(cfg) > 1:
+        fault = "the check compares with one process; choose trainer.devices=1"
     elif config.adapter.activated:
         fault = "vLLM would apply activated experts to the whole prompt; choose adapter=lora"
     elif config.adapter.quantization != "none" or config.model.quantization != "none":
@@ -69,7 +76,7 @@ class RemoteExperts:
         """Let this process and the server answer the first test queries of tasks, and compare.
 
         Args:
-            tasks: with test queries.
+            tasks: with test queries, the newest expert's first: half of the queries are of this one.
             facts: of the run's experts, see ``build.expert_facts``.
             batch_size: queries that are decoded together.
 
@@ -82,25 +89,27 @@ class RemoteExperts:
         local, remote = (self._answers(tasks, facts, batch_size, uses_server=uses) for uses in (False, True))
         pairs = list(zip(local, remote, strict=True))
         other = sum(ours.expert != theirs.expert for ours, theirs in pairs)
-        found = {
-            "checked": len(pairs),
-            "other_expert": other,
-            "other_text": sum(ours.text != theirs.text for ours, theirs in pairs),
-        }
-        if other > self.config.tolerance * len(pairs):
-            raise Refusal(
-                f"{self.config.url} sends {other} of {len(pairs)} queries to another expert than this process, more than"
-                f" evaluate.tolerance={self.config.tolerance:g} allows. Does it serve this base model, in this precision, and"
-                f" does it apply the adapters? evaluate.engine=local answers without it."
-            )
-        return found
+        texts = sum(ours.text != theirs.text for ours, theirs in pairs)
+        for number, what, name, most in (
+            (other, "sends {} queries to another expert than", "tolerance", self.config.tolerance),
+            # Where this process chooses the expert, texts alone tell whether its adapter is applied.
+            (texts, "answers {} queries by another text than", "text_tolerance", self.config.text_tolerance),
+        ):
+            if number > most * len(pairs):
+                raise Refusal(
+                    f"{self.config.url} {what.format(f'{number} of {len(pairs)}')} this process, more than"
+                    f" evaluate.{name}={most:g} allows. Does it serve this base model, in this precision, and does it apply"
+                    f" the adapters? evaluate.engine=local answers without it."
+                )
+        return {"checked": len(pairs), "other_expert": other, "other_text": texts}
 
     def _answers(
         self, tasks: Sequence[Task], facts: Mapping[str, Any], batch_size: int, *, uses_server: bool
     ) -> list[Answer]:
         """Answers to the first test queries of each task, from an empty cache."""
-        method, each = self.method, -(-self.config.check // len(tasks))
-        some = [replace(task, test=task.test[:each]) for task in tasks]
+        method, own = self.method, -(-self.config.check // 2)
+        each = -(-(self.config.check - own) // max(1, len(tasks) - 1))
+        some = [replace(task, test=task.test[: each if place else own]) for place, task in enumerate(tasks)]
         kept, counts = method.response_cache, dict(method.counts)
         method.response_cache = ResponseCache(*map(str, facts.values()))
         method.response_cache.remote = self.responses if uses_server else None

@@ -84,7 +84,7 @@ def _origin(run: RunData) -> dict[str, Any]:
         "commit": about["commits"][-1],
         "commits": about["commits"],
         "starts": starts_of(about),
-        "finished": datetime.now(UTC).date().isoformat(),
+        "finished": datetime.fromtimestamp(run.last_written(), UTC).date().isoformat(),
         "grown_from": about.get("grown_from"),
         "versions": about["versions"],
         "seed": run.config.seed,

@@ -57,6 +57,10 @@ class RunData:
         """The answers to the run's own queries after the last stage."""
         return self.answers[self.stages[-1].name]
 
+    def last_written(self) -> float:
+        """When the answers after the last stage were written, in seconds since 1970."""
+        return (self.ledger.folder(self.stages[-1].name) / "answers.jsonl").stat().st_mtime
+
     def last_answers(self, one: EvalSet) -> list[dict[str, Any]]:
         """The answers to another eval set after the last stage."""
         return self.ledger.answers(self.stages[-1].name, one.answers, one.digests)

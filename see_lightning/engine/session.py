@@ -35,6 +35,7 @@ from see_lightning.engine.start import start_run
 from see_lightning.engine.tracker import Tracker, make_tracker
 from see_lightning.errors import ConfigError
 from see_lightning.files.run_files import seal
+from see_lightning.inference.vllm import VllmServer
 from see_lightning.methods.lookup import method_class
 from see_lightning.methods.method import Method
 from see_lightning.reporting.report.sections import matrix_csv
@@ -174,6 +175,8 @@ class Session:
         cfg, config, ranks = self.cfg, self.config, self.ranks
         dtype = self.ledger.read().content["about"]["dtype"]
         plan = self._memory_plan(material, dtype)
+        if config.evaluate.engine == "vllm":
+            VllmServer(config.evaluate.url, [])  # refused before a task is trained, if no server answers
         make_trainer, mesh = instantiate(cfg.trainer), None
         if cfg.trainer.get("strategy") == FSDP_BASE:
             mesh = ranks.of_this_machine(int(cfg.trainer.get("num_nodes", 1)), gpu=on_gpu(cfg))

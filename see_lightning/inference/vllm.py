@@ -15,6 +15,15 @@ from see_lightning.errors import ConfigError, Refusal, listed
 MOST = 20
 START = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve BASE --enable-lora --max-lora-rank RANK"
 TOKEN = "token_id:"
+#: Of every request. The penalties would else be those of the model's generation_config.json, which this package does not use.
+GREEDY = {
+    "temperature": 0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "return_tokens_as_token_ids": True,
+    "add_special_tokens": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +55,10 @@ class VllmServer:
     def __init__(self, url: str, eos_ids: Sequence[int], *, parallel: int = 64, timeout: float = 600.0) -> None:
         self.url, self.eos_ids, self.parallel, self.timeout = url.rstrip("/"), sorted(eos_ids), parallel, timeout
         self.requests = 0
-        models = self._send("models")["data"]
         #: Names of the adapters that it serves, and of its base model, which has no parent.
-        self.names = {str(model["id"]) for model in models}
+        self.names: set[str] = set()
+        models = self._send("models")["data"]
+        self.names |= {str(model["id"]) for model in models}
         self.base = next((str(model["id"]) for model in models if not model.get("parent")), None)
         if self.base is None:
             raise ConfigError(f"{self.url}/models names no base model; is this a vLLM server? Start one: {START}")
@@ -80,11 +90,9 @@ class VllmServer:
                 "model": model or self.base,
                 "prompt": list(prompt),
                 "max_tokens": limit,
-                "temperature": 0,
                 "logprobs": logprobs,
-                "return_tokens_as_token_ids": True,
                 "stop_token_ids": self.eos_ids,
-                "add_special_tokens": False,
+                **GREEDY,
             }
             for prompt, limit in zip(prompts, limits, strict=True)
         ]
@@ -101,11 +109,9 @@ class VllmServer:
                 "model": model or self.base,
                 "prompt": list(prompt),
                 "max_tokens": 1,
-                "temperature": 0,
                 "logprobs": 1,
-                "return_tokens_as_token_ids": True,
                 "allowed_token_ids": [token],
-                "add_special_tokens": False,
+                **GREEDY,
             }
             for prompt, token in zip(prompts, tokens, strict=True)
         ]
@@ -149,11 +155,12 @@ class VllmServer:
                 text = answer.read().decode()
         except HTTPError as error:
             said = error.read().decode(errors="replace")[:300]
-            raise ConfigError(
-                f"{self.url}/{path} refused: {error.code} {said}. Adapters are loaded at run time: start the server with"
-                f" {START}, on a machine that sees the run's folder"
-                f"{', or with one of ' + listed(sorted(self.names), most=3) if path == 'completions' else ''}."
-            ) from error
+            advice = {
+                "load_lora_adapter": f" Adapters are loaded at run time: start the server with {START}, with RANK not below"
+                " adapter.rank, on a machine that sees the run's folder.",
+                "completions": f" It serves {listed(sorted(self.names), most=3)}.",
+            }.get(path, "")
+            raise ConfigError(f"{self.url}/{path} refused: {error.code} {said}.{advice}") from error
         except (URLError, OSError) as error:
             raise Refusal(
                 f"no vLLM server answers at {self.url}: {error}. Start one: {START}; or set evaluate.url."

@@ -74,7 +74,9 @@ class Checkpoint:
 
 
 def exact_weights(config: ModelConfig, cache: Path) -> Callable[[str], Tensor]:
-    """The function that gives the weight of a linear layer by its name, (O, I), in fp32, as the model's files have it.
+    """The function that gives the weight of a linear layer by its name, in fp32, as the model's files have it.
+
+    It is (O, I), or (I, O) for a layer such as GPT-2's; a name that the files lack is refused.
 
     Args:
         config: which model.
@@ -90,10 +92,11 @@ def exact_weights(config: ModelConfig, cache: Path) -> Callable[[str], Tensor]:
     if folder is None:
         raise ConfigError(f"the files of {config.name} are not on this machine.")
     files = Checkpoint(folder)
-    transposed = dict(files.matrices())
 
     def exact(path: str) -> Tensor:
-        weight = files.tensor(f"{path}.weight")
-        return weight.T if transposed[path] else weight
+        names = [f"{path}.weight", f"{path.partition('.')[2]}.weight"]  # files may lack the prefix of the base model
+        if not (name := next((one for one in names if one in files.files), None)):
+            raise ConfigError(f"{folder} has no {names[0]}.")
+        return files.tensor(name)
 
     return exact

@@ -148,13 +148,15 @@ def weight_error(model: PreTrainedModel, exact: Callable[[str], Tensor]) -> floa
 
     Args:
         model: quantised.
-        exact: gives the weight of a layer by its name, (O, I), in fp32.
+        exact: gives the weight of a layer by its name in fp32, as files have it.
     """
     lost = total = 0.0
     for path, layer in model.named_modules():
         if not _is_quantized(layer):
             continue
         weight_OI = exact(path)
+        if getattr(layer, "source_cls", None) is Conv1D:  # its files have (I, O)
+            weight_OI = weight_OI.T
         lost += float((restored(layer) - weight_OI).square().sum())
         total += float(weight_OI.square().sum())
     return math.sqrt(lost / total) if total else 0.0

@@ -91,6 +91,7 @@ IDLE = [
     (["evaluate.url=http://host:1/v1"], "evaluate.url", ["evaluate.engine=vllm"]),
     (["evaluate.check=3"], "evaluate.check", ["evaluate.engine=vllm"]),
     (["evaluate.tolerance=0.2"], "evaluate.tolerance", ["evaluate.engine=vllm"]),
+    (["evaluate.text_tolerance=0.2"], "evaluate.text_tolerance", ["evaluate.engine=vllm"]),
     (["benchmark.paraphrases.news=Classify"], "benchmark.paraphrases.news", ["variants=[paraphrased]"]),
     ([*MINE, "+benchmark.tasks={a:{score:rouge_l},b:{score:rouge_l}}", "benchmark.default.score=accuracy"],
      "benchmark.default.score", ["order.tasks=[a,c]"]),

@@ -250,5 +250,5 @@ def _near(one: Any, other: Any, within: float) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(near, one, other))
     if isinstance(one, float) and isinstance(other, int | float):
-        return math.isclose(one, other, rel_tol=within, abs_tol=within)
+        return math.isclose(one, other, rel_tol=within, abs_tol=within / 10 if within == WITHIN else within)
     return bool(one == other)

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from see_lightning.adapters.pool import ExpertPool
@@ -111,6 +112,18 @@ def test_a_layer_whose_weights_a_cpu_would_restore_wrongly_is_refused():
     weight = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
     again = functional.dequantize_4bit(*functional.quantize_4bit(weight, quant_type="nf4"))
     assert (again - weight).norm() / weight.norm() > 0.15, "bitsandbytes restores them rightly now: drop the refusal"
+
+
+def test_files_that_lack_the_prefix_of_the_base_model_are_read_and_others_refused(tmp_path):
+    place = model_folder("gpt2", tmp_path / "gpt2")
+    path = place / "model.safetensors"
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
+    save_file(tensors, path, {"format": "pt"})
+    model = load_model(config(place, "int8"), tmp_path, "fp32")
+    assert 0.002 < weight_error(model, exact_weights(config(place, "int8"), tmp_path)) < 0.009
+    save_file({f"other.{name}": tensor for name, tensor in tensors.items()}, path, {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"has no transformer.h.0.attn.c_attn.weight"):
+        weight_error(model, exact_weights(config(place, "int8"), tmp_path))
 
 
 def test_without_bitsandbytes_the_extra_is_named(monkeypatch):

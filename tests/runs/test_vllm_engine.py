@@ -73,6 +73,35 @@ def test_a_server_that_does_not_apply_the_adapters_is_refused_before_it_answers(
             toy.run(cfg)
 
 
+@pytest.mark.parametrize("method", ["stl", "any_ssr"])
+def test_where_this_process_chooses_the_expert_other_texts_tell_that_no_adapter_is_applied(tmp_path, method):
+    data = toy.write_tasks(tmp_path / "data")
+    more = (f"method={method}", "evaluate.text_tolerance=0.3", "optim.epochs=20")
+    with serving(StandIn(tiny_model(), serves_base=True)) as url:
+        cfg = toy.compose(data, tmp_path / "runs", *BODY, *more, "evaluate.engine=vllm", f"evaluate.url={url}")
+        with pytest.raises(
+            Refusal, match="by another text than this process, more than evaluate.text_tolerance=0.3 allows"
+        ):
+            toy.run(cfg)
+
+
+def test_no_task_is_trained_before_the_server_answers(tmp_path):
+    engine = ("evaluate.engine=vllm", "evaluate.url=http://127.0.0.1:1/v1")
+    with pytest.raises(Refusal, match="no vLLM server answers"):
+        launch.launch(toy.compose(toy.write_tasks(tmp_path / "data"), tmp_path / "runs", *BODY, *engine), "test")
+    assert not list((tmp_path / "runs").rglob("*.safetensors"))
+
+
+def test_a_grown_run_tells_who_answered_before(tmp_path):
+    data = toy.write_tasks(tmp_path / "data")
+    with serving(StandIn(tiny_model())) as url:
+        engine = ("evaluate.engine=vllm", f"evaluate.url={url}")
+        toy.run(toy.compose(data, tmp_path / "runs", *BODY, "order.tasks=[sky]", *engine))
+    grown = toy.run(toy.compose(data, tmp_path / "runs", *BODY, "order.tasks=[sky,sea]"))
+    assert grown.fits == 1
+    assert list(toy.read_results(grown.directory)["engine"]["stages"]) == ["01-sky"]
+
+
 def test_an_interrupted_run_goes_on_with_another_engine(tmp_path):
     data = toy.write_tasks(tmp_path / "data")
     toy.run(toy.compose(data, tmp_path / "runs", *BODY, "order.tasks=[sky,sea]"))
@@ -91,6 +120,8 @@ def test_an_interrupted_run_goes_on_with_another_engine(tmp_path):
         (("method=see", "method.warm_start=loss"), "depend on each other"),
         (("method=see", *toy.ACTIVATED), "choose adapter=lora"),
         (("method=see", "adapter.quantization=int8"), "leave out adapter.quantization"),
+        (("method=stl", "router=logo"), "sums several adapters"),
+        (("method=see", "trainer.devices=2"), "choose trainer.devices=1"),
         (("method=see", "model.quantization=int8"), "leave out adapter.quantization and model.quantization"),
         (("method=see", "evaluate.url=localhost:8000"), "must begin with http://"),
         (("method=see", "evaluate.engine=sglang"), "evaluate.engine must be one of local, vllm"),
