@@ -150,11 +150,12 @@ def test_the_last_row_counts_queries_their_spread_and_their_form():
     assert last_row(answers, {"fomc": "accuracy_trace", "sum": "rouge_l"}) == {
         "fomc": {
             "n": 4,
+            "scores": [100.0, 0.0, 0.0, 100.0],
             "score": 50.0,
             "stderr": pytest.approx(100 * (1 / 3) ** 0.5 / 2, abs=1e-4),  # sample variance 1/3 of a share of one half
             "exact_match_olora": 75.0,
             "strict": 50.0,
             "normalised": 75.0,
         },
-        "sum": {"n": 1, "score": 70.0, "stderr": None, "exact_match_olora": 100.0},
+        "sum": {"n": 1, "scores": [70.0], "score": 70.0, "stderr": None, "exact_match_olora": 100.0},
     }

@@ -150,8 +150,10 @@ def measure_real(name: str, place: Path) -> dict[str, Any]:
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
         cfg = hydra.compose("run", overrides=[*REAL[name], f"paths.runs={place / 'runs'}"])
     directory = launch.launch(cfg, "test").parent
-    kinds = ("losses", "norms", "log odds", "results/matrix", "results/metrics", "results/counts/train_tokens")
+    kinds = ("losses", "norms", "results/matrix", "results/metrics", "results/counts/train_tokens")
     found = {key: value for key, value in of_directory(directory).items() if key.startswith(kinds)}
+    for stage, records in toy.read_answers(directory, "remembered").items():
+        found[f"odds/{stage}"] = [one["log_odds"] for one in records if one["log_odds"] is not None]
     for stage, records in toy.read_answers(directory).items():
         found[f"texts/{stage}"] = [[one["id"], one["expert"], one["text"]] for one in records]
     return {"settings": " ".join(REAL[name]), "within": WITHIN, **found}
