@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from see_lightning.adapters.response_cache import ResponseCache
 from see_lightning.config.evaluate import EvaluateConfig
 from see_lightning.config.identity import method_name
 from see_lightning.config.schema import RunConfig
+from see_lightning.engine.build import response_cache_of
 from see_lightning.engine.distributed import processes
 from see_lightning.engine.router import router_class
 from see_lightning.errors import ConfigError, Refusal
@@ -84,7 +84,7 @@ class RemoteExperts:
             How many queries were compared (``checked``), went to another expert, and had another text.
 
         Raises:
-            Refusal: too many went to another expert.
+            Refusal: too many went to another expert, or had another text.
         """
         local, remote = (self._answers(tasks, facts, batch_size, uses_server=uses) for uses in (False, True))
         pairs = list(zip(local, remote, strict=True))
@@ -111,7 +111,7 @@ class RemoteExperts:
         each = -(-(self.config.check - own) // max(1, len(tasks) - 1))
         some = [replace(task, test=task.test[: each if place else own]) for place, task in enumerate(tasks)]
         kept, counts = method.response_cache, dict(method.counts)
-        method.response_cache = ResponseCache(*map(str, facts.values()))
+        method.response_cache = response_cache_of(dict(facts))
         method.response_cache.remote = self.responses if uses_server else None
         loader = query_loader(some, method.template, batch_size=batch_size, tell_task=method.needs_task_id)
         try:
