@@ -23,6 +23,7 @@ from see_lightning.reporting.markdown_groups import (
     results_of,
     routed_right,
 )
+from see_lightning.reporting.markdown_harness import harness
 from see_lightning.reporting.report.routers import bound_row, foreign_sets, limits, routed, wordings
 from see_lightning.reporting.runs import Run, find_runs, read_run
 
@@ -243,6 +244,7 @@ KINDS: dict[str, Callable[[Sequence[Group]], str]] = {
     "variants": variants,
     "capacity": capacity,
     "routers": routers,
+    "harness": harness,
 }
 
 
