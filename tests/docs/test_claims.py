@@ -24,9 +24,10 @@ def test_each_claim_has_numbers_a_verdict_and_an_experiment():
 
 
 @pytest.fixture(scope="module")
-def told():
+def lines():
+    """The lines of all tables, which begin with the command of their runs."""
     documents = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("RESULTS.md", "LEADERBOARD.md"))
-    return set(re.findall(r"[−\d][\d,]*\.\d+", documents))
+    return documents.splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,15 @@ def differences():
     return found
 
 
-def test_each_number_stands_in_the_results(told, differences):
+def of_experiment(name, lines):
+    return [line for line in lines if re.search(rf"experiment={name}(?!\w)", line)]
+
+
+def numbers(line):
+    return set(re.findall(r"[−\d][\d,]*\.\d+", line))
+
+
+def test_each_number_stands_in_a_table_of_the_experiment_named_before_it(lines, differences):
     for row in ROWS:
         measured = row.split(" | ")[1]
         for difference in re.findall(r"−?\d+\.\d+ \(−?\d+\.\d+ to −?\d+\.\d+\)", measured):
@@ -50,5 +59,23 @@ def test_each_number_stands_in_the_results(told, differences):
                 f"{difference} is no difference of two settings; see-lightning leaderboard --between"
             )
             measured = measured.replace(difference, "")
-        for value in re.findall(r"−?\d[\d,]*\.\d+", measured):
-            assert value in told or value in ("0.1", "0.01"), f"{value} stands in no table: {row}"
+        before, *told = re.split(r"`(\w+_\d+\w*)`", measured)
+        assert not re.search(r"\d\.\d", before), f"a number before the name of its experiment: {row}"
+        for experiment, text in zip(told[::2], told[1::2], strict=True):
+            found = set().union(*map(numbers, of_experiment(experiment, lines)))
+            for value in re.findall(r"(?<![\d=])−?\d[\d,]*\.\d+", text):
+                assert value in found, f"{value} stands in no table of {experiment}: {row}"
+
+
+def test_a_number_before_the_name_of_a_method_or_a_rule_is_its_own(lines):
+    pairs = 0
+    for row in ROWS:
+        measured = row.split(" | ")[1]
+        for experiment, text in re.findall(r"`(\w+_\d+\w*)`([^`]*(?:`(?!\w+_\d+\w*`)[^`]*`[^`]*)*)", measured):
+            for value, name in re.findall(r"(\d+\.\d+) (?:of )?`(?:rule=)?(\w+)`", text):
+                own = [
+                    line for line in of_experiment(experiment, lines) if re.search(rf"(?:method|rule)={name}\b", line)
+                ]
+                assert any(value in numbers(line) for line in own), f"{value} is not {name}'s: {row}"
+                pairs += 1
+    assert pairs >= 8
