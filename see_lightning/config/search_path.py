@@ -9,6 +9,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
 
 from see_lightning.config.conf_files import FileConfigSource
 from see_lightning.config.schema import RunConfig
@@ -68,6 +69,10 @@ def register_own_conf(given: Iterable[str | Path | None] = ()) -> None:
 
 
 def register() -> None:
-    """Register the schema with Hydra under the name in ``conf/run.yaml``, and the file reader that handles encodings."""
+    """Register with Hydra: the schema, by its name in ``conf/run.yaml``; a file reader for encodings; ``if_equal``.
+
+    ``${if_equal:A,B,VALUE}`` is VALUE if A is B, else null: a revision belongs to the model it was pinned for alone.
+    """
     SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    OmegaConf.register_new_resolver("if_equal", lambda one, other, value: value if one == other else None, replace=True)

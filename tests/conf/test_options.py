@@ -28,6 +28,9 @@ NEEDED = {
     "order=hub": ["benchmark.reader.datasets={a:{path:p,prompt:q,answer:r}}", "order.tasks=[a,b]"],
     "order=jsonl": ["benchmark.reader.folder=/mine", "order.tasks=[a,b]"],
 }
+PRESETS = [
+    path.stem for path in sorted(CONF.glob("model/*.yaml")) if "source: hub" in path.read_text() and path.stem != "hub"
+]
 AT_RUN_TIME = {"method": ("setup",), "router": ("method",)}
 
 
@@ -120,3 +123,11 @@ def test_an_experiment_changes_what_it_says(composed):
     assert (cfg.optim.lr, cfg.optim.global_batch_size, cfg.optim.epochs) == (2e-4, 32, 3)
     assert (cfg.adapter.rank, cfg.adapter.alpha, cfg.adapter.targets) == (8, 32.0, None)  # PEFT's own
     assert (cfg.train_size, cfg.test_size, cfg.method.ratio) == (None, None, 0.1)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_of_the_hub_names_a_commit_that_is_its_own(composed, preset):
+    assert re.fullmatch("[0-9a-f]{40}", composed(f"model={preset}").model.revision)
+    assert composed(f"model={preset}", "model.revision=main").model.revision == "main"
+    assert composed(f"model={preset}", "model.name=owner/other").model.revision is None
+    assert composed(f"model={preset}", "model.name=/a/folder").model.revision is None
