@@ -1,5 +1,6 @@
 """Configuration files of users, as Hydra reads them, in the encodings that their editors write."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,20 @@ class FileConfigSource(file_config_source.FileConfigSource):
             return super().load_config(config_path)  # raises Hydra's error for a missing file
         text = _with_current_references(read_text(path))
         header = ConfigSource._get_header_dict(text[:512])
+        package = header.get("package") or config_path.rpartition("/")[0]
         return ConfigResult(
             provider=self.provider,
             path=f"{self.scheme()}://{self.path}",
-            config=with_todays_names(OmegaConf.create(text), header.get("package") or config_path.rpartition("/")[0]),
+            config=OmegaConf.create(_content(text, package)),
             header=header,
         )
+
+
+@functools.cache  # parsing takes most of the time, and the jobs of a sweep read the same files
+def _content(text: str, package: str) -> Any:
+    """What a file holds, by today's names."""
+    config = with_todays_names(OmegaConf.create(text), package)
+    return OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
 
 
 def _with_current_references(text: str) -> str:

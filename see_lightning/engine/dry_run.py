@@ -1,5 +1,6 @@
 """What a run would take, without weights, training or a network: ``see-lightning run ... --dry-run``."""
 
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -230,6 +231,7 @@ def shape_of(config: RunConfig) -> tuple[PreTrainedConfig, str]:
     return known, "known shape"
 
 
+@functools.cache  # the jobs of a sweep ask for the same
 def products_a_second(hidden: int, dtype: str, device: str) -> float:
     """Operations a second of products of a model's size on a device: the best of five."""
     left = torch.randn(1024, hidden, device=device).to(DTYPES[dtype])

