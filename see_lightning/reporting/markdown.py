@@ -103,7 +103,7 @@ def rivals(groups: Sequence[Group]) -> str:
         "training tokens, k": _in(1000, costs.training_tokens),
         "tokens in hooks, k": _in(1000, costs.hook_tokens),
         "time in hooks, s": costs.hook_s,
-        RELATIVE: costs.relative_time(groups),
+        RELATIVE: costs.relative_cost(groups),
     }
     ranked = sorted(groups, key=lambda group: -(mean.mean if (mean := group.metrics["AR"]) else -1.0))
     return group_table([(group, group.runs) for group in ranked], columns)

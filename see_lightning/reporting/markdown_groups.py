@@ -17,7 +17,7 @@ Results = Mapping[str, Any]
 Cell = Callable[[Results], float | None]  # the value of one run, or of one router on one run
 
 METRICS = ("AR", "FWT", "BWT", "forgetting")
-RELATIVE = f"training time / {BASELINE}"
+RELATIVE = f"cost / {BASELINE}"
 # Digits of a column; MiB have two, others one.
 DIGITS = {**dict.fromkeys((*METRICS, RELATIVE), 2), "AUROC": 3, "stored examples": 0}
 

@@ -9,7 +9,7 @@ from see_lightning.reporting.runs import read_results
 
 Results = Mapping[str, Any]
 
-BASELINE = "seqft"  # to whose training time those of others are compared
+BASELINE = "seqft"  # to the cost of whose training those of others are compared
 EXPERTS = "stl"  # to whose scores, those of a task's own expert, others are compared
 
 
@@ -75,25 +75,51 @@ def training_s(results: Results) -> float | None:
     timing = results.get("timing", {})
     if "method_s" not in timing:
         return None
-    beside = {hook: some for hook, some in timing["method_s"].items() if hook != "assign"}  # train_s has that one
-    seconds: float = sum(timing.get("train_s", ())) + _sum(beside)
+    seconds: float = sum(timing.get("train_s", ())) + _sum(_within(timing, is_within=False))
     return seconds
 
 
-def relative_time(groups: Sequence[Group]) -> Callable[[Results], float | None]:
-    """A function that gives the training time of a run as a multiple of that of sequential fine-tuning on the same rows.
+def _within(timing: Results, *, is_within: bool) -> dict[str, Any]:
+    """Seconds of the hooks around steps that are, or are not, a part of ``train_s``: ``assign`` is."""
+    return {hook: some for hook, some in timing["method_s"].items() if (hook == "assign") == is_within}
+
+
+def relative_cost(groups: Sequence[Group]) -> Callable[[Results], float | None]:
+    """A function that gives the cost of a run's training as a multiple of sequential fine-tuning's on the same rows.
+
+    Seconds of two runs are not compared: they are of other days, and of machines that others use.
 
     Args:
         groups: among which is ``BASELINE``, with its mean over seeds; of several on the same rows, the one whose command has
             the fewest settings. Without one, the function gives None.
     """
-    baselines = _of_plainest(groups, BASELINE, lambda runs: [one for run in runs if (one := training_s(run))])
+    baselines = _of_plainest(groups, BASELINE, lambda runs: [one for run in runs if (one := _cost(run))])
 
     def relative(results: Results) -> float | None:
-        seconds, times = training_s(results), baselines.get(_rows(results))
-        return None if seconds is None or not times else seconds / statistics.fmean(times)
+        cost, costs = _cost(results), baselines.get(_rows(results))
+        return None if cost is None or not costs else cost / statistics.fmean(costs)
 
     return relative
+
+
+def _cost(results: Results) -> float | None:
+    """Training tokens, times the factor by which the hooks lengthened the run."""
+    tokens, factor = training_tokens(results), hook_factor(results)
+    return None if tokens is None or factor is None else tokens * factor
+
+
+def hook_factor(results: Results) -> float | None:
+    """Seconds of a run's training by those without the method's hooks; 1 if nothing was trained, None if unknown.
+
+    >>> timing = {"train_s": [4.0, 6.0], "method_s": {"assign": [1.0, 1.0], "end_task": [4.0, None]}}
+    >>> hook_factor({"timing": {**timing, "method_step_s": {"penalty": [1.0, 2.0]}}})
+    2.8
+    """
+    timing, whole = results.get("timing", {}), training_s(results)
+    if whole is None or "method_step_s" not in timing:
+        return None
+    plain = sum(timing.get("train_s", ())) - _sum(timing["method_step_s"]) - _sum(_within(timing, is_within=True))
+    return whole / plain if plain > 0 else 1.0
 
 
 def of_own_experts(groups: Sequence[Group]) -> Callable[[Results], float | None]:

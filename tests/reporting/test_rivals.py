@@ -62,7 +62,12 @@ def table(root, mark=MARK):
 
 def test_a_row_has_the_scores_and_the_costs_of_a_method(tmp_path):
     add(tmp_path, "seqft")
-    add(tmp_path, "ewc", AR=60.0, timing={"train_s": [10.0, 7.0], "method_s": {"assign": [9.0]}, "method_step_s": {}})
+    timing = {
+        "train_s": [10.0, 9.0],
+        "method_s": {"assign": [9.0], "end_task": [5.0]},
+        "method_step_s": {"penalty": [4.0]},
+    }
+    add(tmp_path, "ewc", AR=60.0, timing=timing)
     rows, left_out = table(tmp_path)
     assert [row["run.py"] for row in rows] == ["`method=ewc experiment=rivals`", "`method=seqft experiment=rivals`"]
     assert left_out == []
@@ -75,11 +80,14 @@ def test_a_row_has_the_scores_and_the_costs_of_a_method(tmp_path):
         "training tokens, k": "3.5",
         "tokens in hooks, k": "0.1",
         "time in hooks, s": "2.5",
-        "training time / seqft": "1.00",
+        "cost / seqft": "1.00",
         "seeds": "0",
         "commit": "`3f2a9c1d`",
     }
-    assert (rows[0]["training time / seqft"], rows[0]["time in hooks, s"]) == ("1.89", "9.0"), "17 s by 9 s"
+    assert rows[0]["time in hooks, s"] == "18.0"
+    assert rows[0]["cost / seqft"] == f"{(24 / 6) / (9 / 6.5):.2f}", (
+        "24 s, 6 without hooks; those of seqft are 9 and 6.5"
+    )
 
 
 def test_routing_has_a_column_where_some_method_routes(tmp_path):
@@ -89,24 +97,39 @@ def test_routing_has_a_column_where_some_method_routes(tmp_path):
     assert [row["routed right, %"] for row in rows] == ["97.5", "–"]
 
 
+def tokens(*number):
+    return {"counts": {**NOTHING["counts"], "train_tokens": list(number)}}
+
+
+def plain(seconds):
+    return {"timing": {"train_s": [seconds], "method_s": {}, "method_step_s": {}}}
+
+
 def test_seeds_are_one_row_with_their_spread(tmp_path):
-    for seed, seconds in ((0, 8.0), (1, 12.0)):
-        add(tmp_path, "seqft", seed, timing={"train_s": [seconds], "method_s": {}, "method_step_s": {}})
-    add(tmp_path, "ewc", timing={"train_s": [20.0], "method_s": {}, "method_step_s": {}}, AR=60.0)
+    for seed, number in ((0, 800), (1, 1200)):
+        add(tmp_path, "seqft", seed, **plain(9.0), **tokens(number))
+    add(tmp_path, "ewc", AR=60.0, **plain(9.0), **tokens(2000))
     rows, _ = table(tmp_path)
-    assert rows[1]["training time / seqft"] == f"1.00 ± {statistics.stdev([0.8, 1.2]):.2f}"
+    assert rows[1]["cost / seqft"] == f"1.00 ± {statistics.stdev([0.8, 1.2]):.2f}"
     assert rows[1]["seeds"] == "0, 1"
-    assert rows[0]["training time / seqft"] == "2.00", "by the mean over the seeds of seqft"
+    assert rows[0]["cost / seqft"] == "2.00", "by the mean over the seeds of seqft"
 
 
-def test_times_are_compared_on_the_same_rows_alone_and_with_the_plainest_seqft(tmp_path):
-    wide = {"rank": 64, "typed": " adapter.rank=64"}
-    add(tmp_path, "seqft", timing={"train_s": [40.0], "method_s": {}}, AR=40.0, **wide)
-    add(tmp_path, "seqft", timing={"train_s": [10.0], "method_s": {}})
-    add(tmp_path, "ewc", timing={"train_s": [20.0], "method_s": {}}, AR=60.0)
-    add(tmp_path, "ewc", timing={"train_s": [20.0], "method_s": {}}, AR=30.0, train_size=120)
+def test_seconds_of_two_runs_are_not_compared_since_machines_differ(tmp_path):
+    add(tmp_path, "seqft", AR=40.0, **plain(1646.0))
+    add(tmp_path, "stl", AR=60.0, **plain(559.0))
     rows, _ = table(tmp_path)
-    assert [(row["AR"], row["training time / seqft"]) for row in rows] == [
+    assert [row["cost / seqft"] for row in rows] == ["1.00", "1.00"]
+
+
+def test_costs_are_compared_on_the_same_rows_alone_and_with_the_plainest_seqft(tmp_path):
+    wide = {"rank": 64, "typed": " adapter.rank=64"}
+    add(tmp_path, "seqft", AR=40.0, **wide, **plain(1.0), **tokens(400))
+    add(tmp_path, "seqft", **plain(1.0), **tokens(100))
+    add(tmp_path, "ewc", AR=60.0, **plain(1.0), **tokens(200))
+    add(tmp_path, "ewc", AR=30.0, train_size=120, **plain(1.0), **tokens(200))
+    rows, _ = table(tmp_path)
+    assert [(row["AR"], row["cost / seqft"]) for row in rows] == [
         ("60.00", "2.00"),
         ("50.00", "1.00"),
         ("40.00", "4.00"),
@@ -136,7 +159,7 @@ def test_the_base_model_trains_and_keeps_nothing(tmp_path):
         "0.0",
         "0",
     ]
-    assert row["training time / seqft"] == "0.00"
+    assert row["cost / seqft"] == "0.00"
 
 
 # ---------------------------------------------------------------------------------------------- the picture
@@ -166,7 +189,7 @@ def test_the_picture_names_every_method_and_its_table_has_the_costs(tmp_path):
     assert [float(seqft[name]) for name in ("kept_bytes", "stored_rows", "trained_weights", "training_tokens")] == [
         *(2**19 + 2048, 12, 2000, 3500)
     ]
-    assert [float(seqft[name]) for name in ("hook_tokens", "hook_s", "training_s", "training_s_by_seqft")] == [
+    assert [float(seqft[name]) for name in ("hook_tokens", "hook_s", "training_s", "cost_by_seqft")] == [
         *(150, 2.5, 9.0, 1.0)
     ]
     assert rows["ewc"]["hook_tokens"] == ""

@@ -24,7 +24,7 @@ COSTS: dict[str, Callable[[costs.Results], float | None]] = {
     "hook_s": costs.hook_s,
     "training_s": costs.training_s,
 }
-RELATIVE = f"training_s_by_{costs.BASELINE}"
+RELATIVE = f"cost_by_{costs.BASELINE}"
 
 
 def has_rivals(sheet: FigureData) -> bool:
@@ -92,6 +92,6 @@ def _fit(axes: "Axes", points: Sequence[tuple[float, float]], levels: Sequence[f
 
 def _rows(sheet: FigureData) -> list[dict[str, MeanStd | None]]:
     """For each group, AR and every cost over the seeds."""
-    cells = {"AR": lambda results: results["metrics"]["AR"], **COSTS, RELATIVE: costs.relative_time(sheet.groups)}
+    cells = {"AR": lambda results: results["metrics"]["AR"], **COSTS, RELATIVE: costs.relative_cost(sheet.groups)}
     runs = [[read_results(run.path) for run in group.runs] for group in sheet.groups]
     return [{name: spread(map(cell, some)) for name, cell in cells.items()} for some in runs]
