@@ -56,8 +56,9 @@ def largest(logits_LV: Tensor, number: int) -> Kept:
 def distance(logits_LV: Tensor, kept: Kept, kind: str) -> Tensor:
     r"""How far logits lie from kept ones, (L,).
 
-    ``mse``: $\frac1K \sum_k (z_k - z'_k)^2$ over the kept logits $z'$. ``kl``: $\sum_k p'_k \log \frac{p'_k}{p_k}$ in nats,
-    of the probabilities of the kept tokens and of all others together.
+    Both are of $K + 1$ classes: the kept tokens, and all others as one, whose logit is the log of their summed exponentials.
+    ``mse``: $\frac1{K+1} \sum_k (z_k - z'_k)^2$ of the logits. ``kl``: $\sum_k p'_k \log \frac{p'_k}{p_k}$ of the
+    probabilities, in nats. Without the others any of them could become the likeliest at no cost.
 
     Args:
         logits_LV: the present ones, $z$.
@@ -66,14 +67,15 @@ def distance(logits_LV: Tensor, kept: Kept, kind: str) -> Tensor:
 
     >>> kept = largest(torch.tensor([[0.0, 3.0, 1.0, 0.0]]), 2)
     >>> distance(torch.tensor([[9.0, 1.0, 1.0, 9.0]]), kept, "mse")
-    tensor([2.])
+    tensor([28.3333])
     """
     now_LK = logits_LV.gather(1, kept.tokens_LK).float()
-    if kind == "mse":
-        return (now_LK - kept.logits_LK).square().mean(1)
     now_L1 = logits_LV.float().scatter(1, kept.tokens_LK, -torch.inf).logsumexp(1, keepdim=True)
-    now_LC = torch.cat([now_LK, now_L1], dim=1).log_softmax(1)  # C = K + 1 classes
-    then_LC = torch.cat([kept.logits_LK, kept.rest_L[:, None]], dim=1).log_softmax(1)
+    now_LC = torch.cat([now_LK, now_L1], dim=1)  # C = K + 1 classes
+    then_LC = torch.cat([kept.logits_LK, kept.rest_L[:, None]], dim=1)
+    if kind == "mse":
+        return (now_LC - then_LC).square().mean(1)
+    now_LC, then_LC = now_LC.log_softmax(1), then_LC.log_softmax(1)
     return (then_LC.exp() * (then_LC - now_LC)).sum(1)
 
 

@@ -58,10 +58,12 @@ def read_row(text: str) -> tuple[str, str] | None:
 
 
 def label_weights(lengths: Mapping[Key, int], weight: float, mean: str) -> dict[Key, float]:
-    r"""The weight of each label of a row, such that the mean loss is that of answering plus ``weight`` times that of writing.
+    r"""The weight of each label of a row; an epoch's loss is then that of answering plus ``weight`` times that of writing.
 
     Of a row with $a$ tokens in its answer and $l$ in its text, a label of the text has the weight $\lambda a / l$, so that
     a long query does not outweigh a short answer. All weights have one factor, the number of all labels over that of answers.
+    With ``tokens`` a step's weighted sum is to be divided by the mean number of labels of a step, not by its own: steps of
+    texts have many times the labels of steps of answers.
 
     Args:
         lengths: labels of each row; that of a written row follows from its text.
@@ -104,7 +106,9 @@ class Lamol(OneAdapterMethod):
         within("method.top_k", top_k, 0)
         within("method.max_new_tokens", max_new_tokens, 1)
         self.gamma, self.writing, self.top_k, self.max_new_tokens = gamma, writing, top_k, max_new_tokens
+        self.ranks = setup.ranks
         self.weights: dict[Key, float] = {}
+        self.step_labels = 1.0  # the mean over the steps of an epoch
         self.asked = self.kept = 0
 
     def training_examples(self, task: Task, memory: Memory) -> list[Example]:
@@ -155,6 +159,7 @@ class Lamol(OneAdapterMethod):
         super().on_train_start()
         lengths = {(row.example.task, row.example.id): len(row.target) for row in self.trainer.datamodule.rows}
         self.weights = label_weights(lengths, self.writing, self.optim.loss_reduction)
+        self.step_labels = sum(lengths.values()) / math.ceil(len(lengths) / self.optim.global_batch_size)
 
     def loss(self, part: Batch) -> Tensor:
         """Cross entropy of answering, plus ``writing`` times that of writing."""
@@ -166,7 +171,10 @@ class Lamol(OneAdapterMethod):
         weights_B = torch.tensor([self.weights[key] for key in keys], device=chosen_BS.device)
         weights_L = weights_B[:, None].expand_as(chosen_BS)[chosen_BS]
         weighted_L = weights_L * label_losses(logits_LV, part.labels_BS)
-        return self.finite(label_mean(weighted_L, part.labels_BS, self.optim.loss_reduction), part)
+        if self.optim.loss_reduction == "examples":
+            return self.finite(label_mean(weighted_L, part.labels_BS, "examples"), part)
+        # The part's weight is its share of the step's labels, times the ranks; the mean number of labels takes their place.
+        return self.finite(weighted_L.sum() * self.ranks / (part.weight * self.step_labels), part)
 
     def report(self) -> dict[str, int]:
         """Texts of past tasks that were asked for, and those that were rows."""

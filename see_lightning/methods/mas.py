@@ -1,7 +1,8 @@
 """Memory aware synapses: one adapter whose weights are held the more, the more the model's outputs depend on them.
 
 Aljundi et al., *Memory Aware Synapses: Learning what (not) to forget*, ECCV 2018, arXiv 1711.09601. The outputs of a language
-model are taken to be the logits of the first answer token: those that depend on the prompt alone.
+model are taken to be the logits of the first answer token, those that depend on the prompt alone, less their mean: a shift of
+all logits changes no prediction, and the mean square of raw logits is nearly the shift alone.
 
 Letters: B rows, V vocabulary.
 """
@@ -35,6 +36,16 @@ def sensitivity(output_BV: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
     return [gradient.abs() for gradient in gradients]
 
 
+def outputs(logits_BV: Tensor) -> Tensor:
+    """The logits less the mean over the vocabulary of each row, in fp32.
+
+    >>> outputs(torch.tensor([[3.0, 1.0]]))
+    tensor([[ 1., -1.]])
+    """
+    logits_BV = logits_BV.float()
+    return logits_BV - logits_BV.mean(-1, keepdim=True)
+
+
 class Mas(Consolidation):
     r"""Adds $\lambda \sum_i \Omega_i (\theta_i - \theta^*_i)^2$ to the loss.
 
@@ -50,7 +61,7 @@ class Mas(Consolidation):
         super().__init__(setup, strength=2 * strength, decay=1.0)  # that penalty has a factor of one half
 
     def importance_of(self, examples: Sequence[Example]) -> list[Tensor]:
-        """The mean over examples of the sensitivity of the first answer token's logits.
+        """The mean over examples of the sensitivity of the first answer token's logits, less their mean.
 
         Each example is measured by itself: in a batch's sum, gradients would cancel before their absolute value is taken.
         Ranks share the examples.
@@ -68,7 +79,7 @@ class Mas(Consolidation):
         for batch in self.batches(prompts, self.ranks):
             with torch.enable_grad():
                 logits_BV = self.pool(batch.input_ids_BS, batch.attention_mask_BS, batch.labels_BS)
-                own = sensitivity(logits_BV, weights)
+                own = sensitivity(outputs(logits_BV), weights)
             # A rank without an example measures one that counts for nothing.
             torch._foreach_add_(total, own, alpha=float(bool(batch.ids)))
         return [self.average(one) * self.ranks / len(examples) for one in total]

@@ -6,6 +6,7 @@ same data again). ``blurry``: a share of each task's training rows is learned in
 """
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -94,9 +95,15 @@ def blurry(tasks: Sequence[Task], share: float) -> list[Task]:
         for number, example in enumerate(task.train[len(task.train) - gone :]):
             rows[others[number % len(others)]].append(example)
     return [
-        replace(task, train=_learned_as(task.name, _mixed(task.name, own)))
+        replace(task, train=_learned_as(task.name, _distinct(task.name, _mixed(task.name, own))))
         for task, own in zip(tasks, rows, strict=True)
     ]
+
+
+def _distinct(name: str, rows: Sequence[Example]) -> list[Example]:
+    """The rows, of which those of other tasks have another id where one of this stage has the same: ids tell rows apart."""
+    times = Counter(row.id for row in rows)
+    return [replace(row, id=f"{row.task}/{row.id}") if times[row.id] > 1 and row.task != name else row for row in rows]
 
 
 def _mixed(name: str, rows: Sequence[Example]) -> list[Example]:

@@ -68,18 +68,26 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_with_all_logits_kept_the_distance_is_the_mean_squared_error():
+def test_with_all_logits_but_one_kept_the_distance_is_the_mean_squared_error():
     now, then = normal(6, 9), normal(6, 9, seed=1)
-    kept = Kept(then, torch.arange(9).expand(6, 9), torch.zeros(6))
-    torch.testing.assert_close(distance(now, kept, "mse").mean(), mse_loss(now, then))
+    torch.testing.assert_close(distance(now, largest(then, 8), "mse").mean(), mse_loss(now, then))
 
 
-def test_the_mean_squared_error_is_of_the_largest_earlier_logits_alone():
+def test_the_mean_squared_error_is_of_the_largest_earlier_logits_and_of_all_others_as_one():
     now, then = normal(6, 9), normal(6, 9, seed=1)
     found = distance(now, largest(then, 3), "mse")
     for row in range(6):
-        places = sorted(range(9), key=lambda place, row=row: -then[row, place])[:3]
-        torch.testing.assert_close(found[row], (now[row, places] - then[row, places]).square().mean())
+        order = then[row].argsort(descending=True)
+        squares = (now[row, order[:3]] - then[row, order[:3]]).square()
+        rest = (now[row, order[3:]].logsumexp(0) - then[row, order[3:]].logsumexp(0)).square()
+        torch.testing.assert_close(found[row], (squares.sum() + rest) / 4)
+
+
+@pytest.mark.parametrize("kind", ["mse", "kl"])
+def test_a_token_that_was_not_kept_cannot_become_the_likeliest_at_no_cost(kind):
+    then = normal(1, 9)
+    now = then.scatter(1, then.argmin(1, keepdim=True), 30.0)
+    assert distance(now, largest(then, 3), kind) > 1
 
 
 @pytest.mark.parametrize("number", [1, 3, 8])
@@ -118,7 +126,7 @@ def test_a_step_adds_the_gradient_that_the_authors_code_adds(answer_weight, auth
     """Of ``observe`` in models/der.py and models/derpp.py, aimagelab/mammoth, commit e75a491, with and without a buffer."""
     method = on_linear(der(answer_weight=answer_weight), FIRST, INPUTS[1:], LABELS[1:])
     logits = torch.tensor([[1.0, -2.0, 0.5, 0.0], [0.25, 0.75, -1.0, 2.0], [-0.5, 0.0, 1.5, 1.0]])
-    method.kept_of_all, method.starts = Kept(logits, torch.arange(4).expand(3, 4), torch.zeros(3)), [0, 1, 2, 3]
+    method.kept_of_all, method.starts = largest(logits, 3), [0, 1, 2, 3]  # with the rest, all four
     method._drawn = iter([rows(0, 1, 2), rows(0, 2)]).__next__
     method.edit_gradients()
     torch.testing.assert_close(method.pool.weight.grad, torch.tensor(authors), rtol=1e-5, atol=1e-6)

@@ -12,7 +12,7 @@ from see_lightning.data.example import Example
 from see_lightning.methods.lamol import ANSWER, REQUEST, WRITTEN, Lamol, label_weights, pseudo_rows, read_row
 from see_lightning.methods.sampling import drawn_tokens
 from see_lightning.methods.setup import Setup
-from see_lightning.tasks.batches import IGNORED, Batch, Collator, encode
+from see_lightning.tasks.batches import IGNORED, Batch, Collator, cut, encode
 from see_lightning.tasks.datamodule import pad_id
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
@@ -22,9 +22,10 @@ ROWS = [Example(str(n), f"what is {n}?" * (1 + n % 2), "yes " * (1 + n), "sums")
 TASK = Task("sums", tuple(ROWS), (), "exact_match", 4)
 
 
-def lamol(mean: str = "tokens", **settings) -> Lamol:
+def lamol(mean: str = "tokens", batch: int = 8, **settings) -> Lamol:
     given = {"gamma": 0.5, "writing": 0.25, "top_k": 20, "max_new_tokens": 60, **settings}
-    method = Lamol(Setup(small.pool(), small.TEMPLATE, OptimConfig(loss_reduction=mean), 5), **given)
+    optim = OptimConfig(loss_reduction=mean, global_batch_size=batch)
+    method = Lamol(Setup(small.pool(), small.TEMPLATE, optim, 5), **given)
     method.begin_task(TASK, Memory(5))
     return method.eval()
 
@@ -35,19 +36,30 @@ def past(name: str) -> Memory:
     return memory
 
 
-@pytest.mark.parametrize("mean", ["tokens", "examples"])
-@pytest.mark.parametrize("most", [4096, 1])
-def test_the_loss_is_that_of_answers_plus_the_weighted_one_of_texts(mean, most, monkeypatch):
-    """Micro-batches of one row add up to the same."""
-    method = lamol(mean)
+def started(method: Lamol, monkeypatch) -> list:
+    """The rows of a task that the method begins to learn."""
     rows = encode(method.training_examples(TASK, Memory(5)), method.template)
     assert len(rows) == 2 * len(ROWS)
     method._trainer = SimpleNamespace(datamodule=SimpleNamespace(rows=rows))
     monkeypatch.setattr(Lamol, "trainer", property(lambda self: self._trainer))
     method.on_train_start()
-    batch = Collator(pad_id(method.template), mean, most).batch(rows, sorted(range(8), key=lambda n: -len(rows[n])))
-    assert batch.parts == (1 if most > 1 else 8)
-    found = sum(part.weight * float(method.loss(part).detach()) for part in batch.split(mean))
+    return rows
+
+
+@pytest.mark.parametrize("mean", ["tokens", "examples"])
+@pytest.mark.parametrize("most", [4096, 1])
+@pytest.mark.parametrize("batch", [8, 4, 2])
+def test_an_epoch_s_loss_is_that_of_answers_plus_the_weighted_one_of_texts(mean, most, batch, monkeypatch):
+    """Whichever rows share a step: here answers, which are short, among themselves. Micro-batches of one row add up to the same."""
+    method = lamol(mean, batch)
+    rows = started(method, monkeypatch)
+    collator = Collator(pad_id(method.template), mean, most)
+    steps = cut(sorted(range(8), key=lambda n: -len(rows[n].target)), batch)
+    found = 0.0
+    for step in steps:
+        whole = collator.batch(rows, sorted(step, key=lambda n: -len(rows[n])))
+        assert whole.parts == (1 if most > 1 else batch)
+        found += sum(part.weight * float(method.loss(part).detach()) for part in whole.split(mean)) / len(steps)
     sizes, answers, texts = [], [], []
     with torch.no_grad(), method.pool.use_adapter("shared") as model:
         for row in rows:
@@ -112,6 +124,7 @@ def test_the_loss_is_the_authors_on_rows_of_one_length_and_else_differs_in_the_w
     method.pool = Given([logit for logits, own in given for logit in logits[-len(own) :]])
     keys = [("sums", "0"), ("sums", "1"), ("sums", f"0{WRITTEN}"), ("sums", f"1{WRITTEN}")]
     method.weights = label_weights(dict(zip(keys, map(len, owned), strict=True)), 0.25, "tokens")
+    method.step_labels = sum(map(len, owned))
     labels_BS = torch.tensor([[IGNORED] * (4 - len(own)) + own for own in owned])
     part = Batch(labels_BS, torch.ones_like(labels_BS), labels_BS, [id_ for _, id_ in keys], tasks=["sums"] * 4)
     answering, writing = authors  # the second with its factor, ``lm_lambda`` 0.25

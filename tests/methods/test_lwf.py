@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn.functional import kl_div
 
 from see_lightning.config.schema import OptimConfig
+from see_lightning.config.search_path import CONF
 from see_lightning.errors import ConfigError
 from see_lightning.methods.distillation import ROWS, divergence
 from see_lightning.methods.lwf import LwF
@@ -184,3 +186,9 @@ def test_a_restored_method_goes_on_as_one_that_was_not_interrupted(tmp_path):
 def test_settings_out_of_range_are_refused(settings, told):
     with pytest.raises(ConfigError, match=told):
         lwf(**settings)
+
+
+def test_the_default_has_the_gradient_of_the_paper_s_weight_of_one():
+    """The paper's is that of the cross entropy of softened outputs, $(q - p) / T$; ours is $\\lambda T (q - p)$."""
+    default = OmegaConf.load(CONF / "method" / "lwf.yaml")
+    assert default.strength * default.temperature == 1 / default.temperature

@@ -31,7 +31,13 @@ def test_the_importance_in_a_linear_layer_is_its_closed_form():
     torch.testing.assert_close(5 * found, (2 * weight.detach() @ torch.outer(x, x)).abs())
 
 
-def test_importance_and_penalty_s_gradient_are_those_of_the_authors_code():
+@pytest.fixture
+def raw_logits(monkeypatch):
+    """The authors' outputs: logits as they are."""
+    monkeypatch.setattr("see_lightning.methods.mas.outputs", lambda logits_BV: logits_BV)
+
+
+def test_importance_and_penalty_s_gradient_are_those_of_the_authors_code(raw_logits):
     """MAS_utils/MAS_based_Training.py of rahafaljundi/MAS-Memory-Aware-Synapses, commit c3e6a85, in batches of one row.
 
     Its importance is of a sum of squares, here of four outputs, and ours of their mean. The gradient is that of a step of
@@ -51,7 +57,7 @@ def test_importance_and_penalty_s_gradient_are_those_of_the_authors_code():
     torch.testing.assert_close(found, torch.tensor(slope), rtol=1e-5, atol=1e-5)
 
 
-def test_the_authors_batches_of_two_rows_have_less_importance():
+def test_the_authors_batches_of_two_rows_have_less_importance(raw_logits):
     """The same code in batches of two rows: gradients of unlike sign cancel, most where they are nearly opposite."""
     omega = [
         [1.0625, 1.3125, 1.21875], [3.390625, 0.96875, 1.453125],
@@ -78,7 +84,7 @@ def test_the_importance_is_the_mean_of_each_examples_absolute_gradient_by_peft_a
     for example in examples:
         logits = model(input_ids=torch.tensor([small.TEMPLATE.prompt_ids(example.prompt)])).logits[0, -1]
         model.zero_grad()
-        ((logits**2).sum() / len(logits)).backward()
+        logits.var(unbiased=False).backward()
         for name, weight in model.named_parameters():
             if weight.grad is not None:
                 expected[name] = expected.get(name, 0) + weight.grad.abs() / len(examples)
@@ -90,6 +96,18 @@ def test_the_importance_is_the_mean_of_each_examples_absolute_gradient_by_peft_a
         torch.testing.assert_close(importance, by_hand, atol=1e-4 * float(by_hand.max()), rtol=1e-3)
     of_the_mean = sum(total.abs().sum() for total in whole.values())
     assert sum(importance.sum() for importance in found) > 1.01 * of_the_mean, "gradients of a batch cancel"
+
+
+def test_a_shift_of_all_logits_has_no_part_in_it(monkeypatch):
+    method = mas()
+    learn(method, "sky")
+    rows, forward = task_named("sky").train, method.pool.forward
+    with torch.no_grad():
+        first = method.importance_of(rows)
+        monkeypatch.setattr(method.pool, "forward", lambda *given: forward(*given) + 30)
+        second = method.importance_of(rows)
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4 * float(one.max()), rtol=1e-3)
 
 
 def test_answers_have_no_part_in_it():

@@ -1,6 +1,7 @@
 """Streams: every row is learned once, in the stage that was asked for."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -125,3 +126,15 @@ def test_the_settings_choose_the_stream():
 def test_an_unusable_setting_is_refused(settings, told):
     with pytest.raises(ConfigError, match=told):
         OrderConfig(**{"name": "x", "tasks": ["qa", "sa"], **settings})
+
+
+def test_rows_of_one_id_stay_apart_in_a_stage_of_several_tasks():
+    numbered = [
+        replace(one, train=tuple(replace(row, id=str(n)) for n, row in enumerate(one.train)))
+        for one in (task("qa", 10), task("qg", 10), task("sa", 10))
+    ]
+    for stage, own in zip(blurry(numbered, 0.4), numbered, strict=True):
+        assert len({row.id for row in stage.train}) == len(stage.train) == 10
+        kept = {row.id for row in stage.train if row.prompt.startswith(own.name)}
+        assert kept == {str(n) for n in range(6)}, "its own rows keep their ids"
+    assert sorted(ids(blurry(TASKS, 0.4))) == sorted(ids(TASKS)), "where ids differ, they stay"
