@@ -25,7 +25,7 @@ def embed_prompts(
 ) -> Tensor:
     """The mean over a prompt's tokens of the hidden states under one adapter, (P, H), in fp32.
 
-    Each prompt has a forward pass of its own, so its embedding does not depend on a batch.
+    Each prompt has a forward pass of its own without dropout, so its embedding does not depend on a batch.
 
     Args:
         pool: the base model and its experts.
@@ -37,7 +37,12 @@ def embed_prompts(
     Raises:
         ConfigError: the model has no such layer.
     """
-    if checked_layer(pool, layer):
+    with pool.evaluating():  # also within a step of training: a prompt has one embedding
+        return _embed(pool, prompts, adapter, checked_layer(pool, layer))
+
+
+def _embed(pool: ExpertPool, prompts: Sequence[Sequence[int]], adapter: str | None, layer: int) -> Tensor:
+    if layer:
         return torch.stack([_states_behind(pool, prompt, layer).mean(0) for prompt in prompts])
     header = len(pool.header_ids) if adapter is not None else 0
     inner = _base_of(pool)

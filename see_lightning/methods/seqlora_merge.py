@@ -5,12 +5,15 @@ Qiao and Mahdavi, *Merge before Forget: A Single LoRA Continual Learning via Con
 Letters: R rank, I and O the sizes of a layer's input and output.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from see_lightning.config.checks import within
 from see_lightning.methods.method import OneAdapterMethod
 from see_lightning.methods.setup import Setup
+from see_lightning.tasks.batches import Batch
 from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
@@ -64,10 +67,12 @@ class SeqLoraMerge(OneAdapterMethod):
         self.trained: dict[str, Tensor] = {}
         #: By layer: the merged B before the present task, (O, R).
         self.merged: dict[str, Tensor] = {}
+        self.number = 1  # of the present task
 
     def begin_task(self, task: Task, memory: Memory) -> None:
         """Puts the merged B aside, and begins with the last task's B and an orthonormal basis of its A."""
         super().begin_task(task, memory)
+        self.number = len(memory.past) + 1
         pairs = {layer: (a.detach(), b.detach()) for layer, (a, b) in self.pool.pairs(self.ADAPTER).items()}
         self.merged = {layer: b_OR.clone() for layer, (_, b_OR) in pairs.items()}
         first = {layer: (orthonormal(pairs[layer][0]), b_OR) for layer, b_OR in self.trained.items()}
@@ -76,10 +81,27 @@ class SeqLoraMerge(OneAdapterMethod):
     def end_task(self, task: Task, memory: Memory) -> None:
         """Merges the trained B into that of the earlier tasks; the trained A stays."""
         trained = {layer: b_OR.detach().clone() for layer, (_, b_OR) in self.pool.pairs(self.ADAPTER).items()}
+        self._merge(trained, len(memory.past) + 1)
+        self.trained = trained
+
+    def _merge(self, trained: Mapping[str, Tensor], number: int) -> None:
+        """Puts the merged B in the place of the trained one; in the first task they are the same."""
         if self.trained:
             for layer, (_, b_OR) in self.pool.pairs(self.ADAPTER).items():
-                b_OR.copy_(merged(self.merged[layer], trained[layer], len(memory.past) + 1, self.exponent))
-        self.trained = trained
+                b_OR.copy_(merged(self.merged[layer], trained[layer], number, self.exponent))
+
+    def validation_logits(self, part: Batch) -> Tensor:
+        """Logits under the merged B, which would answer if the task ended now."""
+        pairs = self.pool.pairs(self.ADAPTER)
+        trained = {layer: b_OR.detach().clone() for layer, (_, b_OR) in pairs.items()}
+        with torch.no_grad():
+            self._merge(trained, self.number)
+        try:
+            return super().validation_logits(part)
+        finally:
+            with torch.no_grad():
+                for layer, (_, b_OR) in pairs.items():
+                    b_OR.copy_(trained[layer])
 
     def state(self) -> dict[str, Tensor]:
         """B of each layer as the last task has trained it."""

@@ -9,6 +9,8 @@ from see_lightning.errors import ConfigError
 from see_lightning.methods.seqft import SeqFt
 from see_lightning.methods.seqlora_merge import SeqLoraMerge, merged, orthonormal
 from see_lightning.methods.setup import Setup
+from see_lightning.tasks.batches import Collator, encode
+from see_lightning.tasks.datamodule import pad_id
 from see_lightning.tasks.memory import Memory
 from tests.adapters import small
 from tests.methods.learning import learn, task_named
@@ -106,6 +108,26 @@ def test_a_restored_method_goes_on_as_one_that_was_not_interrupted(tmp_path):
     for one, other in ((first, second), (pairs(method), pairs(fresh))):
         for here, there in zip(one.values(), other.values(), strict=True):
             assert all(torch.equal(left, right) for left, right in zip(here, there, strict=True))
+
+
+def test_validation_is_of_the_merged_b_which_answers_and_leaves_the_trained_one():
+    method, rows = slao(), encode(task_named("sea").train, small.TEMPLATE)
+    ended(method, "sky")
+    memory = Memory(0)
+    memory.add(task_named("sky"))
+    method.begin_task(task_named("sea"), memory)
+    with torch.no_grad():
+        for number, (_, b_OR) in enumerate(method.pool.pairs("shared").values()):
+            b_OR += 0.1 * torch.randn(b_OR.shape, generator=torch.Generator().manual_seed(number))
+    trained, part = pairs(method), Collator(pad_id(small.TEMPLATE), "tokens", 4096).batch(rows, [*range(len(rows))])
+    with torch.no_grad():
+        judged, own = method.validation_logits(part), method.logits(part)
+    for before, after in zip(trained.values(), pairs(method).values(), strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    with torch.no_grad():
+        method.end_task(task_named("sea"), memory)
+        torch.testing.assert_close(judged, method.logits(part))
+    assert not torch.allclose(judged, own, atol=1e-3)
 
 
 @pytest.mark.parametrize("exponent", [-0.5, 1.5])

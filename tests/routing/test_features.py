@@ -25,6 +25,7 @@ from see_lightning.routing.lda import Lda
 from see_lightning.tasks.held_back import hold_back
 from see_lightning.tasks.task import Task
 from tests.adapters import small
+from tests.models.zoo import random_model
 
 PROMPTS = [small.TEMPLATE.prompt_ids(text) for text in ("a sum?", "why is the sky so blue?", "a sum?")]
 
@@ -90,6 +91,20 @@ def test_features_behind_a_layer_are_transformers_hidden_states_and_later_layers
     hook.remove()
     torch.testing.assert_close(found, torch.stack([output[0].mean(0) for output in outputs]))
     assert not torch.allclose(found, embed_prompts(pool, PROMPTS), atol=1e-3)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_features_have_no_dropout_in_a_step_of_training_either_and_draw_nothing(layer):
+    """GPT-2's blocks have dropout of their own."""
+    pool = small.pool("sky", base=random_model("gpt2"), targets=["c_attn"])
+    expected = embed_prompts(pool, PROMPTS, layer=layer)
+    pool.train()
+    pool.model.train()
+    drawn = torch.get_rng_state()
+    assert torch.equal(embed_prompts(pool, PROMPTS, layer=layer), expected)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert pool.training
+    assert pool.model.training
 
 
 @pytest.mark.parametrize("layer", [-1, 3])
