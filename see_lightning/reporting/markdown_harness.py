@@ -25,7 +25,7 @@ def harness(groups: Sequence[Group]) -> str:
         by_adapter: dict[str, list[Row]] = {}
         for run in group.runs:
             path = run.path.with_name("harness.json")
-            for name, row in _adapters(read_file(path)) if path.exists() else ():
+            for name, row in _adapters(read_file(path), run.tasks) if path.exists() else ():
                 by_adapter.setdefault(name, []).append(row)
         rows += [(group, name, found) for name, found in by_adapter.items()]
     tasks = {(task, _first_metric(of)) for _, _, found in rows for row in found for task, of in row["metrics"].items()}
@@ -35,16 +35,19 @@ def harness(groups: Sequence[Group]) -> str:
     return markdown_table(["run.py", "adapter", *columns, "seeds"], lines)
 
 
-def _adapters(content: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
-    """Rows of a ``harness.json``: a name for the table, the metrics, and the share that the base model answered."""
+def _adapters(content: Mapping[str, Any], tasks: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    """Rows of a ``harness.json``: a name for the table, the metrics, and the share that the base model answered.
+
+    Experts bear the names of ``tasks``; who else answers is the one adapter of a method.
+    """
     metrics = content["metrics"]
     if "base" in metrics:
         yield "base model", {"metrics": metrics["base"], "base_share": None}
     if "experts" in metrics:
         yield "mean of the experts", {"metrics": metrics["experts"]["mean"], "base_share": None}
     if "ensemble" in metrics:
-        is_routed = "base_share" in content
-        name = "ensemble" if is_routed else "adapted model"
+        answered = {adapter for shares in content.get("answered_by", {}).values() for adapter in shares}
+        name = "ensemble" if answered and answered <= {*tasks, "base"} else "adapted model"
         yield name, {"metrics": metrics["ensemble"], "base_share": content.get("base_share")}
 
 

@@ -54,7 +54,9 @@ def test_a_row_for_each_adapter_with_the_mean_over_seeds(tmp_path):
 def test_a_method_with_one_adapter_has_an_adapted_model_and_others_no_row(tmp_path):
     add(tmp_path, "see")
     path = add(tmp_path, "seqft")
-    path.with_name("harness.json").write_text(json.dumps({"metrics": {"base": score(0.4), "ensemble": score(0.25)}}))
+    metrics = {"base": score(0.4), "ensemble": score(0.25)}
+    content = {"metrics": metrics, "base_share": 0.0, "answered_by": {"choice": {"shared": 1.0}}}
+    path.with_name("harness.json").write_text(json.dumps(content))
     assert [(row["run.py"], row["adapter"], row["choice acc, %"]) for row in rows_of(tmp_path)] == [
         ("`method=seqft experiment=rivals`", "base model", "40.0"),
         ("`method=seqft experiment=rivals`", "adapted model", "25.0"),
