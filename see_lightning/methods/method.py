@@ -295,13 +295,13 @@ class ExpertMethod(Method):
         """Answers under one adapter; None is the base model, whose answers are those without any expert.
 
         An expert with verdicts is forced to begin with the positive indicator, unless it does so by itself. Cached responses
-        are reused.
+        are reused: the forced one if there are both, so that a run's own router has the run's own answers.
         """
         forced_prefix = self.accept_ids(adapter)
         unforced = BatchCache(self.response_cache, self.pool, queries, plain=self.never_refusing)
         batch_cache = BatchCache(self.response_cache, self.pool, queries, forced_prefix)
-        known = [unforced.get(adapter, row) for row in range(len(queries))]
-        known = [batch_cache.get(adapter, row) if cached.text is None else cached for row, cached in enumerate(known)]
+        known = [batch_cache.get(adapter, row) for row in range(len(queries))]
+        known = [unforced.get(adapter, row) if cached.text is None else cached for row, cached in enumerate(known)]
         new = [row for row, cached in enumerate(known) if cached.text is None]
         if new:
             generate = batch_cache.remote.plain if batch_cache.remote else self.generate

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
+from see_lightning.adapters.response_cache import BatchCache, CachedResponse, ResponseCache
 from see_lightning.config.schema import OptimConfig
 from see_lightning.methods.base import Base
 from see_lightning.methods.method import Answer
@@ -200,3 +201,17 @@ def test_stl_answers_each_query_by_the_expert_of_the_task_it_is_told(template, a
     assert answers == [by[name if name in pool.names else "base"][place] for place, name in enumerate(tasks)]
     assert len({by[name][0].text for name in by}) == 3, "experts that say the same would not tell who was asked"
     assert (method.counts["prefills"], method.counts["decisions"], method.counts["generations"]) == (7, 0, 7)
+
+
+def test_of_a_forced_answer_and_one_behind_a_verdict_the_forced_one_is_taken_whichever_came_first(
+    ensemble, monkeypatch
+):
+    """A run whose router chooses without verdicts has forced answers; those of a walk that is compared with it came later."""
+    queries, cache = small.queries(QUERIES[:2], limit=LIMIT), ResponseCache()
+    monkeypatch.setattr(ensemble, "response_cache", cache)
+    walked = BatchCache(cache, ensemble.pool, queries)
+    forced = BatchCache(cache, ensemble.pool, queries, ensemble.accept_ids("qa"))
+    for row in (0, 1):
+        walked.put("qa", row, CachedResponse("pos", 2.0, 1.0, "of the walk", False))
+    forced.put("qa", 0, CachedResponse(text="of the run", truncated=False))
+    assert [answer.text for answer in ensemble.generate_as("qa", queries)] == ["of the run", "of the walk"]
