@@ -106,8 +106,13 @@ class Joint(ScoringRouter):
     def learn(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
         """One router learns the task's prompts, the other one their bodies."""
         self.by.learn(task, prompts)
-        bodies = [body_ids(self.method.template, prompt) for prompt in prompts]
-        self.body.learn(task, list(dict.fromkeys(map(tuple, bodies))))
+        bodies = dict.fromkeys(tuple(body_ids(self.method.template, prompt)) for prompt in prompts)
+        if len(bodies) < self.body.fewest:
+            raise ConfigError(
+                f"router=joint needs {self.body.fewest} different texts behind the first blank line of {task}'s prompts;"
+                f" there are {len(bodies)}. Choose router=propose, or put the texts that differ behind the first blank line."
+            )
+        self.body.learn(task, list(bodies))
         self._forget()
 
     def hold_out(self, task: str, prompts: Sequence[Sequence[int]]) -> None:

@@ -1,10 +1,15 @@
 """The body of a query: its text without the instruction before it."""
 
+import re
 from collections.abc import Sequence
 
 from see_lightning.tasks.chat import QUERY
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.variants import BLANK_LINE
+
+MARK = re.compile(
+    r"(\S+( \S+)?:)?"
+)  # nothing, or one or two words with a colon, such as "Answer:", which all rows may share
 
 
 def query_of(template: PromptTemplate, prompt_ids: Sequence[int]) -> str:
@@ -19,23 +24,23 @@ def query_of(template: PromptTemplate, prompt_ids: Sequence[int]) -> str:
 
 
 def body_of(query: str) -> str:
-    r"""The text behind a query's first blank line; the whole query if there is none.
+    r"""The text behind a query's first blank line; the whole query if there is none, or a mark for the answer alone.
 
-    >>> body_of("Add.\n\n12 and 3"), body_of("12 and 3")
-    ('12 and 3', '12 and 3')
+    >>> body_of("Add.\n\n12 and 3"), body_of("12 and 3"), body_of("12 and 3?\n\nAnswer:")
+    ('12 and 3', '12 and 3', '12 and 3?\n\nAnswer:')
     """
     body = query.partition(BLANK_LINE)[2]
-    return body if body.strip() else query
+    return query if MARK.fullmatch(body.strip()) else body
 
 
 def has_definition(query: str) -> bool:
     r"""Whether a query has a text before its first blank line and one behind it.
 
-    >>> has_definition("Add.\n\n12 and 3"), has_definition("12 and 3")
-    (True, False)
+    >>> has_definition("Add.\n\n12 and 3"), has_definition("12 and 3"), has_definition("12 and 3?\n\nAnswer:")
+    (True, False, False)
     """
     definition, _, body = query.partition(BLANK_LINE)
-    return bool(definition.strip() and body.strip())
+    return bool(definition.strip()) and not MARK.fullmatch(body.strip())
 
 
 def body_ids(template: PromptTemplate, prompt_ids: Sequence[int]) -> list[int]:

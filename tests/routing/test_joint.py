@@ -97,6 +97,14 @@ INNER = {
 }
 
 
+DENSITY = {
+    "_target_": "see_lightning.routing.density.Density",
+    "descriptor": "gaussian",
+    "reject_above": 0,
+    "wordings": ["input_only"],
+}
+
+
 def odds(task: str, text: str) -> float:
     """An expert's log-odds: by the words of its definition, and by the input's length."""
     shared = len(set(text.partition("\n\n")[0].split()) & set(TASKS[task].split())) if has_definition(text) else -2
@@ -246,6 +254,15 @@ def test_routers_with_thresholds_of_their_own_are_refused():
         Joint(method_on(small.pool()), **{**INNER, "body": {"_target_": f"{__name__}.Length"}})
 
 
+def test_a_task_whose_inputs_are_all_alike_is_refused_with_what_to_do():
+    joint = Joint(method_on(small.pool("sum")), **{**INNER, "body": DENSITY})
+    same = [small.TEMPLATE.prompt_ids(f"Add {n} to it.\n\nthe same for all") for n in range(6)]
+    with pytest.raises(
+        ConfigError, match="needs 4 different texts .* of sum's prompts; there are 1. Choose router=propose"
+    ):
+        joint.learn("sum", same)
+
+
 @pytest.mark.parametrize("style", ["plain", "chat", "alpaca", "llama2"])
 def test_the_query_and_its_body_are_found_in_a_prompt(style):
     template = PromptTemplate(small.TEMPLATE.tokenizer, style=style, max_length=500)
@@ -253,6 +270,8 @@ def test_the_query_and_its_body_are_found_in_a_prompt(style):
         ("Add.\n\n1 and 2\n\n3", "1 and 2\n\n3"),
         ("no definition", "no definition"),
         ("Add.\n\n ", "Add.\n\n "),
+        ("Which topic?\nTitle: a goal\n\nAnswer:", "Which topic?\nTitle: a goal\n\nAnswer:"),
+        ("Add.\n\n1 and 2\nAnswer:", "1 and 2\nAnswer:"),
     ):
         ids = template.prompt_ids(query)
         assert (
