@@ -217,7 +217,7 @@ def test_a_whole_model_in_a_cache_that_cannot_be_written_is_used(tmp_path, monke
     with read_only(tmp_path):
         with pytest.raises(Refusal, match=f"{tmp_path}.* cannot be used: Read-only file system. .* paths.cache=DIR"):
             smollm2.smollm2_folder(tmp_path)
-        monkeypatch.setattr(smollm2, "_sha256", lambda path: smollm2.SHA256)
+        monkeypatch.setattr(smollm2, "_sha256_of", lambda *_: smollm2.SHA256)
         assert smollm2.smollm2_folder(tmp_path) == whole
 
 

@@ -106,7 +106,7 @@ def test_methods_are_compared_by_what_they_score_train_keep_and_cost(base, folde
         spent = [second for hook in results["timing"]["method_s"].values() for second in hook if second is not None]
         assert cells["time in hooks, s"] == f"{sum(spent):.1f}"
     assert [one["stored examples"] for one in by_costs] == ["0", "0", "6"]
-    assert [one["training time / seqft"] for one in by_costs[:2]] == ["0.00", "1.00"]
+    assert [one["cost / seqft"] for one in by_costs[:2]] == ["0.00", "1.00"]
 
 
 def test_what_is_kept_tells_nothing_of_the_machine(base, tmp_path, folder, document):
