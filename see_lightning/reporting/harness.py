@@ -25,6 +25,24 @@ def columns(names: Iterable[str], found: Mapping[str, Any]) -> list[str]:
     return tasks
 
 
+def first_metric(of: Mapping[str, Any]) -> str:
+    """The first metric of a task, as ``harness.json`` names it.
+
+    >>> first_metric({"acc_stderr,none": 0.1, "acc,none": 0.5})
+    'acc,none'
+    """
+    return next(name for name in of if "_stderr," not in name)
+
+
+def metric_name(name: str) -> str:
+    """A metric without the harness's filter, if that is none.
+
+    >>> metric_name("acc,none"), metric_name("exact_match,strict")
+    ('acc', 'exact_match strict')
+    """
+    return name.removesuffix(",none").replace(",", " ")
+
+
 def print_scores(content: Mapping[str, Any], tasks: Sequence[str], experts: int, console: Console) -> None:
     """Print a row for each adapter and a column for each task's first metric.
 
@@ -42,10 +60,8 @@ def print_scores(content: Mapping[str, Any], tasks: Sequence[str], experts: int,
     }
     present = {name: row for name, row in rows.items() if row}
     any_row = next(iter(present.values()))
-    chosen = [
-        (task, next(key for key in any_row[task] if "_stderr," not in key)) for task in tasks if any_row.get(task)
-    ]
-    heads = [f"{task} {key.removesuffix(',none').replace(',', ' ')}" for task, key in chosen]
+    chosen = [(task, first_metric(any_row[task])) for task in tasks if any_row.get(task)]
+    heads = [f"{task} {metric_name(key)}" for task, key in chosen]
     table = Table("adapter", *(Column(head, justify="right") for head in (*heads, "at the base")), box=box.SIMPLE_HEAD)
     for name, row in present.items():
         share = {"base": 1.0}.get(name, content.get("base_share") if row is metrics.get("ensemble") else None)

@@ -5,13 +5,12 @@ from typing import Any
 
 from see_lightning.files.run_files import read_file
 from see_lightning.reporting.comparison.groups import Group
+from see_lightning.reporting.harness import first_metric, metric_name
 from see_lightning.reporting.markdown_cells import markdown_table
 from see_lightning.reporting.markdown_groups import Cell, cells_of, command_of, percent_of
 from see_lightning.reporting.words import number
 
-Row = Mapping[
-    str, Any
-]  # the metrics of one adapter of one run by task, and the share of queries that the base answered
+Row = Mapping[str, Any]  # one adapter of one run: ``metrics`` by task, and ``base_share`` of the queries
 
 
 def harness(groups: Sequence[Group]) -> str:
@@ -28,7 +27,7 @@ def harness(groups: Sequence[Group]) -> str:
             for name, row in _adapters(read_file(path), run.tasks) if path.exists() else ():
                 by_adapter.setdefault(name, []).append(row)
         rows += [(group, name, found) for name, found in by_adapter.items()]
-    tasks = {(task, _first_metric(of)) for _, _, found in rows for row in found for task, of in row["metrics"].items()}
+    tasks = {(task, first_metric(of)) for _, _, found in rows for row in found for task, of in row["metrics"].items()}
     columns: dict[str, Cell] = {_head(task, name): _score(task, name) for task, name in sorted(tasks)}
     columns["at the base, %"] = lambda row: percent_of(row["base_share"])
     lines = [[command_of(group), name, *cells_of(found, columns), number(len(found), 0)] for group, name, found in rows]
@@ -51,14 +50,9 @@ def _adapters(content: Mapping[str, Any], tasks: Sequence[str]) -> Iterator[tupl
         yield name, {"metrics": metrics["ensemble"], "base_share": content.get("base_share")}
 
 
-def _first_metric(of: Mapping[str, Any]) -> str:
-    return next(name for name in of if "_stderr," not in name)
-
-
 def _head(task: str, name: str) -> str:
-    """``acc,none`` is ``acc``; a metric whose name says that it is a share stands in percent."""
-    metric = name.removesuffix(",none").replace(",", " ")
-    return f"{task} {metric}{', %' if _is_share(name) else ''}"
+    """A metric whose name says that it is a share stands in percent."""
+    return f"{task} {metric_name(name)}{', %' if _is_share(name) else ''}"
 
 
 def _is_share(name: str) -> bool:

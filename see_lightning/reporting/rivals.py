@@ -75,13 +75,9 @@ def training_s(results: Results) -> float | None:
     timing = results.get("timing", {})
     if "method_s" not in timing:
         return None
-    seconds: float = sum(timing.get("train_s", ())) + _sum(_within(timing, is_within=False))
+    beside = {hook: some for hook, some in timing["method_s"].items() if hook != "assign"}  # train_s has that one
+    seconds: float = sum(timing.get("train_s", ())) + _sum(beside)
     return seconds
-
-
-def _within(timing: Results, *, is_within: bool) -> dict[str, Any]:
-    """Seconds of the hooks around steps that are, or are not, a part of ``train_s``: ``assign`` is."""
-    return {hook: some for hook, some in timing["method_s"].items() if (hook == "assign") == is_within}
 
 
 def relative_cost(groups: Sequence[Group]) -> Callable[[Results], float | None]:
@@ -115,11 +111,10 @@ def hook_factor(results: Results) -> float | None:
     >>> hook_factor({"timing": {**timing, "method_step_s": {"penalty": [1.0, 2.0]}}})
     2.8
     """
-    timing, whole = results.get("timing", {}), training_s(results)
-    if whole is None or "method_step_s" not in timing:
+    whole, hooks = training_s(results), hook_s(results)
+    if whole is None or hooks is None:
         return None
-    plain = sum(timing.get("train_s", ())) - _sum(timing["method_step_s"]) - _sum(_within(timing, is_within=True))
-    return whole / plain if plain > 0 else 1.0
+    return whole / (whole - hooks) if whole > hooks else 1.0
 
 
 def of_own_experts(groups: Sequence[Group]) -> Callable[[Results], float | None]:

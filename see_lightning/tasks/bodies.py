@@ -7,9 +7,8 @@ from see_lightning.tasks.chat import QUERY
 from see_lightning.tasks.prompts import PromptTemplate
 from see_lightning.tasks.variants import BLANK_LINE
 
-MARK = re.compile(
-    r"(\S+( \S+)?:)?"
-)  # nothing, or one or two words with a colon, such as "Answer:", which all rows may share
+# No body: nothing, or one or two words with a colon, such as "Answer:", which all rows may share.
+MARK = re.compile(r"(\S+( \S+)?:)?")
 
 
 def query_of(template: PromptTemplate, prompt_ids: Sequence[int]) -> str:
