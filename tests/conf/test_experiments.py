@@ -52,3 +52,8 @@ def test_the_robust_experiment_evaluates_every_wording_in_one_command(launched):
     assert list(cfg.ood.variants) == ["input_only"]
     assert len(cfg.ood.tasks) == 15
     assert all(len(cfg.benchmark.paraphrases[task]) == 3 for task in cfg.order.tasks)
+
+
+def test_the_protocol_of_trace_has_its_papers_rows_unless_others_are_typed(launched):
+    assert launched("experiment=trace", "method=seqft")[0].benchmark.name == "trace_5000"
+    assert launched("experiment=trace", "method=seqft", "benchmark=trace_500")[0].benchmark.name == "trace_500"

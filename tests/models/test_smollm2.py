@@ -52,6 +52,19 @@ def test_the_model_is_converted_once_to_readable_files(conversions, tmp_path):
     assert {path.name for path in cache.iterdir()} - {f"{folder.name}.lock"} == {folder.name}
 
 
+def test_files_that_have_not_changed_are_read_once_for_their_digests(conversions, tmp_path, monkeypatch):
+    read, digest = [], smollm2._sha256
+    monkeypatch.setattr(smollm2, "_sha256", lambda path: read.append(path.name) or digest(path))
+    folder = smollm2.smollm2_folder(tmp_path / "cache")
+    smollm2.smollm2_folder(tmp_path / "cache")
+    before = read.count("config.json")
+    smollm2.smollm2_folder(tmp_path / "cache")
+    assert read.count("config.json") == before
+    (folder / "config.json").write_text("{}")
+    smollm2.smollm2_folder(tmp_path / "cache")
+    assert len(conversions) == 2, "a change is seen all the same"
+
+
 def test_a_model_of_which_only_the_layers_are_wanted_is_converted_too(conversions, tmp_path):
     """The layers are made without weights, which must not befall the conversion: in an empty cache it comes first."""
     assert skeleton(ModelConfig(source="package", name="smollm2"), tmp_path / "cache").device.type == "meta"
