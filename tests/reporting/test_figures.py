@@ -17,10 +17,9 @@ from see_lightning.engine.ledger import Ledger
 from see_lightning.reporting.colours import FIRST, FURTHER, assigned, styles
 from see_lightning.reporting.comparison.groups import compare
 from see_lightning.reporting.figures import capacity
-from see_lightning.reporting.figures.figure_data import sheets
+from see_lightning.reporting.figures.figure_data import MANY, sheets
 from see_lightning.reporting.figures.latency import latency_figure
 from see_lightning.reporting.figures.perplexity import quantile
-from see_lightning.reporting.figures.tasks import tasks_csv, tasks_svg
 from see_lightning.reporting.runs import read_run
 from see_lightning.reporting.svg import readable_on, short
 from tests.reporting.test_comparison import TASKS, results, write
@@ -538,12 +537,34 @@ def test_configured_methods_have_well_spaced_colours_which_a_new_one_seldom_move
     )
 
 
-def test_a_sheet_of_many_groups_is_still_made(tmp_path):
-    for number in range(9):
-        add(tmp_path, f"method{number}", 0.1)
-    (sheet,) = sheets(compare(map(read_run, tmp_path.rglob("results.json"))))
-    assert tasks_csv(sheet).count("\n") == 1 + 9 * 3
-    assert all(f">method{number} 10 %<" in tasks_svg(sheet) for number in range(9))
+def many(root):
+    """More groups than one plot shows: the first two have the best and an unknown last score."""
+    for number in range(MANY + 1):
+        last = {0: (90.0, 70.0), 1: (50.0, None)}.get(number, (60.0, 30.0 + number))
+        path = add(root, f"method{number}", 0.1, last=last)
+        kept = {"pool": [9, 9], "weights": [2**20, (number + 1) * 2**20]}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"storage": kept}))
+    figures.main([str(root)])
+    return ["method0 10 %", *(f"method{number} 10 %" for number in range(MANY, 1, -1))]
+
+
+def test_many_groups_are_rows_of_a_heat_map_the_best_mean_above(tmp_path):
+    ranked = many(tmp_path)
+    shown = words(tmp_path / "two_tasks.svg")
+    assert [text for text in shown if text.startswith("method")] == [*ranked, "method1 10 %"]
+    rows = [shown[place : place + 3] for place in range(shown.index("90.0"), shown.index("90.0") + 3 * (MANY + 1), 3)]
+    assert rows[0] == ["90.0", "70.0", "80.0"]
+    assert rows[1] == ["60.0", f"{30 + MANY:.1f}", f"{45 + MANY / 2:.1f}"]
+    assert rows[-1] == ["50.0", "·", "·"], "what is not known is no zero"
+    assert "mean" in shown
+    assert len(table(tmp_path / "two_tasks.csv")) == 3 * (MANY + 1)
+
+
+def test_many_groups_have_a_small_plot_each_the_best_last_score_first(tmp_path):
+    ranked = many(tmp_path)
+    shown = words(tmp_path / "two_capacity.svg")
+    drawn = [text for text in shown if text.startswith("method")]
+    assert drawn == [ranked[0], "method1 10 %", *ranked[1:]], "of one without a last mean, 80 after its first task"
 
 
 def test_two_runs_that_only_the_end_of_a_label_tells_apart_are_told_apart(tmp_path):

@@ -1,16 +1,22 @@
 """The mean score over the storage, after each task."""
 
 import statistics
+import textwrap
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from see_lightning.evaluation.transfer import mean
-from see_lightning.reporting.colours import styles
+from see_lightning.reporting.colours import Style, styles
 from see_lightning.reporting.comparison.groups import Group, MeanStd, spread
-from see_lightning.reporting.figures.figure_data import ORIGIN, FigureData, finish, one_plot, origin
-from see_lightning.reporting.plots import logarithmic
+from see_lightning.reporting.figures.figure_data import MANY, ORIGIN, FigureData, finish, heading, one_plot, origin
+from see_lightning.reporting.plots import INK, LINE, frame, logarithmic
 from see_lightning.reporting.runs import Run
 from see_lightning.reporting.spreadsheets import csv_text
+from see_lightning.reporting.svg import standalone_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 WIDE = 20  # ratio of the largest size to the smallest from which the axis of sizes is logarithmic
 
@@ -58,20 +64,79 @@ def capacity_csv(sheet: FigureData) -> str:
 
 
 def capacity_svg(sheet: FigureData) -> str:
-    """The mean score of the tasks learned so far over the storage: a point for each task, the last one larger."""
+    """The mean score of the tasks learned so far over the storage: a point for each task, the last one larger.
+
+    Lines of one plot, or of more than ``MANY`` groups a small plot for each, the best last score first.
+    """
+    looks = styles([group.first.method for group in sheet.groups])
+    lines = [
+        Line(label, style, *zip(*points, strict=True))
+        for style, group, label in zip(looks, sheet.groups, sheet.labels, strict=True)
+        if (points := [(kept.mean, score.mean) for _, score, kept, _ in grown(group)])
+    ]
+    return _one_plot(sheet, lines) if len(lines) <= MANY else _plots(sheet, lines)
+
+
+@dataclass(frozen=True)
+class Line:
+    """The points of a group: storage in MiB, and the mean score in 0..100."""
+
+    label: str
+    style: Style
+    sizes: tuple[float, ...]
+    scores: tuple[float, ...]
+
+    def draw(self, axes: "Axes") -> None:
+        """A point for each task, the last one larger."""
+        look: dict[str, Any] = {
+            "color": self.style.colour, "marker": self.style.marker, "linestyle": self.style.line
+        }  # fmt: skip
+        axes.plot(self.sizes, self.scores, markersize=4, linewidth=1.4, label=self.label, **look)
+        axes.plot(self.sizes[-1:], self.scores[-1:], markersize=9, **look)
+
+
+def _one_plot(sheet: FigureData, lines: Sequence[Line]) -> str:
     figure, axes = one_plot(sheet, 8)
-    drawn = styles([group.first.method for group in sheet.groups])
-    sizes: list[float] = []
-    for style, group, label in zip(drawn, sheet.groups, sheet.labels, strict=True):
-        points = [(kept.mean, score.mean) for _, score, kept, _ in grown(group)]
-        if points:
-            x, y = zip(*points, strict=True)
-            sizes += x
-            look: dict[str, Any] = {"color": style.colour, "marker": style.marker, "linestyle": style.line}
-            axes.plot(x, y, markersize=4, linewidth=1.4, label=label, **look)
-            axes.plot(x[-1:], y[-1:], markersize=9, **look)
+    for line in lines:
+        line.draw(axes)
     axes.set(ylabel="mean score of the tasks learned so far", ylim=(0, 100))
-    if sizes and max(sizes) > WIDE * min(sizes) > 0:  # the small ones would lie on each other
+    _fit_sizes(axes, lines)
+    return finish(figure, axes, sheet, "capacity", "MiB kept after each task; the last one large")
+
+
+def _plots(sheet: FigureData, lines: Sequence[Line]) -> str:
+    """A plot for each group with the lines of all others in grey behind it."""
+    from matplotlib.figure import Figure
+
+    columns = 5
+    rows = -(-len(lines) // columns)
+    figure = Figure(figsize=(2.1 * columns, 0.9 + 1.5 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True).flat)
+    for axes, line in zip(panels, sorted(lines, key=lambda line: -line.scores[-1]), strict=False):
+        frame(axes)
+        for other in lines:
+            axes.plot(other.sizes, other.scores, color=LINE, linewidth=0.8, zorder=1)
+        line.draw(axes)
+        axes.set_title("\n".join(textwrap.wrap(line.label, 30)), fontsize=8, color=INK, loc="left")
+        axes.tick_params(labelsize=8)
+    _fit_sizes(panels[0], lines)
+    for axes in panels[len(lines) :]:
+        axes.set_visible(False)
+    for axes in panels[len(lines) - columns : len(lines)]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
+    title = heading(sheet)
+    grey: dict[str, Any] = {"fontsize": 8, "color": "#555555", "horizontalalignment": "left"}
+    figure.suptitle(title, x=0.01, **grey | {"fontsize": 9, "color": INK})
+    note = (
+        "mean score of the tasks learned so far over the MiB kept after each task; the last one large; grey: the others"
+    )
+    figure.supxlabel(note, x=0.01, **grey)
+    return standalone_svg(figure, f"{sheet.name}-capacity", f"capacity of {title}")
+
+
+def _fit_sizes(axes: "Axes", lines: Sequence[Line]) -> None:
+    """Make the axis of sizes logarithmic where the small ones would lie on each other."""
+    sizes = [size for line in lines for size in line.sizes]
+    if sizes and max(sizes) > WIDE * min(sizes) > 0:
         axes.set_xscale("log")
         logarithmic(axes, "x")
-    return finish(figure, axes, sheet, "capacity", "MiB kept after each task; the last one large")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: The first columns of every CSV file: the group of a line.
 ORIGIN = ("order", "method", "ratio", "label", "key")
+#: More groups than this are not told apart as bars or lines of one plot.
+MANY = 12
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,18 @@ def one_plot(sheet: FigureData, places: int) -> "tuple[Figure, Axes]":
     return figure, axes
 
 
-def finish(figure: "Figure", axes: "Axes", sheet: FigureData, kind: str, note: str) -> str:
-    """Add title and note to a figure, a legend if its data have labels, and return it as a standalone file."""
+def heading(sheet: FigureData) -> str:
+    """The order, the models and the number of seeds of a figure."""
     seeds = sorted({len(group.runs) for group in sheet.groups})
     models = ", ".join(dict.fromkeys(group.first.model for group in sheet.groups))
-    title = (
+    return (
         f"{sheet.order} · {models} · {' to '.join(map(str, {seeds[0]: 0, seeds[-1]: 0}))} seed{'s' * (seeds[-1] > 1)}"
     )
+
+
+def finish(figure: "Figure", axes: "Axes", sheet: FigureData, kind: str, note: str) -> str:
+    """Add title and note to a figure, a legend if its data have labels, and return it as a standalone file."""
+    title = heading(sheet)
     axes.set_title(title, fontsize=9, color=INK, loc="left")
     axes.set_xlabel(note, fontsize=8, color="#555555", loc="left")
     handles, labels = axes.get_legend_handles_labels()

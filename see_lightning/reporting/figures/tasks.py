@@ -6,9 +6,10 @@ from typing import Any
 from see_lightning.evaluation.transfer import mean
 from see_lightning.reporting.colours import styles
 from see_lightning.reporting.comparison.groups import Group, MeanStd, spread
-from see_lightning.reporting.figures.figure_data import ORIGIN, FigureData, finish, one_plot, origin
+from see_lightning.reporting.figures.figure_data import MANY, ORIGIN, FigureData, finish, heading, one_plot, origin
 from see_lightning.reporting.plots import INK, name_places
 from see_lightning.reporting.spreadsheets import csv_text
+from see_lightning.reporting.svg import draw_cells, standalone_svg
 
 
 def final_scores(group: Group) -> list[MeanStd | None]:
@@ -29,7 +30,43 @@ def tasks_csv(sheet: FigureData) -> str:
 
 
 def tasks_svg(sheet: FigureData) -> str:
-    """Bars by task, one for each group, and the mean over tasks; lines show the standard deviation over seeds."""
+    """The score of each group on each task and the mean over tasks: bars, or a heat map of more than ``MANY`` groups."""
+    return _bars(sheet) if len(sheet.groups) <= MANY else _map(sheet)
+
+
+def _map(sheet: FigureData) -> str:
+    """A row for each group, the best mean above; a cell's shade is its share of the best score in its column."""
+    from matplotlib.figure import Figure
+
+    scored = sorted(
+        ((label, [score.mean if score else None for score in final_scores(group)]) for label, group in _named(sheet)),
+        key=lambda row: (row[1][-1] is None, -(row[1][-1] or 0)),
+    )
+    rows = [scores for _, scores in scored]
+    best = [max((score for score in column if score), default=1) for column in zip(*rows, strict=True)]
+    shades = [[None if score is None else score / top for score, top in zip(row, best, strict=True)] for row in rows]
+    texts = [["·" if score is None else f"{score:.1f}" for score in row] for row in rows]
+    labels, columns = [label for label, _ in scored], [*sheet.tasks, "mean"]
+    width = max(6.4, 0.6 + 0.075 * max(map(len, labels)) + 0.62 * len(columns))
+    figure = Figure(figsize=(width, 1.5 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    draw_cells(axes, labels, columns, texts, shades, (), ink=INK, muted=INK, size=9)
+    axes.axvline(len(sheet.tasks), color=INK, linewidth=0.8)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=9, labelcolor=INK)
+    title = heading(sheet)
+    figure.suptitle(title, fontsize=9, color=INK, x=0.01, horizontalalignment="left")
+    note = "score after the last task, mean over seeds; shade: share of the best score in the column"
+    figure.supxlabel(note, fontsize=8, color="#555555", x=0.01, horizontalalignment="left")
+    return standalone_svg(figure, f"{sheet.name}-tasks", f"tasks of {title}")
+
+
+def _named(sheet: FigureData) -> list[tuple[str, Group]]:
+    return list(zip(sheet.labels, sheet.groups, strict=True))
+
+
+def _bars(sheet: FigureData) -> str:
+    """Bars by task, one for each group; lines show the standard deviation over seeds."""
     count, places = len(sheet.groups), [*range(len(sheet.tasks)), len(sheet.tasks) + 0.35]
     figure, axes = one_plot(sheet, len(places))
     width = 0.84 / count
