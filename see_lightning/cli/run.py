@@ -1,10 +1,12 @@
 """``python run.py`` as a function: one job, or with ``-m`` several. Torch is imported after a configuration is checked."""
 
+import gc
 import os
 import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from hydra import version
 from hydra._internal.utils import _run_hydra, get_args_parser
@@ -78,6 +80,7 @@ def job(cfg: DictConfig, *, is_dry: bool = False) -> None:
     if is_dry:
         from see_lightning.engine.dry_run import dry_run
 
+        gc.freeze()  # the further jobs of a sweep would look through torch's million objects again and again
         dry_run(cfg)
         return
     from see_lightning.engine.launch import launch
@@ -101,8 +104,9 @@ def drop_settings_of_others(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
         for group in ("method", "router", "rule")
         if any(word.startswith(f"{group}=") or word == f"~{group}" for word in typed)
     ]
-    experiment = HydraConfig.get().runtime.choices.get("experiment")
-    if not experiment or not groups:
+    choices = HydraConfig.get().runtime.choices
+    experiment = choices.get("experiment")
+    if not experiment or all(_has_own_settings_alone(cfg, group, choices.get(group)) for group in groups):
         return []
     rest = [word for word in typed if not word.lstrip("+").startswith("experiment=")]
     try:  # the typed option's own settings are those that it has without the experiment
@@ -123,9 +127,16 @@ def drop_settings_of_others(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
             with open_dict(cfg[group]):
                 for name in others:
                     del cfg[group][name]
-            chosen = f"{group}={HydraConfig.get().runtime.choices[group]}"
+            chosen = f"{group}={choices.get(group)}"
             notes.append(f"{', '.join(others)} of experiment={experiment} left out: {chosen} has no such settings")
     return notes
+
+
+def _has_own_settings_alone(cfg: DictConfig, group: str, choice: str | None) -> bool:
+    """Whether an option's file names all settings that it has, which takes no second composition to know."""
+    loader: Any = GlobalHydra.instance().config_loader()
+    found = loader.repository.load_config(f"{group}/{choice}") if choice and cfg[group] else None
+    return found is not None and set(cfg[group]) <= set(found.config)
 
 
 class Jobs:

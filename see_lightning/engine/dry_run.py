@@ -4,7 +4,7 @@ import functools
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from see_lightning.adapters.targets import resolve_targets, target_layers
 from see_lightning.config.identity import method_name
-from see_lightning.config.schema import USUAL_TOKENS, RunConfig
+from see_lightning.config.schema import USUAL_TOKENS, ModelConfig, RunConfig
 from see_lightning.config.validation import FSDP_BASE, validate
 from see_lightning.engine.build import cache_folder
 from see_lightning.engine.distributed import on_gpu, processes
@@ -70,7 +70,7 @@ class DryRun:
     @cached_property
     def bones(self) -> PreTrainedModel:
         """The base model without weights."""
-        return model_of(self.settings, self.config.model)
+        return bones_of(self.settings, self.config.model)
 
     @cached_property
     def head(self) -> int:
@@ -127,12 +127,13 @@ class DryRun:
         return self.config.model.gradient_checkpointing == "on"
 
     def _footprint(self, tokens: int) -> Footprint:
-        config, rows, here = self.config, self.work.rows, self.here
+        config, here = self.config, self.here
+        rows, experts = replace(self.work.rows, experts=1), self.work.rows.experts
         key = repr((config.model, config.adapter, self.dtype, tokens, rows, here))
         if key not in _ESTIMATES:  # the jobs of a sweep often differ in the method alone
             bones = model_of(self.settings, config.model)  # another one, since it is changed
             _ESTIMATES[key] = footprint(bones, config, self.dtype, rows, here, tokens, checkpointing=self.recomputes)
-        return _ESTIMATES[key]
+        return replace(_ESTIMATES[key], adapters=experts * _ESTIMATES[key].adapters)
 
     def stages(self) -> list[Row]:
         """Rows, steps and tokens of each stage."""
@@ -160,8 +161,9 @@ class DryRun:
         return f"training: {total:.2e} operations, about {took} {said}; testing comes in addition."
 
 
-#: Estimates of this process, by all that they depend on.
+#: Estimates of this process, of one adapter in memory, and models without weights, by all that they depend on.
 _ESTIMATES: dict[str, Footprint] = {}
+_BONES: dict[str, PreTrainedModel] = {}
 
 
 def dry_run(cfg: DictConfig) -> None:
@@ -201,16 +203,24 @@ def look_at(cfg: DictConfig) -> DryRun:
     settings, source = shape_of(config)
     trains = traits.trains and traits.schedule != "frozen"
     if trains:
-        bones = model_of(settings, config.model)
+        bones = bones_of(settings, config.model)
         config.adapter.targets = resolve_targets(config.adapter.targets, bones, config.model.name)
     gpu = cfg.trainer.get("accelerator", "auto") in ("gpu", "cuda") or on_gpu(cfg)
     if config.model.quantization != "none":
-        bones = model_of(settings, config.model)
+        bones = bones_of(settings, config.model)
         check_quantizable(bones, config.model.quantization, config.model.name, has_gpu=gpu)
     own = "bf16" if gpu else fast_dtype("cpu")
     dtype = own if config.model.dtype == "auto" else config.model.dtype
     here = Machine(gpu, 0, max(1, processes(cfg)), cfg.trainer.get("strategy") == FSDP_BASE)
     return DryRun(cfg, config, settings, source, planned_work(cfg, config), here, dtype, trains)
+
+
+def bones_of(settings: PreTrainedConfig, config: ModelConfig) -> PreTrainedModel:
+    """The base model without weights, one for all jobs of a sweep, which do not change it."""
+    key = repr((settings.to_dict(), config))
+    if key not in _BONES:
+        _BONES[key] = model_of(settings, config)
+    return _BONES[key]
 
 
 def shape_of(config: RunConfig) -> tuple[PreTrainedConfig, str]:
