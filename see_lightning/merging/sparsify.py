@@ -19,7 +19,7 @@ def largest(delta_OI: Tensor, density: float) -> Tensor:
             [ 2.,  0.]])
     """
     flat = delta_OI.flatten()
-    kept = torch.topk(flat.abs(), int(density * flat.numel())).indices
+    kept = torch.topk(flat.abs(), int(density * flat.numel()), sorted=False).indices
     return torch.zeros_like(flat).index_put((kept,), flat[kept]).view_as(delta_OI)
 
 
