@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from omegaconf import DictConfig, OmegaConf
 
 from see_lightning.config.checks import TRAIN
-from see_lightning.config.identity import GENERAL_USES, method_name
+from see_lightning.config.identity import method_name
 from see_lightning.config.instantiate import target_of
 from see_lightning.config.schema import PARAPHRASED
 from see_lightning.errors import ConfigError
@@ -31,6 +31,9 @@ class Effect:
     acts: Callable[[DictConfig], bool]
     why: str
     soft: bool = False
+
+
+GENERAL = ("general_negatives", "other_instructions", "ood_examples")  # settings of a method that use general_source
 
 
 def _schedule(cfg: DictConfig) -> str:
@@ -121,7 +124,8 @@ EFFECTS = (
            " ratio and method.logit_weight"),
     Effect(("indicators.*",), lambda cfg: "indicators" in cfg.method, "method={method} writes no indicators"),
     Effect(("method.general_source",),
-           lambda cfg: any(_on(name)(cfg) for name in GENERAL_USES) or not any(name in cfg.method for name in GENERAL_USES),
+           lambda cfg: any(_on(name)(cfg) for name in GENERAL) or not any(name in cfg.method for name in GENERAL)
+           or "ood_examples" in (cfg.router or {}),
            "no general instructions are taken; write method.general_negatives=N too"),
     Effect(("method.wordings_per_example",), _on("instruction_variants"), "all examples keep their wording; write"
            " method.instruction_variants=[as_is,reworded,none] too"),

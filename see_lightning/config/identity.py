@@ -48,6 +48,7 @@ NEWER_OPTIM = ("migu", "early_stopping")  # such settings of optim
 STREAM_SETTING = {"recurring": "visits", "blurry": "share"}  # the setting of each stream of tasks
 GENERAL_USES = ("general_negatives", "other_instructions", "against")  # settings that use general_source
 REWORDING_VERSION = 1  # of the rules that reword definitions; other rules train other experts
+FIRST_OF_JOINT = "built_in 2"  # the general instructions that router=joint first had, which are in no key of its runs
 GENERAL_VERSION = 2  # of the package's general instructions; another version trains other experts
 NUISANCE_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "plugins", "enable_progress_bar")
 # Settings of the model that are newer than the first kept runs, and the values that change nothing.
@@ -86,12 +87,19 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     kept["model"] = {name: value for name, value in model.items() if name not in NUISANCE_MODEL}
     kept["method"] = switched_on({name: _one_spelling(value) for name, value in config["method"].items()})
+    used = set(kept["method"])
     if "ratio" in kept["method"]:
         kept["method"]["ratio"] = float(kept["method"]["ratio"])
     if "ratio" in kept["method"] and _ratio_is_enough(kept["method"], config):
         kept["method"].pop("min_negatives", None)
+    if (
+        "ood_examples" in (config.get("router") or {}) and "general_source" in config["method"]
+    ):  # of router=joint, which reads general instructions, too
+        kept["method"]["general_source"] = config["method"]["general_source"]
     if kept["method"].get("general_source") == "built_in":
         kept["method"]["general_source"] = f"built_in {GENERAL_VERSION}"
+    if kept["method"].get("general_source") == FIRST_OF_JOINT and "general_source" not in used:
+        del kept["method"]["general_source"]
     if kept["method"].get("instruction_variants"):
         kept["method"]["rewording_rules"] = REWORDING_VERSION
     benchmark = kept["benchmark"] = _without_place(config["benchmark"], config["paths"]["data"])

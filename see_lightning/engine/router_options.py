@@ -22,7 +22,11 @@ from see_lightning.routing.router import Router
 from see_lightning.routing.walk import needs_every_verdict
 
 #: What a router needs of a method, in words, by the name of a trait.
-NEEDS = {"has_experts": "needs experts", "learns_refusals": "needs experts that give verdicts"}
+NEEDS = {
+    "has_experts": "needs experts",
+    "learns_refusals": "needs experts that give verdicts",
+    "adds_updates": "needs experts that add updates to layers",
+}
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,13 @@ from see_lightning.evaluation.routing import BASE
 from see_lightning.evaluation.scores import best_score
 from see_lightning.inference.prefix_cache import PrefillCache
 from see_lightning.methods.method import Answer, ExpertMethod
+from see_lightning.methods.see import See
 from see_lightning.routing.router import Router
 from see_lightning.routing.verdicts import Route
 from see_lightning.routing.walk import Verifying
 from see_lightning.tasks.batches import Queries
 from see_lightning.tasks.datamodule import query_loader
+from see_lightning.tasks.memory import Memory
 from see_lightning.tasks.task import Task
 
 COUNTED = 4  # queries of each task on which the costs of routing are counted
@@ -63,6 +65,8 @@ class RouterTrial:
     batch_size: int
     #: Embeddings of prompts, which all routers share.
     embedded: dict[Any, Tensor] = field(default_factory=dict)
+    #: By task, thresholds of log-odds that the run's own router did not need, and a router that is tried here does.
+    thresholds: dict[str, float] = field(default_factory=dict)
 
     def row(self, option: RouterOption, *, answers: bool) -> dict[str, Any]:
         """The figures of one router.
@@ -98,6 +102,7 @@ class RouterTrial:
         check_prompts_suffice(cfg, self.tasks)
         check_conversations(cfg, chain(self.tasks, *self.sets.values()))
         self.method.chosen_router = instantiate(node, method=self.method)
+        thresholds = self.method.thresholds if isinstance(self.method, See) else {}
         try:
             for router in _parts(self.method.chosen_router):
                 router.embedded, router.keeps_embeddings = self.embedded, True
@@ -109,11 +114,25 @@ class RouterTrial:
                         continue
                     print(f"{option.name}: learns {task.name}", file=sys.stderr)
                     learn_route(self.method, task)
+                if isinstance(self.method, See) and self.method.chosen_router.uses_thresholds:
+                    self._calibrate(self.method, learned)
             assert self.method.response_cache is not None
             self.method.response_cache.new.clear()  # responses to training rows, which no file of the run has a place for
             yield
         finally:
             self.method.chosen_router = own
+            if isinstance(self.method, See):
+                self.method.thresholds = thresholds
+
+    def _calibrate(self, method: See, learned: Sequence[Task]) -> None:
+        """Set the thresholds that a run by this router would have, of experts without one."""
+        method.thresholds = self.thresholds | method.thresholds
+        memory = Memory(method.run_seed)
+        for task in learned:
+            if task.name not in method.thresholds:
+                method.calibrate(task, memory)
+            memory.add(task)
+        self.thresholds = dict(method.thresholds)
 
     def _figures(self, name: str, answers: bool) -> dict[str, Any]:
         """The figures of the router by which the method routes now."""

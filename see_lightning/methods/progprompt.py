@@ -35,7 +35,7 @@ class ProgPrompt(ExpertMethod):
         mlp: width of the residual MLP through which a prompt is trained, at least 1; 0 for none.
     """
 
-    traits = Traits(has_experts=True, router=Oracle, shardable=False, takes_activated=False)
+    traits = Traits(has_experts=True, adds_updates=False, router=Oracle, shardable=False, takes_activated=False)
 
     def __init__(self, setup: Setup, *, tokens: int, lr: float, mlp: int) -> None:
         within("method.tokens", tokens, 1)

@@ -64,8 +64,9 @@ class SecondChance:
         again = []
         for row, expert in enumerate(self.by.route(queries)):
             if expert in self.openings:
-                body = body_of(query_of(self.template, queries.prompts[row]))
-                prompt = self.template.prompt_ids(self.openings[expert] + body)
+                query, opening = query_of(self.template, queries.prompts[row]), self.openings[expert]
+                body = query.removeprefix(opening) if query.startswith(opening) else body_of(query)
+                prompt = self.template.prompt_ids(opening + body)
                 fits = len(prompt) + queries.limits[row] <= self.template.max_length
                 if fits and prompt != queries.prompts[row]:
                     again.append(Again(row, expert, prompt))

@@ -241,10 +241,18 @@ class See(DecidingExperts):
         if self.reuse:
             self.reuse.learn(task)
         # Other routers may use the held-out rows themselves.
-        if self.calibrate_on and (self.reuse or self.router.uses_thresholds):
-            self._set_threshold(task, memory)
+        if self.reuse or self.router.uses_thresholds:
+            self.calibrate(task, memory)
 
-    def _set_threshold(self, task: Task, memory: Memory) -> None:
+    def calibrate(self, task: Task, memory: Memory) -> None:
+        """Sets the threshold of a task's expert, if the run has thresholds.
+
+        Args:
+            task: that the expert learned.
+            memory: of the tasks before it.
+        """
+        if not self.calibrate_on or task.name in self.never_refusing:
+            return
         own, negatives = task.held_out, []
         if self.calibrate_on == TRAIN:
             own = task.train[:LOOKED_AT]

@@ -39,6 +39,7 @@ class Traits:
         schedule: ``sequential``: a stage for each task; ``joint``: one stage on all tasks; ``frozen``: no training.
         trains: a stage trains weights. False with ``sequential``: a task is only kept by ``end_task``, for later answers.
         has_experts: answers name their expert, so routing is evaluated.
+        adds_updates: experts add an update to the outputs of layers, as LoRA does; false for prompts and prefixes.
         router: the default router. A method accepts every router whose ``needs`` it has.
         shardable: works while each rank holds only parts of the base model; false if it reads or moves the base's weights.
         takes_activated: works with experts that act from the end of a prompt on (``adapter=activated_lora``).
@@ -61,6 +62,7 @@ class Traits:
     schedule: Literal["sequential", "joint", "frozen"] = "sequential"
     trains: bool = True
     has_experts: bool = False
+    adds_updates: bool = True
     router: type[Router] = NoRouter
     shardable: bool = True
     takes_activated: bool = True

@@ -16,6 +16,8 @@ from see_lightning.tasks.batches import Queries
 class Gradient(Router):
     """The expert that would lower the entropy of the first answer token most; it keeps nothing."""
 
+    needs = frozenset({"has_experts", "adds_updates"})
+
     def route(self, queries: Queries) -> list[str | None]:
         """An expert for each query; the base model where there is none yet."""
         return [self._steepest(prompt) for prompt in queries.prompts]

@@ -12,10 +12,16 @@ def binomial_cdf(successes: int, trials: int, rate: float) -> float:
         trials: n.
         rate: probability of a success in one trial, 0..1.
 
-    >>> binomial_cdf(1, 2, 0.5)
+    >>> round(binomial_cdf(1, 2, 0.5), 12)
     0.75
     """
-    return math.fsum(math.comb(trials, k) * rate**k * (1 - rate) ** (trials - k) for k in range(successes + 1))
+    if not 0 < rate < 1:
+        return float(rate <= 0 or successes >= trials)
+    yes, no, every = math.log(rate), math.log1p(-rate), math.lgamma(trials + 1)
+    return math.fsum(  # of logarithms: the number of choices overflows from about a thousand trials on
+        math.exp(every - math.lgamma(k + 1) - math.lgamma(trials - k + 1) + k * yes + (trials - k) * no)
+        for k in range(successes + 1)
+    )
 
 
 def guaranteed_threshold(values: Sequence[float], recall: float, confidence: float) -> float:

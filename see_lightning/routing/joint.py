@@ -9,7 +9,7 @@ Letters: Q queries, T tasks, N samples (a text under one expert), W wordings, P 
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -18,17 +18,18 @@ import torch
 from torch import Tensor
 
 from see_lightning.config.checks import within
+from see_lightning.data.example import Example
 from see_lightning.errors import ConfigError
 from see_lightning.routing.features import FeatureRouter
 from see_lightning.routing.guarantee import guaranteed_threshold
 from see_lightning.routing.logistic import fit_logistic
 from see_lightning.routing.propose import scoring_router
 from see_lightning.routing.scoring import ScoringRouter
-from see_lightning.routing.signals import GENERAL, OTHER, OWN, Measured, Sample, Scale, even_weights, worded
+from see_lightning.routing.signals import BARE, GENERAL, OTHER, OWN, Measured, Sample, Scale, even_weights, worded
 from see_lightning.routing.walk import Deciding, log_odds
 from see_lightning.seeds import seed
 from see_lightning.tasks.batches import Queries
-from see_lightning.tasks.bodies import body_ids, body_of, has_definition, query_of
+from see_lightning.tasks.bodies import body_ids, body_of, has_definition, query_of, without_opening
 from see_lightning.tasks.negatives import unseen_general
 from see_lightning.tasks.variants import AS_IS, INPUT_ONLY
 
@@ -53,8 +54,9 @@ class Joint(ScoringRouter):
     """The proposed expert, if its log-odds and the scores of the query's features together reach its threshold.
 
     The body is the text behind the first blank line, and what stands before it is the definition. The weights are fitted on
-    held-out rows, which the own expert must accept as they stand, reworded, with errors and without the definition, and
-    another expert must refuse; and on general instructions with and without their definition, which the expert must refuse.
+    held-out rows, which the own expert must accept as they stand, reworded, with errors and without the definition and
+    the nearest older expert must refuse as they stand and without the definition, and on general instructions with and without
+    their definition, which the expert must refuse.
 
     Args:
         method: whose experts give verdicts.
@@ -68,7 +70,7 @@ class Joint(ScoringRouter):
 
     Raises:
         ConfigError: ``by`` or ``body`` is no router of features or has a threshold of its own, ``body`` scores more than
-            bodies, or a setting is out of range.
+            bodies, there are fewer general instructions, or a setting is out of range.
     """
 
     needs = frozenset({"has_experts", "learns_refusals"})
@@ -101,6 +103,7 @@ class Joint(ScoringRouter):
                 f" got {list(self.body.wordings)}."
             )
         self.confidence, self.ood_examples = confidence, ood_examples
+        self._general(0)  # refused here if there are too few, not after the first expert has been trained
         self.wordings, self.holds_out = (AS_IS, INPUT_ONLY), True
 
     def learn(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
@@ -117,8 +120,9 @@ class Joint(ScoringRouter):
 
     def hold_out(self, task: str, prompts: Sequence[Sequence[int]]) -> None:
         """Keep log-odds and features of held-out rows and of general instructions."""
-        names, queries = self.candidates(), list(dict.fromkeys(map(self._query, prompts)))
-        samples = self._samples(task, names.index(task), queries)
+        names, told = self.candidates(), list(map(self._query, prompts))
+        queries = list(dict.fromkeys(told))
+        samples = self._samples(task, names.index(task), queries, without_opening(told))
         texts = list(dict.fromkeys(one.text for one in samples))
         ids, places = list(map(self._ids, texts)), {text: place for place, text in enumerate(texts)}
         states_WPH = self.by.states(ids)
@@ -154,7 +158,7 @@ class Joint(ScoringRouter):
         scores_QT = torch.full((len(queries), len(names)), -torch.inf, dtype=torch.float64)
         for row, (place, text, (value,)) in enumerate(zip(proposed, texts, found, strict=True)):
             here = bodies_QT[row, place][None], proposals_QT[row, place][None]
-            signals_1F = self.scales[place].signals(torch.tensor([value]), *here)
+            signals_1F = self.scales[place].signals(torch.tensor([value], dtype=torch.float64), *here)
             scores_QT[row, place] = self._join(signals_1F)[0] - self.least[place, has_definition(text)]
         return scores_QT
 
@@ -243,20 +247,24 @@ class Joint(ScoringRouter):
     def _join(self, signals_NF: Tensor) -> Tensor:
         return self.weights[0] + signals_NF @ self.weights[1:]
 
-    def _samples(self, task: str, place: int, queries: Sequence[str]) -> list[Sample]:
-        """The texts whose log-odds under a task's own expert are kept: every query is one of them."""
+    def _samples(self, task: str, place: int, queries: Sequence[str], bare: Collection[str]) -> list[Sample]:
+        """The texts whose log-odds under a task's own expert are kept: every query, in other words unless it is bare."""
         method = self._refusing
-        draw = seed(method.run_seed, task, "general negatives")
-        general = unseen_general(self.ood_examples, method.general_source, draw, refused=method.general_negatives)
+        general = self._general(seed(method.run_seed, task, "general negatives"))
         samples = []
         for query in queries:
             order = random.Random(seed(method.run_seed, task, f"wordings of {query}"))
-            samples += [Sample(text, place, OWN, n) for n, text in enumerate(worded(query, order))]
+            found = [(BARE, query)] if query in bare else list(enumerate(worded(query, order)))
+            samples += [Sample(text, place, OWN, n) for n, text in found]
         return samples + [
             Sample(text, place, GENERAL, 0)
             for row in general
             for text in dict.fromkeys((row.prompt, body_of(row.prompt)))
         ]
+
+    def _general(self, draw: int) -> list[Example]:
+        source, refused = self._refusing.general_source, self._refusing.general_negatives
+        return unseen_general(self.ood_examples, source, draw, refused=refused, setting="router.ood_examples")
 
     def _under_others(self, place: int, queries: Sequence[str], states_WQH: Tensor) -> list[Sample]:
         """The queries of a task under the nearest older expert, the only ones there are beside its own."""

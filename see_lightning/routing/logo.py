@@ -69,6 +69,8 @@ class Logo(PromptRouter):
         ConfigError: there is no such adapted layer, or a setting is unknown or out of range.
     """
 
+    needs = frozenset({"has_experts", "adds_updates"})
+
     def __init__(
         self,
         method: Routed,

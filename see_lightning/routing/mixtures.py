@@ -39,6 +39,8 @@ class MixtureRouter(PromptRouter):
         ConfigError: a setting is out of range.
     """
 
+    needs = frozenset({"has_experts", "adds_updates"})
+
     def __init__(self, method: Routed, *, top_k: int = 3, temperature: float = 1.0, target_recall: float = 0.0) -> None:
         super().__init__(method, target_recall=target_recall)
         within("router.top_k", top_k, 1)

@@ -14,6 +14,7 @@ from see_lightning.tasks.variants import BLANK_LINE
 from see_lightning.tasks.wordings import noised, reworded
 
 OWN, GENERAL, OTHER = 0, 1, 2  # kinds of samples
+BARE = 3  # wording of a row's input without its definition; ``worded`` has those before it
 
 
 class Sample(NamedTuple):
@@ -24,7 +25,7 @@ class Sample(NamedTuple):
         expert: the number of its task, in the order of learning.
         kind: ``OWN``, which the expert must accept; ``GENERAL``, a general instruction, and ``OTHER``, a query of another
             task, which it must refuse.
-        wording: number of the wording, among those with or without a definition.
+        wording: number of the wording, in which every held-out row comes once: of ``worded``, or ``BARE``.
     """
 
     text: str

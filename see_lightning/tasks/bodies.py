@@ -1,7 +1,9 @@
 """The body of a query: its text without the instruction before it."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 from see_lightning.tasks.chat import QUERY
 from see_lightning.tasks.prompts import PromptTemplate
@@ -40,6 +42,22 @@ def has_definition(query: str) -> bool:
     """
     definition, _, body = query.partition(BLANK_LINE)
     return bool(definition.strip()) and not MARK.fullmatch(body.strip())
+
+
+def without_opening(queries: Sequence[str]) -> set[str]:
+    r"""The queries that are the one before them without the definition that these have in common.
+
+    >>> sorted(without_opening(["Add.\n\n1\n\nand 2", "1\n\nand 2", "Add.\n\n3", "3"]))
+    ['1\n\nand 2', '3']
+    >>> without_opening(["no definition", "another query"])
+    set()
+    """
+    pairs = [(whole, short) for whole, short in pairwise(queries) if short and short != whole]
+    openings = Counter(whole.removesuffix(short) for whole, short in pairs if whole.endswith(short))
+    if not openings:
+        return set()
+    opening, _ = openings.most_common(1)[0]
+    return {query.removeprefix(opening) for query in queries if query.startswith(opening)}.intersection(queries)
 
 
 def body_ids(template: PromptTemplate, prompt_ids: Sequence[int]) -> list[int]:

@@ -32,7 +32,9 @@ def general_negatives(number: int, source: str, draw: int) -> list[Example]:
     return draw_evenly(split_by_instruction(rows, number)[0], number, draw)
 
 
-def unseen_general(number: int, source: str, draw: int, *, refused: int) -> list[Example]:
+def unseen_general(
+    number: int, source: str, draw: int, *, refused: int, setting: str = "method.ood_examples"
+) -> list[Example]:
     """General instructions that no expert is trained on, for setting thresholds.
 
     Args:
@@ -40,6 +42,7 @@ def unseen_general(number: int, source: str, draw: int, *, refused: int) -> list
         source: ``built_in``, or a file with a line ``{"prompt": ...}`` for each instruction.
         draw: seed of the choice.
         refused: number of general instructions that each expert learns to refuse (``general_negatives``).
+        setting: that asks for so many, for the message.
 
     Raises:
         ConfigError: the source has fewer with other instructions.
@@ -51,9 +54,9 @@ def unseen_general(number: int, source: str, draw: int, *, refused: int) -> list
     if number > len(left):
         kinds = len({instruction_of(row.prompt) for row in rows})
         raise ConfigError(
-            f"method.ood_examples={number}, but {source} has {len(left)} rows whose instruction no expert learns to refuse,"
+            f"{setting}={number}, but {source} has {len(left)} rows whose instruction no expert learns to refuse,"
             f" of {len(rows)} rows with {kinds} instructions (a prompt's first line is its instruction); give"
-            f" method.ood_examples={len(left)} or less, a lower method.general_negatives, or a file with more instructions."
+            f" {setting}={len(left)} or less, a lower method.general_negatives, or a file with more instructions."
         )
     return draw_evenly(left, number, draw)
 

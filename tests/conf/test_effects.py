@@ -50,6 +50,8 @@ IDLE = [
     (["method=ssr", "ratio=0", "method.max_new_tokens=9"], "method.max_new_tokens", ["ratio=0.5"]),
     (["method=seqft", "indicators.pos=yes"], "indicators.pos", ["method=see"]),
     (["method.general_source=/mine.jsonl"], "method.general_source", ["method.general_negatives=4"]),
+    (["method.general_source=/mine.jsonl"], "method.general_source", ["router=joint"]),
+    (["method.general_source=/mine.jsonl"], "method.general_source", ["method.calibrate_on=3", "method.ood_examples=4"]),
     (["method.wordings_per_example=2"], "method.wordings_per_example", ["method.instruction_variants=[as_is,none]"]),
     (["router=argmax", "method.second_chance=on"], "method.second_chance", ["router=propose"]),
     (["method.reuse_share=0.8"], "method.reuse_share", ["method.reuse=accept"]),

@@ -262,6 +262,15 @@ def test_where_general_instructions_come_from_and_which_they_are_enter_the_key_w
     assert run_key(composed()) == before
 
 
+def test_a_router_that_reads_general_instructions_has_their_source_in_the_key(composed, monkeypatch):
+    before = run_key(composed("router=joint"))
+    keys = {before, run_key(composed("router=joint", "method.general_source=mine.jsonl"))}
+    assert run_key(composed("router=walk", "method.general_source=mine.jsonl")) == run_key(composed("router=walk"))
+    monkeypatch.setattr(identity, "GENERAL_VERSION", 3)
+    keys.add(run_key(composed("router=joint")))
+    assert len(keys) == 3
+
+
 def test_what_a_threshold_looks_at_has_a_key_where_there_is_a_threshold(composed):
     on = "method.calibrate_on=3"
     keys = [

@@ -35,6 +35,13 @@ def test_the_distribution_is_the_exact_sum(trials, rate):
         assert binomial_cdf(successes, trials, float(rate)) == pytest.approx(float(exact), abs=1e-12)
 
 
+@pytest.mark.parametrize(("trials", "rate"), [(4000, 0.05), (1100, 0.5), (20_000, 0.05)])
+def test_thousands_of_trials_do_not_overflow(trials, rate):
+    few = int(trials * rate - 1.645 * (trials * rate * (1 - rate)) ** 0.5)  # where a normal variable has 5 % below it
+    assert binomial_cdf(few, trials, rate) == pytest.approx(0.05, abs=0.005)
+    assert guaranteed_threshold(range(trials), 1 - rate, 0.95) == pytest.approx(few, abs=2)
+
+
 @pytest.mark.parametrize(("number", "recall"), [(59, 0.95), (60, 0.8), (200, 0.9), (58, 0.95)])
 def test_the_threshold_is_the_largest_whose_bound_is_high_enough(number, recall):
     values = random.Random(number).sample(range(1000), number)

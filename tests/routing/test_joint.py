@@ -12,7 +12,7 @@ from see_lightning.routing.features import FeatureRouter
 from see_lightning.routing.guarantee import guaranteed_threshold
 from see_lightning.routing.joint import RIDGE, Joint
 from see_lightning.routing.logistic import fit_logistic
-from see_lightning.routing.signals import GENERAL, OWN, Measured, Scale, even_weights, worded
+from see_lightning.routing.signals import BARE, GENERAL, OWN, Measured, Scale, even_weights, worded
 from see_lightning.tasks.bodies import body_ids, body_of, has_definition, query_of
 from see_lightning.tasks.prompts import PromptTemplate
 from tests.adapters import small
@@ -143,8 +143,9 @@ def joint():
 def by_hand(router: Joint, task: str, defined: bool) -> tuple[list[float], list[list[float]]]:
     """The scale of a task's signals, and those of own held-out texts by wording, without and with a definition."""
     mean = statistics.mean(len(body) for body in dict.fromkeys(map(body_of, rows(task, range(8)))))
-    queries = dict.fromkeys(text for row in rows(task, range(8, 17)) for text in (row, body_of(row)))
-    samples = router._samples(task, list(TASKS).index(task), list(queries))
+    whole = rows(task, range(8, 17))
+    bare = [body_of(row) for row in whole]
+    samples = router._samples(task, list(TASKS).index(task), list(dict.fromkeys((*whole, *bare))), bare)
     own = [one.text for one in samples if one.kind == OWN]
     general = [odds(task, one.text) for one in samples if one.kind == GENERAL]
     middle = lambda values: sorted(values)[(len(values) - 1) // 2]  # torch's median  # noqa: E731
@@ -195,6 +196,33 @@ def test_queries_without_a_definition_have_a_share_of_their_own(joint):
         assert joint.least[place, False] < before[place, False]
 
 
+def test_inputs_of_several_paragraphs_are_no_other_wording_and_reach_the_threshold_too():
+    """Without its definition such a query looks as if it had one, and its log-odds are as low as those of any bare query."""
+    router, whole = (
+        joint_on(small.pool()),
+        [f"{TASKS['sum']}\n\n{'7' * (n + 2)}\n\n{'7' * (n % 4 + 2)}" for n in range(17)],
+    )
+    for hook, some in ((router.learn, whole[:8]), (router.hold_out, whole[8:])):
+        hook("sum", [prompt_of(text) for row in some for text in (row, body_of(row))])
+    (one,), (scale,) = router.measured, router.scales
+    own_N = one.kind_N == OWN
+    bare_N = own_N & (one.wording_N == BARE)
+    assert int(own_N.sum()) == 3 * 9 + 9, "an input's own first paragraph is not reworded"
+    assert one.defined_N[bare_N].tolist() == [1] * 9
+    joined_N = router._join(scale.signals(one.log_odds_N, one.bodies_N, one.proposals_N))
+    worded_values = [joined_N[own_N & (one.wording_N == n)].tolist() for n in (0, 1, 2, BARE)]
+    least = [guaranteed_threshold(values, router.target_recall, router.confidence) for values in worded_values]
+    assert router.least[0, True] == min(least)
+    assert len(set(least)) > 1
+
+
+def test_more_general_instructions_than_there_are_are_refused_at_once():
+    method = method_on(small.pool())
+    method.general_source, method.general_negatives = "built_in", 0
+    with pytest.raises(ConfigError, match=r"^router.ood_examples=5000, but built_in has .*; give router.ood_examples="):
+        Joint(method, **{**INNER, **SETTINGS, "ood_examples": 5000})
+
+
 def test_the_weights_are_fitted_on_what_must_be_accepted_and_refused(joint):
     accepted = [one.kind_N == OWN for one in joint.measured]
     signals = [
@@ -215,9 +243,11 @@ def test_the_weights_are_fitted_on_what_must_be_accepted_and_refused(joint):
 def test_log_odds_are_those_of_the_expert_that_must_accept_or_refuse_the_text(joint):
     names = list(TASKS)
     for place, task in enumerate(names):
-        queries = list(dict.fromkeys(text for row in rows(task, range(8, 17)) for text in (row, body_of(row))))
+        whole = rows(task, range(8, 17))
+        bare = [body_of(row) for row in whole]
+        queries = list(dict.fromkeys(text for pair in zip(whole, bare, strict=True) for text in pair))
         states_WQH = joint.by.states([small.TEMPLATE.prompt_ids(query) for query in queries])
-        samples = joint._samples(task, place, queries) + joint._under_others(place, queries, states_WQH)
+        samples = joint._samples(task, place, queries, bare) + joint._under_others(place, queries, states_WQH)
         assert place == 0 or len({one.text for one in samples}) < len(samples), "two experts are asked about one text"
         assert joint.kept[task]["log_odds"].tolist() == [odds(names[one.expert], one.text) for one in samples]
 
@@ -255,7 +285,9 @@ def test_routers_with_thresholds_of_their_own_are_refused():
 
 
 def test_a_task_whose_inputs_are_all_alike_is_refused_with_what_to_do():
-    joint = Joint(method_on(small.pool("sum")), **{**INNER, "body": DENSITY})
+    method = method_on(small.pool("sum"))
+    method.general_source, method.general_negatives = "built_in", 0
+    joint = Joint(method, **{**INNER, "body": DENSITY})
     same = [small.TEMPLATE.prompt_ids(f"Add {n} to it.\n\nthe same for all") for n in range(6)]
     with pytest.raises(
         ConfigError, match="needs 4 different texts .* of sum's prompts; there are 1. Choose router=propose"

@@ -50,6 +50,14 @@ def test_the_vote_is_that_of_a_brute_force_search(method, k, metric):
     assert len(set(found)) > (k < 100)
 
 
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_of_equally_near_prompts_those_of_the_older_task_have_the_votes(method, k):
+    router = Knn(method, k=k)
+    for name in ("sky", "sea"):
+        router.fit(name, torch.eye(4).repeat(5, 1))
+    assert router.score(states(50, 9)).argmax(1).tolist() == [0] * 50
+
+
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_within_one_vote_a_farther_query_has_a_lower_score(method, metric):
     router = Knn(method, k=3, metric=metric)

@@ -98,6 +98,24 @@ def test_a_router_has_the_figures_of_a_run_by_it(base, tmp_path, router):
         assert row["sets"][name]["per_task"] == pytest.approx(ood["per_task"], abs=1e-4)
 
 
+def test_a_router_with_thresholds_has_those_of_a_run_by_it_though_the_runs_own_router_has_none(tmp_path):
+    data = toy.write_tasks(tmp_path / "data", "{name}\n\n{name}{number}?", 8)
+    more = (
+        "method=see",
+        "order.tasks=[sea,ice]",
+        "method.calibrate_on=3",
+        "method.target_recall=0.5",
+        "method.margin=0",
+    )
+    joint = toy.run(toy.compose(data, tmp_path / "joint", *more, "router=joint", "router.ood_examples=4"))
+    walk = toy.run(toy.compose(data, tmp_path / "walk", *more))
+    assert not joint.methods[-1].thresholds
+    assert len(walk.methods[-1].thresholds) == 2
+    rows = [rows_of(compared(run.directory, "--router", "walk", "--no-answers"))["walk"] for run in (joint, walk)]
+    assert rows[0]["sets"] == rows[1]["sets"]
+    assert rows[0]["sets"]["as_is"]["base_share"] > 0.5, "thresholds refuse queries that verdicts accept"
+
+
 @pytest.mark.parametrize("router", ["walk", "density"])
 def test_the_shares_are_those_of_route_one_query_at_a_time(base, tmp_path, router):
     run = run_of(base, tmp_path, "method=see")

@@ -101,6 +101,15 @@ def test_a_router_that_needs_experts_on_the_prompt_is_refused_for_activated_ones
         settled(base, "method=stl", "router=perplexity", *toy.ACTIVATED)
 
 
+@pytest.mark.parametrize("router", ["arrow", "spectr", "logo", "gradient"])
+def test_a_router_that_reads_updates_of_layers_is_refused_for_prompts(base, router):
+    with pytest.raises(
+        ConfigError, match=f"method=progprompt cannot be routed by router={router}; it takes router=analytic"
+    ):
+        settled(base, "method=progprompt", f"router={router}")
+    settled(base, "method=progprompt", "router=perplexity")
+
+
 def test_descriptions_of_other_tasks_are_refused_before_training(base, tmp_path):
     other = ("method=stl", "router=description", "router.descriptions={sand: Grains.}")
     with pytest.raises(ConfigError, match="a text for 'sand', which is no task of this run. .*sky, sea, ice"):
