@@ -55,8 +55,8 @@ class Joint(ScoringRouter):
 
     The body is the text behind the first blank line, and what stands before it is the definition. The weights are fitted on
     held-out rows, which the own expert must accept as they stand, reworded, with errors and without the definition and
-    the nearest older expert must refuse as they stand and without the definition, and on general instructions with and without
-    their definition, which the expert must refuse.
+    the nearest older expert must refuse as they stand and without the definition, and on general instructions with and
+    without their definition, which the expert must refuse.
 
     Args:
         method: whose experts give verdicts.
