@@ -1,7 +1,7 @@
 """The leaderboard: for each order and size, all methods with their scores, what they keep, and what is within noise."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,20 @@ from see_lightning.reporting.markdown_groups import (
     routed_right,
 )
 from see_lightning.reporting.pages import page_template
-from see_lightning.reporting.rivals import kept_bytes, training_tokens
+from see_lightning.reporting.rivals import kept_bytes, protocol, training_tokens
 from see_lightning.reporting.runs import find_runs, read_run
 from see_lightning.reporting.words import number
 
 #: Two-sided 95 % of a normal distribution, in standard deviations.
 NORMAL = 1.96
 STATISTIC = """\
-Intervals hold 95 %. *Behind the first* is the AR of the first row less that of this one. Where both have the scores of their
-queries, its interval is that of a paired bootstrap over queries and seeds (10,000 draws of the same ones for both);
-else that of a normal distribution, with the standard errors of both over queries (marked with ~). *Noise*: the interval
-includes 0, so the two are not told apart. One seed has no spread over seeds: its interval is that of other queries alone."""
+Each interval holds 95 % for one comparison; the first row is the best of all, so with many rows a few are told apart by
+chance. Rows of `stl`, and of `moses` without `method.task_id`, are told each query's task, and `mtl` learns all tasks at
+once: they are bounds. Training tokens do not include those that a method's hooks read. *Behind the first* is the AR of the
+first row less that of this one. Where both have the scores of their queries, its interval is that of a paired bootstrap over
+queries and seeds (10,000 draws of the same ones for both); else that of a normal distribution, with the standard errors of
+both over queries (marked with ~). *Noise*: the interval includes 0, so the two are not told apart. One seed has no spread
+over seeds: its interval is that of other queries alone, and two or three seeds show little of it."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,20 @@ def boards(folder: Path) -> list[Board]:
         Refusal: the folder does not exist, or a ``results.json`` is damaged.
     """
     found, _ = find_runs([folder])
-    by_title: dict[str, list[Group]] = {}
+    by_title: dict[str, dict[tuple[str, ...], list[Group]]] = {}
     for group in compare(map(read_run, found)).groups:
-        by_title.setdefault(_title(group), []).append(group)
-    return [Board(title, _rows(groups)) for title, groups in sorted(by_title.items())]
+        told = tuple(protocol(results_of(group.first)).values())
+        by_title.setdefault(_title(group), {}).setdefault(told, []).append(group)
+    return [
+        Board("; ".join([title, *_apart(told, by_protocol)]), _rows(groups))
+        for title, by_protocol in sorted(by_title.items())
+        for told, groups in sorted(by_protocol.items())
+    ]
+
+
+def _apart(told: Sequence[str], others: Iterable[Sequence[str]]) -> list[str]:
+    """The parts of a protocol in which it differs from others."""
+    return [one for one, *column in zip(told, *others, strict=True) if len(set(column)) > 1]
 
 
 def _title(group: Group) -> str:
@@ -107,7 +120,7 @@ def _difference(first: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str,
     pairs = [(results, by_seed[results["seed"]]) for results in first if results["seed"] in by_seed]
     scores = [(query_scores(one), query_scores(two)) for one, two in pairs]
     alike = [(one, two) for one, two in scores if one and two and _shape(one) == _shape(two)]
-    is_same = all(_test_rows(one) == _test_rows(two) for one, two in pairs)
+    is_same = all(_test_rows(one) == _test_rows(two) and protocol(one) == protocol(two) for one, two in pairs)
     if alike and len(alike) == len(first) == len(other) and is_same:
         ours, theirs = zip(*alike, strict=True)
         return paired_bootstrap(ours, theirs), True

@@ -2,7 +2,7 @@
 
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from see_lightning.errors import Refusal, nearest
@@ -203,8 +203,8 @@ def capacity(groups: Sequence[Group]) -> str:
     columns |= {f"{part}, MiB": _kept(part) for part in parts}
     columns |= {
         "weights, % of the pool": lambda results: percent_of(_share(results, ["weights"])),
-        "all, % of the pool": lambda results: percent_of(_share(results, _stored(results))),
-        "after one task": lambda results: percent_of(_share(results, _stored(results), stage=0)),
+        "all, % of the pool": lambda results: percent_of(_share(results, [*_stored(results)])),
+        "after one task": lambda results: percent_of(_share(results, [*_stored(results)], stage=0)),
         "AR": metric("AR"),
     }
     return group_table(stored, columns)
@@ -212,7 +212,7 @@ def capacity(groups: Sequence[Group]) -> str:
 
 def routers(groups: Sequence[Group]) -> str:
     """A table of routers over the same experts: a row for each setting and router, for runs with a comparison of routers."""
-    rows: list[tuple[Group, int, str, list[Results]]] = []
+    rows: list[tuple[Group, str, list[Results]]] = []
     sets: dict[str, str] = {}
     for group in groups:
         found = [read_file(path) for run in group.runs if (path := run.path.with_name("route.json")).exists()]
@@ -220,7 +220,7 @@ def routers(groups: Sequence[Group]) -> str:
         by_router: dict[str, list[Results]] = {}
         for row in (row for one in found for row in (*one["routers"], bound_row(one)) if row):
             by_router.setdefault(row["router"], []).append(row)
-        rows += [(group, len(found), name, some) for name, some in by_router.items()]
+        rows += [(group, name, some) for name, some in by_router.items()]
     columns: dict[str, Cell] = {f"{head}, %": _routed(name) for name, head in sets.items()}
     columns |= {
         "AR": lambda row: row.get("AR"),
@@ -230,11 +230,11 @@ def routers(groups: Sequence[Group]) -> str:
     lines = [
         [
             *(command_of(group), escaped(name), *cells_of(some, columns)),
-            *(str(seeds), escaped("; ".join(dict.fromkeys(filter(None, map(limits, some)))))),
+            *(str(len(some)), escaped("; ".join(dict.fromkeys(filter(None, map(limits, some)))))),
         ]
-        for group, seeds, name, some in rows
+        for group, name, some in rows
     ]
-    return markdown_table(["run.py", "router", *columns, "seeds", "cannot"], lines)
+    return markdown_table(["run.py", "router", *columns, "runs", "cannot"], lines)
 
 
 KINDS: dict[str, Callable[[Sequence[Group]], str]] = {
@@ -268,9 +268,11 @@ def _stored(results: Results) -> Mapping[str, Sequence[int]]:
     return {part: sizes for part, sizes in results["storage"].items() if part != "pool"}
 
 
-def _share(results: Results, parts: Iterable[str], stage: int = -1) -> float:
-    """The size of some parts after a stage as a share of the pool."""
+def _share(results: Results, parts: Sequence[str], stage: int = -1) -> float | None:
+    """The size of some parts after a stage as a share of the pool; None if the method has none of these parts."""
     sizes = results["storage"]
+    if not set(parts) <= set(sizes):
+        return None
     share: float = sum(sizes[part][stage] for part in parts) / sizes["pool"][stage]
     return share
 

@@ -31,7 +31,7 @@ def harness(groups: Sequence[Group]) -> str:
     columns: dict[str, Cell] = {_head(task, name): _score(task, name) for task, name in sorted(tasks)}
     columns["at the base, %"] = lambda row: percent_of(row["base_share"])
     lines = [[command_of(group), name, *cells_of(found, columns), number(len(found), 0)] for group, name, found in rows]
-    return markdown_table(["run.py", "adapter", *columns, "seeds"], lines)
+    return markdown_table(["run.py", "adapter", *columns, "runs"], lines)
 
 
 def _adapters(content: Mapping[str, Any], tasks: Sequence[str]) -> Iterator[tuple[str, Row]]:

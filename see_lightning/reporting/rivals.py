@@ -159,7 +159,21 @@ def _of_plainest(
 def _rows(results: Results) -> tuple[Any, ...]:
     """What tells whether two runs of one order trained and tested the same model on the same rows."""
     config = results.get("config", {})
-    return (tuple(results["tasks"]), results["model"], config.get("train_size"), config.get("test_size"))
+    sizes = config.get("train_size"), config.get("test_size")
+    return (tuple(results["tasks"]), results["model"], *sizes, *protocol(results).values())
+
+
+def protocol(results: Results) -> dict[str, str]:
+    """How a run was scored, in words: its scores, the benchmark's version, limits of answers, and the order of its tasks."""
+    benchmark, scores = results.get("config", {}).get("benchmark", {}), results.get("score", {})
+    each = scores if isinstance(scores, Mapping) else {"all": scores}
+    return {
+        "scores": f"scores {', '.join(f'{task} {score}' for task, score in sorted(each.items()))}",
+        "version": f"version {benchmark.get('version')}",
+        # Limits by the training answers were the rule before there was the setting.
+        "limits": f"answers of at most {benchmark.get('max_new_tokens') or 'training'} tokens",
+        "tasks": f"tasks in the order {', '.join(results['tasks'])}",
+    }
 
 
 def _counted(results: Results, name: str) -> list[int] | None:

@@ -14,6 +14,7 @@ import pytest
 from see_lightning.cli import figures
 from see_lightning.cli.compare import main as compare_main
 from see_lightning.engine.ledger import Ledger
+from see_lightning.reporting import markdown
 from see_lightning.reporting.colours import FIRST, FURTHER, assigned, styles
 from see_lightning.reporting.comparison.groups import compare
 from see_lightning.reporting.figures import capacity
@@ -256,6 +257,17 @@ def test_sizes_far_apart_stand_on_a_logarithmic_axis(tmp_path, monkeypatch, larg
     figures.main([str(tmp_path)])
     assert seen == [scale]
     assert tick in words(tmp_path / "two_capacity.svg")
+
+
+def test_what_keeps_no_weights_has_a_figure_and_a_row_too(tmp_path):
+    path = add(tmp_path, "icl_replay", 0.1)
+    kept = {"pool": [2**20, 2**20], "state": [2**20, 2**21]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"storage": kept}))
+    figures.main([str(tmp_path)])
+    assert [float(row["state_mib"]) for row in table(tmp_path / "two_capacity.csv")] == [1.0, 2.0]
+    shown = markdown.capacity(compare(map(read_run, [path])).groups)
+    assert "| 2.00 | 2.00 | 200.0 | 100.0 |" in shown
+    assert "weights" not in shown, "a column without any number is left out"
 
 
 def test_without_anyone_that_says_what_it_keeps_there_is_no_figure_of_it(tmp_path):

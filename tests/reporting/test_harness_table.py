@@ -37,7 +37,7 @@ def test_a_row_for_each_adapter_with_the_mean_over_seeds(tmp_path):
         "choice acc, %": "40.0 ± 0.0",
         "text bits_per_byte": "1.2 ± 0.0",
         "at the base, %": "–",
-        "seeds": "2",
+        "runs": "2",
     }
     assert (experts["adapter"], experts["choice acc, %"], experts["text bits_per_byte"]) == (
         "mean of the experts",

@@ -9,6 +9,7 @@ import pytest
 from see_lightning.cli.leaderboard import main
 from see_lightning.errors import Refusal
 from see_lightning.reporting.leaderboard import boards, difference_text, heads, leaderboard_page, leaderboard_text
+from see_lightning.reporting.rivals import protocol
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "results" / "rivals_superni_5"
@@ -77,6 +78,31 @@ def test_without_scores_the_standard_errors_give_the_interval_and_without_both_t
 def test_another_size_is_another_table(folder):
     edit(folder, "base", lambda results: results["config"].update(test_size=10))
     assert [len(board.rows) for board in boards(folder)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda results: results["score"].update(qa="rouge_l_google"), "; scores qa rouge_l_google, qg rouge_l"),
+        (lambda results: results["config"]["benchmark"].update(version="1"), "; version 1"),
+        (lambda results: results["config"]["benchmark"].update(max_new_tokens=512), "; answers of at most 512 tokens"),
+    ],
+)
+def test_what_is_scored_in_another_way_is_in_another_table(folder, tmp_path, change, told):
+    edit(folder, "seqft", change)
+    found = boards(folder)
+    (other,) = [board for board in found if [row.group.first.method for row in board.rows] == ["seqft"]]
+    assert told in other.title
+    assert len(found) == 2
+    assert all(board.rows[0].behind is None for board in found), "neither is compared with the other"
+    (replay,), (seqft,) = (folder.glob(f"*/{method}") for method in ("replay", "seqft"))
+    assert "~" in difference_text(replay, seqft) or "not paired" in difference_text(replay, seqft)
+
+
+def test_runs_of_another_order_of_tasks_have_another_protocol():
+    results = {"tasks": ["qa", "qg"], "score": {"qg": "accuracy", "qa": "rouge_l"}}
+    assert protocol(results) != protocol({**results, "tasks": ["qg", "qa"]})
+    assert protocol(results) == protocol({**results, "score": {"qa": "rouge_l", "qg": "accuracy"}})
 
 
 def test_the_command_writes_document_and_page(folder, tmp_path, monkeypatch, capsys):

@@ -37,7 +37,7 @@ def grown(group: Group) -> list[tuple[int, MeanStd, MeanStd, dict[str, float]]]:
     Over the seeds whose results have the storage; empty without any.
     """
     runs, found = [run for run in group.runs if run.storage], []
-    stages = min((len(run.storage["weights"]) for run in runs), default=0)
+    stages = min((len(run.storage["pool"]) for run in runs), default=0)
     tasks = len(group.first.tasks)
     for stage in range(stages):
         # A joint method learns all tasks in one stage; its scores are in the last row.
