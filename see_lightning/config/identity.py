@@ -87,19 +87,11 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     kept["model"] = {name: value for name, value in model.items() if name not in NUISANCE_MODEL}
     kept["method"] = switched_on({name: _one_spelling(value) for name, value in config["method"].items()})
-    used = set(kept["method"])
     if "ratio" in kept["method"]:
         kept["method"]["ratio"] = float(kept["method"]["ratio"])
     if "ratio" in kept["method"] and _ratio_is_enough(kept["method"], config):
         kept["method"].pop("min_negatives", None)
-    if (
-        "ood_examples" in (config.get("router") or {}) and "general_source" in config["method"]
-    ):  # of router=joint, which reads general instructions, too
-        kept["method"]["general_source"] = config["method"]["general_source"]
-    if kept["method"].get("general_source") == "built_in":
-        kept["method"]["general_source"] = f"built_in {GENERAL_VERSION}"
-    if kept["method"].get("general_source") == FIRST_OF_JOINT and "general_source" not in used:
-        del kept["method"]["general_source"]
+    kept["method"] = _with_general_source(kept["method"], config)
     if kept["method"].get("instruction_variants"):
         kept["method"]["rewording_rules"] = REWORDING_VERSION
     benchmark = kept["benchmark"] = _without_place(config["benchmark"], config["paths"]["data"])
@@ -119,6 +111,18 @@ def numbers(config: Mapping[str, Any]) -> dict[str, Any]:
         for name in NUISANCE_BENCHMARK:
             part.pop(name, None)
     return kept
+
+
+def _with_general_source(method: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's settings that are on, with the general instructions that it or its router reads: a file, or a version.
+
+    ``router=joint`` reads the method's own; those that it first had are in no key of its runs.
+    """
+    source, reads = config["method"].get("general_source"), "general_source" in method
+    if source is None or not (reads or "ood_examples" in (config.get("router") or {})):
+        return method
+    found = f"built_in {GENERAL_VERSION}" if source == "built_in" else source
+    return method if found == FIRST_OF_JOINT and not reads else {**method, "general_source": found}
 
 
 def reader_switched_on(reader: dict[str, Any]) -> None:
