@@ -78,8 +78,7 @@ class Knn(FeatureRouter):
         near = [nearness(states_PH, one["states"].to(states_PH), self.metric) for one in self.kept.values()]
         owner_N = torch.arange(len(near)).repeat_interleave(torch.tensor([near_PM.shape[1] for near_PM in near]))
         near_PN = torch.cat(near, dim=1)
-        nearest_PK = (
-            near_PN.sort(dim=1, descending=True, stable=True).indices[:, : self.k].cpu()
-        )  # of equals, the older
+        # A stable sort, so that of equally near prompts those of the older task come first.
+        nearest_PK = near_PN.sort(dim=1, descending=True, stable=True).indices[:, : self.k].cpu()
         votes_PT = one_hot(owner_N[nearest_PK], len(near)).sum(1)
         return votes_PT.to(near_PN) + torch.stack([near_PM.amax(1) for near_PM in near], dim=1) / 2
